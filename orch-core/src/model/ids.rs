@@ -1,0 +1,264 @@
+//! One type per kind of id, so that a task can never be passed for a command.
+
+use std::{fmt, num::NonZeroU32, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use uuid::Uuid;
+
+/// Why a text is not an id. The message names the text and the rule it breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {text:?} is not valid: {rule}")]
+pub struct IdError {
+    what: &'static str,
+    text: String,
+    rule: &'static str,
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new random id.
+            #[must_use]
+            pub fn generate() -> Self {
+                Self(Uuid::new_v4())
+            }
+
+            /// The id with exactly these bytes, for callers that derive ids from something else.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+
+            /// The 16 bytes of the id.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Uuid::try_parse(text).map(Self).map_err(|_| IdError {
+                    what: $what,
+                    text: clip(text),
+                    rule: "it must be a UUID such as 1b4e28ba-2fa1-41d2-883f-0016d3cca427",
+                })
+            }
+        }
+    };
+}
+
+uuid_id! {
+    /// Names one task for ever. Chosen by the submitter, which makes a repeated submission harmless.
+    TaskId, "task id"
+}
+
+uuid_id! {
+    /// Names one command of a client, so that a command retried after a lost answer is applied at most once.
+    CommandId, "command id"
+}
+
+uuid_id! {
+    /// Names one life of an agent's data: it survives restarts of the agent and differs between two agents
+    /// that were given the same [`NodeId`] by mistake.
+    InstanceId, "instance id"
+}
+
+impl TaskId {
+    /// The first eight characters, as tables show it.
+    #[must_use]
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(8);
+        text
+    }
+}
+
+macro_rules! name_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The longest text that is accepted, in bytes.
+            pub const MAX_LEN: usize = $max;
+
+            /// Parses `text`: letters, digits, `.`, `_` and `-`, starting with a letter or a digit.
+            ///
+            /// # Errors
+            /// Says which rule the text breaks.
+            pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
+                let text = text.as_ref();
+                check_name(text, Self::MAX_LEN)
+                    .map_err(|rule| IdError { what: $what, text: clip(text), rule })?;
+                Ok(Self(text.into()))
+            }
+
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                Self::new(text).map_err(D::Error::custom)
+            }
+        }
+    };
+}
+
+name_id! {
+    /// Names a node of the cluster; the operator chooses it (`worker-1`).
+    NodeId, "node id", 64
+}
+
+name_id! {
+    /// Separates the tasks of different users of one cluster.
+    Namespace, "namespace", 64
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+impl Namespace {
+    /// Whether this is the namespace that a task gets when it names none.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.as_str() == "default"
+    }
+}
+
+/// One try at a task: the fencing token of everything an agent says about it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct AttemptId {
+    /// The task that is tried.
+    pub task: TaskId,
+    /// Which try this is, from 1.
+    pub attempt: NonZeroU32,
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.task, self.attempt)
+    }
+}
+
+impl FromStr for AttemptId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let error = || IdError {
+            what: "attempt id",
+            text: clip(text),
+            rule: "it must be a task id, a dot and a number from 1, such as 1b4e28ba-2fa1-41d2-883f-0016d3cca427.1",
+        };
+        let (task, attempt) = text.split_once('.').ok_or_else(error)?;
+        Ok(Self { task: task.parse()?, attempt: attempt.parse().map_err(|_| error())? })
+    }
+}
+
+fn check_name(text: &str, max: usize) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it must not be empty");
+    }
+    if text.len() > max {
+        return Err("it is too long");
+    }
+    if !text.as_bytes()[0].is_ascii_alphanumeric() {
+        return Err("it must start with a letter or a digit");
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+        return Err("only letters, digits, '.', '_' and '-' are allowed");
+    }
+    Ok(())
+}
+
+/// Errors quote what somebody sent, but never at length.
+fn clip(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_refuse_what_would_break_paths_and_tables() {
+        for bad in ["", "-x", "a/b", "a b", "a\n", "ä", &"x".repeat(65), "../up"] {
+            let error = NodeId::new(bad).unwrap_err().to_string();
+            assert!(error.contains("node id"), "{error}");
+        }
+        assert_eq!(NodeId::new("worker-1").unwrap().to_string(), "worker-1");
+    }
+
+    #[test]
+    fn ids_round_trip_through_text_and_json() {
+        let task = TaskId::generate();
+        assert_eq!(task.to_string().parse::<TaskId>().unwrap(), task);
+        let attempt = AttemptId { task, attempt: NonZeroU32::new(3).unwrap() };
+        assert_eq!(attempt.to_string().parse::<AttemptId>().unwrap(), attempt);
+        let json = serde_json::to_string(&attempt).unwrap();
+        assert_eq!(serde_json::from_str::<AttemptId>(&json).unwrap(), attempt);
+        assert!(serde_json::from_str::<NodeId>("\"a b\"").is_err());
+        assert!("x.1".parse::<AttemptId>().is_err());
+        assert!(format!("{task}.0").parse::<AttemptId>().is_err());
+    }
+
+    #[test]
+    fn errors_never_quote_at_length() {
+        let error = "z".repeat(100_000).parse::<TaskId>().unwrap_err().to_string();
+        assert!(error.len() < 300);
+    }
+}

@@ -1,0 +1,29 @@
+//! What the cluster talks about: tasks, nodes, resources, and the ids and times that name them.
+//!
+//! Everything here is plain data with a stable serde form (`docs/task-model.md` has the JSON). Integers only:
+//! replicas must agree to the last bit.
+
+mod ids;
+mod node;
+mod report;
+mod resources;
+mod spec;
+mod time;
+mod validate;
+
+#[cfg(feature = "signing")]
+mod signing;
+
+pub use ids::{AttemptId, CommandId, IdError, InstanceId, Namespace, NodeId, TaskId};
+pub use node::{NodeRecord, NodeSpec, NodeState, Scheduling};
+pub use report::{AttemptEnd, Exit, Report, ReportKind, StartFailure};
+pub use resources::{Held, Overflow, Resources, Shortage};
+#[cfg(feature = "signing")]
+pub use signing::SignatureError;
+pub use spec::{
+    Capability, Constraint, HealthCheck, Isolation, Mount, MountSource, NetworkMode, PullPolicy,
+    RestartPolicy, RetryPolicy, SecretRef, SecretTarget, StopPolicy, SubmitterSignature, TaskSpec, Timeouts,
+    WorkKind, Workload,
+};
+pub use time::Timestamp;
+pub use validate::{InvalidSpec, Limits};

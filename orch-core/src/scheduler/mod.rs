@@ -1,0 +1,248 @@
+//! The [`Scheduler`] trait: which task goes to which node. `testkit::scheduler` checks the contract.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Constraint, Held, NodeId, NodeRecord, Shortage, TaskId, TaskSpec, WorkKind};
+
+/// Decides placements. The contract is between a policy and the functional core, which calls it inside
+/// `ClusterState::decide` on every replica.
+///
+/// A policy MUST:
+/// - be a pure function: same input, same plan, on every machine (no clock, no randomness, no floats, no iteration over
+///   hash maps);
+/// - place a task only where it fits beside what the node holds and what this plan placed there before;
+/// - judge each task by its needs and the nodes it is shown, not by the time of day: the core asks again only when
+///   capacity was gained;
+/// - give, for each pending task that it leaves unplaced, every reason by class of nodes.
+pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
+    /// Short name for messages: `best-fit`.
+    fn name(&self) -> &'static str;
+
+    /// Places what fits of `pending`, which is in the order in which tasks should go first.
+    fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan;
+}
+
+/// The nodes that a plan may use, in order of their ids.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot<'a> {
+    /// Open nodes and others; a plan must use [`NodeView::is_open`] ones only.
+    pub nodes: &'a [NodeView],
+}
+
+/// A node as a scheduler sees it. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    /// What is known about it.
+    pub record: Arc<NodeRecord>,
+    /// What its tasks hold.
+    pub held: Held,
+    /// How many tasks it has.
+    pub tasks: u32,
+}
+
+impl NodeView {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.record.spec.id
+    }
+
+    /// Whether new work may be placed here.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.record.is_open()
+    }
+
+    /// Whether `task` may run here and fits. Allocates nothing.
+    #[must_use]
+    pub fn accepts(&self, task: &TaskSpec) -> bool {
+        self.is_open()
+            && self.held.fits(&self.record.spec.capacity, &task.resources)
+            && self.record.spec.kinds.contains(&task.kind())
+            && task.constraints.iter().all(|constraint| self.satisfies(constraint))
+    }
+
+    /// Whether the node's labels meet `constraint`.
+    #[must_use]
+    pub fn satisfies(&self, constraint: &Constraint) -> bool {
+        let labels = &self.record.spec.labels;
+        match constraint {
+            Constraint::Equals { label, value } => labels.get(label) == Some(value),
+            Constraint::NotEquals { label, value } => labels.get(label) != Some(value),
+            Constraint::Exists { label } => labels.contains_key(label),
+            Constraint::Node { node } => self.id() == node,
+        }
+    }
+
+    /// Every reason why `task` cannot be placed here now; empty when it can.
+    #[must_use]
+    pub fn objections(&self, task: &TaskSpec) -> Vec<Objection> {
+        let mut objections = Vec::new();
+        if !self.is_open() {
+            objections.push(Objection::Closed);
+        }
+        if !self.record.spec.kinds.contains(&task.kind()) {
+            objections.push(Objection::Kind { kind: task.kind() });
+        }
+        objections.extend(
+            task.constraints
+                .iter()
+                .filter(|constraint| !self.satisfies(constraint))
+                .map(|constraint| Objection::Constraint { constraint: constraint.clone() }),
+        );
+        let capacity = &self.record.spec.capacity;
+        let never = Held::default().shortages(capacity, &task.resources);
+        for shortage in self.held.shortages(capacity, &task.resources) {
+            let too_small = never.iter().any(|other| same_resource(other, &shortage));
+            objections.push(match too_small {
+                true => Objection::TooSmall { shortage },
+                false => Objection::Busy { shortage },
+            });
+        }
+        objections
+    }
+}
+
+fn same_resource(a: &Shortage, b: &Shortage) -> bool {
+    match (a, b) {
+        (Shortage::Device { name: a, .. }, Shortage::Device { name: b, .. }) => a == b,
+        (Shortage::Port { port: a }, Shortage::Port { port: b }) => a == b,
+        _ => std::mem::discriminant(a) == std::mem::discriminant(b),
+    }
+}
+
+/// A task that waits for a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending<'a> {
+    /// Which task.
+    pub task: TaskId,
+    /// What it needs.
+    pub spec: &'a TaskSpec,
+    /// Where its last attempt failed; better somewhere else if there is a choice.
+    pub avoid: Option<&'a NodeId>,
+}
+
+/// What a scheduler decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Tasks that go to a node.
+    pub placements: Vec<Placement>,
+    /// Tasks that were placed and must make room. Carried out before the placements.
+    pub preemptions: Vec<TaskId>,
+    /// Tasks that should run on another node from now on.
+    pub moves: Vec<Placement>,
+    /// Tasks that stay pending, with the reasons.
+    pub unplaced: Vec<Unplaced>,
+    /// How good the plan is.
+    pub quality: Quality,
+}
+
+/// A task and the node it goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Which task.
+    pub task: TaskId,
+    /// Where it goes.
+    pub node: NodeId,
+}
+
+/// Why a task stays pending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unplaced {
+    /// Which task.
+    pub task: TaskId,
+    /// Every objection and how many nodes have it. A node with two objections is counted under both.
+    pub objections: BTreeMap<String, usize>,
+    /// How many nodes were looked at.
+    pub nodes: usize,
+    /// No node could take it even if it were empty and open: it waits for another node or another spec.
+    pub never: bool,
+    /// The smallest change that would make it fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Unplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.nodes, self.never) {
+            (0, _) => return f.write_str("there are no nodes yet"),
+            (_, true) => f.write_str("no node can ever run this")?,
+            (_, false) => f.write_str("no node can take it now")?,
+        }
+        for (at, (objection, count)) in self.objections.iter().enumerate() {
+            let mark = if at == 0 { ": " } else { "; " };
+            write!(f, "{mark}{count} of {}: {objection}", self.nodes)?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, ". It would fit {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One reason why a node cannot take a task.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Objection {
+    /// The node is lost, cordoned or draining.
+    Closed,
+    /// Its runtime does not take this kind of work.
+    Kind {
+        /// What the task needs.
+        kind: WorkKind,
+    },
+    /// Its labels do not meet a constraint.
+    Constraint {
+        /// The constraint.
+        constraint: Constraint,
+    },
+    /// It would be too small even if it were empty.
+    TooSmall {
+        /// What is missing.
+        shortage: Shortage,
+    },
+    /// Other tasks hold what it would take.
+    Busy {
+        /// What is missing.
+        shortage: Shortage,
+    },
+}
+
+impl Objection {
+    /// Whether it stays when all other tasks are gone and the node is open.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Closed | Self::Busy { .. })
+    }
+
+    /// The reason without amounts, so that nodes that share it are counted together.
+    #[must_use]
+    pub fn class(&self) -> String {
+        let resource = |shortage: &Shortage| match shortage {
+            Shortage::Cpu { .. } => "cpu".to_owned(),
+            Shortage::Memory { .. } => "memory".to_owned(),
+            Shortage::Device { name, .. } => format!("device {name:?}"),
+            Shortage::Port { port } => format!("host port {port}"),
+        };
+        match self {
+            Self::Closed => "not taking work (lost, cordoned or draining)".into(),
+            Self::Kind { kind } => format!("does not run work of kind {kind:?}", kind = kind.to_string()),
+            Self::Constraint { constraint } => format!("does not meet constraint {constraint}"),
+            Self::TooSmall { shortage } => format!("too small in {}", resource(shortage)),
+            Self::Busy { shortage } => format!("{} is in use", resource(shortage)),
+        }
+    }
+}
+
+/// How good a plan is; integers, so that replicas agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quality {
+    /// Cpu of open nodes that nothing can use because the same node has no memory left, in thousandths of a core.
+    pub stranded_cpu_millis: u64,
+    /// Memory of open nodes that nothing can use because the same node has no cpu left, in bytes.
+    pub stranded_memory_bytes: u64,
+    /// Pending demand that would fit into what is free taken together, but does not fit node by node, in thousandths of
+    /// a core: the gap to a lower bound on what any plan must leave.
+    pub fragmentation_gap_cpu_millis: u64,
+}

@@ -1,0 +1,313 @@
+//! The [`StateStore`] trait: where records live. The contract is between a backend and everything above it
+//! (consensus adapters, observations, the read side); `testkit::store` checks it.
+
+mod key;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+pub use key::{Key, KeyError};
+
+/// The position of a batch of changes in a total order. Zero is before the first change.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// The state before anything happened.
+    pub const ZERO: Self = Self(0);
+
+    /// The revision after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A store of small records under readable keys, with compare-and-swap transactions and gapless watches.
+///
+/// A backend MUST:
+/// - apply a transaction as a whole or not at all, and give each applied one a revision greater than all before;
+/// - answer a committed transaction only when it is as durable as [`StoreCapabilities::durability`] says;
+/// - show a reader that starts after the answer at least that transaction (where `compare_and_swap` is declared);
+/// - deliver to each watch every change under its prefix after `from`, once, in order of revisions, or end it with
+///   [`StoreError::Compacted`] or another error. Silence is not allowed to hide a gap.
+///
+/// Dropping a future of any method leaves the store consistent; a dropped `commit` may or may not have happened.
+#[async_trait]
+pub trait StateStore: Send + Sync + fmt::Debug + 'static {
+    /// What this backend promises. Constant over its life.
+    fn capabilities(&self) -> StoreCapabilities;
+
+    /// The record under `key`, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the backend cannot answer.
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError>;
+
+    /// Records whose keys start with `prefix`, in byte order of keys: those after `after`, at most `limit` of them.
+    /// A page is a snapshot at its revision; two pages may be of different revisions. To read more than a page
+    /// without missing a change, watch from the first page's revision.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the backend cannot answer.
+    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError>;
+
+    /// Applies `txn` if all its guards hold.
+    ///
+    /// # Errors
+    /// [`CommitError::Conflict`] names a guard that did not hold, nothing was written. With
+    /// [`CommitError::Store`] nothing was written either, unless [`StoreError::outcome_unknown`] says otherwise.
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError>;
+
+    /// Every change of keys under `prefix` in revisions after `from`, first those that have happened, then
+    /// those to come. Ends when dropped, when the store closes, or after an error item.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] when changes after `from` are no longer kept: scan again.
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError>;
+
+    /// The revision of the latest transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the backend cannot answer.
+    async fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// Forgets the history before `before`; records stay. Watches that start earlier answer
+    /// [`StoreError::Compacted`] from then on.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the backend cannot do it.
+    async fn compact(&self, before: Revision) -> Result<(), StoreError>;
+
+    /// Finishes what was accepted and releases files, connections and locks. Later calls answer
+    /// [`StoreError::Closed`]; closing twice is no error.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the end could not be made durable.
+    async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Changes after a revision, in order.
+pub type Watch = BoxStream<'static, Result<WatchBatch, StoreError>>;
+
+/// What a store promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreCapabilities {
+    /// Short name for messages: `memory`, `redb`, `postgres`.
+    pub name: &'static str,
+    /// Guards are checked in one total order for all writers. Needed for decisions; a merging store lacks it.
+    pub compare_and_swap: bool,
+    /// Other processes may write to the same records.
+    pub shared: bool,
+    /// When an answered commit survives.
+    pub durability: Durability,
+    /// The largest value in bytes.
+    pub max_value_bytes: usize,
+    /// The most writes of one transaction.
+    pub max_txn_writes: usize,
+}
+
+/// What an acknowledged change survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// The end of the process loses it.
+    Memory,
+    /// It survives the process; a power cut may take the last moments (written, synced at intervals).
+    Group,
+    /// It survives a power cut: synced before it was answered.
+    Sync,
+}
+
+/// A record as a store returns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub key: Key,
+    /// Its bytes.
+    pub value: Bytes,
+    /// The revision that last wrote it.
+    pub version: Revision,
+}
+
+/// A part of a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The state that it shows.
+    pub revision: Revision,
+    /// Records in byte order of keys.
+    pub entries: Vec<Entry>,
+    /// There are more after the last entry.
+    pub more: bool,
+}
+
+/// Writes that happen together if every guard holds.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Txn {
+    /// Conditions on the state before.
+    pub guards: Vec<Guard>,
+    /// Puts and deletes. For a key named twice the last one counts.
+    pub writes: Vec<Write>,
+}
+
+impl Txn {
+    /// Writes without conditions.
+    #[must_use]
+    pub fn of(writes: Vec<Write>) -> Self {
+        Self { guards: Vec::new(), writes }
+    }
+
+    /// The same on one more condition.
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guards.push(guard);
+        self
+    }
+}
+
+/// A condition on one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Nothing is stored under the key.
+    Absent(Key),
+    /// The record was last written by exactly this revision.
+    Version(Key, Revision),
+}
+
+impl Guard {
+    /// The key that it looks at.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Absent(key) | Self::Version(key, _) => key,
+        }
+    }
+
+    /// Whether the guard holds, given the version stored under its key.
+    #[must_use]
+    pub fn holds(&self, stored: Option<Revision>) -> bool {
+        match self {
+            Self::Absent(_) => stored.is_none(),
+            Self::Version(_, version) => stored == Some(*version),
+        }
+    }
+}
+
+/// Put (with a value) or delete (without) of one key. Deleting what is not there is no error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Where.
+    pub key: Key,
+    /// What is there afterwards.
+    pub value: Option<Bytes>,
+}
+
+impl Write {
+    /// Stores `value` under `key`.
+    #[must_use]
+    pub fn put(key: Key, value: impl Into<Bytes>) -> Self {
+        Self { key, value: Some(value.into()) }
+    }
+
+    /// Removes what is under `key`.
+    #[must_use]
+    pub fn delete(key: Key) -> Self {
+        Self { key, value: None }
+    }
+}
+
+/// The changes of one revision that a watch asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchBatch {
+    /// Their position.
+    pub revision: Revision,
+    /// Changes under the watched prefix, at most one a key, in byte order of keys.
+    pub writes: Vec<Write>,
+}
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The history asked for is gone.
+    #[error("changes before revision {oldest} are no longer kept; scan again and watch from there")]
+    Compacted {
+        /// The earliest revision that a watch may start from.
+        oldest: Revision,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// Something is larger than the backend takes.
+    #[error("{what} has {size}; the {store} store takes at most {max}")]
+    TooLarge {
+        /// Which store.
+        store: &'static str,
+        /// What is too large.
+        what: String,
+        /// How large it is.
+        size: usize,
+        /// How large it may be.
+        max: usize,
+    },
+    /// Another process holds the store.
+    #[error("{0}")]
+    Locked(String),
+    /// What is stored cannot be read.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The backend failed.
+    #[error("{operation} failed in the {store} store")]
+    Backend {
+        /// Which store.
+        store: &'static str,
+        /// What it was doing.
+        operation: &'static str,
+        /// Doing it again may work.
+        retryable: bool,
+        /// The transaction may have happened all the same.
+        outcome_unknown: bool,
+        /// What the backend said.
+        #[source]
+        source: std::sync::Arc<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    /// Whether doing it again may work.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Backend { retryable: true, .. })
+    }
+
+    /// Whether the transaction that got this answer may have happened all the same.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::Backend { outcome_unknown: true, .. })
+    }
+}
+
+/// Why a transaction was not applied.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommitError {
+    /// A guard did not hold.
+    #[error("{key} was changed by somebody else")]
+    Conflict {
+        /// The key of the first guard that did not hold.
+        key: Key,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
