@@ -5,5 +5,6 @@ pub mod consensus;
 pub mod model;
 pub mod runtime;
 pub mod scheduler;
+pub mod state;
 pub mod store;
 pub mod transport;

@@ -86,6 +86,12 @@ pub trait StateMachine: Send + fmt::Debug + 'static {
     /// What cannot be read. The machine is unchanged then.
     fn absorb(&mut self, revision: Revision, writes: &[Write]) -> Result<(), MachineError>;
 
+    /// Replaces the whole state by the records of a store as they were at `revision`, in any order.
+    ///
+    /// # Errors
+    /// What cannot be read or does not belong together. The machine is unchanged then.
+    fn load(&mut self, revision: Revision, records: &[Write]) -> Result<(), MachineError>;
+
     /// The whole final state at its revision, for [`StateMachine::restore`] of another replica.
     fn snapshot(&self) -> Vec<u8>;
 

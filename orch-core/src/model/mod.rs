@@ -26,4 +26,5 @@ pub use spec::{
     WorkKind, Workload,
 };
 pub use time::Timestamp;
+pub(crate) use time::millis;
 pub use validate::{InvalidSpec, Limits};

@@ -18,9 +18,21 @@ pub struct NodeSpec {
     pub capacity: Resources,
     /// Which kinds of work its runtime takes.
     pub kinds: BTreeSet<WorkKind>,
+    /// How many tasks it takes at a time, whatever they ask for.
+    #[serde(default = "default_max_tasks")]
+    pub max_tasks: u32,
     /// Words that constraints ask for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+const fn default_max_tasks() -> u32 {
+    NodeSpec::DEFAULT_MAX_TASKS
+}
+
+impl NodeSpec {
+    /// How many tasks a node takes at a time unless it says otherwise.
+    pub const DEFAULT_MAX_TASKS: u32 = 1024;
 }
 
 /// A node as every replica knows it.

@@ -105,13 +105,12 @@ pub struct Report {
     /// Who says so.
     pub node: NodeId,
     /// What.
-    #[serde(flatten)]
     pub kind: ReportKind,
 }
 
 /// What happened to an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum ReportKind {
     /// The work has begun. A decision only where a run timeout hangs on it, otherwise an observation.
     Started {

@@ -1,10 +1,14 @@
 //! The [`Scheduler`] trait: which task goes to which node. `testkit::scheduler` checks the contract.
 
+mod best_fit;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Constraint, Held, NodeId, NodeRecord, Shortage, TaskId, TaskSpec, WorkKind};
+
+pub use best_fit::BestFit;
 
 /// Decides placements. The contract is between a policy and the functional core, which calls it inside
 /// `ClusterState::decide` on every replica.
@@ -15,7 +19,7 @@ use crate::model::{Constraint, Held, NodeId, NodeRecord, Shortage, TaskId, TaskS
 /// - place a task only where it fits beside what the node holds and what this plan placed there before;
 /// - judge each task by its needs and the nodes it is shown, not by the time of day: the core asks again only when
 ///   capacity was gained;
-/// - give, for each pending task that it leaves unplaced, every reason by class of nodes.
+/// - give, where [`Snapshot::explain`] asks for it, every reason by class of nodes for each task that stays pending.
 pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
     /// Short name for messages: `best-fit`.
     fn name(&self) -> &'static str;
@@ -29,6 +33,9 @@ pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
 pub struct Snapshot<'a> {
     /// Open nodes and others; a plan must use [`NodeView::is_open`] ones only.
     pub nodes: &'a [NodeView],
+    /// Whether somebody will read the reasons and the quality. The functional core, which plans for every command, does
+    /// not; `explain` does.
+    pub explain: bool,
 }
 
 /// A node as a scheduler sees it. Cheap to clone.
@@ -59,6 +66,7 @@ impl NodeView {
     #[must_use]
     pub fn accepts(&self, task: &TaskSpec) -> bool {
         self.is_open()
+            && self.tasks < self.record.spec.max_tasks
             && self.held.fits(&self.record.spec.capacity, &task.resources)
             && self.record.spec.kinds.contains(&task.kind())
             && task.constraints.iter().all(|constraint| self.satisfies(constraint))
@@ -92,6 +100,10 @@ impl NodeView {
                 .filter(|constraint| !self.satisfies(constraint))
                 .map(|constraint| Objection::Constraint { constraint: constraint.clone() }),
         );
+        let max_tasks = self.record.spec.max_tasks;
+        if self.tasks >= max_tasks {
+            objections.push(Objection::Full { max_tasks });
+        }
         let capacity = &self.record.spec.capacity;
         let never = Held::default().shortages(capacity, &task.resources);
         for shortage in self.held.shortages(capacity, &task.resources) {
@@ -197,6 +209,11 @@ pub enum Objection {
         /// The constraint.
         constraint: Constraint,
     },
+    /// It has as many tasks as it takes.
+    Full {
+        /// How many that is.
+        max_tasks: u32,
+    },
     /// It would be too small even if it were empty.
     TooSmall {
         /// What is missing.
@@ -213,7 +230,11 @@ impl Objection {
     /// Whether it stays when all other tasks are gone and the node is open.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
-        !matches!(self, Self::Closed | Self::Busy { .. })
+        match self {
+            Self::Closed | Self::Busy { .. } => false,
+            Self::Full { max_tasks } => *max_tasks == 0,
+            Self::Kind { .. } | Self::Constraint { .. } | Self::TooSmall { .. } => true,
+        }
     }
 
     /// The reason without amounts, so that nodes that share it are counted together.
@@ -229,6 +250,7 @@ impl Objection {
             Self::Closed => "not taking work (lost, cordoned or draining)".into(),
             Self::Kind { kind } => format!("does not run work of kind {kind:?}", kind = kind.to_string()),
             Self::Constraint { constraint } => format!("does not meet constraint {constraint}"),
+            Self::Full { .. } => "has as many tasks as it takes".into(),
             Self::TooSmall { shortage } => format!("too small in {}", resource(shortage)),
             Self::Busy { shortage } => format!("{} is in use", resource(shortage)),
         }

@@ -1,0 +1,315 @@
+//! The default policy: filter, score, explain.
+//!
+//! Among the nodes that accept a task it takes the one that the task fills best, with a penalty on nodes that it would
+//! leave with much of one resource and little of the other: a node with idle cores and no memory serves nobody.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{NodeView, Objection, Pending, Placement, Plan, Quality, Scheduler, Snapshot, Unplaced};
+use crate::model::{Shortage, TaskSpec};
+
+/// Best fit with a penalty on imbalance. With `c` and `m` the free shares of cpu and memory that a node would have left,
+/// the node with the smallest `(c + m) / 2 + |c - m|` wins; then the one with fewer tasks, then the smaller id.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BestFit;
+
+impl Scheduler for BestFit {
+    fn name(&self) -> &'static str {
+        "best-fit"
+    }
+
+    fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan {
+        let mut nodes = Overlay { base: snapshot.nodes, changed: HashMap::new() };
+        let mut plan = Plan::default();
+        let mut unplaced: Vec<&Pending<'_>> = Vec::new();
+        for task in pending {
+            let hopeless =
+                unplaced.iter().rev().take(SHAPES_REMEMBERED).any(|other| same_needs(other.spec, task.spec));
+            match if hopeless { None } else { best(&nodes, task) } {
+                Some(at) => {
+                    plan.placements
+                        .push(Placement { task: task.task, node: snapshot.nodes[at].id().clone() });
+                    if pending.len() > 1 || snapshot.explain {
+                        nodes.take(at, task.spec);
+                    }
+                }
+                None => unplaced.push(task),
+            }
+        }
+        if snapshot.explain {
+            plan.unplaced = unplaced.iter().map(|task| explain(&nodes, task)).collect();
+            plan.quality = quality(&nodes, &unplaced);
+        }
+        plan
+    }
+}
+
+/// How many of the tasks that found no place a later one is compared with before it is tried on every node.
+const SHAPES_REMEMBERED: usize = 8;
+
+/// The nodes of a snapshot with what this plan has placed on them so far. `changed` is looked up only.
+struct Overlay<'a> {
+    base: &'a [NodeView],
+    changed: HashMap<usize, NodeView>,
+}
+
+impl Overlay<'_> {
+    fn len(&self) -> usize {
+        self.base.len()
+    }
+
+    fn get(&self, at: usize) -> &NodeView {
+        match self.changed.is_empty() {
+            true => &self.base[at],
+            false => self.changed.get(&at).unwrap_or(&self.base[at]),
+        }
+    }
+
+    fn take(&mut self, at: usize, task: &TaskSpec) {
+        let view = self.changed.entry(at).or_insert_with(|| self.base[at].clone());
+        view.held.take(&task.resources);
+        view.tasks += 1;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &NodeView> {
+        (0..self.len()).map(|at| self.get(at))
+    }
+}
+
+fn same_needs(a: &TaskSpec, b: &TaskSpec) -> bool {
+    a.kind() == b.kind() && a.resources == b.resources && a.constraints == b.constraints
+}
+
+fn best(nodes: &Overlay<'_>, task: &Pending<'_>) -> Option<usize> {
+    let mut best: Option<((bool, u64, u32), usize)> = None;
+    for at in 0..nodes.len() {
+        let node = nodes.get(at);
+        if !node.accepts(task.spec) {
+            continue;
+        }
+        let score = (task.avoid == Some(node.id()), waste(node, task.spec), node.tasks);
+        if best.as_ref().is_none_or(|(known, _)| score < *known) {
+            best = Some((score, at));
+        }
+    }
+    best.map(|(_, at)| at)
+}
+
+/// How badly the task would fill the node. A task that asks for nothing fills no node, so that only the number of tasks
+/// counts and such tasks spread out.
+fn waste(node: &NodeView, task: &TaskSpec) -> u64 {
+    let (request, capacity) = (&task.resources, &node.record.spec.capacity);
+    if request.is_empty() {
+        return 0;
+    }
+    let cpu = share(node.held.free_cpu_millis(capacity) - request.cpu_millis, capacity.cpu_millis);
+    let memory = share(node.held.free_memory_bytes(capacity) - request.memory_bytes, capacity.memory_bytes);
+    u64::midpoint(cpu, memory) + cpu.abs_diff(memory)
+}
+
+/// `free` as a share of `capacity` in units of about 2^-20. Integers, because replicas must agree.
+fn share(free: u64, capacity: u64) -> u64 {
+    match capacity >> 40 {
+        0 => (free << 20) / capacity.max(1),
+        _ => free / (capacity >> 20),
+    }
+}
+
+fn explain(nodes: &Overlay<'_>, task: &Pending<'_>) -> Unplaced {
+    let mut objections = BTreeMap::new();
+    let (mut never, mut hint) = (true, None::<(u64, String)>);
+    for node in nodes.iter() {
+        let found = node.objections(task.spec);
+        never &= found.iter().any(Objection::is_lasting);
+        if let Some((cost, text)) = smallest_change(node, &found)
+            && hint.as_ref().is_none_or(|(known, _)| cost < *known)
+        {
+            hint = Some((cost, text));
+        }
+        for objection in &found {
+            *objections.entry(objection.class()).or_insert(0) += 1;
+        }
+    }
+    Unplaced { task: task.task, objections, nodes: nodes.len(), never, hint: hint.map(|(_, text)| text) }
+}
+
+/// What would have to change for the task to fit on this node, and which share of its request that is. Only amounts count:
+/// asking for less is something that a submitter can do.
+fn smallest_change(node: &NodeView, objections: &[Objection]) -> Option<(u64, String)> {
+    let (mut cost, mut less) = (0u64, Vec::new());
+    for objection in objections {
+        let (Objection::TooSmall { shortage } | Objection::Busy { shortage }) = objection else {
+            return None;
+        };
+        let (needed, available, unit) = match shortage {
+            Shortage::Cpu { needed, available } => (needed, available, "thousandths of a core".to_owned()),
+            Shortage::Memory { needed, available } => (needed, available, "bytes of memory".to_owned()),
+            Shortage::Device { name, needed, available } => {
+                (needed, available, format!("of device {name:?}"))
+            }
+            Shortage::Port { .. } => return None,
+        };
+        cost += share(needed - available, *needed);
+        less.push(format!("{} {unit} less", needed - available));
+    }
+    (!less.is_empty()).then(|| (cost, format!("on {} with {}", node.id(), less.join(" and "))))
+}
+
+fn quality(nodes: &Overlay<'_>, unplaced: &[&Pending<'_>]) -> Quality {
+    let mut quality = Quality::default();
+    let (mut free_cpu, mut free_memory) = (0u64, 0u64);
+    for node in nodes.iter().filter(|node| node.is_open()) {
+        let capacity = &node.record.spec.capacity;
+        let (cpu, memory) = (node.held.free_cpu_millis(capacity), node.held.free_memory_bytes(capacity));
+        match (cpu, memory) {
+            (cpu, 0) => quality.stranded_cpu_millis = quality.stranded_cpu_millis.saturating_add(cpu),
+            (0, memory) => {
+                quality.stranded_memory_bytes = quality.stranded_memory_bytes.saturating_add(memory);
+            }
+            _ => {}
+        }
+        (free_cpu, free_memory) = (free_cpu.saturating_add(cpu), free_memory.saturating_add(memory));
+    }
+    for task in unplaced {
+        let request = &task.spec.resources;
+        if request.cpu_millis <= free_cpu && request.memory_bytes <= free_memory {
+            free_cpu -= request.cpu_millis;
+            free_memory -= request.memory_bytes;
+            quality.fragmentation_gap_cpu_millis += request.cpu_millis;
+        }
+    }
+    quality
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+
+    use super::*;
+    use crate::model::{
+        Held, InstanceId, NodeId, NodeRecord, NodeSpec, NodeState, Resources, Scheduling, TaskId, Timestamp,
+        WorkKind,
+    };
+
+    fn node(id: &str, capacity: Resources, held: &Resources) -> NodeView {
+        let mut sum = Held::default();
+        sum.take(held);
+        NodeView {
+            record: Arc::new(NodeRecord {
+                spec: NodeSpec {
+                    id: NodeId::new(id).unwrap(),
+                    instance: InstanceId::from_bytes([0; 16]),
+                    capacity,
+                    kinds: BTreeSet::from([WorkKind::Program]),
+                    max_tasks: 10,
+                    labels: BTreeMap::from([("zone".into(), id.into())]),
+                },
+                state: NodeState::Ready,
+                scheduling: Scheduling::Open,
+                registered_at: Timestamp::ZERO,
+                suspected_by: BTreeSet::new(),
+            }),
+            held: sum,
+            tasks: u32::from(!held.is_empty()),
+        }
+    }
+
+    fn plan(nodes: &[NodeView], specs: &[TaskSpec]) -> Plan {
+        let pending: Vec<_> =
+            specs.iter().map(|spec| Pending { task: TaskId::generate(), spec, avoid: None }).collect();
+        BestFit.plan(Snapshot { nodes, explain: true }, &pending)
+    }
+
+    fn homes(plan: &Plan) -> Vec<&str> {
+        plan.placements.iter().map(|placement| placement.node.as_str()).collect()
+    }
+
+    const G: u64 = 1 << 30;
+
+    #[test]
+    fn fills_the_node_that_is_fullest_already() {
+        let nodes = [
+            node("a", Resources::new(4000, 4 * G), &Resources::default()),
+            node("b", Resources::new(4000, 4 * G), &Resources::new(2000, 2 * G)),
+        ];
+        let task = TaskSpec::program("t", "x").cpu_millis(1000).memory_mib(1024);
+        assert_eq!(homes(&plan(&nodes, &[task])), ["b"]);
+    }
+
+    #[test]
+    fn prefers_a_balanced_rest_over_a_tighter_one() {
+        // On "a" the task would use up the memory and strand three cores; on "b" it leaves some of both.
+        let nodes = [
+            node("a", Resources::new(4000, 2 * G), &Resources::default()),
+            node("b", Resources::new(4000, 8 * G), &Resources::new(0, 4 * G)),
+        ];
+        let task = TaskSpec::program("t", "x").cpu_millis(1000).memory_mib(2048);
+        assert_eq!(homes(&plan(&nodes, &[task])), ["b"]);
+    }
+
+    #[test]
+    fn tasks_that_ask_for_nothing_spread_out() {
+        let nodes = ["a", "b", "c"].map(|id| node(id, Resources::new(1000, G), &Resources::default()));
+        let tasks = vec![TaskSpec::program("t", "x"); 6];
+        assert_eq!(homes(&plan(&nodes, &tasks)), ["a", "b", "c", "a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_plan_counts_what_it_placed_before() {
+        let nodes = [node("a", Resources::new(1000, G), &Resources::default())];
+        let tasks = vec![TaskSpec::program("t", "x").cpu_millis(600); 2];
+        let plan = plan(&nodes, &tasks);
+        assert_eq!(plan.placements.len(), 1);
+        let text = plan.unplaced[0].to_string();
+        assert_eq!(
+            text,
+            "no node can take it now: 1 of 1: cpu is in use. It would fit on a with 200 thousandths of a core less"
+        );
+        assert_eq!(plan.quality.fragmentation_gap_cpu_millis, 0);
+    }
+
+    #[test]
+    fn the_last_failed_node_is_avoided_where_there_is_a_choice() {
+        let nodes = ["a", "b"].map(|id| node(id, Resources::new(1000, G), &Resources::default()));
+        let (spec, avoid) = (TaskSpec::program("t", "x"), NodeId::new("a").unwrap());
+        let pending = [Pending { task: TaskId::generate(), spec: &spec, avoid: Some(&avoid) }];
+        let both = BestFit.plan(Snapshot { nodes: &nodes, explain: false }, &pending);
+        assert_eq!(homes(&both), ["b"]);
+        let only = BestFit.plan(Snapshot { nodes: &nodes[..1], explain: false }, &pending);
+        assert_eq!(homes(&only), ["a"]);
+    }
+
+    #[test]
+    fn each_reason_is_counted_by_nodes() {
+        let mut nodes = vec![
+            node("a", Resources::new(1000, G), &Resources::default()),
+            node("b", Resources::new(8000, G), &Resources::new(8000, 0)),
+            node("c", Resources::new(8000, 64 * G), &Resources::default()),
+        ];
+        let mut closed = NodeRecord::clone(&nodes[2].record);
+        closed.scheduling = Scheduling::Cordoned;
+        nodes[2].record = Arc::new(closed);
+        let text = plan(&nodes, &[TaskSpec::program("t", "x").cpu_millis(2000).memory_mib(2048)]).unplaced[0]
+            .to_string();
+        assert_eq!(
+            text,
+            "no node can take it now: 1 of 3: cpu is in use; 1 of 3: not taking work (lost, cordoned or draining); \
+             1 of 3: too small in cpu; 2 of 3: too small in memory. It would fit on a with 1000 thousandths of a core less \
+             and 1073741824 bytes of memory less"
+        );
+    }
+
+    #[test]
+    fn a_task_that_no_node_can_ever_run_is_told_so() {
+        let nodes = [node("a", Resources::new(1000, G), &Resources::default())];
+        let plan =
+            plan(&nodes, &[TaskSpec::image("t", "x"), TaskSpec::program("t", "x").on_label("zone", "b")]);
+        assert!(plan.unplaced.iter().all(|unplaced| unplaced.never));
+        assert!(
+            plan.unplaced[0]
+                .to_string()
+                .starts_with("no node can ever run this: 1 of 1: does not run work of kind")
+        );
+        assert!(plan.unplaced[1].to_string().ends_with("does not meet constraint zone=b"));
+    }
+}

@@ -1,0 +1,281 @@
+//! The state of a cluster: records, and indexes derived from them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Change, Clock, ClusterConfig, CommandRecord, TaskRecord, TaskState, commands::Commands, nodes::Nodes,
+    queue::Queue,
+};
+use crate::{
+    consensus::MachineError,
+    model::{NodeId, NodeRecord, Scheduling, TaskId, Timestamp},
+    scheduler::{NodeView, Pending, Scheduler, Snapshot, Unplaced},
+};
+
+/// Everything that was decided. Two states that absorbed the same changes are equal in every respect.
+#[derive(Debug)]
+pub struct ClusterState {
+    pub(super) config: ClusterConfig,
+    pub(super) scheduler: Arc<dyn Scheduler>,
+    pub(super) clock: Clock,
+    /// Looked up only, never iterated without sorting.
+    pub(super) tasks: HashMap<TaskId, Arc<TaskRecord>>,
+    pub(super) nodes: Nodes,
+    pub(super) commands: Commands,
+    /// Eligible tasks.
+    pub(super) queue: Queue,
+    /// When time alone changes something, by task.
+    pub(super) due: BTreeSet<(Timestamp, TaskId)>,
+    /// Finished tasks, the oldest first.
+    pub(super) finished: BTreeSet<(Timestamp, u64, TaskId)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SnapshotForm {
+    v: u8,
+    clock: Clock,
+    nodes: Vec<Arc<NodeRecord>>,
+    tasks: Vec<Arc<TaskRecord>>,
+    commands: Vec<(u32, Arc<CommandRecord>)>,
+}
+
+const SNAPSHOT_VERSION: u8 = 1;
+
+impl ClusterState {
+    /// A cluster in which nothing has happened.
+    #[must_use]
+    pub fn new(config: ClusterConfig, scheduler: Arc<dyn Scheduler>) -> Self {
+        Self {
+            config,
+            scheduler,
+            clock: Clock::default(),
+            tasks: HashMap::new(),
+            nodes: Nodes::default(),
+            commands: Commands::default(),
+            queue: Queue::default(),
+            due: BTreeSet::new(),
+            finished: BTreeSet::new(),
+        }
+    }
+
+    /// Makes one change and returns the change that takes it back.
+    ///
+    /// # Panics
+    /// When the change cannot follow from this state (it places a task on an unknown node, say): `decide` never makes such
+    /// changes, so state and changes do not belong together.
+    pub fn absorb(&mut self, change: Change) -> Change {
+        match change {
+            Change::PutTask(record) => {
+                let id = record.id;
+                let before = self.tasks.remove(&id);
+                if let Some(before) = &before {
+                    self.unindex(before);
+                }
+                self.index(&record);
+                self.tasks.insert(id, record);
+                before.map_or(Change::DeleteTask(id), Change::PutTask)
+            }
+            Change::DeleteTask(id) => match self.tasks.remove(&id) {
+                Some(before) => {
+                    self.unindex(&before);
+                    Change::PutTask(before)
+                }
+                None => Change::DeleteTask(id),
+            },
+            Change::PutNode(record) => {
+                let id = record.spec.id.clone();
+                self.nodes.put(record).map_or(Change::DeleteNode(id), Change::PutNode)
+            }
+            Change::DeleteNode(id) => self.nodes.delete(&id).map_or(Change::DeleteNode(id), Change::PutNode),
+            Change::PutCommand(slot, record) => self.set_command(slot, Some(record)),
+            Change::DeleteCommand(slot) => self.set_command(slot, None),
+            Change::PutClock(clock) => Change::PutClock(std::mem::replace(&mut self.clock, clock)),
+        }
+    }
+
+    /// The task, if it is known.
+    #[must_use]
+    pub fn task(&self, id: TaskId) -> Option<&Arc<TaskRecord>> {
+        self.tasks.get(&id)
+    }
+
+    /// All tasks in order of submission.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<Arc<TaskRecord>> {
+        let mut tasks: Vec<_> = self.tasks.values().cloned().collect();
+        tasks.sort_unstable_by_key(|task| task.seq);
+        tasks
+    }
+
+    /// All nodes in order of their ids, with what their tasks hold.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeView] {
+        self.nodes.views()
+    }
+
+    /// The tasks that belong to a node now.
+    pub fn tasks_of(&self, node: &NodeId) -> impl Iterator<Item = &Arc<TaskRecord>> {
+        self.nodes.tasks_of(node).map(|task| &self.tasks[&task])
+    }
+
+    /// The latest time that any command brought.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.clock.time
+    }
+
+    /// When a [`Command::Tick`](super::Command::Tick) has something to do next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let drains = self.nodes.views().iter().filter_map(|node| self.drain_due(node));
+        self.due.first().map(|(at, _)| *at).into_iter().chain(drains).min()
+    }
+
+    /// Why a task is pending, or `None` when it is not.
+    #[must_use]
+    pub fn explain(&self, id: TaskId) -> Option<Unplaced> {
+        let task = self.tasks.get(&id).filter(|task| matches!(task.state, TaskState::Pending { .. }))?;
+        let pending = [Pending { task: id, spec: &task.spec, avoid: task.avoid() }];
+        let plan = self.scheduler.plan(Snapshot { nodes: self.nodes.views(), explain: true }, &pending);
+        plan.unplaced.into_iter().next()
+    }
+
+    /// The whole state as bytes; equal states give equal bytes.
+    ///
+    /// # Panics
+    /// Never: the state always has a JSON form.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        let form = SnapshotForm {
+            v: SNAPSHOT_VERSION,
+            clock: self.clock,
+            nodes: self.nodes.views().iter().map(|view| view.record.clone()).collect(),
+            tasks: self.tasks(),
+            commands: self.commands.iter().map(|(slot, record)| (slot, record.clone())).collect(),
+        };
+        serde_json::to_vec(&form).expect("plain data has a JSON form")
+    }
+
+    /// SHA-256 of [`ClusterState::snapshot`].
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.snapshot()).into()
+    }
+
+    /// Replaces everything by what a snapshot holds.
+    ///
+    /// # Errors
+    /// What cannot be read, or what does not belong together. The state is unchanged then.
+    pub fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
+        let bad = |problem: String| MachineError { what: "snapshot".into(), problem };
+        let form: SnapshotForm = serde_json::from_slice(snapshot).map_err(|error| bad(error.to_string()))?;
+        if form.v != SNAPSHOT_VERSION {
+            return Err(bad(format!(
+                "it has format {}; this version reads format {SNAPSHOT_VERSION}",
+                form.v
+            )));
+        }
+        let nodes = form.nodes.into_iter().map(Change::PutNode);
+        let tasks = form.tasks.into_iter().map(Change::PutTask);
+        let commands = form.commands.into_iter().map(|(slot, record)| Change::PutCommand(slot, record));
+        self.rebuild(nodes.chain(tasks).chain(commands).chain([Change::PutClock(form.clock)]))
+    }
+
+    /// Replaces everything by these records, given in any order.
+    ///
+    /// # Errors
+    /// What does not belong together. The state is unchanged then.
+    pub fn rebuild(&mut self, records: impl IntoIterator<Item = Change>) -> Result<(), MachineError> {
+        let mut fresh = Self::new(self.config.clone(), self.scheduler.clone());
+        let (mut later, mut seqs) = (Vec::new(), BTreeMap::new());
+        for change in records {
+            match change {
+                Change::PutNode(_) => drop(fresh.absorb(change)),
+                other => later.push(other),
+            }
+        }
+        for change in later {
+            if let Change::PutTask(task) = &change {
+                fresh.check_foreign(task)?;
+                if let Some(other) = seqs.insert(task.seq, task.id) {
+                    return Err(MachineError {
+                        what: format!("task {}", task.id),
+                        problem: format!("it has the sequence number of task {other}"),
+                    });
+                }
+            }
+            fresh.absorb(change);
+        }
+        if let Some((seq, task)) = seqs.last_key_value()
+            && *seq >= fresh.clock.next_seq
+        {
+            return Err(MachineError {
+                what: format!("task {task}"),
+                problem:
+                    "its sequence number was not given out yet: the record meta/clock is missing or too old"
+                        .into(),
+            });
+        }
+        *self = fresh;
+        Ok(())
+    }
+
+    /// Refuses a task record that [`ClusterState::absorb`] would panic on. For records that come from outside.
+    pub(super) fn check_foreign(&self, task: &TaskRecord) -> Result<(), MachineError> {
+        match task.node() {
+            Some(node) if self.nodes.get(node).is_none() => Err(MachineError {
+                what: format!("task {}", task.id),
+                problem: format!("it is placed on node {node}, which has no record"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// When a draining node's patience ends, as long as an attempt there was not asked to stop.
+    pub(super) fn drain_due(&self, node: &NodeView) -> Option<Timestamp> {
+        let Scheduling::Draining { evict_at } = node.record.scheduling else { return None };
+        self.tasks_of(node.id()).any(|task| task.stop.is_none()).then_some(evict_at)
+    }
+
+    /// How many tasks are not finished.
+    pub(super) fn unfinished(&self) -> usize {
+        self.tasks.len() - self.finished.len()
+    }
+
+    fn index(&mut self, task: &TaskRecord) {
+        if let Some(due) = task.due(&self.config) {
+            self.due.insert((due, task.id));
+        }
+        match &task.state {
+            TaskState::Pending { not_before: None, .. } => self.queue.insert(task),
+            TaskState::Pending { .. } => {}
+            TaskState::Placed { node, .. } => self.nodes.take(node, task),
+            TaskState::Finished { at, .. } => drop(self.finished.insert((*at, task.seq, task.id))),
+        }
+    }
+
+    fn unindex(&mut self, task: &TaskRecord) {
+        if let Some(due) = task.due(&self.config) {
+            self.due.remove(&(due, task.id));
+        }
+        match &task.state {
+            TaskState::Pending { not_before: None, .. } => self.queue.remove(task),
+            TaskState::Pending { .. } => {}
+            TaskState::Placed { node, .. } => self.nodes.release(node, task),
+            TaskState::Finished { at, .. } => drop(self.finished.remove(&(*at, task.seq, task.id))),
+        }
+    }
+
+    fn set_command(&mut self, slot: u32, record: Option<Arc<CommandRecord>>) -> Change {
+        match self.commands.set(slot, record) {
+            Some(before) => Change::PutCommand(slot, before),
+            None => Change::DeleteCommand(slot),
+        }
+    }
+}

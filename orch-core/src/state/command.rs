@@ -1,0 +1,236 @@
+//! What can be asked of the cluster, and the answers.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::Change;
+use crate::model::{
+    AttemptId, CommandId, InvalidSpec, NodeId, NodeSpec, Report, TaskId, TaskSpec, Timestamp, millis,
+};
+
+/// A command as it travels: with the format's version and, for a client that may repeat it, an id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Version of the format.
+    pub v: u8,
+    /// Two envelopes with one id are one command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<CommandId>,
+    /// What is asked.
+    pub command: Command,
+}
+
+impl Envelope {
+    /// The version that this code writes.
+    pub const VERSION: u8 = 1;
+
+    /// A command that is harmless when repeated, or is never repeated.
+    #[must_use]
+    pub fn anonymous(command: Command) -> Self {
+        Self { v: Self::VERSION, id: None, command }
+    }
+
+    /// A command that is applied at most once however often it arrives.
+    #[must_use]
+    pub fn identified(id: CommandId, command: Command) -> Self {
+        Self { v: Self::VERSION, id: Some(id), command }
+    }
+}
+
+/// What can be asked of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Takes in tasks, all or none. Repeating it with the same ids and specs changes nothing.
+    Submit {
+        /// The tasks.
+        tasks: Vec<NewTask>,
+    },
+    /// Takes a task back.
+    Cancel {
+        /// Which task.
+        task: TaskId,
+        /// Why, for people.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    /// Tells what happened to an attempt.
+    Report(Report),
+    /// Brings a node in, or back, or changes what it offers.
+    RegisterNode {
+        /// What it says about itself.
+        spec: NodeSpec,
+    },
+    /// Says that a member does not hear from a node.
+    SuspectNode {
+        /// Which node.
+        node: NodeId,
+        /// The registration that is meant; a suspicion of an earlier one is void.
+        registered_at: Timestamp,
+        /// The member.
+        by: String,
+    },
+    /// Takes a suspicion back.
+    TrustNode {
+        /// Which node.
+        node: NodeId,
+        /// The member.
+        by: String,
+    },
+    /// Lets a node take new work.
+    OpenNode {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Lets a node keep what it has and take nothing new.
+    CordonNode {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Empties a node: nothing new, and what is still there when `patience` is over goes elsewhere.
+    DrainNode {
+        /// Which node.
+        node: NodeId,
+        /// How long its attempts may go on.
+        #[serde(rename = "patience_ms", with = "millis")]
+        patience: Duration,
+    },
+    /// Forgets a node that is lost or empty.
+    RemoveNode {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Carries out what time alone brings about.
+    Tick,
+}
+
+/// A task to take in. The submitter chooses the id, which makes repeating harmless.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTask {
+    /// Its id.
+    pub id: TaskId,
+    /// What to run.
+    pub spec: Arc<TaskSpec>,
+}
+
+/// What came of a command, and what it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// The answer.
+    pub outcome: Result<Outcome, Rejection>,
+    /// Changes in the order in which they must be absorbed. A rejected command changes at most the clock and the memory of
+    /// commands.
+    pub changes: Vec<Change>,
+}
+
+/// The answer to a command that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was carried out.
+    Done,
+    /// It was so already.
+    Unchanged,
+}
+
+/// The answer to a command that was not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "rejection", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Rejection {
+    /// The command cannot be read.
+    #[error("the command cannot be read: {problem}")]
+    Malformed {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A spec breaks a rule.
+    #[error("the task cannot be accepted: {0}")]
+    InvalidSpec(InvalidSpec),
+    /// Another task has this id.
+    #[error("another task has the id {task} already")]
+    TaskIdTaken {
+        /// The id.
+        task: TaskId,
+    },
+    /// There are as many unfinished tasks as the cluster takes.
+    #[error("the cluster has {limit} unfinished tasks already and takes no more; try again later")]
+    QueueFull {
+        /// How many it takes.
+        limit: usize,
+    },
+    /// One submission has too many tasks.
+    #[error("one submission may have at most {limit} tasks; this one has {count}")]
+    SubmissionTooLarge {
+        /// How many it has.
+        count: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// There is no such task, or it was forgotten.
+    #[error("there is no task {task} (finished tasks are forgotten after a while)")]
+    UnknownTask {
+        /// The id.
+        task: TaskId,
+    },
+    /// The task is over.
+    #[error("task {task} is over already: {status}")]
+    AlreadyFinished {
+        /// The id.
+        task: TaskId,
+        /// How it ended.
+        status: String,
+    },
+    /// The report is of an attempt that is not the current one, or not by the node that holds it.
+    #[error("attempt {attempt} is not the current one")]
+    StaleAttempt {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// There is no such node.
+    #[error("there is no node {node}")]
+    UnknownNode {
+        /// The id.
+        node: NodeId,
+    },
+    /// Another agent uses the name.
+    #[error(
+        "node {node} is another agent that is still there; give this one another name, or wait until the other is lost"
+    )]
+    NodeIdTaken {
+        /// The id.
+        node: NodeId,
+    },
+    /// The cluster has as many nodes as it takes.
+    #[error("the cluster has {limit} nodes already and takes no more; remove lost ones")]
+    TooManyNodes {
+        /// How many it takes.
+        limit: usize,
+    },
+    /// What a node offers is out of range.
+    #[error("node {node} offers more than is possible: {problem}")]
+    InvalidNode {
+        /// The id.
+        node: NodeId,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The node has work.
+    #[error("node {node} still has {tasks} tasks; drain it first")]
+    NodeInUse {
+        /// The id.
+        node: NodeId,
+        /// How many.
+        tasks: usize,
+    },
+}
+
+/// A client's command that was answered, remembered for when it comes again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandRecord {
+    /// Its id.
+    pub id: CommandId,
+    /// The answer it got.
+    pub outcome: Result<Outcome, Rejection>,
+}

@@ -1,0 +1,360 @@
+//! [`ClusterState::decide`]: what a command changes.
+//!
+//! Each command has one function here. They change a [`Draft`]; what an ended attempt leads to is in `life.rs`, which task
+//! goes where in `place.rs`.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    ClusterState, Command, Decided, Envelope, NewTask, Outcome, Rejection, Stop, StopReason, TaskRecord,
+    TaskResult, TaskState, TimeoutKind, draft::Draft,
+};
+use crate::model::{
+    AttemptEnd, AttemptId, NodeId, NodeRecord, NodeSpec, NodeState, Report, ReportKind, Scheduling, TaskId,
+    Timestamp,
+};
+
+type Answer = Result<Outcome, Rejection>;
+
+impl ClusterState {
+    /// What `envelope` changes at `now`, which is the proposer's clock: time never goes back, so an earlier `now` counts as
+    /// the latest one seen. Pure: the state is not touched.
+    #[must_use]
+    pub fn decide(&self, now: Timestamp, envelope: &Envelope) -> Decided {
+        if let Some(id) = envelope.id
+            && let Some(known) = self.commands.get(id)
+        {
+            return Decided { outcome: known.outcome.clone(), changes: Vec::new() };
+        }
+        let mut draft = Draft::new(self, now.max(self.clock.time));
+        let outcome = match envelope.v {
+            Envelope::VERSION => draft.carry_out(&envelope.command),
+            other => Err(Rejection::Malformed {
+                problem: format!("it has format {other}; this version reads format {}", Envelope::VERSION),
+            }),
+        };
+        Decided { changes: draft.into_changes(envelope.id, &outcome), outcome }
+    }
+}
+
+impl Draft<'_> {
+    fn carry_out(&mut self, command: &Command) -> Answer {
+        let answer = match command {
+            Command::Submit { tasks } => self.submit(tasks),
+            Command::Cancel { task, reason } => self.cancel(*task, reason),
+            Command::Report(report) => self.report(report),
+            Command::RegisterNode { spec } => self.register_node(spec),
+            Command::SuspectNode { node, registered_at, by } => self.suspect_node(node, *registered_at, by),
+            Command::TrustNode { node, by } => self.trust_node(node, by),
+            Command::OpenNode { node } => self.set_scheduling(node, Scheduling::Open),
+            Command::CordonNode { node } => self.set_scheduling(node, Scheduling::Cordoned),
+            Command::DrainNode { node, patience } => self.drain_node(node, *patience),
+            Command::RemoveNode { node } => self.remove_node(node),
+            Command::Tick => self.tick(),
+        };
+        if answer.is_ok() {
+            self.place();
+        }
+        answer
+    }
+
+    fn submit(&mut self, new: &[NewTask]) -> Answer {
+        let config = &self.state.config;
+        if new.len() > config.submission_max {
+            return Err(Rejection::SubmissionTooLarge { count: new.len(), limit: config.submission_max });
+        }
+        let mut drafted = Vec::with_capacity(new.len());
+        for NewTask { id, spec } in new {
+            match self.state.task(*id) {
+                Some(known) if known.spec == *spec => continue,
+                Some(_) => return Err(Rejection::TaskIdTaken { task: *id }),
+                None => {}
+            }
+            spec.validate(&config.limits).map_err(Rejection::InvalidSpec)?;
+            drafted.push(TaskRecord {
+                id: *id,
+                spec: spec.clone(),
+                seq: self.clock.next_seq + drafted.len() as u64,
+                submitted_at: self.now(),
+                state: TaskState::Pending { since: self.now(), not_before: None },
+                stop: None,
+                attempts_made: 0,
+                failures: 0,
+                node_losses: 0,
+                attempts: Vec::new(),
+            });
+        }
+        let mut seen = BTreeSet::new();
+        if drafted.len() > 1
+            && let Some(twice) = drafted.iter().find(|task| !seen.insert(task.id))
+        {
+            return Err(Rejection::TaskIdTaken { task: twice.id });
+        }
+        if self.state.unfinished() + drafted.len() > config.unfinished_max {
+            return Err(Rejection::QueueFull { limit: config.unfinished_max });
+        }
+        if drafted.is_empty() {
+            return Ok(Outcome::Unchanged);
+        }
+        self.clock.next_seq += drafted.len() as u64;
+        for task in drafted {
+            self.put_task(task);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn cancel(&mut self, id: TaskId, reason: &str) -> Answer {
+        let mut task = self.known_task(id)?;
+        match &task.state {
+            TaskState::Finished { .. } => {
+                Err(Rejection::AlreadyFinished { task: id, status: task.status().to_owned() })
+            }
+            TaskState::Pending { .. } => {
+                self.finish(&mut task, TaskResult::Cancelled { reason: clip(reason) });
+                self.put_task(task);
+                Ok(Outcome::Done)
+            }
+            TaskState::Placed { .. } => match &task.stop {
+                Some(Stop { reason: StopReason::Cancelled { .. } | StopReason::TotalTimeout, .. }) => {
+                    Ok(Outcome::Unchanged)
+                }
+                _ => {
+                    task.stop =
+                        Some(Stop { at: self.now(), reason: StopReason::Cancelled { reason: clip(reason) } });
+                    self.put_task(task);
+                    Ok(Outcome::Done)
+                }
+            },
+        }
+    }
+
+    fn report(&mut self, report: &Report) -> Answer {
+        let stale = Rejection::StaleAttempt { attempt: report.attempt };
+        let mut task = self.known_task(report.attempt.task).map_err(|_| stale.clone())?;
+        if task.current_attempt() != Some(report.attempt) || task.node() != Some(&report.node) {
+            let repeated = match &report.kind {
+                ReportKind::Started { .. } => false,
+                ReportKind::Ended(end) => was_reported(&task, report.attempt, end),
+            };
+            return if repeated { Ok(Outcome::Unchanged) } else { Err(stale) };
+        }
+        match &report.kind {
+            ReportKind::Started { at } => {
+                let now = self.now();
+                let TaskState::Placed { at: placed_at, started_at, .. } = &mut task.state else {
+                    return Err(stale);
+                };
+                if started_at.is_some() {
+                    return Ok(Outcome::Unchanged);
+                }
+                // A node's clock may be off; what it says must not reach outside of what we saw ourselves.
+                *started_at = Some((*at).clamp(*placed_at, now));
+            }
+            ReportKind::Ended(end) => self.end_attempt(&mut task, end),
+        }
+        self.put_task(task);
+        Ok(Outcome::Done)
+    }
+
+    /// Carries out what time alone brings about, for every task and node that is due.
+    fn tick(&mut self) -> Answer {
+        let now = self.now();
+        let due: Vec<TaskId> =
+            self.state.due.iter().take_while(|(at, _)| *at <= now).map(|(_, task)| *task).collect();
+        let evictions: Vec<TaskId> = self
+            .state
+            .nodes()
+            .iter()
+            .filter(|node| self.state.drain_due(node).is_some_and(|at| at <= now))
+            .flat_map(|node| self.state.tasks_of(node.id()))
+            .filter(|task| task.stop.is_none())
+            .map(|task| task.id)
+            .collect();
+        if due.is_empty() && evictions.is_empty() {
+            return Ok(Outcome::Unchanged);
+        }
+        for id in due {
+            let mut task = self.known_task(id)?;
+            self.pass_time(&mut task);
+            self.put_task(task);
+        }
+        for id in evictions {
+            let mut task = self.known_task(id)?;
+            if task.node().is_some() && task.stop.is_none() {
+                task.stop = Some(Stop { at: now, reason: StopReason::Evicted });
+                self.put_task(task);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn pass_time(&mut self, task: &mut TaskRecord) {
+        let (now, config) = (self.now(), &self.state.config);
+        let passed = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
+        let total = task.spec.timeouts.total.map(|limit| task.submitted_at.after(limit));
+        match task.state {
+            TaskState::Finished { .. } => {}
+            TaskState::Pending { .. } if passed(total) => {
+                self.finish(task, TaskResult::TimedOut { limit: TimeoutKind::Total });
+            }
+            TaskState::Pending { .. } if passed(task.queue_deadline()) => {
+                self.finish(task, TaskResult::TimedOut { limit: TimeoutKind::Queue });
+            }
+            TaskState::Pending { not_before, .. } => {
+                if passed(not_before) {
+                    task.state = TaskState::Pending { since: now, not_before: None };
+                }
+            }
+            TaskState::Placed { .. } if passed(task.stop_deadline(config)) => {
+                self.end_attempt(task, &AttemptEnd::Stopped);
+            }
+            TaskState::Placed { .. } if passed(task.run_deadline(config)) => {
+                self.end_attempt(task, &AttemptEnd::RunTimeout);
+            }
+            TaskState::Placed { .. } => {
+                if task.stop.is_none() && passed(total) {
+                    task.stop = Some(Stop { at: now, reason: StopReason::TotalTimeout });
+                }
+            }
+        }
+    }
+
+    fn register_node(&mut self, spec: &NodeSpec) -> Answer {
+        let config = &self.state.config;
+        self.check_node(spec)?;
+        let known = self.state.nodes.get(&spec.id).map(|view| view.record.clone());
+        let scheduling = match &known {
+            None if self.state.nodes().len() >= config.nodes_max => {
+                return Err(Rejection::TooManyNodes { limit: config.nodes_max });
+            }
+            None => Scheduling::Open,
+            Some(known) if known.state == NodeState::Ready && known.spec.instance != spec.instance => {
+                return Err(Rejection::NodeIdTaken { node: spec.id.clone() });
+            }
+            Some(known)
+                if known.state == NodeState::Ready
+                    && known.spec == *spec
+                    && known.suspected_by.is_empty() =>
+            {
+                return Ok(Outcome::Unchanged);
+            }
+            Some(known) => known.scheduling,
+        };
+        self.put_node(NodeRecord {
+            spec: spec.clone(),
+            state: NodeState::Ready,
+            scheduling,
+            registered_at: self.now(),
+            suspected_by: BTreeSet::new(),
+        });
+        Ok(Outcome::Done)
+    }
+
+    fn check_node(&self, spec: &NodeSpec) -> Result<(), Rejection> {
+        let refuse = |problem: &str| {
+            Err(Rejection::InvalidNode { node: spec.id.clone(), problem: problem.to_owned() })
+        };
+        // Sums of what tasks hold stay in range because each node's capacity and each request do.
+        const MOST: u64 = 1 << 60;
+        let capacity = &spec.capacity;
+        if capacity.cpu_millis > MOST
+            || capacity.memory_bytes > MOST
+            || capacity.devices.values().any(|n| *n > MOST)
+        {
+            return refuse("an amount is larger than 2^60");
+        }
+        if spec.labels.len() > 256 || capacity.devices.len() > 256 {
+            return refuse("it has more than 256 labels or kinds of devices");
+        }
+        if spec.labels.iter().any(|(name, value)| name.is_empty() || name.len() > 128 || value.len() > 1024) {
+            return refuse("a label's name must have 1 to 128 bytes, its value at most 1024");
+        }
+        match capacity.ports.is_empty() {
+            true => Ok(()),
+            false => refuse("a capacity lists no ports: every port is free until a task holds it"),
+        }
+    }
+
+    fn suspect_node(&mut self, node: &NodeId, registered_at: Timestamp, by: &str) -> Answer {
+        let mut record = self.known_node(node)?;
+        if record.state == NodeState::Lost || record.registered_at != registered_at {
+            return Ok(Outcome::Unchanged);
+        }
+        if !record.suspected_by.insert(clip(by)) {
+            return Ok(Outcome::Unchanged);
+        }
+        if record.suspected_by.len() >= self.state.config.suspicions_needed {
+            record.state = NodeState::Lost;
+            record.suspected_by.clear();
+            self.put_node(record);
+            let tasks: Vec<TaskId> = self.state.nodes.tasks_of(node).collect();
+            for id in tasks {
+                let mut task = self.known_task(id)?;
+                self.end_attempt(&mut task, &AttemptEnd::NodeLost);
+                self.put_task(task);
+            }
+        } else {
+            self.put_node(record);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn trust_node(&mut self, node: &NodeId, by: &str) -> Answer {
+        let mut record = self.known_node(node)?;
+        if !record.suspected_by.remove(&clip(by)) {
+            return Ok(Outcome::Unchanged);
+        }
+        self.put_node(record);
+        Ok(Outcome::Done)
+    }
+
+    fn set_scheduling(&mut self, node: &NodeId, scheduling: Scheduling) -> Answer {
+        let mut record = self.known_node(node)?;
+        if record.scheduling == scheduling {
+            return Ok(Outcome::Unchanged);
+        }
+        record.scheduling = scheduling;
+        self.put_node(record);
+        Ok(Outcome::Done)
+    }
+
+    fn drain_node(&mut self, node: &NodeId, patience: Duration) -> Answer {
+        let evict_at = self.now().after(patience);
+        let earlier = match self.known_node(node)?.scheduling {
+            Scheduling::Draining { evict_at: known } => known.min(evict_at),
+            _ => evict_at,
+        };
+        let answer = self.set_scheduling(node, Scheduling::Draining { evict_at: earlier })?;
+        if patience.is_zero() {
+            let tasks: Vec<TaskId> = self.state.nodes.tasks_of(node).collect();
+            for id in tasks {
+                let mut task = self.known_task(id)?;
+                if task.stop.is_none() {
+                    task.stop = Some(Stop { at: self.now(), reason: StopReason::Evicted });
+                    self.put_task(task);
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    fn remove_node(&mut self, node: &NodeId) -> Answer {
+        self.known_node(node)?;
+        let tasks = self.state.nodes.tasks_of(node).count();
+        if tasks > 0 {
+            return Err(Rejection::NodeInUse { node: node.clone(), tasks });
+        }
+        self.nodes.insert(node.clone(), None);
+        Ok(Outcome::Done)
+    }
+}
+
+/// Whether this very report was taken in before: its sender did not hear the answer.
+fn was_reported(task: &TaskRecord, attempt: AttemptId, end: &AttemptEnd) -> bool {
+    task.attempts.iter().any(|known| known.number == attempt.attempt && known.end.as_ref() == Some(end))
+}
+
+/// Words of people that go into records, cut to a bound.
+fn clip(text: &str) -> String {
+    text.chars().take(500).collect()
+}

@@ -1,0 +1,138 @@
+//! A [`Draft`]: the state with the records that one command touches on top. It knows which nodes gained capacity and
+//! which tasks became eligible, and turns itself into changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    Change, Clock, ClusterState, CommandRecord, Outcome, Rejection, TaskRecord,
+    queue::{Rank, rank},
+};
+use crate::{
+    model::{CommandId, Held, NodeId, NodeRecord, TaskId, Timestamp},
+    scheduler::NodeView,
+};
+
+/// The state with the changes of one command on top.
+pub(super) struct Draft<'a> {
+    pub(super) state: &'a ClusterState,
+    pub(super) clock: Clock,
+    pub(super) tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
+    pub(super) nodes: BTreeMap<NodeId, Option<Arc<NodeRecord>>>,
+    /// Nodes whose record or load differs from the state's.
+    pub(super) views: BTreeMap<NodeId, NodeView>,
+    /// Nodes that may take more than before.
+    pub(super) gained: BTreeSet<NodeId>,
+    /// Tasks that became eligible.
+    pub(super) fresh: BTreeSet<(Rank, TaskId)>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(state: &'a ClusterState, now: Timestamp) -> Self {
+        Self {
+            state,
+            clock: Clock { time: now, ..state.clock },
+            tasks: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            views: BTreeMap::new(),
+            gained: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.time
+    }
+
+    pub(super) fn known_task(&self, id: TaskId) -> Result<TaskRecord, Rejection> {
+        let known = self.tasks.get(&id).or_else(|| self.state.task(id));
+        known.map(|task| TaskRecord::clone(task)).ok_or(Rejection::UnknownTask { task: id })
+    }
+
+    pub(super) fn known_node(&self, node: &NodeId) -> Result<NodeRecord, Rejection> {
+        match self.view(node) {
+            Some(view) => Ok(NodeRecord::clone(&view.record)),
+            None => Err(Rejection::UnknownNode { node: node.clone() }),
+        }
+    }
+
+    pub(super) fn view(&self, node: &NodeId) -> Option<NodeView> {
+        self.views.get(node).or_else(|| self.state.nodes.get(node)).cloned()
+    }
+
+    /// Takes the record into the draft; notes which node it left and whether it became eligible.
+    pub(super) fn put_task(&mut self, task: TaskRecord) {
+        let before = self.tasks.get(&task.id).or_else(|| self.state.task(task.id));
+        let left = before.and_then(|before| before.node()).filter(|_| task.node().is_none()).cloned();
+        let was_eligible = before.is_some_and(|before| before.is_eligible());
+        if let Some(node) = left
+            && let Some(mut view) = self.view(&node)
+        {
+            view.held.release(&task.spec.resources);
+            view.tasks -= 1;
+            self.views.insert(node.clone(), view);
+            self.gained.insert(node);
+        }
+        if task.is_eligible() && !was_eligible {
+            self.fresh.insert((rank(&task), task.id));
+        }
+        self.tasks.insert(task.id, Arc::new(task));
+    }
+
+    pub(super) fn put_node(&mut self, record: NodeRecord) {
+        let record = Arc::new(record);
+        let id = record.spec.id.clone();
+        let view = match self.view(&id) {
+            Some(view) => NodeView { record: record.clone(), ..view },
+            None => NodeView { record: record.clone(), held: Held::default(), tasks: 0 },
+        };
+        if view.is_open() {
+            self.gained.insert(id.clone());
+        }
+        self.views.insert(id.clone(), view);
+        self.nodes.insert(id, Some(record));
+    }
+
+    pub(super) fn into_changes(
+        mut self,
+        command: Option<CommandId>,
+        outcome: &Result<Outcome, Rejection>,
+    ) -> Vec<Change> {
+        if outcome.is_err() {
+            self.tasks.clear();
+            self.nodes.clear();
+            self.clock = Clock { time: self.clock.time, ..self.state.clock };
+        }
+        let mut changes = Vec::with_capacity(self.tasks.len() + self.nodes.len() + 2);
+        let mut finished = self.state.finished.len();
+        let mut removed = Vec::new();
+        for (id, node) in self.nodes {
+            match node {
+                Some(record) => changes.push(Change::PutNode(record)),
+                None => removed.push(Change::DeleteNode(id)),
+            }
+        }
+        for task in self.tasks.into_values() {
+            finished += usize::from(task.is_finished());
+            changes.push(Change::PutTask(task));
+        }
+        let surplus = finished.saturating_sub(self.state.config.finished_max);
+        let forgotten = self.state.finished.iter().take(surplus);
+        changes.extend(forgotten.map(|(_, _, task)| Change::DeleteTask(*task)));
+        changes.extend(removed);
+        let slots = u64::from(self.state.config.commands_max);
+        if let Some(id) = command
+            && slots > 0
+        {
+            let slot = u32::try_from(self.clock.commands % slots).expect("smaller than a u32");
+            self.clock.commands += 1;
+            changes.push(Change::PutCommand(slot, Arc::new(CommandRecord { id, outcome: outcome.clone() })));
+        }
+        if self.clock != self.state.clock {
+            changes.push(Change::PutClock(self.clock));
+        }
+        changes
+    }
+}

@@ -1,0 +1,92 @@
+//! What follows from the end of an attempt: the end of the task, or another attempt, now or later.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use super::{AttemptRecord, StopReason, TaskRecord, TaskResult, TaskState, TimeoutKind, draft::Draft};
+use crate::model::{AttemptEnd, NodeId, RestartPolicy};
+
+impl Draft<'_> {
+    /// Ends the current attempt and says what follows: the end of the task, or another attempt now or later.
+    pub(super) fn end_attempt(&mut self, task: &mut TaskRecord, end: &AttemptEnd) {
+        let now = self.now();
+        if let Some(current) = task.attempts.last_mut() {
+            (current.ended_at, current.end) = (Some(now), Some(end.clone()));
+        }
+        let stop = task.stop.take().map(|stop| stop.reason);
+        let success = matches!(end, AttemptEnd::Exited { exit } if exit.is_success());
+        match (stop, end) {
+            // What ended well before the wish to stop reached it has ended well.
+            (_, AttemptEnd::Exited { .. }) if success && task.spec.restart != RestartPolicy::Always => {
+                self.finish(task, TaskResult::Succeeded);
+            }
+            (Some(StopReason::Cancelled { reason }), _) => {
+                self.finish(task, TaskResult::Cancelled { reason });
+            }
+            (Some(StopReason::TotalTimeout), _) => {
+                self.finish(task, TaskResult::TimedOut { limit: TimeoutKind::Total });
+            }
+            (_, AttemptEnd::NodeLost) => {
+                task.node_losses += 1;
+                let again = task.spec.restart != RestartPolicy::Never
+                    && task.node_losses < self.state.config.node_losses_max;
+                self.requeue_or_fail(task, again, Duration::ZERO);
+            }
+            (Some(StopReason::Evicted), _) | (None, AttemptEnd::Stopped) => {
+                let again = task.spec.restart != RestartPolicy::Never;
+                self.requeue_or_fail(task, again, Duration::ZERO);
+            }
+            (None, _) if success => {
+                task.failures = 0;
+                let delay = task.spec.retry.backoff;
+                self.requeue_or_fail(task, true, delay);
+            }
+            (None, _) => {
+                task.failures += 1;
+                let retryable = !matches!(end, AttemptEnd::StartFailed { failure } if !failure.retryable);
+                let left = task.failures < task.spec.retry.max_attempts.get();
+                let again = match task.spec.restart {
+                    RestartPolicy::Never => false,
+                    RestartPolicy::OnFailure => retryable && left,
+                    RestartPolicy::Always => true,
+                };
+                let failed = task.latest_attempt().expect("an attempt ended");
+                let delay = task.spec.retry.delay(failed, task.failures);
+                if !again && *end == AttemptEnd::RunTimeout {
+                    self.finish(task, TaskResult::TimedOut { limit: TimeoutKind::Run });
+                } else {
+                    self.requeue_or_fail(task, again, delay);
+                }
+            }
+        }
+    }
+
+    pub(super) fn requeue_or_fail(&mut self, task: &mut TaskRecord, again: bool, delay: Duration) {
+        if !again || task.attempts_made == u32::MAX {
+            return self.finish(task, TaskResult::Failed);
+        }
+        let not_before = (!delay.is_zero()).then(|| self.now().after(delay));
+        task.state = TaskState::Pending { since: self.now(), not_before };
+    }
+
+    pub(super) fn finish(&mut self, task: &mut TaskRecord, result: TaskResult) {
+        task.stop = None;
+        task.state = TaskState::Finished { at: self.now(), result };
+    }
+
+    pub(super) fn start_attempt(&mut self, task: &mut TaskRecord, node: &NodeId) {
+        task.attempts_made += 1;
+        let number = NonZeroU32::new(task.attempts_made).expect("at least one was made");
+        let kept = self.state.config.attempts_kept.max(1);
+        if task.attempts.len() >= kept {
+            task.attempts.drain(..=task.attempts.len() - kept);
+        }
+        task.attempts.push(AttemptRecord {
+            number,
+            node: node.clone(),
+            placed_at: self.now(),
+            ended_at: None,
+            end: None,
+        });
+        task.state = TaskState::Placed { node: node.clone(), at: self.now(), started_at: None };
+    }
+}

@@ -1,0 +1,162 @@
+//! [`ClusterState`] as a [`StateMachine`]: commands and records as bytes, tentative changes that can be taken back, and
+//! final ones handed to whoever shows them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracing::error;
+
+use super::{Change, ClusterState, Decided, Envelope, Outcome, Rejection};
+use crate::{
+    consensus::{Changes, Decision, MachineError, StateMachine},
+    model::Timestamp,
+    store::{Revision, Write},
+};
+
+/// Receives what became final. Called from inside consensus: must be quick and must not wait.
+pub trait Publish: Send + std::fmt::Debug + 'static {
+    /// These changes are final, in this order.
+    fn publish(&mut self, revision: Revision, changes: &[Change], state: &ClusterState);
+
+    /// Everything known before is void; this is the state now.
+    fn reset(&mut self, revision: Revision, state: &ClusterState);
+}
+
+/// The functional core behind a [`Consensus`](crate::consensus::Consensus).
+#[derive(Debug)]
+pub struct ClusterMachine {
+    state: ClusterState,
+    publish: Box<dyn Publish>,
+    revision: Revision,
+    /// What was decided since the last commit.
+    tentative: Vec<Arc<Vec<Change>>>,
+    /// What takes it back, in the order in which it was done.
+    undo: Vec<Change>,
+}
+
+impl ClusterMachine {
+    /// A machine that starts from `state` and shows what is final to `publish`.
+    #[must_use]
+    pub fn new(state: ClusterState, publish: Box<dyn Publish>) -> Self {
+        Self { state, publish, revision: Revision::ZERO, tentative: Vec::new(), undo: Vec::new() }
+    }
+
+    /// Writes a command down for [`Consensus::propose`](crate::consensus::Consensus::propose).
+    ///
+    /// # Panics
+    /// Never: a command always has a JSON form.
+    #[must_use]
+    pub fn encode_command(envelope: &Envelope) -> Bytes {
+        serde_json::to_vec(envelope).expect("plain data has a JSON form").into()
+    }
+
+    /// Reads the outcome that [`Consensus::propose`](crate::consensus::Consensus::propose) returned.
+    ///
+    /// # Errors
+    /// Bytes that this machine did not write.
+    pub fn decode_outcome(outcome: &[u8]) -> Result<Result<Outcome, Rejection>, MachineError> {
+        serde_json::from_slice(outcome)
+            .map_err(|error| MachineError { what: "an outcome".into(), problem: error.to_string() })
+    }
+
+    fn is_final(&self) -> bool {
+        self.tentative.is_empty()
+    }
+
+    /// The state was replaced as a whole.
+    fn became(&mut self, revision: Revision) {
+        (self.tentative, self.undo) = (Vec::new(), Vec::new());
+        self.revision = revision;
+        self.publish.reset(revision, &self.state);
+    }
+}
+
+impl StateMachine for ClusterMachine {
+    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
+        let Decided { outcome, changes } = match serde_json::from_slice::<Envelope>(command) {
+            Ok(envelope) => self.state.decide(at, &envelope),
+            Err(error) => Decided {
+                outcome: Err(Rejection::Malformed { problem: error.to_string() }),
+                changes: Vec::new(),
+            },
+        };
+        self.undo.extend(changes.iter().map(|change| self.state.absorb(change.clone())));
+        let changes = Arc::new(changes);
+        self.tentative.push(changes.clone());
+        Decision {
+            outcome: serde_json::to_vec(&outcome).expect("plain data has a JSON form").into(),
+            changes: Changes::lazy(move || changes.iter().map(Change::to_write).collect()),
+        }
+    }
+
+    fn commit(&mut self, revision: Revision) {
+        self.revision = revision;
+        self.undo.clear();
+        let decided = std::mem::take(&mut self.tentative);
+        let changes: Vec<Change> = decided.iter().flat_map(|changes| changes.iter().cloned()).collect();
+        self.publish.publish(revision, &changes, &self.state);
+    }
+
+    fn rollback(&mut self) {
+        self.tentative.clear();
+        for change in std::mem::take(&mut self.undo).into_iter().rev() {
+            self.state.absorb(change);
+        }
+    }
+
+    fn absorb(&mut self, revision: Revision, writes: &[Write]) -> Result<(), MachineError> {
+        assert!(self.is_final(), "absorb while changes are tentative");
+        let mut changes = writes.iter().filter_map(|write| Change::from_write(write).transpose());
+        let mut changes = changes.by_ref().collect::<Result<Vec<_>, _>>()?;
+        // A batch lists its keys in byte order; nodes must be there before tasks are placed on them, and tasks gone before
+        // their node is.
+        changes.sort_by_key(|change| match change {
+            Change::PutNode(_) => 0,
+            Change::DeleteNode(_) => 2,
+            _ => 1,
+        });
+        let mut undo = Vec::new();
+        for change in &changes {
+            if let Change::PutTask(task) = change
+                && let Err(error) = self.state.check_foreign(task)
+            {
+                for change in undo.into_iter().rev() {
+                    self.state.absorb(change);
+                }
+                return Err(error);
+            }
+            undo.push(self.state.absorb(change.clone()));
+        }
+        self.revision = revision;
+        self.publish.publish(revision, &changes, &self.state);
+        Ok(())
+    }
+
+    fn load(&mut self, revision: Revision, records: &[Write]) -> Result<(), MachineError> {
+        let changes = records.iter().filter_map(|write| Change::from_write(write).transpose());
+        self.state.rebuild(changes.collect::<Result<Vec<_>, _>>()?)?;
+        self.became(revision);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        if !self.is_final() {
+            error!("a snapshot was taken while changes were tentative");
+        }
+        let mut bytes = self.revision.0.to_be_bytes().to_vec();
+        bytes.extend(self.state.snapshot());
+        bytes
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
+        let too_short = || MachineError { what: "snapshot".into(), problem: "it is cut off".into() };
+        let (revision, state) = snapshot.split_first_chunk::<8>().ok_or_else(too_short)?;
+        self.state.restore(state)?;
+        self.became(Revision(u64::from_be_bytes(*revision)));
+        Ok(())
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        self.state.digest()
+    }
+}

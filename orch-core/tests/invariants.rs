@@ -1,0 +1,497 @@
+//! What always holds of the functional core, whatever is thrown at it.
+//!
+//! | invariant | checked by |
+//! |---|---|
+//! | no task is lost: every accepted one is pending, placed, finished or was forgotten as finished | [`Oracle::tasks_are_kept`] |
+//! | no attempt without its placement, and none on a node that is not there | [`attempts_match_placements`] |
+//! | the capacity of a node is never exceeded by placing | [`capacity_holds`] |
+//! | states only move forward | [`Oracle::states_move_forward`] |
+//! | a report of a stale attempt changes nothing | [`Oracle::stale_reports_change_nothing`] |
+//! | a client's command is applied at most once | [`Oracle::repeated_commands_change_nothing`] |
+//! | a task that could be placed is placed | [`nothing_placeable_waits`] |
+//! | the same commands give the same digest; a snapshot and the rest give the whole | [`replay_and_snapshots_agree`] |
+//! | taking changes back restores the state | [`changes_can_be_taken_back`] |
+//! | records survive being written down | [`records_survive_their_bytes`] |
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+use orch_core::{
+    model::{
+        AttemptEnd, AttemptId, CommandId, Exit, InstanceId, NodeId, NodeSpec, NodeState, Report, ReportKind,
+        Resources, RestartPolicy, StartFailure, TaskId, TaskSpec, Timestamp, WorkKind,
+    },
+    scheduler::BestFit,
+    state::{
+        Change, ClusterConfig, ClusterState, Command, Decided, Envelope, NewTask, Outcome, TaskRecord,
+        TaskState,
+    },
+};
+use proptest::prelude::*;
+
+/// What a step does; numbers are taken modulo what there is, so that most steps hit something.
+#[derive(Clone, Debug)]
+enum Step {
+    Submit {
+        count: u8,
+        cpu: u8,
+        memory: u8,
+        port: Option<u8>,
+        priority: i8,
+        restart: u8,
+        retries: u8,
+        limits: u8,
+    },
+    Resubmit {
+        task: u16,
+    },
+    Cancel {
+        task: u16,
+    },
+    Start {
+        task: u16,
+    },
+    End {
+        task: u16,
+        end: u8,
+    },
+    Stale {
+        task: u16,
+        back: u8,
+    },
+    Register {
+        node: u8,
+        cpu: u8,
+        memory: u8,
+        instance: u8,
+    },
+    Suspect {
+        node: u8,
+        member: u8,
+        outdated: bool,
+    },
+    Trust {
+        node: u8,
+        member: u8,
+    },
+    Open {
+        node: u8,
+    },
+    Cordon {
+        node: u8,
+    },
+    Drain {
+        node: u8,
+        patience: u16,
+    },
+    Remove {
+        node: u8,
+    },
+    Tick,
+    Repeat {
+        back: u8,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let submit =
+        (1..4u8, 0..5u8, 0..5u8, prop::option::weighted(0.1, 0..3u8), -2..3i8, 0..3u8, 1..4u8, 0..8u8)
+            .prop_map(|(count, cpu, memory, port, priority, restart, retries, limits)| Step::Submit {
+                count,
+                cpu,
+                memory,
+                port,
+                priority,
+                restart,
+                retries,
+                limits,
+            });
+    prop_oneof![
+        8 => submit,
+        1 => any::<u16>().prop_map(|task| Step::Resubmit { task }),
+        2 => any::<u16>().prop_map(|task| Step::Cancel { task }),
+        3 => any::<u16>().prop_map(|task| Step::Start { task }),
+        10 => (any::<u16>(), 0..7u8).prop_map(|(task, end)| Step::End { task, end }),
+        2 => (any::<u16>(), any::<u8>()).prop_map(|(task, back)| Step::Stale { task, back }),
+        3 => (0..5u8, 0..12u8, 0..12u8, 0..2u8).prop_map(|(node, cpu, memory, instance)| Step::Register { node, cpu, memory, instance }),
+        2 => (0..5u8, 0..3u8, any::<bool>()).prop_map(|(node, member, outdated)| Step::Suspect { node, member, outdated }),
+        1 => (0..5u8, 0..3u8).prop_map(|(node, member)| Step::Trust { node, member }),
+        1 => (0..5u8).prop_map(|node| Step::Open { node }),
+        1 => (0..5u8).prop_map(|node| Step::Cordon { node }),
+        1 => (0..5u8, any::<u16>()).prop_map(|(node, patience)| Step::Drain { node, patience }),
+        1 => (0..5u8).prop_map(|node| Step::Remove { node }),
+        4 => Just(Step::Tick),
+        1 => any::<u8>().prop_map(|back| Step::Repeat { back }),
+    ]
+}
+
+/// A step and how far the clock moves before it; sometimes back.
+fn steps(count: usize) -> impl Strategy<Value = Vec<(Step, i32)>> {
+    prop::collection::vec((step(), prop_oneof![4 => 0..2000i32, 1 => -5000..0i32, 1 => 0..60_000i32]), count)
+}
+
+fn config() -> ClusterConfig {
+    ClusterConfig {
+        finished_max: 40,
+        unfinished_max: 60,
+        commands_max: 16,
+        nodes_max: 4,
+        suspicions_needed: 2,
+        node_losses_max: 3,
+        attempts_kept: 3,
+        ..ClusterConfig::default()
+    }
+}
+
+fn fresh() -> ClusterState {
+    ClusterState::new(config(), Arc::new(BestFit))
+}
+
+fn node_id(node: u8) -> NodeId {
+    NodeId::new(format!("n{node}")).unwrap()
+}
+
+fn pick<T: Clone>(from: &[T], at: u16) -> Option<T> {
+    (!from.is_empty()).then(|| from[usize::from(at) % from.len()].clone())
+}
+
+/// Turns steps into commands by looking at the state.
+struct Driver {
+    ids: u64,
+    sent: Vec<Envelope>,
+}
+
+impl Driver {
+    fn new() -> Self {
+        Self { ids: 0, sent: Vec::new() }
+    }
+
+    fn fresh_bytes(&mut self) -> [u8; 16] {
+        self.ids += 1;
+        let mut bytes = [0; 16];
+        // Spread over the whole range, so that the order of ids is not the order of submission.
+        bytes[..8].copy_from_slice(&self.ids.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+        bytes[8..].copy_from_slice(&self.ids.to_be_bytes());
+        bytes
+    }
+
+    fn command(&mut self, state: &ClusterState, step: &Step) -> Option<Envelope> {
+        let tasks = state.tasks();
+        let placed: Vec<_> = tasks.iter().filter(|task| task.node().is_some()).cloned().collect();
+        let command = match step {
+            Step::Submit { count, cpu, memory, port, priority, restart, retries, limits } => {
+                let mut spec = TaskSpec::program("t", "x")
+                    .cpu_millis(u64::from(*cpu) * 500)
+                    .memory_mib(u64::from(*memory) * 100)
+                    .priority(i32::from(*priority))
+                    .max_attempts(u32::from(*retries))
+                    .restart(
+                        [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never]
+                            [usize::from(*restart)],
+                    );
+                if let Some(port) = port {
+                    spec.resources = spec.resources.port(8000 + u16::from(*port));
+                }
+                let second = Duration::from_secs(1);
+                spec.timeouts.queue = (limits & 1 != 0).then_some(second * 20);
+                spec.timeouts.run = (limits & 2 != 0).then_some(second * 10);
+                spec.timeouts.total = (limits & 4 != 0).then_some(second * 90);
+                let spec = Arc::new(spec);
+                let new = |bytes| NewTask { id: TaskId::from_bytes(bytes), spec: spec.clone() };
+                Command::Submit { tasks: (0..*count).map(|_| new(self.fresh_bytes())).collect() }
+            }
+            Step::Resubmit { task } => {
+                let task = pick(&tasks, *task)?;
+                Command::Submit { tasks: vec![NewTask { id: task.id, spec: task.spec.clone() }] }
+            }
+            Step::Cancel { task } => {
+                Command::Cancel { task: pick(&tasks, *task)?.id, reason: "why not".into() }
+            }
+            Step::Start { task } => {
+                let task = pick(&placed, *task)?;
+                report(
+                    &task,
+                    ReportKind::Started { at: Timestamp::from_millis(state.time().as_millis() / 2) },
+                )?
+            }
+            Step::End { task, end } => {
+                let task = pick(&placed, *task)?;
+                report(&task, ReportKind::Ended(some_end(*end)))?
+            }
+            Step::Stale { task, back } => {
+                let task = pick(&tasks, *task)?;
+                let number = NonZeroU32::new(u32::from(*back) % (task.attempts_made + 2))?;
+                let node = task.attempts.last().map_or(node_id(0), |attempt| attempt.node.clone());
+                let attempt = AttemptId { task: task.id, attempt: number };
+                Command::Report(Report { attempt, node, kind: ReportKind::Ended(AttemptEnd::Stopped) })
+            }
+            Step::Register { node, cpu, memory, instance } => Command::RegisterNode {
+                spec: NodeSpec {
+                    id: node_id(*node),
+                    instance: InstanceId::from_bytes([*instance; 16]),
+                    capacity: Resources::new(u64::from(*cpu) * 500, (u64::from(*memory) * 100) << 20),
+                    kinds: BTreeSet::from([WorkKind::Program]),
+                    max_tasks: 5,
+                    labels: BTreeMap::new(),
+                },
+            },
+            Step::Suspect { node, member, outdated } => {
+                let id = node_id(*node);
+                let registered_at = state.nodes().iter().find(|view| *view.id() == id)?.record.registered_at;
+                let registered_at = if *outdated { Timestamp::ZERO } else { registered_at };
+                Command::SuspectNode { node: id, registered_at, by: format!("m{member}") }
+            }
+            Step::Trust { node, member } => {
+                Command::TrustNode { node: node_id(*node), by: format!("m{member}") }
+            }
+            Step::Open { node } => Command::OpenNode { node: node_id(*node) },
+            Step::Cordon { node } => Command::CordonNode { node: node_id(*node) },
+            Step::Drain { node, patience } => Command::DrainNode {
+                node: node_id(*node),
+                patience: Duration::from_millis(u64::from(*patience) * u64::from(patience % 2)),
+            },
+            Step::Remove { node } => Command::RemoveNode { node: node_id(*node) },
+            Step::Tick => Command::Tick,
+            Step::Repeat { back } => {
+                let recent = self.sent.len().saturating_sub(8);
+                return pick(&self.sent[recent..], u16::from(*back));
+            }
+        };
+        let id = CommandId::from_bytes(self.fresh_bytes());
+        let envelope = Envelope::identified(id, command);
+        self.sent.push(envelope.clone());
+        Some(envelope)
+    }
+}
+
+fn report(task: &TaskRecord, kind: ReportKind) -> Option<Command> {
+    Some(Command::Report(Report { attempt: task.current_attempt()?, node: task.node()?.clone(), kind }))
+}
+
+fn some_end(end: u8) -> AttemptEnd {
+    match end {
+        0 | 1 => AttemptEnd::Exited { exit: Exit::from_code(0) },
+        2 => AttemptEnd::Exited { exit: Exit::from_code(1) },
+        3 => AttemptEnd::StartFailed {
+            failure: StartFailure { reason: "no_space".into(), message: "disk full".into(), retryable: true },
+        },
+        4 => AttemptEnd::RunTimeout,
+        5 => AttemptEnd::Stopped,
+        _ => AttemptEnd::Unhealthy { output: String::new() },
+    }
+}
+
+/// What is remembered from step to step.
+#[derive(Default)]
+struct Oracle {
+    accepted: BTreeSet<TaskId>,
+    forgotten: BTreeSet<TaskId>,
+    progress: BTreeMap<TaskId, (u32, u8)>,
+    time: Timestamp,
+}
+
+impl Oracle {
+    fn tasks_are_kept(&mut self, envelope: &Envelope, decided: &Decided, state: &ClusterState) {
+        if let (Command::Submit { tasks }, Ok(Outcome::Done)) = (&envelope.command, &decided.outcome) {
+            self.accepted.extend(tasks.iter().map(|task| task.id));
+        }
+        for change in &decided.changes {
+            if let Change::DeleteTask(task) = change {
+                assert_eq!(self.progress[task].1, 2, "only a finished task is forgotten");
+                self.forgotten.insert(*task);
+            }
+        }
+        let known: BTreeSet<_> = state.tasks().iter().map(|task| task.id).collect();
+        let expected: BTreeSet<_> = self.accepted.difference(&self.forgotten).copied().collect();
+        assert_eq!(known, expected, "every accepted task is there until it is forgotten");
+        let config = config();
+        let finished = state.tasks().iter().filter(|task| task.is_finished()).count();
+        assert!(finished <= config.finished_max && known.len() - finished <= config.unfinished_max);
+    }
+
+    fn states_move_forward(&mut self, state: &ClusterState) {
+        assert!(state.time() >= self.time, "time never goes back");
+        self.time = state.time();
+        for task in state.tasks() {
+            let phase = match task.state {
+                TaskState::Finished { .. } => 2,
+                TaskState::Placed { .. } => 1,
+                TaskState::Pending { .. } => 0,
+            };
+            // A pending task has made its last attempt and not yet the next: it comes after the placed one of that number.
+            let now = (task.attempts_made * 2 + u32::from(phase != 1), u8::from(phase == 2) * 2);
+            let before = self.progress.insert(task.id, now).unwrap_or_default();
+            assert!(now >= before, "task {} went from {before:?} to {now:?}", task.id);
+            if before.1 == 2 {
+                assert_eq!(now, before, "a finished task never changes");
+            }
+        }
+    }
+
+    fn stale_reports_change_nothing(before: &ClusterState, envelope: &Envelope, decided: &Decided) {
+        let Command::Report(report) = &envelope.command else { return };
+        let current = before.task(report.attempt.task).and_then(|task| task.current_attempt());
+        if current != Some(report.attempt) {
+            let touched = decided.changes.iter().any(|change| matches!(change, Change::PutTask(_)));
+            assert!(
+                !touched,
+                "a report of {} changed something while {current:?} was current",
+                report.attempt
+            );
+        }
+    }
+
+    fn repeated_commands_change_nothing(state: &ClusterState, envelope: &Envelope, outcome: &Decided) {
+        let again = state.decide(state.time(), envelope);
+        assert_eq!(again.outcome, outcome.outcome, "a repeated command gets the same answer");
+        assert!(again.changes.is_empty(), "a repeated command changes nothing");
+    }
+}
+
+fn attempts_match_placements(state: &ClusterState) {
+    let mut placed = 0;
+    for task in state.tasks() {
+        let current: Vec<_> = task.attempts.iter().filter(|attempt| attempt.end.is_none()).collect();
+        match task.node() {
+            Some(node) => {
+                placed += 1;
+                assert_eq!(current.len(), 1, "a placed task has exactly one attempt that goes on");
+                assert_eq!((&current[0].node, current[0].number.get()), (node, task.attempts_made));
+                let view = state.nodes().iter().find(|view| view.id() == node).expect("the node is known");
+                assert_eq!(view.record.state, NodeState::Ready, "no attempt belongs to a lost node");
+                assert!(state.tasks_of(node).any(|known| known.id == task.id));
+            }
+            None => assert!(current.is_empty(), "a task that is not placed has no attempt that goes on"),
+        }
+        assert!(task.attempts.len() <= config().attempts_kept);
+    }
+    let listed: usize = state.nodes().iter().map(|view| state.tasks_of(view.id()).count()).sum();
+    let counted: u32 = state.nodes().iter().map(|view| view.tasks).sum();
+    assert_eq!((placed, placed), (listed, counted as usize));
+}
+
+/// A node may come back smaller than what runs on it; placing must never make that worse.
+fn capacity_holds(before: &ClusterState, state: &ClusterState, decided: &Decided) {
+    for change in &decided.changes {
+        let Change::PutTask(task) = change else { continue };
+        let Some(node) = task.node() else { continue };
+        if before.task(task.id).and_then(|known| known.current_attempt()) == task.current_attempt() {
+            continue;
+        }
+        let view = state.nodes().iter().find(|view| view.id() == node).unwrap();
+        let capacity = &view.record.spec.capacity;
+        let was_within = before.nodes().iter().any(|known| known.id() == node && known.held.within(capacity));
+        assert!(!was_within || view.held.within(capacity), "placing overfilled {node}");
+        assert!(view.tasks <= view.record.spec.max_tasks);
+    }
+}
+
+fn nothing_placeable_waits(state: &ClusterState, after: &Envelope) {
+    for task in state.tasks() {
+        if let TaskState::Pending { not_before: None, .. } = task.state {
+            let home = state.nodes().iter().find(|view| view.accepts(&task.spec));
+            assert!(
+                home.is_none(),
+                "after {after:?}: {task:?} waits although {:?} could take it",
+                home.unwrap()
+            );
+        }
+    }
+}
+
+fn changes_can_be_taken_back(state: &mut ClusterState, decided: &Decided) {
+    let before = state.snapshot();
+    let undo: Vec<_> = decided.changes.iter().map(|change| state.absorb(change.clone())).collect();
+    undo.into_iter().rev().for_each(|change| drop(state.absorb(change)));
+    assert!(state.snapshot() == before, "taking back what was done restores the records");
+}
+
+fn records_survive_their_bytes(decided: &Decided) {
+    for change in &decided.changes {
+        let write = change.to_write();
+        assert_eq!(Change::from_write(&write).unwrap().as_ref(), Some(change));
+    }
+}
+
+/// Runs all steps, checks everything after each, and returns the commands with their times and the state.
+fn run(steps: &[(Step, i32)]) -> (ClusterState, Vec<(Timestamp, Envelope)>) {
+    let (mut state, mut driver, mut oracle) = (fresh(), Driver::new(), Oracle::default());
+    let (mut clock, mut log) = (1_000_000i64, Vec::new());
+    for (step, moved) in steps {
+        clock += i64::from(*moved);
+        let now = Timestamp::from_millis(u64::try_from(clock).unwrap_or(0));
+        let Some(envelope) = driver.command(&state, step) else { continue };
+        let remembered = !matches!(step, Step::Repeat { .. });
+        let mut before = fresh();
+        before.restore(&state.snapshot()).unwrap();
+        let decided = state.decide(now, &envelope);
+        assert_eq!(before.decide(now, &envelope), decided, "a restored state decides the same");
+        Oracle::stale_reports_change_nothing(&before, &envelope, &decided);
+        records_survive_their_bytes(&decided);
+        changes_can_be_taken_back(&mut state, &decided);
+        for change in &decided.changes {
+            state.absorb(change.clone());
+        }
+        oracle.tasks_are_kept(&envelope, &decided, &state);
+        oracle.states_move_forward(&state);
+        attempts_match_placements(&state);
+        capacity_holds(&before, &state, &decided);
+        nothing_placeable_waits(&state, &envelope);
+        if remembered {
+            Oracle::repeated_commands_change_nothing(&state, &envelope, &decided);
+        }
+        if let Some(due) = state.next_due() {
+            let acts = state.decide(due.max(state.time()), &Envelope::anonymous(Command::Tick));
+            assert_eq!(acts.outcome, Ok(Outcome::Done), "a tick that is due has something to do");
+        }
+        log.push((now, envelope));
+    }
+    (state, log)
+}
+
+fn apply(state: &mut ClusterState, log: &[(Timestamp, Envelope)]) {
+    for (now, envelope) in log {
+        for change in state.decide(*now, envelope).changes {
+            state.absorb(change);
+        }
+    }
+}
+
+fn replay_and_snapshots_agree(whole: &ClusterState, log: &[(Timestamp, Envelope)]) {
+    let mut replayed = fresh();
+    apply(&mut replayed, log);
+    assert_eq!(replayed.digest(), whole.digest(), "the same commands give the same digest");
+
+    let (first, rest) = log.split_at(log.len() / 2);
+    let mut half = fresh();
+    apply(&mut half, first);
+    let mut restored = fresh();
+    restored.restore(&half.snapshot()).unwrap();
+    assert_eq!(restored.digest(), half.digest());
+    apply(&mut restored, rest);
+    assert_eq!(restored.digest(), whole.digest(), "a snapshot and the rest give the whole");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn short_histories(steps in steps(60)) {
+        let (state, log) = run(&steps);
+        replay_and_snapshots_agree(&state, &log);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn long_histories(steps in steps(1200)) {
+        let (state, log) = run(&steps);
+        replay_and_snapshots_agree(&state, &log);
+    }
+}
