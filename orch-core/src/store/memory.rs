@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Revision, StateStore, StoreCapabilities, StoreError,
-    Txn, Watch, Write,
+    CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Revision, StateStore,
+    StoreCapabilities, StoreError, Txn, Watch, Write,
 };
 
 /// Bounds of a [`MemoryStore`].
