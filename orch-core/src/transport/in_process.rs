@@ -168,7 +168,7 @@ impl Transport for InProcessTransport {
 
     async fn send(&self, peer: PeerId, channel: Channel, message: Bytes) -> Result<(), TransportError> {
         self.check(&message)?;
-        self.hub.transmit(self.peer, peer, Parcel::Message { channel, message, answer: None })
+        self.hub.transmit(self.peer, peer, &Parcel::Message { channel, message, answer: None })
     }
 
     async fn request(
@@ -181,7 +181,7 @@ impl Transport for InProcessTransport {
         self.check(&message)?;
         let (answer, answered) = oneshot::channel();
         let answer = Some(Answer::new(answer));
-        self.hub.transmit(self.peer, peer, Parcel::Message { channel, message, answer })?;
+        self.hub.transmit(self.peer, peer, &Parcel::Message { channel, message, answer })?;
         let mut closed = self.closed.subscribe();
         tokio::select! {
             biased;

@@ -122,16 +122,17 @@ impl Hub {
         self: &Arc<Self>,
         from: PeerId,
         to: PeerId,
-        parcel: Parcel,
+        parcel: &Parcel,
     ) -> Result<(), TransportError> {
         let mut state = self.state();
         if !state.inboxes.contains_key(&to) {
             return Err(TransportError::UnknownPeer(to));
         }
-        if state.blocked.contains(&(from, to)) || state.hits(state.faults.loss_percent) {
+        let Faults { loss_percent, duplicate_percent, .. } = state.faults;
+        if state.blocked.contains(&(from, to)) || state.hits(loss_percent) {
             return Ok(());
         }
-        let copies = if state.hits(state.faults.duplicate_percent) { 2 } else { 1 };
+        let copies = if state.hits(duplicate_percent) { 2 } else { 1 };
         for _ in 0..copies {
             match state.arrival((from, to, parcel.channel()), self.config.ordered) {
                 None => self.deliver(&state, from, to, parcel.clone())?,
@@ -159,7 +160,7 @@ impl Hub {
             let hub = Arc::clone(self);
             Reply::new(move |message| {
                 // Like any answer that cannot be sent, it is lost.
-                let _ = hub.transmit(to, from, Parcel::Answer { message, answer });
+                let _ = hub.transmit(to, from, &Parcel::Answer { message, answer });
             })
         });
         let inbox = state.inboxes.get(&to).ok_or(TransportError::UnknownPeer(to))?;
