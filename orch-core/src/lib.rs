@@ -7,4 +7,6 @@ pub mod runtime;
 pub mod scheduler;
 pub mod state;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 pub mod transport;

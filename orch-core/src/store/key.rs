@@ -1,7 +1,7 @@
 //! Keys are readable paths: `tasks/<id>`, `nodes/<id>`. They must be file names too, because one backend is a
 //! Git repository.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 /// A path of one or more parts separated by `/`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +61,13 @@ impl fmt::Display for Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.0)
+    }
+}
+
+/// Keys are ordered by their bytes, like texts, so that a map of keys can be searched by a prefix.
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -1,16 +1,20 @@
 //! The [`StateStore`] trait: where records live. The contract is between a backend and everything above it
 //! (consensus adapters, observations, the read side); `testkit::store` checks it.
 
+mod history;
 mod key;
+mod memory;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use history::{History, HistoryBounds, Recall};
 pub use key::{Key, KeyError};
+pub use memory::{MemoryStore, MemoryStoreConfig};
 
 /// The position of a batch of changes in a total order. Zero is before the first change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -174,6 +178,35 @@ impl Txn {
         self.guards.push(guard);
         self
     }
+
+    /// Refuses what a backend with these capabilities does not take. For backends, before anything else.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] names what is too large. Guards are bounded like writes.
+    pub fn check(&self, capabilities: &StoreCapabilities) -> Result<(), StoreError> {
+        let refuse =
+            |what: String, size, max| Err(StoreError::TooLarge { store: capabilities.name, what, size, max });
+        let max = capabilities.max_txn_writes;
+        for (what, size) in [("writes", self.writes.len()), ("guards", self.guards.len())] {
+            if size > max {
+                return refuse(format!("the number of {what} of a transaction"), size, max);
+            }
+        }
+        let max = capabilities.max_value_bytes;
+        for write in &self.writes {
+            let size = write.value.as_ref().map_or(0, Bytes::len);
+            if size > max {
+                return refuse(format!("the value of {}, in bytes,", write.key), size, max);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the writes come to: one value (or none, for a delete) a key, the last one named.
+    #[must_use]
+    pub fn into_net_writes(self) -> BTreeMap<Key, Option<Bytes>> {
+        self.writes.into_iter().map(|write| (write.key, write.value)).collect()
+    }
 }
 
 /// A condition on one key.
@@ -250,7 +283,7 @@ pub enum StoreError {
     #[error("the store is closed")]
     Closed,
     /// Something is larger than the backend takes.
-    #[error("{what} has {size}; the {store} store takes at most {max}")]
+    #[error("{what} is {size}; the {store} store takes at most {max}")]
     TooLarge {
         /// Which store.
         store: &'static str,

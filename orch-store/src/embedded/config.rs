@@ -1,0 +1,52 @@
+//! Settings of the embedded store.
+
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
+
+/// Where a [`RedbStore`](super::RedbStore) is and how far it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedbStoreConfig {
+    /// The directory that holds the store's file, made when it is missing. One process at a time has it.
+    pub dir: PathBuf,
+    /// When commits reach the disk.
+    pub sync: SyncPolicy,
+    /// Revisions that are kept at least for watches, on disk. Some eighth more may be there: the log is trimmed
+    /// in pieces.
+    pub history_revisions: NonZeroU64,
+    /// The largest value in bytes.
+    pub max_value_bytes: usize,
+    /// The most writes, and the most guards, of one transaction.
+    pub max_txn_writes: usize,
+    /// Bytes of transactions that wait for the disk. A `commit` beyond waits for room. Each counts for at least 1 KiB.
+    pub queue_bytes: usize,
+    /// Memory for pages of the file, in bytes.
+    pub cache_bytes: usize,
+}
+
+impl RedbStoreConfig {
+    /// A store in `dir` with bounds for a cluster of some thousand nodes.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            sync: SyncPolicy::EachCommit,
+            history_revisions: const { NonZeroU64::new(65_536).expect("not zero") },
+            max_value_bytes: 4 << 20,
+            max_txn_writes: 4096,
+            queue_bytes: 16 << 20,
+            cache_bytes: 64 << 20,
+        }
+    }
+}
+
+/// When commits reach the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SyncPolicy {
+    /// Before they are answered ([`Durability::Sync`](orch_core::store::Durability::Sync)). Commits that wait together
+    /// share one sync.
+    #[default]
+    EachCommit,
+    /// At most this long after they were answered. Faster, for records that somebody can make again: until then a
+    /// commit is in memory only, and the end of the process by anything but `close` loses it. The store is never left
+    /// half written. Declared as [`Durability::Memory`](orch_core::store::Durability::Memory).
+    Interval(Duration),
+}

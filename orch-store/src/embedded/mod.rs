@@ -1,0 +1,258 @@
+//! Records in one file of this machine: for a single manager, or as the disk below a consensus.
+//!
+//! Answered commits survive a power cut. A commit that fails on the disk is reported with
+//! [`StoreError::outcome_unknown`], and the store stops there: it answers every further call with the failure, and
+//! opening it again shows what is on the disk. Nothing that was answered before is lost by that.
+
+mod codec;
+mod config;
+mod core;
+mod error;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+};
+
+use async_trait::async_trait;
+use orch_core::store::{
+    CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Recall, Revision, StateStore,
+    StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
+};
+use redb::Database;
+use tokio::sync::{Semaphore, oneshot};
+
+pub use self::config::{RedbStoreConfig, SyncPolicy};
+use self::{
+    core::Core,
+    error::Cause,
+    writer::{Job, Writer},
+};
+
+/// The file in the store's directory.
+const FILE: &str = "state.redb";
+
+/// The unit of [`RedbStoreConfig::queue_bytes`].
+const ROOM_UNIT: usize = 1024;
+
+/// What live watches read without going to the disk.
+const HISTORY: HistoryBounds =
+    HistoryBounds { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 };
+
+/// A durable [`StateStore`] in one file, for one process. Dropping it finishes what was accepted in the background;
+/// [`StateStore::close`] waits for that.
+#[derive(Debug)]
+pub struct RedbStore {
+    core: Arc<Core>,
+    history: Arc<History>,
+    jobs: mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
+    closed: AtomicBool,
+    config: RedbStoreConfig,
+}
+
+impl RedbStore {
+    /// Opens the store in the configured directory, making what is missing. After a crash this checks the whole file.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be understood
+    /// (or comes from a newer version), [`StoreError::Backend`] when the directory cannot be used. The file is left as
+    /// it is then.
+    pub async fn open(config: RedbStoreConfig) -> Result<Self, StoreError> {
+        blocking(move || {
+            let path = config.dir.join(FILE);
+            let new = prepare_dir(&config.dir, &path).map_err(|error| error::opening(&path, error))?;
+            let database =
+                guarded(&path, || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path))?;
+            if new {
+                // Without this a power cut may take the file's name, and with it all that was synced into it.
+                sync_dir(&config.dir).map_err(|error| error::opening(&path, error))?;
+            }
+            Self::start(config, &path, database)
+        })
+        .await
+    }
+
+    fn start(config: RedbStoreConfig, path: &Path, database: Database) -> Result<Self, StoreError> {
+        let (core, extent) = Core::new(path, database)?;
+        let core = Arc::new(core);
+        let history = Arc::new(History::new(extent.oldest, extent.head, HISTORY));
+        let (jobs, queue) = mpsc::channel();
+        let writer = Writer {
+            core: Arc::clone(&core),
+            history: Arc::clone(&history),
+            jobs: queue,
+            extent,
+            keep: config.history_revisions,
+            sync: config.sync,
+            sync_due: None,
+        };
+        std::thread::Builder::new()
+            .name("orch-store-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|error| error::opening(path, error))?;
+        let room = Arc::new(Semaphore::new(room_units(config.queue_bytes)));
+        Ok(Self { core, history, jobs, room, closed: AtomicBool::new(false), config })
+    }
+
+    /// Runs `read` where it may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Core) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.check_open()?;
+        let core = Arc::clone(&self.core);
+        blocking(move || read(&core)).await
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// The answer when the writer has none any more: it was told to close before, or it failed.
+    fn unanswered(&self, outcome_unknown: bool) -> StoreError {
+        match (self.check_open(), self.core.gone()) {
+            (Err(closed), _) => closed,
+            (Ok(()), StoreError::Closed) => {
+                error::backend("working", outcome_unknown, Cause::Writer { path: self.core.path().into() })
+            }
+            (Ok(()), failure) => failure,
+        }
+    }
+}
+
+#[async_trait]
+impl StateStore for RedbStore {
+    fn capabilities(&self) -> StoreCapabilities {
+        StoreCapabilities {
+            name: error::NAME,
+            compare_and_swap: true,
+            shared: false,
+            durability: match self.config.sync {
+                SyncPolicy::EachCommit => Durability::Sync,
+                SyncPolicy::Interval(_) => Durability::Memory,
+            },
+            max_value_bytes: self.config.max_value_bytes,
+            max_txn_writes: self.config.max_txn_writes,
+        }
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        let key = key.clone();
+        self.read(move |core| core.get(&key)).await
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        self.read(move |core| core.scan(&prefix, after.as_ref(), limit)).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+        txn.check(&self.capabilities())?;
+        self.check_open()?;
+        let units = room_units(bytes_of(&txn)).min(room_units(self.config.queue_bytes));
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(Job::Commit { txn, answer, room }).map_err(|_| self.unanswered(false))?;
+        answered.await.unwrap_or_else(|_| Err(self.unanswered(true).into()))
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.check_open()?;
+        self.history.watch(Some(Arc::new(Disk(Arc::clone(&self.core)))), prefix, from)
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.check_open()?;
+        Ok(self.history.head())
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.check_open()?;
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(Job::Compact { before, answer }).map_err(|_| self.unanswered(false))?;
+        answered.await.unwrap_or_else(|_| Err(self.unanswered(true)))
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.closed.store(true, Ordering::Release);
+        let (answer, answered) = oneshot::channel();
+        // Whoever closed before, or a failure, left nothing to do.
+        match self.jobs.send(Job::Close { answer }) {
+            Ok(()) => answered.await.unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// The log on disk, for watches that begin in the past or fell behind.
+struct Disk(Arc<Core>);
+
+#[async_trait]
+impl Recall for Disk {
+    async fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+        let core = Arc::clone(&self.0);
+        blocking(move || core.recall(after, limit)).await
+    }
+}
+
+/// Runs `work` on a thread for work that blocks. Its own panics go on in the caller.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The async runtime shuts down and takes no more work.
+            Err(_) => Err(StoreError::Closed),
+        },
+    }
+}
+
+/// Makes the directory; says whether the store's file is missing.
+fn prepare_dir(dir: &Path, file: &Path) -> std::io::Result<bool> {
+    if !dir.exists() {
+        fs::create_dir_all(dir)?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_dir(parent)?;
+        }
+    }
+    Ok(!file.try_exists()?)
+}
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    // Other systems cannot open a directory as a file, and order these changes themselves.
+    if cfg!(unix) { fs::File::open(dir)?.sync_all() } else { Ok(()) }
+}
+
+/// A damaged file may break an assumption of redb's reader, which then panics.
+fn guarded(
+    path: &Path,
+    open: impl FnOnce() -> Result<Database, redb::DatabaseError>,
+) -> Result<Database, StoreError> {
+    match catch_unwind(AssertUnwindSafe(open)) {
+        Ok(opened) => opened.map_err(|error| error::database(path, error)),
+        Err(_) => Err(error::corrupt(path, "its pages contradict each other")),
+    }
+}
+
+fn bytes_of(txn: &Txn) -> usize {
+    let writes = txn.writes.iter();
+    writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, |value| value.len())).sum()
+}
+
+fn room_units(bytes: usize) -> usize {
+    (bytes / ROOM_UNIT + 1).min(Semaphore::MAX_PERMITS)
+}

@@ -1,0 +1,172 @@
+//! The one thread that writes. It takes what is queued, commits it as one group, and answers; while the disk works,
+//! the next group gathers by itself, so that nobody ever waits for a timer.
+
+use std::{
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Instant,
+};
+
+use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    config::SyncPolicy,
+    core::{Core, Extent, Verdict},
+    error::{self, Cause},
+};
+
+/// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
+const GROUP_MAX: usize = 2048;
+
+/// What the writer is asked to do. Each is answered once it is as durable as it gets.
+pub(super) enum Job {
+    Commit { txn: Txn, answer: oneshot::Sender<Result<Revision, CommitError>>, room: OwnedSemaphorePermit },
+    Compact { before: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
+    Close { answer: oneshot::Sender<Result<(), StoreError>> },
+}
+
+pub(super) struct Writer {
+    pub(super) core: Arc<Core>,
+    pub(super) history: Arc<History>,
+    pub(super) jobs: Receiver<Job>,
+    pub(super) extent: Extent,
+    pub(super) keep: NonZeroU64,
+    pub(super) sync: SyncPolicy,
+    /// When the oldest commit that is not on the disk yet must be there.
+    pub(super) sync_due: Option<Instant>,
+}
+
+struct Commit {
+    txn: Txn,
+    answer: oneshot::Sender<Result<Revision, CommitError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Writer {
+    /// Works until the store closes, is dropped, or fails.
+    pub(super) fn run(mut self) {
+        let mut next = None;
+        while let Some(job) = next.take().or_else(|| self.wait()) {
+            let done = match job {
+                Job::Commit { txn, answer, room } => {
+                    let mut group = vec![Commit { txn, answer, _room: room }];
+                    next = self.gather(&mut group);
+                    self.commit(group)
+                }
+                Job::Compact { before, answer } => {
+                    let done = self.compact(before);
+                    let _ = answer.send(done.clone());
+                    done
+                }
+                Job::Close { answer } => {
+                    let done = self.sync();
+                    self.core.release();
+                    let _ = answer.send(done);
+                    return;
+                }
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+        // Dropped without `close`: what was acknowledged is kept all the same.
+        let _ = self.sync();
+    }
+
+    /// The next job; `None` when there will be none or the store failed. Syncs when that is due.
+    fn wait(&mut self) -> Option<Job> {
+        loop {
+            let Some(due) = self.sync_due else { return self.jobs.recv().ok() };
+            match self.jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.sync().ok()?,
+            }
+        }
+    }
+
+    /// Adds the commits that are queued already. Returns the job that came after them, if another kind did.
+    fn gather(&self, group: &mut Vec<Commit>) -> Option<Job> {
+        while group.len() < GROUP_MAX {
+            match self.jobs.try_recv().ok()? {
+                Job::Commit { txn, answer, room } => group.push(Commit { txn, answer, _room: room }),
+                other => return Some(other),
+            }
+        }
+        None
+    }
+
+    fn commit(&mut self, mut group: Vec<Commit>) -> Result<(), StoreError> {
+        let (keep, oldest) = (self.keep.get(), self.extent.oldest);
+        let trim = |head: Revision| {
+            let surplus = (head.0 - oldest.0).saturating_sub(keep);
+            if surplus > keep / 8 { Revision(oldest.0 + surplus) } else { oldest }
+        };
+        let txns = group.iter_mut().map(|commit| &mut commit.txn);
+        match self.core.apply(self.extent, txns, trim, self.durability()) {
+            Ok((verdicts, reached)) => {
+                self.reach(reached);
+                for (commit, verdict) in group.into_iter().zip(verdicts) {
+                    let _ = commit.answer.send(match verdict {
+                        Verdict::Applied(writes) => Ok(self.history.append(writes)),
+                        Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
+                    });
+                }
+                self.history.forget(reached.oldest);
+                Ok(())
+            }
+            Err(error) => {
+                for commit in group {
+                    let _ = commit.answer.send(Err(error.clone().into()));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn compact(&mut self, before: Revision) -> Result<(), StoreError> {
+        let (_, reached) = self.core.apply(self.extent, std::iter::empty(), |_| before, self.durability())?;
+        self.reach(reached);
+        self.history.forget(reached.oldest);
+        Ok(())
+    }
+
+    fn durability(&self) -> redb::Durability {
+        match self.sync {
+            SyncPolicy::EachCommit => redb::Durability::Immediate,
+            SyncPolicy::Interval(_) => redb::Durability::None,
+        }
+    }
+
+    fn reach(&mut self, reached: Extent) {
+        if let (SyncPolicy::Interval(interval), true) = (self.sync, reached != self.extent) {
+            self.sync_due.get_or_insert_with(|| Instant::now() + interval);
+        }
+        self.extent = reached;
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        if self.sync_due.take().is_some() { self.core.sync() } else { Ok(()) }
+    }
+}
+
+/// However the thread ends, the file is let go of and no watch waits for ever.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.core.fail(error::backend("working", true, Cause::Writer { path: self.core.path().into() }));
+        }
+        self.core.release();
+        match self.core.gone() {
+            StoreError::Closed => self.history.close(),
+            failure => {
+                tracing::error!(path = %self.core.path().display(), %failure, "the store stopped");
+                self.history.fail(failure);
+            }
+        }
+    }
+}
