@@ -13,6 +13,8 @@
 //! | taking changes back restores the state | [`changes_can_be_taken_back`] |
 //! | records survive being written down | [`records_survive_their_bytes`] |
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,

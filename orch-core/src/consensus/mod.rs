@@ -9,6 +9,10 @@
 //!    under a guard, and calls `commit` on success; when it lost the race, it calls [`StateMachine::rollback`],
 //!    [`StateMachine::absorb`]s what the winner wrote, and decides again.
 
+mod batch;
+mod local;
+mod shared;
+
 use std::fmt;
 
 use async_trait::async_trait;
@@ -18,6 +22,9 @@ use crate::{
     model::Timestamp,
     store::{Durability, Revision, StoreError, Write},
 };
+
+pub use local::{LocalConfig, LocalConsensus};
+pub use shared::{StoreConsensus, StoreConsensusConfig};
 
 /// Puts commands in one order and gives them to a [`StateMachine`]. The contract is between a backend and the engine.
 ///
@@ -49,6 +56,9 @@ pub trait Consensus: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`ConsensusError`] when that cannot be found out.
     async fn read_barrier(&self) -> Result<Revision, ConsensusError>;
+
+    /// The time that a proposal made now would carry. Never goes back, and may be ahead of the system clock.
+    fn now(&self) -> Timestamp;
 
     /// How the group is doing, as far as this replica knows.
     fn status(&self) -> ConsensusStatus;
@@ -85,6 +95,10 @@ pub trait StateMachine: Send + fmt::Debug + 'static {
     /// # Errors
     /// What cannot be read. The machine is unchanged then.
     fn absorb(&mut self, revision: Revision, writes: &[Write]) -> Result<(), MachineError>;
+
+    /// The latest time that an applied command brought. A proposer whose clock was set back goes on from here, so that time
+    /// never stands still.
+    fn time(&self) -> Timestamp;
 
     /// Replaces the whole state by the records of a store as they were at `revision`, in any order.
     ///

@@ -47,13 +47,21 @@ pub struct ProcessRuntimeConfig {
     /// tasks are refused. A file is there while its task runs, for the agent's user only; a path that is taken is
     /// an error.
     pub secret_dir: Option<PathBuf>,
+    /// `dir` is removed when the runtime is dropped: nothing of it is worth another life.
+    pub temporary: bool,
 }
 
 impl ProcessRuntimeConfig {
     /// Attempts in `dir`, looked at forty times a second.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), poll_interval: Duration::from_millis(25), secret_dir: None }
+        Self { dir: dir.into(), poll_interval: Duration::from_millis(25), secret_dir: None, temporary: false }
+    }
+
+    /// Attempts in `dir`, which is removed when the runtime is dropped.
+    #[must_use]
+    pub fn temporary(dir: impl Into<PathBuf>) -> Self {
+        Self { temporary: true, ..Self::new(dir) }
     }
 }
 
@@ -71,7 +79,16 @@ pub struct ProcessRuntime {
     dir: PathBuf,
     poll_interval: Duration,
     secret_dir: Option<PathBuf>,
+    temporary: bool,
     monitors: Arc<Monitors>,
+}
+
+impl Drop for ProcessRuntime {
+    fn drop(&mut self) {
+        if self.temporary {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
 }
 
 impl ProcessRuntime {
@@ -88,8 +105,14 @@ impl ProcessRuntime {
                 monitor::settle(&attempt)?;
             }
         }
-        let ProcessRuntimeConfig { poll_interval, secret_dir, .. } = config;
-        Ok(Self { dir, poll_interval, secret_dir, monitors: Arc::new(Monitors::new(poll_interval)) })
+        let ProcessRuntimeConfig { poll_interval, secret_dir, temporary, .. } = config;
+        Ok(Self {
+            dir,
+            poll_interval,
+            secret_dir,
+            temporary,
+            monitors: Arc::new(Monitors::new(poll_interval)),
+        })
     }
 
     fn attempt(&self, attempt: AttemptId) -> AttemptDir {

@@ -132,6 +132,10 @@ impl StateMachine for ClusterMachine {
         Ok(())
     }
 
+    fn time(&self) -> Timestamp {
+        self.state.time()
+    }
+
     fn load(&mut self, revision: Revision, records: &[Write]) -> Result<(), MachineError> {
         let changes = records.iter().filter_map(|write| Change::from_write(write).transpose());
         self.state.rebuild(changes.collect::<Result<Vec<_>, _>>()?)?;

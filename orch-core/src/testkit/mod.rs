@@ -2,8 +2,11 @@
 //! tests call. Cases that a backend does not declare an ability for are left out.
 
 pub mod runtime;
+mod simulated;
 pub mod store;
 pub mod transport;
+
+pub use simulated::SimulatedRuntime;
 
 use crate::runtime::RuntimeError;
 

@@ -1,0 +1,246 @@
+//! What the two single-process disciplines share: a bounded queue of proposals, taken in batches, because one write to
+//! a store costs the same for one command as for a thousand.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tracing::warn;
+
+use super::{Committed, ConsensusError, ConsensusStatus, StateMachine};
+use crate::{
+    model::Timestamp,
+    store::{Key, Revision, StateStore, StoreError, Write},
+};
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
+
+/// What callers ask of the loop.
+pub(super) enum Request {
+    Propose(Bytes, Reply<Committed>),
+    Barrier(Reply<Revision>),
+    Shutdown,
+}
+
+/// The callers' side: a queue into the loop, and what the loop says about itself.
+#[derive(Debug)]
+pub(super) struct Front {
+    queue: mpsc::Sender<Request>,
+    waiting: Mutex<Option<mpsc::Receiver<Request>>>,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    status: Arc<Mutex<ConsensusStatus>>,
+    clock: Mutex<ProposerClock>,
+    max_command_bytes: usize,
+}
+
+impl Front {
+    pub(super) fn new(queue_max: usize, max_command_bytes: usize) -> Self {
+        let (queue, waiting) = mpsc::channel(queue_max.max(1));
+        let status = ConsensusStatus {
+            applied: Revision::ZERO,
+            leader: false,
+            members: vec!["local".into()],
+            trouble: Some("not started yet".into()),
+        };
+        Self {
+            queue,
+            waiting: Mutex::new(Some(waiting)),
+            task: tokio::sync::Mutex::new(None),
+            status: Arc::new(Mutex::new(status)),
+            clock: Mutex::new(ProposerClock::starting_after(Timestamp::ZERO)),
+            max_command_bytes,
+        }
+    }
+
+    /// The loop's side of the queue. Only the first call gets it.
+    pub(super) fn take_queue(&self) -> Result<mpsc::Receiver<Request>, ConsensusError> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.take().ok_or(ConsensusError::Lifecycle("started twice"))
+    }
+
+    pub(super) fn reporter(&self) -> Reporter {
+        Reporter(self.status.clone())
+    }
+
+    pub(super) async fn run(&self, driver: impl Future<Output = ()> + Send + 'static) {
+        *self.task.lock().await = Some(tokio::spawn(driver));
+    }
+
+    /// The clock for proposals to a machine that has seen this time.
+    pub(super) fn start_clock(&self, machine: Timestamp) -> ProposerClock {
+        let clock = ProposerClock::starting_after(machine);
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+        clock
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).now()
+    }
+
+    pub(super) fn status(&self) -> ConsensusStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
+        let (size, max) = (command.len(), self.max_command_bytes);
+        if size > max {
+            return Err(ConsensusError::TooLarge { size, max });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Request::Propose(command, reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ConsensusError::Busy,
+            mpsc::error::TrySendError::Closed(_) => ConsensusError::Stopped,
+        })?;
+        answer.await.unwrap_or(Err(ConsensusError::Stopped))
+    }
+
+    pub(super) async fn barrier(&self) -> Result<Revision, ConsensusError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Request::Barrier(reply)).await.map_err(|_| ConsensusError::Stopped)?;
+        answer.await.unwrap_or(Err(ConsensusError::Stopped))
+    }
+
+    pub(super) async fn shutdown(&self) {
+        let _ = self.queue.send(Request::Shutdown).await;
+        if let Some(task) = self.task.lock().await.take() {
+            let _ = task.await;
+        }
+    }
+}
+
+/// The loop's way to say how it is doing.
+pub(super) struct Reporter(Arc<Mutex<ConsensusStatus>>);
+
+impl Reporter {
+    pub(super) fn applied(&self, revision: Revision) {
+        self.change(|status| {
+            (status.applied, status.leader, status.trouble) = (revision, true, None);
+        });
+    }
+
+    pub(super) fn trouble(&self, trouble: String) {
+        self.change(|status| status.trouble = Some(trouble));
+    }
+
+    pub(super) fn stopped(&self) {
+        self.change(|status| (status.leader, status.trouble) = (false, Some("shut down".into())));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ConsensusStatus)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Proposals that are decided together, and what else was in the queue between them.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) proposals: Vec<(Bytes, Reply<Committed>)>,
+    pub(super) barriers: Vec<Reply<Revision>>,
+    pub(super) shutdown: bool,
+}
+
+impl Batch {
+    /// `first` and whatever else waits already, at most `max` proposals and some megabytes of commands.
+    pub(super) fn gather(first: Request, queue: &mut mpsc::Receiver<Request>, max: usize) -> Self {
+        const MAX_BYTES: usize = 8 << 20;
+        let (mut batch, mut next, mut bytes) = (Self::default(), Some(first), 0);
+        while let Some(request) = next {
+            match request {
+                Request::Propose(command, reply) => {
+                    bytes += command.len();
+                    batch.proposals.push((command, reply));
+                }
+                Request::Barrier(reply) => batch.barriers.push(reply),
+                Request::Shutdown => batch.shutdown = true,
+            }
+            let full = batch.shutdown || batch.proposals.len() >= max || bytes >= MAX_BYTES;
+            next = if full { None } else { queue.try_recv().ok() };
+        }
+        batch
+    }
+
+    /// Answers every proposal with the outcome decided for it.
+    pub(super) fn commit(self, revision: Revision, outcomes: Vec<Bytes>) {
+        for ((_, reply), outcome) in self.proposals.into_iter().zip(outcomes) {
+            let _ = reply.send(Ok(Committed { revision, outcome }));
+        }
+        for reply in self.barriers {
+            let _ = reply.send(Ok(revision));
+        }
+    }
+
+    /// Answers everything with `error`.
+    pub(super) fn fail(self, error: &ConsensusError) {
+        for (_, reply) in self.proposals {
+            let _ = reply.send(Err(error.clone()));
+        }
+        for reply in self.barriers {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+}
+
+/// What time it is, for proposals: it goes on evenly from the system clock as it was at the start, or from the machine's
+/// time where that is later. Setting the system clock while the process runs neither ends tasks early nor holds them up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProposerClock {
+    base: Timestamp,
+    since: Instant,
+}
+
+impl ProposerClock {
+    fn starting_after(machine: Timestamp) -> Self {
+        let system = Timestamp::now();
+        let ahead = machine.since(system);
+        if ahead > Duration::from_secs(60) {
+            warn!(?ahead, "the system clock is behind the cluster's time; times will be off by as much");
+        }
+        Self { base: system.max(machine), since: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.base.after(self.since.elapsed())
+    }
+}
+
+/// Has the machine decide all proposals. The writes hold each key once, with what the last decision made of it.
+pub(super) fn decide_all(
+    machine: &mut dyn StateMachine,
+    now: Timestamp,
+    proposals: &[(Bytes, Reply<Committed>)],
+    encode: bool,
+) -> (Vec<Bytes>, Vec<Write>) {
+    let (mut outcomes, mut writes) =
+        (Vec::with_capacity(proposals.len()), BTreeMap::<Key, Option<Bytes>>::new());
+    for (command, _) in proposals {
+        let decision = machine.decide(now, command);
+        outcomes.push(decision.outcome);
+        if encode {
+            writes.extend(decision.changes.into_writes().into_iter().map(|write| (write.key, write.value)));
+        }
+    }
+    let writes = writes.into_iter().map(|(key, value)| Write { key, value }).collect();
+    (outcomes, writes)
+}
+
+/// Every record of the store, as writes, and the revision of the first page.
+pub(super) async fn read_all(store: &dyn StateStore) -> Result<(Revision, Vec<Write>), StoreError> {
+    const PAGE: usize = 4096;
+    let (mut records, mut first, mut after) = (Vec::new(), None, None);
+    loop {
+        let page = store.scan("", after.as_ref(), PAGE).await?;
+        let revision = *first.get_or_insert(page.revision);
+        after = page.entries.last().map(|entry| entry.key.clone());
+        records.extend(page.entries.into_iter().map(|entry| Write::put(entry.key, entry.value)));
+        if !page.more {
+            return Ok((revision, records));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! [`LocalConsensus`]: one process decides. In memory, or with a store of its own as durable state.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+
+use super::{
+    Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence, FaultModel,
+    MembershipChange, Records, StateMachine,
+    batch::{Batch, Front, ProposerClock, Reporter, Request, decide_all, read_all},
+};
+use crate::model::Timestamp;
+use crate::store::{CommitError, Durability, Revision, StateStore, StoreError, Txn};
+
+/// How much a [`LocalConsensus`] takes on.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalConfig {
+    /// Proposals that may wait; one more is refused as busy.
+    pub queue_max: usize,
+    /// Proposals that are decided, and made durable, together.
+    pub batch_max: usize,
+    /// The largest command in bytes.
+    pub max_command_bytes: usize,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self { queue_max: 65_536, batch_max: 1024, max_command_bytes: 16 << 20 }
+    }
+}
+
+/// Orders commands in one process. With a store, an answered command is as durable as the store's commits: the records
+/// are the whole state, so that a restart reads them and goes on. Nobody else may write to that store.
+#[derive(Debug)]
+pub struct LocalConsensus {
+    store: Option<Arc<dyn StateStore>>,
+    config: LocalConfig,
+    front: Front,
+}
+
+impl LocalConsensus {
+    /// Keeps everything in memory; the end of the process loses it.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::with_config(None, LocalConfig::default())
+    }
+
+    /// Keeps the records in `store`.
+    #[must_use]
+    pub fn durable(store: Arc<dyn StateStore>) -> Self {
+        Self::with_config(Some(store), LocalConfig::default())
+    }
+
+    /// Both, with bounds of your own.
+    #[must_use]
+    pub fn with_config(store: Option<Arc<dyn StateStore>>, config: LocalConfig) -> Self {
+        Self { store, config, front: Front::new(config.queue_max, config.max_command_bytes) }
+    }
+}
+
+#[async_trait]
+impl Consensus for LocalConsensus {
+    fn capabilities(&self) -> ConsensusCapabilities {
+        ConsensusCapabilities {
+            name: "local",
+            fault_model: FaultModel::None,
+            durability: self
+                .store
+                .as_ref()
+                .map_or(Durability::Memory, |store| store.capabilities().durability),
+            membership: false,
+            records: if self.store.is_some() { Records::InStore } else { Records::None },
+            max_command_bytes: self.config.max_command_bytes,
+        }
+    }
+
+    async fn start(&self, mut machine: Box<dyn StateMachine>) -> Result<(), ConsensusError> {
+        let queue = self.front.take_queue()?;
+        let revision = match &self.store {
+            Some(store) if store.capabilities().shared => {
+                return Err(ConsensusError::Unsupported(
+                    "owning a store that other processes write to (use StoreConsensus instead)",
+                ));
+            }
+            Some(store) => load(&**store, &mut *machine).await?,
+            None => Revision::ZERO,
+        };
+        let reporter = self.front.reporter();
+        reporter.applied(revision);
+        let clock = self.front.start_clock(machine.time());
+        let home = Home { store: self.store.clone(), machine, clock, revision, reporter };
+        self.front.run(home.run(queue, self.config.batch_max)).await;
+        Ok(())
+    }
+
+    async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
+        self.front.propose(command).await
+    }
+
+    async fn read_barrier(&self) -> Result<Revision, ConsensusError> {
+        self.front.barrier().await
+    }
+
+    fn now(&self) -> Timestamp {
+        self.front.now()
+    }
+
+    fn status(&self) -> ConsensusStatus {
+        self.front.status()
+    }
+
+    fn evidence(&self) -> Vec<Evidence> {
+        Vec::new()
+    }
+
+    async fn change_membership(&self, _: MembershipChange) -> Result<Revision, ConsensusError> {
+        Err(ConsensusError::Unsupported("a change of members"))
+    }
+
+    async fn shutdown(&self) {
+        self.front.shutdown().await;
+    }
+}
+
+async fn load(store: &dyn StateStore, machine: &mut dyn StateMachine) -> Result<Revision, ConsensusError> {
+    let (revision, records) = read_all(store).await?;
+    machine.load(revision, &records)?;
+    Ok(revision)
+}
+
+/// The loop and everything it owns.
+struct Home {
+    store: Option<Arc<dyn StateStore>>,
+    machine: Box<dyn StateMachine>,
+    clock: ProposerClock,
+    revision: Revision,
+    reporter: Reporter,
+}
+
+impl Home {
+    async fn run(mut self, mut queue: mpsc::Receiver<Request>, batch_max: usize) {
+        while let Some(first) = queue.recv().await {
+            let batch = Batch::gather(first, &mut queue, batch_max);
+            let last = batch.shutdown;
+            if let Err(fatal) = self.carry_out(batch).await {
+                // What is on disk is not known to be what is in memory: going on could acknowledge what is lost.
+                error!(error = %fatal, "local consensus stops: its store cannot be read back");
+                self.reporter.trouble(format!("stopped: {fatal}"));
+                return;
+            }
+            if last {
+                break;
+            }
+        }
+        self.reporter.stopped();
+    }
+
+    async fn carry_out(&mut self, batch: Batch) -> Result<(), ConsensusError> {
+        if batch.proposals.is_empty() {
+            batch.commit(self.revision, Vec::new());
+            return Ok(());
+        }
+        let (outcomes, writes) =
+            decide_all(&mut *self.machine, self.clock.now(), &batch.proposals, self.store.is_some());
+        let committed = match &self.store {
+            None => Ok(self.revision.next()),
+            Some(_) if writes.is_empty() => Ok(self.revision),
+            Some(store) => store.commit(Txn::of(writes)).await,
+        };
+        match committed {
+            Ok(revision) => {
+                self.revision = revision;
+                self.machine.commit(revision);
+                self.reporter.applied(revision);
+                batch.commit(revision, outcomes);
+                Ok(())
+            }
+            Err(error) => {
+                self.machine.rollback();
+                let error = match error {
+                    CommitError::Store(error) => error,
+                    CommitError::Conflict { key } => {
+                        StoreError::Corrupt(format!("{key} was written by somebody else"))
+                    }
+                };
+                warn!(%error, proposals = batch.proposals.len(), "the store refused a batch; nothing of it happened");
+                self.reporter.trouble(error.to_string());
+                let unknown = error.outcome_unknown();
+                batch.fail(&error.into());
+                if unknown && let Some(store) = &self.store {
+                    self.revision = load(&**store, &mut *self.machine).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The life of one attempt on its node: from an assignment to a report that was taken in.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+use tokio::sync::{Semaphore, watch};
+use tracing::{debug, info, warn};
+
+use super::{
+    link::{Assignment, Seen},
+    outbox::Outbox,
+    secrets::SecretSource,
+};
+use crate::{
+    model::{AttemptEnd, AttemptId, NodeId, Report, ReportKind, StartFailure, TaskSpec, Timestamp, Workload},
+    runtime::{OutputStream, Progress, Runtime, RuntimeError, RuntimeErrorKind, Started, Work},
+};
+
+/// What the cluster wants of an attempt. Only moves forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wish {
+    /// It should run.
+    Run,
+    /// It should stop and be reported.
+    Stop,
+    /// It is void: remove whatever there is of it and say nothing.
+    Gone,
+    /// This agent ends and leaves it to its next life.
+    Leave,
+}
+
+/// What all attempts of an agent share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) node: NodeId,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) outbox: Outbox,
+    pub(super) secrets: Arc<dyn SecretSource>,
+    /// Starting is what engines are slow at; so many at a time.
+    pub(super) starts: Semaphore,
+    /// Work that ends sooner is not reported as running.
+    pub(super) quick: Duration,
+    pub(super) usage_every: Option<Duration>,
+}
+
+/// What the agent's loop tells an attempt.
+#[derive(Debug)]
+pub(super) struct Orders {
+    pub(super) wish: watch::Receiver<Wish>,
+    /// What the last failed health check printed.
+    pub(super) unhealthy: watch::Receiver<Option<String>>,
+}
+
+/// How bringing an attempt up, or watching it, ended.
+enum Ended {
+    /// It is over; the cluster should know.
+    End(AttemptEnd),
+    /// The cluster does not want it any more.
+    Void,
+    /// The agent ends.
+    Left,
+}
+
+/// Sees one attempt through. `here` says that an earlier life of the agent made it already.
+pub(super) async fn drive(shared: Arc<Shared>, assignment: Assignment, here: bool, mut orders: Orders) {
+    let attempt = assignment.attempt;
+    let ended = if assignment.started && !here {
+        warn!(%attempt, "it was running before and is not here any more");
+        Ended::End(AttemptEnd::NodeLost)
+    } else {
+        run(&shared, &assignment, here, &mut orders).await
+    };
+    match ended {
+        Ended::Left => return,
+        Ended::Void => debug!(%attempt, "void; removing what there is of it"),
+        Ended::End(end) => {
+            debug!(%attempt, %end, "ended");
+            let kind = ReportKind::Ended(end);
+            let report = Report { attempt, node: shared.node.clone(), kind };
+            let answered = shared.outbox.report(report);
+            tokio::select! {
+                _ = answered => {}
+                _ = wished(&mut orders.wish, Wish::Leave) => return,
+            }
+        }
+    }
+    let removed = patiently(&shared, attempt, || shared.runtime.remove(attempt));
+    tokio::select! {
+        result = removed => {
+            if let Err(error) = result {
+                warn!(%attempt, %error, "what was left of it could not be removed");
+            }
+        }
+        _ = wished(&mut orders.wish, Wish::Leave) => {}
+    }
+}
+
+async fn run(shared: &Arc<Shared>, assignment: &Assignment, here: bool, orders: &mut Orders) -> Ended {
+    let started = tokio::select! {
+        biased;
+        wish = wished(&mut orders.wish, Wish::Stop) => Err(wish),
+        started = bring_up(shared, assignment, here) => Ok(started),
+    };
+    match started {
+        Ok(Ok(started)) => watch_over(shared, assignment, started, orders).await,
+        Ok(Err(failure)) => Ended::End(AttemptEnd::StartFailed { failure }),
+        Err(Wish::Leave) => Ended::Left,
+        Err(Wish::Gone) => Ended::Void,
+        Err(Wish::Run | Wish::Stop) => {
+            // A start that was under way may have happened: it must be gone before it is reported as stopped.
+            match patiently(shared, assignment.attempt, || shared.runtime.remove(assignment.attempt)).await {
+                Ok(()) => Ended::End(AttemptEnd::Stopped),
+                Err(error) => Ended::End(AttemptEnd::StartFailed { failure: error.into_start_failure() }),
+            }
+        }
+    }
+}
+
+/// Makes ready and starts. An engine that is gone is waited for.
+async fn bring_up(
+    shared: &Arc<Shared>,
+    assignment: &Assignment,
+    here: bool,
+) -> Result<Started, StartFailure> {
+    let attempt = assignment.attempt;
+    let work = Work {
+        attempt,
+        spec: assignment.spec.clone(),
+        secrets: look_up_secrets(&*shared.secrets, &assignment.spec)?,
+    };
+    if !here {
+        let outbox = shared.outbox.clone();
+        let progress = Progress::new(move |text| outbox.try_observe(attempt, Seen::Progress(text)));
+        patiently(shared, attempt, || shared.runtime.prepare(&work, &progress))
+            .await
+            .map_err(RuntimeError::into_start_failure)?;
+    }
+    patiently(shared, attempt, || async {
+        let _permit = shared.starts.acquire().await;
+        shared.runtime.start(&work).await
+    })
+    .await
+    .map_err(RuntimeError::into_start_failure)
+}
+
+async fn watch_over(
+    shared: &Arc<Shared>,
+    assignment: &Assignment,
+    started: Started,
+    orders: &mut Orders,
+) -> Ended {
+    let (attempt, spec) = (assignment.attempt, &assignment.spec);
+    let output = Aborting(tokio::spawn(forward_output(shared.clone(), attempt)));
+    let time_left = spec.timeouts.run.map(|limit| limit.saturating_sub(Timestamp::now().since(started.at)));
+    let timeout = tokio::time::sleep(time_left.unwrap_or_default());
+    let quick = tokio::time::sleep(shared.quick);
+    tokio::pin!(timeout, quick);
+    let mut announced = None;
+    if spec.timeouts.run.is_some() {
+        let kind = ReportKind::Started { at: started.at };
+        shared.outbox.report(Report { attempt, node: shared.node.clone(), kind }).await;
+    }
+    let ended = patiently(shared, attempt, || shared.runtime.wait(attempt));
+    tokio::pin!(ended);
+    let end = loop {
+        tokio::select! {
+            exit = &mut ended => break match exit {
+                Ok(exit) => AttemptEnd::Exited { exit },
+                Err(error) => {
+                    warn!(%attempt, %error, "it vanished while it was watched");
+                    AttemptEnd::NodeLost
+                }
+            },
+            wish = wished(&mut orders.wish, Wish::Stop) => match wish {
+                Wish::Leave => return Ended::Left,
+                Wish::Gone => return Ended::Void,
+                Wish::Run | Wish::Stop => break AttemptEnd::Stopped,
+            },
+            () = &mut timeout, if time_left.is_some() => break AttemptEnd::RunTimeout,
+            output = failed_check(&mut orders.unhealthy) => break AttemptEnd::Unhealthy { output },
+            () = &mut quick, if announced.is_none() => {
+                let seen = Seen::Running { handle: started.handle.clone(), at: started.at };
+                shared.outbox.observe(attempt, seen).await;
+                announced = Some(shared.usage_every.map(|every| {
+                    Aborting(tokio::spawn(observe_usage(shared.clone(), attempt, every)))
+                }));
+            }
+        }
+    };
+    if !matches!(end, AttemptEnd::Exited { .. } | AttemptEnd::NodeLost) {
+        info!(%attempt, why = %end, "stopping");
+        let stopped = patiently(shared, attempt, || shared.runtime.stop(attempt, spec.stop.grace));
+        tokio::select! {
+            _ = stopped => {}
+            wish = wished(&mut orders.wish, Wish::Gone) => return given_up(wish),
+        }
+    }
+    drop(announced);
+    tokio::select! {
+        () = output.finish() => {}
+        wish = wished(&mut orders.wish, Wish::Gone) => return given_up(wish),
+    }
+    Ended::End(end)
+}
+
+/// Sends all output and returns when it is delivered. Reading again after the engine was gone repeats nothing.
+async fn forward_output(shared: Arc<Shared>, attempt: AttemptId) {
+    let mut next: BTreeMap<OutputStream, u64> = BTreeMap::new();
+    let mut sent = false;
+    loop {
+        let result = async {
+            let mut logs = shared.runtime.logs(attempt, true).await?;
+            while let Some(chunk) = logs.next().await {
+                let chunk = chunk?;
+                let known = next.entry(chunk.stream).or_default();
+                let repeated = usize::try_from(known.saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
+                if repeated >= chunk.data.len() {
+                    continue;
+                }
+                let (offset, data) = (chunk.offset.max(*known), chunk.data.slice(repeated..));
+                *known = offset + data.len() as u64;
+                sent = true;
+                shared.outbox.observe(attempt, Seen::Output { stream: chunk.stream, offset, data }).await;
+            }
+            Ok::<(), RuntimeError>(())
+        };
+        match result.await {
+            Ok(()) => break,
+            Err(error) if error.kind == RuntimeErrorKind::Unavailable => {
+                tokio::time::sleep(RETRY_MAX / 4).await;
+            }
+            Err(error) => {
+                debug!(%attempt, %error, "its output could not be read");
+                break;
+            }
+        }
+    }
+    if sent {
+        shared.outbox.flush().await;
+    }
+}
+
+async fn observe_usage(shared: Arc<Shared>, attempt: AttemptId, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    loop {
+        ticks.tick().await;
+        if let Ok(usage) = shared.runtime.stats(attempt).await {
+            shared.outbox.try_observe(attempt, Seen::Usage(usage));
+        }
+    }
+}
+
+fn look_up_secrets(
+    source: &dyn SecretSource,
+    spec: &TaskSpec,
+) -> Result<BTreeMap<String, crate::runtime::Secret>, StartFailure> {
+    let login = match &spec.workload {
+        Workload::Image { registry_credentials, .. } => registry_credentials.as_ref(),
+        Workload::Program { .. } => None,
+    };
+    let names = spec.secrets.iter().map(|secret| &secret.name).chain(login);
+    names
+        .map(|name| {
+            let value = source.get(name).map_err(|error| StartFailure {
+                reason: "secret_unavailable".into(),
+                message: error.to_string(),
+                retryable: true,
+            })?;
+            Ok((name.clone(), value))
+        })
+        .collect()
+}
+
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Calls again while the engine does not answer, and says so.
+async fn patiently<T, F>(
+    shared: &Shared,
+    attempt: AttemptId,
+    mut call: impl FnMut() -> F,
+) -> Result<T, RuntimeError>
+where
+    F: Future<Output = Result<T, RuntimeError>>,
+{
+    let mut delay = Duration::from_millis(100);
+    loop {
+        match call().await {
+            Err(error) if error.kind == RuntimeErrorKind::Unavailable => {
+                if delay < RETRY_MAX {
+                    warn!(%attempt, %error, "the engine does not answer; trying again");
+                    let text = format!("the engine does not answer, trying again: {error}");
+                    shared.outbox.try_observe(attempt, Seen::Progress(text));
+                }
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(RETRY_MAX);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Returns the cluster's wish as soon as it is `least` or beyond.
+async fn wished(wish: &mut watch::Receiver<Wish>, least: Wish) -> Wish {
+    let reached = wish.wait_for(|wish| *wish >= least).await.map(|wish| *wish);
+    match reached {
+        Ok(wish) => wish,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn given_up(wish: Wish) -> Ended {
+    match wish {
+        Wish::Leave => Ended::Left,
+        Wish::Run | Wish::Stop | Wish::Gone => Ended::Void,
+    }
+}
+
+async fn failed_check(unhealthy: &mut watch::Receiver<Option<String>>) -> String {
+    match unhealthy.wait_for(Option::is_some).await.map(|output| output.clone()) {
+        Ok(output) => output.unwrap_or_default(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// A task that ends with its owner.
+struct Aborting(tokio::task::JoinHandle<()>);
+
+impl Aborting {
+    async fn finish(mut self) {
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

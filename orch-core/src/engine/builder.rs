@@ -1,0 +1,195 @@
+//! Composing an orchestrator, and refusing parts that cannot work together.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use tokio::sync::{Mutex, watch};
+
+use super::{
+    agent::{Agent, AgentConfig},
+    config::EngineConfig,
+    driver::{Heard, drive, restore_observed},
+    error::{Error, Result},
+    orchestrator::{Inner, Orchestrator},
+    output::OutputWriter,
+    view::{Publisher, View},
+};
+use crate::{
+    consensus::{Consensus, FaultModel, LocalConsensus, StoreConsensus},
+    runtime::Runtime,
+    scheduler::{BestFit, Scheduler},
+    state::{ClusterConfig, ClusterMachine, ClusterState},
+    store::{MemoryStore, StateStore},
+    transport::Transport,
+};
+
+/// The parts of an orchestrator. Each has a default that needs no server.
+#[derive(Debug)]
+pub struct Builder {
+    scheduler: Arc<dyn Scheduler>,
+    consensus: Option<Arc<dyn Consensus>>,
+    store: Option<Arc<dyn StateStore>>,
+    transport: Option<Arc<dyn Transport>>,
+    node: Option<(AgentConfig, Arc<dyn Runtime>)>,
+    cluster: ClusterConfig,
+    engine: EngineConfig,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            scheduler: Arc::new(BestFit),
+            consensus: None,
+            store: None,
+            transport: None,
+            node: None,
+            cluster: ClusterConfig::default(),
+            engine: EngineConfig::default(),
+        }
+    }
+}
+
+impl Builder {
+    /// Which task goes to which node. Default: [`BestFit`].
+    #[must_use]
+    pub fn scheduler(mut self, scheduler: impl Scheduler) -> Self {
+        self.scheduler = Arc::new(scheduler);
+        self
+    }
+
+    /// How decisions are agreed on. Default: this process decides alone, in the store where one is given
+    /// ([`LocalConsensus`], or [`StoreConsensus`] where other processes write there too), else in memory.
+    #[must_use]
+    pub fn consensus(mut self, consensus: Arc<dyn Consensus>) -> Self {
+        self.consensus = Some(consensus);
+        self
+    }
+
+    /// Where records and observations are kept. Default: in memory.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn StateStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// How members talk. Needed by none of the defaults; checked against the consensus.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Makes this process a node as well.
+    #[must_use]
+    pub fn node(mut self, config: AgentConfig, runtime: Arc<dyn Runtime>) -> Self {
+        self.node = Some((config, runtime));
+        self
+    }
+
+    /// Makes this process a node called `local` that runs programs of the operating system, with a directory for their
+    /// output that is removed at the end.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] when no such directory can be made.
+    #[cfg(target_os = "linux")]
+    pub fn local_node(self) -> Result<Self> {
+        use crate::{
+            model::WorkKind,
+            runtime::{ProcessRuntime, ProcessRuntimeConfig},
+        };
+        let dir = std::env::temp_dir().join(format!("orch-{}", uuid::Uuid::new_v4()));
+        let runtime = ProcessRuntime::new(ProcessRuntimeConfig::temporary(dir))
+            .map_err(|error| Error::Agent(error.to_string()))?;
+        let config = AgentConfig::local("local", [WorkKind::Program])
+            .map_err(|error| Error::Agent(error.to_string()))?;
+        Ok(self.node(config, Arc::new(runtime)))
+    }
+
+    /// What all members of the cluster must agree on.
+    #[must_use]
+    pub fn cluster(mut self, config: ClusterConfig) -> Self {
+        self.cluster = config;
+        self
+    }
+
+    /// How this member behaves.
+    #[must_use]
+    pub fn engine(mut self, config: EngineConfig) -> Self {
+        self.engine = config;
+        self
+    }
+
+    /// Reads what earlier lives decided and starts. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Composition`] when the parts cannot work together, with the way out; [`Error::Consensus`] and
+    /// [`Error::Store`] when the durable state cannot be read; [`Error::Agent`] when the node of this process cannot start.
+    pub async fn build(self) -> Result<Orchestrator> {
+        self.engine.validate().map_err(Error::Composition)?;
+        let consensus = self.compose()?;
+        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        let view = Arc::new(View::new(self.engine.events_kept, self.engine.changes_kept));
+        let state = ClusterState::new(self.cluster, self.scheduler.clone());
+        let machine = ClusterMachine::new(state, Box::new(Publisher(view.clone())));
+        consensus.start(Box::new(machine)).await?;
+        restore_observed(&*store, &view).await?;
+        let output = OutputWriter::open(store.clone(), self.engine.output_bytes_max).await?;
+        let (stop, stopped) = watch::channel(false);
+        let inner = Arc::new(Inner {
+            consensus,
+            scheduler: self.scheduler,
+            store,
+            config: self.engine,
+            view,
+            output,
+            heard: Heard::default(),
+            closing: AtomicBool::new(false),
+            stop,
+            driver: Mutex::new(None),
+            agent: Mutex::new(None),
+        });
+        *inner.driver.lock().await = Some(tokio::spawn(drive(inner.clone(), stopped)));
+        let orchestrator = Orchestrator::from_inner(inner.clone());
+        if let Some((config, runtime)) = self.node {
+            let agent = Agent::start(config, runtime, orchestrator.link());
+            agent.registered().await.map_err(|error| Error::Agent(error.to_string()))?;
+            *inner.agent.lock().await = Some(agent);
+        }
+        Ok(orchestrator)
+    }
+
+    /// Finds the consensus and checks that it can work with the rest.
+    fn compose(&self) -> Result<Arc<dyn Consensus>> {
+        let refuse = |why: String| Err(Error::Composition(why));
+        let Some(consensus) = &self.consensus else {
+            let Some(store) = &self.store else { return Ok(Arc::new(LocalConsensus::in_memory())) };
+            let capabilities = store.capabilities();
+            return match (capabilities.compare_and_swap, capabilities.shared) {
+                (true, false) => Ok(Arc::new(LocalConsensus::durable(store.clone()))),
+                (true, true) => Ok(Arc::new(StoreConsensus::new(store.clone()))),
+                (false, _) => refuse(format!(
+                    "the {} store merges what its writers say and cannot be the only home of decisions; add \
+                     .consensus(...), for example Arc::new(LocalConsensus::in_memory()) or a replicated one",
+                    capabilities.name
+                )),
+            };
+        };
+        let capabilities = consensus.capabilities();
+        let byzantine = capabilities.fault_model == FaultModel::Byzantine;
+        if byzantine && self.cluster.suspicions_needed < 2 {
+            return refuse(format!(
+                "the {} consensus expects members that lie, but one suspicion is enough to lose a node; set \
+                 ClusterConfig::suspicions_needed to f + 1",
+                capabilities.name
+            ));
+        }
+        match &self.transport {
+            Some(transport) if byzantine && !transport.capabilities().authenticated => refuse(format!(
+                "the {} consensus needs to know who sent a message, and the {} transport does not say so reliably; use an \
+                 authenticated transport",
+                capabilities.name,
+                transport.capabilities().name
+            )),
+            _ => Ok(consensus.clone()),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! How an engine behaves in one process. Unlike [`ClusterConfig`](crate::state::ClusterConfig), it may differ between the
+//! members of a cluster.
+
+use std::time::Duration;
+
+/// Times and bounds of an [`Orchestrator`](super::Orchestrator).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// What this member signs suspicions with; one name a member.
+    pub member: String,
+    /// How often agents should say that they are there.
+    pub heartbeat_interval: Duration,
+    /// A node that was silent for so long is suspected. Several intervals: one lost message is no death.
+    pub node_timeout: Duration,
+    /// How long an agent's question for assignments waits for news.
+    pub assignments_wait: Duration,
+    /// Events that are kept for streams that resume.
+    pub events_kept: usize,
+    /// Changes that are kept for each node's agent; one that missed more gets everything.
+    pub changes_kept: usize,
+    /// Bytes of output of all tasks together; the attempts that wrote first are forgotten first.
+    pub output_bytes_max: u64,
+    /// How long a shutdown waits for what runs in this process.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            member: "local".into(),
+            heartbeat_interval: Duration::from_secs(3),
+            node_timeout: Duration::from_secs(10),
+            assignments_wait: Duration::from_secs(30),
+            events_kept: 65_536,
+            changes_kept: 4096,
+            output_bytes_max: 256 << 20,
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Checks the fields against each other.
+    ///
+    /// # Errors
+    /// Says which relation does not hold.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.heartbeat_interval.is_zero() {
+            return Err("heartbeat_interval must not be zero".into());
+        }
+        if self.node_timeout < self.heartbeat_interval * 2 {
+            return Err(
+                "node_timeout must be at least twice heartbeat_interval, or one late heartbeat loses a node"
+                    .into(),
+            );
+        }
+        match self.member.is_empty() {
+            true => Err("member must not be empty".into()),
+            false => Ok(()),
+        }
+    }
+}

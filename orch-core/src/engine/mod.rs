@@ -1,0 +1,33 @@
+//! The engine: [`Orchestrator`] is the control side, [`Agent`] the side of a node. Between them lies [`ControlLink`].
+
+mod agent;
+mod attempt;
+mod builder;
+mod config;
+mod driver;
+mod error;
+mod events;
+mod link;
+mod local_link;
+mod mailbox;
+mod node;
+mod orchestrator;
+mod outbox;
+mod output;
+mod secrets;
+mod tasks;
+mod view;
+
+pub use agent::{Agent, AgentConfig, AgentHandle, AgentState};
+pub use builder::Builder;
+pub use config::EngineConfig;
+pub use error::{Error, Result, Unknown};
+pub use events::{Event, EventKind, EventStream};
+pub use link::{
+    Assignment, Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer, Seen,
+};
+pub use node::local_capacity;
+pub use orchestrator::{Orchestrator, Status};
+pub use output::{OutputChunk, OutputReader};
+pub use secrets::{DirSecrets, NoSecrets, SecretError, SecretSource};
+pub use tasks::{Observed, TaskFilter, TaskView};

@@ -1,0 +1,342 @@
+//! [`Orchestrator`]: the control side, as a library.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Mutex, watch};
+
+use super::{
+    agent::AgentHandle,
+    builder::Builder,
+    config::EngineConfig,
+    driver::Heard,
+    error::{Error, Result, Unknown},
+    events::EventStream,
+    link::ControlLink,
+    local_link::LocalLink,
+    output::{OutputReader, OutputWriter},
+    tasks::{TaskFilter, TaskView},
+    view::View,
+};
+use crate::{
+    consensus::{Consensus, ConsensusError, ConsensusStatus},
+    model::{CommandId, NodeId, TaskId, TaskSpec},
+    scheduler::{NodeView, Pending, Scheduler, Snapshot, Unplaced},
+    state::{ClusterMachine, Command, Envelope, NewTask, Outcome, Rejection, TaskState},
+    store::{Revision, StateStore},
+};
+
+/// Takes tasks, places them on nodes and sees them through. Cheap to clone; all clones are one orchestrator.
+///
+/// ```
+/// # fn main() -> orch_core::Result<()> { orch_core::block_on(async {
+/// use orch_core::{Orchestrator, model::TaskSpec};
+///
+/// let orch = Orchestrator::local().await?;
+/// let task = orch.submit(TaskSpec::program("hello", "echo").args(["hello", "world"])).await?;
+/// let done = orch.wait(task).await?;
+/// assert_eq!(done.status(), "succeeded");
+/// assert_eq!(orch.logs(task, false).await?.text().await?, "hello world\n");
+/// orch.shutdown().await
+/// # }) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Orchestrator {
+    inner: Arc<Inner>,
+}
+
+/// What all clones share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) consensus: Arc<dyn Consensus>,
+    pub(super) scheduler: Arc<dyn Scheduler>,
+    pub(super) store: Arc<dyn StateStore>,
+    pub(super) config: EngineConfig,
+    pub(super) view: Arc<View>,
+    pub(super) output: OutputWriter,
+    pub(super) heard: Heard,
+    pub(super) closing: AtomicBool,
+    /// Ends the driver.
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) driver: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    pub(super) agent: Mutex<Option<AgentHandle>>,
+}
+
+/// How an orchestrator is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The last decision that is visible here.
+    pub revision: Revision,
+    /// Tasks by status.
+    pub tasks: BTreeMap<&'static str, u64>,
+    /// How agreement goes.
+    pub consensus: ConsensusStatus,
+}
+
+impl Orchestrator {
+    /// Everything in this process and in memory: no server, no files that stay. Runs programs of the operating system on a
+    /// node called `local`.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] when the machine cannot run programs.
+    #[cfg(target_os = "linux")]
+    pub async fn local() -> Result<Self> {
+        Self::builder().local_node()?.build().await
+    }
+
+    /// Composes an orchestrator from parts.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    /// Takes a task in and returns its id as soon as that is durable.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when the spec cannot be accepted; nothing happened then.
+    pub async fn submit(&self, spec: TaskSpec) -> Result<TaskId> {
+        let id = TaskId::generate();
+        self.submit_as(CommandId::generate(), vec![NewTask { id, spec: Arc::new(spec) }]).await?;
+        Ok(id)
+    }
+
+    /// Takes several tasks in, all or none.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when one of the specs cannot be accepted; nothing happened then.
+    pub async fn submit_all(&self, specs: impl IntoIterator<Item = TaskSpec>) -> Result<Vec<TaskId>> {
+        let new = |spec| NewTask { id: TaskId::generate(), spec: Arc::new(spec) };
+        let tasks: Vec<NewTask> = specs.into_iter().map(new).collect();
+        let ids = tasks.iter().map(|task| task.id).collect();
+        self.submit_as(CommandId::generate(), tasks).await?;
+        Ok(ids)
+    }
+
+    /// Takes tasks in under ids of the caller's. Repeating the call with the same command id is harmless.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when one of the tasks cannot be accepted; nothing happened then.
+    pub async fn submit_as(&self, command: CommandId, tasks: Vec<NewTask>) -> Result<Outcome> {
+        if self.inner.closing.load(Ordering::Relaxed) {
+            return Err(Error::ShuttingDown);
+        }
+        self.inner.decide(Envelope::identified(command, Command::Submit { tasks })).await
+    }
+
+    /// The task as it is now.
+    #[must_use]
+    pub fn get(&self, task: TaskId) -> Option<TaskView> {
+        self.inner.view.task(task)
+    }
+
+    /// Tasks in order of submission.
+    #[must_use]
+    pub fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
+        self.inner.view.list(filter)
+    }
+
+    /// Takes a task back. A pending one is over at once, a running one when its node has stopped it.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when it is not known or over already.
+    pub async fn cancel(&self, task: TaskId, reason: impl Into<String>) -> Result<Outcome> {
+        self.command(Command::Cancel { task, reason: reason.into() }).await
+    }
+
+    /// Waits until the task has finished. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when it is not known, or was forgotten meanwhile.
+    pub async fn wait(&self, task: TaskId) -> Result<TaskView> {
+        if let Some(finished) = self.inner.view.finished(task) {
+            let _ = finished.await;
+        }
+        self.get(task).ok_or_else(|| Unknown::Task(task).into())
+    }
+
+    /// The task's output. With `follow` the reader goes on until the task has finished, through all its attempts.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when the task is not known.
+    pub async fn logs(&self, task: TaskId, follow: bool) -> Result<OutputReader> {
+        if self.get(task).is_none() {
+            return Err(Unknown::Task(task).into());
+        }
+        OutputReader::open(self.inner.store.clone(), self.inner.view.clone(), task, follow).await
+    }
+
+    /// Why the task is pending; `None` when it is not.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when it is not known.
+    pub fn explain(&self, task: TaskId) -> Result<Option<Unplaced>> {
+        let known = self.get(task).ok_or(Unknown::Task(task))?;
+        if !matches!(known.record.state, TaskState::Pending { .. }) {
+            return Ok(None);
+        }
+        Ok(self.inner.view.explain(task, |nodes, record| {
+            let pending = [Pending { task: record.id, spec: &record.spec, avoid: None }];
+            let plan = self.inner.scheduler.plan(Snapshot { nodes, explain: true }, &pending);
+            plan.unplaced.into_iter().next()
+        }))
+    }
+
+    /// Events from now on.
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        let last = self.inner.view.last_event();
+        EventStream::after(self.inner.view.clone(), last)
+    }
+
+    /// Events after `revision`, without a gap.
+    ///
+    /// # Errors
+    /// [`Error::EventsCompacted`] when they are no longer kept.
+    pub fn events_from(&self, revision: Revision) -> Result<EventStream> {
+        let number =
+            self.inner.view.event_number(revision).map_err(|oldest| Error::EventsCompacted { oldest })?;
+        Ok(EventStream::after(self.inner.view.clone(), number))
+    }
+
+    /// All nodes in order of their ids, with what their tasks hold.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeView> {
+        self.inner.view.nodes()
+    }
+
+    /// Lets a node keep what it has and take nothing new.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when it is not known.
+    pub async fn cordon(&self, node: &NodeId) -> Result<Outcome> {
+        self.command(Command::CordonNode { node: node.clone() }).await
+    }
+
+    /// Lets a node take new work again.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when it is not known.
+    pub async fn open(&self, node: &NodeId) -> Result<Outcome> {
+        self.command(Command::OpenNode { node: node.clone() }).await
+    }
+
+    /// Empties a node: it takes nothing new, and what is still there when `patience` is over is stopped and tried
+    /// elsewhere. Returns when that is decided; [`Orchestrator::drained`] waits for it to have happened.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when it is not known.
+    pub async fn drain(&self, node: &NodeId, patience: Duration) -> Result<Outcome> {
+        self.command(Command::DrainNode { node: node.clone(), patience }).await
+    }
+
+    /// Waits until a node has no tasks. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when it is not known, or was removed meanwhile.
+    pub async fn drained(&self, node: &NodeId) -> Result<()> {
+        let mut changed = self.inner.view.events.subscribe();
+        loop {
+            changed.borrow_and_update();
+            match self.inner.view.node(node) {
+                None => return Err(Unknown::Node(node.clone()).into()),
+                Some(view) if view.tasks == 0 => return Ok(()),
+                Some(_) => changed.changed().await.map_err(|_| Error::ShuttingDown)?,
+            }
+        }
+    }
+
+    /// Forgets a node that is lost or empty.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when it is not known or has tasks.
+    pub async fn remove(&self, node: &NodeId) -> Result<Outcome> {
+        let outcome = self.command(Command::RemoveNode { node: node.clone() }).await?;
+        self.inner.view.mailboxes.forget(node);
+        Ok(outcome)
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            revision: self.inner.view.revision(),
+            tasks: self.inner.view.count_by_status(),
+            consensus: self.inner.consensus.status(),
+        }
+    }
+
+    /// Waits until everything that was decided anywhere before the call is visible here.
+    ///
+    /// # Errors
+    /// [`Error::Consensus`] when that cannot be found out.
+    pub async fn read_barrier(&self) -> Result<Revision> {
+        Ok(self.inner.consensus.read_barrier().await?)
+    }
+
+    /// What agents in this process talk to.
+    #[must_use]
+    pub fn link(&self) -> Arc<dyn ControlLink> {
+        Arc::new(LocalLink(self.inner.clone()))
+    }
+
+    /// Takes no more submissions, lets what runs in this process end within
+    /// [`EngineConfig::shutdown_grace`], stops what is left (it is tried again after a restart, where state
+    /// is durable), and makes everything durable. Calling it twice is no error.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the end could not be made durable.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.inner.closing.store(true, Ordering::Relaxed);
+        if let Some(agent) = self.inner.agent.lock().await.take() {
+            agent.drain(self.inner.config.shutdown_grace).await;
+        }
+        self.inner.stop.send_replace(true);
+        if let Some(driver) = self.inner.driver.lock().await.take() {
+            let _ = driver.await;
+        }
+        self.inner.consensus.shutdown().await;
+        Ok(self.inner.store.close().await?)
+    }
+
+    async fn command(&self, command: Command) -> Result<Outcome> {
+        self.inner.decide(Envelope::identified(CommandId::generate(), command)).await
+    }
+}
+
+impl Inner {
+    /// Has a command decided. A command with an id is proposed again when its fate is not known; the state applies it once.
+    pub(super) async fn decide(&self, envelope: Envelope) -> Result<Outcome> {
+        const TRIES: u32 = 6;
+        let repeatable = envelope.id.is_some();
+        let command = ClusterMachine::encode_command(&envelope);
+        let mut delay = Duration::from_millis(20);
+        for attempt in 1.. {
+            match self.consensus.propose(command.clone()).await {
+                Ok(committed) => {
+                    let answer: std::result::Result<Outcome, Rejection> =
+                        ClusterMachine::decode_outcome(&committed.outcome).map_err(ConsensusError::from)?;
+                    return Ok(answer?);
+                }
+                Err(error) => {
+                    let again = error.is_retryable() && (repeatable || !error.outcome_unknown());
+                    if !again || attempt >= TRIES {
+                        return Err(error.into());
+                    }
+                    tokio::time::sleep(delay).await;
+                    delay *= 2;
+                }
+            }
+        }
+        unreachable!("the loop returns")
+    }
+}

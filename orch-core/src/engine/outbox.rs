@@ -1,0 +1,147 @@
+//! An agent's way to the control side: reports that are answered, observations that are delivered, both in batches, both
+//! tried again until they get through. Queues are bounded; who fills them waits.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tracing::{debug, warn};
+
+use super::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen};
+use crate::model::{AttemptId, NodeId, Report};
+
+#[derive(Clone, Debug)]
+pub(super) struct Outbox {
+    reports: mpsc::Sender<(Report, oneshot::Sender<ReportAnswer>)>,
+    observations: mpsc::Sender<ToObserve>,
+}
+
+#[derive(Debug)]
+enum ToObserve {
+    Seen(Observation),
+    /// Answered when everything before it was delivered.
+    Flush(oneshot::Sender<()>),
+}
+
+const QUEUE: usize = 1024;
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 512 << 10;
+
+impl Outbox {
+    /// Starts the two senders; they end when the last clone of the outbox is gone.
+    pub(super) fn start(node: NodeId, link: Arc<dyn ControlLink>, observe_every: Duration) -> Self {
+        let (reports, to_report) = mpsc::channel(QUEUE);
+        let (observations, to_observe) = mpsc::channel(QUEUE);
+        tokio::spawn(send_reports(node.clone(), link.clone(), to_report));
+        tokio::spawn(send_observations(node, link, to_observe, observe_every));
+        Self { reports, observations }
+    }
+
+    /// Returns when the report is decided and durable, however long that takes. `None` when the senders are gone.
+    pub(super) async fn report(&self, report: Report) -> Option<ReportAnswer> {
+        let (answer, answered) = oneshot::channel();
+        self.reports.send((report, answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Queues an observation; waits while the queue is full.
+    pub(super) async fn observe(&self, attempt: AttemptId, seen: Seen) {
+        let _ = self.observations.send(ToObserve::Seen(Observation { attempt, seen })).await;
+    }
+
+    /// Queues an observation unless the queue is full. For what is not worth waiting for.
+    pub(super) fn try_observe(&self, attempt: AttemptId, seen: Seen) {
+        let _ = self.observations.try_send(ToObserve::Seen(Observation { attempt, seen }));
+    }
+
+    /// Returns when every observation queued before was delivered.
+    pub(super) async fn flush(&self) {
+        let (done, delivered) = oneshot::channel();
+        if self.observations.send(ToObserve::Flush(done)).await.is_ok() {
+            let _ = delivered.await;
+        }
+    }
+}
+
+async fn send_reports(
+    node: NodeId,
+    link: Arc<dyn ControlLink>,
+    mut queue: mpsc::Receiver<(Report, oneshot::Sender<ReportAnswer>)>,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        let reports: Vec<Report> = batch.iter().map(|(report, _)| report.clone()).collect();
+        let answers = persist("reports", || link.report(&node, reports.clone())).await;
+        for (at, (report, answer)) in batch.drain(..).enumerate() {
+            let said = match &answers {
+                Ok(answers) => answers.get(at).copied().unwrap_or(ReportAnswer::Stale),
+                Err(refusal) => {
+                    warn!(attempt = %report.attempt, %refusal, "a report was refused");
+                    ReportAnswer::Stale
+                }
+            };
+            let _ = answer.send(said);
+        }
+    }
+}
+
+async fn send_observations(
+    node: NodeId,
+    link: Arc<dyn ControlLink>,
+    mut queue: mpsc::Receiver<ToObserve>,
+    every: Duration,
+) {
+    let (mut batch, mut flushes, mut bytes) = (Vec::new(), Vec::new(), 0usize);
+    while let Some(first) = queue.recv().await {
+        let deadline = Instant::now() + every;
+        let mut next = Some(first);
+        while let Some(item) = next.take() {
+            match item {
+                ToObserve::Seen(observation) => {
+                    if let Seen::Output { data, .. } = &observation.seen {
+                        bytes += data.len();
+                    }
+                    batch.push(observation);
+                }
+                ToObserve::Flush(done) => flushes.push(done),
+            }
+            let full = batch.len() >= BATCH || bytes >= BATCH_BYTES;
+            next = match (full, flushes.is_empty()) {
+                (true, _) => None,
+                (false, false) => queue.try_recv().ok(),
+                (false, true) => tokio::time::timeout_at(deadline, queue.recv()).await.ok().flatten(),
+            };
+        }
+        if !batch.is_empty() {
+            let observations = std::mem::take(&mut batch);
+            if let Err(refusal) = persist("observations", || link.observe(&node, observations.clone())).await
+            {
+                debug!(%refusal, "observations were refused");
+            }
+        }
+        bytes = 0;
+        for done in flushes.drain(..) {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Calls until there is an answer or a refusal.
+async fn persist<T, F>(what: &str, mut call: impl FnMut() -> F) -> Result<T, LinkError>
+where
+    F: Future<Output = Result<T, LinkError>>,
+{
+    let mut delay = Duration::from_millis(50);
+    loop {
+        match call().await {
+            Err(error @ (LinkError::Unavailable(_) | LinkError::NotRegistered)) => {
+                debug!(%error, what, "not delivered; trying again");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(2));
+            }
+            other => return other,
+        }
+    }
+}

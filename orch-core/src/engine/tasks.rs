@@ -1,0 +1,134 @@
+//! Tasks as users see them: the record that was decided, and what was observed.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::link::Seen;
+use crate::{
+    model::{Namespace, NodeId, Timestamp},
+    runtime::Usage,
+    state::TaskRecord,
+};
+
+/// A task with what its agent saw.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// What was decided.
+    pub record: Arc<TaskRecord>,
+    /// What was seen of the current attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Observed>,
+}
+
+impl TaskView {
+    /// One word for tables: as [`TaskRecord::status`], and `running` where the agent saw it run.
+    #[must_use]
+    pub fn status(&self) -> &'static str {
+        match self.record.status() {
+            "placed" if self.running_since().is_some() => "running",
+            status => status,
+        }
+    }
+
+    /// Since when the current attempt runs, by its node's clock.
+    #[must_use]
+    pub fn running_since(&self) -> Option<Timestamp> {
+        self.observed.as_ref()?.running_since
+    }
+}
+
+/// What an agent saw of the current attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Which attempt.
+    pub attempt: NonZeroU32,
+    /// The engine's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
+    /// Since when it runs, by the node's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<Timestamp>,
+    /// The last word on how it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
+    /// What it used when last seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Whether its health check passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+}
+
+impl Observed {
+    pub(super) fn new(attempt: NonZeroU32) -> Self {
+        Self { attempt, handle: None, running_since: None, progress: None, usage: None, healthy: None }
+    }
+
+    /// Takes in what was seen. Says whether followers of events should hear of it.
+    pub(super) fn note(&mut self, seen: &Seen) -> bool {
+        let before = self.clone();
+        match seen {
+            Seen::Progress(text) => self.progress = Some(text.chars().take(500).collect()),
+            Seen::Running { handle, at } => {
+                (self.handle, self.running_since) = (Some(handle.chars().take(200).collect()), Some(*at));
+                self.progress = None;
+            }
+            Seen::Usage(usage) => {
+                self.usage = Some(*usage);
+                return false;
+            }
+            Seen::Health(healthy) => self.healthy = Some(*healthy),
+            Seen::Output { .. } => return false,
+        }
+        *self != before
+    }
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug)]
+pub struct TaskFilter {
+    /// Only those whose status is one of these; all when empty.
+    pub statuses: Vec<String>,
+    /// Only those of this namespace.
+    pub namespace: Option<Namespace>,
+    /// Only those with exactly this name.
+    pub name: Option<String>,
+    /// Only those on this node now.
+    pub node: Option<NodeId>,
+    /// Only those with this free label and value.
+    pub label: Option<(String, String)>,
+    /// Only those whose id starts with this text.
+    pub id_prefix: Option<String>,
+    /// Only those submitted after the task with this sequence number: the next page.
+    pub after_seq: Option<u64>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+impl Default for TaskFilter {
+    fn default() -> Self {
+        Self {
+            statuses: Vec::new(),
+            namespace: None,
+            name: None,
+            node: None,
+            label: None,
+            id_prefix: None,
+            after_seq: None,
+            limit: 1000,
+        }
+    }
+}
+
+impl TaskFilter {
+    pub(super) fn matches(&self, view: &TaskView) -> bool {
+        let record = &view.record;
+        (self.statuses.is_empty() || self.statuses.iter().any(|status| status == view.status()))
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == record.spec.namespace)
+            && self.name.as_ref().is_none_or(|name| *name == record.spec.name)
+            && self.node.as_ref().is_none_or(|node| Some(node) == record.node())
+            && self.label.as_ref().is_none_or(|(name, value)| record.spec.labels.get(name) == Some(value))
+            && self.id_prefix.as_ref().is_none_or(|prefix| record.id.to_string().starts_with(prefix.as_str()))
+    }
+}

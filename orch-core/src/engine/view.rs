@@ -1,0 +1,404 @@
+//! The read side: what is final, as readers, waiters, event streams and agents see it. Consensus publishes into it; nobody
+//! else writes, except observations.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    events::{Event, EventKind, Ring},
+    link::{Assignment, Assignments, Cursor, Seen},
+    mailbox::Mailboxes,
+    tasks::{Observed, TaskFilter, TaskView},
+};
+use crate::{
+    model::{AttemptId, NodeId, TaskId, Timestamp},
+    scheduler::{NodeView, Unplaced},
+    state::{Change, ClusterState, Publish, TaskRecord, TaskState},
+    store::Revision,
+};
+
+/// Shared between the publisher and all readers.
+#[derive(Debug)]
+pub(super) struct View {
+    inner: RwLock<Inner>,
+    /// Wakes event streams; holds the number of the latest event.
+    pub(super) events: watch::Sender<u64>,
+    /// When the next tick has something to do.
+    pub(super) due: watch::Sender<Option<Timestamp>>,
+    pub(super) mailboxes: Mailboxes,
+}
+
+#[derive(Debug)]
+struct Inner {
+    revision: Revision,
+    tasks: HashMap<TaskId, Arc<TaskRecord>>,
+    by_seq: BTreeMap<u64, TaskId>,
+    by_node: HashMap<NodeId, BTreeSet<TaskId>>,
+    observed: HashMap<TaskId, Observed>,
+    nodes: Vec<NodeView>,
+    waiters: HashMap<TaskId, Vec<oneshot::Sender<()>>>,
+    ring: Ring,
+    stale: VecDeque<Stale>,
+}
+
+/// Observations that are void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// What was seen of the attempt that ended.
+    Attempt(TaskId),
+    /// Everything: the task was forgotten.
+    Task(TaskId),
+}
+
+impl View {
+    pub(super) fn new(events_kept: usize, mailbox_kept: usize) -> Self {
+        Self {
+            inner: RwLock::new(Inner {
+                revision: Revision::ZERO,
+                tasks: HashMap::new(),
+                by_seq: BTreeMap::new(),
+                by_node: HashMap::new(),
+                observed: HashMap::new(),
+                nodes: Vec::new(),
+                waiters: HashMap::new(),
+                ring: Ring::new(events_kept),
+                stale: VecDeque::new(),
+            }),
+            events: watch::Sender::new(0),
+            due: watch::Sender::new(None),
+            mailboxes: Mailboxes::new(mailbox_kept),
+        }
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.read().revision
+    }
+
+    pub(super) fn task(&self, id: TaskId) -> Option<TaskView> {
+        let inner = self.read();
+        let record = inner.tasks.get(&id)?.clone();
+        Some(TaskView { observed: inner.observed.get(&id).cloned(), record })
+    }
+
+    /// Tasks in order of submission, the newest last.
+    pub(super) fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
+        let inner = self.read();
+        let matching =
+            inner.by_seq.range(filter.after_seq.map_or(0, |seq| seq + 1)..).filter_map(|(_, id)| {
+                let view = TaskView {
+                    record: inner.tasks.get(id)?.clone(),
+                    observed: inner.observed.get(id).cloned(),
+                };
+                filter.matches(&view).then_some(view)
+            });
+        matching.take(filter.limit).collect()
+    }
+
+    pub(super) fn nodes(&self) -> Vec<NodeView> {
+        self.read().nodes.clone()
+    }
+
+    pub(super) fn node(&self, id: &NodeId) -> Option<NodeView> {
+        self.read().nodes.iter().find(|node| node.id() == id).cloned()
+    }
+
+    pub(super) fn count_by_status(&self) -> BTreeMap<&'static str, u64> {
+        let inner = self.read();
+        let mut counts = BTreeMap::new();
+        for record in inner.tasks.values() {
+            *counts.entry(record.status()).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// Resolves when the task has finished; at once when it has already or is not known.
+    pub(super) fn finished(&self, id: TaskId) -> Option<oneshot::Receiver<()>> {
+        let mut inner = self.write();
+        if inner.tasks.get(&id).is_none_or(|task| task.is_finished()) {
+            return None;
+        }
+        let (done, finished) = oneshot::channel();
+        let waiters = inner.waiters.entry(id).or_default();
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.push(done);
+        Some(finished)
+    }
+
+    /// Events after `number`, at most `max` of them, or the earliest number that is still kept.
+    pub(super) fn events_after(&self, number: u64, max: usize) -> Result<Vec<Event>, u64> {
+        self.read().ring.after(number, max)
+    }
+
+    /// The number of the last event at or before `revision`, or the earliest revision to go on from.
+    pub(super) fn event_number(&self, revision: Revision) -> Result<u64, Revision> {
+        self.read().ring.number_at(revision)
+    }
+
+    pub(super) fn last_event(&self) -> u64 {
+        self.read().ring.last()
+    }
+
+    /// Notes what `node` saw of an attempt, unless it does not hold that attempt. Says whether it was noted.
+    pub(super) fn observe(&self, node: &NodeId, attempt: AttemptId, seen: &Seen) -> bool {
+        let mut inner = self.write();
+        let held = inner
+            .tasks
+            .get(&attempt.task)
+            .is_some_and(|task| task.current_attempt() == Some(attempt) && task.node() == Some(node));
+        if !held {
+            return false;
+        }
+        let observed = inner.observed.entry(attempt.task).or_insert_with(|| Observed::new(attempt.attempt));
+        if observed.attempt != attempt.attempt {
+            *observed = Observed::new(attempt.attempt);
+        }
+        if observed.note(seen) {
+            let revision = inner.revision;
+            inner.ring.push(revision, EventKind::Observed { attempt, seen: seen.clone() });
+            let last = inner.ring.last();
+            drop(inner);
+            self.events.send_replace(last);
+        }
+        true
+    }
+
+    pub(super) fn observed(&self, task: TaskId) -> Option<Observed> {
+        self.read().observed.get(&task).cloned()
+    }
+
+    /// Takes what can be deleted from the store.
+    pub(super) fn take_stale(&self) -> Vec<Stale> {
+        self.write().stale.drain(..).collect()
+    }
+
+    /// Takes in what was observed before a restart, where it is still about the current attempt.
+    pub(super) fn restore_observed(&self, task: TaskId, observed: Observed) {
+        let mut inner = self.write();
+        let current = inner.tasks.get(&task).and_then(|task| task.current_attempt());
+        if current.is_some_and(|current| current.attempt == observed.attempt) {
+            inner.observed.insert(task, observed);
+        } else {
+            inner.stale.push_back(Stale::Attempt(task));
+        }
+    }
+
+    /// Everything that the node should do.
+    pub(super) fn all_assignments(&self, node: &NodeId, cursor: Cursor) -> Assignments {
+        let inner = self.read();
+        let mut all =
+            Assignments { cursor, complete: true, run: Vec::new(), stop: Vec::new(), gone: Vec::new() };
+        for record in inner.by_node.get(node).into_iter().flatten().filter_map(|id| inner.tasks.get(id)) {
+            assign(&mut all, node, record, None, inner.was_seen_running(record));
+        }
+        all
+    }
+
+    /// What changed for the node about these tasks.
+    pub(super) fn some_assignments(
+        &self,
+        node: &NodeId,
+        cursor: Cursor,
+        changed: &[AttemptId],
+    ) -> Assignments {
+        let inner = self.read();
+        let mut some =
+            Assignments { cursor, complete: false, run: Vec::new(), stop: Vec::new(), gone: Vec::new() };
+        for attempt in changed {
+            match inner.tasks.get(&attempt.task) {
+                Some(record) => {
+                    assign(&mut some, node, record, Some(*attempt), inner.was_seen_running(record));
+                }
+                None => some.gone.push(*attempt),
+            }
+        }
+        some
+    }
+
+    /// Why a task is pending.
+    pub(super) fn explain(
+        &self,
+        id: TaskId,
+        plan: impl FnOnce(&[NodeView], &TaskRecord) -> Option<Unplaced>,
+    ) -> Option<Unplaced> {
+        let inner = self.read();
+        plan(&inner.nodes, inner.tasks.get(&id)?)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_in(&self, revision: Revision, changes: &[Change], state: &ClusterState) {
+        let mut moved = Vec::new();
+        let mut inner = self.write();
+        inner.revision = revision;
+        let mut nodes_changed = false;
+        for change in changes {
+            match change {
+                Change::PutTask(record) => {
+                    let before = inner.tasks.insert(record.id, record.clone());
+                    nodes_changed |= record.node() != before.as_ref().and_then(|task| task.node());
+                    note_moves(&mut moved, before.as_deref(), record);
+                    inner.note_task(before.as_deref(), record);
+                    inner.ring.push(revision, EventKind::Task(record.clone()));
+                }
+                Change::DeleteTask(id) => {
+                    inner.forget(*id);
+                    inner.ring.push(revision, EventKind::TaskForgotten(*id));
+                }
+                Change::PutNode(record) => {
+                    nodes_changed = true;
+                    inner.ring.push(revision, EventKind::Node(record.clone()));
+                }
+                Change::DeleteNode(id) => {
+                    nodes_changed = true;
+                    inner.by_node.remove(id);
+                    inner.ring.push(revision, EventKind::NodeRemoved(id.clone()));
+                }
+                Change::PutCommand(..) | Change::DeleteCommand(_) | Change::PutClock(_) => {}
+            }
+        }
+        if nodes_changed {
+            inner.nodes.clear();
+            inner.nodes.extend_from_slice(state.nodes());
+        }
+        let last = inner.ring.last();
+        drop(inner);
+        self.mailboxes.post(moved);
+        self.events.send_replace(last);
+        self.due.send_replace(state.next_due());
+    }
+
+    fn replace(&self, revision: Revision, state: &ClusterState) {
+        let mut inner = self.write();
+        inner.revision = revision;
+        inner.tasks = state.tasks().into_iter().map(|task| (task.id, task)).collect();
+        inner.by_seq = inner.tasks.values().map(|task| (task.seq, task.id)).collect();
+        inner.nodes = state.nodes().to_vec();
+        inner.by_node = state
+            .nodes()
+            .iter()
+            .map(|node| (node.id().clone(), state.tasks_of(node.id()).map(|task| task.id).collect()))
+            .collect();
+        inner.ring.restart(revision);
+        inner.observed.clear();
+        let finished: Vec<TaskId> = inner
+            .waiters
+            .keys()
+            .filter(|id| inner.tasks.get(id).is_none_or(|task| task.is_finished()))
+            .copied()
+            .collect();
+        for id in finished {
+            inner.wake(id);
+        }
+        let last = inner.ring.last();
+        drop(inner);
+        self.mailboxes.restart();
+        self.events.send_replace(last);
+        self.due.send_replace(state.next_due());
+    }
+}
+
+impl Inner {
+    fn note_task(&mut self, before: Option<&TaskRecord>, record: &TaskRecord) {
+        if before.is_none() {
+            self.by_seq.insert(record.seq, record.id);
+        }
+        let (was_on, is_on) = (before.and_then(TaskRecord::node), record.node());
+        if was_on != is_on {
+            if let Some(tasks) = was_on.and_then(|node| self.by_node.get_mut(node)) {
+                tasks.remove(&record.id);
+            }
+            if let Some(node) = is_on {
+                self.by_node.entry(node.clone()).or_default().insert(record.id);
+            }
+        }
+        let was = before.and_then(TaskRecord::current_attempt);
+        if was.is_some() && was != record.current_attempt() && self.observed.remove(&record.id).is_some() {
+            self.stale.push_back(Stale::Attempt(record.id));
+        }
+        if record.is_finished() {
+            self.wake(record.id);
+        }
+    }
+
+    fn was_seen_running(&self, record: &TaskRecord) -> bool {
+        let decided = matches!(record.state, TaskState::Placed { started_at: Some(_), .. });
+        decided || self.observed.get(&record.id).is_some_and(|observed| observed.running_since.is_some())
+    }
+
+    fn forget(&mut self, id: TaskId) {
+        if let Some(record) = self.tasks.remove(&id) {
+            self.by_seq.remove(&record.seq);
+        }
+        self.observed.remove(&id);
+        self.stale.push_back(Stale::Task(id));
+        self.wake(id);
+    }
+
+    fn wake(&mut self, id: TaskId) {
+        for waiter in self.waiters.remove(&id).unwrap_or_default() {
+            let _ = waiter.send(());
+        }
+    }
+}
+
+/// Which nodes have to hear of a change of a task.
+fn note_moves(moved: &mut Vec<(NodeId, AttemptId)>, before: Option<&TaskRecord>, now: &TaskRecord) {
+    let was = before.and_then(|task| Some((task.node()?, task.current_attempt()?, task.stop.is_some())));
+    let is = Some(now).and_then(|task| Some((task.node()?, task.current_attempt()?, task.stop.is_some())));
+    if was == is {
+        return;
+    }
+    if let Some((node, attempt, _)) = was
+        && is.is_none_or(|(_, current, _)| current != attempt)
+    {
+        moved.push((node.clone(), attempt));
+    }
+    if let Some((node, attempt, _)) = is {
+        moved.push((node.clone(), attempt));
+    }
+}
+
+/// Says what `record` asks of `node`; where it is about an earlier `attempt`, that the attempt is void.
+fn assign(
+    to: &mut Assignments,
+    node: &NodeId,
+    record: &TaskRecord,
+    attempt: Option<AttemptId>,
+    started: bool,
+) {
+    let current = record.current_attempt().filter(|_| record.node() == Some(node));
+    if let Some(attempt) = attempt
+        && current != Some(attempt)
+    {
+        to.gone.push(attempt);
+    }
+    match current {
+        Some(current) if record.stop.is_some() => to.stop.push(current),
+        Some(current) => to.run.push(Assignment { attempt: current, spec: record.spec.clone(), started }),
+        None => {}
+    }
+}
+
+/// Gives what became final to a view.
+#[derive(Debug)]
+pub(super) struct Publisher(pub(super) Arc<View>);
+
+impl Publish for Publisher {
+    fn publish(&mut self, revision: Revision, changes: &[Change], state: &ClusterState) {
+        self.0.take_in(revision, changes, state);
+    }
+
+    fn reset(&mut self, revision: Revision, state: &ClusterState) {
+        self.0.replace(revision, state);
+    }
+}
