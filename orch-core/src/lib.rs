@@ -6,4 +6,6 @@ pub mod model;
 pub mod runtime;
 pub mod scheduler;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 pub mod transport;
