@@ -12,55 +12,55 @@ use orch_core::{
 use orch_docker::{DockerConfig, DockerRuntime};
 
 /// A variable that `cargo xtask test` sets. These tests never skip themselves.
-pub fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: run these tests by `cargo xtask test`, which starts what they need")
     })
 }
 
-pub fn image() -> String {
+pub(crate) fn image() -> String {
     variable("ORCH_TEST_IMAGE")
 }
 
 /// A configuration whose containers are its own, whatever else runs on the engine.
-pub fn config() -> DockerConfig {
+pub(crate) fn config() -> DockerConfig {
     config_at(variable("ORCH_TEST_DOCKER_HOST"))
 }
 
-pub fn config_at(host: String) -> DockerConfig {
+pub(crate) fn config_at(host: String) -> DockerConfig {
     let mut config = DockerConfig::new("tests", TaskId::generate().to_string());
     config.host = Some(host);
     config.secrets_dir = std::path::Path::new(&variable("ORCH_TEST_SCRATCH")).join("secrets");
     config
 }
 
-pub async fn runtime(config: &DockerConfig) -> Arc<dyn Runtime> {
+pub(crate) async fn runtime(config: &DockerConfig) -> Arc<dyn Runtime> {
     Arc::new(DockerRuntime::connect(config.clone()).await.expect("the engine answers"))
 }
 
 /// The engine without a runtime, for looking behind its back.
-pub fn docker() -> Docker {
+pub(crate) fn docker() -> Docker {
     docker_at(&variable("ORCH_TEST_DOCKER_HOST"))
 }
 
-pub fn docker_at(host: &str) -> Docker {
+pub(crate) fn docker_at(host: &str) -> Docker {
     let path = host.strip_prefix("unix://").expect("the tests' engine is at a socket");
     Docker::connect_with_unix(path, 60, API_DEFAULT_VERSION).expect("a socket")
 }
 
 /// A shell without a network, which starts fastest.
-pub fn sh(script: &str) -> TaskSpec {
+pub(crate) fn sh(script: &str) -> TaskSpec {
     let mut spec = TaskSpec::image("job", image()).command(["sh", "-c", script]);
     spec.isolation.network = NetworkMode::None;
     spec
 }
 
-pub fn work(spec: TaskSpec) -> Work {
+pub(crate) fn work(spec: TaskSpec) -> Work {
     let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
     Work { attempt, spec: Arc::new(spec), secrets: BTreeMap::new() }
 }
 
-pub async fn start(runtime: &dyn Runtime, work: &Work) -> Result<Started, RuntimeError> {
+pub(crate) async fn start(runtime: &dyn Runtime, work: &Work) -> Result<Started, RuntimeError> {
     runtime.prepare(work, &Progress::none()).await?;
     runtime.start(work).await
 }
