@@ -83,6 +83,9 @@ impl Drop for OwnEngine {
                 std::thread::yield_now();
             }
         }
+        // An engine that crashed has left its mount behind.
+        let umount = format!("umount {}/data 2>/dev/null", self.home.display());
+        let _ = std::process::Command::new("sh").args(["-c", &umount]).status();
         let _ = std::fs::remove_dir_all(&self.home);
     }
 }
