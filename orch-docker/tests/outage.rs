@@ -12,8 +12,8 @@ use std::{
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{StreamExt, TryStreamExt};
 use orch_core::{
-    model::TaskId,
-    runtime::{FoundState, RuntimeErrorKind},
+    model::{TaskId, TaskSpec},
+    runtime::{FoundState, Progress, RuntimeErrorKind},
 };
 use tokio::process::{Child, Command};
 
@@ -27,13 +27,25 @@ struct OwnEngine {
 
 impl OwnEngine {
     async fn start() -> Self {
-        let id = TaskId::generate().short();
-        let home = Path::new(&common::variable("ORCH_TEST_SCRATCH")).join(id);
-        std::fs::create_dir_all(&home).unwrap();
-        let daemon = spawn(&home).await;
-        let engine = Self { home, daemon };
+        let home = make_home();
+        let engine = Self { daemon: spawn(&home).await, home };
         engine.load_image().await;
         engine
+    }
+
+    /// One whose disk is small, without any image.
+    async fn start_on_a_small_disk() -> Self {
+        let home = make_home();
+        let data = home.join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        sh(&format!("mount -t tmpfs -o size=32m tmpfs {}", data.display()));
+        Self { daemon: spawn(&home).await, home }
+    }
+
+    /// Leaves not a byte on the engine's disk.
+    fn fill_disk(&self) {
+        let filler = self.home.join("data/filler");
+        sh(&format!("cat /dev/zero >{} 2>/dev/null || true", filler.display()));
     }
 
     fn host(&self) -> String {
@@ -84,7 +96,7 @@ impl Drop for OwnEngine {
             }
         }
         // An engine that crashed has left its mount behind.
-        let umount = format!("umount {}/data 2>/dev/null", self.home.display());
+        let umount = format!("while umount {}/data 2>/dev/null; do :; done", self.home.display());
         let _ = std::process::Command::new("sh").args(["-c", &umount]).status();
         let _ = std::fs::remove_dir_all(&self.home);
     }
@@ -97,8 +109,18 @@ fn is_alive(pid: &str) -> bool {
 }
 
 fn signal_process(pid: u32, signal: &str) {
-    let script = format!("kill -{signal} {pid}");
-    assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    sh(&format!("kill -{signal} {pid}"));
+}
+
+fn make_home() -> PathBuf {
+    let home = Path::new(&common::variable("ORCH_TEST_SCRATCH")).join(TaskId::generate().short());
+    std::fs::create_dir_all(&home).unwrap();
+    home
+}
+
+fn sh(script: &str) {
+    let status = std::process::Command::new("sh").args(["-c", script]).status().unwrap();
+    assert!(status.success(), "{script}: {status}");
 }
 
 /// Starts it and returns when it answers.
@@ -188,6 +210,17 @@ async fn an_engine_that_hangs_is_noticed() {
     runtime.kill(work.attempt).await.unwrap();
     assert_eq!(runtime.wait(work.attempt).await.unwrap().code, 137);
     runtime.remove(work.attempt).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told() {
+    let engine = OwnEngine::start_on_a_small_disk().await;
+    let runtime = common::runtime(&common::config_at(engine.host())).await;
+    let reference = format!("{}/{}", common::variable("ORCH_TEST_REGISTRY"), common::image());
+    let work = common::work(TaskSpec::image("job", reference));
+    engine.fill_disk();
+    let error = runtime.prepare(&work, &Progress::none()).await.unwrap_err();
+    assert_eq!(error.kind, RuntimeErrorKind::NoSpace, "{error}");
 }
 
 #[tokio::test]
