@@ -110,9 +110,10 @@ impl DockerRuntime {
         }
         match look_up().await.map_err(failed)? {
             Lookup::Ours(container) => Ok(container),
+            // Half of an earlier request of ours, which will be there or gone when we are asked again.
             Lookup::Free => Err(RuntimeError::new(
-                RuntimeErrorKind::Internal,
-                format!("cannot {operation}: a container of this name is just being removed"),
+                RuntimeErrorKind::Unavailable,
+                format!("cannot {operation}: the engine is still busy with a container of this name"),
             )),
             Lookup::Foreign => Err(RuntimeError::new(
                 RuntimeErrorKind::Internal,
