@@ -118,7 +118,10 @@ pub(crate) fn wait_until(limit: Duration, what: &str, mut ready: impl FnMut() ->
     Ok(())
 }
 
+/// As people would type it.
 fn show(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(name).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
