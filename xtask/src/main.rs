@@ -1,2 +1,44 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands: the gate, the fixes, the tests and what they run against.
+
+use std::process::ExitCode;
+
+mod fixtures;
+mod gate;
+mod shell;
+mod test;
+mod tidy;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  gate                              check everything that can be checked without running tests; edits nothing
+  fix                               format, and apply what clippy can repair by itself
+  test [--without PART] [-- ARGS]   run all tests with what they need, and stop it afterwards; ARGS go to the test
+                                    runner; the only PART is `docker`
+  docker up                         start a Docker engine and two registries for tests, and keep them
+  docker down                       stop them and remove what they left
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["gate"] => gate::check(),
+        ["fix"] => gate::fix(),
+        ["test", rest @ ..] => test::Options::read(rest).and_then(|options| test::run(&options)),
+        ["docker", "up"] => fixtures::up(),
+        ["docker", "down"] => fixtures::down(),
+        ["help" | "--help" | "-h"] => {
+            shell::say(USAGE);
+            Ok(())
+        }
+        _ => Err(shell::Error::new(format!("no such command: {}\n\n{USAGE}", words.join(" ")))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! One container of ours: found, waited for, signalled.
+
+use std::{collections::HashMap, time::Duration};
+
+use bollard::{
+    errors::Error,
+    models::{ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status},
+    query_parameters::{
+        InspectContainerOptions, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
+        WaitContainerOptionsBuilder,
+    },
+};
+use futures_util::StreamExt;
+use orch_core::{
+    model::{AttemptId, Exit, Timestamp},
+    runtime::{Found, FoundState, RuntimeError},
+};
+
+use crate::{clock::EngineTime, engine::Engine, errors::EngineError, identity::Identity};
+
+/// Label with the bound on kept output, for the lives of the agent that come after the one that made the container.
+pub(crate) const OUTPUT_LIMIT: &str = "orch.output-limit";
+
+/// What the engine knows of a container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) attempt: AttemptId,
+    pub(crate) id: String,
+    pub(crate) state: FoundState,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) stop_signal: String,
+    pub(crate) output_limit: u64,
+    /// What the newest health check printed.
+    pub(crate) health_output: String,
+}
+
+/// How an attempt's name is taken.
+pub(crate) enum Lookup {
+    /// By our container.
+    Ours(Container),
+    /// By nobody, or by a container that is just going away.
+    Free,
+    /// By somebody else's container.
+    Foreign,
+}
+
+impl Container {
+    pub(crate) async fn look_up(
+        engine: &Engine,
+        identity: &Identity,
+        name: &str,
+    ) -> Result<Lookup, EngineError> {
+        let answer = engine.ask(engine.docker.inspect_container(name, None::<InspectContainerOptions>)).await;
+        match answer {
+            Ok(answer) if is_going_away(&answer) => Ok(Lookup::Free),
+            Ok(answer) => Ok(Self::read(identity, answer).map_or(Lookup::Foreign, Lookup::Ours)),
+            Err(error) if error.is_status(404) => Ok(Lookup::Free),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Our container of this attempt, as the trait asks for it.
+    pub(crate) async fn find(
+        engine: &Engine,
+        identity: &Identity,
+        attempt: AttemptId,
+    ) -> Result<Option<Self>, RuntimeError> {
+        match Self::look_up(engine, identity, &identity.name(attempt)).await {
+            Ok(Lookup::Ours(container)) => Ok(Some(container)),
+            Ok(Lookup::Free | Lookup::Foreign) => Ok(None),
+            Err(error) => Err(error.into_runtime(&format!("look for attempt {attempt}"))),
+        }
+    }
+
+    fn read(identity: &Identity, answer: ContainerInspectResponse) -> Option<Self> {
+        let config = answer.config.unwrap_or_default();
+        let labels: HashMap<String, String> = config.labels.unwrap_or_default();
+        let state = answer.state.unwrap_or_default();
+        let started = state.started_at.as_deref().and_then(EngineTime::parse);
+        let newest = state.health.as_ref().and_then(|health| health.log.as_ref()?.last());
+        Some(Self {
+            attempt: identity.attempt(&labels)?,
+            id: answer.id?,
+            state: match started {
+                None => FoundState::Created,
+                Some(_) if state.running == Some(true) => FoundState::Running,
+                Some(_) => FoundState::Ended(exit(&state)),
+            },
+            started_at: started.map(EngineTime::timestamp),
+            stop_signal: config.stop_signal.unwrap_or_else(|| "SIGTERM".into()),
+            output_limit: labels.get(OUTPUT_LIMIT).and_then(|text| text.parse().ok()).unwrap_or(u64::MAX),
+            health_output: newest.and_then(|result| result.output.clone()).unwrap_or_default(),
+        })
+    }
+
+    pub(crate) fn was_started(&self) -> bool {
+        self.state != FoundState::Created
+    }
+
+    pub(crate) fn into_found(self) -> Found {
+        Found { attempt: self.attempt, handle: self.id, state: self.state, started_at: self.started_at }
+    }
+
+    /// Returns when it does not run any more.
+    pub(crate) async fn ended(&self, engine: &Engine) -> Result<(), EngineError> {
+        until(engine, &self.id, "not-running").await
+    }
+
+    /// Sends a signal. One that comes too late is a success.
+    pub(crate) async fn signal(&self, engine: &Engine, signal: &str) -> Result<(), EngineError> {
+        let options = KillContainerOptionsBuilder::default().signal(signal).build();
+        match engine.order(engine.docker.kill_container(&self.id, Some(options))).await {
+            Err(error) if !error.is_status(409) && !error.is_status(404) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks it to end by `signal`, and makes it end when `grace` is over.
+    pub(crate) async fn stop(&self, engine: &Engine, grace: Duration) -> Result<(), EngineError> {
+        self.signal(engine, &self.stop_signal).await?;
+        match tokio::time::timeout(grace, self.ended(engine)).await {
+            Ok(ended) => ended,
+            Err(_) => self.kill(engine).await,
+        }
+    }
+
+    /// Ends it, and with it every process inside.
+    pub(crate) async fn kill(&self, engine: &Engine) -> Result<(), EngineError> {
+        self.signal(engine, "SIGKILL").await?;
+        self.ended(engine).await
+    }
+
+    /// Removes it with its anonymous volumes, running or not.
+    pub(crate) async fn remove(&self, engine: &Engine) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match engine.order(engine.docker.remove_container(&self.id, Some(options))).await {
+            Err(error) if error.is_status(404) => Ok(()),
+            // Somebody is at it already; it is done when the container is gone.
+            Err(error) if error.is_status(409) => until(engine, &self.id, "removed").await,
+            answer => answer,
+        }
+    }
+}
+
+async fn until(engine: &Engine, id: &str, condition: &str) -> Result<(), EngineError> {
+    let options = WaitContainerOptionsBuilder::default().condition(condition).build();
+    let answers = engine.docker.wait_container(id, Some(options)).map(|answer| match answer {
+        // The client's way of telling an exit code other than 0.
+        Err(Error::DockerContainerWaitError { .. }) | Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    });
+    match engine.watched(answers).next().await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) if error.is_status(404) => Ok(()),
+        Some(Err(error)) => Err(error),
+        None => Err(EngineError::Gone("it closed the connection".into())),
+    }
+}
+
+fn is_going_away(answer: &ContainerInspectResponse) -> bool {
+    let status = answer.state.as_ref().and_then(|state| state.status);
+    matches!(status, Some(Status::REMOVING | Status::DEAD))
+}
+
+fn exit(state: &ContainerState) -> Exit {
+    let code = i32::try_from(state.exit_code.unwrap_or_default()).unwrap_or(i32::MAX);
+    Exit { oom_killed: state.oom_killed == Some(true), ..Exit::from_code(code) }
+}

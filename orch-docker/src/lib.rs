@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+
+mod clock;
+mod config;
+mod container;
+mod credentials;
+mod engine;
+mod errors;
+mod events;
+mod identity;
+mod keyed;
+mod logs;
+mod places;
+mod pull;
+mod reference;
+mod runtime;
+mod secrets;
+mod spec;
+mod stats;
+
+pub use config::{ConfigError, DockerConfig};
+pub use runtime::DockerRuntime;

@@ -1,0 +1,266 @@
+//! [`DockerRuntime`]: the steps of the trait, each in terms of the files beside this one.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, StartContainerOptions,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use orch_core::{
+    model::{AttemptId, Exit, PullPolicy, WorkKind, Workload},
+    runtime::{
+        Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeErrorKind,
+        RuntimeEvents, Started, Usage, Work,
+    },
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    DockerConfig,
+    container::{Container, Lookup},
+    credentials,
+    engine::Engine,
+    events,
+    identity::Identity,
+    keyed::KeyedLocks,
+    logs,
+    pull::{Puller, closed},
+    secrets, spec, stats,
+};
+
+/// How many containers `list` asks about at a time.
+const INSPECTIONS_IN_FLIGHT: usize = 8;
+
+/// Runs attempts as containers of a Docker engine. See the crate's page for what it promises.
+#[derive(Debug)]
+pub struct DockerRuntime {
+    engine: Engine,
+    config: DockerConfig,
+    identity: Identity,
+    puller: Puller,
+    starts: Semaphore,
+    /// Start and remove of one attempt exclude each other: a second start that finds the container made but not yet
+    /// started could otherwise start it again after a quick end.
+    attempts: KeyedLocks<AttemptId>,
+}
+
+impl DockerRuntime {
+    /// Connects to the engine and checks that it answers. Later it may come and go.
+    ///
+    /// # Errors
+    /// [`RuntimeErrorKind::Unavailable`] when it does not answer, [`RuntimeErrorKind::InvalidSpec`] when the
+    /// configuration cannot work.
+    pub async fn connect(config: DockerConfig) -> Result<Self, RuntimeError> {
+        config.validate().map_err(|error| {
+            RuntimeError::new(RuntimeErrorKind::InvalidSpec, format!("docker configuration: {error}"))
+        })?;
+        Ok(Self {
+            engine: Engine::connect(&config).await?,
+            identity: Identity::new(&config),
+            puller: Puller::new(config.pulls_in_flight, config.pull_stall_timeout),
+            starts: Semaphore::new(config.starts_in_flight.get()),
+            attempts: KeyedLocks::default(),
+            config,
+        })
+    }
+
+    async fn find(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
+        Container::find(&self.engine, &self.identity, attempt)
+            .await?
+            .ok_or_else(|| RuntimeError::not_found(attempt))
+    }
+
+    async fn find_started(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
+        let container = self.find(attempt).await?;
+        match container.was_started() {
+            true => Ok(container),
+            false => Err(RuntimeError::not_found(attempt)),
+        }
+    }
+
+    fn secrets_of(&self, attempt: AttemptId) -> PathBuf {
+        self.config.secrets_dir.join(self.identity.name(attempt))
+    }
+
+    /// Our container for the attempt: the one that is there, or a new one that is not started yet.
+    async fn find_or_create(&self, work: &Work) -> Result<Container, RuntimeError> {
+        let name = self.identity.name(work.attempt);
+        let operation = format!("create container {name}");
+        let look_up = || Container::look_up(&self.engine, &self.identity, &name);
+        let failed = |error: crate::errors::EngineError| error.into_create(&operation);
+        if let Lookup::Ours(container) = look_up().await.map_err(failed)? {
+            return Ok(container);
+        }
+        let image = spec::image(work)?;
+        let files = match secrets::wants_files(work) {
+            true => {
+                let user = self.user_of(work, image.as_str()).await?;
+                secrets::write(work, &self.secrets_of(work.attempt), &user).await?
+            }
+            false => Vec::new(),
+        };
+        let body = spec::container(work, &files, &self.identity, &self.config)?;
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        match self.engine.order(self.engine.docker.create_container(Some(options), body)).await {
+            Ok(_) => {}
+            // An earlier request of ours, whose answer was lost, may have come through just now.
+            Err(error) if error.is_status(409) => {}
+            Err(error) => return Err(error.into_create(&operation)),
+        }
+        match look_up().await.map_err(failed)? {
+            Lookup::Ours(container) => Ok(container),
+            // Half of an earlier request of ours, which will be there or gone when we are asked again.
+            Lookup::Free => Err(RuntimeError::new(
+                RuntimeErrorKind::Unavailable,
+                format!("cannot {operation}: the engine is still busy with a container of this name"),
+            )),
+            Lookup::Foreign => Err(RuntimeError::new(
+                RuntimeErrorKind::Internal,
+                format!("cannot {operation}: the name is taken by a container that is not this agent's"),
+            )),
+        }
+    }
+
+    /// Who the container will run as: the spec's user, else the image's.
+    async fn user_of(&self, work: &Work, image: &str) -> Result<String, RuntimeError> {
+        if let Some(user) = &work.spec.isolation.user {
+            return Ok(user.clone());
+        }
+        let answer = self.engine.ask(self.engine.docker.inspect_image(image)).await;
+        let image = answer.map_err(|error| error.into_create(&format!("look at image {image}")))?;
+        Ok(image.config.and_then(|config| config.user).unwrap_or_default())
+    }
+
+    async fn create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
+        let container = self.find_or_create(work).await?;
+        if container.was_started() {
+            return Ok(container);
+        }
+        let operation = format!("start attempt {}", work.attempt);
+        let start = self.engine.docker.start_container(&container.id, None::<StartContainerOptions>);
+        if let Err(error) = self.engine.order(start).await {
+            return Err(error.into_start(&operation));
+        }
+        self.find(work.attempt).await
+    }
+
+    async fn remove_all_of(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        if let Some(container) = Container::find(&self.engine, &self.identity, attempt).await? {
+            let removed = container.remove(&self.engine).await;
+            removed.map_err(|error| error.into_runtime(&format!("remove attempt {attempt}")))?;
+        }
+        secrets::remove(&self.secrets_of(attempt)).await
+    }
+}
+
+#[async_trait]
+impl Runtime for DockerRuntime {
+    fn capabilities(&self) -> RuntimeCapabilities {
+        RuntimeCapabilities {
+            name: "docker",
+            kind: WorkKind::Image,
+            adopts: true,
+            stats: true,
+            health: true,
+            memory_limit: true,
+            cpu_limit: true,
+        }
+    }
+
+    async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError> {
+        let image = spec::image(work)?;
+        let policy = match work.spec.workload {
+            Workload::Image { pull, .. } => pull,
+            Workload::Program { .. } => PullPolicy::default(), // refused just above
+        };
+        let credentials = credentials::of(work, &image)?;
+        self.puller.ensure(&self.engine, &image, policy, credentials, progress).await
+    }
+
+    async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
+        let _ours = self.attempts.lock(work.attempt).await;
+        let _permit = self.starts.acquire().await.map_err(|_| closed())?;
+        let container = match self.create_and_start(work).await {
+            Ok(container) => container,
+            Err(error) => {
+                // Nothing may be left of what cannot start. When that fails as well, `list` still shows it.
+                if error.kind != RuntimeErrorKind::Unavailable
+                    && let Err(left) = self.remove_all_of(work.attempt).await
+                {
+                    tracing::warn!(attempt = %work.attempt, error = %left, "cannot remove what did not start");
+                }
+                return Err(error);
+            }
+        };
+        let at = container.started_at.unwrap_or_default();
+        Ok(Started { handle: container.id, at })
+    }
+
+    async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
+        let container = self.find_started(attempt).await?;
+        if let FoundState::Ended(exit) = container.state {
+            return Ok(exit);
+        }
+        let ended = container.ended(&self.engine).await;
+        ended.map_err(|error| error.into_runtime(&format!("wait for attempt {attempt}")))?;
+        match self.find_started(attempt).await?.state {
+            FoundState::Ended(exit) => Ok(exit),
+            state => Err(RuntimeError::new(
+                RuntimeErrorKind::Internal,
+                format!("the engine says that attempt {attempt} has ended, and that it is {state:?}"),
+            )),
+        }
+    }
+
+    async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
+        let container = self.find_started(attempt).await?;
+        let stopped = container.stop(&self.engine, grace).await;
+        stopped.map_err(|error| error.into_runtime(&format!("stop attempt {attempt}")))
+    }
+
+    async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        let container = self.find_started(attempt).await?;
+        let killed = container.kill(&self.engine).await;
+        killed.map_err(|error| error.into_runtime(&format!("kill attempt {attempt}")))
+    }
+
+    async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        let _ours = self.attempts.lock(attempt).await;
+        self.remove_all_of(attempt).await
+    }
+
+    async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
+        let container = self.find_started(attempt).await?;
+        logs::read(&self.engine, &container, follow).await
+    }
+
+    async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
+        let container = self.find(attempt).await?;
+        if container.state != FoundState::Running {
+            return Err(RuntimeError::not_found(attempt));
+        }
+        let usage = stats::read(&self.engine, &container).await;
+        usage.map_err(|error| error.into_runtime(&format!("read what attempt {attempt} uses")))
+    }
+
+    async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        let options =
+            ListContainersOptionsBuilder::default().all(true).filters(&self.identity.filter()).build();
+        let answer = self.engine.ask(self.engine.docker.list_containers(Some(options))).await;
+        let summaries = answer.map_err(|error| error.into_runtime("list containers"))?;
+        let attempts = summaries.into_iter().filter_map(|one| self.identity.attempt(&one.labels?));
+        let mut found: Vec<Found> = stream::iter(attempts)
+            .map(|attempt| Container::find(&self.engine, &self.identity, attempt))
+            .buffer_unordered(INSPECTIONS_IN_FLIGHT)
+            .try_filter_map(async |container| Ok(container.map(Container::into_found)))
+            .try_collect()
+            .await?;
+        found.sort_by_key(|found| found.attempt);
+        Ok(found)
+    }
+
+    async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
+        events::subscribe(&self.engine, &self.identity).await
+    }
+}

@@ -1,0 +1,69 @@
+//! All tests, with what they need.
+
+use crate::{
+    fixtures,
+    shell::{Error, Result, cargo, has, say},
+};
+
+/// What the command line asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    without_docker: bool,
+    runner_args: Vec<String>,
+}
+
+impl Options {
+    pub(crate) fn read(words: &[&str]) -> Result<Self> {
+        let mut options = Self::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--without" => match words.next() {
+                    Some(&"docker") => options.without_docker = true,
+                    part => return Err(Error::new(format!("cannot leave out {part:?}, only docker"))),
+                },
+                "--" => options.runner_args.extend(words.by_ref().map(ToString::to_string)),
+                word => return Err(Error::new(format!("unknown argument {word:?}; see cargo xtask help"))),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Runs the tests and says at the end what was left out.
+pub(crate) fn run(options: &Options) -> Result {
+    let done = match options.without_docker {
+        true => run_tests(options, &[]),
+        false => fixtures::with(|variables| run_tests(options, variables)),
+    };
+    if options.without_docker {
+        say("\nleft out by --without docker: the integration tests of orch-docker");
+    }
+    if done.is_ok() {
+        say("\nall tests that were run have passed");
+    }
+    done
+}
+
+fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result {
+    let mut commands = match (has("cargo-nextest"), options.without_docker) {
+        (true, false) => vec![cargo(&["nextest", "run", "--workspace", "--all-features"])],
+        (true, true) => {
+            let filter = "not (package(orch-docker) and kind(test))";
+            vec![cargo(&["nextest", "run", "--workspace", "--all-features", "-E", filter])]
+        }
+        (false, false) => vec![cargo(&["test", "--workspace", "--all-features", "--all-targets"])],
+        (false, true) => vec![
+            cargo(&["test", "--workspace", "--all-features", "--all-targets", "--exclude", "orch-docker"]),
+            cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]),
+        ],
+    };
+    for command in &mut commands {
+        command.args(&options.runner_args);
+    }
+    commands.push(cargo(&["test", "--workspace", "--all-features", "--doc"]));
+    for mut command in commands {
+        crate::shell::run(command.envs(variables.iter().map(|(name, value)| (name, value))))?;
+    }
+    Ok(())
+}

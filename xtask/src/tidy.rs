@@ -1,0 +1,110 @@
+//! Rules about files that no other tool checks.
+
+use std::{fs, path::Path};
+
+use crate::{
+    gate::LIBRARIES,
+    shell::{Context, Error, Result, read, root},
+};
+
+/// A file that is longer usually holds two ideas.
+const LINES_MAX: usize = 800;
+
+/// Checks every file that Git knows of or would add.
+pub(crate) fn check() -> Result {
+    let mut git = std::process::Command::new("git");
+    let names =
+        read(git.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root()))?;
+    let mut problems = Vec::new();
+    for name in names.lines() {
+        // What is not text, or was just deleted, has nothing to check.
+        if let Ok(text) = fs::read_to_string(root().join(name)) {
+            problems.extend(problems_of(name, &text));
+        }
+    }
+    for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        if !root().join(licence).exists() {
+            problems.push(format!("{licence} is missing"));
+        }
+    }
+    for library in LIBRARIES {
+        let readme = root().join(library).join("README.md");
+        let text = fs::read_to_string(&readme).context(readme.display())?;
+        if text.trim().is_empty() {
+            problems.push(format!("{library}/README.md is empty"));
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(problems.join("\n"))),
+    }
+}
+
+fn problems_of(name: &str, text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let is_rust = Path::new(name).extension().is_some_and(|extension| extension == "rs");
+    if is_rust && text.lines().count() > LINES_MAX {
+        problems.push(format!("{name}: more than {LINES_MAX} lines"));
+    }
+    for (index, line) in text.lines().enumerate() {
+        let mut problem = |what: &str| problems.push(format!("{name}:{}: {what}", index + 1));
+        if machine_paths().iter().any(|path| line.contains(path.as_str())) {
+            problem("a path of somebody's machine");
+        }
+        if is_rust && is_silencer(line) && !attribute_at(text, index).contains("reason = ") {
+            problem("a lint is silenced without a reason");
+        }
+        if name != "Cargo.lock" && line.ends_with([' ', '\t']) {
+            problem("blanks at the end of the line");
+        }
+    }
+    problems
+}
+
+/// Put together here, so that this file passes its own check.
+fn machine_paths() -> [String; 3] {
+    ["home", "Users", "root"].map(|place| format!("/{place}/")).map(|path| match path.as_str() {
+        "/root/" => format!("{path}."), // dot files; images do have the directory
+        _ => path,
+    })
+}
+
+fn is_silencer(line: &str) -> bool {
+    let line = line.trim_start();
+    ["#[", "#!["].iter().any(|open| {
+        line.strip_prefix(open).is_some_and(|rest| rest.starts_with("allow(") || rest.starts_with("expect("))
+    })
+}
+
+/// The attribute that begins on this line, to its closing bracket.
+fn attribute_at(text: &str, line: usize) -> String {
+    let mut attribute = String::new();
+    for line in text.lines().skip(line) {
+        attribute.push_str(line);
+        if line.trim_end().ends_with(")]") {
+            break;
+        }
+    }
+    attribute
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_bites() {
+        let path = ["/ho", "me/somebody"].concat();
+        let bare = ["#[al", "low(dead_code)]"].concat();
+        for text in [path, bare, "x ".into(), "\n".repeat(LINES_MAX + 1)] {
+            assert_eq!(problems_of("a.rs", &text).len(), 1, "{text:?}");
+        }
+        let reasoned = ["#[al", "low(\n    dead_code,\n    reason = \"why\"\n)]"].concat();
+        assert_eq!(problems_of("a.rs", &reasoned), [""; 0]);
+    }
+
+    #[test]
+    fn long_files_of_other_kinds_are_fine() {
+        assert_eq!(problems_of("a.json", &"{}\n".repeat(LINES_MAX * 2)), [""; 0]);
+    }
+}
