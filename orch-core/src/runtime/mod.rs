@@ -1,11 +1,17 @@
 //! The [`Runtime`] trait: what runs attempts on a node. `testkit::runtime` checks the contract.
 
+#[cfg(target_os = "linux")]
+mod process;
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+
+#[cfg(target_os = "linux")]
+pub use process::{ProcessRuntime, ProcessRuntimeConfig};
 
 use crate::model::{AttemptId, Exit, StartFailure, TaskSpec, Timestamp, WorkKind};
 

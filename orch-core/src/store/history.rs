@@ -121,12 +121,12 @@ impl History {
         self.log().oldest
     }
 
-    /// Ends every watch once it has delivered what happened.
+    /// Ends every watch once it has delivered what is in memory of what happened.
     pub fn close(&self) {
         self.end(End::Closed);
     }
 
-    /// Ends every watch with `error` once it has delivered what happened.
+    /// Ends every watch with `error` once it has delivered what is in memory of what happened.
     pub fn fail(&self, error: StoreError) {
         self.end(End::Failed(error));
     }
@@ -230,7 +230,11 @@ impl Watcher {
             }
             let Progress { head, end } = self.progress.borrow_and_update().clone();
             if self.after < head {
-                self.read().await?;
+                match self.read().await {
+                    // The store closed while this watch was still in the past: the rest can be watched later.
+                    Err(StoreError::Closed) => return Ok(None),
+                    read => read?,
+                }
                 // A watch of a quiet prefix may look through a long history: let others go on.
                 tokio::task::yield_now().await;
                 continue;

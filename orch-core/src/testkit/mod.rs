@@ -2,3 +2,4 @@
 //! and what it expected.
 
 pub mod store;
+pub mod transport;

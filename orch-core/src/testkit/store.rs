@@ -112,7 +112,7 @@ async fn take(watch: &mut Watch, count: usize) -> Vec<WatchBatch> {
 }
 
 #[track_caller]
-fn assert_closed<T: Debug>(what: &str, result: Result<T, StoreError>) {
+fn assert_closed<T: Debug>(what: &str, result: &Result<T, StoreError>) {
     assert!(
         matches!(result, Err(StoreError::Closed)),
         "{what} of a closed store must answer Closed, not {result:?}"
@@ -120,7 +120,7 @@ fn assert_closed<T: Debug>(what: &str, result: Result<T, StoreError>) {
 }
 
 #[track_caller]
-fn assert_too_large<T: Debug>(what: &str, result: Result<T, CommitError>) {
+fn assert_too_large<T: Debug>(what: &str, result: &Result<T, CommitError>) {
     assert!(
         matches!(result, Err(CommitError::Store(StoreError::TooLarge { .. }))),
         "{what} must answer TooLarge, not {result:?}"

@@ -1,9 +1,13 @@
 //! The [`Transport`] trait: messages between members of a cluster. `testkit::transport` checks the contract.
 
+mod in_process;
+
 use std::{fmt, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+pub use in_process::{Faults, InProcessConfig, InProcessNetwork, InProcessTransport};
 
 /// A member, named by its Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

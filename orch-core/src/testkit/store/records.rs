@@ -241,10 +241,10 @@ pub async fn limits_are_enforced(harness: &dyn StoreHarness) {
     assert_eq!(entry.value.len(), largest.len(), "a value of the declared size must fit");
     let beyond = Write::put(key("beyond"), vec![7; limits.max_value_bytes + 1]);
     let txn = Txn::of(vec![put("small", ""), beyond]);
-    assert_too_large("a value beyond the declared size", store.commit(txn).await);
+    assert_too_large("a value beyond the declared size", &store.commit(txn).await);
     let writes = |count| (0..count).map(|n| put(&format!("many/{n}"), "")).collect();
     must_commit(&*store, Txn::of(writes(limits.max_txn_writes))).await;
-    assert_too_large("one write too many", store.commit(Txn::of(writes(limits.max_txn_writes + 1))).await);
+    assert_too_large("one write too many", &store.commit(Txn::of(writes(limits.max_txn_writes + 1))).await);
     assert_eq!(value_of(&*store, "small").await, None, "what is refused must write nothing");
 }
 
@@ -257,13 +257,13 @@ pub async fn closed_store_says_so(harness: &dyn StoreHarness) {
     let batches: Vec<_> = futures_util::StreamExt::collect(watch).await;
     assert!(batches.len() <= 1, "a watch must end when its store closes: {batches:?}");
     store.close().await.expect("closing twice is no error");
-    assert_closed("get", store.get(&key("a")).await);
-    assert_closed("scan", store.scan("", None, 1).await);
-    assert_closed("watch", store.watch("", last).await.map(|_| ()));
-    assert_closed("revision", store.revision().await);
-    assert_closed("compact", store.compact(last).await);
+    assert_closed("get", &store.get(&key("a")).await);
+    assert_closed("scan", &store.scan("", None, 1).await);
+    assert_closed("watch", &store.watch("", last).await.map(|_| ()));
+    assert_closed("revision", &store.revision().await);
+    assert_closed("compact", &store.compact(last).await);
     match store.commit(Txn::of(vec![put("a", "2")])).await {
-        Err(CommitError::Store(error)) => assert_closed::<()>("commit", Err(error)),
+        Err(CommitError::Store(error)) => assert_closed::<()>("commit", &Err(error)),
         other => panic!("commit of a closed store must answer Closed, not {other:?}"),
     }
 }
