@@ -173,7 +173,11 @@ impl Runtime for ProcessRuntime {
                 None => false,
             };
             match self.state(attempt).await? {
-                State::Running(identity) | State::Ended(identity, _) => break identity,
+                State::Ended(identity, _) if child.is_none() => break identity,
+                State::Running(identity) | State::Ended(identity, _) => {
+                    self.monitors.watch(&dir, child);
+                    break identity;
+                }
                 State::Absent => return Err(RuntimeError::not_found(attempt)),
                 State::Created if ended => {
                     let message =
@@ -183,7 +187,6 @@ impl Runtime for ProcessRuntime {
                 State::Created => tokio::time::sleep(SOON).await,
             }
         };
-        self.monitors.watch(&dir, child);
         let at = blocking(move || Ok(dir.started_at())).await?.unwrap_or_default();
         Ok(Started { handle: identity.pid().to_string(), at })
     }
