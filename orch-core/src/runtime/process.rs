@@ -43,13 +43,17 @@ pub struct ProcessRuntimeConfig {
     /// How often running attempts are looked at: how late an end is noticed at most, and how far output may grow
     /// beyond its limit meanwhile.
     pub poll_interval: Duration,
+    /// The directory in which tasks may have secrets as files, on the same file system as `dir`. Without one, such
+    /// tasks are refused. A file is there while its task runs, for the agent's user only; a path that is taken is
+    /// an error.
+    pub secret_dir: Option<PathBuf>,
 }
 
 impl ProcessRuntimeConfig {
     /// Attempts in `dir`, looked at forty times a second.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), poll_interval: Duration::from_millis(25) }
+        Self { dir: dir.into(), poll_interval: Duration::from_millis(25), secret_dir: None }
     }
 }
 
@@ -66,6 +70,7 @@ impl ProcessRuntimeConfig {
 pub struct ProcessRuntime {
     dir: PathBuf,
     poll_interval: Duration,
+    secret_dir: Option<PathBuf>,
     monitors: Arc<Monitors>,
 }
 
@@ -76,13 +81,15 @@ impl ProcessRuntime {
     /// When the directory cannot be made or read.
     pub fn new(config: ProcessRuntimeConfig) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
-        let dir = fs::canonicalize(config.dir)?;
-        AttemptDir::all(&dir)?;
-        Ok(Self {
-            dir,
-            poll_interval: config.poll_interval,
-            monitors: Arc::new(Monitors::new(config.poll_interval)),
-        })
+        let dir = fs::canonicalize(&config.dir)?;
+        for attempt in AttemptDir::all(&dir)? {
+            // It may have ended while nobody looked.
+            if let State::Ended(..) = attempt.state() {
+                monitor::settle(&attempt)?;
+            }
+        }
+        let ProcessRuntimeConfig { poll_interval, secret_dir, .. } = config;
+        Ok(Self { dir, poll_interval, secret_dir, monitors: Arc::new(Monitors::new(poll_interval)) })
     }
 
     fn attempt(&self, attempt: AttemptId) -> AttemptDir {
@@ -145,21 +152,19 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn prepare(&self, work: &Work, _progress: &Progress) -> Result<(), RuntimeError> {
-        let (work, dir) = (work.clone(), self.attempt(work.attempt));
-        blocking(move || Ok(Launch::plan(&work).map(|_| dir.create(&work.spec))))
-            .await??
-            .map_err(|error| failed(&error))
+        let (work, secret_dir) = (work.clone(), self.secret_dir.clone());
+        blocking(move || Ok(Launch::plan(&work, secret_dir.as_deref()).map(|_| ()))).await?
     }
 
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
         let attempt = work.attempt;
         let dir = self.attempt(attempt);
-        let (planned, directory) = (work.clone(), dir.clone());
+        let (planned, directory, secret_dir) = (work.clone(), dir.clone(), self.secret_dir.clone());
         let child = blocking(move || {
             if !matches!(directory.state(), State::Absent | State::Created) {
                 return Ok(Ok(None));
             }
-            let launch = match Launch::plan(&planned) {
+            let launch = match Launch::plan(&planned, secret_dir.as_deref()) {
                 Ok(launch) => launch,
                 Err(error) => return Ok(Err(error)),
             };
@@ -193,7 +198,7 @@ impl Runtime for ProcessRuntime {
 
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
         match self.started(attempt).await? {
-            State::Ended(_, exit) => Ok(exit),
+            State::Ended(_, exit) if !self.monitors.unsettled(attempt) => Ok(exit),
             _ => self
                 .monitors
                 .ended(&self.attempt(attempt))
@@ -377,7 +382,7 @@ fn failed(error: &io::Error) -> RuntimeError {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RuntimeErrorKind::NoSpace,
         io::ErrorKind::NotFound => RuntimeErrorKind::NotFound,
-        io::ErrorKind::ArgumentListTooLong => RuntimeErrorKind::InvalidSpec,
+        io::ErrorKind::ArgumentListTooLong | io::ErrorKind::AlreadyExists => RuntimeErrorKind::InvalidSpec,
         _ => RuntimeErrorKind::Internal,
     };
     RuntimeError::new(kind, format!("the directory of the attempt or its process: {error}"))

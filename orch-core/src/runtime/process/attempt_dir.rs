@@ -7,17 +7,20 @@
 //! | `pid` | wrapper, once, before the program | it was started: process id, start time in ticks, boot id |
 //! | `stdout`, `stderr` | program | its output; a dropped beginning is a hole, so that offsets stay right |
 //! | `stdout.start`, `stderr.start` | agent | where the kept output begins |
+//! | `secret-<n>` | agent | a secret that the task gets as a file, until it has ended |
 //! | `exit` | wrapper, after the program | its exit code |
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
 
 use super::tree::Identity;
 use crate::{
-    model::{AttemptId, Exit, TaskSpec, Timestamp},
+    model::{AttemptId, Exit, SecretTarget, TaskSpec, Timestamp},
     runtime::OutputStream,
 };
 
@@ -73,7 +76,6 @@ impl AttemptDir {
 
     /// Makes the directory with its spec; doing it again changes nothing.
     pub(super) fn create(&self, spec: &TaskSpec) -> io::Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
         match fs::DirBuilder::new().mode(0o700).create(self.path()) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -88,6 +90,37 @@ impl AttemptDir {
 
     pub(super) fn spec(&self) -> io::Result<TaskSpec> {
         Ok(serde_json::from_slice(&fs::read(self.file("spec.json"))?)?)
+    }
+
+    /// Puts a secret's value where the task looks for it. The file is a second name of one in this directory, which
+    /// tells whose it is.
+    pub(super) fn place_secret(&self, number: usize, target: &Path, value: &[u8]) -> io::Result<()> {
+        let own = self.secret(number);
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&own)?;
+        file.write_all(value)?;
+        match fs::hard_link(&own, target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_same(&own, target)? => Ok(()),
+            linked => linked,
+        }
+    }
+
+    /// Takes the secrets away again, and no file of anybody else.
+    pub(super) fn clear_secrets(&self, spec: &TaskSpec) -> io::Result<()> {
+        for (number, secret) in spec.secrets.iter().enumerate() {
+            let (SecretTarget::File { path }, own) = (&secret.target, self.secret(number)) else { continue };
+            if !own.exists() {
+                continue;
+            }
+            if Path::new(path).exists() && is_same(&own, Path::new(path))? {
+                fs::remove_file(path)?;
+            }
+            fs::remove_file(own)?;
+        }
+        Ok(())
+    }
+
+    fn secret(&self, number: usize) -> PathBuf {
+        self.file(&format!("secret-{number}"))
     }
 
     pub(super) fn state(&self) -> State {
@@ -130,6 +163,9 @@ impl AttemptDir {
     }
 
     pub(super) fn remove(&self) -> io::Result<()> {
+        if let Ok(spec) = self.spec() {
+            self.clear_secrets(&spec)?;
+        }
         let removed = self.base.join(format!("{REMOVED}{}", self.attempt));
         for step in
             [fs::remove_dir_all(&removed), fs::rename(self.path(), &removed), fs::remove_dir_all(&removed)]
@@ -158,6 +194,11 @@ impl AttemptDir {
     fn file(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
+}
+
+fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
+    let (one, other) = (fs::symlink_metadata(one)?, fs::symlink_metadata(other)?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 fn name_of(stream: OutputStream) -> &'static str {

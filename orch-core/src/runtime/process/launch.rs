@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::{attempt_dir::AttemptDir, tree::MARKER};
 use crate::{
     model::{NetworkMode, SecretTarget, TaskSpec, Workload},
-    runtime::{OutputStream, RuntimeError, RuntimeErrorKind, Work},
+    runtime::{OutputStream, RuntimeError, RuntimeErrorKind, Secret, Work},
 };
 
 /// Runs the program and leaves its exit code behind, so that it is known even when the agent is gone by then.
@@ -46,17 +46,20 @@ const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 pub(super) struct Launch {
     program: PathBuf,
     environment: BTreeMap<OsString, OsString>,
+    /// Secrets that become files: their number in the spec, where, and the value.
+    files: Vec<(usize, PathBuf, Secret)>,
 }
 
 impl Launch {
-    /// Looks everything up without changing anything.
-    pub(super) fn plan(work: &Work) -> Result<Self, RuntimeError> {
+    /// Looks everything up without changing anything. Secrets may become files in `secret_dir` only.
+    pub(super) fn plan(work: &Work, secret_dir: Option<&Path>) -> Result<Self, RuntimeError> {
         let program = match &work.spec.workload {
             Workload::Program { program } => program,
             Workload::Image { .. } => return unsupported("workload: this runtime runs programs, not images"),
         };
         refuse_isolation(&work.spec)?;
-        let environment = environment(work)?;
+        let mut environment = environment(work);
+        let files = secrets(work, secret_dir, &mut environment)?;
         if let Some(dir) = &work.spec.working_dir
             && !Path::new(dir).is_dir()
         {
@@ -64,7 +67,7 @@ impl Launch {
         }
         let path = environment.get(OsStr::new("PATH")).cloned().unwrap_or_default();
         let program = find(program, &path, work.spec.working_dir.as_deref())?;
-        Ok(Self { program, environment })
+        Ok(Self { program, environment, files })
     }
 
     /// Starts the wrapper in a process group of its own, with nothing of the agent's terminal.
@@ -73,6 +76,9 @@ impl Launch {
         let files = spec.isolation.open_files_limit.map(|limit| limit.to_string()).unwrap_or_default();
         let memory = Some(spec.resources.memory_bytes / 1024).filter(|kib| *kib > 0);
         let output = |stream| File::options().append(true).create(true).open(dir.output(stream));
+        for (number, target, value) in &self.files {
+            dir.place_secret(*number, target, value.expose())?;
+        }
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", WRAPPER, "orch-wrapper"])
@@ -116,32 +122,54 @@ fn refuse_isolation(spec: &TaskSpec) -> Result<(), RuntimeError> {
     }
 }
 
-fn environment(work: &Work) -> Result<BTreeMap<OsString, OsString>, RuntimeError> {
+fn environment(work: &Work) -> BTreeMap<OsString, OsString> {
     let mut all = BTreeMap::new();
     for name in INHERITED {
         all.extend(std::env::var_os(name).map(|value| (name.into(), value)));
     }
     all.extend(work.spec.env.iter().map(|(name, value)| (name.into(), value.into())));
-    for secret in &work.spec.secrets {
-        let SecretTarget::Env { variable } = &secret.target else {
-            return unsupported(
-                "secrets.target: plain processes get secrets as environment variables, not as files",
-            );
-        };
-        let Some(value) = work.secrets.get(&secret.name) else {
-            return invalid(format!("secrets: this node has no secret called {:?}", secret.name));
-        };
-        if value.expose().contains(&0) {
-            return invalid(format!(
-                "secrets: {:?} has a NUL byte, no environment variable can hold it",
-                secret.name
-            ));
-        }
-        all.insert(variable.into(), OsString::from_vec(value.expose().to_vec()));
-    }
     all.insert("ORCH_TASK".into(), work.attempt.task.to_string().into());
     all.insert(MARKER.into(), work.attempt.to_string().into());
-    Ok(all)
+    all
+}
+
+/// Adds secrets to the environment; returns those that become files.
+fn secrets(
+    work: &Work,
+    secret_dir: Option<&Path>,
+    environment: &mut BTreeMap<OsString, OsString>,
+) -> Result<Vec<(usize, PathBuf, Secret)>, RuntimeError> {
+    let mut files = Vec::new();
+    for (number, secret) in work.spec.secrets.iter().enumerate() {
+        let name = &secret.name;
+        let Some(value) = work.secrets.get(name) else {
+            return invalid(format!("secrets: this node has no secret called {name:?}"));
+        };
+        match &secret.target {
+            SecretTarget::Env { .. } if value.expose().contains(&0) => {
+                return invalid(format!(
+                    "secrets: {name:?} has a NUL byte, no environment variable can hold it"
+                ));
+            }
+            SecretTarget::Env { variable } => {
+                environment.insert(variable.into(), OsString::from_vec(value.expose().to_vec()));
+            }
+            SecretTarget::File { path } => match secret_dir {
+                Some(dir) if Path::new(path).parent() == Some(dir) => {
+                    files.push((number, path.into(), value.clone()));
+                }
+                Some(dir) => {
+                    return unsupported(&format!("secrets.target.path: must be a file in {}", dir.display()));
+                }
+                None => {
+                    return unsupported(
+                        "secrets.target: this node gives secrets as environment variables, not as files",
+                    );
+                }
+            },
+        }
+    }
+    Ok(files)
 }
 
 /// The program's file, found as a shell would.

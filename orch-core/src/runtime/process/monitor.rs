@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -56,6 +57,11 @@ impl Monitors {
         receiver
     }
 
+    /// The watch over an attempt whose end was not settled yet.
+    pub(super) fn unsettled(&self, attempt: AttemptId) -> bool {
+        self.running().contains_key(&attempt)
+    }
+
     /// Waits for the end; `None` when the attempt is removed.
     pub(super) async fn ended(self: &Arc<Self>, dir: &AttemptDir) -> Option<Exit> {
         let mut watched = self.watch(dir, None);
@@ -71,6 +77,14 @@ impl Monitors {
     }
 }
 
+/// What is left to do when an attempt has ended; doing it again changes nothing.
+pub(super) fn settle(dir: &AttemptDir) -> io::Result<()> {
+    tree::kill_marked(dir.attempt())?;
+    let spec = dir.spec()?;
+    dir.clear_secrets(&spec)?;
+    output::trim(dir, spec.output_limit_bytes, 0)
+}
+
 async fn monitor(
     monitors: Weak<Monitors>,
     dir: AttemptDir,
@@ -83,13 +97,14 @@ async fn monitor(
         let watched = dir.clone();
         let state = blocking(move || {
             let state = watched.state();
-            if let State::Ended(..) = state {
-                tree::kill_marked(attempt)?;
-            }
-            if state != State::Absent {
-                let limit = watched.spec()?.output_limit_bytes;
-                let slack = if matches!(state, State::Ended(..)) { 0 } else { limit / 8 };
-                output::trim(&watched, limit, slack)?;
+            match state {
+                State::Ended(..) => settle(&watched)?,
+                State::Running(_) => {
+                    let limit = watched.spec()?.output_limit_bytes;
+                    // Trimming in pieces is cheaper than a little each time.
+                    output::trim(&watched, limit, limit / 8)?;
+                }
+                State::Created | State::Absent => {}
             }
             Ok(state)
         });
@@ -118,9 +133,8 @@ async fn monitor(
                 None => std::future::pending().await,
             }
         };
-        match tokio::time::timeout(poll_interval, reaped).await {
-            Ok(()) => child = None,
-            Err(_) => {}
+        if tokio::time::timeout(poll_interval, reaped).await.is_ok() {
+            child = None;
         }
     }
 }
