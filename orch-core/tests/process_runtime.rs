@@ -302,3 +302,49 @@ async fn limits_reach_the_program() {
     assert!(run(&runtime, &task).await.is_success());
     assert_eq!(stdout(&runtime, task.attempt).await, "77\n65536\n");
 }
+
+struct Processes {
+    base: tempfile::TempDir,
+}
+
+#[async_trait::async_trait]
+impl RuntimeHarness for Processes {
+    async fn runtime(&self) -> Arc<dyn Runtime> {
+        let secret_dir = Some(self.base.path().into());
+        let config = ProcessRuntimeConfig {
+            secret_dir,
+            ..ProcessRuntimeConfig::new(self.base.path().join("attempts"))
+        };
+        Arc::new(ProcessRuntime::new(config).unwrap())
+    }
+
+    fn sh(&self, script: &str) -> TaskSpec {
+        shell(script)
+    }
+
+    fn secret_path(&self) -> String {
+        self.base.path().join("token").to_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn process_runtime_conforms() {
+    let harness = Processes { base: tempfile::tempdir().unwrap() };
+    run_all(&harness).await;
+    assert!(!fs::exists(harness.secret_path()).unwrap(), "secrets must not be left on the disk");
+}
+
+#[tokio::test]
+async fn a_secret_never_takes_the_place_of_another_file() {
+    let harness = Processes { base: tempfile::tempdir().unwrap() };
+    let runtime = harness.runtime().await;
+    fs::write(harness.secret_path(), "somebody else's").unwrap();
+    let mut spec = shell("exit 0");
+    spec.secrets
+        .push(SecretRef { name: "s".into(), target: SecretTarget::File { path: harness.secret_path() } });
+    let mut task = work(spec);
+    task.secrets.insert("s".into(), Secret::new("x"));
+    assert_eq!(runtime.start(&task).await.unwrap_err().kind, RuntimeErrorKind::InvalidSpec);
+    runtime.remove(task.attempt).await.unwrap();
+    assert_eq!(fs::read_to_string(harness.secret_path()).unwrap(), "somebody else's");
+}

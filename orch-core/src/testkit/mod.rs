@@ -1,5 +1,37 @@
-//! Conformance suites for the traits, for the authors of backends. Each `run_all` panics with the name of the case
-//! and what it expected.
+//! Conformance suites for the authors of backends: one module per trait, each with a `run_all` that a backend's own
+//! tests call. Cases that a backend does not declare an ability for are left out.
 
+pub mod runtime;
 pub mod store;
 pub mod transport;
+
+use crate::runtime::RuntimeError;
+
+/// Why a case failed. Made from a message or from the error that the backend should not have returned.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) String);
+
+/// What a case comes to.
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self(message)
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        Self(format!("unexpected error ({}): {error}", error.kind.as_str()))
+    }
+}
+
+/// Ends the case with a message unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::testkit::Failure(format!($($message)+)));
+        }
+    };
+}
+pub(crate) use ensure;

@@ -1,0 +1,132 @@
+//! The conformance suite of [`Runtime`].
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use orch_core::{model::TaskSpec, runtime::Runtime, testkit::runtime::{RuntimeHarness, run_all}};
+//! struct Mine;
+//!
+//! #[async_trait::async_trait]
+//! impl RuntimeHarness for Mine {
+//!     async fn runtime(&self) -> Arc<dyn Runtime> {
+//!         todo!("a runtime over the same state each time")
+//!     }
+//!     fn sh(&self, script: &str) -> TaskSpec {
+//!         TaskSpec::program("job", "sh").args(["-c", script])
+//!     }
+//!     fn secret_path(&self) -> String {
+//!         "/run/secrets/token".into()
+//!     }
+//! }
+//!
+//! # async fn test() {
+//! run_all(&Mine).await;
+//! # }
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+
+use super::Outcome;
+use crate::{model::TaskSpec, runtime::Runtime};
+
+mod bench;
+mod control;
+mod input;
+mod life;
+mod output;
+mod watch;
+
+use bench::Bench;
+
+/// What the suite needs to know of a backend.
+#[async_trait]
+pub trait RuntimeHarness: Send + Sync {
+    /// A runtime over the same underlying state each time: being called again means that the agent was restarted.
+    /// The suite drops the runtime before, and cases run one after the other.
+    async fn runtime(&self) -> Arc<dyn Runtime>;
+
+    /// A task that runs `script` with a POSIX shell: `sh -c script`, so that arguments of the spec become `$0`, `$1`.
+    fn sh(&self, script: &str) -> TaskSpec;
+
+    /// An absolute path, seen from inside a task, where a secret's file may be put.
+    fn secret_path(&self) -> String;
+
+    /// The longest that one case may take.
+    fn case_timeout(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+/// Runs every case that the backend's capabilities call for.
+///
+/// # Panics
+/// When cases fail, with the name of each and what went wrong.
+pub async fn run_all(harness: &dyn RuntimeHarness) {
+    let mut failures = Vec::new();
+    for (name, case) in CASES {
+        let bench = Bench::new(harness).await;
+        tracing::info!(case = name, "runtime conformance");
+        let outcome = tokio::time::timeout(harness.case_timeout(), case(&bench)).await;
+        let removed = bench.clear().await;
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => failures.push(format!("{name}: {}", failure.0)),
+            Err(_) => failures.push(format!("{name}: not done after {:?}", harness.case_timeout())),
+        }
+        if let Err(error) = removed {
+            failures.push(format!("{name}: cannot be removed afterwards: {error}"));
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} of {} cases failed:\n{}",
+        failures.len(),
+        CASES.len(),
+        failures.join("\n")
+    );
+}
+
+type Case = for<'a> fn(&'a Bench<'a>) -> BoxFuture<'a, Outcome>;
+
+macro_rules! cases {
+    ($($module:ident::$case:ident),+ $(,)?) => {
+        &[$((stringify!($case), |bench| Box::pin($module::$case(bench)))),+]
+    };
+}
+
+const CASES: &[(&str, Case)] = cases![
+    life::exit_codes_are_reported,
+    life::a_death_by_signal_is_128_plus_its_number,
+    life::wait_after_the_end_answers_again,
+    life::start_is_idempotent,
+    life::start_after_the_end_starts_nothing,
+    life::concurrent_starts_are_one,
+    life::remove_forgets,
+    life::remove_ends_what_runs,
+    life::unknown_attempts_are_not_found,
+    control::stop_lets_the_task_end_itself,
+    control::stop_kills_after_the_grace,
+    control::stop_uses_the_signal_of_the_spec,
+    control::kill_ends_the_whole_tree,
+    control::stopping_what_has_ended_is_a_success,
+    output::streams_have_offsets,
+    output::follow_ends_with_the_task,
+    output::the_newest_output_is_kept,
+    output::without_follow_it_does_not_wait,
+    input::environment_arguments_and_directory,
+    input::secrets_arrive,
+    input::secrets_are_never_printed,
+    input::a_missing_secret_is_an_error,
+    input::a_missing_program_is_an_error,
+    input::a_missing_user_is_an_error,
+    input::a_missing_image_is_an_error,
+    input::a_bad_image_reference_is_an_error,
+    watch::a_restart_finds_what_runs_and_what_ended,
+    watch::a_restart_does_not_start_again,
+    watch::events_tell_the_end,
+    watch::events_tell_health,
+    watch::stats_while_it_runs,
+    watch::out_of_memory_is_told,
+];

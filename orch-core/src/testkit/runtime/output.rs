@@ -1,0 +1,62 @@
+//! Logs.
+
+use futures_util::StreamExt;
+
+use super::{
+    Outcome,
+    bench::{Bench, read_until},
+};
+use crate::testkit::ensure;
+
+pub(super) async fn streams_have_offsets(bench: &Bench<'_>) -> Outcome {
+    let attempt = bench.run("echo one; echo two >&2; echo three; printf end").await?;
+    bench.runtime().wait(attempt).await?;
+    let output = bench.output(attempt, true).await?;
+    ensure!(output.stdout == "one\nthree\nend", "standard output is {:?}", output.stdout);
+    ensure!(output.stderr == "two\n", "standard error is {:?}", output.stderr);
+    ensure!(output.stdout_from == 0, "the first offset is {}", output.stdout_from);
+    let again = bench.output(attempt, false).await?;
+    ensure!(output == again, "read again it is {again:?}");
+    Ok(())
+}
+
+pub(super) async fn follow_ends_with_the_task(bench: &Bench<'_>) -> Outcome {
+    let script = "trap 'echo last; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+    let attempt = bench.run(script).await?;
+    let runtime = bench.runtime();
+    let mut logs = runtime.logs(attempt, true).await?;
+    // It arrives while the task runs, not when it is over.
+    read_until(&mut logs, "ready\n").await?;
+    runtime.stop(attempt, std::time::Duration::from_secs(30)).await?;
+    read_until(&mut logs, "last\n").await?;
+    ensure!(logs.next().await.is_none(), "something came after the last line");
+    Ok(())
+}
+
+pub(super) async fn the_newest_output_is_kept(bench: &Bench<'_>) -> Outcome {
+    const LINES: u64 = 2000;
+    const LINE_BYTES: u64 = 20;
+    let script =
+        format!("i=1; while [ $i -le {LINES} ]; do printf '%019d\\n' $i; i=$((i+1)); done; echo error >&2");
+    let mut spec = bench.harness.sh(&script);
+    spec.output_limit_bytes = 4096;
+    let limit = spec.output_limit_bytes;
+    let attempt = bench.start(&bench.work(spec)).await?;
+    bench.runtime().wait(attempt).await?;
+    let output = bench.output(attempt, false).await?;
+    let kept = u64::try_from(output.stdout.len() + output.stderr.len()).unwrap_or(u64::MAX);
+    ensure!(kept <= limit, "{kept} bytes are kept, the limit is {limit}");
+    ensure!(kept > limit / 4, "only {kept} bytes are kept, the limit is {limit}");
+    let last = format!("{LINES:019}\n");
+    ensure!(output.stdout.ends_with(&last), "the newest line is gone");
+    let end = output.stdout_from + u64::try_from(output.stdout.len()).unwrap_or(u64::MAX);
+    ensure!(end == LINES * LINE_BYTES, "offsets end at {end}, {} were written", LINES * LINE_BYTES);
+    Ok(())
+}
+
+pub(super) async fn without_follow_it_does_not_wait(bench: &Bench<'_>) -> Outcome {
+    let attempt = bench.run_until_ready("echo ready; exec sleep 1000").await?;
+    let output = bench.output(attempt, false).await?;
+    ensure!(output.stdout == "ready\n", "it printed {:?}", output.stdout);
+    Ok(())
+}
