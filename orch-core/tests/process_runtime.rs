@@ -1,5 +1,6 @@
 //! The process runtime with real processes.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,8 @@ use orch_core::{
         RuntimeEvent, Secret, Work,
     },
 };
+
+use orch_core::testkit::runtime::{RuntimeHarness, run_all};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -1,4 +1,5 @@
 //! The memory store against the conformance suite, and its own bounds.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
 use std::{num::NonZeroUsize, sync::Arc};
 

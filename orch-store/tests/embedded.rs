@@ -1,4 +1,5 @@
 //! The embedded store on a real disk: the conformance suite, a killed process, and the ways that opening fails.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
 use std::{
     fs,

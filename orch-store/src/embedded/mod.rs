@@ -25,6 +25,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use orch_core::store::{
     CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Recall, Revision, StateStore,
     StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
@@ -250,7 +251,7 @@ fn guarded(
 
 fn bytes_of(txn: &Txn) -> usize {
     let writes = txn.writes.iter();
-    writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, |value| value.len())).sum()
+    writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
 }
 
 fn room_units(bytes: usize) -> usize {

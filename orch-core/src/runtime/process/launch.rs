@@ -142,6 +142,9 @@ fn secrets(
     let mut files = Vec::new();
     for (number, secret) in work.spec.secrets.iter().enumerate() {
         let name = &secret.name;
+        if let SecretTarget::File { path } = &secret.target {
+            check_secret_file(path, secret_dir)?;
+        }
         let Some(value) = work.secrets.get(name) else {
             return invalid(format!("secrets: this node has no secret called {name:?}"));
         };
@@ -154,22 +157,18 @@ fn secrets(
             SecretTarget::Env { variable } => {
                 environment.insert(variable.into(), OsString::from_vec(value.expose().to_vec()));
             }
-            SecretTarget::File { path } => match secret_dir {
-                Some(dir) if Path::new(path).parent() == Some(dir) => {
-                    files.push((number, path.into(), value.clone()));
-                }
-                Some(dir) => {
-                    return unsupported(&format!("secrets.target.path: must be a file in {}", dir.display()));
-                }
-                None => {
-                    return unsupported(
-                        "secrets.target: this node gives secrets as environment variables, not as files",
-                    );
-                }
-            },
+            SecretTarget::File { path } => files.push((number, path.into(), value.clone())),
         }
     }
     Ok(files)
+}
+
+fn check_secret_file(path: &str, secret_dir: Option<&Path>) -> Result<(), RuntimeError> {
+    match secret_dir {
+        Some(dir) if Path::new(path).parent() == Some(dir) => Ok(()),
+        Some(dir) => unsupported(&format!("secrets.target.path: must be a file in {}", dir.display())),
+        None => unsupported("secrets.target: this node gives secrets as environment variables, not as files"),
+    }
 }
 
 /// The program's file, found as a shell would.
