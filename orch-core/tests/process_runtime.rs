@@ -351,3 +351,40 @@ async fn a_secret_never_takes_the_place_of_another_file() {
     runtime.remove(task.attempt).await.unwrap();
     assert_eq!(fs::read_to_string(harness.secret_path()).unwrap(), "somebody else's");
 }
+
+const AGENT_DIR: &str = "ORCH_TEST_AGENT_DIR";
+
+/// No test by itself: the agent that the next test kills.
+#[tokio::test]
+async fn agent_that_starts_and_is_killed() {
+    let Some(dir) = std::env::var_os(AGENT_DIR) else { return };
+    let dir = Path::new(&dir);
+    let script = format!("until [ -e {0}/go ]; do sleep 0.01; done; echo survived; exit 6", dir.display());
+    let task = work(shell(&script));
+    runtime(&dir.join("attempts")).start(&task).await.unwrap();
+    fs::write(dir.join("started"), format!("{}\n", task.attempt)).unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn work_survives_kill_9_of_its_agent_and_its_exit_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "agent_that_starts_and_is_killed"])
+        .env(AGENT_DIR, dir.path())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let attempt: AttemptId = appears(&dir.path().join("started")).await.parse().unwrap();
+    agent.kill().await.unwrap();
+    // It ends while there is no agent at all.
+    fs::write(dir.path().join("go"), "").unwrap();
+    appears(&dir.path().join("attempts").join(attempt.to_string()).join("exit")).await;
+
+    let adopting = runtime(&dir.path().join("attempts"));
+    let found = adopting.list().await.unwrap();
+    assert_eq!((found[0].attempt, found[0].state), (attempt, FoundState::Ended(Exit::from_code(6))));
+    assert_eq!(adopting.wait(attempt).await.unwrap(), Exit::from_code(6));
+    assert_eq!(stdout(&adopting, attempt).await, "survived\n");
+}

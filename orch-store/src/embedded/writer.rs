@@ -110,13 +110,18 @@ impl Writer {
         match self.core.apply(self.extent, txns, trim, self.durability()) {
             Ok((verdicts, reached)) => {
                 self.reach(reached);
-                for (commit, verdict) in group.into_iter().zip(verdicts) {
-                    let _ = commit.answer.send(match verdict {
+                let answers: Vec<_> = verdicts
+                    .into_iter()
+                    .map(|verdict| match verdict {
                         Verdict::Applied(writes) => Ok(self.history.append(writes)),
                         Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
-                    });
-                }
+                    })
+                    .collect();
+                // Whoever has an answer must not be told of an older beginning than there is.
                 self.history.forget(reached.oldest);
+                for (commit, answer) in group.into_iter().zip(answers) {
+                    let _ = commit.answer.send(answer);
+                }
                 Ok(())
             }
             Err(error) => {

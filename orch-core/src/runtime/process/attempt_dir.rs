@@ -20,7 +20,7 @@ use std::{
 
 use super::tree::Identity;
 use crate::{
-    model::{AttemptId, Exit, SecretTarget, TaskSpec, Timestamp},
+    model::{AttemptId, CommandId, Exit, SecretTarget, TaskSpec, Timestamp},
     runtime::OutputStream,
 };
 
@@ -80,8 +80,10 @@ impl AttemptDir {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let (file, new) = (self.file("spec.json"), self.file("spec.json.new"));
+        let file = self.file("spec.json");
         if !file.exists() {
+            // A name of its own, because two starts may be here at a time.
+            let new = self.file(&format!("spec.json.{}", CommandId::generate()));
             fs::write(&new, serde_json::to_vec_pretty(spec)?)?;
             fs::rename(new, file)?;
         }
@@ -108,13 +110,11 @@ impl AttemptDir {
     pub(super) fn clear_secrets(&self, spec: &TaskSpec) -> io::Result<()> {
         for (number, secret) in spec.secrets.iter().enumerate() {
             let (SecretTarget::File { path }, own) = (&secret.target, self.secret(number)) else { continue };
-            if !own.exists() {
-                continue;
+            // Another look at the same end may be doing this at the same time.
+            if is_same(&own, Path::new(path)).or_else(none_is_not)? {
+                fs::remove_file(path).map(|()| true).or_else(none_is_not)?;
             }
-            if Path::new(path).exists() && is_same(&own, Path::new(path))? {
-                fs::remove_file(path)?;
-            }
-            fs::remove_file(own)?;
+            fs::remove_file(own).map(|()| true).or_else(none_is_not)?;
         }
         Ok(())
     }
@@ -194,6 +194,11 @@ impl AttemptDir {
     fn file(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
+}
+
+/// What is not there is not ours.
+fn none_is_not(error: io::Error) -> io::Result<bool> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) }
 }
 
 fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
