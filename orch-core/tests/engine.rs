@@ -168,12 +168,12 @@ async fn the_work_of_a_silent_node_goes_elsewhere_and_is_void_when_the_node_come
     assert_eq!(orch.get(task).unwrap().record.attempts[0].end, Some(AttemptEnd::NodeLost));
     assert_eq!(orch.nodes()[0].record.state, NodeState::Lost);
 
-    let left_behind = Runtime::wait(&first, attempt(task, 1)).await;
-    let killed = Exit::from_code(137);
-    assert!(
-        left_behind.is_ok_and(|exit| exit == killed),
-        "what was left behind goes on until the node is back"
-    );
+    let watched = first.clone();
+    let left_behind = tokio::spawn(async move { watched.wait(attempt(task, 1)).await });
+    tokio::task::yield_now().await;
+    assert!(!left_behind.is_finished(), "what was left behind goes on until the node is back");
+    let _back = join(&orch, &config, &first).await;
+    assert_eq!(left_behind.await.unwrap().unwrap(), Exit::from_code(137));
     second.finish(attempt(task, 2), Exit::from_code(0));
     assert_eq!(orch.wait(task).await.unwrap().status(), "succeeded");
     assert_eq!((first.starts(), second.starts()), (vec![attempt(task, 1)], vec![attempt(task, 2)]));
