@@ -1,0 +1,44 @@
+//! `orch logs`.
+
+use std::io::Write as _;
+
+use futures_util::StreamExt as _;
+use orch_core::{model::TaskId, runtime::OutputStream};
+use orch_net::http::Client;
+
+use super::{
+    connect::{Connect, resolve},
+    exit::Failure,
+    table,
+};
+
+pub(super) async fn logs(connect: &Connect, reference: &str, follow: bool) -> Result<(), Failure> {
+    let client = connect.client()?;
+    let id = resolve(&client, reference).await?;
+    if !connect.json {
+        return print_all(&client, id, follow).await;
+    }
+    let mut output = std::pin::pin!(client.logs(id, follow));
+    while let Some(chunk) = output.next().await {
+        let json = serde_json::to_string(&chunk?).map_err(|error| Failure::other(error.to_string()))?;
+        table::print(&(json + "\n"))?;
+    }
+    Ok(())
+}
+
+/// Prints a task's output to the streams that it was written to.
+pub(super) async fn print_all(client: &Client, id: TaskId, follow: bool) -> Result<(), Failure> {
+    let mut output = std::pin::pin!(client.logs(id, follow));
+    while let Some(chunk) = output.next().await {
+        let chunk = chunk?;
+        match chunk.stream {
+            OutputStream::Stdout => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(&chunk.data)?;
+                out.flush()?;
+            }
+            OutputStream::Stderr => std::io::stderr().lock().write_all(&chunk.data)?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! The command line `orch`.
+
+mod connect;
+mod events;
+mod exit;
+mod logs;
+mod nodes;
+mod run;
+mod show;
+mod table;
+mod tasks;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use orch_core::model::NodeId;
+
+use self::{connect::Connect, exit::Failure, run::RunArgs, tasks::ListArgs};
+use crate::{demo, manager::ManagerArgs, units, worker::WorkerArgs};
+
+/// Runs tasks on a few machines: one manager decides, workers run.
+#[derive(Debug, Parser)]
+#[command(name = "orch", version, after_help = exit::HELP)]
+struct Args {
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Submit a task: orch run NAME IMAGE [ARGS]...
+    Run(Box<RunArgs>),
+    /// List tasks.
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show everything about a task.
+    Show {
+        /// Id, the beginning of one, or name.
+        task: String,
+    },
+    /// Print a task's output.
+    Logs {
+        /// Id, the beginning of one, or name.
+        task: String,
+        /// Go on until the task has finished.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Wait until tasks have finished; the exit code says how.
+    Wait {
+        /// Ids, beginnings of ids, or names.
+        #[arg(required = true)]
+        tasks: Vec<String>,
+        /// Give up after this time.
+        #[arg(long, value_name = "TIME", value_parser = units::duration)]
+        timeout: Option<Duration>,
+    },
+    /// Take tasks back.
+    Cancel {
+        /// Ids, beginnings of ids, or names.
+        #[arg(required = true)]
+        tasks: Vec<String>,
+        /// Why, for people.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Say why a task is pending.
+    Explain {
+        /// Id, the beginning of one, or name.
+        task: String,
+    },
+    /// List nodes.
+    Nodes,
+    /// Empty a node: it takes nothing new, and what it has goes elsewhere.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// How long its tasks may go on before they are stopped.
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::duration)]
+        patience: Duration,
+        /// Return when the node is empty.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let a node keep what it has and take nothing new.
+    Cordon {
+        /// The node.
+        node: NodeId,
+    },
+    /// Let a node take work again.
+    Open {
+        /// The node.
+        node: NodeId,
+    },
+    /// Forget a node that is lost or empty.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// Follow what happens.
+    Events {
+        /// Begin after this revision instead of now.
+        #[arg(long, value_name = "REVISION")]
+        from: Option<u64>,
+    },
+    /// Say how the cluster is doing.
+    Status,
+    /// Show it all at work: a manager, three workers and a mixed load, in less than a minute.
+    Demo(demo::DemoArgs),
+    /// Run the manager.
+    Manager(ManagerArgs),
+    /// Run a worker.
+    Worker(WorkerArgs),
+    /// Print a script that completes commands in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Reads the command line, does what it says and tells how that went.
+pub fn main() -> ExitCode {
+    let Args { connect, command } = Args::parse();
+    match command {
+        Command::Manager(args) => {
+            crate::init_logging();
+            run_service(crate::manager::run(args))
+        }
+        Command::Worker(args) => {
+            crate::init_logging();
+            run_service(crate::worker::run(args))
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "orch", &mut script);
+            finish(table::print(&String::from_utf8_lossy(&script)))
+        }
+        command => finish(orch_core::block_on(carry_out(&connect, command))),
+    }
+}
+
+/// Runs a manager or worker and says on standard error what kept it from working.
+pub fn run_service(service: impl Future<Output = Result<(), String>>) -> ExitCode {
+    finish(orch_core::block_on(service).map_err(Failure::other))
+}
+
+async fn carry_out(connect: &Connect, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(connect, *args).await,
+        Command::List(args) => tasks::list(connect, args).await,
+        Command::Show { task } => show::show(connect, &task).await,
+        Command::Logs { task, follow } => logs::logs(connect, &task, follow).await,
+        Command::Wait { tasks, timeout } => tasks::wait(connect, &tasks, timeout).await,
+        Command::Cancel { tasks, reason } => tasks::cancel(connect, &tasks, &reason).await,
+        Command::Explain { task } => show::explain(connect, &task).await,
+        Command::Nodes => nodes::list(connect).await,
+        Command::Drain { node, patience, wait } => nodes::drain(connect, &node, patience, wait).await,
+        Command::Cordon { node } => nodes::cordon(connect, &node).await,
+        Command::Open { node } => nodes::open(connect, &node).await,
+        Command::Remove { node } => nodes::remove(connect, &node).await,
+        Command::Events { from } => events::follow(connect, from).await,
+        Command::Status => nodes::status(connect).await,
+        Command::Demo(args) => demo::run(args).await.map_err(Failure::other),
+        Command::Manager(_) | Command::Worker(_) | Command::Completions { .. } => {
+            unreachable!("main carries these out")
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "errors of a command line go there")]
+fn finish(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("orch: {}", failure.message);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

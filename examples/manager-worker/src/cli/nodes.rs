@@ -1,0 +1,102 @@
+//! `orch nodes`, `orch status` and what is done to nodes.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use orch_core::model::{NodeId, NodeState, Scheduling};
+use orch_net::http::{Client, NodeInfo};
+
+use super::{connect::Connect, exit::Failure, table};
+
+pub(super) async fn list(connect: &Connect) -> Result<(), Failure> {
+    let nodes = connect.client()?.nodes().await?;
+    if connect.json {
+        return table::print_json(&nodes);
+    }
+    let rows = nodes.iter().map(|node| {
+        let spec = &node.record.spec;
+        let labels: Vec<String> = spec.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let kinds: Vec<String> = spec.kinds.iter().map(ToString::to_string).collect();
+        vec![
+            spec.id.to_string(),
+            state(node).into(),
+            kinds.join(","),
+            node.tasks.to_string(),
+            format!("{}/{}", table::cores(node.free_cpu_millis), table::cores(spec.capacity.cpu_millis)),
+            format!("{}/{}", table::memory(node.free_memory_bytes), table::memory(spec.capacity.memory_bytes)),
+            labels.join(","),
+        ]
+    });
+    table::print(&table::render(&["NODE", "STATE", "RUNS", "TASKS", "CPU FREE", "MEMORY FREE", "LABELS"], rows))
+}
+
+fn state(node: &NodeInfo) -> &'static str {
+    match (node.record.state, node.record.scheduling) {
+        (NodeState::Lost, _) => "lost",
+        (NodeState::Ready, Scheduling::Open) => "ready",
+        (NodeState::Ready, Scheduling::Cordoned) => "cordoned",
+        (NodeState::Ready, Scheduling::Draining { .. }) if node.tasks == 0 => "drained",
+        (NodeState::Ready, Scheduling::Draining { .. }) => "draining",
+    }
+}
+
+pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
+    let status = connect.client()?.status().await?;
+    if connect.json {
+        return table::print_json(&status);
+    }
+    let mut text = format!("manager {} at revision {}\n", status.version, status.revision);
+    if let Some(trouble) = &status.consensus.trouble {
+        text += &format!("trouble: {trouble}\n");
+    }
+    let rows = status.tasks.iter().map(|(status, count)| vec![status.clone(), count.to_string()]);
+    table::print(&(text + &table::render(&["TASKS", "COUNT"], rows)))
+}
+
+pub(super) async fn drain(connect: &Connect, node: &NodeId, patience: Duration, wait: bool) -> Result<(), Failure> {
+    let client = connect.client()?;
+    client.drain(node, patience).await?;
+    if wait {
+        wait_until_empty(&client, node).await?;
+    }
+    say(connect, node, if wait { "drained" } else { "draining" })
+}
+
+async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure> {
+    let mut events = std::pin::pin!(client.events(None));
+    loop {
+        let nodes = client.nodes().await?;
+        let Some(known) = nodes.iter().find(|known| known.record.spec.id == *node) else {
+            return Err(Failure::unknown(format!("node {node} was removed")));
+        };
+        if known.tasks == 0 {
+            return Ok(());
+        }
+        match events.next().await {
+            Some(event) => drop(event?),
+            None => return Err(Failure::other("the manager ended")),
+        }
+    }
+}
+
+pub(super) async fn cordon(connect: &Connect, node: &NodeId) -> Result<(), Failure> {
+    connect.client()?.cordon(node).await?;
+    say(connect, node, "cordoned")
+}
+
+pub(super) async fn open(connect: &Connect, node: &NodeId) -> Result<(), Failure> {
+    connect.client()?.open(node).await?;
+    say(connect, node, "open")
+}
+
+pub(super) async fn remove(connect: &Connect, node: &NodeId) -> Result<(), Failure> {
+    connect.client()?.remove(node).await?;
+    say(connect, node, "removed")
+}
+
+fn say(connect: &Connect, node: &NodeId, what: &str) -> Result<(), Failure> {
+    match connect.json {
+        true => Ok(()),
+        false => table::print(&format!("{node} {what}\n")),
+    }
+}

@@ -1,0 +1,266 @@
+//! `orch run`.
+
+use std::{io::IsTerminal as _, num::NonZeroU32, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use orch_core::{
+    engine::EventKind,
+    model::{
+        CommandId, Constraint, Isolation, Mount, MountSource, NetworkMode, NodeId, PullPolicy, SecretRef, SecretTarget,
+        TaskSpec, Workload,
+    },
+};
+use orch_net::http::{Client, NewTask, TaskInfo};
+
+use super::{connect::Connect, exit, exit::Failure, logs, table};
+use crate::units;
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// What to call the task.
+    #[arg(required_unless_present = "file")]
+    name: Option<String>,
+    /// The image to run, or the program with --program.
+    #[arg(required_unless_present = "file")]
+    image: Option<String>,
+    /// Arguments; those that begin with a dash go after --.
+    args: Vec<String>,
+    /// Run a program of the worker's operating system instead of an image.
+    #[arg(long)]
+    program: bool,
+    /// Take the whole task from a JSON file ("-" for standard input); the form is in docs/task-model.md.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    file: Option<PathBuf>,
+    /// Replace the image's entry point by these words; give it once for each word.
+    #[arg(long, value_name = "WORD")]
+    entrypoint: Vec<String>,
+    /// Cores, such as 0.5.
+    #[arg(long, value_name = "CORES", value_parser = units::cores)]
+    cpu: Option<u64>,
+    /// Memory, such as 256m.
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    memory: Option<u64>,
+    /// Devices, such as gpu=1.
+    #[arg(long, value_name = "NAME=COUNT", value_parser = units::pair)]
+    device: Vec<(String, String)>,
+    /// A port of the node.
+    #[arg(long, value_name = "PORT")]
+    port: Vec<u16>,
+    /// An environment variable.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = units::pair)]
+    env: Vec<(String, String)>,
+    /// Directory to start in.
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// A free label.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = units::pair)]
+    label: Vec<(String, String)>,
+    /// Run only on nodes with this label.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = units::pair)]
+    constraint: Vec<(String, String)>,
+    /// Run only on this node.
+    #[arg(long, value_name = "NODE")]
+    node: Option<NodeId>,
+    /// Higher goes first.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
+    /// Failures before the task is given up.
+    #[arg(long, value_name = "COUNT", default_value = "1")]
+    attempts: NonZeroU32,
+    /// Delay before the second attempt; it doubles with each failure.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    backoff: Option<Duration>,
+    /// How long an attempt may run.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    timeout: Option<Duration>,
+    /// How long it may wait for a node.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    queue_timeout: Option<Duration>,
+    /// How long everything together may take.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    total_timeout: Option<Duration>,
+    /// Keep it apart from its node as far as possible: no network, nothing writable, no rights.
+    #[arg(long)]
+    hardened: bool,
+    /// Network: bridge, none, host, or the name of a network of the engine.
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
+    /// User to run as, such as 1000:1000.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Mount a directory of the node (/path:/target) or a volume (name:/target); :ro at the end for read-only.
+    #[arg(long, value_name = "SOURCE:TARGET[:ro]", value_parser = mount)]
+    mount: Vec<Mount>,
+    /// A secret that the worker holds, as an environment variable.
+    #[arg(long, value_name = "VARIABLE=SECRET", value_parser = units::pair)]
+    secret: Vec<(String, String)>,
+    /// When to fetch the image.
+    #[arg(long, value_enum)]
+    pull: Option<Pull>,
+    /// Name of the registry login that the worker holds.
+    #[arg(long, value_name = "SECRET")]
+    registry_login: Option<String>,
+    /// Wait until it has finished; the exit code says how.
+    #[arg(short, long)]
+    wait: bool,
+    /// Print its output as it comes; implies --wait.
+    #[arg(short, long)]
+    follow: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Pull {
+    IfMissing,
+    Always,
+    Never,
+}
+
+pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure> {
+    let client = connect.client()?;
+    let (wait, follow) = (args.wait || args.follow, args.follow);
+    let spec = match &args.file {
+        Some(path) => read_spec(path)?,
+        None => spec(args)?,
+    };
+    let submitted = client.submit(CommandId::generate(), vec![NewTask::from(spec)]).await?;
+    let task = submitted.into_iter().next().ok_or_else(|| Failure::other("the manager's answer names no task"))?;
+    if !wait {
+        warn_if_pending(&task);
+        return match connect.json {
+            true => table::print_json(&task),
+            false => table::print(&format!("{}\n", task.view.record.id)),
+        };
+    }
+    warn_if_pending(&task);
+    let id = task.view.record.id;
+    let done = if follow {
+        logs::print_all(&client, id, true).await?;
+        client.wait(id).await?
+    } else {
+        wait_with_progress(&client, &task).await?
+    };
+    if connect.json {
+        table::print_json(&done)?;
+    } else if !follow {
+        table::print(&format!("{id} {}\n", done.status))?;
+    }
+    exit::of_task(&done)
+}
+
+#[expect(clippy::print_stderr, reason = "a warning beside the result")]
+fn warn_if_pending(task: &TaskInfo) {
+    if let Some(explanation) = &task.explanation {
+        eprintln!("orch: pending: {}", explanation.text);
+    }
+}
+
+/// Waits; on a terminal it says meanwhile how the task is getting on.
+#[expect(clippy::print_stderr, reason = "progress beside the result")]
+async fn wait_with_progress(client: &Client, task: &TaskInfo) -> Result<TaskInfo, Failure> {
+    use futures_util::StreamExt as _;
+    let id = task.view.record.id;
+    if !std::io::stderr().is_terminal() {
+        return Ok(client.wait(id).await?);
+    }
+    let mut events = std::pin::pin!(client.events(None));
+    let done = client.wait(id);
+    tokio::pin!(done);
+    eprint!("{}", task.status);
+    let result = loop {
+        tokio::select! {
+            done = &mut done => break done,
+            Some(Ok(event)) = events.next() => match event.kind {
+                EventKind::Task(record) if record.id == id => eprint!("\r\x1b[K{}", record.status()),
+                EventKind::Observed { attempt, seen } if attempt.task == id => {
+                    eprint!("\r\x1b[K{}", super::events::words(&seen));
+                }
+                _ => {}
+            },
+        }
+    };
+    eprint!("\r\x1b[K");
+    Ok(result?)
+}
+
+fn read_spec(path: &std::path::Path) -> Result<TaskSpec, Failure> {
+    let failed = |error: String| Failure::usage(format!("{}: {error}", path.display()));
+    let text = match path.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(path),
+    };
+    let text = text.map_err(|error| failed(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+}
+
+fn spec(args: RunArgs) -> Result<TaskSpec, Failure> {
+    let (name, image) = (args.name.unwrap_or_default(), args.image.unwrap_or_default());
+    let mut spec = match args.program {
+        true => TaskSpec::program(name, image),
+        false => TaskSpec::image(name, image).command(args.entrypoint),
+    };
+    spec = spec.args(args.args).priority(args.priority).max_attempts(args.attempts.get());
+    spec.resources.cpu_millis = args.cpu.unwrap_or(0);
+    spec.resources.memory_bytes = args.memory.unwrap_or(0);
+    for (name, count) in args.device {
+        let count = count.parse().map_err(|_| Failure::usage(format!("--device {name}={count}: the count is no number")))?;
+        spec.resources.devices.insert(name, count);
+    }
+    for port in args.port {
+        spec.resources = spec.resources.port(port);
+    }
+    spec.env = args.env.into_iter().collect();
+    spec.working_dir = args.workdir;
+    spec.labels = args.label.into_iter().collect();
+    spec.constraints =
+        args.constraint.into_iter().map(|(label, value)| Constraint::Equals { label, value }).collect();
+    spec.constraints.extend(args.node.map(|node| Constraint::Node { node }));
+    if let Some(backoff) = args.backoff {
+        spec.retry.backoff = backoff;
+    }
+    spec.timeouts.run = args.timeout;
+    spec.timeouts.queue = args.queue_timeout;
+    spec.timeouts.total = args.total_timeout;
+    if args.hardened {
+        *spec.isolation = Isolation::hardened();
+    }
+    if let Some(network) = args.network {
+        spec.isolation.network = match network.as_str() {
+            "bridge" => NetworkMode::Bridge,
+            "none" => NetworkMode::None,
+            "host" => NetworkMode::Host,
+            _ => NetworkMode::Named(network),
+        };
+    }
+    if args.user.is_some() {
+        spec.isolation.user = args.user;
+    }
+    spec.mounts = args.mount;
+    let secret = |(variable, name)| SecretRef { name, target: SecretTarget::Env { variable } };
+    spec.secrets = args.secret.into_iter().map(secret).collect();
+    if let Workload::Image { pull, registry_credentials, .. } = &mut spec.workload {
+        *pull = match args.pull {
+            None | Some(Pull::IfMissing) => PullPolicy::IfMissing,
+            Some(Pull::Always) => PullPolicy::Always,
+            Some(Pull::Never) => PullPolicy::Never,
+        };
+        *registry_credentials = args.registry_login;
+    }
+    Ok(spec)
+}
+
+fn mount(text: &str) -> Result<Mount, String> {
+    let mut parts = text.split(':');
+    let (Some(source), Some(target), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err("it must be SOURCE:TARGET or SOURCE:TARGET:ro".into());
+    };
+    let read_only = match mode {
+        None | Some("rw") => false,
+        Some("ro") => true,
+        Some(other) => return Err(format!("{other:?} is no mode; use ro or rw")),
+    };
+    let source = match source.starts_with('/') {
+        true => MountSource::Host { path: source.into() },
+        false => MountSource::Volume { name: source.into() },
+    };
+    Ok(Mount { target: target.into(), source, read_only })
+}

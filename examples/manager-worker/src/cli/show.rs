@@ -1,0 +1,82 @@
+//! `orch show`, `orch explain`.
+
+use std::fmt::Write as _;
+
+use orch_core::model::Workload;
+use orch_net::http::TaskInfo;
+
+use super::{
+    connect::{Connect, resolve},
+    exit::Failure,
+    table,
+};
+
+pub(super) async fn show(connect: &Connect, reference: &str) -> Result<(), Failure> {
+    let client = connect.client()?;
+    let task = client.task(resolve(&client, reference).await?).await?;
+    match connect.json {
+        true => table::print_json(&task),
+        false => table::print(&describe(&task)),
+    }
+}
+
+pub(super) async fn explain(connect: &Connect, reference: &str) -> Result<(), Failure> {
+    let client = connect.client()?;
+    let explained = client.explain(resolve(&client, reference).await?).await?;
+    if connect.json {
+        return table::print_json(&explained);
+    }
+    let text = match explained.explanation {
+        Some(explanation) => format!("{}: {}\n", explained.status, explanation.text),
+        None => format!("{}: it does not wait for a node\n", explained.status),
+    };
+    table::print(&text)
+}
+
+fn describe(task: &TaskInfo) -> String {
+    let (record, observed) = (&task.view.record, task.view.observed.as_ref());
+    let spec = &record.spec;
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{:<12} {value}", format!("{name}:"));
+        }
+    };
+    line("name", spec.name.clone());
+    line("id", record.id.to_string());
+    line("namespace", spec.namespace.to_string());
+    line("status", task.status.clone());
+    line("why", task.explanation.as_ref().map(|why| why.text.clone()).unwrap_or_default());
+    match &spec.workload {
+        Workload::Image { image, command, .. } => {
+            line("image", image.clone());
+            line("entry point", command.join(" "));
+        }
+        Workload::Program { program } => line("program", program.clone()),
+    }
+    line("arguments", spec.args.join(" "));
+    line("cpu", format!("{} cores", table::cores(spec.resources.cpu_millis)));
+    line("memory", table::memory(spec.resources.memory_bytes));
+    line("submitted", record.submitted_at.to_string());
+    line("node", record.node().map(ToString::to_string).unwrap_or_default());
+    if let Some(observed) = observed {
+        line("running", observed.running_since.map(|at| format!("since {at}")).unwrap_or_default());
+        line("handle", observed.handle.clone().unwrap_or_default());
+        line("progress", observed.progress.clone().unwrap_or_default());
+        line("uses", observed.usage.map(|usage| table::memory(usage.memory_bytes)).unwrap_or_default());
+    }
+    let rows = record.attempts.iter().map(|attempt| {
+        vec![
+            attempt.number.to_string(),
+            attempt.node.to_string(),
+            attempt.placed_at.to_string(),
+            attempt.ended_at.map(|at| at.to_string()).unwrap_or_default(),
+            attempt.end.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ]
+    });
+    if !record.attempts.is_empty() {
+        text.push('\n');
+        text.push_str(&table::render(&["ATTEMPT", "NODE", "PLACED", "ENDED", "HOW"], rows));
+    }
+    text
+}

@@ -1,0 +1,115 @@
+//! Where a manager or worker keeps what must survive it: tokens, its instance id, its state.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use uuid::Uuid;
+
+/// A directory that only its owner may read.
+#[derive(Clone, Debug)]
+pub(crate) struct DataDir(PathBuf);
+
+impl DataDir {
+    /// Opens `dir`, or makes it.
+    pub(crate) fn open(dir: PathBuf) -> Result<Self, String> {
+        let failed = |error: io::Error| {
+            format!("the data directory {} cannot be used: {error}; choose another with --data-dir", dir.display())
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
+        let probe = dir.join(".writable");
+        fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(failed)?;
+        Ok(Self(dir))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The secret kept in the file `name`, made up at the first call.
+    pub(crate) fn token(&self, name: &str) -> Result<String, String> {
+        let path = self.path(name);
+        match read_secret(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+                write_new(&path, token.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
+                Ok(token)
+            }
+            Err(error) => Err(format!("{}: {error}", path.display())),
+            Ok(token) => Ok(token),
+        }
+    }
+
+    /// The id kept in the file `name`, made up at the first call.
+    pub(crate) fn id<T: std::str::FromStr>(&self, name: &str) -> Result<T, String>
+    where
+        T::Err: std::fmt::Display,
+    {
+        let path = self.path(name);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = Uuid::new_v4().to_string();
+                write_new(&path, id.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
+                id
+            }
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Ok(text) => text,
+        };
+        text.trim().parse().map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
+/// Where data is kept when nobody says: below `XDG_DATA_HOME` or `~/.local/share`.
+pub(crate) fn default_dir(name: &str) -> PathBuf {
+    let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    base.or_else(home).unwrap_or_else(|| PathBuf::from(".")).join("orch").join(name)
+}
+
+/// Reads a token from a file that nobody else may read.
+pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(io::Error::other("it may be read by others; chmod 600 it"));
+    }
+    let text = fs::read_to_string(path)?.trim().to_owned();
+    match text.is_empty() {
+        true => Err(io::Error::other("it is empty")),
+        false => Ok(text),
+    }
+}
+
+/// Writes a file that must not be there yet, so that it is there whole or not at all.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let staged = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&staged, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_made_once_and_kept_from_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path().join("deep/er")).unwrap();
+        let token = data.token("t").unwrap();
+        assert_eq!(token.len(), 64);
+        assert_eq!(data.token("t").unwrap(), token);
+        fs::set_permissions(data.path("t"), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(data.token("t").unwrap_err().contains("chmod 600"));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_used_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = DataDir::open(file.path().join("below")).unwrap_err();
+        assert!(error.contains("--data-dir"), "{error}");
+    }
+}

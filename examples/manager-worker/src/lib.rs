@@ -1,0 +1,13 @@
+//! The style manager / worker / CLI: one manager that decides, workers that run containers or programs, and a command line.
+//! This crate holds composition and the style's own surface only; everything else comes from the libraries.
+
+pub mod cli;
+mod data_dir;
+mod demo;
+mod logging;
+pub mod manager;
+mod shutdown;
+mod units;
+pub mod worker;
+
+pub use logging::init as init_logging;

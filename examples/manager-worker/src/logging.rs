@@ -1,0 +1,19 @@
+//! Log lines on standard error, so that standard output stays for results.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging; `ORCH_LOG` chooses what (`info` by default, `debug`, `orch_core=debug,warn`, ...).
+pub fn init() {
+    // The engine's client logs whole requests at debug level, and those may hold secrets.
+    const QUIET: &str = "bollard=info,hyper=info,hyper_util=info,rustls=info";
+    let wanted = std::env::var("ORCH_LOG").unwrap_or_else(|_| "info".into());
+    let filter = EnvFilter::try_new(format!("{wanted},{QUIET}")).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

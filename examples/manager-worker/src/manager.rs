@@ -1,0 +1,115 @@
+//! The manager: an orchestrator on an embedded store, behind the HTTP API.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use orch_core::{
+    Orchestrator,
+    engine::EngineConfig,
+    model::NodeId,
+    store::{Durability, StateStore},
+};
+use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens};
+use orch_store::embedded::{RedbStore, RedbStoreConfig};
+use tracing::info;
+
+use crate::{
+    data_dir::{DataDir, default_dir},
+    shutdown, units,
+};
+
+/// Options of the manager.
+#[derive(Clone, Debug, Args)]
+pub struct ManagerArgs {
+    /// Address to listen on. Anything but loopback should come with --tls-cert and --tls-key.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
+    pub listen: SocketAddr,
+    /// Directory for state and tokens; made when missing. [default: ~/.local/share/orch/manager]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// A rust-orch worker that never registers, such as worker-1. May be given several times.
+    #[arg(long, value_name = "ID")]
+    pub legacy_worker: Vec<NodeId>,
+    /// Do not serve rust-orch clients at the root of the server.
+    #[arg(long, conflicts_with = "legacy_worker")]
+    pub no_legacy_api: bool,
+    /// Certificate chain, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// How often workers should say that they are there.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = units::duration)]
+    pub heartbeat_interval: Duration,
+    /// A worker that was silent for so long is lost, and its tasks go elsewhere.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    pub node_timeout: Duration,
+}
+
+/// The directory that a manager on this machine uses when nobody says otherwise.
+pub(crate) fn default_data_dir() -> PathBuf {
+    default_dir("manager")
+}
+
+/// File of the token that opens everything, in the manager's data directory.
+pub(crate) const ADMIN_TOKEN: &str = "admin.token";
+/// File of the token that opens the workers' protocol only.
+pub(crate) const WORKER_TOKEN: &str = "worker.token";
+
+/// Runs a manager until it is told to end.
+///
+/// # Errors
+/// What kept it from starting, for people.
+pub async fn run(args: ManagerArgs) -> Result<(), String> {
+    let data = DataDir::open(args.data_dir.unwrap_or_else(default_data_dir))?;
+    let tokens = Tokens::new(&data.token(ADMIN_TOKEN)?, &data.token(WORKER_TOKEN)?).map_err(explain)?;
+    let store = RedbStore::open(RedbStoreConfig::new(data.path("state"))).await.map_err(explain)?;
+    let durable = store.capabilities().durability >= Durability::Sync;
+    debug_assert!(durable, "what is acknowledged must survive");
+    let engine = EngineConfig {
+        member: "manager".into(),
+        heartbeat_interval: args.heartbeat_interval,
+        node_timeout: args.node_timeout,
+        ..EngineConfig::default()
+    };
+    let orchestrator =
+        Orchestrator::builder().store(Arc::new(store)).engine(engine).build().await.map_err(explain)?;
+
+    let mut config = ServerConfig::new(args.listen, tokens);
+    config.limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
+    config.tls = args.tls_cert.zip(args.tls_key).map(|(cert_pem, key_pem)| TlsFiles { cert_pem, key_pem });
+    config.legacy = LegacyConfig { enabled: !args.no_legacy_api, workers: args.legacy_worker };
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let plain = config.tls.is_none();
+    let server = Server::bind(config, orchestrator.clone()).await.map_err(explain)?;
+    let address = server.local_addr();
+    if plain && !address.ip().is_loopback() {
+        tracing::warn!("tokens and output cross the network unencrypted; give --tls-cert and --tls-key");
+    }
+    info!(data_dir = %data.path("").display(), "tokens are in {ADMIN_TOKEN} and {WORKER_TOKEN} of the data directory");
+    announce(&format!("orch-manager listens on {scheme}://{address}"));
+
+    server.serve(async { drop(shutdown::requested().await) }).await;
+    info!("shutting down");
+    orchestrator.shutdown().await.map_err(explain)
+}
+
+/// A thousand workers hold up to three connections each.
+const CONNECTIONS_MAX: usize = 8192;
+
+/// The one line on standard output that programs which start a service wait for.
+#[expect(clippy::print_stdout, reason = "the line is the service's interface")]
+pub(crate) fn announce(line: &str) {
+    println!("{line}");
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn explain(error: impl std::error::Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,194 @@
+//! The worker: an agent with a runtime, linked to its manager over HTTP.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::{Args, ValueEnum};
+use orch_core::{
+    engine::{Agent, AgentConfig, AgentState, DirSecrets, NoSecrets, SecretSource, local_capacity},
+    model::{InstanceId, NodeId, NodeSpec, Resources},
+    runtime::{ProcessRuntime, ProcessRuntimeConfig, Runtime},
+};
+use orch_docker::{DockerConfig, DockerRuntime};
+use orch_net::http::{Client, ClientConfig, HttpLink};
+use tracing::{info, warn};
+
+use crate::{
+    data_dir::{DataDir, default_dir, read_secret},
+    manager::{WORKER_TOKEN, announce, default_data_dir, explain},
+    shutdown, units,
+};
+
+/// Options of a worker.
+#[derive(Clone, Debug, Args)]
+pub struct WorkerArgs {
+    /// Where the manager is.
+    #[arg(long, value_name = "URL", env = "ORCH_MANAGER", default_value = "http://127.0.0.1:3000")]
+    pub manager: String,
+    /// Name of this node. [default: the machine's host name]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<NodeId>,
+    /// Directory for what must survive the worker; made when missing. [default: ~/.local/share/orch/worker-NAME]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// File with the worker token. [default: ORCH_WORKER_TOKEN, or that of a manager of this user on this machine]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificate of the authority that vouches for the manager, PEM.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// What runs tasks here.
+    #[arg(long, value_enum, default_value_t)]
+    pub runtime: RuntimeChoice,
+    /// Docker engine, such as unix:///var/run/docker.sock. [default: DOCKER_HOST, or the usual socket]
+    #[arg(long, value_name = "URL")]
+    pub docker_host: Option<String>,
+    /// Cores to offer. [default: all]
+    #[arg(long, value_name = "CORES", value_parser = units::cores)]
+    pub cpus: Option<u64>,
+    /// Memory to offer, such as 4g. [default: all]
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    pub memory: Option<u64>,
+    /// A device to offer, such as gpu=2. May be given several times.
+    #[arg(long, value_name = "NAME=COUNT", value_parser = units::pair)]
+    pub device: Vec<(String, String)>,
+    /// A label that constraints may ask for. May be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = units::pair)]
+    pub label: Vec<(String, String)>,
+    /// The most tasks at a time.
+    #[arg(long, value_name = "COUNT", default_value_t = NodeSpec::DEFAULT_MAX_TASKS)]
+    pub max_tasks: u32,
+    /// The most containers that are started at a time.
+    #[arg(long, value_name = "COUNT", default_value = "8")]
+    pub starts_in_flight: NonZeroUsize,
+    /// A directory of this machine that tasks may mount. May be given several times.
+    #[arg(long, value_name = "DIR")]
+    pub allow_host_path: Vec<PathBuf>,
+    /// Directory with one file for each secret that tasks may ask for, mode 600.
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+    /// When told to end: wait so long for what runs, then stop it. Without this, what runs goes on, and the next life of
+    /// the worker takes it over.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub drain_on_exit: Option<Duration>,
+}
+
+/// What runs tasks on a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RuntimeChoice {
+    /// Docker where an engine answers, otherwise processes.
+    #[default]
+    Auto,
+    /// Containers of a Docker engine.
+    Docker,
+    /// Processes of the operating system. No isolation.
+    Process,
+}
+
+/// Runs a worker until it is told to end.
+///
+/// # Errors
+/// What kept it from starting, for people.
+pub async fn run(args: WorkerArgs) -> Result<(), String> {
+    let id = match args.id.clone() {
+        Some(id) => id,
+        None => host_name()?,
+    };
+    let data = DataDir::open(args.data_dir.clone().unwrap_or_else(|| default_dir(&format!("worker-{id}"))))?;
+    let instance: InstanceId = data.id("instance")?;
+    let runtime = runtime(&args, &data, instance).await?;
+    let capabilities = runtime.capabilities();
+    let secrets: Arc<dyn SecretSource> = match &args.secrets_dir {
+        Some(dir) => Arc::new(DirSecrets::new(dir)),
+        None => Arc::new(NoSecrets),
+    };
+    let node = NodeSpec {
+        id: id.clone(),
+        instance,
+        capacity: capacity(&args)?,
+        kinds: [capabilities.kind].into(),
+        max_tasks: args.max_tasks,
+        labels: args.label.iter().cloned().collect::<BTreeMap<_, _>>(),
+    };
+    let mut config = ClientConfig::new(&args.manager, token(&args)?);
+    config.ca_pem = args.ca.clone();
+    let link = HttpLink::new(Client::new(config).map_err(explain)?);
+    let mut agent_config = AgentConfig::new(node);
+    agent_config.secrets = secrets;
+    agent_config.starts_in_flight = args.starts_in_flight.get();
+    let agent = Agent::start(agent_config, runtime, Arc::new(link));
+    info!(node = %id, runtime = capabilities.name, manager = %args.manager, "starting");
+    let told = tokio::spawn(tell_state(id.clone(), agent.state()));
+
+    shutdown::requested().await.map_err(explain)?;
+    told.abort();
+    match args.drain_on_exit {
+        Some(grace) => agent.drain(grace).await,
+        None => agent.leave().await,
+    }
+    Ok(())
+}
+
+async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentState>) {
+    loop {
+        let now = state.borrow_and_update().clone();
+        match now {
+            AgentState::Registered => announce(&format!("orch-worker {id} is registered")),
+            AgentState::Refused(why) => warn!(%why, "the manager will not have this worker; asking again"),
+            AgentState::Connecting(why) => info!(%why, "not connected to the manager yet"),
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn runtime(args: &WorkerArgs, data: &DataDir, instance: InstanceId) -> Result<Arc<dyn Runtime>, String> {
+    let mut config = DockerConfig::new("orch", instance.to_string());
+    config.host = args.docker_host.clone();
+    config.starts_in_flight = args.starts_in_flight;
+    config.allowed_host_paths = args.allow_host_path.clone();
+    let processes = || -> Result<Arc<dyn Runtime>, String> {
+        let runtime = ProcessRuntime::new(ProcessRuntimeConfig::new(data.path("attempts"))).map_err(explain)?;
+        Ok(Arc::new(runtime))
+    };
+    match args.runtime {
+        RuntimeChoice::Process => processes(),
+        RuntimeChoice::Docker => Ok(Arc::new(DockerRuntime::connect(config).await.map_err(explain)?)),
+        RuntimeChoice::Auto => match DockerRuntime::connect(config).await {
+            Ok(runtime) => Ok(Arc::new(runtime)),
+            Err(error) => {
+                warn!(%error, "no Docker engine answers; tasks run as plain processes, without isolation");
+                processes()
+            }
+        },
+    }
+}
+
+fn capacity(args: &WorkerArgs) -> Result<Resources, String> {
+    let mut capacity = local_capacity();
+    capacity.cpu_millis = args.cpus.unwrap_or(capacity.cpu_millis);
+    capacity.memory_bytes = args.memory.unwrap_or(capacity.memory_bytes);
+    for (name, count) in &args.device {
+        let count = count.parse().map_err(|_| format!("--device {name}={count}: the count is no number"))?;
+        capacity.devices.insert(name.clone(), count);
+    }
+    Ok(capacity)
+}
+
+fn token(args: &WorkerArgs) -> Result<String, String> {
+    if let Some(path) = &args.token_file {
+        return read_secret(path).map_err(|error| format!("{}: {error}", path.display()));
+    }
+    if let Ok(token) = std::env::var("ORCH_WORKER_TOKEN") {
+        return Ok(token);
+    }
+    let path = default_data_dir().join(WORKER_TOKEN);
+    read_secret(&path).map_err(|error| {
+        format!("no worker token: {}: {error}; give --token-file, or set ORCH_WORKER_TOKEN", path.display())
+    })
+}
+
+fn host_name() -> Result<NodeId, String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    NodeId::new(name.trim()).map_err(|error| format!("{error}; name the node with --id"))
+}
