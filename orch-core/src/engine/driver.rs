@@ -119,6 +119,8 @@ async fn sweep(inner: &Inner) {
     let mut writes = Vec::new();
     for stale in inner.view.take_stale() {
         match stale {
+            // What was seen of a newer attempt is stored under the same key, and must stay.
+            Stale::Attempt(task) if inner.view.observed(task).is_some() => {}
             Stale::Attempt(task) => writes.push(Write::delete(observed_key(task))),
             Stale::Task(task) => {
                 writes.push(Write::delete(observed_key(task)));

@@ -56,6 +56,13 @@ impl EventStream {
         Self { view, changed, number, ready: VecDeque::new() }
     }
 
+    /// How many events of this orchestrator's life come before the one that [`EventStream::next`] gives next. Worth
+    /// something to [`Orchestrator::events_at`](super::Orchestrator::events_at) of the same orchestrator only.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.number - self.ready.len() as u64
+    }
+
     /// The next event. Waits for it; `None` when the orchestrator is gone. Cancel safe.
     ///
     /// # Errors

@@ -146,7 +146,7 @@ pub enum Seen {
 }
 
 /// Bytes in JSON: as text where they are UTF-8, as numbers otherwise. Output is text nearly always.
-mod text_bytes {
+pub(super) mod text_bytes {
     use bytes::Bytes;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -157,14 +157,16 @@ mod text_bytes {
         Raw(Vec<u8>),
     }
 
-    pub(super) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(data) {
             Ok(text) => serializer.serialize_str(text),
             Err(_) => serializer.collect_seq(data.iter()),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Bytes, D::Error> {
         Ok(match Form::deserialize(deserializer)? {
             Form::Text(text) => text.into(),
             Form::Raw(raw) => raw.into(),

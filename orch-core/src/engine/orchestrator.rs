@@ -208,6 +208,19 @@ impl Orchestrator {
         Ok(EventStream::after(self.inner.view.clone(), number))
     }
 
+    /// Events from a position in this orchestrator's life on, without a gap or a repetition, where
+    /// [`Orchestrator::events_from`] goes on at the end of a revision.
+    ///
+    /// # Errors
+    /// [`Error::EventsCompacted`] when they are no longer kept, or have not happened in this life.
+    pub fn events_at(&self, position: u64) -> Result<EventStream> {
+        let view = &self.inner.view;
+        match view.events_after(position, 0) {
+            Ok(_) if position <= view.last_event() => Ok(EventStream::after(view.clone(), position)),
+            _ => Err(Error::EventsCompacted { oldest: view.revision() }),
+        }
+    }
+
     /// All nodes in order of their ids, with what their tasks hold.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeView> {

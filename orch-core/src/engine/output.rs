@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A piece of a task's output.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputChunk {
     /// Which attempt wrote it.
     pub attempt: NonZeroU32,
@@ -31,6 +31,7 @@ pub struct OutputChunk {
     /// How many bytes of this stream and attempt came before it. A jump means that older output was dropped.
     pub offset: u64,
     /// The bytes.
+    #[serde(with = "super::link::text_bytes")]
     pub data: Bytes,
 }
 

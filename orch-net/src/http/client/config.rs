@@ -1,0 +1,65 @@
+//! What a client is told at its start.
+
+use std::{fmt, time::Duration};
+
+/// Which server to call, as whom, and for how long.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// `http://HOST:PORT` or `https://HOST:PORT`, perhaps with a path behind it.
+    pub base_url: String,
+    /// The bearer token; never printed.
+    pub token: String,
+    /// Certificates in PEM form to trust instead of the public ones.
+    pub ca_pem: Option<Vec<u8>>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+}
+
+impl ClientConfig {
+    /// A client that trusts public certificates, with defaults for the rest.
+    pub fn new(base_url: impl Into<String>, token: impl Into<String>) -> Self {
+        Self { base_url: base_url.into(), token: token.into(), ca_pem: None, timeouts: Timeouts::default() }
+    }
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("base_url", &self.base_url)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long a client waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For an answer.
+    pub request: Duration,
+    /// For the answer of a long poll; longer than the server lets it wait (a minute at most, by default).
+    pub long_poll: Duration,
+    /// For a sign of life in a stream; longer than the server's pauses of 15 seconds.
+    pub idle: Duration,
+    /// How often a call that may be repeated is tried in all.
+    pub tries: u32,
+    /// The delay before the second try; it doubles up to `backoff_max`.
+    pub backoff: Duration,
+    /// The longest delay between two tries.
+    pub backoff_max: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            request: Duration::from_secs(40),
+            long_poll: Duration::from_secs(90),
+            idle: Duration::from_secs(45),
+            tries: 5,
+            backoff: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(5),
+        }
+    }
+}

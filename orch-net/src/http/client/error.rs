@@ -1,0 +1,64 @@
+//! What can go wrong for a client.
+
+use std::time::Duration;
+
+use crate::http::wire::ProblemInfo;
+
+/// Why a call has no answer. With [`ClientError::Problem`] the server said so; with the others it may have done what it was
+/// asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The server said no.
+    #[error("{}", problem_text(.0))]
+    Problem(Box<ProblemInfo>),
+    /// It cannot be reached, or the connection broke.
+    #[error("the server cannot be reached: {0}")]
+    Unreachable(String),
+    /// It did not answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// What it said is not what this version understands.
+    #[error("the server's answer cannot be understood: {0}")]
+    Protocol(String),
+    /// The client's configuration cannot work.
+    #[error("the client cannot start: {0}")]
+    Config(String),
+}
+
+fn problem_text(problem: &ProblemInfo) -> String {
+    match &problem.field {
+        Some(field) => format!("{}: {field}: {}", problem.title, problem.detail),
+        None => format!("{}: {}", problem.title, problem.detail),
+    }
+}
+
+impl ClientError {
+    /// The stable word of the server's problem, if it is one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Problem(problem) => Some(&problem.code),
+            _ => None,
+        }
+    }
+
+    /// The status of the server's problem, if it is one.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Problem(problem) => Some(problem.status),
+            _ => None,
+        }
+    }
+
+    /// Whether trying again may work.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Problem(problem) => matches!(problem.status, 408 | 429 | 502 | 503 | 504),
+            Self::Unreachable(_) | Self::Timeout(_) => true,
+            Self::Protocol(_) | Self::Config(_) => false,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Reading a task's output through disconnects.
+
+use std::{collections::BTreeMap, num::NonZeroU32};
+
+use orch_core::{engine::OutputChunk, model::TaskId, runtime::OutputStream};
+
+use super::{
+    error::ClientError,
+    lines::LineStream,
+    transport::{Call, Pause, Transport},
+};
+
+/// A task's output in the order in which it arrived. When the connection breaks it is opened again, and what was given
+/// already is passed over. Dropping it ends the reading.
+#[derive(Debug)]
+pub struct LogLines {
+    transport: Transport,
+    task: TaskId,
+    follow: bool,
+    lines: Option<LineStream>,
+    /// Where each stream goes on.
+    next_offset: BTreeMap<(NonZeroU32, OutputStream), u64>,
+    pause: Pause,
+    over: bool,
+}
+
+impl LogLines {
+    pub(super) fn new(transport: Transport, task: TaskId, follow: bool) -> Self {
+        let pause = Pause::new(&transport.timeouts);
+        Self { transport, task, follow, lines: None, next_offset: BTreeMap::new(), pause, over: false }
+    }
+
+    pub(super) async fn connect(&mut self) -> Result<(), ClientError> {
+        let path = format!("/api/v1/tasks/{}/logs?format=json&follow={}", self.task, self.follow);
+        let timeouts = &self.transport.timeouts;
+        let response = self.transport.open(&Call::get(path), timeouts.request).await?;
+        self.lines = Some(LineStream::new(response, timeouts.idle));
+        Ok(())
+    }
+
+    /// The next piece; `None` when there is no more, or after an error. Cancel safe.
+    ///
+    /// # Errors
+    /// What trying again does not mend: the task was forgotten, say.
+    pub async fn next(&mut self) -> Option<Result<OutputChunk, ClientError>> {
+        while !self.over {
+            match self.step().await {
+                Ok(Some(chunk)) => {
+                    self.pause.reset();
+                    return Some(Ok(chunk));
+                }
+                Ok(None) => {}
+                Err(error) if error.is_retryable() => {
+                    tracing::debug!(%error, "output broke off; trying again");
+                    self.lines = None;
+                    self.pause.wait().await;
+                }
+                Err(error) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    /// Everything that is left, as text, both streams together. Bytes that are not UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// As [`LogLines::next`].
+    pub async fn text(mut self) -> Result<String, ClientError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.next().await {
+            bytes.extend_from_slice(&chunk?.data);
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The output as a stream.
+    pub fn into_stream(self) -> impl futures_util::Stream<Item = Result<OutputChunk, ClientError>> + Send {
+        futures_util::stream::unfold(self, async |mut output| Some((output.next().await?, output)))
+    }
+
+    async fn step(&mut self) -> Result<Option<OutputChunk>, ClientError> {
+        let Some(lines) = &mut self.lines else { return self.connect().await.map(|()| None) };
+        let Some(line) = lines.next().await? else {
+            self.over = true;
+            return Ok(None);
+        };
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let chunk: OutputChunk =
+            serde_json::from_str(&line).map_err(|error| ClientError::Protocol(error.to_string()))?;
+        Ok(self.new_part(chunk))
+    }
+
+    /// What of the piece was not given yet.
+    fn new_part(&mut self, mut chunk: OutputChunk) -> Option<OutputChunk> {
+        let next = self.next_offset.entry((chunk.attempt, chunk.stream)).or_default();
+        let known = usize::try_from(next.saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
+        if known >= chunk.data.len() {
+            return None;
+        }
+        chunk.data = chunk.data.split_off(known);
+        chunk.offset += known as u64;
+        *next = chunk.offset + chunk.data.len() as u64;
+        Some(chunk)
+    }
+}

@@ -1,0 +1,259 @@
+//! One request and its answer, and when a request is sent again.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use axum::http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    config::{ClientConfig, Timeouts},
+    error::ClientError,
+};
+use crate::http::wire::ProblemInfo;
+
+/// The largest answer that is taken, streams aside.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// Connections to a server. Cheap to clone; clones share connections.
+#[derive(Clone)]
+pub(super) struct Transport {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    base: Arc<str>,
+    authorization: HeaderValue,
+    pub(super) timeouts: Timeouts,
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// A request that can be sent more than once.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    method: Method,
+    path: String,
+    body: Option<Bytes>,
+    headers: Vec<(&'static str, String)>,
+    /// Sending it twice has the effect of sending it once.
+    repeatable: bool,
+}
+
+impl Call {
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        let path = path.into();
+        Self { method: Method::GET, path, body: None, headers: Vec::new(), repeatable: true }
+    }
+
+    pub(super) fn delete(path: impl Into<String>) -> Self {
+        Self { method: Method::DELETE, repeatable: false, ..Self::get(path) }
+    }
+
+    pub(super) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(body).expect("plain data has a JSON form");
+        Self { method: Method::POST, body: Some(body.into()), repeatable: false, ..Self::get(path) }
+    }
+
+    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn repeatable(self) -> Self {
+        Self { repeatable: true, ..self }
+    }
+}
+
+impl Transport {
+    pub(super) fn new(config: &ClientConfig) -> Result<Self, ClientError> {
+        let refuse = |why: String| ClientError::Config(why);
+        let base = config.base_url.trim_end_matches('/');
+        let uri: Uri = base.parse().map_err(|error| refuse(format!("base_url: {error}")))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {
+            return Err(refuse("base_url must look like https://host:port".into()));
+        }
+        let mut authorization = HeaderValue::try_from(format!("Bearer {}", config.token))
+            .map_err(|_| refuse("the token has characters that a header cannot hold".into()))?;
+        authorization.set_sensitive(true);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| refuse(error.to_string()))?
+            .with_root_certificates(roots(config.ca_pem.as_deref())?)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(config.timeouts.connect));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            // Shorter than servers keep idle connections, so that a request seldom meets one that is closing.
+            .pool_idle_timeout(Duration::from_secs(10))
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        Ok(Self { client, base: base.into(), authorization, timeouts: config.timeouts })
+    }
+
+    /// Sends once and gives the answer's head; a refusal is an error.
+    pub(super) async fn open(
+        &self,
+        call: &Call,
+        timeout: Duration,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let request = self.request(call)?;
+        let answered = tokio::time::timeout(timeout, self.client.request(request)).await;
+        let response =
+            answered.map_err(|_| ClientError::Timeout(timeout))?.map_err(|error| unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = collect(response, 64 << 10, timeout).await.unwrap_or_default();
+        Err(ClientError::Problem(Box::new(serde_json::from_slice(&body).unwrap_or_else(|_| foreign(status)))))
+    }
+
+    /// Sends once and gives the answer's status and body.
+    pub(super) async fn once<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        timeout: Duration,
+    ) -> Result<(StatusCode, T), ClientError> {
+        let response = self.open(call, timeout).await?;
+        let status = response.status();
+        let body = collect(response, ANSWER_BYTES_MAX, timeout).await?;
+        // Nothing is the JSON form of the unit type.
+        let json: &[u8] = if body.is_empty() { b"null" } else { &body };
+        let parsed =
+            serde_json::from_slice(json).map_err(|error| ClientError::Protocol(error.to_string()))?;
+        Ok((status, parsed))
+    }
+
+    /// Sends, again where that is harmless, and gives the answer's body.
+    pub(super) async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let mut pause = Pause::new(&self.timeouts);
+        for attempt in 1.. {
+            match self.once(&call, self.timeouts.request).await {
+                Ok((_, answer)) => return Ok(answer),
+                Err(error) => {
+                    let again = call.repeatable && error.is_retryable() && attempt < self.timeouts.tries;
+                    if !again {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, path = call.path, "trying again");
+                    pause.wait().await;
+                }
+            }
+        }
+        unreachable!("the loop returns")
+    }
+
+    fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, ClientError> {
+        let mut request = Request::builder()
+            .method(&call.method)
+            .uri(format!("{}{}", self.base, call.path))
+            .header(AUTHORIZATION, self.authorization.clone())
+            .header(ACCEPT, "application/json, application/problem+json, */*;q=0.5");
+        if call.body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
+        }
+        let body = Full::new(call.body.clone().unwrap_or_default());
+        request.body(body).map_err(|error| ClientError::Config(error.to_string()))
+    }
+}
+
+/// Delays between tries, longer each time.
+#[derive(Debug)]
+pub(super) struct Pause {
+    next: Duration,
+    first: Duration,
+    longest: Duration,
+}
+
+impl Pause {
+    pub(super) fn new(timeouts: &Timeouts) -> Self {
+        Self { next: timeouts.backoff, first: timeouts.backoff, longest: timeouts.backoff_max }
+    }
+
+    pub(super) async fn wait(&mut self) {
+        tokio::time::sleep(self.next.min(self.longest)).await;
+        self.next = (self.next * 2).min(self.longest);
+    }
+
+    /// Things went well.
+    pub(super) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// What `error` and its causes say.
+pub(super) fn unreachable(error: &dyn std::error::Error) -> ClientError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    ClientError::Unreachable(text)
+}
+
+async fn collect(response: Response<Incoming>, max: usize, timeout: Duration) -> Result<Bytes, ClientError> {
+    let body = Limited::new(response.into_body(), max).collect();
+    match tokio::time::timeout(timeout, body).await {
+        Err(_) => Err(ClientError::Timeout(timeout)),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(ClientError::Protocol(format!("it is larger than {max} bytes")))
+        }
+        Ok(Err(error)) => Err(unreachable(&*error)),
+    }
+}
+
+/// The problem of an answer that is not of our server: a proxy's, say.
+fn foreign(status: StatusCode) -> ProblemInfo {
+    ProblemInfo {
+        type_uri: "about:blank".into(),
+        code: "foreign".into(),
+        title: status.canonical_reason().unwrap_or("Refused").into(),
+        status: status.as_u16(),
+        detail: "the answer is not that of an orch server; check base_url".into(),
+        field: None,
+    }
+}
+
+fn roots(ca_pem: Option<&[u8]>) -> Result<RootCertStore, ClientError> {
+    let Some(pem) = ca_pem else {
+        return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
+    };
+    let refuse = |error: &dyn fmt::Display| ClientError::Config(format!("ca_pem: {error}"));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(|error| refuse(&error))?).map_err(|error| refuse(&error))?;
+    }
+    match roots.is_empty() {
+        true => Err(refuse(&"it holds no certificate")),
+        false => Ok(roots),
+    }
+}

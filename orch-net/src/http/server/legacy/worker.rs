@@ -1,0 +1,102 @@
+//! The agent that a legacy worker does not have: it keeps the node in the cluster and answers for what the worker cannot be
+//! told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use orch_core::{
+    engine::{Assignment, Assignments, LinkError},
+    model::{
+        AttemptEnd, AttemptId, InstanceId, Isolation, NodeId, NodeSpec, Report, ReportKind, Resources,
+        StartFailure, TaskSpec, WorkKind, Workload,
+    },
+};
+use sha2::{Digest, Sha256};
+use tokio::time::MissedTickBehavior;
+use tracing::warn;
+
+use crate::http::server::app::{App, Shared};
+
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Keeps the worker's node in the cluster. Never returns.
+pub(super) async fn keep(app: App, node: NodeId) {
+    loop {
+        if let Err(error) = session(&app, &node).await {
+            warn!(%node, %error, "a legacy worker's node is not in the cluster; trying again");
+        }
+        tokio::time::sleep(TRY_AGAIN_AFTER).await;
+    }
+}
+
+async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
+    let spec = spec(node);
+    let instance = spec.instance;
+    let mut beats = tokio::time::interval(app.link.register(spec).await?.heartbeat_interval);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut after = None;
+    loop {
+        tokio::select! {
+            _ = beats.tick() => app.link.heartbeat(node, instance).await?,
+            told = app.link.assignments(node, after) => {
+                let told = told?;
+                after = Some(told.cursor);
+                let reports = answers(node, &told);
+                if !reports.is_empty() {
+                    app.link.report(node, reports).await?;
+                }
+            }
+        }
+    }
+}
+
+/// What has to be said in the worker's place.
+fn answers(node: &NodeId, told: &Assignments) -> Vec<Report> {
+    let ended =
+        |attempt: AttemptId, end| Report { attempt, node: node.clone(), kind: ReportKind::Ended(end) };
+    let stopped = told.stop.iter().map(|attempt| ended(*attempt, AttemptEnd::Stopped));
+    let refused =
+        told.run.iter().filter(|run| !run.started).filter_map(|Assignment { attempt, spec, .. }| {
+            let what = not_understood(spec)?;
+            let message = format!("{node} is a legacy worker, which does not know {what}");
+            let failure = StartFailure { reason: "unsupported".into(), message, retryable: true };
+            Some(ended(*attempt, AttemptEnd::StartFailed { failure }))
+        });
+    stopped.chain(refused).collect()
+}
+
+/// What the task asks for that a legacy worker would pass over, running something else than was asked for.
+fn not_understood(spec: &TaskSpec) -> Option<&'static str> {
+    let command = matches!(&spec.workload, Workload::Image { command, .. } if !command.is_empty());
+    [
+        (command || !spec.args.is_empty(), "commands and arguments"),
+        (spec.working_dir.is_some(), "working directories"),
+        (!spec.mounts.is_empty(), "mounts"),
+        (!spec.secrets.is_empty(), "secrets"),
+        (*spec.isolation != Isolation::default(), "isolation"),
+        (spec.health.is_some(), "health checks"),
+    ]
+    .into_iter()
+    .find_map(|(asked, what)| asked.then_some(what))
+}
+
+/// The node that stands for the worker. Nobody knows what the machine has: it is taken to be large, and the number of tasks
+/// is bounded instead.
+fn spec(node: &NodeId) -> NodeSpec {
+    const CORES: u64 = 1024;
+    const MEMORY_BYTES: u64 = 4 << 40;
+    let digest = Sha256::new().chain_update(b"orch legacy worker\0").chain_update(node.as_str()).finalize();
+    let mut instance = [0; 16];
+    instance.copy_from_slice(&digest[..16]);
+    NodeSpec {
+        id: node.clone(),
+        // The same in each life of the server, so that the node keeps its tasks.
+        instance: InstanceId::from_bytes(instance),
+        capacity: Resources::new(CORES * 1000, MEMORY_BYTES),
+        kinds: BTreeSet::from([WorkKind::Image]),
+        max_tasks: NodeSpec::DEFAULT_MAX_TASKS,
+        labels: BTreeMap::from([("orch.legacy".into(), "true".into())]),
+    }
+}

@@ -1,0 +1,167 @@
+//! Tasks: taking them in, looking at them, taking them back, waiting for them.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use orch_core::{
+    engine::{TaskFilter, TaskView, Unknown},
+    model::{CommandId, TaskId},
+    state,
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    app::{App, Shared},
+    extract::{Id, Json, OptionalJson, Params, value},
+    problem::{Problem, kinds},
+};
+use crate::http::wire::{
+    Cancellation, Decided, Explained, Explanation, Submission, Submitted, TaskInfo, TaskPage,
+};
+
+type Result<T> = std::result::Result<T, Problem>;
+
+/// Names the command, so that a repeated one is carried out once.
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// How many tasks of one submission are explained; explaining asks the scheduler about every node.
+const EXPLAINED_MAX: usize = 100;
+/// The most tasks of a page.
+const PAGE_MAX: usize = 1000;
+const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub(super) async fn submit(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Json(submission): Json<Submission>,
+) -> Result<(StatusCode, Answer<Submitted>)> {
+    let command = idempotency_key(&headers)?;
+    let numbered = submission.tasks.into_iter().enumerate();
+    let new: Vec<state::NewTask> = numbered
+        .map(|(at, task)| state::NewTask {
+            id: task.id.unwrap_or_else(|| derived_id(command, at)),
+            spec: Arc::new(task.spec),
+        })
+        .collect();
+    let ids: Vec<TaskId> = new.iter().map(|task| task.id).collect();
+    app.orchestrator.submit_as(command, new).await?;
+    let mut tasks = Vec::with_capacity(ids.len());
+    for (at, id) in ids.into_iter().enumerate() {
+        let mut task = TaskInfo::from(known(&app, id)?);
+        if at < EXPLAINED_MAX {
+            task.explanation = explanation(&app, id)?;
+        }
+        tasks.push(task);
+    }
+    Ok((StatusCode::CREATED, Answer(Submitted { tasks })))
+}
+
+pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answer<TaskPage>> {
+    let mut filter = TaskFilter { limit: PAGE_MAX, ..TaskFilter::default() };
+    params.each(|name, text| {
+        match name {
+            "status" => filter.statuses.extend(text.split(',').map(str::to_owned)),
+            "namespace" => filter.namespace = Some(value(name, &text)?),
+            "name" => filter.name = Some(text),
+            "node" => filter.node = Some(value(name, &text)?),
+            "label" => {
+                let (key, wanted) = text.split_once('=').ok_or_else(|| {
+                    Problem::new(kinds::MALFORMED, "label must be written label=KEY=VALUE").at("label")
+                })?;
+                filter.label = Some((key.to_owned(), wanted.to_owned()));
+            }
+            "id_prefix" => filter.id_prefix = Some(text.to_ascii_lowercase()),
+            "after" => filter.after_seq = Some(value(name, &text)?),
+            "limit" => {
+                filter.limit = value(name, &text)?;
+                if !(1..=PAGE_MAX).contains(&filter.limit) {
+                    let detail = format!("limit must be from 1 to {PAGE_MAX}");
+                    return Err(Problem::new(kinds::MALFORMED, detail).at("limit"));
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    // One more than asked for tells whether there is another page.
+    let wanted = filter.limit;
+    filter.limit += 1;
+    let mut tasks = app.orchestrator.list(&filter);
+    let more = tasks.len() > wanted;
+    tasks.truncate(wanted);
+    let next = tasks.last().filter(|_| more).map(|task| task.record.seq);
+    Ok(Answer(TaskPage { tasks: tasks.into_iter().map(TaskInfo::from).collect(), next }))
+}
+
+pub(super) async fn get(State(app): State<App>, Id(task): Id<TaskId>) -> Result<Answer<TaskInfo>> {
+    Ok(Answer(known(&app, task)?.into()))
+}
+
+pub(super) async fn cancel(
+    State(app): State<App>,
+    Id(task): Id<TaskId>,
+    OptionalJson(Cancellation { reason }): OptionalJson<Cancellation>,
+) -> Result<Answer<Decided>> {
+    let outcome = app.orchestrator.cancel(task, reason).await?;
+    Ok(Answer(Decided { outcome }))
+}
+
+/// 200 when the task has finished, 202 when the time is over.
+pub(super) async fn wait(
+    State(app): State<App>,
+    Id(task): Id<TaskId>,
+    params: Params,
+) -> Result<(StatusCode, Answer<TaskInfo>)> {
+    let mut timeout = WAIT_DEFAULT;
+    params.each(|name, text| match name {
+        "timeout_ms" => {
+            timeout = Duration::from_millis(value(name, &text)?).min(WAIT_MAX);
+            Ok(true)
+        }
+        _ => Ok(false),
+    })?;
+    tokio::select! {
+        biased;
+        finished = app.orchestrator.wait(task) => Ok((StatusCode::OK, Answer(finished?.into()))),
+        () = tokio::time::sleep(timeout) => Ok((StatusCode::ACCEPTED, Answer(known(&app, task)?.into()))),
+        () = app.closed() => Ok((StatusCode::ACCEPTED, Answer(known(&app, task)?.into()))),
+    }
+}
+
+pub(super) async fn explain(State(app): State<App>, Id(task): Id<TaskId>) -> Result<Answer<Explained>> {
+    let status = known(&app, task)?.status().to_owned();
+    Ok(Answer(Explained { status, explanation: explanation(&app, task)? }))
+}
+
+fn known(app: &Shared, task: TaskId) -> Result<TaskView> {
+    app.orchestrator.get(task).ok_or_else(|| orch_core::Error::from(Unknown::Task(task)).into())
+}
+
+fn explanation(app: &Shared, task: TaskId) -> Result<Option<Explanation>> {
+    Ok(app.orchestrator.explain(task)?.map(Explanation::from))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<CommandId> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(CommandId::generate()) };
+    let text = String::from_utf8_lossy(key.as_bytes());
+    text.trim().parse().map_err(|error: orch_core::model::IdError| {
+        Problem::new(kinds::MALFORMED, error.to_string()).at(IDEMPOTENCY_KEY)
+    })
+}
+
+/// The id of the task at place `at` of a submission that names none. Derived, so that the submission may be repeated.
+fn derived_id(command: CommandId, at: usize) -> TaskId {
+    let mut hash = Sha256::new();
+    hash.update(b"orch task id\0");
+    hash.update(command.as_bytes());
+    hash.update((at as u64).to_be_bytes());
+    let digest = hash.finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    TaskId::from_bytes(*uuid::Builder::from_custom_bytes(bytes).as_uuid().as_bytes())
+}

@@ -1,0 +1,306 @@
+//! What goes over the wire under `/api/v1`, shared by server and client. Types of `orch-core` are used as they are where
+//! they have a stable JSON form; the rest is here. Answers may gain fields; requests with unknown fields are refused, so
+//! that a misspelt one is never ignored.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use orch_core::{
+    engine::{Event, EventKind, Observation, ReportAnswer, Seen, TaskView},
+    model::{AttemptId, InstanceId, NodeId, NodeRecord, Report, TaskId, TaskSpec},
+    scheduler::{NodeView, Unplaced},
+    state::{Outcome, TaskRecord},
+    store::Revision,
+};
+use serde::{Deserialize, Serialize};
+
+/// Tasks to take in, all or none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submission {
+    /// The tasks.
+    pub tasks: Vec<NewTask>,
+}
+
+/// A task to take in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTask {
+    /// Its id. Derived from the submission's idempotency key and the task's place when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<TaskId>,
+    /// What to run.
+    pub spec: TaskSpec,
+}
+
+impl From<TaskSpec> for NewTask {
+    fn from(spec: TaskSpec) -> Self {
+        Self { id: None, spec }
+    }
+}
+
+/// A task as users see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskInfo {
+    /// One word for tables, as [`TaskView::status`].
+    pub status: String,
+    /// What was decided and what was observed.
+    #[serde(flatten)]
+    pub view: TaskView,
+    /// Why it is pending. Told by submissions and by `explain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+}
+
+impl From<TaskView> for TaskInfo {
+    fn from(view: TaskView) -> Self {
+        Self { status: view.status().to_owned(), view, explanation: None }
+    }
+}
+
+/// Why a task is pending.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The reasons in a sentence.
+    pub text: String,
+    /// The reasons for programs.
+    #[serde(flatten)]
+    pub unplaced: Unplaced,
+}
+
+impl From<Unplaced> for Explanation {
+    fn from(unplaced: Unplaced) -> Self {
+        Self { text: unplaced.to_string(), unplaced }
+    }
+}
+
+/// The answer to a submission: the tasks in the order in which they were given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// The tasks.
+    pub tasks: Vec<TaskInfo>,
+}
+
+/// Some tasks, in order of submission.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskPage {
+    /// The tasks.
+    pub tasks: Vec<TaskInfo>,
+    /// What to give as `after` for the next page; absent on the last one.
+    pub next: Option<u64>,
+}
+
+/// The answer to `explain`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explained {
+    /// The task's status.
+    pub status: String,
+    /// Why it is pending; null when it is not.
+    pub explanation: Option<Explanation>,
+}
+
+/// Takes a task back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cancellation {
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Empties a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// How long its attempts may go on, in milliseconds.
+    pub patience_ms: u64,
+}
+
+/// The answer to a command that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// A node as users see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// What is known about it.
+    pub record: Arc<NodeRecord>,
+    /// How many tasks it has.
+    pub tasks: u32,
+    /// Thousandths of a core that its tasks do not hold.
+    pub free_cpu_millis: u64,
+    /// Bytes of memory that its tasks do not hold.
+    pub free_memory_bytes: u64,
+}
+
+impl From<NodeView> for NodeInfo {
+    fn from(view: NodeView) -> Self {
+        let capacity = &view.record.spec.capacity;
+        Self {
+            tasks: view.tasks,
+            free_cpu_millis: view.held.free_cpu_millis(capacity),
+            free_memory_bytes: view.held.free_memory_bytes(capacity),
+            record: view.record,
+        }
+    }
+}
+
+/// All nodes, in order of their ids.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeList {
+    /// The nodes.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// How the cluster is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusInfo {
+    /// Version of the server's software.
+    pub version: String,
+    /// The last decision that is visible at the server.
+    pub revision: Revision,
+    /// Tasks by status.
+    pub tasks: BTreeMap<String, u64>,
+    /// How agreement goes.
+    pub consensus: ConsensusInfo,
+}
+
+/// How agreement goes, as far as the server knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsensusInfo {
+    /// The last position that was applied there.
+    pub applied: Revision,
+    /// The server takes proposals itself.
+    pub leader: bool,
+    /// Members by name.
+    pub members: Vec<String>,
+    /// What is wrong, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// An event, as the `data:` of a server-sent event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EventInfo {
+    revision: Revision,
+    #[serde(flatten)]
+    kind: EventBody,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum EventBody {
+    Task(Arc<TaskRecord>),
+    TaskForgotten(TaskId),
+    Node(Arc<NodeRecord>),
+    NodeRemoved(NodeId),
+    Observed { attempt: AttemptId, seen: Seen },
+}
+
+impl EventInfo {
+    /// The name of the event's kind, as the `event:` field.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.kind {
+            EventBody::Task(_) => "task",
+            EventBody::TaskForgotten(_) => "task_forgotten",
+            EventBody::Node(_) => "node",
+            EventBody::NodeRemoved(_) => "node_removed",
+            EventBody::Observed { .. } => "observed",
+        }
+    }
+}
+
+impl From<Event> for EventInfo {
+    fn from(event: Event) -> Self {
+        let kind = match event.kind {
+            EventKind::Task(record) => EventBody::Task(record),
+            EventKind::TaskForgotten(id) => EventBody::TaskForgotten(id),
+            EventKind::Node(record) => EventBody::Node(record),
+            EventKind::NodeRemoved(id) => EventBody::NodeRemoved(id),
+            EventKind::Observed { attempt, seen } => EventBody::Observed { attempt, seen },
+        };
+        Self { revision: event.revision, kind }
+    }
+}
+
+impl From<EventInfo> for Event {
+    fn from(info: EventInfo) -> Self {
+        let kind = match info.kind {
+            EventBody::Task(record) => EventKind::Task(record),
+            EventBody::TaskForgotten(id) => EventKind::TaskForgotten(id),
+            EventBody::Node(record) => EventKind::Node(record),
+            EventBody::NodeRemoved(id) => EventKind::NodeRemoved(id),
+            EventBody::Observed { attempt, seen } => EventKind::Observed { attempt, seen },
+        };
+        Self { revision: info.revision, kind }
+    }
+}
+
+/// A worker says that it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Heartbeat {
+    pub(crate) instance: InstanceId,
+}
+
+/// A worker tells what happened to attempts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reports {
+    pub(crate) reports: Vec<Report>,
+}
+
+/// One answer for each report, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ReportAnswers {
+    pub(crate) answers: Vec<ReportAnswer>,
+}
+
+/// A worker tells what nobody has to agree on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Observations {
+    pub(crate) observations: Vec<Observation>,
+}
+
+/// A refusal or failure, as RFC 9457 has it: `application/problem+json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemInfo {
+    /// `urn:orch:problem:` and the code.
+    #[serde(rename = "type")]
+    pub type_uri: String,
+    /// A stable word for programs.
+    pub code: String,
+    /// The kind of problem, for people.
+    pub title: String,
+    /// The status of the HTTP answer.
+    pub status: u16,
+    /// What happened this time.
+    pub detail: String,
+    /// The field of the request that is wrong, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_survives_the_wire() {
+        let events = [
+            EventKind::TaskForgotten(TaskId::generate()),
+            EventKind::NodeRemoved(NodeId::new("n").unwrap()),
+            EventKind::Observed {
+                attempt: format!("{}.7", TaskId::generate()).parse().unwrap(),
+                seen: Seen::Progress("pulling".into()),
+            },
+        ];
+        for kind in events {
+            let event = Event { revision: Revision(u64::MAX), kind };
+            let json = serde_json::to_string(&EventInfo::from(event.clone())).unwrap();
+            assert_eq!(Event::from(serde_json::from_str::<EventInfo>(&json).unwrap()), event, "{json}");
+        }
+    }
+}
