@@ -112,6 +112,8 @@ fn environment(work: &Work) -> Result<Vec<String>, RuntimeError> {
         })?;
         all.push(format!("{variable}={text}"));
     }
+    all.push(format!("ORCH_TASK={}", work.attempt.task));
+    all.push(format!("ORCH_ATTEMPT={}", work.attempt));
     Ok(all)
 }
 

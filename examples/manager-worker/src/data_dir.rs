@@ -17,7 +17,10 @@ impl DataDir {
     /// Opens `dir`, or makes it.
     pub(crate) fn open(dir: PathBuf) -> Result<Self, String> {
         let failed = |error: io::Error| {
-            format!("the data directory {} cannot be used: {error}; choose another with --data-dir", dir.display())
+            format!(
+                "the data directory {} cannot be used: {error}; choose another with --data-dir",
+                dir.display()
+            )
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
         let probe = dir.join(".writable");
@@ -80,6 +83,11 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
         true => Err(io::Error::other("it is empty")),
         false => Ok(text),
     }
+}
+
+/// Reads certificates to trust.
+pub(crate) fn read_ca(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Writes a file that must not be there yet, so that it is there whole or not at all.

@@ -3,12 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use orch_core::{
-    Orchestrator,
-    engine::EngineConfig,
-    model::NodeId,
-    store::{Durability, StateStore},
-};
+use orch_core::{Orchestrator, engine::EngineConfig, model::NodeId};
 use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens};
 use orch_store::embedded::{RedbStore, RedbStoreConfig};
 use tracing::info;
@@ -65,8 +60,6 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let data = DataDir::open(args.data_dir.unwrap_or_else(default_data_dir))?;
     let tokens = Tokens::new(&data.token(ADMIN_TOKEN)?, &data.token(WORKER_TOKEN)?).map_err(explain)?;
     let store = RedbStore::open(RedbStoreConfig::new(data.path("state"))).await.map_err(explain)?;
-    let durable = store.capabilities().durability >= Durability::Sync;
-    debug_assert!(durable, "what is acknowledged must survive");
     let engine = EngineConfig {
         member: "manager".into(),
         heartbeat_interval: args.heartbeat_interval,

@@ -62,7 +62,8 @@ fn decimal(number: &str, scale: u64) -> Result<u64, String> {
     let of = 10u64.pow(u32::try_from(fraction.len()).map_err(|_| bad())?);
     let fraction: u64 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| bad())? };
     let too_large = || format!("{number} is too large");
-    let part = u64::try_from(u128::from(fraction) * u128::from(scale) / u128::from(of)).map_err(|_| too_large())?;
+    let part =
+        u64::try_from(u128::from(fraction) * u128::from(scale) / u128::from(of)).map_err(|_| too_large())?;
     whole.checked_mul(scale).and_then(|all| all.checked_add(part)).ok_or_else(too_large)
 }
 

@@ -9,11 +9,11 @@ use orch_core::{
     runtime::{ProcessRuntime, ProcessRuntimeConfig, Runtime},
 };
 use orch_docker::{DockerConfig, DockerRuntime};
-use orch_net::http::{Client, ClientConfig, HttpLink};
+use orch_net::http::{ClientConfig, HttpLink};
 use tracing::{info, warn};
 
 use crate::{
-    data_dir::{DataDir, default_dir, read_secret},
+    data_dir::{DataDir, default_dir, read_ca, read_secret},
     manager::{WORKER_TOKEN, announce, default_data_dir, explain},
     shutdown, units,
 };
@@ -110,8 +110,8 @@ pub async fn run(args: WorkerArgs) -> Result<(), String> {
         labels: args.label.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
     let mut config = ClientConfig::new(&args.manager, token(&args)?);
-    config.ca_pem = args.ca.clone();
-    let link = HttpLink::new(Client::new(config).map_err(explain)?);
+    config.ca_pem = args.ca.as_deref().map(read_ca).transpose()?;
+    let link = HttpLink::new(&config).map_err(explain)?;
     let mut agent_config = AgentConfig::new(node);
     agent_config.secrets = secrets;
     agent_config.starts_in_flight = args.starts_in_flight.get();
@@ -142,13 +142,18 @@ async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentSta
     }
 }
 
-async fn runtime(args: &WorkerArgs, data: &DataDir, instance: InstanceId) -> Result<Arc<dyn Runtime>, String> {
+async fn runtime(
+    args: &WorkerArgs,
+    data: &DataDir,
+    instance: InstanceId,
+) -> Result<Arc<dyn Runtime>, String> {
     let mut config = DockerConfig::new("orch", instance.to_string());
     config.host = args.docker_host.clone();
     config.starts_in_flight = args.starts_in_flight;
     config.allowed_host_paths = args.allow_host_path.clone();
     let processes = || -> Result<Arc<dyn Runtime>, String> {
-        let runtime = ProcessRuntime::new(ProcessRuntimeConfig::new(data.path("attempts"))).map_err(explain)?;
+        let runtime =
+            ProcessRuntime::new(ProcessRuntimeConfig::new(data.path("attempts"))).map_err(explain)?;
         Ok(Arc::new(runtime))
     };
     match args.runtime {

@@ -8,14 +8,20 @@ use orch_net::http::{Client, ClientConfig};
 
 use super::exit::Failure;
 use crate::{
-    data_dir::read_secret,
+    data_dir::{read_ca, read_secret},
     manager::{ADMIN_TOKEN, default_data_dir},
 };
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Connect {
     /// Where the manager is.
-    #[arg(long, global = true, value_name = "URL", env = "ORCH_MANAGER", default_value = "http://127.0.0.1:3000")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "ORCH_MANAGER",
+        default_value = "http://127.0.0.1:3000"
+    )]
     manager: String,
     /// File with the admin token. [default: ORCH_TOKEN, or that of a manager of this user on this machine]
     #[arg(long, global = true, value_name = "FILE")]
@@ -31,8 +37,8 @@ pub(super) struct Connect {
 impl Connect {
     pub(super) fn client(&self) -> Result<Client, Failure> {
         let mut config = ClientConfig::new(&self.manager, self.token()?);
-        config.ca_pem = self.ca.clone();
-        Ok(Client::new(config)?)
+        config.ca_pem = self.ca.as_deref().map(read_ca).transpose().map_err(Failure::usage)?;
+        Ok(Client::new(&config)?)
     }
 
     fn token(&self) -> Result<String, Failure> {
@@ -75,7 +81,10 @@ pub(super) async fn resolve(client: &Client, reference: &str) -> Result<TaskId, 
         [id] => Ok(*id),
         several => {
             let list: Vec<String> = several.iter().map(ToString::to_string).collect();
-            Err(Failure::usage(format!("{reference:?} means several tasks; give one of these ids:\n  {}", list.join("\n  "))))
+            Err(Failure::usage(format!(
+                "{reference:?} means several tasks; give one of these ids:\n  {}",
+                list.join("\n  ")
+            )))
         }
     }
 }

@@ -1,19 +1,20 @@
 //! `orch events`.
 
-use futures_util::StreamExt as _;
 use orch_core::{
     engine::{Event, EventKind, Seen},
     store::Revision,
 };
+use orch_net::http::EventStart;
 use serde_json::json;
 
 use super::{connect::Connect, exit::Failure, table};
 
 pub(super) async fn follow(connect: &Connect, from: Option<u64>) -> Result<(), Failure> {
     let client = connect.client()?;
-    let mut events = std::pin::pin!(client.events(from.map(Revision)));
+    let start = from.map_or(EventStart::Now, |revision| EventStart::After(Revision(revision)));
+    let mut events = client.events(start).await?;
     while let Some(event) = events.next().await {
-        let event = event?;
+        let event = event?.event;
         let line = match connect.json {
             true => for_programs(&event).to_string(),
             false => for_people(&event),
@@ -32,7 +33,9 @@ fn for_people(event: &Event) -> String {
             format!("task {} {} {}{node}{end}", record.spec.name, record.id.short(), record.status())
         }
         EventKind::TaskForgotten(id) => format!("task {} forgotten", id.short()),
-        EventKind::Node(record) => format!("node {} {:?} {:?}", record.spec.id, record.state, record.scheduling),
+        EventKind::Node(record) => {
+            format!("node {} {:?} {:?}", record.spec.id, record.state, record.scheduling)
+        }
         EventKind::NodeRemoved(id) => format!("node {id} removed"),
         EventKind::Observed { attempt, seen } => {
             format!("task {} attempt {} {}", attempt.task.short(), attempt.attempt, words(seen))

@@ -1,7 +1,7 @@
 //! Exit codes, for scripts.
 
 use orch_core::state::TaskResult;
-use orch_net::http::{ClientError, TaskInfo};
+use orch_net::http::{ClientError, wire::TaskInfo};
 
 /// Shown by `orch --help`.
 pub(super) const HELP: &str = "Exit codes: 0 done; 1 something failed; 2 the command line is wrong; 3 the manager cannot be \
@@ -65,5 +65,8 @@ pub(super) fn of_task(task: &TaskInfo) -> Result<(), Failure> {
         Some(TaskResult::Cancelled { .. }) => 12,
     };
     let why = record.last_end().map(|end| format!(": {end}")).unwrap_or_default();
-    Err(Failure { code, message: format!("task {} {} ({}){why}", record.spec.name, record.id.short(), task.status) })
+    Err(Failure {
+        code,
+        message: format!("task {} {} ({}){why}", record.spec.name, record.id.short(), task.status),
+    })
 }

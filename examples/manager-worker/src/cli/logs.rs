@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 
-use futures_util::StreamExt as _;
 use orch_core::{model::TaskId, runtime::OutputStream};
 use orch_net::http::Client;
 
@@ -18,7 +17,7 @@ pub(super) async fn logs(connect: &Connect, reference: &str, follow: bool) -> Re
     if !connect.json {
         return print_all(&client, id, follow).await;
     }
-    let mut output = std::pin::pin!(client.logs(id, follow));
+    let mut output = client.logs(id, follow).await?;
     while let Some(chunk) = output.next().await {
         let json = serde_json::to_string(&chunk?).map_err(|error| Failure::other(error.to_string()))?;
         table::print(&(json + "\n"))?;
@@ -28,7 +27,7 @@ pub(super) async fn logs(connect: &Connect, reference: &str, follow: bool) -> Re
 
 /// Prints a task's output to the streams that it was written to.
 pub(super) async fn print_all(client: &Client, id: TaskId, follow: bool) -> Result<(), Failure> {
-    let mut output = std::pin::pin!(client.logs(id, follow));
+    let mut output = client.logs(id, follow).await?;
     while let Some(chunk) = output.next().await {
         let chunk = chunk?;
         match chunk.stream {

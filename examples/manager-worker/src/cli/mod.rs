@@ -15,6 +15,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use orch_core::model::NodeId;
 
+pub(crate) use self::table::render as render_table;
 use self::{connect::Connect, exit::Failure, run::RunArgs, tasks::ListArgs};
 use crate::{demo, manager::ManagerArgs, units, worker::WorkerArgs};
 

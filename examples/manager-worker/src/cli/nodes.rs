@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use orch_core::model::{NodeId, NodeState, Scheduling};
-use orch_net::http::{Client, NodeInfo};
+use orch_net::http::{Client, EventStart, wire::NodeInfo};
 
 use super::{connect::Connect, exit::Failure, table};
 
@@ -23,11 +22,18 @@ pub(super) async fn list(connect: &Connect) -> Result<(), Failure> {
             kinds.join(","),
             node.tasks.to_string(),
             format!("{}/{}", table::cores(node.free_cpu_millis), table::cores(spec.capacity.cpu_millis)),
-            format!("{}/{}", table::memory(node.free_memory_bytes), table::memory(spec.capacity.memory_bytes)),
+            format!(
+                "{}/{}",
+                table::memory(node.free_memory_bytes),
+                table::memory(spec.capacity.memory_bytes)
+            ),
             labels.join(","),
         ]
     });
-    table::print(&table::render(&["NODE", "STATE", "RUNS", "TASKS", "CPU FREE", "MEMORY FREE", "LABELS"], rows))
+    table::print(&table::render(
+        &["NODE", "STATE", "RUNS", "TASKS", "CPU FREE", "MEMORY FREE", "LABELS"],
+        rows,
+    ))
 }
 
 fn state(node: &NodeInfo) -> &'static str {
@@ -53,7 +59,12 @@ pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
     table::print(&(text + &table::render(&["TASKS", "COUNT"], rows)))
 }
 
-pub(super) async fn drain(connect: &Connect, node: &NodeId, patience: Duration, wait: bool) -> Result<(), Failure> {
+pub(super) async fn drain(
+    connect: &Connect,
+    node: &NodeId,
+    patience: Duration,
+    wait: bool,
+) -> Result<(), Failure> {
     let client = connect.client()?;
     client.drain(node, patience).await?;
     if wait {
@@ -63,7 +74,7 @@ pub(super) async fn drain(connect: &Connect, node: &NodeId, patience: Duration, 
 }
 
 async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure> {
-    let mut events = std::pin::pin!(client.events(None));
+    let mut events = client.events(EventStart::Now).await?;
     loop {
         let nodes = client.nodes().await?;
         let Some(known) = nodes.iter().find(|known| known.record.spec.id == *node) else {

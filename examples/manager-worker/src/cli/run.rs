@@ -6,11 +6,11 @@ use clap::{Args, ValueEnum};
 use orch_core::{
     engine::EventKind,
     model::{
-        CommandId, Constraint, Isolation, Mount, MountSource, NetworkMode, NodeId, PullPolicy, SecretRef, SecretTarget,
+        Constraint, Isolation, Mount, MountSource, NetworkMode, NodeId, PullPolicy, SecretRef, SecretTarget,
         TaskSpec, Workload,
     },
 };
-use orch_net::http::{Client, NewTask, TaskInfo};
+use orch_net::http::{Client, EventStart, wire::TaskInfo};
 
 use super::{connect::Connect, exit, exit::Failure, logs, table};
 use crate::units;
@@ -122,8 +122,7 @@ pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure>
         Some(path) => read_spec(path)?,
         None => spec(args)?,
     };
-    let submitted = client.submit(CommandId::generate(), vec![NewTask::from(spec)]).await?;
-    let task = submitted.into_iter().next().ok_or_else(|| Failure::other("the manager's answer names no task"))?;
+    let task = client.submit_one(spec).await?;
     if !wait {
         warn_if_pending(&task);
         return match connect.json {
@@ -157,19 +156,18 @@ fn warn_if_pending(task: &TaskInfo) {
 /// Waits; on a terminal it says meanwhile how the task is getting on.
 #[expect(clippy::print_stderr, reason = "progress beside the result")]
 async fn wait_with_progress(client: &Client, task: &TaskInfo) -> Result<TaskInfo, Failure> {
-    use futures_util::StreamExt as _;
     let id = task.view.record.id;
     if !std::io::stderr().is_terminal() {
         return Ok(client.wait(id).await?);
     }
-    let mut events = std::pin::pin!(client.events(None));
+    let mut events = client.events(EventStart::Now).await?;
     let done = client.wait(id);
     tokio::pin!(done);
     eprint!("{}", task.status);
     let result = loop {
         tokio::select! {
             done = &mut done => break done,
-            Some(Ok(event)) = events.next() => match event.kind {
+            Some(Ok(positioned)) = events.next() => match positioned.event.kind {
                 EventKind::Task(record) if record.id == id => eprint!("\r\x1b[K{}", record.status()),
                 EventKind::Observed { attempt, seen } if attempt.task == id => {
                     eprint!("\r\x1b[K{}", super::events::words(&seen));
@@ -202,7 +200,9 @@ fn spec(args: RunArgs) -> Result<TaskSpec, Failure> {
     spec.resources.cpu_millis = args.cpu.unwrap_or(0);
     spec.resources.memory_bytes = args.memory.unwrap_or(0);
     for (name, count) in args.device {
-        let count = count.parse().map_err(|_| Failure::usage(format!("--device {name}={count}: the count is no number")))?;
+        let count = count
+            .parse()
+            .map_err(|_| Failure::usage(format!("--device {name}={count}: the count is no number")))?;
         spec.resources.devices.insert(name, count);
     }
     for port in args.port {
@@ -250,7 +250,8 @@ fn spec(args: RunArgs) -> Result<TaskSpec, Failure> {
 
 fn mount(text: &str) -> Result<Mount, String> {
     let mut parts = text.split(':');
-    let (Some(source), Some(target), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(source), Some(target), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err("it must be SOURCE:TARGET or SOURCE:TARGET:ro".into());
     };
     let read_only = match mode {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use orch_core::model::Workload;
-use orch_net::http::TaskInfo;
+use orch_net::http::wire::TaskInfo;
 
 use super::{
     connect::{Connect, resolve},
@@ -22,15 +22,13 @@ pub(super) async fn show(connect: &Connect, reference: &str) -> Result<(), Failu
 
 pub(super) async fn explain(connect: &Connect, reference: &str) -> Result<(), Failure> {
     let client = connect.client()?;
-    let explained = client.explain(resolve(&client, reference).await?).await?;
+    let explanation = client.explain(resolve(&client, reference).await?).await?;
     if connect.json {
-        return table::print_json(&explained);
+        return table::print_json(&explanation);
     }
-    let text = match explained.explanation {
-        Some(explanation) => format!("{}: {}\n", explained.status, explanation.text),
-        None => format!("{}: it does not wait for a node\n", explained.status),
-    };
-    table::print(&text)
+    let text =
+        explanation.map_or_else(|| "it does not wait for a node".into(), |explanation| explanation.text);
+    table::print(&(text + "\n"))
 }
 
 fn describe(task: &TaskInfo) -> String {

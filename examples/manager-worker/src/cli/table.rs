@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::exit::Failure;
 
 /// A table without lines, as `docker ps` prints it.
-pub(super) fn render(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn render(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(head.iter().copied());
+    table.load_style(presets::NOTHING).set_header(head.iter().copied());
     for row in rows {
         table.add_row(row);
     }

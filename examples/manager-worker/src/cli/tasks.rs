@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use orch_core::{engine::TaskFilter, model::NodeId};
-use orch_net::http::TaskInfo;
+use orch_net::http::wire::TaskInfo;
 
 use super::{
     connect::{Connect, resolve},
@@ -96,7 +96,11 @@ fn cut(text: &str) -> String {
     }
 }
 
-pub(super) async fn wait(connect: &Connect, references: &[String], timeout: Option<Duration>) -> Result<(), Failure> {
+pub(super) async fn wait(
+    connect: &Connect,
+    references: &[String],
+    timeout: Option<Duration>,
+) -> Result<(), Failure> {
     let client = connect.client()?;
     let all = async {
         let mut done = Vec::new();

@@ -1,0 +1,95 @@
+//! What the demonstration shows while it runs, and at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use orch_core::{
+    engine::{Event, EventKind},
+    model::TaskId,
+};
+use orch_net::http::wire::TaskInfo;
+
+use crate::{cli, manager::announce};
+
+/// Live progress: one line that changes on a terminal, nothing but the milestones elsewhere.
+pub(super) struct Progress {
+    terminal: bool,
+    statuses: BTreeMap<TaskId, &'static str>,
+}
+
+impl Progress {
+    pub(super) fn new(terminal: bool, tasks: BTreeSet<TaskId>) -> Self {
+        Self { terminal, statuses: tasks.into_iter().map(|task| (task, "pending")).collect() }
+    }
+
+    pub(super) fn note(&mut self, event: &Event) {
+        let (task, status) = match &event.kind {
+            EventKind::Task(record) => (record.id, record.status()),
+            EventKind::Observed { attempt, seen: orch_core::engine::Seen::Running { .. } } => {
+                (attempt.task, "running")
+            }
+            _ => return,
+        };
+        if let Some(known) = self.statuses.get_mut(&task) {
+            *known = status;
+            self.show();
+        }
+    }
+
+    pub(super) fn all_finished(&self) -> bool {
+        self.statuses.values().all(|status| is_finished(status))
+    }
+
+    pub(super) fn are_finished(&self, tasks: impl Iterator<Item = TaskId>) -> bool {
+        tasks.into_iter().all(|task| self.statuses.get(&task).is_some_and(|status| is_finished(status)))
+    }
+
+    pub(super) fn say(&self, text: &str) {
+        self.finish();
+        announce(text);
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress beside the result")]
+    pub(super) fn finish(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress beside the result")]
+    fn show(&self) {
+        if !self.terminal {
+            return;
+        }
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for status in self.statuses.values() {
+            *counts.entry(status).or_default() += 1;
+        }
+        let parts: Vec<String> = counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
+        eprint!("\r\x1b[K{}", parts.join(", "));
+    }
+}
+
+fn is_finished(status: &str) -> bool {
+    matches!(status, "succeeded" | "failed" | "timed-out" | "cancelled")
+}
+
+pub(super) fn table(tasks: &[TaskInfo]) -> String {
+    let rows = tasks.iter().map(|task| {
+        let record = &task.view.record;
+        let path: Vec<String> = record.attempts.iter().map(|attempt| attempt.node.to_string()).collect();
+        let ends: Vec<String> = record
+            .attempts
+            .iter()
+            .filter_map(|attempt| attempt.end.as_ref())
+            .map(ToString::to_string)
+            .collect();
+        vec![
+            record.spec.name.clone(),
+            task.status.clone(),
+            record.attempts_made.to_string(),
+            path.join(" > "),
+            ends.join(" > "),
+        ]
+    });
+    cli::render_table(&["TASK", "STATUS", "ATTEMPTS", "WHERE", "HOW THE ATTEMPTS ENDED"], rows)
+}
