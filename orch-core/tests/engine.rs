@@ -293,6 +293,23 @@ async fn events_can_be_followed_and_resumed() {
 }
 
 #[tokio::test]
+async fn events_can_be_resumed_within_a_revision() {
+    let orch = bare().await;
+    orch.submit_all((0..3).map(|n| hang(&format!("t{n}")))).await.unwrap();
+    let mut events = orch.events_from(Revision::ZERO).unwrap();
+    let first = events.next().await.unwrap().unwrap();
+    let mut resumed = orch.events_at(events.position()).unwrap();
+    for _ in 0..2 {
+        let event = events.next().await.unwrap().unwrap();
+        assert_eq!(event.revision, first.revision);
+        assert_eq!(resumed.next().await.unwrap().unwrap(), event);
+    }
+    assert_eq!(resumed.position(), events.position());
+    let never = orch.events_at(events.position() + 1);
+    assert!(matches!(never, Err(Error::EventsCompacted { .. })), "a position of another life");
+}
+
+#[tokio::test]
 async fn a_repeated_submission_is_one_submission() {
     let orch = bare().await;
     let (command, id) = (CommandId::generate(), TaskId::generate());

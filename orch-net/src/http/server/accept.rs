@@ -224,3 +224,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
         self.judge(context, shut)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_takes_nothing_is_given_up() {
+        let (near, _far) = io::duplex(8);
+        let mut guarded = StallGuard::new(near, Duration::from_millis(20));
+        guarded.write_all(&[0; 8]).await.unwrap();
+        let stalled = guarded.write_all(&[0]).await.unwrap_err();
+        assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -50,6 +50,10 @@ pub(super) async fn submit(
         .collect();
     let ids: Vec<TaskId> = new.iter().map(|task| task.id).collect();
     app.orchestrator.submit_as(command, new).await?;
+    if ids.iter().any(|id| app.orchestrator.get(*id).is_none()) {
+        // Decided elsewhere in the cluster, and not visible here yet.
+        app.orchestrator.read_barrier().await?;
+    }
     let mut tasks = Vec::with_capacity(ids.len());
     for (at, id) in ids.into_iter().enumerate() {
         let mut task = TaskInfo::from(known(&app, id)?);

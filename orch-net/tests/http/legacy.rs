@@ -1,0 +1,191 @@
+//! The CLI and the worker of rust-orch as they are in use: plain requests, one a connection, read until it closes.
+
+use std::sync::Arc;
+
+use orch_core::{
+    Orchestrator,
+    consensus::LocalConsensus,
+    model::{NodeId, TaskId, TaskSpec},
+    store::{MemoryStore, StateStore},
+    testkit::SimulatedRuntime,
+};
+use orch_net::http::{LegacyConfig, ServerConfig};
+use serde_json::{Value, json};
+
+use crate::bench::{Answer, Bench, quick, server_config, soon, until};
+
+fn config() -> ServerConfig {
+    let worker = NodeId::new("worker-1").unwrap();
+    ServerConfig { legacy: LegacyConfig::with_workers([worker]), ..server_config() }
+}
+
+/// A manager whose legacy worker is in the cluster.
+async fn manager(orch: Orchestrator) -> Bench {
+    let bench = Bench::serving(orch, config()).await;
+    until(&bench.orch, || !bench.orch.nodes().is_empty()).await;
+    bench
+}
+
+async fn in_memory() -> Bench {
+    manager(Orchestrator::builder().engine(quick()).build().await.unwrap()).await
+}
+
+/// Their clients: one JSON request a connection.
+async fn call(bench: &Bench, method: &str, path: &str, body: &str) -> Answer {
+    let answer = bench.request(method, path, "content-type: application/json\r\n", body).await;
+    assert!(answer.head.contains("content-length: "), "{answer:?}");
+    answer
+}
+
+/// `run NAME IMAGE` of their CLI.
+async fn run(bench: &Bench, name: &str) -> Value {
+    let answer = call(bench, "POST", "/tasks", &json!({ "name": name, "image": "nginx" }).to_string()).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    answer.json()
+}
+
+async fn list(bench: &Bench, query: &str) -> Vec<Value> {
+    call(bench, "GET", &format!("/tasks{query}"), "").await.json().as_array().unwrap().clone()
+}
+
+/// What their worker sends.
+async fn update(bench: &Bench, id: &str, status: &str) -> Answer {
+    let body = json!({ "status": status, "container_id": "0123456789abcdef" }).to_string();
+    call(bench, "PUT", &format!("/tasks/{id}/status"), &body).await
+}
+
+fn id_of(task: &Value) -> (String, TaskId) {
+    let text = task["id"].as_str().unwrap();
+    (text.to_owned(), text.parse().unwrap())
+}
+
+#[tokio::test]
+async fn their_cli_and_worker_are_served_unchanged() {
+    let bench = in_memory().await;
+    let created = run(&bench, "web").await;
+    let (text, id) = id_of(&created);
+    let at = created["created_at"].as_str().unwrap();
+    assert_eq!(
+        created,
+        json!({
+            "id": text, "name": "web", "image": "nginx", "memory": 256, "cpu": 0.5, "env": {},
+            "status": "Scheduled", "created_at": at, "started_at": null, "node_id": "worker-1", "container_id": null,
+        })
+    );
+    assert!(at.len() == "2026-02-03T04:05:06.789000000Z".len() && at.ends_with("000000Z"), "{at}");
+    assert_eq!(list(&bench, "").await, [created]);
+
+    let answer = update(&bench, &text, "Running").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    assert!(list(&bench, "").await.is_empty(), "a running task would be started twice");
+    let all = list(&bench, "?all=1").await;
+    assert_eq!(all[0]["status"], "Running");
+    assert_eq!(all[0]["container_id"], "0123456789abcdef");
+    assert!(all[0]["started_at"].is_string());
+
+    assert_eq!(update(&bench, &text, "Complete").await.status, 200);
+    assert_eq!(update(&bench, &text, "Complete").await.status, 200, "saying it twice is harmless");
+    assert_eq!(soon(bench.orch.wait(id)).await.unwrap().status(), "succeeded");
+    assert_eq!(list(&bench, "?all=1").await[0]["status"], "Complete");
+    update(&bench, &text, "Running").await.problem(409, "stale_attempt");
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_to_start_a_task_ends_it() {
+    let bench = in_memory().await;
+    let (text, id) = id_of(&run(&bench, "bad").await);
+    assert_eq!(update(&bench, &text, "Failed").await.status, 200);
+    let done = soon(bench.orch.wait(id)).await.unwrap();
+    assert_eq!(done.status(), "failed");
+    assert!(done.record.last_end().unwrap().to_string().contains("worker-1 could not start it"));
+    assert_eq!(list(&bench, "?all=1").await[0]["status"], "Failed");
+}
+
+#[tokio::test]
+async fn memory_cpu_and_env_are_honoured() {
+    let bench = in_memory().await;
+    let body =
+        json!({ "name": "n", "image": "i", "memory": 64, "cpu": 1.25, "env": { "A": "b" }, "other": 1 });
+    let created = call(&bench, "POST", "/tasks", &body.to_string()).await.json();
+    assert_eq!(
+        (&created["memory"], &created["cpu"], &created["env"]["A"]),
+        (&json!(64), &json!(1.25), &json!("b"))
+    );
+    let record = bench.orch.get(id_of(&created).1).unwrap().record;
+    assert_eq!((record.spec.resources.cpu_millis, record.spec.resources.memory_bytes), (1250, 64 << 20));
+}
+
+#[tokio::test]
+async fn everything_else_is_refused_with_a_reason() {
+    let bench = in_memory().await;
+    for (body, missing) in
+        [(r#"{"image":"i"}"#, "name"), (r#"{"name":"n","image":""}"#, "image"), ("{}", "name")]
+    {
+        let detail = call(&bench, "POST", "/tasks", body).await.problem(400, "malformed_request");
+        assert!(detail.contains(&format!("{missing} is missing")), "{detail}");
+    }
+    update(&bench, &TaskId::generate().to_string(), "Running").await.problem(404, "unknown_task");
+    update(&bench, "7", "Running").await.problem(404, "unknown_task");
+    for (method, path) in [("DELETE", "/tasks"), ("GET", "/"), ("GET", "/tasks/x/status"), ("GET", "/task")] {
+        call(&bench, method, path, "").await.problem(404, "unknown_route");
+    }
+    let (text, _) = id_of(&run(&bench, "t").await);
+    update(&bench, &text, "Scheduled").await.problem(400, "malformed_request");
+    update(&bench, &text, "Lost").await.problem(400, "malformed_request");
+    let page = "origin: http://evil.example\r\n";
+    bench.request("POST", "/tasks", page, r#"{"name":"n","image":"i"}"#).await.problem(403, "forbidden");
+    let rebound = "GET /tasks HTTP/1.1\r\nhost: evil.example:3000\r\nconnection: close\r\n\r\n";
+    bench.raw(rebound).await.problem(403, "forbidden");
+}
+
+#[tokio::test]
+async fn a_cancelled_task_of_a_legacy_worker_ends_at_once() {
+    let bench = in_memory().await;
+    let (text, id) = id_of(&run(&bench, "endless").await);
+    update(&bench, &text, "Running").await;
+    bench.client().cancel(id, "enough").await.unwrap();
+    assert_eq!(soon(bench.client().wait(id)).await.unwrap().status, "cancelled");
+    update(&bench, &text, "Complete").await.problem(409, "stale_attempt");
+}
+
+#[tokio::test]
+async fn a_task_that_a_legacy_worker_would_run_wrongly_is_not_given_to_it() {
+    let bench = in_memory().await;
+    let task = bench.orch.submit(TaskSpec::image("args", "busybox").args(["echo"])).await.unwrap();
+    let done = soon(bench.orch.wait(task)).await.unwrap();
+    let end = done.record.last_end().unwrap().to_string();
+    assert!(end.contains("does not know commands and arguments"), "{end}");
+}
+
+#[tokio::test]
+async fn a_worker_of_ours_and_theirs_get_along() {
+    let (bench, runtime) = (in_memory().await, SimulatedRuntime::new());
+    let _worker = bench.worker(&runtime).await;
+    let ours = bench.orch.submit(TaskSpec::program("ours", "true")).await.unwrap();
+    assert_eq!(soon(bench.orch.wait(ours)).await.unwrap().status(), "succeeded");
+    assert_eq!(run(&bench, "theirs").await["node_id"], "worker-1");
+    update(&bench, &ours.to_string(), "Failed").await.problem(409, "stale_attempt");
+}
+
+#[tokio::test]
+async fn a_manager_that_is_started_again_never_lists_a_running_task() {
+    let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+    let build = async || {
+        let consensus = Arc::new(LocalConsensus::durable(store.clone()));
+        let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(quick());
+        builder.build().await.unwrap()
+    };
+    let before = manager(build().await).await;
+    let (text, id) = id_of(&run(&before, "long").await);
+    assert_eq!(update(&before, &text, "Running").await.status, 200);
+    let orch = before.orch.clone();
+    before.stop().await;
+    drop(orch);
+
+    let after = manager(build().await).await;
+    assert!(list(&after, "").await.is_empty());
+    let all = list(&after, "?all=1").await;
+    assert_eq!((&all[0]["status"], &all[0]["container_id"]), (&json!("Running"), &json!("0123456789abcdef")));
+    assert_eq!(update(&after, &text, "Complete").await.status, 200);
+    assert_eq!(soon(after.orch.wait(id)).await.unwrap().record.attempts_made, 1);
+}

@@ -1,0 +1,156 @@
+//! The life of tasks over HTTP.
+
+use std::time::Duration;
+
+use orch_core::{
+    engine::TaskFilter,
+    model::{CommandId, Exit, NodeId, TaskId, TaskSpec},
+    state::Outcome,
+    testkit::SimulatedRuntime,
+};
+use orch_net::http::{Client, wire::NewTask};
+
+use crate::bench::{ADMIN, Bench, Proxy, attempt, client_config, hang, running, soon};
+
+#[tokio::test]
+async fn a_task_lives_and_everybody_can_see_it() {
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let (client, _worker) = (bench.client(), bench.worker(&runtime).await);
+    let said = client.submit_one(TaskSpec::program("said", "say").args(["grüße"])).await.unwrap();
+    let id = said.view.record.id;
+    let done = soon(client.wait(id)).await.unwrap();
+    assert_eq!((done.status.as_str(), done.view.record.attempts_made), ("succeeded", 1));
+    assert_eq!(client.task(id).await.unwrap(), done);
+    assert_eq!(client.logs(id, false).await.unwrap().text().await.unwrap(), "grüße\n");
+    let raw = bench.admin("GET", &format!("/api/v1/tasks/{id}/logs?format=text"), "").await;
+    assert!(raw.body.contains("grüße\n") && raw.head.contains("text/plain"), "{raw:?}");
+
+    let task = client.submit_one(hang("taken back")).await.unwrap().view.record.id;
+    running(&bench.orch, task).await;
+    assert_eq!(client.cancel(task, "enough").await.unwrap(), Outcome::Done);
+    assert_eq!(soon(client.wait(task)).await.unwrap().status, "cancelled");
+    let again = client.cancel(task, "").await.unwrap_err();
+    assert_eq!((again.status(), again.code()), (Some(409), Some("already_finished")), "{again}");
+
+    let status = client.status().await.unwrap();
+    assert_eq!(status.tasks.get("succeeded"), Some(&1));
+    let metrics = bench.request("GET", "/metrics", "", "").await.body;
+    for line in [
+        "orch_tasks{status=\"succeeded\"} 1",
+        "orch_nodes{state=\"ready\",scheduling=\"open\"} 1",
+        "orch_http_requests_total{method=\"POST\",route=\"/api/v1/tasks\",status=\"201\"} 2",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    assert!(!metrics.contains(&id.to_string()), "ids are no labels");
+}
+
+#[tokio::test]
+async fn a_repeated_submission_is_one_submission() {
+    let bench = Bench::new().await;
+    let (client, command) = (bench.client(), CommandId::generate());
+    let tasks = || vec![NewTask::from(hang("one")), NewTask { id: None, spec: hang("two") }];
+    let first = client.submit(command, tasks()).await.unwrap();
+    let second = client.submit(command, tasks()).await.unwrap();
+    let ids = |tasks: &[orch_net::http::wire::TaskInfo]| -> Vec<TaskId> {
+        tasks.iter().map(|task| task.view.record.id).collect()
+    };
+    assert_eq!(ids(&first), ids(&second));
+    assert_ne!(ids(&first)[0], ids(&first)[1]);
+    assert_eq!(client.tasks(&TaskFilter::default()).await.unwrap().tasks.len(), 2);
+}
+
+#[tokio::test]
+async fn what_can_never_run_is_told_at_once() {
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let (client, _worker) = (bench.client(), bench.worker(&runtime).await);
+    let huge = client.submit_one(hang("huge").cpu_millis(1_000_000)).await.unwrap();
+    let why = huge.explanation.unwrap();
+    assert!(why.unplaced.never && why.text.contains("no node can ever run this"), "{why:?}");
+    assert_eq!(client.explain(huge.view.record.id).await.unwrap(), Some(why));
+    let small = client.submit_one(hang("small")).await.unwrap();
+    assert_eq!((small.status.as_str(), small.explanation), ("placed", None));
+    assert_eq!(client.explain(small.view.record.id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn tasks_are_listed_page_by_page_and_filtered() {
+    let bench = Bench::new().await;
+    let client = bench.client();
+    let tasks = (0..5).map(|n| hang(&format!("t{n}")).label("parity", ["even", "odd"][n % 2]).into());
+    client.submit(CommandId::generate(), tasks.collect()).await.unwrap();
+    let (mut filter, mut names) = (TaskFilter { limit: 2, ..TaskFilter::default() }, Vec::new());
+    loop {
+        let page = client.tasks(&filter).await.unwrap();
+        names.push(page.tasks.iter().map(|task| task.view.record.spec.name.clone()).collect::<Vec<_>>());
+        filter.after_seq = page.next;
+        if page.next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(names, [vec!["t0", "t1"], vec!["t2", "t3"], vec!["t4"]]);
+    let count = async |filter: TaskFilter| client.tasks(&filter).await.unwrap().tasks.len();
+    let even = Some(("parity".to_owned(), "even".to_owned()));
+    assert_eq!(count(TaskFilter { label: even, ..TaskFilter::default() }).await, 3);
+    assert_eq!(count(TaskFilter { name: Some("t3".into()), ..TaskFilter::default() }).await, 1);
+    let statuses = vec!["placed".to_owned(), "pending".to_owned()];
+    assert_eq!(count(TaskFilter { statuses, ..TaskFilter::default() }).await, 5);
+    let listed = bench.admin("GET", "/api/v1/tasks?status=running,placed&status=pending", "").await;
+    assert_eq!(listed.json()["tasks"].as_array().unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn nodes_are_steered() {
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let (client, worker) = (bench.client(), bench.worker(&runtime).await);
+    let node = NodeId::new("a").unwrap();
+    assert_eq!(client.nodes().await.unwrap().len(), 1);
+    assert_eq!(client.cordon(&node).await.unwrap(), Outcome::Done);
+    let task = client.submit_one(hang("waits")).await.unwrap();
+    assert_eq!(task.status, "pending");
+    assert_eq!(client.open(&node).await.unwrap(), Outcome::Done);
+    running(&bench.orch, task.view.record.id).await;
+    let in_use = client.remove(&node).await.unwrap_err();
+    assert_eq!((in_use.status(), in_use.code()), (Some(409), Some("node_in_use")), "{in_use}");
+    assert_eq!(client.node(&node).await.unwrap().tasks, 1);
+    assert_eq!(client.drain(&node, Duration::ZERO).await.unwrap(), Outcome::Done);
+    soon(bench.orch.drained(&node)).await.unwrap();
+    worker.leave().await;
+    assert_eq!(client.remove(&node).await.unwrap(), Outcome::Done);
+    assert_eq!(client.node(&node).await.unwrap_err().code(), Some("unknown_node"));
+}
+
+#[tokio::test]
+async fn waiting_and_reading_output_survive_broken_connections() {
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let _worker = bench.worker(&runtime).await;
+    let proxy = Proxy::to(bench.address).await;
+    let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
+    // The first attempt fails and says nothing, the second is ended by hand.
+    let spec = hang("broken").max_attempts(2).backoff(Duration::from_millis(1));
+    let task = client.submit_one(spec).await.unwrap().view.record.id;
+    let mut output = client.logs(task, true).await.unwrap();
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.wait(task).await }
+    });
+    running(&bench.orch, task).await;
+    proxy.cut();
+    runtime.finish(attempt(task, 1), Exit::from_code(1));
+    crate::bench::until(&bench.orch, || {
+        let view = bench.orch.get(task).unwrap();
+        view.record.attempts_made == 2 && view.status() == "running"
+    })
+    .await;
+    proxy.cut();
+    runtime.finish(attempt(task, 2), Exit::from_code(0));
+    assert_eq!(soon(waiting).await.unwrap().unwrap().status, "succeeded");
+    assert_eq!(soon(output.next()).await, None);
+
+    let said = client.submit_one(TaskSpec::program("said", "say").args(["once"])).await.unwrap();
+    let mut output = client.logs(said.view.record.id, true).await.unwrap();
+    let chunk = soon(output.next()).await.unwrap().unwrap();
+    assert_eq!(&chunk.data[..], b"once\n");
+    proxy.cut();
+    assert_eq!(soon(output.next()).await, None, "nothing is given twice");
+}

@@ -1,0 +1,12 @@
+//! The API over real sockets: server, client and everything between them are real, runtimes are simulated.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bench;
+mod events;
+mod legacy;
+mod life;
+mod limits;
+mod problems;
+mod shutdown;
+mod tls;

@@ -1,0 +1,179 @@
+//! Every refusal is a problem with a stable code.
+
+use orch_core::{
+    Orchestrator,
+    model::{CommandId, NodeId, TaskId},
+    state::ClusterConfig,
+    testkit::SimulatedRuntime,
+};
+use orch_net::http::{Client, HttpLink, wire::NewTask};
+
+use crate::bench::{ADMIN, Bench, WORKER, agent_config, client_config, hang, quick, server_config};
+
+#[tokio::test]
+async fn requests_that_cannot_be_read() {
+    let bench = Bench::new().await;
+    let post = async |body: &str| bench.admin("POST", "/api/v1/tasks", body).await;
+    assert!(post("{").await.problem(400, "malformed_request").contains("EOF"));
+    let detail = post(r#"{"tasks":[{"spec":{"workload":{"kind":"program","program":"x"}}}]}"#).await;
+    assert_eq!(
+        detail.problem(400, "malformed_request").split(" at line").next().unwrap(),
+        "tasks[0].spec: missing field `name`"
+    );
+    let detail = post(r#"{"tasks":[],"task":[]}"#).await.problem(400, "malformed_request");
+    assert!(detail.contains("unknown field `task`"), "{detail}");
+    let headers = format!("authorization: Bearer {ADMIN}\r\n");
+    bench.request("POST", "/api/v1/tasks", &headers, "{}").await.problem(415, "not_json");
+    let keyed = format!("{headers}content-type: application/json\r\nidempotency-key: 7\r\n");
+    let answer = bench.request("POST", "/api/v1/tasks", &keyed, r#"{"tasks":[]}"#).await;
+    assert!(answer.problem(400, "malformed_request").starts_with("idempotency-key: "));
+    for path in ["/api/v1/tasks/7", "/api/v1/tasks?limit=0", "/api/v1/tasks?limt=1", "/api/v1/tasks?label=x"]
+    {
+        bench.admin("GET", path, "").await.problem(400, "malformed_request");
+    }
+}
+
+#[tokio::test]
+async fn things_that_are_not_there() {
+    let bench = Bench::new().await;
+    bench.admin("GET", "/nowhere", "").await.problem(404, "unknown_route");
+    bench.admin("GET", "/tasks", "").await.problem(404, "unknown_route");
+    let answer = bench.admin("PUT", "/api/v1/tasks", "").await;
+    answer.problem(405, "method_not_allowed");
+    assert!(answer.head.contains("allow: "), "{answer:?}");
+    let task = TaskId::generate();
+    for path in ["", "/wait", "/explain", "/logs"] {
+        bench.admin("GET", &format!("/api/v1/tasks/{task}{path}"), "").await.problem(404, "unknown_task");
+    }
+    bench.admin("POST", &format!("/api/v1/tasks/{task}/cancel"), "").await.problem(404, "unknown_task");
+    bench.admin("POST", "/api/v1/nodes/n/cordon", "").await.problem(404, "unknown_node");
+    bench.admin("DELETE", "/api/v1/nodes/n", "").await.problem(404, "unknown_node");
+}
+
+#[tokio::test]
+async fn tokens_open_their_own_doors_only() {
+    let bench = Bench::new().await;
+    let answer = bench.request("GET", "/api/v1/status", "", "").await;
+    answer.problem(401, "unauthenticated");
+    assert!(answer.head.contains("www-authenticate: bearer"), "{answer:?}");
+    let with = async |path: &str, token: &str| {
+        bench.request("GET", path, &format!("authorization: Bearer {token}\r\n"), "").await
+    };
+    with("/api/v1/status", "wrong").await.problem(401, "unauthenticated");
+    with("/api/v1/status", WORKER).await.problem(403, "forbidden");
+    with("/api/v1/agent/a/assignments", "wrong").await.problem(401, "unauthenticated");
+    with("/api/v1/agent/a/assignments", WORKER).await.problem(409, "not_registered");
+    for open in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
+        assert_eq!(bench.request("GET", open, "", "").await.status, 200);
+    }
+    let page = "origin: http://evil.example\r\n";
+    bench.request("GET", "/metrics", page, "").await.problem(403, "forbidden");
+    let error = Client::new(&client_config(bench.address, WORKER)).unwrap().status().await.unwrap_err();
+    assert_eq!(error.to_string(), "The caller may not do this: this needs the admin token");
+    assert!(!format!("{:?}", client_config(bench.address, ADMIN)).contains(ADMIN));
+}
+
+#[tokio::test]
+async fn what_the_cluster_refuses() {
+    let cluster = ClusterConfig { unfinished_max: 2, submission_max: 3, ..ClusterConfig::default() };
+    let orch = Orchestrator::builder().engine(quick()).cluster(cluster).build().await.unwrap();
+    let bench = Bench::serving(orch, server_config()).await;
+    let client = bench.client();
+    let id = TaskId::generate();
+    let submit = async |id, name: &str| {
+        client.submit(CommandId::generate(), vec![NewTask { id, spec: hang(name) }]).await
+    };
+    submit(Some(id), "one").await.unwrap();
+    let taken = submit(Some(id), "other").await.unwrap_err();
+    assert_eq!((taken.status(), taken.code()), (Some(409), Some("task_id_taken")));
+    let invalid = submit(None, "").await.unwrap_err();
+    assert_eq!((invalid.status(), invalid.code()), (Some(422), Some("invalid_spec")));
+    assert!(invalid.to_string().contains("name: is empty"), "{invalid}");
+    let three = (0..3).map(|_| hang("x").into()).collect();
+    let body = serde_json::to_string(&orch_net::http::wire::Submission { tasks: three }).unwrap();
+    let full = bench.admin("POST", "/api/v1/tasks", &body).await;
+    full.problem(429, "queue_full");
+    assert!(full.head.contains("retry-after: "), "{full:?}");
+    let four = (0..4).map(|_| hang("x").into()).collect();
+    let large = client.submit(CommandId::generate(), four).await.unwrap_err();
+    assert_eq!((large.status(), large.code()), (Some(413), Some("submission_too_large")));
+    bench.orch.shutdown().await.unwrap();
+    let closing = bench.admin("POST", "/api/v1/tasks", r#"{"tasks":[]}"#).await;
+    closing.problem(503, "shutting_down");
+}
+
+#[tokio::test]
+async fn a_worker_learns_what_is_wrong() {
+    use orch_core::engine::{Agent, ControlLink as _, LinkError};
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let _worker = bench.worker(&runtime).await;
+    let link = |token: &str| HttpLink::new(&client_config(bench.address, token)).unwrap();
+    let other =
+        Agent::start(agent_config("a"), std::sync::Arc::new(runtime), std::sync::Arc::new(link(WORKER)));
+    let error = other.registered().await.unwrap_err().to_string();
+    assert!(error.contains("another agent that is still there"), "{error}");
+    let refused = link("wrong").register(agent_config("b").node).await;
+    assert!(matches!(refused, Err(LinkError::Refused(_))), "{refused:?}");
+    let node = NodeId::new("b").unwrap();
+    let unknown = link(WORKER).assignments(&node, None).await;
+    assert!(matches!(unknown, Err(LinkError::NotRegistered)), "{unknown:?}");
+    let gone = HttpLink::new(&client_config("127.0.0.1:1".parse().unwrap(), WORKER)).unwrap();
+    let unreachable = gone.assignments(&node, None).await;
+    assert!(matches!(unreachable, Err(LinkError::Unavailable(_))), "{unreachable:?}");
+    let body = serde_json::to_string(&agent_config("b").node).unwrap();
+    bench.admin("POST", "/api/v1/agent/c/register", &body).await.problem(422, "refused");
+}
+
+#[tokio::test]
+async fn the_description_and_the_routes_agree() {
+    let bench = Bench::new().await;
+    let document = bench.request("GET", "/openapi.json", "", "").await.json();
+    let text = document.to_string();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(document["components"]["schemas"].get(name).is_some(), "{name}");
+    }
+    let paths = document["paths"].as_object().unwrap();
+    let operations: Vec<(String, &String)> = paths
+        .iter()
+        .flat_map(|(path, verbs)| {
+            verbs.as_object().unwrap().keys().map(move |verb| (verb.to_uppercase(), path))
+        })
+        .collect();
+    // What clients rely on. An entry may be added, never taken away.
+    let promised = [
+        "GET /api/v1/agent/{id}/assignments",
+        "POST /api/v1/agent/{id}/heartbeat",
+        "POST /api/v1/agent/{id}/observations",
+        "POST /api/v1/agent/{id}/register",
+        "POST /api/v1/agent/{id}/reports",
+        "GET /api/v1/events",
+        "GET /api/v1/nodes",
+        "DELETE /api/v1/nodes/{id}",
+        "GET /api/v1/nodes/{id}",
+        "POST /api/v1/nodes/{id}/cordon",
+        "POST /api/v1/nodes/{id}/drain",
+        "POST /api/v1/nodes/{id}/open",
+        "GET /api/v1/status",
+        "GET /api/v1/tasks",
+        "POST /api/v1/tasks",
+        "GET /api/v1/tasks/{id}",
+        "POST /api/v1/tasks/{id}/cancel",
+        "GET /api/v1/tasks/{id}/explain",
+        "GET /api/v1/tasks/{id}/logs",
+        "GET /api/v1/tasks/{id}/wait",
+        "GET /healthz",
+        "GET /metrics",
+        "GET /openapi.json",
+        "GET /readyz",
+    ];
+    let described: Vec<String> = operations.iter().map(|(verb, path)| format!("{verb} {path}")).collect();
+    assert_eq!(described, promised);
+    for (verb, path) in operations.iter().filter(|(_, path)| *path != "/api/v1/events") {
+        let answer = bench.admin(verb, &path.replace("{id}", "x"), "").await;
+        assert!(
+            answer.status != 405 && !answer.body.contains(r#""code":"unknown_route""#),
+            "{path} {answer:?}"
+        );
+    }
+}

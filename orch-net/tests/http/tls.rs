@@ -1,0 +1,33 @@
+//! Encrypted connections with a certificate that nobody else knows.
+
+use orch_net::http::{Client, ClientConfig, ClientError, Server, ServerError, TlsFiles};
+
+use crate::bench::{ADMIN, Bench, hang, quick, server_config};
+
+#[tokio::test]
+async fn a_client_that_trusts_the_certificate_gets_through() {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (cert_pem, key_pem) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert_pem, certified.cert.pem()).unwrap();
+    std::fs::write(&key_pem, certified.signing_key.serialize_pem()).unwrap();
+    let orch = orch_core::Orchestrator::builder().engine(quick()).build().await.unwrap();
+    let mut config = server_config();
+    config.tls = Some(TlsFiles { cert_pem, key_pem });
+    let bench = Bench::serving(orch.clone(), config.clone()).await;
+
+    let url = format!("https://localhost:{}", bench.address.port());
+    let mut client = ClientConfig::new(&url, ADMIN);
+    client.timeouts.tries = 1;
+    let error = Client::new(&client).unwrap().status().await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    client.ca_pem = Some(certified.cert.pem().into_bytes());
+    let trusting = Client::new(&client).unwrap();
+    assert_eq!(trusting.submit_one(hang("secret")).await.unwrap().status, "pending");
+
+    client.ca_pem = Some(b"nothing".to_vec());
+    assert!(matches!(Client::new(&client), Err(ClientError::Config(_))));
+    config.tls = Some(TlsFiles { cert_pem: dir.path().join("no.pem"), key_pem: dir.path().join("no.pem") });
+    let error = Server::bind(config, orch).await.unwrap_err();
+    assert!(matches!(error, ServerError::Tls { .. }), "{error}");
+}
