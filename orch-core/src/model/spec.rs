@@ -119,6 +119,9 @@ pub enum Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkKind {
+    /// Containers of images as they are: no command, arguments, mounts, secrets or isolation of the task's own. All that
+    /// workers of older systems know.
+    PlainImage,
     /// Containers of images.
     Image,
     /// Processes of the operating system.
@@ -128,9 +131,18 @@ pub enum WorkKind {
 impl std::fmt::Display for WorkKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
+            Self::PlainImage => "plain image",
             Self::Image => "image",
             Self::Program => "program",
         })
+    }
+}
+
+impl WorkKind {
+    /// Whether a node that takes these kinds takes work of this kind.
+    #[must_use]
+    pub fn is_taken_by(self, kinds: &BTreeSet<Self>) -> bool {
+        kinds.contains(&self) || (self == Self::PlainImage && kinds.contains(&Self::Image))
     }
 }
 
@@ -596,13 +608,28 @@ impl TaskSpec {
         self
     }
 
-    /// Which kind of runtime it takes.
+    /// The least that a node must be able to run to run this.
     #[must_use]
     pub fn kind(&self) -> WorkKind {
-        match self.workload {
-            Workload::Image { .. } => WorkKind::Image,
+        match &self.workload {
             Workload::Program { .. } => WorkKind::Program,
+            Workload::Image { command, .. } if command.is_empty() && self.has_no_wishes() => {
+                WorkKind::PlainImage
+            }
+            Workload::Image { .. } => WorkKind::Image,
         }
+    }
+
+    /// Nothing is asked for that a worker which only starts images would pass over.
+    fn has_no_wishes(&self) -> bool {
+        self.args.is_empty()
+            && self.working_dir.is_none()
+            && self.mounts.is_empty()
+            && self.secrets.is_empty()
+            && self.health.is_none()
+            && self.resources.devices.is_empty()
+            && self.resources.ports.is_empty()
+            && *self.isolation == Isolation::default()
     }
 
     /// SHA-256 of the spec's JSON without its signature: what submitters sign. Field order is that of the struct and
@@ -672,6 +699,17 @@ mod tests {
         }));
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<TaskSpec>(&json).unwrap(), spec);
+    }
+
+    #[test]
+    fn what_asks_for_more_than_an_image_needs_more_than_a_plain_worker() {
+        let plain = TaskSpec::image("a", "b").cpu_millis(1).memory_mib(1).env("C", "d");
+        let (old, new) = (BTreeSet::from([WorkKind::PlainImage]), BTreeSet::from([WorkKind::Image]));
+        assert!(plain.kind().is_taken_by(&old) && plain.kind().is_taken_by(&new));
+        for more in [plain.clone().args(["x"]), plain.clone().command(["x"]), plain.hardened()] {
+            assert!(!more.kind().is_taken_by(&old) && more.kind().is_taken_by(&new));
+        }
+        assert!(!TaskSpec::program("a", "b").kind().is_taken_by(&new));
     }
 
     #[test]

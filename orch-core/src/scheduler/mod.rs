@@ -68,7 +68,7 @@ impl NodeView {
         self.is_open()
             && self.tasks < self.record.spec.max_tasks
             && self.held.fits(&self.record.spec.capacity, &task.resources)
-            && self.record.spec.kinds.contains(&task.kind())
+            && task.kind().is_taken_by(&self.record.spec.kinds)
             && task.constraints.iter().all(|constraint| self.satisfies(constraint))
     }
 
@@ -91,7 +91,7 @@ impl NodeView {
         if !self.is_open() {
             objections.push(Objection::Closed);
         }
-        if !self.record.spec.kinds.contains(&task.kind()) {
+        if !task.kind().is_taken_by(&self.record.spec.kinds) {
             objections.push(Objection::Kind { kind: task.kind() });
         }
         objections.extend(
