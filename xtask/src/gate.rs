@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Library crates, whose features are checked one by one and which are published.
-pub(crate) const LIBRARIES: [&str; 2] = ["orch-core", "orch-docker"];
+pub(crate) const LIBRARIES: [&str; 4] = ["orch-core", "orch-docker", "orch-net", "orch-store"];
 
 /// Runs every check, so that one run shows everything there is to repair.
 pub(crate) fn check() -> Result {

@@ -7,11 +7,8 @@ use std::{
 };
 
 use orch_core::{
-    engine::{Assignment, Assignments, LinkError},
-    model::{
-        AttemptEnd, AttemptId, InstanceId, Isolation, NodeId, NodeSpec, Report, ReportKind, Resources,
-        StartFailure, TaskSpec, WorkKind, Workload,
-    },
+    engine::{Assignments, LinkError},
+    model::{AttemptEnd, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources, WorkKind},
 };
 use sha2::{Digest, Sha256};
 use tokio::time::MissedTickBehavior;
@@ -43,7 +40,7 @@ async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
             told = app.link.assignments(node, after) => {
                 let told = told?;
                 after = Some(told.cursor);
-                let reports = answers(node, &told);
+                let reports = stops(node, &told);
                 if !reports.is_empty() {
                     app.link.report(node, reports).await?;
                 }
@@ -52,34 +49,11 @@ async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
     }
 }
 
-/// What has to be said in the worker's place.
-fn answers(node: &NodeId, told: &Assignments) -> Vec<Report> {
-    let ended =
-        |attempt: AttemptId, end| Report { attempt, node: node.clone(), kind: ReportKind::Ended(end) };
-    let stopped = told.stop.iter().map(|attempt| ended(*attempt, AttemptEnd::Stopped));
-    let refused =
-        told.run.iter().filter(|run| !run.started).filter_map(|Assignment { attempt, spec, .. }| {
-            let what = not_understood(spec)?;
-            let message = format!("{node} is a legacy worker, which does not know {what}");
-            let failure = StartFailure { reason: "unsupported".into(), message, retryable: true };
-            Some(ended(*attempt, AttemptEnd::StartFailed { failure }))
-        });
-    stopped.chain(refused).collect()
-}
-
-/// What the task asks for that a legacy worker would pass over, running something else than was asked for.
-fn not_understood(spec: &TaskSpec) -> Option<&'static str> {
-    let command = matches!(&spec.workload, Workload::Image { command, .. } if !command.is_empty());
-    [
-        (command || !spec.args.is_empty(), "commands and arguments"),
-        (spec.working_dir.is_some(), "working directories"),
-        (!spec.mounts.is_empty(), "mounts"),
-        (!spec.secrets.is_empty(), "secrets"),
-        (*spec.isolation != Isolation::default(), "isolation"),
-        (spec.health.is_some(), "health checks"),
-    ]
-    .into_iter()
-    .find_map(|(asked, what)| asked.then_some(what))
+/// The worker cannot be told to stop, so that is said in its place.
+fn stops(node: &NodeId, told: &Assignments) -> Vec<Report> {
+    let stopped =
+        |attempt| Report { attempt, node: node.clone(), kind: ReportKind::Ended(AttemptEnd::Stopped) };
+    told.stop.iter().copied().map(stopped).collect()
 }
 
 /// The node that stands for the worker. Nobody knows what the machine has: it is taken to be large, and the number of tasks
@@ -95,7 +69,7 @@ fn spec(node: &NodeId) -> NodeSpec {
         // The same in each life of the server, so that the node keeps its tasks.
         instance: InstanceId::from_bytes(instance),
         capacity: Resources::new(CORES * 1000, MEMORY_BYTES),
-        kinds: BTreeSet::from([WorkKind::Image]),
+        kinds: BTreeSet::from([WorkKind::PlainImage]),
         max_tasks: NodeSpec::DEFAULT_MAX_TASKS,
         labels: BTreeMap::from([("orch.legacy".into(), "true".into())]),
     }

@@ -1,0 +1,91 @@
+//! What people type.
+
+use crate::lab::Lab;
+
+#[test]
+fn a_task_from_run_to_logs() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &["--label", "zone=a"]);
+    let done = lab.orch(&["run", "--program", "--follow", "hello", "/bin/echo", "hello", "there"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "hello there\n"), "{}", done.err);
+
+    let failed =
+        lab.orch(&["run", "--program", "--wait", "bad", "/bin/sh", "--", "-c", "echo oops >&2; exit 3"]);
+    assert_eq!(failed.code, 10);
+    assert!(failed.err.contains("failed") && failed.err.contains("exit code 3"), "{}", failed.err);
+    let logs = lab.orch(&["logs", "bad"]);
+    assert_eq!((logs.out.as_str(), logs.err.as_str()), ("", "oops\n"));
+
+    let table = lab.orch(&["list"]).out;
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("NAME"), "{table}");
+    assert!(
+        lines[1].starts_with("hello") && lines[1].contains("succeeded") && lines[1].contains("w1"),
+        "{table}"
+    );
+    assert!(lines[2].contains("failed") && lines[2].contains("exit code 3"), "{table}");
+    assert_eq!(lab.json(&["list", "--status", "failed"]).as_array().unwrap().len(), 1);
+
+    let shown = lab.orch(&["show", "bad"]).out;
+    assert!(shown.contains("ATTEMPT") && shown.contains("exit code 3"), "{shown}");
+    let nodes = lab.orch(&["nodes"]).out;
+    assert!(nodes.contains("w1") && nodes.contains("ready") && nodes.contains("zone=a"), "{nodes}");
+    assert!(lab.orch(&["status"]).out.contains("succeeded"));
+    assert!(lab.orch(&["completions", "bash"]).out.contains("_orch"));
+}
+
+#[test]
+fn exit_codes_tell_how_a_task_ended() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let slow = ["run", "--program", "--wait", "--timeout", "300ms", "slow", "/bin/sleep", "600"];
+    assert_eq!(lab.orch(&slow).code, 11);
+    let id = lab.submit("stopped", "sleep 600", &[]);
+    lab.until_running(&id, 1);
+    assert_eq!(lab.orch(&["wait", &id, "--timeout", "100ms"]).code, 13);
+    assert_eq!(lab.orch(&["cancel", &id[..8], "--reason", "no longer needed"]).code, 0);
+    let cancelled = lab.orch(&["wait", "stopped"]);
+    assert_eq!(cancelled.code, 12, "{}", cancelled.err);
+    assert_eq!(lab.orch(&["cancel", &id]).code, 5, "it is over already");
+    assert_eq!(lab.orch(&["show", "nobody"]).code, 4);
+    assert_eq!(lab.orch(&["frobnicate"]).code, 2);
+}
+
+#[test]
+fn a_task_that_no_worker_can_run_says_so_at_once() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let done = lab.orch(&["run", "--program", "--cpu", "64", "big", "/bin/true"]);
+    assert_eq!(done.code, 0, "it is taken in: another worker may come");
+    assert!(
+        done.err.contains("no node can ever run this") && done.err.contains("too small in cpu"),
+        "{}",
+        done.err
+    );
+    let why = lab.orch(&["explain", "big"]).out;
+    assert!(why.contains("It would fit on w1 with 62000 thousandths of a core less"), "{why}");
+}
+
+#[test]
+fn a_drained_worker_is_emptied_and_its_work_goes_on_elsewhere() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let id = lab.submit("long", "case $ORCH_ATTEMPT in *.1) sleep 600;; *) echo moved;; esac", &[]);
+    lab.until_running(&id, 1);
+    lab.start_worker("w2", &[]);
+    let drained = lab.orch(&["drain", "w1", "--wait"]);
+    assert_eq!((drained.code, drained.out.as_str()), (0, "w1 drained\n"), "{}", drained.err);
+    assert_eq!(lab.orch(&["wait", &id]).code, 0);
+    assert_eq!(lab.orch(&["logs", &id]).out, "moved\n");
+    assert!(lab.orch(&["nodes"]).out.contains("drained"));
+    assert_eq!(lab.orch(&["open", "w1"]).code, 0);
+}
+
+#[test]
+fn names_that_several_tasks_have_are_refused_with_their_ids() {
+    let lab = Lab::new();
+    let (one, two) = (lab.submit("twin", "true", &[]), lab.submit("twin", "true", &[]));
+    let refused = lab.orch(&["show", "twin"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.err.contains(&one) && refused.err.contains(&two), "{}", refused.err);
+}

@@ -1,0 +1,227 @@
+//! A manager and workers as processes, each with a directory of its own.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+pub(crate) struct Lab {
+    dir: TempDir,
+    url: String,
+    manager: Option<Service>,
+    workers: BTreeMap<String, Service>,
+}
+
+impl Lab {
+    /// A manager without workers.
+    pub(crate) fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// A manager with further options.
+    pub(crate) fn with(options: &[&str]) -> Self {
+        let mut lab = Self {
+            dir: tempfile::tempdir().unwrap(),
+            url: "127.0.0.1:0".into(),
+            manager: None,
+            workers: BTreeMap::new(),
+        };
+        lab.start_manager(options);
+        lab
+    }
+
+    /// Starts the manager, at the address that it had before.
+    pub(crate) fn start_manager(&mut self, options: &[&str]) {
+        let address = self.url.trim_start_matches("http://").to_owned();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orch-manager"));
+        command.args(["--listen", &address, "--heartbeat-interval", "300ms", "--node-timeout", "2s"]);
+        command.args(options).arg("--data-dir").arg(self.path("manager"));
+        let service = Service::start(command, "listens on");
+        self.url = service.line.rsplit(' ').next().unwrap().to_owned();
+        self.manager = Some(service);
+    }
+
+    /// Starts a worker for processes, on the data of its earlier life if it had one.
+    pub(crate) fn start_worker(&mut self, name: &str, options: &[&str]) {
+        let service = Service::start(self.worker_command(name, options), "is registered");
+        self.workers.insert(name.into(), service);
+    }
+
+    pub(crate) fn worker_command(&self, name: &str, options: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orch-worker"));
+        command.args(["--manager", &self.url, "--id", name, "--runtime", "process", "--cpus", "2"]);
+        command.args(options).arg("--token-file").arg(self.path("manager/worker.token"));
+        command.arg("--data-dir").arg(self.path(name));
+        command
+    }
+
+    /// Kills the manager as a power cut would.
+    pub(crate) fn kill_manager(&mut self) {
+        self.manager.take().unwrap().kill();
+    }
+
+    /// Asks the manager to end.
+    pub(crate) fn stop_manager(&mut self) -> ExitStatus {
+        self.manager.take().unwrap().terminate()
+    }
+
+    /// Kills a worker; what it runs goes on.
+    pub(crate) fn kill_worker(&mut self, name: &str) {
+        self.workers.remove(name).unwrap().kill();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
+    /// Runs `orch` with these words.
+    pub(crate) fn orch(&self, words: &[&str]) -> Done {
+        self.orch_with(words, &self.path("manager/admin.token"))
+    }
+
+    pub(crate) fn orch_with(&self, words: &[&str], token_file: &std::path::Path) -> Done {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+        command.args(["--manager", &self.url, "--token-file"]).arg(token_file).args(words);
+        Done::of(command)
+    }
+
+    /// Runs `orch` with these words and reads the JSON that it prints.
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
+        let done = self.orch(&[words, &["--json"]].concat());
+        assert_eq!(done.code, 0, "{words:?}: {}", done.err);
+        serde_json::from_str(&done.out).unwrap()
+    }
+
+    /// Follows the cluster's events until one of them holds what is looked for.
+    pub(crate) fn until(&self, what: &str, mut found: impl FnMut(&Value) -> bool) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+        command.args(["--manager", &self.url, "--token-file"]).arg(self.path("manager/admin.token"));
+        command.args(["events", "--from", "0", "--json"]).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = lines_of(&mut child);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let seen = loop {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let Ok(line) = lines.recv_timeout(left) else { break false };
+            if found(&serde_json::from_str(&line).unwrap()) {
+                break true;
+            }
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(seen, "never seen: {what}; now: {}", self.orch(&["list"]).out);
+    }
+
+    /// Waits until the agent saw this attempt run.
+    pub(crate) fn until_running(&self, task: &str, attempt: u64) {
+        self.until(&format!("attempt {attempt} of {task} running"), |event| {
+            let observed = &event["observed"];
+            observed["attempt"]["task"] == task
+                && observed["attempt"]["attempt"] == attempt
+                && observed["seen"].get("running").is_some()
+        });
+    }
+
+    /// Submits a shell script and returns the task's id.
+    pub(crate) fn submit(&self, name: &str, script: &str, options: &[&str]) -> String {
+        let words = [&["run", "--program"], options, &[name, "/bin/sh", "--", "-c", script]].concat();
+        let done = self.orch(&words);
+        assert_eq!(done.code, 0, "{}", done.err);
+        done.out.trim().to_owned()
+    }
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Done {
+    pub(crate) fn of(mut command: Command) -> Self {
+        let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+        Self {
+            code: status.code().unwrap_or(-1),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+}
+
+/// A program that runs, and the line with which it said that it is ready.
+pub(crate) struct Service {
+    child: Child,
+    line: String,
+}
+
+impl Service {
+    fn start(mut command: Command, ready: &str) -> Self {
+        command.env("ORCH_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = lines_of(&mut child);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            match lines.recv_timeout(left) {
+                Ok(line) if line.contains(ready) => return Self { child, line },
+                Ok(_) => {}
+                Err(_) => {
+                    let _ = child.kill();
+                    panic!("{command:?} never said that it {ready}");
+                }
+            }
+        }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn terminate(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a child's standard output, read in a thread of their own so that nobody blocks on a full pipe.
+fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
+    let (found, lines) = mpsc::channel();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            if found.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}

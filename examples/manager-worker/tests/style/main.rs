@@ -1,0 +1,9 @@
+//! The style as its users meet it: the real programs as processes of their own, on loopback.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bad_input;
+mod commands;
+mod failures;
+mod lab;
+mod legacy;
