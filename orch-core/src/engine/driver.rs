@@ -18,7 +18,7 @@ use super::{
     view::{Stale, View},
 };
 use crate::{
-    model::{NodeId, NodeState, TaskId, Timestamp},
+    model::{AttemptId, NodeId, NodeState, Timestamp},
     state::{Command, Envelope},
     store::{Key, StateStore, StoreError, Write},
 };
@@ -119,13 +119,8 @@ async fn sweep(inner: &Inner) {
     let mut writes = Vec::new();
     for stale in inner.view.take_stale() {
         match stale {
-            // What was seen of a newer attempt is stored under the same key, and must stay.
-            Stale::Attempt(task) if inner.view.observed(task).is_some() => {}
-            Stale::Attempt(task) => writes.push(Write::delete(observed_key(task))),
-            Stale::Task(task) => {
-                writes.push(Write::delete(observed_key(task)));
-                writes.extend(inner.output.forget(task).await);
-            }
+            Stale::Attempt(attempt) => writes.push(Write::delete(observed_key(attempt))),
+            Stale::Task(task) => writes.extend(inner.output.forget(task).await),
         }
     }
     const MOST: usize = 500;
@@ -138,9 +133,10 @@ async fn sweep(inner: &Inner) {
     }
 }
 
-/// Where what was seen of a task's current attempt is stored.
-pub(super) fn observed_key(task: TaskId) -> Key {
-    Key::new(format!("observed/attempts/{task}")).expect("a valid key")
+/// Where what was seen of an attempt is stored. Each attempt has its own place, so that forgetting an ended one can never
+/// take what is known of the one after it.
+pub(super) fn observed_key(attempt: AttemptId) -> Key {
+    Key::new(format!("observed/attempts/{attempt}")).expect("a valid key")
 }
 
 /// Reads what was observed before a restart.
@@ -150,9 +146,9 @@ pub(super) async fn restore_observed(store: &dyn StateStore, view: &View) -> Res
     loop {
         let page = store.scan(PREFIX, after.as_ref(), 1024).await?;
         for entry in &page.entries {
-            let task = entry.key.as_str().strip_prefix(PREFIX).and_then(|id| id.parse().ok());
-            if let (Some(task), Ok(observed)) = (task, serde_json::from_slice(&entry.value)) {
-                view.restore_observed(task, observed);
+            let attempt = entry.key.as_str().strip_prefix(PREFIX).and_then(|id| id.parse().ok());
+            if let (Some(attempt), Ok(observed)) = (attempt, serde_json::from_slice(&entry.value)) {
+                view.restore_observed(attempt, observed);
             }
         }
         after = page.entries.last().map(|entry| entry.key.clone());

@@ -73,16 +73,16 @@ async fn send_reports(
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         let reports: Vec<Report> = batch.iter().map(|(report, _)| report.clone()).collect();
-        let answers = persist("reports", || link.report(&node, reports.clone())).await;
-        for (at, (report, answer)) in batch.drain(..).enumerate() {
-            let said = match &answers {
-                Ok(answers) => answers.get(at).copied().unwrap_or(ReportAnswer::Stale),
-                Err(refusal) => {
-                    warn!(attempt = %report.attempt, %refusal, "a report was refused");
-                    ReportAnswer::Stale
-                }
-            };
-            let _ = answer.send(said);
+        let ask = async || {
+            let answers = link.report(&node, reports.clone()).await?;
+            match answers.len() == reports.len() {
+                true => Ok(answers),
+                false => Err(LinkError::Unavailable("it answered another number of reports".into())),
+            }
+        };
+        let answers = persist("reports", ask).await;
+        for ((_, waiting), answer) in batch.drain(..).zip(answers) {
+            let _ = waiting.send(answer);
         }
     }
 }
@@ -116,10 +116,7 @@ async fn send_observations(
         }
         if !batch.is_empty() {
             let observations = std::mem::take(&mut batch);
-            if let Err(refusal) = persist("observations", || link.observe(&node, observations.clone())).await
-            {
-                debug!(%refusal, "observations were refused");
-            }
+            persist("observations", || link.observe(&node, observations.clone())).await;
         }
         bytes = 0;
         for done in flushes.drain(..) {
@@ -128,20 +125,20 @@ async fn send_observations(
     }
 }
 
-/// Calls until there is an answer or a refusal.
-async fn persist<T, F>(what: &str, mut call: impl FnMut() -> F) -> Result<T, LinkError>
+/// Calls until it is delivered. A refusal (a token that was changed, say) is waited out too: giving up would lose the result
+/// of work that was done.
+async fn persist<T, F>(what: &str, mut call: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, LinkError>>,
 {
     let mut delay = Duration::from_millis(50);
     loop {
         match call().await {
-            Err(error @ (LinkError::Unavailable(_) | LinkError::NotRegistered)) => {
-                debug!(%error, what, "not delivered; trying again");
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(2));
-            }
-            other => return other,
+            Ok(answer) => return answer,
+            Err(LinkError::Refused(why)) => warn!(%why, what, "refused; trying again"),
+            Err(error) => debug!(%error, what, "not delivered; trying again"),
         }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(2));
     }
 }

@@ -49,7 +49,7 @@ struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stale {
     /// What was seen of the attempt that ended.
-    Attempt(TaskId),
+    Attempt(AttemptId),
     /// Everything: the task was forgotten.
     Task(TaskId),
 }
@@ -176,13 +176,13 @@ impl View {
     }
 
     /// Takes in what was observed before a restart, where it is still about the current attempt.
-    pub(super) fn restore_observed(&self, task: TaskId, observed: Observed) {
+    pub(super) fn restore_observed(&self, attempt: AttemptId, observed: Observed) {
         let mut inner = self.write();
-        let current = inner.tasks.get(&task).and_then(|task| task.current_attempt());
-        if current.is_some_and(|current| current.attempt == observed.attempt) {
-            inner.observed.insert(task, observed);
+        let current = inner.tasks.get(&attempt.task).and_then(|task| task.current_attempt());
+        if current == Some(attempt) {
+            inner.observed.insert(attempt.task, observed);
         } else {
-            inner.stale.push_back(Stale::Attempt(task));
+            inner.stale.push_back(Stale::Attempt(attempt));
         }
     }
 
@@ -322,8 +322,10 @@ impl Inner {
             }
         }
         let was = before.and_then(TaskRecord::current_attempt);
-        if was.is_some() && was != record.current_attempt() && self.observed.remove(&record.id).is_some() {
-            self.stale.push_back(Stale::Attempt(record.id));
+        if let Some(ended) = was.filter(|was| Some(*was) != record.current_attempt())
+            && self.observed.remove(&record.id).is_some()
+        {
+            self.stale.push_back(Stale::Attempt(ended));
         }
         if record.is_finished() {
             self.wake(record.id);

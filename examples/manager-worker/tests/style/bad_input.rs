@@ -1,6 +1,11 @@
 //! What goes wrong is said clearly, and nothing is lost.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Stdio},
+};
 
 use crate::lab::{Done, Lab};
 
@@ -69,12 +74,15 @@ fn wrong_and_exposed_tokens_are_refused() {
 fn a_second_worker_with_the_same_name_is_refused_while_the_first_is_there() {
     let mut lab = Lab::new();
     lab.start_worker("w1", &[]);
-    let mut second = lab.worker_command("w1", &[]);
-    second.arg("--data-dir").arg(lab.path("elsewhere"));
-    let output = Done::of(second);
-    assert_eq!(output.code, 2, "clap refuses the option given twice: {}", output.err);
-    let nodes = lab.json(&["nodes"]);
-    assert_eq!(nodes.as_array().unwrap().len(), 1);
+    let mut second = lab.worker_command("w1", "elsewhere", &[]);
+    let mut second = second.env("ORCH_LOG", "warn").stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(second.stderr.take().unwrap()).lines();
+    let told =
+        lines.find_map(|line| line.ok().filter(|line| line.contains("another agent that is still there")));
+    second.kill().unwrap();
+    second.wait().unwrap();
+    assert!(told.is_some(), "it says why it is not let in");
+    assert_eq!(lab.json(&["nodes"]).as_array().unwrap().len(), 1);
 }
 
 #[test]

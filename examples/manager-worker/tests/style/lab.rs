@@ -53,15 +53,16 @@ impl Lab {
 
     /// Starts a worker for processes, on the data of its earlier life if it had one.
     pub(crate) fn start_worker(&mut self, name: &str, options: &[&str]) {
-        let service = Service::start(self.worker_command(name, options), "is registered");
+        let service = Service::start(self.worker_command(name, name, options), "is registered");
         self.workers.insert(name.into(), service);
     }
 
-    pub(crate) fn worker_command(&self, name: &str, options: &[&str]) -> Command {
+    /// What starts a worker on the directory `dir`.
+    pub(crate) fn worker_command(&self, name: &str, dir: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orch-worker"));
         command.args(["--manager", &self.url, "--id", name, "--runtime", "process", "--cpus", "2"]);
         command.args(options).arg("--token-file").arg(self.path("manager/worker.token"));
-        command.arg("--data-dir").arg(self.path(name));
+        command.arg("--data-dir").arg(self.path(dir));
         command
     }
 
@@ -82,10 +83,6 @@ impl Lab {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
-    }
-
-    pub(crate) fn url(&self) -> &str {
-        &self.url
     }
 
     pub(crate) fn address(&self) -> &str {
