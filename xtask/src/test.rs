@@ -37,7 +37,9 @@ pub(crate) fn run(options: &Options) -> Result {
         false => fixtures::with(|variables| run_tests(options, variables)),
     };
     if options.without_docker {
-        say("\nleft out by --without docker: the integration tests of orch-docker");
+        say(
+            "\nleft out by --without docker: the integration tests of orch-docker, and the demonstration on containers",
+        );
     }
     if done.is_ok() {
         say("\nall tests that were run have passed");
@@ -49,14 +51,21 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
     let mut commands = match (has("cargo-nextest"), options.without_docker) {
         (true, false) => vec![cargo(&["nextest", "run", "--workspace", "--all-features"])],
         (true, true) => {
-            let filter = "not (package(orch-docker) and kind(test))";
+            let filter = "not (kind(test) and (package(orch-docker) or binary(docker)))";
             vec![cargo(&["nextest", "run", "--workspace", "--all-features", "-E", filter])]
         }
-        (false, false) => vec![cargo(&["test", "--workspace", "--all-features", "--all-targets"])],
-        (false, true) => vec![
-            cargo(&["test", "--workspace", "--all-features", "--all-targets", "--exclude", "orch-docker"]),
-            cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]),
-        ],
+        (false, false) => {
+            vec![cargo(&["test", "--workspace", "--all-features", "--lib", "--bins", "--tests"])]
+        }
+        (false, true) => {
+            let parts = ["--all-features", "--lib", "--bins", "--tests"];
+            let others = ["test", "--workspace", "--exclude", "orch-docker", "--exclude", "manager-worker"];
+            vec![
+                cargo(&[&others[..], &parts].concat()),
+                cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]),
+                cargo(&["test", "--package", "manager-worker", "--lib", "--bins", "--test", "style"]),
+            ]
+        }
     };
     for command in &mut commands {
         command.args(&options.runner_args);

@@ -11,3 +11,8 @@ mod units;
 pub mod worker;
 
 pub use logging::init as init_logging;
+
+/// The project's front page is compiled as well.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct FrontPage;

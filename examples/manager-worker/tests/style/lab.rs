@@ -172,7 +172,8 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    fn start(mut command: Command, ready: &str) -> Self {
+    /// Starts it and waits for a line with these words on its standard output.
+    pub(crate) fn start(mut command: Command, ready: &str) -> Self {
         command.env("ORCH_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = lines_of(&mut child);
@@ -188,6 +189,11 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// The line with which it said that it is ready.
+    pub(crate) fn line(&self) -> &str {
+        &self.line
     }
 
     fn kill(mut self) {

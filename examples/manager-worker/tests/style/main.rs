@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod addresses;
 mod bad_input;
 mod commands;
+mod demo;
 mod failures;
 mod lab;
 mod legacy;

@@ -1,0 +1,30 @@
+//! The style on a real Docker engine.
+
+use std::process::{Command, Stdio};
+
+fn fixture(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by `cargo xtask test`"))
+}
+
+#[test]
+fn the_demonstration_works_with_containers_and_leaves_none_behind() {
+    let (host, image) = (fixture("ORCH_TEST_DOCKER_HOST"), fixture("ORCH_TEST_IMAGE"));
+    let output = Command::new(env!("CARGO_BIN_EXE_orch"))
+        .args(["demo", "--image", &image])
+        .env("DOCKER_HOST", &host)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let trouble = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{trouble}");
+    assert!(text.contains(&format!("containers of {image}")), "{text}");
+    assert!(text.contains("Nothing was lost and nothing ran twice."), "{text}");
+    let listed = Command::new("docker")
+        .args(["ps", "--all", "--quiet", "--filter", "label=orch.cluster=orch"])
+        .env("DOCKER_HOST", &host)
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "", "every container was removed");
+}
