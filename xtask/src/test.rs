@@ -49,13 +49,21 @@ pub(crate) fn run(options: &Options) -> Result {
 
 fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result {
     let mut commands = match (has("cargo-nextest"), options.without_docker) {
-        (true, false) => vec![cargo(&["nextest", "run", "--workspace", "--all-features"])],
+        (true, false) => vec![cargo(&["nextest", "run", "--no-fail-fast", "--workspace", "--all-features"])],
         (true, true) => {
             let filter = "not (kind(test) and (package(orch-docker) or binary(docker)))";
-            vec![cargo(&["nextest", "run", "--workspace", "--all-features", "-E", filter])]
+            vec![cargo(&["nextest", "run", "--no-fail-fast", "--workspace", "--all-features", "-E", filter])]
         }
         (false, false) => {
-            vec![cargo(&["test", "--workspace", "--all-features", "--lib", "--bins", "--tests"])]
+            vec![cargo(&[
+                "test",
+                "--no-fail-fast",
+                "--workspace",
+                "--all-features",
+                "--lib",
+                "--bins",
+                "--tests",
+            ])]
         }
         (false, true) => {
             let parts = ["--all-features", "--lib", "--bins", "--tests"];

@@ -52,7 +52,9 @@ fn command_and_arguments_replace_entry_point_and_command() {
     let body = translate(job().command(["sh", "-c"]).args(["true"]).env("A", "b=c"), &config()).unwrap();
     assert_eq!(body.entrypoint.unwrap(), ["sh", "-c"]);
     assert_eq!(body.cmd.unwrap(), ["true"]);
-    assert_eq!(body.env.unwrap(), ["A=b=c"]);
+    let env = body.env.unwrap();
+    assert_eq!(env[0], "A=b=c");
+    assert!(env[1].starts_with("ORCH_TASK=") && env[2].starts_with("ORCH_ATTEMPT="), "{env:?}");
 }
 
 #[test]
@@ -181,7 +183,7 @@ fn secrets_are_variables_or_mounts() {
     work.secrets.insert("token".into(), Secret::new("value"));
     let file = SecretFile { source: "/private/0".into(), target: "/run/secrets/token".into() };
     let body = container(&work, &[file], &identity, &config()).unwrap();
-    assert_eq!(body.env.unwrap(), ["TOKEN=value"]);
+    assert_eq!(body.env.unwrap()[0], "TOKEN=value");
     let mount = &body.host_config.unwrap().mounts.unwrap()[0];
     assert_eq!((mount.source.as_deref(), mount.read_only), (Some("/private/0"), Some(true)));
 

@@ -151,10 +151,11 @@ async fn a_cancelled_task_of_a_legacy_worker_ends_at_once() {
 #[tokio::test]
 async fn a_task_that_a_legacy_worker_would_run_wrongly_is_not_given_to_it() {
     let bench = in_memory().await;
+    let plain = run(&bench, "plain").await;
+    assert_eq!(plain["node_id"], "worker-1", "the worker is there");
     let task = bench.orch.submit(TaskSpec::image("args", "busybox").args(["echo"])).await.unwrap();
-    let done = soon(bench.orch.wait(task)).await.unwrap();
-    let end = done.record.last_end().unwrap().to_string();
-    assert!(end.contains("does not know commands and arguments"), "{end}");
+    let why = bench.orch.explain(task).unwrap().unwrap().to_string();
+    assert!(why.contains("does not run work of kind \"image\""), "{why}");
 }
 
 #[tokio::test]
