@@ -11,7 +11,8 @@ use orch_core::{
         Agent, AgentConfig, AgentHandle, EngineConfig, EventKind, EventStream, TaskFilter, TaskView, Unknown,
     },
     model::{
-        AttemptEnd, AttemptId, CommandId, Exit, NodeId, NodeState, Resources, TaskId, TaskSpec, WorkKind,
+        AttemptEnd, AttemptId, CommandId, Exit, NodeId, NodeState, Resources, RestartPolicy, TaskId,
+        TaskSpec, WorkKind,
     },
     runtime::Runtime,
     state::{ClusterConfig, NewTask, Outcome, Rejection, TaskResult, TimeoutKind},
@@ -414,4 +415,36 @@ async fn a_full_cluster_refuses_more_and_takes_it_later() {
     assert!(matches!(full, Err(Error::Rejected(Rejection::QueueFull { limit: 1 }))), "{full:?}");
     orch.cancel(first, "").await.unwrap();
     orch.submit(hang("second")).await.unwrap();
+}
+
+#[tokio::test]
+async fn ten_thousand_tasks_at_once_are_taken_in_timed_out_and_lost_without_trouble() {
+    let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+    let orch = Orchestrator::builder().store(store).engine(quick()).build().await.unwrap();
+    let waiting = hang("w").queue_timeout(Duration::from_millis(300));
+    let ids = orch.submit_all(vec![waiting; 10_000]).await.unwrap();
+    let limit = TimeoutKind::Queue;
+    for id in ids {
+        assert_eq!(orch.wait(id).await.unwrap().record.result(), Some(&TaskResult::TimedOut { limit }));
+    }
+}
+
+#[tokio::test]
+async fn an_agent_goes_on_when_nobody_holds_its_handle() {
+    let (orch, runtime, agent) = one_node().await;
+    drop(agent);
+    let task = orch.submit(TaskSpec::program("later", "true")).await.unwrap();
+    assert_eq!(orch.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(runtime.starts(), [attempt(task, 1)]);
+}
+
+#[tokio::test]
+async fn an_agent_that_drains_waits_then_stops_and_reports() {
+    let (orch, runtime, agent) = one_node().await;
+    let task = orch.submit(hang("stopped").restart(RestartPolicy::Never)).await.unwrap();
+    running(&orch, task).await;
+    agent.drain(Duration::from_millis(50)).await;
+    let done = orch.wait(task).await.unwrap();
+    assert_eq!(done.record.last_end(), Some(&AttemptEnd::Stopped));
+    assert_eq!(runtime.starts(), [attempt(task, 1)]);
 }

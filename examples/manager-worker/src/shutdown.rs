@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Returns on the first SIGINT or SIGTERM. A second one ends the process the usual way.
+/// Returns on the first SIGINT or SIGTERM. A second one ends the process at once.
 pub(crate) async fn requested() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

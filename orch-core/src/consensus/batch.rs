@@ -129,8 +129,8 @@ impl Reporter {
         self.change(|status| status.trouble = Some(trouble));
     }
 
-    pub(super) fn stopped(&self) {
-        self.change(|status| (status.leader, status.trouble) = (false, Some("shut down".into())));
+    pub(super) fn stopped(&self, why: &str) {
+        self.change(|status| (status.leader, status.trouble) = (false, Some(why.into())));
     }
 
     fn change(&self, change: impl FnOnce(&mut ConsensusStatus)) {
@@ -166,11 +166,15 @@ impl Batch {
         batch
     }
 
-    /// Answers every proposal with the outcome decided for it.
-    pub(super) fn commit(self, revision: Revision, outcomes: Vec<Bytes>) {
-        for ((_, reply), outcome) in self.proposals.into_iter().zip(outcomes) {
+    /// Answers the first proposals with the outcomes decided for them; the others stay.
+    pub(super) fn commit(&mut self, revision: Revision, outcomes: Vec<Bytes>) {
+        for ((_, reply), outcome) in self.proposals.drain(..outcomes.len()).zip(outcomes) {
             let _ = reply.send(Ok(Committed { revision, outcome }));
         }
+    }
+
+    /// Answers the barriers, when every proposal before them is answered.
+    pub(super) fn finish(self, revision: Revision) {
         for reply in self.barriers {
             let _ = reply.send(Ok(revision));
         }
@@ -210,37 +214,55 @@ impl ProposerClock {
     }
 }
 
-/// Has the machine decide all proposals. The writes hold each key once, with what the last decision made of it.
-pub(super) fn decide_all(
+/// How many writes of a transaction of this store one batch may fill before no further proposal is added to it. A single
+/// decision may go beyond: the cluster's own bounds keep it far below what a store takes.
+pub(super) fn writes_wanted(store: &dyn StateStore) -> usize {
+    (store.capabilities().max_txn_writes / 4).max(1)
+}
+
+/// Has the machine decide proposals, in order, until there are as many writes as wanted; says what came of those that were
+/// decided. The writes hold each key once, with what the last decision made of it. Without `writes_wanted` nothing is
+/// written down and all are decided.
+pub(super) fn decide_some(
     machine: &mut dyn StateMachine,
     now: Timestamp,
     proposals: &[(Bytes, Reply<Committed>)],
-    encode: bool,
+    writes_wanted: Option<usize>,
 ) -> (Vec<Bytes>, Vec<Write>) {
     let (mut outcomes, mut writes) =
         (Vec::with_capacity(proposals.len()), BTreeMap::<Key, Option<Bytes>>::new());
     for (command, _) in proposals {
         let decision = machine.decide(now, command);
         outcomes.push(decision.outcome);
-        if encode {
+        if let Some(wanted) = writes_wanted {
             writes.extend(decision.changes.into_writes().into_iter().map(|write| (write.key, write.value)));
+            if writes.len() >= wanted {
+                break;
+            }
         }
     }
     let writes = writes.into_iter().map(|(key, value)| Write { key, value }).collect();
     (outcomes, writes)
 }
 
-/// Every record of the store, as writes, and the revision of the first page.
-pub(super) async fn read_all(store: &dyn StateStore) -> Result<(Revision, Vec<Write>), StoreError> {
+/// Every record of the machine's in the store, as writes, and the revision of the first page.
+pub(super) async fn read_all(
+    store: &dyn StateStore,
+    prefixes: &[&str],
+) -> Result<(Revision, Vec<Write>), StoreError> {
     const PAGE: usize = 4096;
-    let (mut records, mut first, mut after) = (Vec::new(), None, None);
-    loop {
-        let page = store.scan("", after.as_ref(), PAGE).await?;
-        let revision = *first.get_or_insert(page.revision);
-        after = page.entries.last().map(|entry| entry.key.clone());
-        records.extend(page.entries.into_iter().map(|entry| Write::put(entry.key, entry.value)));
-        if !page.more {
-            return Ok((revision, records));
+    let (mut records, mut first) = (Vec::new(), None);
+    for prefix in prefixes {
+        let mut after = None;
+        loop {
+            let page = store.scan(prefix, after.as_ref(), PAGE).await?;
+            first.get_or_insert(page.revision);
+            after = page.entries.last().map(|entry| entry.key.clone());
+            records.extend(page.entries.into_iter().map(|entry| Write::put(entry.key, entry.value)));
+            if !page.more {
+                break;
+            }
         }
     }
+    Ok((first.unwrap_or_default(), records))
 }

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use super::{
     Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence, FaultModel,
     MembershipChange, Records, StateMachine,
-    batch::{Batch, Front, ProposerClock, Reporter, Request, decide_all, read_all},
+    batch::{Batch, Front, ProposerClock, Reporter, Request, decide_some, read_all, writes_wanted},
 };
 use crate::model::Timestamp;
 use crate::store::{CommitError, Durability, Revision, StateStore, StoreError, Txn};
@@ -126,7 +126,7 @@ impl Consensus for LocalConsensus {
 }
 
 async fn load(store: &dyn StateStore, machine: &mut dyn StateMachine) -> Result<Revision, ConsensusError> {
-    let (revision, records) = read_all(store).await?;
+    let (revision, records) = read_all(store, machine.prefixes()).await?;
     machine.load(revision, &records)?;
     Ok(revision)
 }
@@ -148,53 +148,56 @@ impl Home {
             if let Err(fatal) = self.carry_out(batch).await {
                 // What is on disk is not known to be what is in memory: going on could acknowledge what is lost.
                 error!(error = %fatal, "local consensus stops: its store cannot be read back");
-                self.reporter.trouble(format!("stopped: {fatal}"));
+                self.reporter.stopped(&format!("its store cannot be read back: {fatal}"));
                 return;
             }
             if last {
                 break;
             }
         }
-        self.reporter.stopped();
+        self.reporter.stopped("shut down");
     }
 
-    async fn carry_out(&mut self, batch: Batch) -> Result<(), ConsensusError> {
-        if batch.proposals.is_empty() {
-            batch.commit(self.revision, Vec::new());
-            return Ok(());
-        }
-        let (outcomes, writes) =
-            decide_all(&mut *self.machine, self.clock.now(), &batch.proposals, self.store.is_some());
-        let committed = match &self.store {
-            None => Ok(self.revision.next()),
-            Some(_) if writes.is_empty() => Ok(self.revision),
-            Some(store) => store.commit(Txn::of(writes)).await,
-        };
-        match committed {
-            Ok(revision) => {
-                self.revision = revision;
-                self.machine.commit(revision);
-                self.reporter.applied(revision);
-                batch.commit(revision, outcomes);
-                Ok(())
-            }
-            Err(error) => {
-                self.machine.rollback();
-                let error = match error {
-                    CommitError::Store(error) => error,
-                    CommitError::Conflict { key } => {
-                        StoreError::Corrupt(format!("{key} was written by somebody else"))
-                    }
-                };
-                warn!(%error, proposals = batch.proposals.len(), "the store refused a batch; nothing of it happened");
-                self.reporter.trouble(error.to_string());
-                let unknown = error.outcome_unknown();
-                batch.fail(&error.into());
-                if unknown && let Some(store) = &self.store {
-                    self.revision = load(&**store, &mut *self.machine).await?;
+    async fn carry_out(&mut self, mut batch: Batch) -> Result<(), ConsensusError> {
+        let wanted = self.store.as_deref().map(writes_wanted);
+        while !batch.proposals.is_empty() {
+            let (outcomes, writes) =
+                decide_some(&mut *self.machine, self.clock.now(), &batch.proposals, wanted);
+            let committed = match &self.store {
+                None => Ok(self.revision.next()),
+                Some(_) if writes.is_empty() => Ok(self.revision),
+                Some(store) => store.commit(Txn::of(writes)).await,
+            };
+            match committed {
+                Ok(revision) => {
+                    self.revision = revision;
+                    self.machine.commit(revision);
+                    self.reporter.applied(revision);
+                    batch.commit(revision, outcomes);
                 }
-                Ok(())
+                Err(error) => return self.give_up(batch, error).await,
             }
         }
+        batch.finish(self.revision);
+        Ok(())
+    }
+
+    /// The store refused: what was decided on top of the last commit is taken back.
+    async fn give_up(&mut self, batch: Batch, error: CommitError) -> Result<(), ConsensusError> {
+        self.machine.rollback();
+        let error = match error {
+            CommitError::Store(error) => error,
+            CommitError::Conflict { key } => {
+                StoreError::Corrupt(format!("{key} was written by somebody else"))
+            }
+        };
+        warn!(%error, proposals = batch.proposals.len(), "the store refused a batch; nothing of it happened");
+        self.reporter.trouble(error.to_string());
+        let unknown = error.outcome_unknown();
+        batch.fail(&error.into());
+        if unknown && let Some(store) = &self.store {
+            self.revision = load(&**store, &mut *self.machine).await?;
+        }
+        Ok(())
     }
 }

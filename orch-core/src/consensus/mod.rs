@@ -1,4 +1,4 @@
-//! The [`Consensus`] trait: one total order of commands. `testkit::consensus` checks the contract.
+//! The [`Consensus`] trait: one total order of commands.
 //!
 //! Consensus speaks bytes and knows nothing of tasks, so that it serves any replicated state machine. There are two
 //! disciplines, and [`StateMachine`] serves both:
@@ -99,6 +99,9 @@ pub trait StateMachine: Send + fmt::Debug + 'static {
     /// The latest time that an applied command brought. A proposer whose clock was set back goes on from here, so that time
     /// never stands still.
     fn time(&self) -> Timestamp;
+
+    /// What the keys of its records begin with; everything else in a store is not its business.
+    fn prefixes(&self) -> &'static [&'static str];
 
     /// Replaces the whole state by the records of a store as they were at `revision`, in any order.
     ///

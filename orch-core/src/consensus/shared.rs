@@ -13,7 +13,7 @@ use tracing::{error, warn};
 use super::{
     Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence, FaultModel,
     MembershipChange, Records, StateMachine,
-    batch::{Batch, Front, ProposerClock, Reporter, Request, decide_all, read_all},
+    batch::{Batch, Front, ProposerClock, Reporter, Request, decide_some, read_all, writes_wanted},
 };
 use crate::model::Timestamp;
 use crate::store::{
@@ -170,37 +170,38 @@ impl Replica {
                 break;
             }
         }
-        self.reporter.stopped();
+        self.reporter.stopped("shut down");
     }
 
-    async fn carry_out(&mut self, batch: Batch, races_max: u32) {
-        let result = if batch.proposals.is_empty() {
-            self.catch_up().await.map(|()| Vec::new())
-        } else {
-            self.decide_and_swap(&batch, races_max).await
-        };
-        match result {
-            Ok(outcomes) => {
-                self.reporter.applied(self.applied);
-                batch.commit(self.applied, outcomes);
-            }
-            Err(error) => {
-                error!(%error, "a batch of commands could not be written");
-                self.reporter.trouble(error.to_string());
-                batch.fail(&error);
-                self.head = None;
-                self.applied = Revision::ZERO;
-            }
+    async fn carry_out(&mut self, mut batch: Batch, races_max: u32) {
+        if let Err(error) = self.carry_out_all(&mut batch, races_max).await {
+            error!(%error, "a batch of commands could not be written");
+            self.reporter.trouble(error.to_string());
+            batch.fail(&error);
+            self.head = None;
+            self.applied = Revision::ZERO;
+            return;
         }
+        self.reporter.applied(self.applied);
+        batch.finish(self.applied);
     }
 
-    async fn decide_and_swap(&mut self, batch: &Batch, races_max: u32) -> Result<Vec<Bytes>, ConsensusError> {
+    async fn carry_out_all(&mut self, batch: &mut Batch, races_max: u32) -> Result<(), ConsensusError> {
         if self.applied == Revision::ZERO || !batch.barriers.is_empty() {
             self.catch_up().await?;
         }
+        while !batch.proposals.is_empty() {
+            let outcomes = self.decide_and_swap(batch, races_max).await?;
+            batch.commit(self.applied, outcomes);
+        }
+        Ok(())
+    }
+
+    async fn decide_and_swap(&mut self, batch: &Batch, races_max: u32) -> Result<Vec<Bytes>, ConsensusError> {
+        let wanted = Some(writes_wanted(&*self.store));
         for _ in 0..races_max {
             let (outcomes, mut writes) =
-                decide_all(&mut *self.machine, self.clock.now(), &batch.proposals, true);
+                decide_some(&mut *self.machine, self.clock.now(), &batch.proposals, wanted);
             if writes.is_empty() {
                 self.machine.commit(self.applied);
                 return Ok(outcomes);
@@ -273,7 +274,7 @@ impl Replica {
         const TRIES: u32 = 100;
         for _ in 0..TRIES {
             let before = self.store.get(&head_key()).await?;
-            let (revision, records) = read_all(&*self.store).await?;
+            let (revision, records) = read_all(&*self.store, self.machine.prefixes()).await?;
             let after = self.store.get(&head_key()).await?;
             if before.as_ref().map(|entry| entry.version) != after.as_ref().map(|entry| entry.version) {
                 continue;

@@ -83,7 +83,10 @@ pub struct Agent {
     running: JoinSet<AttemptId>,
     /// Attempts of an earlier life that no assignment was seen for yet.
     found: BTreeSet<AttemptId>,
-    draining: bool,
+    /// Set while the agent takes nothing new; what runs is stopped at this time.
+    draining: Option<Instant>,
+    /// Draining has begun to stop what still runs.
+    stopping: bool,
 }
 
 #[derive(Debug)]
@@ -188,7 +191,8 @@ impl Agent {
             attempts: HashMap::new(),
             running: JoinSet::new(),
             found: BTreeSet::new(),
-            draining: false,
+            draining: None,
+            stopping: false,
         };
         AgentHandle { orders, state: watched, task: tokio::spawn(agent.run()) }
     }
@@ -223,10 +227,10 @@ impl Agent {
             }
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                order = self.orders.recv() => {
-                    if self.end(order).await {
-                        return;
-                    }
+                _ = next_order(&mut self.orders) => {
+                    // Without the control side nothing can be reported; what runs is left to the next life.
+                    self.leave().await;
+                    return;
                 }
             }
             delay = (delay * 2).min(RETRY_MAX);
@@ -249,12 +253,7 @@ impl Agent {
             }
             tokio::select! {
                 () = tokio::time::sleep(delay) => delay = (delay * 2).min(RETRY_MAX),
-                order = self.orders.recv() => {
-                    if !matches!(order, Some(Order::Drain(_) | Order::Leave) | None) {
-                        continue;
-                    }
-                    return None;
-                }
+                _ = next_order(&mut self.orders) => return None,
             }
         }
     }
@@ -267,8 +266,11 @@ impl Agent {
         let mut cursor: Option<Cursor> = None;
         let asked = ask(link.clone(), node.clone(), cursor);
         tokio::pin!(heartbeats, asked);
-        let mut drain_deadline: Option<Instant> = None;
         loop {
+            if self.draining.is_some() && self.running.is_empty() {
+                return SessionEnd::Over;
+            }
+            let stop_at = self.draining.filter(|_| !self.stopping);
             tokio::select! {
                 answer = &mut asked => match answer {
                     Ok(assignments) => {
@@ -284,26 +286,17 @@ impl Agent {
                         Ok(attempt) => drop(self.attempts.remove(&attempt)),
                         Err(error) => warn!(%error, "an attempt was dropped"),
                     }
-                    if self.draining && self.running.is_empty() {
-                        return SessionEnd::Over;
-                    }
                 }
                 Some(event) = events.recv() => self.note(event),
-                order = self.orders.recv() => match order {
-                    Some(Order::Drain(grace)) => {
-                        self.draining = true;
-                        if self.running.is_empty() {
-                            return SessionEnd::Over;
-                        }
-                        drain_deadline = Some(Instant::now() + grace);
-                    }
-                    other => {
-                        self.end(other).await;
+                order = next_order(&mut self.orders) => match order {
+                    Order::Drain(grace) => self.draining = Some(Instant::now() + grace),
+                    Order::Leave => {
+                        self.leave().await;
                         return SessionEnd::Over;
                     }
                 },
-                () = until(drain_deadline) => {
-                    drain_deadline = None;
+                () = until(stop_at) => {
+                    self.stopping = true;
                     info!(attempts = self.attempts.len(), "stopping what still runs");
                     self.attempts.values().for_each(|driven| advance(&driven.wish, Wish::Stop));
                 }
@@ -336,7 +329,7 @@ impl Agent {
                 None => {}
             }
         }
-        if !self.draining {
+        if self.draining.is_none() {
             for assignment in run {
                 self.drive(assignment, Wish::Run);
             }
@@ -389,15 +382,10 @@ impl Agent {
         }
     }
 
-    /// Leaves everything to the next life. Says whether the agent is over.
-    async fn end(&mut self, order: Option<Order>) -> bool {
-        if let Some(Order::Drain(_)) = order {
-            // Without the control side nothing can be reported; what runs is left for the next life.
-            debug!("ending without the control side");
-        }
+    /// Leaves everything to the next life.
+    async fn leave(&mut self) {
         self.attempts.values().for_each(|driven| advance(&driven.wish, Wish::Leave));
         while self.running.join_next().await.is_some() {}
-        true
     }
 }
 
@@ -410,6 +398,14 @@ fn advance(wish: &watch::Sender<Wish>, to: Wish) {
         *wish = to.max(*wish);
         forward
     });
+}
+
+/// The next order; never, when the handle was dropped.
+async fn next_order(orders: &mut mpsc::Receiver<Order>) -> Order {
+    match orders.recv().await {
+        Some(order) => order,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(deadline: Option<Instant>) {

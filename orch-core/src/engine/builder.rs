@@ -151,8 +151,13 @@ impl Builder {
         let orchestrator = Orchestrator::from_inner(inner.clone());
         if let Some((config, runtime)) = self.node {
             let agent = Agent::start(config, runtime, orchestrator.link());
-            agent.registered().await.map_err(|error| Error::Agent(error.to_string()))?;
+            let registered = agent.registered().await;
             *inner.agent.lock().await = Some(agent);
+            if let Err(error) = registered {
+                // Nobody would be left to end what was started.
+                orchestrator.shutdown().await?;
+                return Err(Error::Agent(error.to_string()));
+            }
         }
         Ok(orchestrator)
     }

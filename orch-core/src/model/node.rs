@@ -33,6 +33,8 @@ const fn default_max_tasks() -> u32 {
 impl NodeSpec {
     /// How many tasks a node takes at a time unless it says otherwise.
     pub const DEFAULT_MAX_TASKS: u32 = 1024;
+    /// How many it may take at the most: losing the node changes all of them at once.
+    pub const MOST_TASKS: u32 = 10_000;
 }
 
 /// A node as every replica knows it.

@@ -119,8 +119,8 @@ pub enum Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkKind {
-    /// Containers of images as they are: no command, arguments, mounts, secrets or isolation of the task's own. All that
-    /// workers of older systems know.
+    /// Containers of images as they are, with nothing asked for that a worker which only starts images would pass over (a
+    /// command, arguments, mounts, ...). All that workers of older systems know.
     PlainImage,
     /// Containers of images.
     Image,
@@ -174,15 +174,16 @@ pub struct Timeouts {
     pub total: Option<Duration>,
 }
 
-/// Which ends of an attempt lead to another attempt, as long as [`RetryPolicy::max_attempts`] allows one.
-/// Attempts that ended through no fault of the task (lost node, drain) are always tried again and not counted.
+/// Which ends of an attempt lead to another attempt. Attempts that ended through no fault of the task (lost node, drain) do
+/// not count against [`RetryPolicy::max_attempts`]; lost nodes have a bound of their own
+/// ([`ClusterConfig::node_losses_max`](crate::state::ClusterConfig::node_losses_max)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartPolicy {
-    /// Failures and run timeouts.
+    /// Failures and run timeouts, as often as [`RetryPolicy::max_attempts`] says.
     #[default]
     OnFailure,
-    /// Success as well: for work that should go on for ever.
+    /// All of them, success as well and without end: for work that should go on for ever.
     Always,
     /// None, not even a lost node's: for work that must not be started a second time.
     Never,

@@ -1,4 +1,4 @@
-//! The [`Scheduler`] trait: which task goes to which node. `testkit::scheduler` checks the contract.
+//! The [`Scheduler`] trait: which task goes to which node.
 
 mod best_fit;
 
@@ -141,9 +141,9 @@ pub struct Pending<'a> {
 pub struct Plan {
     /// Tasks that go to a node.
     pub placements: Vec<Placement>,
-    /// Tasks that were placed and must make room. Carried out before the placements.
+    /// Tasks that were placed and must make room. The engine does not carry these out yet.
     pub preemptions: Vec<TaskId>,
-    /// Tasks that should run on another node from now on.
+    /// Tasks that should run on another node from now on. The engine does not carry these out yet.
     pub moves: Vec<Placement>,
     /// Tasks that stay pending, with the reasons.
     pub unplaced: Vec<Unplaced>,

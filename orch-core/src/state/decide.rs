@@ -156,11 +156,18 @@ impl Draft<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Carries out what time alone brings about, for every task and node that is due.
+    /// Carries out what time alone brings about, for tasks and nodes that are due; the next tick goes on where there are many.
     fn tick(&mut self) -> Answer {
+        const MOST: usize = 1000;
         let now = self.now();
-        let due: Vec<TaskId> =
-            self.state.due.iter().take_while(|(at, _)| *at <= now).map(|(_, task)| *task).collect();
+        let due: Vec<TaskId> = self
+            .state
+            .due
+            .iter()
+            .take(MOST)
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, task)| *task)
+            .collect();
         let evictions: Vec<TaskId> = self
             .state
             .nodes()
@@ -168,6 +175,7 @@ impl Draft<'_> {
             .filter(|node| self.state.drain_due(node).is_some_and(|at| at <= now))
             .flat_map(|node| self.state.tasks_of(node.id()))
             .filter(|task| task.stop.is_none())
+            .take(MOST)
             .map(|task| task.id)
             .collect();
         if due.is_empty() && evictions.is_empty() {
@@ -262,6 +270,9 @@ impl Draft<'_> {
             || capacity.devices.values().any(|n| *n > MOST)
         {
             return refuse("an amount is larger than 2^60");
+        }
+        if spec.max_tasks > NodeSpec::MOST_TASKS {
+            return refuse("max_tasks is larger than 10000");
         }
         if spec.labels.len() > 256 || capacity.devices.len() > 256 {
             return refuse("it has more than 256 labels or kinds of devices");

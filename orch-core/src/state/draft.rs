@@ -29,6 +29,10 @@ pub(super) struct Draft<'a> {
     pub(super) fresh: BTreeSet<(Rank, TaskId)>,
 }
 
+/// Finished tasks that one command forgets at the most, beyond those that it finishes: a bound that was lowered is reached
+/// step by step.
+const FORGOTTEN_AT_A_TIME: usize = 11_000;
+
 impl<'a> Draft<'a> {
     pub(super) fn new(state: &'a ClusterState, now: Timestamp) -> Self {
         Self {
@@ -118,12 +122,14 @@ impl<'a> Draft<'a> {
             finished += usize::from(task.is_finished());
             changes.push(Change::PutTask(task));
         }
-        let surplus = finished.saturating_sub(self.state.config.finished_max);
+        let surplus = finished.saturating_sub(self.state.config.finished_max).min(FORGOTTEN_AT_A_TIME);
         let forgotten = self.state.finished.iter().take(surplus);
         changes.extend(forgotten.map(|(_, _, task)| Change::DeleteTask(*task)));
         changes.extend(removed);
         let slots = u64::from(self.state.config.commands_max);
-        if let Some(id) = command
+        // A refusal that passes with time must not stick to the command.
+        let passing = matches!(outcome, Err(Rejection::QueueFull { .. }));
+        if let Some(id) = command.filter(|_| !passing)
             && slots > 0
         {
             let slot = u32::try_from(self.clock.commands % slots).expect("smaller than a u32");

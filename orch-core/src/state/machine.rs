@@ -136,6 +136,10 @@ impl StateMachine for ClusterMachine {
         self.state.time()
     }
 
+    fn prefixes(&self) -> &'static [&'static str] {
+        &Change::PREFIXES
+    }
+
     fn load(&mut self, revision: Revision, records: &[Write]) -> Result<(), MachineError> {
         let changes = records.iter().filter_map(|write| Change::from_write(write).transpose());
         self.state.rebuild(changes.collect::<Result<Vec<_>, _>>()?)?;

@@ -35,7 +35,7 @@ impl Default for MemoryStoreConfig {
             history_revisions: const { NonZeroUsize::new(65_536).expect("not zero") },
             history_bytes: 256 << 20,
             max_value_bytes: 4 << 20,
-            max_txn_writes: 4096,
+            max_txn_writes: 65_536,
         }
     }
 }

@@ -31,7 +31,7 @@ impl RedbStoreConfig {
             sync: SyncPolicy::EachCommit,
             history_revisions: const { NonZeroU64::new(65_536).expect("not zero") },
             max_value_bytes: 4 << 20,
-            max_txn_writes: 4096,
+            max_txn_writes: 65_536,
             queue_bytes: 16 << 20,
             cache_bytes: 64 << 20,
         }
