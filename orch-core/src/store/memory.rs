@@ -63,6 +63,44 @@ impl MemoryStore {
         Self { records: RwLock::default(), history: Arc::new(history), config }
     }
 
+    /// A store that holds these records already, with no history before `head`.
+    pub(super) fn restored(by_key: BTreeMap<Key, (Revision, Bytes)>, head: Revision) -> Self {
+        let config = MemoryStoreConfig::default();
+        let bounds = HistoryBounds { revisions: config.history_revisions, bytes: config.history_bytes };
+        let history = Arc::new(History::new(head, head, bounds));
+        Self { records: RwLock::new(Records { by_key, closed: false }), history, config }
+    }
+
+    /// Makes writes that were decided elsewhere.
+    pub(super) fn apply(&self, writes: Vec<Write>) -> Revision {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        self.write_down(&mut records, Txn::of(writes))
+    }
+
+    /// Ends all watches: another store has taken this one's place.
+    pub(super) fn supersede(&self) {
+        self.history.fail(StoreError::Compacted { oldest: self.history.head() });
+    }
+
+    fn write_down(&self, records: &mut Records, txn: Txn) -> Revision {
+        let revision = self.history.head().next();
+        let mut changes = Vec::with_capacity(txn.writes.len());
+        for (key, value) in txn.into_net_writes() {
+            let changed = match &value {
+                Some(value) => {
+                    records.by_key.insert(key.clone(), (revision, value.clone()));
+                    true
+                }
+                None => records.by_key.remove(&key).is_some(),
+            };
+            if changed {
+                changes.push(Write { key, value });
+            }
+        }
+        self.history.append(changes);
+        revision
+    }
+
     fn read(&self) -> Result<RwLockReadGuard<'_, Records>, StoreError> {
         let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
         if records.closed { Err(StoreError::Closed) } else { Ok(records) }
@@ -122,22 +160,7 @@ impl StateStore for MemoryStore {
                 return Err(CommitError::Conflict { key: guard.key().clone() });
             }
         }
-        let revision = self.history.head().next();
-        let mut changes = Vec::with_capacity(txn.writes.len());
-        for (key, value) in txn.into_net_writes() {
-            let changed = match &value {
-                Some(value) => {
-                    records.by_key.insert(key.clone(), (revision, value.clone()));
-                    true
-                }
-                None => records.by_key.remove(&key).is_some(),
-            };
-            if changed {
-                changes.push(Write { key, value });
-            }
-        }
-        self.history.append(changes);
-        Ok(revision)
+        Ok(self.write_down(&mut records, txn))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {

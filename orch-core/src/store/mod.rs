@@ -4,6 +4,7 @@
 mod history;
 mod key;
 mod memory;
+mod replicated;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use history::{History, HistoryBounds, Recall};
 pub use key::{Key, KeyError};
 pub use memory::{MemoryStore, MemoryStoreConfig};
+pub use replicated::ReplicatedStore;
 
 /// The position of a batch of changes in a total order. Zero is before the first change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
