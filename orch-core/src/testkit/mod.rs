@@ -1,7 +1,9 @@
 //! Conformance suites for the authors of backends: one module per trait, each with a `run_all` that a backend's own
 //! tests call. Cases that a backend does not declare an ability for are left out.
 
+pub mod consensus;
 pub mod runtime;
+pub mod scheduler;
 mod simulated;
 pub mod store;
 pub mod transport;
