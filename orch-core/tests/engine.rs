@@ -448,3 +448,34 @@ async fn an_agent_that_drains_waits_then_stops_and_reports() {
     assert_eq!(done.record.last_end(), Some(&AttemptEnd::Stopped));
     assert_eq!(runtime.starts(), [attempt(task, 1)]);
 }
+
+#[tokio::test]
+async fn priority_holds_among_tasks_of_different_needs() {
+    let orch = bare().await;
+    let low = orch.submit(hang("low").cpu_millis(1000).memory_mib(1)).await.unwrap();
+    let high = hang("high").cpu_millis(1000).priority(10);
+    let highs = orch.submit_all(vec![high; 4]).await.unwrap();
+    let _agent = join(&orch, &agent_config("a"), &SimulatedRuntime::new()).await;
+    for id in highs {
+        assert!(orch.get(id).unwrap().record.node().is_some(), "four of high priority fill the node");
+    }
+    assert_eq!(orch.get(low).unwrap().status(), "pending");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_host_that_is_its_own_node_starts_again_on_its_records() {
+    let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+    let build = async || {
+        let consensus = Arc::new(LocalConsensus::durable(store.clone()));
+        let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(quick());
+        builder.local_node().unwrap().build().await.unwrap()
+    };
+    let first = build().await;
+    let task = first.submit(TaskSpec::program("one", "true")).await.unwrap();
+    first.wait(task).await.unwrap();
+    drop(first);
+    let second = build().await;
+    let task = second.submit(TaskSpec::program("two", "true")).await.unwrap();
+    assert_eq!(second.wait(task).await.unwrap().status(), "succeeded");
+}

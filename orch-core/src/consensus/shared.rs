@@ -1,7 +1,7 @@
 //! [`StoreConsensus`]: turns any store with compare-and-swap into a consensus. Several processes decide, each on its own
 //! view; the store's guard on one record says whose decision counts.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -154,10 +154,8 @@ impl Replica {
                 next = self.watch.next() => {
                     if let Err(error) = self.follow(next).await {
                         self.reporter.trouble(error.to_string());
-                        warn!(%error, "lost sight of the store; reading it again with the next command");
-                        self.watch = futures_util::stream::pending().boxed();
-                        self.head = None;
-                        self.applied = Revision::ZERO;
+                        warn!(%error, "lost sight of the store; reading it again");
+                        self.lose_sight();
                     }
                     continue;
                 }
@@ -173,13 +171,22 @@ impl Replica {
         self.reporter.stopped("shut down");
     }
 
+    /// Nothing is known any more: everything is read again, with the next command or after a moment.
+    fn lose_sight(&mut self) {
+        (self.head, self.applied) = (None, Revision::ZERO);
+        let missed = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Err(StoreError::Compacted { oldest: Revision::ZERO })
+        };
+        self.watch = futures_util::stream::once(missed).boxed();
+    }
+
     async fn carry_out(&mut self, mut batch: Batch, races_max: u32) {
         if let Err(error) = self.carry_out_all(&mut batch, races_max).await {
             error!(%error, "a batch of commands could not be written");
             self.reporter.trouble(error.to_string());
             batch.fail(&error);
-            self.head = None;
-            self.applied = Revision::ZERO;
+            self.lose_sight();
             return;
         }
         self.reporter.applied(self.applied);
@@ -192,6 +199,7 @@ impl Replica {
         }
         while !batch.proposals.is_empty() {
             let outcomes = self.decide_and_swap(batch, races_max).await?;
+            self.reporter.applied(self.applied);
             batch.commit(self.applied, outcomes);
         }
         Ok(())

@@ -93,8 +93,6 @@ pub struct Agent {
 struct Driven {
     wish: watch::Sender<Wish>,
     unhealthy: watch::Sender<Option<String>>,
-    failed_checks: u32,
-    checks_allowed: u32,
 }
 
 #[derive(Debug)]
@@ -289,7 +287,10 @@ impl Agent {
                 }
                 Some(event) = events.recv() => self.note(event),
                 order = next_order(&mut self.orders) => match order {
-                    Order::Drain(grace) => self.draining = Some(Instant::now() + grace),
+                    Order::Drain(grace) => {
+                        self.draining = Some(Instant::now() + grace);
+                        self.take_no_more().await;
+                    }
                     Order::Leave => {
                         self.leave().await;
                         return SessionEnd::Over;
@@ -353,8 +354,7 @@ impl Agent {
         let here = self.found.remove(&attempt);
         let (wish, wished) = watch::channel(wish);
         let (unhealthy, failing) = watch::channel(None);
-        let checks_allowed = assignment.spec.health.as_ref().map_or(u32::MAX, |check| check.retries.get());
-        self.attempts.insert(attempt, Driven { wish, unhealthy, failed_checks: 0, checks_allowed });
+        self.attempts.insert(attempt, Driven { wish, unhealthy });
         let (shared, orders) = (self.shared.clone(), Orders { wish: wished, unhealthy: failing });
         self.running.spawn(async move {
             drive(shared, assignment, here, orders).await;
@@ -375,10 +375,19 @@ impl Agent {
     fn note(&mut self, event: RuntimeEvent) {
         let RuntimeEvent::Health { attempt, healthy, output } = event else { return };
         self.shared.outbox.try_observe(attempt, Seen::Health(healthy));
-        let Some(driven) = self.attempts.get_mut(&attempt) else { return };
-        driven.failed_checks = if healthy { 0 } else { driven.failed_checks + 1 };
-        if driven.failed_checks >= driven.checks_allowed {
+        if let Some(driven) = self.attempts.get(&attempt).filter(|_| !healthy) {
             driven.unhealthy.send_replace(Some(output.chars().take(500).collect()));
+        }
+    }
+
+    /// Has nothing more placed here. Where that is not heard, what is placed here waits for the agent's next life.
+    async fn take_no_more(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let closed = NodeSpec { max_tasks: 0, ..self.config.node.clone() };
+        match tokio::time::timeout(PATIENCE, self.link.register(closed)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => debug!(%error, "the node was not closed"),
+            Err(_) => debug!("closing the node was not answered in time"),
         }
     }
 

@@ -155,10 +155,15 @@ async fn watch_over(
     let timeout = tokio::time::sleep(time_left.unwrap_or_default());
     let quick = tokio::time::sleep(shared.quick);
     tokio::pin!(timeout, quick);
-    let mut announced = None;
+    let mut announced = false;
+    // Neither may hold up what follows while the control side is away.
+    let mut beside = Vec::new();
     if spec.timeouts.run.is_some() {
         let kind = ReportKind::Started { at: started.at };
-        shared.outbox.report(Report { attempt, node: shared.node.clone(), kind }).await;
+        let (outbox, report) = (shared.outbox.clone(), Report { attempt, node: shared.node.clone(), kind });
+        beside.push(Aborting(tokio::spawn(async move {
+            let _ = outbox.report(report).await;
+        })));
     }
     let ended = patiently(shared, attempt, || shared.runtime.wait(attempt));
     tokio::pin!(ended);
@@ -178,10 +183,12 @@ async fn watch_over(
             },
             () = &mut timeout, if time_left.is_some() => break AttemptEnd::RunTimeout,
             output = failed_check(&mut orders.unhealthy) => break AttemptEnd::Unhealthy { output },
-            () = &mut quick, if announced.is_none() => {
+            () = &mut quick, if !announced => {
+                announced = true;
                 let seen = Seen::Running { handle: started.handle.clone(), at: started.at };
-                shared.outbox.observe(attempt, seen).await;
-                announced = Some(shared.usage_every.map(|every| {
+                let outbox = shared.outbox.clone();
+                beside.push(Aborting(tokio::spawn(async move { outbox.observe(attempt, seen).await })));
+                beside.extend(shared.usage_every.map(|every| {
                     Aborting(tokio::spawn(observe_usage(shared.clone(), attempt, every)))
                 }));
             }
@@ -191,11 +198,21 @@ async fn watch_over(
         info!(%attempt, why = %end, "stopping");
         let stopped = patiently(shared, attempt, || shared.runtime.stop(attempt, spec.stop.grace));
         tokio::select! {
-            _ = stopped => {}
+            result = stopped => {
+                // Another attempt may follow this one: it must be gone before it is reported as stopped.
+                if let Err(error) = result
+                    && error.kind != RuntimeErrorKind::NotFound
+                {
+                    warn!(%attempt, %error, "it could not be stopped; removing it");
+                    if let Err(error) = patiently(shared, attempt, || shared.runtime.remove(attempt)).await {
+                        warn!(%attempt, %error, "it could not be removed either");
+                    }
+                }
+            }
             wish = wished(&mut orders.wish, Wish::Gone) => return given_up(wish),
         }
     }
-    drop(announced);
+    drop(beside);
     tokio::select! {
         () = output.finish() => {}
         wish = wished(&mut orders.wish, Wish::Gone) => return given_up(wish),

@@ -93,14 +93,16 @@ impl Builder {
     #[cfg(target_os = "linux")]
     pub fn local_node(self) -> Result<Self> {
         use crate::{
-            model::WorkKind,
+            model::{InstanceId, WorkKind},
             runtime::{ProcessRuntime, ProcessRuntimeConfig},
         };
         let dir = std::env::temp_dir().join(format!("orch-{}", uuid::Uuid::new_v4()));
         let runtime = ProcessRuntime::new(ProcessRuntimeConfig::temporary(dir))
             .map_err(|error| Error::Agent(error.to_string()))?;
-        let config = AgentConfig::local("local", [WorkKind::Program])
+        let mut config = AgentConfig::local("local", [WorkKind::Program])
             .map_err(|error| Error::Agent(error.to_string()))?;
+        // One id for ever: whoever holds the state of the cluster is this node, in every life of the host.
+        config.node.instance = InstanceId::from_bytes(*b"orch: local node");
         Ok(self.node(config, Arc::new(runtime)))
     }
 

@@ -289,7 +289,11 @@ impl View {
             .map(|node| (node.id().clone(), state.tasks_of(node.id()).map(|task| task.id).collect()))
             .collect();
         inner.ring.restart(revision);
-        inner.observed.clear();
+        let Inner { tasks, observed, .. } = &mut *inner;
+        observed.retain(|task, seen| {
+            let current = tasks.get(task).and_then(|task| task.current_attempt());
+            current.is_some_and(|current| current.attempt == seen.attempt)
+        });
         let finished: Vec<TaskId> = inner
             .waiters
             .keys()

@@ -368,6 +368,17 @@ pub enum MountSource {
     },
 }
 
+impl MountSource {
+    /// The path or name in it, if there is one.
+    pub(super) fn text(&self) -> Option<&String> {
+        match self {
+            Self::Host { path } => Some(path),
+            Self::Volume { name } => Some(name),
+            Self::Tmpfs { .. } => None,
+        }
+    }
+}
+
 /// A command that is run inside a running task, again and again; exit code 0 means well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -428,6 +439,16 @@ pub enum SecretTarget {
         /// Its absolute path inside the task.
         path: String,
     },
+}
+
+impl SecretTarget {
+    /// The variable or path in it.
+    pub(super) fn text(&self) -> &String {
+        match self {
+            Self::Env { variable } => variable,
+            Self::File { path } => path,
+        }
+    }
 }
 
 /// An Ed25519 signature of the submitter over the SHA-256 of the spec's canonical JSON without this field.

@@ -74,8 +74,11 @@ impl TaskSpec {
 
     fn check_workload(&self, texts: &mut Texts) -> Result<(), InvalidSpec> {
         match &self.workload {
-            Workload::Image { image, command, .. } => {
+            Workload::Image { image, command, registry_credentials, .. } => {
                 texts.take("workload.command", command)?;
+                if registry_credentials.as_deref().is_some_and(|name| !is_plain_name(name)) {
+                    return refuse("workload.registry_credentials", PLAIN.into());
+                }
                 check_image(image)
             }
             Workload::Program { program } => {
@@ -96,6 +99,8 @@ impl TaskSpec {
             ("constraints", self.constraints.len()),
             ("mounts", self.mounts.len()),
             ("secrets", self.secrets.len()),
+            ("health.command", self.health.as_ref().map_or(0, |check| check.command.len())),
+            ("isolation.add_capabilities", self.isolation.add_capabilities.len()),
             ("resources.devices", self.resources.devices.len()),
             ("resources.ports", self.resources.ports.len()),
         ];
@@ -105,6 +110,21 @@ impl TaskSpec {
             }
         }
         texts.take("args", &self.args)?;
+        texts.take("working_dir", &self.working_dir)?;
+        texts.take("isolation.user", &self.isolation.user)?;
+        texts.take(
+            "isolation.add_capabilities",
+            self.isolation.add_capabilities.iter().map(|added| &added.0),
+        )?;
+        texts.take("health.command", self.health.iter().flat_map(|check| &check.command))?;
+        texts.take("resources.devices", self.resources.devices.keys())?;
+        texts.take("mounts.target", self.mounts.iter().map(|mount| &mount.target))?;
+        texts.take("mounts.source", self.mounts.iter().filter_map(|mount| mount.source.text()))?;
+        texts.take("secrets.name", self.secrets.iter().map(|secret| &secret.name))?;
+        texts.take("secrets.target", self.secrets.iter().map(|secret| secret.target.text()))?;
+        if let Some(signed) = &self.signature {
+            texts.take("signature", [&signed.payload_sha256, &signed.public_key, &signed.signature])?;
+        }
         for (name, value) in &self.env {
             check_variable("env", name)?;
             texts.take("env", [name, value])?;
@@ -184,7 +204,7 @@ impl TaskSpec {
         }
         for secret in &self.secrets {
             if !is_plain_name(&secret.name) {
-                return refuse("secrets.name", "only letters, digits, '.', '_' and '-' are allowed".into());
+                return refuse("secrets.name", PLAIN.into());
             }
             match &secret.target {
                 SecretTarget::Env { variable } => check_variable("secrets.target.variable", variable)?,
@@ -274,6 +294,8 @@ fn check_signal(signal: &str) -> Result<(), InvalidSpec> {
         false => refuse("stop.signal", format!("{signal:?} is not one of {}", KNOWN.join(", "))),
     }
 }
+
+const PLAIN: &str = "only letters, digits, '.', '_' and '-' are allowed";
 
 fn is_plain_name(name: &str) -> bool {
     !name.is_empty()

@@ -239,7 +239,8 @@ pub enum RuntimeEvent {
         /// Which attempt.
         attempt: AttemptId,
     },
-    /// Its health check gave a new answer.
+    /// Its health check gave another verdict than before: it passed, or it failed as often in a row as the spec allows
+    /// ([`HealthCheck::retries`](crate::model::HealthCheck::retries)). The runtime counts.
     Health {
         /// Which attempt.
         attempt: AttemptId,

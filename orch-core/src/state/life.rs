@@ -80,6 +80,8 @@ impl Draft<'_> {
         if task.attempts.len() >= kept {
             task.attempts.drain(..=task.attempts.len() - kept);
         }
+        // Most tasks have one attempt, and there are millions of tasks.
+        task.attempts.reserve_exact(1);
         task.attempts.push(AttemptRecord {
             number,
             node: node.clone(),

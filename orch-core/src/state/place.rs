@@ -1,6 +1,9 @@
 //! Placing what became placeable, with as few questions to the scheduler as possible.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     TaskRecord,
@@ -29,27 +32,18 @@ impl Draft<'_> {
             return;
         }
         let waiting = self.waiting_by_shape();
-        let mut taken = vec![0; waiting.len()];
-        let mut round = 1;
-        let mut open: Vec<usize> = (0..waiting.len()).collect();
-        while !open.is_empty() {
-            let mut heads: Vec<(Rank, TaskId)> = Vec::new();
-            for shape in &open {
-                heads.extend(waiting[*shape].iter().skip(taken[*shape]).take(round));
-            }
-            heads.sort_unstable();
+        // The first task of every shape that may still fit, in order of rank, with its place in the shape's list.
+        let mut heads: BTreeSet<((Rank, TaskId), usize, usize)> =
+            waiting.iter().enumerate().filter_map(|(shape, list)| Some((*list.first()?, shape, 0))).collect();
+        while let Some((entry, shape, at)) = heads.pop_first() {
             let nodes: Vec<NodeView> =
                 self.gained.iter().filter_map(|node| self.view(node)).filter(NodeView::is_open).collect();
-            self.plan_and_start(&nodes, &heads);
-            // A shape goes on only while everything that was tried of it found a place.
-            open.retain(|shape| {
-                let tried: Vec<_> = waiting[*shape].iter().skip(taken[*shape]).take(round).collect();
-                taken[*shape] += tried.len();
-                let all_placed =
-                    tried.iter().all(|(_, id)| self.tasks.get(id).is_some_and(|task| task.node().is_some()));
-                all_placed && taken[*shape] < waiting[*shape].len()
-            });
-            round *= 2;
+            self.plan_and_start(&nodes, &[entry]);
+            // Where one does not fit, none of its shape does.
+            let placed = self.tasks.get(&entry.1).is_some_and(|task| task.node().is_some());
+            if let Some(next) = waiting[shape].get(at + 1).filter(|_| placed) {
+                heads.insert((*next, shape, at + 1));
+            }
         }
     }
 
