@@ -1,0 +1,138 @@
+//! Nodes, tasks and agents of the same shape in every benchmark.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    sync::Arc,
+};
+
+use orch_core::{
+    Orchestrator,
+    engine::{Agent, AgentConfig, AgentHandle, ControlLink},
+    model::{
+        AttemptEnd, AttemptId, CommandId, Exit, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources,
+        TaskId, TaskSpec, Timestamp, WorkKind,
+    },
+    scheduler::BestFit,
+    state::{ClusterConfig, ClusterState, Command, Envelope, NewTask},
+    testkit::SimulatedRuntime,
+};
+
+use crate::Failure;
+
+/// A task that asks for a tenth of a core and 64 MiB.
+#[must_use]
+pub fn small_task(name: impl Into<String>) -> TaskSpec {
+    TaskSpec::program(name, "true").cpu_millis(100).memory_mib(64)
+}
+
+/// A node with 8 cores and 16 GiB.
+///
+/// # Panics
+/// Never: the name is a valid one.
+#[must_use]
+pub fn node(number: usize) -> NodeSpec {
+    NodeSpec {
+        id: NodeId::new(format!("node-{number:05}")).expect("a valid name"),
+        instance: InstanceId::from_bytes((number as u128).to_be_bytes()),
+        capacity: Resources::new(8000, 16 << 30),
+        kinds: BTreeSet::from([WorkKind::Program]),
+        max_tasks: NodeSpec::DEFAULT_MAX_TASKS,
+        labels: BTreeMap::new(),
+    }
+}
+
+/// Starts an agent for `node` on a simulated runtime and waits until it is registered.
+///
+/// # Errors
+/// What the control side said when it would not have the node.
+pub async fn join(link: Arc<dyn ControlLink>, node: NodeSpec) -> Result<AgentHandle, Failure> {
+    let agent = Agent::start(AgentConfig::new(node), Arc::new(SimulatedRuntime::new()), link);
+    agent.registered().await?;
+    Ok(agent)
+}
+
+/// Submits `specs` in one command and waits until all have finished.
+///
+/// # Errors
+/// What the orchestrator answered.
+pub async fn run_all(
+    orchestrator: &Orchestrator,
+    specs: impl IntoIterator<Item = TaskSpec>,
+) -> Result<(), Failure> {
+    for task in orchestrator.submit_all(specs).await? {
+        let done = orchestrator.wait(task).await?;
+        if done.status() != "succeeded" {
+            return Err(format!("task {task} ended as {}", done.status()).into());
+        }
+    }
+    Ok(())
+}
+
+/// A [`ClusterState`] that is driven without anything around it.
+#[derive(Debug)]
+pub struct Core {
+    state: ClusterState,
+    /// Tasks so far; the next one gets an id made from this number.
+    submitted: u64,
+    ended: u64,
+}
+
+impl Core {
+    /// A cluster of so many nodes that remembers so many finished tasks.
+    #[must_use]
+    pub fn new(nodes: usize, finished_max: usize) -> Self {
+        let config = ClusterConfig { finished_max, ..ClusterConfig::default() };
+        let mut core = Self { state: ClusterState::new(config, Arc::new(BestFit)), submitted: 0, ended: 0 };
+        for number in 0..nodes {
+            core.carry_out(&Envelope::anonymous(Command::RegisterNode { spec: node(number) }));
+        }
+        core
+    }
+
+    /// Submits one task with this spec.
+    pub fn submit(&mut self, spec: Arc<TaskSpec>) {
+        let id = id(self.submitted);
+        self.submitted += 1;
+        let command = Command::Submit { tasks: vec![NewTask { id, spec }] };
+        let client = CommandId::from_bytes(*id.as_bytes());
+        self.carry_out(&Envelope::identified(client, command));
+    }
+
+    /// Reports that the oldest task which has not ended yet has ended well.
+    ///
+    /// # Panics
+    /// When there is none, or it was not placed.
+    pub fn end_oldest(&mut self) {
+        let task = id(self.ended);
+        self.ended += 1;
+        let record = self.state.task(task).expect("it was submitted");
+        let report = Report {
+            attempt: AttemptId { task, attempt: NonZeroU32::MIN },
+            node: record.node().expect("it was placed").clone(),
+            kind: ReportKind::Ended(AttemptEnd::Exited { exit: Exit::from_code(0) }),
+        };
+        self.carry_out(&Envelope::anonymous(Command::Report(report)));
+    }
+
+    /// Decides and absorbs one command.
+    fn carry_out(&mut self, envelope: &Envelope) {
+        // A millisecond passes every 64 commands.
+        let now = Timestamp::from_millis((self.submitted + self.ended) >> 6);
+        let decided = self.state.decide(now, envelope);
+        assert!(decided.outcome.is_ok(), "{:?}", decided.outcome);
+        for change in decided.changes {
+            self.state.absorb(change);
+        }
+    }
+}
+
+/// Ids that are spread as random ones are, without the cost of making those.
+fn id(number: u64) -> TaskId {
+    let mixed = |seed: u64| {
+        let mut bits = number.wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits ^ (bits >> 31)
+    };
+    TaskId::from_bytes((u128::from(mixed(1)) << 64 | u128::from(mixed(1 << 40))).to_be_bytes())
+}
