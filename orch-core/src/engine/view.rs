@@ -103,7 +103,8 @@ impl View {
     }
 
     pub(super) fn node(&self, id: &NodeId) -> Option<NodeView> {
-        self.read().nodes.iter().find(|node| node.id() == id).cloned()
+        let inner = self.read();
+        inner.find_node(id).map(|at| inner.nodes[at].clone())
     }
 
     pub(super) fn count_by_status(&self) -> BTreeMap<&'static str, u64> {
@@ -240,12 +241,11 @@ impl View {
         let mut moved = Vec::new();
         let mut inner = self.write();
         inner.revision = revision;
-        let mut nodes_changed = false;
+        let mut records_changed = false;
         for change in changes {
             match change {
                 Change::PutTask(record) => {
                     let before = inner.tasks.insert(record.id, record.clone());
-                    nodes_changed |= record.node() != before.as_ref().and_then(|task| task.node());
                     note_moves(&mut moved, before.as_deref(), record);
                     inner.note_task(before.as_deref(), record);
                     inner.ring.push(revision, EventKind::Task(record.clone()));
@@ -255,26 +255,25 @@ impl View {
                     inner.ring.push(revision, EventKind::TaskForgotten(*id));
                 }
                 Change::PutNode(record) => {
-                    nodes_changed = true;
+                    records_changed = true;
                     inner.ring.push(revision, EventKind::Node(record.clone()));
                 }
                 Change::DeleteNode(id) => {
-                    nodes_changed = true;
+                    records_changed = true;
                     inner.by_node.remove(id);
                     inner.ring.push(revision, EventKind::NodeRemoved(id.clone()));
                 }
                 Change::PutCommand(..) | Change::DeleteCommand(_) | Change::PutClock(_) => {}
             }
         }
-        if nodes_changed {
-            inner.nodes.clear();
-            inner.nodes.extend_from_slice(state.nodes());
-        }
+        inner.follow_nodes(state.nodes(), records_changed, &moved);
         let last = inner.ring.last();
         drop(inner);
         self.mailboxes.post(moved);
         self.events.send_replace(last);
-        self.due.send_replace(state.next_due());
+        let due = state.next_due();
+        // Whoever waits for it is woken only when there is something new to wait for.
+        self.due.send_if_modified(|known| std::mem::replace(known, due) != due);
     }
 
     fn replace(&self, revision: Revision, state: &ClusterState) {
@@ -334,6 +333,24 @@ impl Inner {
         if record.is_finished() {
             self.wake(record.id);
         }
+    }
+
+    /// Takes over what is different about the nodes: all of them when a record changed, otherwise those whose tasks moved.
+    fn follow_nodes(&mut self, nodes: &[NodeView], records_changed: bool, moved: &[(NodeId, AttemptId)]) {
+        if records_changed || moved.len() >= nodes.len() {
+            self.nodes.clear();
+            self.nodes.extend_from_slice(nodes);
+            return;
+        }
+        for (node, _) in moved {
+            if let Some(at) = self.find_node(node) {
+                self.nodes[at].clone_from(&nodes[at]);
+            }
+        }
+    }
+
+    fn find_node(&self, id: &NodeId) -> Option<usize> {
+        self.nodes.binary_search_by(|node| node.id().cmp(id)).ok()
     }
 
     fn was_seen_running(&self, record: &TaskRecord) -> bool {

@@ -185,6 +185,7 @@ impl Held {
 
     /// Whether `request` fits beside what is held.
     #[must_use]
+    #[inline]
     pub fn fits(&self, capacity: &Resources, request: &Resources) -> bool {
         request.cpu_millis <= self.free_cpu_millis(capacity)
             && request.memory_bytes <= self.free_memory_bytes(capacity)

@@ -65,10 +65,15 @@ impl NodeView {
     /// Whether `task` may run here and fits. Allocates nothing.
     #[must_use]
     pub fn accepts(&self, task: &TaskSpec) -> bool {
+        self.accepts_as(task.kind(), task)
+    }
+
+    /// As [`NodeView::accepts`], for a caller that asks many nodes and found out the kind once.
+    pub(crate) fn accepts_as(&self, kind: WorkKind, task: &TaskSpec) -> bool {
         self.is_open()
             && self.tasks < self.record.spec.max_tasks
             && self.held.fits(&self.record.spec.capacity, &task.resources)
-            && task.kind().is_taken_by(&self.record.spec.kinds)
+            && kind.is_taken_by(&self.record.spec.kinds)
             && task.constraints.iter().all(|constraint| self.satisfies(constraint))
     }
 

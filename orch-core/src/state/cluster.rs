@@ -73,12 +73,11 @@ impl ClusterState {
         match change {
             Change::PutTask(record) => {
                 let id = record.id;
-                let before = self.tasks.remove(&id);
+                let before = self.tasks.insert(id, record.clone());
                 if let Some(before) = &before {
                     self.unindex(before);
                 }
                 self.index(&record);
-                self.tasks.insert(id, record);
                 before.map_or(Change::DeleteTask(id), Change::PutTask)
             }
             Change::DeleteTask(id) => match self.tasks.remove(&id) {

@@ -21,8 +21,9 @@ pub(super) struct Draft<'a> {
     pub(super) clock: Clock,
     pub(super) tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
     pub(super) nodes: BTreeMap<NodeId, Option<Arc<NodeRecord>>>,
-    /// Nodes whose record or load differs from the state's.
-    pub(super) views: BTreeMap<NodeId, NodeView>,
+    /// Nodes whose record or load differs from the state's. Boxed, because a map's node holds a dozen of them and most
+    /// commands touch one.
+    pub(super) views: BTreeMap<NodeId, Box<NodeView>>,
     /// Nodes that may take more than before.
     pub(super) gained: BTreeSet<NodeId>,
     /// Tasks that became eligible.
@@ -62,8 +63,25 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub(super) fn view(&self, node: &NodeId) -> Option<NodeView> {
-        self.views.get(node).or_else(|| self.state.nodes.get(node)).cloned()
+    /// As [`Draft::known_task`], and the draft forgets its own version: for a caller that puts the next one.
+    pub(super) fn take_task(&mut self, id: TaskId) -> Result<TaskRecord, Rejection> {
+        match self.tasks.remove(&id) {
+            Some(drafted) => Ok(Arc::unwrap_or_clone(drafted)),
+            None => self.known_task(id),
+        }
+    }
+
+    pub(super) fn view(&self, node: &NodeId) -> Option<&NodeView> {
+        self.views.get(node).map(|view| &**view).or_else(|| self.state.nodes.get(node))
+    }
+
+    /// The node as it is in the draft, which holds a version of its own from then on.
+    pub(super) fn view_mut(&mut self, node: &NodeId) -> Option<&mut NodeView> {
+        if !self.views.contains_key(node) {
+            let known = self.state.nodes.get(node)?.clone();
+            self.views.insert(node.clone(), Box::new(known));
+        }
+        self.views.get_mut(node).map(|view| &mut **view)
     }
 
     /// Takes the record into the draft; notes which node it left and whether it became eligible.
@@ -72,11 +90,10 @@ impl<'a> Draft<'a> {
         let left = before.and_then(|before| before.node()).filter(|_| task.node().is_none()).cloned();
         let was_eligible = before.is_some_and(|before| before.is_eligible());
         if let Some(node) = left
-            && let Some(mut view) = self.view(&node)
+            && let Some(view) = self.view_mut(&node)
         {
             view.held.release(&task.spec.resources);
             view.tasks -= 1;
-            self.views.insert(node.clone(), view);
             self.gained.insert(node);
         }
         if task.is_eligible() && !was_eligible {
@@ -89,13 +106,13 @@ impl<'a> Draft<'a> {
         let record = Arc::new(record);
         let id = record.spec.id.clone();
         let view = match self.view(&id) {
-            Some(view) => NodeView { record: record.clone(), ..view },
+            Some(view) => NodeView { record: record.clone(), ..view.clone() },
             None => NodeView { record: record.clone(), held: Held::default(), tasks: 0 },
         };
         if view.is_open() {
             self.gained.insert(id.clone());
         }
-        self.views.insert(id.clone(), view);
+        self.views.insert(id.clone(), Box::new(view));
         self.nodes.insert(id, Some(record));
     }
 

@@ -1,8 +1,10 @@
 //! Placing what became placeable, with as few questions to the scheduler as possible.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_set},
+    iter::Peekable,
     sync::Arc,
+    vec,
 };
 
 use super::{
@@ -15,7 +17,7 @@ use crate::{
     scheduler::{NodeView, Pending, Placement, Snapshot},
 };
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
     /// Places what became placeable. Every waiting shape is known to fit nowhere ([`super::queue`]), so only nodes that
     /// gained capacity are tried for those, and only tasks of other shapes are tried on all nodes.
     pub(super) fn place(&mut self) {
@@ -27,45 +29,44 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn place_on_gained_nodes(&mut self) {
+    fn place_on_gained_nodes(&mut self) {
         if self.state.queue.is_empty() && self.fresh.is_empty() {
             return;
         }
-        let waiting = self.waiting_by_shape();
-        // The first task of every shape that may still fit, in order of rank, with its place in the shape's list.
-        let mut heads: BTreeSet<((Rank, TaskId), usize, usize)> =
-            waiting.iter().enumerate().filter_map(|(shape, list)| Some((*list.first()?, shape, 0))).collect();
-        while let Some((entry, shape, at)) = heads.pop_first() {
-            let nodes: Vec<NodeView> =
-                self.gained.iter().filter_map(|node| self.view(node)).filter(NodeView::is_open).collect();
+        let mut lines = self.lines();
+        // The first task of every shape that may still fit, in order of rank.
+        let mut heads: BTreeSet<((Rank, TaskId), usize)> = BTreeSet::new();
+        for (at, line) in lines.iter_mut().enumerate() {
+            heads.extend(line.next(&self.tasks).map(|entry| (entry, at)));
+        }
+        while let Some((entry, at)) = heads.pop_first() {
+            let open = |node| self.view(node).filter(|view| view.is_open()).cloned();
+            let nodes: Vec<NodeView> = self.gained.iter().filter_map(open).collect();
             self.plan_and_start(&nodes, &[entry]);
             // Where one does not fit, none of its shape does.
-            let placed = self.tasks.get(&entry.1).is_some_and(|task| task.node().is_some());
-            if let Some(next) = waiting[shape].get(at + 1).filter(|_| placed) {
-                heads.insert((*next, shape, at + 1));
+            if self.tasks.get(&entry.1).is_some_and(|task| task.node().is_some()) {
+                heads.extend(lines[at].next(&self.tasks).map(|next| (next, at)));
             }
         }
     }
 
-    /// Eligible tasks in order of rank, one list a shape, with the draft's changes.
-    pub(super) fn waiting_by_shape(&self) -> Vec<Vec<(Rank, TaskId)>> {
-        let mut by_shape: BTreeMap<&Shape, Vec<(Rank, TaskId)>> = BTreeMap::new();
-        let fresh: Vec<(Shape, (Rank, TaskId))> =
-            self.fresh.iter().map(|entry| (Shape::of(&self.tasks[&entry.1]), *entry)).collect();
-        for (shape, waiting) in self.state.queue.shapes() {
-            let still =
-                waiting.iter().filter(|(_, id)| self.tasks.get(id).is_none_or(|task| task.is_eligible()));
-            by_shape.entry(shape).or_default().extend(still);
+    /// Who waits, one line a shape, with the draft's changes. Read as far as needed: a queue may be long.
+    fn lines(&self) -> Vec<Line<'a>> {
+        let mut fresh: BTreeMap<Shape, Vec<(Rank, TaskId)>> = BTreeMap::new();
+        for entry in &self.fresh {
+            fresh.entry(Shape::of(&self.tasks[&entry.1])).or_default().push(*entry);
         }
-        for (shape, entry) in &fresh {
-            let list = by_shape.entry(shape).or_default();
-            list.push(*entry);
-            list.sort_unstable();
-        }
-        by_shape.into_values().collect()
+        let waiting = self.state.queue.shapes().map(|(shape, waiting)| {
+            let fresh = fresh.remove(shape).unwrap_or_default();
+            Line { waiting: Some(waiting.iter().peekable()), fresh: fresh.into_iter().peekable() }
+        });
+        let mut lines: Vec<Line<'a>> = waiting.collect();
+        let others = fresh.into_values();
+        lines.extend(others.map(|fresh| Line { waiting: None, fresh: fresh.into_iter().peekable() }));
+        lines
     }
 
-    pub(super) fn place_fresh_tasks(&mut self) {
+    fn place_fresh_tasks(&mut self) {
         let candidates: Vec<(Rank, TaskId)> = self
             .fresh
             .iter()
@@ -84,13 +85,13 @@ impl Draft<'_> {
         }
         let mut nodes: BTreeMap<&NodeId, &NodeView> =
             self.state.nodes().iter().map(|view| (view.id(), view)).collect();
-        nodes.extend(self.views.iter());
+        nodes.extend(self.views.iter().map(|(id, view)| (id, &**view)));
         let nodes: Vec<NodeView> = nodes.into_values().cloned().collect();
         self.plan_and_start(&nodes, &candidates);
     }
 
     /// Lets the scheduler place `tasks` on `nodes` and starts an attempt for each placement that holds up.
-    pub(super) fn plan_and_start(&mut self, nodes: &[NodeView], tasks: &[(Rank, TaskId)]) {
+    fn plan_and_start(&mut self, nodes: &[NodeView], tasks: &[(Rank, TaskId)]) {
         if nodes.is_empty() || tasks.is_empty() {
             return;
         }
@@ -105,21 +106,45 @@ impl Draft<'_> {
             .map(|task| Pending { task: task.id, spec: &task.spec, avoid: task.avoid() })
             .collect();
         let plan = self.state.scheduler.plan(Snapshot { nodes, explain: false }, &pending);
+        // Records that nobody else holds are changed in place.
+        drop(records);
         for Placement { task, node } in plan.placements {
-            if !tasks.iter().any(|(_, id)| *id == task) {
-                continue;
-            }
-            let Some(mut view) = self.view(&node) else { continue };
-            let Ok(mut record) = self.known_task(task) else { continue };
             // A scheduler is a plug-in; a wrong one costs placements, not the invariants.
-            if !record.is_eligible() || !view.accepts(&record.spec) {
+            let Some(known) = self.tasks.get(&task).or_else(|| self.state.task(task)) else { continue };
+            if !known.is_eligible() || !self.view(&node).is_some_and(|view| view.accepts(&known.spec)) {
                 continue;
             }
+            let Ok(mut record) = self.take_task(task) else { continue };
             self.start_attempt(&mut record, &node);
-            view.held.take(&record.spec.resources);
-            view.tasks += 1;
-            self.views.insert(node, view);
+            if let Some(view) = self.view_mut(&node) {
+                view.held.take(&record.spec.resources);
+                view.tasks += 1;
+            }
             self.tasks.insert(task, Arc::new(record));
+        }
+    }
+}
+
+/// The tasks of one shape in order of rank: those that waited already, and those that came with this command.
+struct Line<'a> {
+    waiting: Option<Peekable<btree_set::Iter<'a, (Rank, TaskId)>>>,
+    fresh: Peekable<vec::IntoIter<(Rank, TaskId)>>,
+}
+
+impl Line<'_> {
+    /// The next task that is still eligible.
+    fn next(&mut self, drafted: &BTreeMap<TaskId, Arc<TaskRecord>>) -> Option<(Rank, TaskId)> {
+        let eligible = |(_, id): &(Rank, TaskId)| drafted.get(id).is_none_or(|task| task.is_eligible());
+        std::iter::from_fn(|| self.first()).find(eligible)
+    }
+
+    fn first(&mut self) -> Option<(Rank, TaskId)> {
+        let waiting = self.waiting.as_mut().and_then(|waiting| waiting.peek().map(|entry| **entry));
+        match (waiting, self.fresh.peek()) {
+            (Some(waiting), fresh) if fresh.is_none_or(|fresh| waiting < *fresh) => {
+                self.waiting.as_mut()?.next().copied()
+            }
+            _ => self.fresh.next(),
         }
     }
 }
