@@ -2,6 +2,7 @@
 //! [`HttpLink`] joins an [`Agent`](orch_core::engine::Agent) to it. `GET /openapi.json` describes it.
 
 mod client;
+mod legacy;
 mod server;
 mod sse;
 pub mod wire;
