@@ -152,6 +152,16 @@ async fn no_more_is_taken_than_the_node_offers() {
 }
 
 #[tokio::test]
+async fn a_list_that_is_too_large_is_not_taken_in() {
+    let (manager, machine) = (Manager::new().await, Machine::new());
+    let link = joined(&machine, &manager).await;
+    let all = ask(&link, None).await;
+    manager.behave(Manners::Odd(format!("[{}]", " ".repeat(64 << 10)), 200));
+    let refused = link.assignments(&node().id, Some(all.cursor)).await;
+    assert!(matches!(&refused, Err(LinkError::Unavailable(why)) if why.contains("larger")), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_node_that_never_registered_is_given_nothing() {
     let (manager, machine) = (Manager::new().await, Machine::new());
     manager.schedule("hang", "worker-1");

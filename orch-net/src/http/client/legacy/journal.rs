@@ -142,3 +142,28 @@ fn read(key: &str, value: &[u8]) -> Result<(TaskId, Life), String> {
         newer => Err(format!("version {newer} of the record is not known here")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use orch_core::store::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_what_is_over_the_oldest_is_forgotten() {
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+        let mut journal = Journal::open(store.clone()).await.unwrap();
+        let task = |number: usize| TaskId::from_bytes((number as u128).to_be_bytes());
+        let taken = Life::Taken { spec: Arc::new(TaskSpec::image("t", "i")), handle: None };
+        journal.put([(TaskId::generate(), taken)]).await.unwrap();
+        for number in 0..=OVER_MAX {
+            let at = Timestamp::from_millis(number as u64);
+            let over = Life::Over { status: LegacyStatus::Complete, at };
+            journal.put([(task(number), over)]).await.unwrap();
+        }
+        for journal in [&journal, &Journal::open(store).await.unwrap()] {
+            assert_eq!((journal.tasks.len(), journal.over.len()), (OVER_MAX + 1, OVER_MAX));
+            assert!(journal.get(task(0)).is_none() && journal.get(task(1)).is_some());
+        }
+    }
+}
