@@ -1,15 +1,18 @@
-//! The worker: an agent with a runtime, linked to its manager over HTTP.
+//! The worker: an agent with a runtime, linked to its manager over HTTP, or to a manager of rust-orch.
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use orch_core::{
-    engine::{Agent, AgentConfig, AgentState, DirSecrets, NoSecrets, SecretSource, local_capacity},
+    engine::{
+        Agent, AgentConfig, AgentState, ControlLink, DirSecrets, NoSecrets, SecretSource, local_capacity,
+    },
     model::{InstanceId, NodeId, NodeSpec, Resources},
     runtime::{ProcessRuntime, ProcessRuntimeConfig, Runtime},
 };
 use orch_docker::{DockerConfig, DockerRuntime};
-use orch_net::http::{ClientConfig, HttpLink};
+use orch_net::http::{ClientConfig, HttpLink, LegacyLink, LegacyLinkConfig};
+use orch_store::embedded::{RedbStore, RedbStoreConfig};
 use tracing::{info, warn};
 
 use crate::{
@@ -24,6 +27,17 @@ pub struct WorkerArgs {
     /// Where the manager is.
     #[arg(long, value_name = "URL", env = "ORCH_MANAGER", default_value = "http://127.0.0.1:3000")]
     pub manager: String,
+    /// Work for the manager of rust-orch at this address instead. It knows its worker by the name given with --id: worker-1.
+    /// ORCH_MANAGER must not be set.
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with_all = ["manager", "token_file", "device", "label", "allow_host_path", "secrets_dir"]
+    )]
+    pub legacy: Option<String>,
+    /// How often a manager of rust-orch is asked for tasks.
+    #[arg(long, value_name = "TIME", default_value = "5s", requires = "legacy", value_parser = units::duration)]
+    pub legacy_poll: Duration,
     /// Name of this node. [default: the machine's host name]
     #[arg(long, value_name = "NAME")]
     pub id: Option<NodeId>,
@@ -109,14 +123,17 @@ pub async fn run(args: WorkerArgs) -> Result<(), String> {
         max_tasks: args.max_tasks,
         labels: args.label.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
-    let mut config = ClientConfig::new(&args.manager, token(&args)?);
-    config.ca_pem = args.ca.as_deref().map(read_ca).transpose()?;
-    let link = HttpLink::new(&config).map_err(explain)?;
+    let link = link(&args, &data).await?;
     let mut agent_config = AgentConfig::new(node);
     agent_config.secrets = secrets;
     agent_config.starts_in_flight = args.starts_in_flight.get();
-    let agent = Agent::start(agent_config, runtime, Arc::new(link));
-    info!(node = %id, runtime = capabilities.name, manager = %args.manager, "starting");
+    if args.legacy.is_some() {
+        // Nobody there could be told.
+        agent_config.usage_every = None;
+    }
+    let agent = Agent::start(agent_config, runtime, link);
+    let manager = args.legacy.as_ref().unwrap_or(&args.manager);
+    info!(node = %id, runtime = capabilities.name, %manager, "starting");
     let told = tokio::spawn(tell_state(id.clone(), agent.state()));
 
     shutdown::requested().await.map_err(explain)?;
@@ -126,6 +143,19 @@ pub async fn run(args: WorkerArgs) -> Result<(), String> {
         None => agent.leave().await,
     }
     Ok(())
+}
+
+/// The way to the manager.
+async fn link(args: &WorkerArgs, data: &DataDir) -> Result<Arc<dyn ControlLink>, String> {
+    let ca_pem = args.ca.as_deref().map(read_ca).transpose()?;
+    if let Some(url) = &args.legacy {
+        let journal = RedbStore::open(RedbStoreConfig::new(data.path("legacy"))).await.map_err(explain)?;
+        let config =
+            LegacyLinkConfig { ca_pem, poll_interval: args.legacy_poll, ..LegacyLinkConfig::new(url) };
+        return Ok(Arc::new(LegacyLink::open(&config, Arc::new(journal)).await.map_err(explain)?));
+    }
+    let config = ClientConfig { ca_pem, ..ClientConfig::new(&args.manager, token(args)?) };
+    Ok(Arc::new(HttpLink::new(&config).map_err(explain)?))
 }
 
 async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentState>) {
@@ -157,10 +187,20 @@ async fn runtime(
         Ok(Arc::new(runtime))
     };
     match args.runtime {
-        RuntimeChoice::Process => processes(),
+        RuntimeChoice::Process => {
+            if args.legacy.is_some() {
+                warn!(
+                    "tasks of rust-orch are images, which plain processes cannot run: all of them will fail"
+                );
+            }
+            processes()
+        }
         RuntimeChoice::Docker => Ok(Arc::new(DockerRuntime::connect(config).await.map_err(explain)?)),
         RuntimeChoice::Auto => match DockerRuntime::connect(config).await {
             Ok(runtime) => Ok(Arc::new(runtime)),
+            Err(error) if args.legacy.is_some() => {
+                Err(format!("--legacy needs a Docker engine: {}", explain(error)))
+            }
             Err(error) => {
                 warn!(%error, "no Docker engine answers; tasks run as plain processes, without isolation");
                 processes()

@@ -5,6 +5,7 @@
 mod bench;
 mod events;
 mod legacy;
+mod legacy_worker;
 mod life;
 mod limits;
 mod problems;

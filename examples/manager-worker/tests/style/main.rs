@@ -9,3 +9,4 @@ mod demo;
 mod failures;
 mod lab;
 mod legacy;
+mod legacy_worker;

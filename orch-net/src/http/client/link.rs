@@ -35,7 +35,7 @@ impl HttpLink {
     }
 }
 
-fn link_error(error: &ClientError) -> LinkError {
+pub(super) fn link_error(error: &ClientError) -> LinkError {
     match error {
         ClientError::Problem(problem) if problem.code == "not_registered" => LinkError::NotRegistered,
         ClientError::Problem(problem) if problem.code == "refused" => {

@@ -3,6 +3,7 @@
 mod config;
 mod error;
 mod events;
+mod legacy;
 mod lines;
 mod link;
 mod logs;
@@ -20,6 +21,7 @@ use orch_core::{
 pub use config::{ClientConfig, Timeouts};
 pub use error::ClientError;
 pub use events::{EventStart, EventSubscription, Positioned};
+pub use legacy::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
 pub use link::HttpLink;
 pub use logs::LogLines;
 

@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use axum::http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -23,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     config::{ClientConfig, Timeouts},
     error::ClientError,
+    legacy::LegacyLinkConfig,
 };
 use crate::http::wire::ProblemInfo;
 
@@ -34,7 +35,9 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 pub(super) struct Transport {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: Arc<str>,
-    authorization: HeaderValue,
+    /// Sent with each request.
+    headers: HeaderMap,
+    answer_bytes_max: usize,
     pub(super) timeouts: Timeouts,
 }
 
@@ -70,6 +73,10 @@ impl Call {
         Self { method: Method::POST, body: Some(body.into()), repeatable: false, ..Self::get(path) }
     }
 
+    pub(super) fn put(path: impl Into<String>, body: &impl Serialize) -> Self {
+        Self { method: Method::PUT, repeatable: true, ..Self::post(path, body) }
+    }
+
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
@@ -82,36 +89,36 @@ impl Call {
 
 impl Transport {
     pub(super) fn new(config: &ClientConfig) -> Result<Self, ClientError> {
-        let refuse = |why: String| ClientError::Config(why);
-        let base = config.base_url.trim_end_matches('/');
-        let uri: Uri = base.parse().map_err(|error| refuse(format!("base_url: {error}")))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {
-            return Err(refuse("base_url must look like https://host:port".into()));
-        }
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", config.token))
-            .map_err(|_| refuse("the token has characters that a header cannot hold".into()))?;
+            .map_err(|_| ClientError::Config("the token has characters that a header cannot hold".into()))?;
         authorization.set_sensitive(true);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| refuse(error.to_string()))?
-            .with_root_certificates(roots(config.ca_pem.as_deref())?)
-            .with_no_client_auth();
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(config.timeouts.connect));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
+        let mut client = Client::builder(TokioExecutor::new());
+        client
             // Shorter than servers keep idle connections, so that a request seldom meets one that is closing.
             .pool_idle_timeout(Duration::from_secs(10))
-            .pool_timer(TokioTimer::new())
-            .build(connector);
-        Ok(Self { client, base: base.into(), authorization, timeouts: config.timeouts })
+            .pool_timer(TokioTimer::new());
+        Ok(Self {
+            client: client.build(connector(config.ca_pem.as_deref(), &config.timeouts)?),
+            base: base(&config.base_url)?,
+            headers: HeaderMap::from_iter([(AUTHORIZATION, authorization)]),
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            timeouts: config.timeouts,
+        })
+    }
+
+    /// For a manager of rust-orch: no token, one request a connection, and header names in the case that a simple parser
+    /// expects.
+    pub(super) fn legacy(config: &LegacyLinkConfig) -> Result<Self, ClientError> {
+        let timeouts = Timeouts { request: config.request_timeout, ..Timeouts::default() };
+        let mut client = Client::builder(TokioExecutor::new());
+        client.pool_max_idle_per_host(0).http1_title_case_headers(true);
+        Ok(Self {
+            client: client.build(connector(config.ca_pem.as_deref(), &timeouts)?),
+            base: base(&config.base_url)?,
+            headers: HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]),
+            answer_bytes_max: config.answer_bytes_max,
+            timeouts,
+        })
     }
 
     /// Sends once and gives the answer's head; a refusal is an error.
@@ -140,7 +147,7 @@ impl Transport {
     ) -> Result<(StatusCode, T), ClientError> {
         let response = self.open(call, timeout).await?;
         let status = response.status();
-        let body = collect(response, ANSWER_BYTES_MAX, timeout).await?;
+        let body = collect(response, self.answer_bytes_max, timeout).await?;
         // Nothing is the JSON form of the unit type.
         let json: &[u8] = if body.is_empty() { b"null" } else { &body };
         let parsed =
@@ -171,8 +178,10 @@ impl Transport {
         let mut request = Request::builder()
             .method(&call.method)
             .uri(format!("{}{}", self.base, call.path))
-            .header(AUTHORIZATION, self.authorization.clone())
             .header(ACCEPT, "application/json, application/problem+json, */*;q=0.5");
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
         if call.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -241,6 +250,33 @@ fn foreign(status: StatusCode) -> ProblemInfo {
         detail: "the answer is not that of an orch server; check base_url".into(),
         field: None,
     }
+}
+
+fn base(url: &str) -> Result<Arc<str>, ClientError> {
+    let refuse = |why: String| ClientError::Config(why);
+    let base = url.trim_end_matches('/');
+    let uri: Uri = base.parse().map_err(|error| refuse(format!("base_url: {error}")))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {
+        return Err(refuse("base_url must look like https://host:port".into()));
+    }
+    Ok(base.into())
+}
+
+fn connector(
+    ca_pem: Option<&[u8]>,
+    timeouts: &Timeouts,
+) -> Result<HttpsConnector<HttpConnector>, ClientError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| ClientError::Config(error.to_string()))?
+        .with_root_certificates(roots(ca_pem)?)
+        .with_no_client_auth();
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(timeouts.connect));
+    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp))
 }
 
 fn roots(ca_pem: Option<&[u8]>) -> Result<RootCertStore, ClientError> {

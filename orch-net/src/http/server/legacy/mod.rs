@@ -1,6 +1,5 @@
 //! The manager's side of rust-orch, for its CLI and workers as they are in use today: three routes at the root, one JSON
-//! request a connection. `docs` of that system are its source; the facts that its clients rely on are pinned by
-//! `tests/legacy.rs`.
+//! request a connection. The facts that its clients rely on are pinned by `tests/http/legacy.rs`.
 
 mod routes;
 mod task;

@@ -17,11 +17,14 @@ use orch_core::{
 };
 use serde::Deserialize;
 
-use super::task::{LegacyStatus, LegacySubmission, LegacyTask};
-use crate::http::server::{
-    app::{App, Shared},
-    extract::{Params, parse, read},
-    problem::{Problem, kinds},
+use super::task::LegacyTask;
+use crate::http::{
+    legacy::{LegacyStatus, LegacyWork},
+    server::{
+        app::{App, Shared},
+        extract::{Params, parse, read},
+        problem::{Problem, kinds},
+    },
 };
 
 type Result<T> = std::result::Result<T, Problem>;
@@ -52,7 +55,7 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
 
 pub(super) async fn submit(State(app): State<App>, body: Body) -> Result<(StatusCode, Answer<LegacyTask>)> {
     let body = read(body, &app, app.limits.body_bytes_max).await?;
-    let spec = parse::<LegacySubmission>(&body)?.into_spec()?;
+    let spec = parse::<LegacyWork>(&body)?.into_spec()?;
     let id = TaskId::generate();
     let new = vec![NewTask { id, spec: Arc::new(spec) }];
     app.orchestrator.submit_as(CommandId::generate(), new).await?;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use orch_core::{
     engine::TaskView,
-    model::{NodeId, TaskId, TaskSpec, Timestamp, Workload},
+    model::{NodeId, TaskId, Timestamp, Workload},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::http::server::problem::{Problem, kinds};
-
-const MEMORY_MIB_DEFAULT: u64 = 256;
-const CPU_CORES_DEFAULT: f64 = 0.5;
+use crate::http::{
+    legacy::{BadField, LegacyStatus},
+    server::problem::{Problem, kinds},
+};
 
 #[derive(Debug, Serialize)]
 pub(super) struct LegacyTask {
@@ -28,16 +28,6 @@ pub(super) struct LegacyTask {
     started_at: Option<String>,
     node_id: Option<NodeId>,
     container_id: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum LegacyStatus {
-    Pending,
-    Scheduled,
-    Running,
-    /// `Completed` in their README, `Complete` on the wire.
-    Complete,
-    Failed,
 }
 
 impl From<&TaskView> for LegacyTask {
@@ -79,32 +69,8 @@ fn nanoseconds(at: Timestamp) -> String {
     at.to_rfc3339().replace('Z', "000000Z")
 }
 
-/// What their CLI submits. Fields that it does not have are passed over.
-#[derive(Debug, Deserialize)]
-pub(super) struct LegacySubmission {
-    name: Option<String>,
-    image: Option<String>,
-    memory: Option<u64>,
-    cpu: Option<f64>,
-    env: Option<BTreeMap<String, String>>,
-}
-
-impl LegacySubmission {
-    pub(super) fn into_spec(self) -> Result<TaskSpec, Problem> {
-        let given = |text: Option<String>, field: &str| {
-            text.filter(|text| !text.is_empty())
-                .ok_or_else(|| Problem::new(kinds::MALFORMED, format!("{field} is missing")).at(field))
-        };
-        let mut spec = TaskSpec::image(given(self.name, "name")?, given(self.image, "image")?);
-        let cores = self.cpu.unwrap_or(CPU_CORES_DEFAULT);
-        if !(0.0..=1e6).contains(&cores) {
-            return Err(Problem::new(kinds::MALFORMED, "cpu must be a number of cores from 0").at("cpu"));
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
-        let cpu_millis = (cores * 1000.0).round() as u64;
-        spec.resources.cpu_millis = cpu_millis;
-        spec.resources.memory_bytes = self.memory.unwrap_or(MEMORY_MIB_DEFAULT).saturating_mul(1 << 20);
-        spec.env = self.env.unwrap_or_default();
-        Ok(spec)
+impl From<BadField> for Problem {
+    fn from(BadField { field, problem }: BadField) -> Self {
+        Self::new(kinds::MALFORMED, problem).at(field)
     }
 }

@@ -1,0 +1,169 @@
+//! What a worker remembers of the tasks that it took. Their manager forgets which attempt runs where, and stops naming a
+//! task once it runs; so this is what keeps a restarted worker from starting it twice, and from taking it for void.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use orch_core::{
+    model::{Held, TaskId, TaskSpec, Timestamp},
+    store::{CommitError, Key, StateStore, StoreError, Txn, Write},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::http::legacy::LegacyStatus;
+
+/// Tasks that are over and still remembered, the newest.
+const OVER_MAX: usize = 10_000;
+const PREFIX: &str = "legacy/tasks/";
+const PAGE: usize = 1000;
+
+/// How far a task has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(super) enum Life {
+    /// It is the agent's.
+    Taken {
+        spec: Arc<TaskSpec>,
+        /// The engine's name for it, once it was seen running.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        handle: Option<String>,
+    },
+    /// The manager acknowledged that it ended so, or does not know it any more.
+    Over { status: LegacyStatus, at: Timestamp },
+}
+
+impl Life {
+    pub(super) fn over(status: LegacyStatus) -> Self {
+        Self::Over { status, at: Timestamp::now() }
+    }
+}
+
+/// The form of a record.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    v: u32,
+    #[serde(flatten)]
+    life: Life,
+}
+
+const VERSION: u32 = 1;
+
+/// All tasks, in memory as they are in the store.
+#[derive(Debug)]
+pub(super) struct Journal {
+    store: Arc<dyn StateStore>,
+    tasks: BTreeMap<TaskId, Life>,
+    /// Those that are over, the oldest first.
+    over: BTreeSet<(Timestamp, TaskId)>,
+}
+
+impl Journal {
+    pub(super) async fn open(store: Arc<dyn StateStore>) -> Result<Self, StoreError> {
+        let mut journal = Self { store, tasks: BTreeMap::new(), over: BTreeSet::new() };
+        let mut after = None;
+        loop {
+            let page = journal.store.scan(PREFIX, after.as_ref(), PAGE).await?;
+            for entry in &page.entries {
+                let (task, life) = read(entry.key.as_str(), &entry.value)
+                    .map_err(|why| StoreError::Corrupt(format!("{}: {why}", entry.key)))?;
+                journal.absorb(task, life);
+            }
+            after = page.entries.last().map(|entry| entry.key.clone());
+            if !page.more {
+                return Ok(journal);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, task: TaskId) -> Option<&Life> {
+        self.tasks.get(&task)
+    }
+
+    /// The tasks that are the agent's.
+    pub(super) fn taken(&self) -> impl Iterator<Item = (TaskId, &Arc<TaskSpec>, Option<&str>)> {
+        self.tasks.iter().filter_map(|(task, life)| match life {
+            Life::Taken { spec, handle } => Some((*task, spec, handle.as_deref())),
+            Life::Over { .. } => None,
+        })
+    }
+
+    /// What they hold together.
+    pub(super) fn held(&self) -> Held {
+        let mut held = Held::default();
+        self.taken().for_each(|(_, spec, _)| held.take(&spec.resources));
+        held
+    }
+
+    /// Returns when it is durable. What is long over is forgotten.
+    pub(super) async fn put(
+        &mut self,
+        lives: impl IntoIterator<Item = (TaskId, Life)>,
+    ) -> Result<(), CommitError> {
+        let lives: Vec<(TaskId, Life)> = lives.into_iter().collect();
+        let mut writes: Vec<Write> =
+            lives.iter().map(|(task, life)| Write::put(key(*task), write(life))).collect();
+        let forgotten: Vec<_> =
+            self.over.iter().copied().take((self.over.len() + 1).saturating_sub(OVER_MAX)).collect();
+        writes.extend(forgotten.iter().map(|(_, task)| Write::delete(key(*task))));
+        self.store.commit(Txn::of(writes)).await?;
+        for entry in forgotten {
+            self.over.remove(&entry);
+            self.tasks.remove(&entry.1);
+        }
+        for (task, life) in lives {
+            self.absorb(task, life);
+        }
+        Ok(())
+    }
+
+    fn absorb(&mut self, task: TaskId, life: Life) {
+        if let Life::Over { at, .. } = life {
+            self.over.insert((at, task));
+        }
+        self.tasks.insert(task, life);
+    }
+}
+
+fn key(task: TaskId) -> Key {
+    Key::new(format!("{PREFIX}{task}")).expect("a task id is a part of a key")
+}
+
+fn write(life: &Life) -> Vec<u8> {
+    serde_json::to_vec(&Record { v: VERSION, life: life.clone() }).expect("plain data has a JSON form")
+}
+
+fn read(key: &str, value: &[u8]) -> Result<(TaskId, Life), String> {
+    let task = key.trim_start_matches(PREFIX).parse().map_err(|error| format!("{error}"))?;
+    let Record { v, life } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    match v {
+        VERSION => Ok((task, life)),
+        newer => Err(format!("version {newer} of the record is not known here")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orch_core::store::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_what_is_over_the_oldest_is_forgotten() {
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+        let mut journal = Journal::open(store.clone()).await.unwrap();
+        let task = |number: usize| TaskId::from_bytes((number as u128).to_be_bytes());
+        let taken = Life::Taken { spec: Arc::new(TaskSpec::image("t", "i")), handle: None };
+        journal.put([(TaskId::generate(), taken)]).await.unwrap();
+        for number in 0..=OVER_MAX {
+            let at = Timestamp::from_millis(number as u64);
+            let over = Life::Over { status: LegacyStatus::Complete, at };
+            journal.put([(task(number), over)]).await.unwrap();
+        }
+        for journal in [&journal, &Journal::open(store).await.unwrap()] {
+            assert_eq!((journal.tasks.len(), journal.over.len()), (OVER_MAX + 1, OVER_MAX));
+            assert!(journal.get(task(0)).is_none() && journal.get(task(1)).is_some());
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! A worker's way to a manager of rust-orch. That manager knows neither registration nor heartbeats, cancellation or
+//! attempts: it lists what is scheduled, and is told what runs, has finished or failed. Everything else is answered here.
+
+mod config;
+mod desk;
+mod journal;
+mod listing;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use orch_core::{
+    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer, Seen},
+    model::{AttemptEnd, Exit, InstanceId, NodeId, NodeSpec, Report, ReportKind, TaskId},
+    store::StateStore,
+};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::{sync::Mutex, time::Instant};
+use tracing::{debug, warn};
+
+pub use self::config::{LegacyLinkConfig, LegacyLinkError};
+use self::{
+    desk::{Admission, Desk, first},
+    journal::{Journal, Life},
+    listing::Listed,
+};
+use super::{
+    error::ClientError,
+    link::link_error,
+    transport::{Call, Transport},
+};
+use crate::http::legacy::LegacyStatus;
+
+/// Joins an agent to a manager of rust-orch. The node's id must be the name that this manager gives tasks to; theirs is
+/// called `worker-1`.
+///
+/// A task of theirs is one attempt: what was taken once is never started a second time, whatever the manager lists. For that
+/// it keeps a journal in a store, which must be the same after a restart of the worker. At most as much is taken at a time
+/// as the node offers; the rest stays listed until there is room.
+#[derive(Debug)]
+pub struct LegacyLink {
+    transport: Transport,
+    poll_interval: Duration,
+    /// Held while a request is under way, so that an update never crosses a list or another update.
+    desk: Mutex<Desk>,
+}
+
+/// What a worker says about a task.
+#[derive(Serialize)]
+struct Update {
+    status: LegacyStatus,
+    container_id: Option<String>,
+}
+
+/// Their command line cuts a container's id here, and fails on a shorter one.
+const CONTAINER_ID_MIN: usize = 8;
+
+/// What the manager says to an update that it understood.
+enum Heard {
+    Acknowledged,
+    /// It does not know the task, or it is no longer this worker's.
+    Unknown,
+}
+
+impl LegacyLink {
+    /// Reads the journal. Connects when it is first used.
+    ///
+    /// # Errors
+    /// [`LegacyLinkError`] when the configuration cannot work or the journal cannot be read.
+    pub async fn open(
+        config: &LegacyLinkConfig,
+        store: Arc<dyn StateStore>,
+    ) -> Result<Self, LegacyLinkError> {
+        let transport = Transport::legacy(config).map_err(LegacyLinkError::Config)?;
+        let journal = Journal::open(store).await.map_err(LegacyLinkError::Journal)?;
+        let poll_interval = config.poll_interval.max(Duration::from_millis(10));
+        Ok(Self { transport, poll_interval, desk: Mutex::new(Desk::new(journal)) })
+    }
+
+    /// Takes what is new, and repeats what the manager should know by now.
+    async fn poll(&self, desk: &mut Desk, node: &NodeSpec) -> Result<(), LinkError> {
+        let timeout = self.transport.timeouts.request;
+        let answer = self.transport.once::<Vec<Value>>(&Call::get("/tasks"), timeout).await;
+        let (_, entries) = answer.map_err(|error| refusal(&error))?;
+        let (mut complaint, mut room) = (None, desk.room(node));
+        let (mut taken, mut over) = (BTreeMap::new(), BTreeMap::new());
+        for entry in &entries {
+            let (task, spec) = match listing::read(entry, &node.id) {
+                Ok(Listed::NotOurs) => continue,
+                Ok(Listed::Ours(task, spec)) => (task, spec),
+                Err(why) => {
+                    complaint = Some(why);
+                    continue;
+                }
+            };
+            match (desk.journal.get(task), spec) {
+                // The update is lost: it has to be said again that it runs.
+                (Some(Life::Taken { .. }), _) => drop(desk.acknowledged.remove(&task)),
+                (Some(Life::Over { status, .. }), _) => drop(over.insert(task, *status)),
+                (None, _) if taken.contains_key(&task) => {}
+                (None, Err(why)) => {
+                    warn!(%task, %why, "a task cannot run");
+                    over.insert(task, LegacyStatus::Failed);
+                }
+                (None, Ok(spec)) => match room.admit(&spec.resources) {
+                    Admission::Now => drop(taken.insert(task, Arc::new(*spec))),
+                    Admission::Later => {}
+                    Admission::Never => {
+                        warn!(%task, "a task asks for more than this node has");
+                        over.insert(task, LegacyStatus::Failed);
+                    }
+                },
+            }
+        }
+        desk.take(taken).await?;
+        let over = over.into_iter().map(|(task, status)| (task, Some(status)));
+        let running: BTreeSet<TaskId> = desk.unsaid().collect();
+        for (task, end) in over.chain(running.into_iter().map(|task| (task, None))) {
+            let told = match end {
+                Some(status) => self.tell_over(desk, task, status).await,
+                None => self.tell_running(desk, task).await,
+            };
+            match told {
+                // It is about one task only.
+                Err(LinkError::Refused(why)) => complaint = Some(format!("task {task}: {why}")),
+                told => told?,
+            }
+        }
+        desk.note(complaint);
+        Ok(())
+    }
+
+    /// Says how a task ended that never was the agent's, or that is listed though its end was acknowledged.
+    async fn tell_over(&self, desk: &mut Desk, task: TaskId, status: LegacyStatus) -> Result<(), LinkError> {
+        self.put(task, status, None).await?;
+        match desk.journal.get(task) {
+            Some(_) => Ok(()),
+            None => desk.end(task, status).await,
+        }
+    }
+
+    /// Says that a task runs, unless that was acknowledged.
+    async fn tell_running(&self, desk: &mut Desk, task: TaskId) -> Result<(), LinkError> {
+        let Some(Life::Taken { handle: Some(handle), .. }) = desk.journal.get(task) else { return Ok(()) };
+        if desk.acknowledged.contains(&task) {
+            return Ok(());
+        }
+        match self.put(task, LegacyStatus::Running, Some(handle)).await? {
+            Heard::Acknowledged => drop(desk.acknowledged.insert(task)),
+            Heard::Unknown => desk.void(task).await?,
+        }
+        Ok(())
+    }
+
+    async fn tell_end(&self, desk: &mut Desk, report: &Report) -> Result<ReportAnswer, LinkError> {
+        let task = report.attempt.task;
+        let seen = match desk.journal.get(task) {
+            Some(Life::Taken { handle, .. }) if report.attempt == first(task) => handle.is_some(),
+            Some(Life::Over { .. }) if report.attempt == first(task) => return Ok(ReportAnswer::Accepted),
+            _ => return Ok(ReportAnswer::Stale),
+        };
+        // That it runs is observed, and said then.
+        let ReportKind::Ended(end) = &report.kind else { return Ok(ReportAnswer::Accepted) };
+        let exit = match end {
+            AttemptEnd::Exited { exit } => Some(exit),
+            _ => None,
+        };
+        if !seen && exit.is_some() {
+            // It ended too soon to be seen, but it ran: `Failed` by itself says that it could not start.
+            desk.saw_running(task, task.to_string()).await?;
+        }
+        self.tell_running(desk, task).await?;
+        let Some(Life::Taken { handle, .. }) = desk.journal.get(task) else { return Ok(ReportAnswer::Stale) };
+        let status = match exit.is_some_and(Exit::is_success) {
+            true => LegacyStatus::Complete,
+            false => LegacyStatus::Failed,
+        };
+        match self.put(task, status, handle.as_deref()).await? {
+            Heard::Acknowledged => desk.end(task, status).await.map(|()| ReportAnswer::Accepted),
+            Heard::Unknown => desk.end(task, LegacyStatus::Failed).await.map(|()| ReportAnswer::Stale),
+        }
+    }
+
+    async fn put(
+        &self,
+        task: TaskId,
+        status: LegacyStatus,
+        container: Option<&str>,
+    ) -> Result<Heard, LinkError> {
+        let container_id = container.map(|id| format!("{id:0>CONTAINER_ID_MIN$}"));
+        let call = Call::put(format!("/tasks/{task}/status"), &Update { status, container_id });
+        // The status says it all; what else there is in the answer differs.
+        match self.transport.open(&call, self.transport.timeouts.request).await {
+            Ok(_) => Ok(Heard::Acknowledged),
+            Err(error) if matches!(error.status(), Some(404 | 409 | 410)) => Ok(Heard::Unknown),
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+}
+
+/// The same without what only our own server's problems tell.
+fn refusal(error: &ClientError) -> LinkError {
+    match error.status() {
+        Some(status) if !error.is_retryable() => LinkError::Refused(format!("the manager answered {status}")),
+        _ => link_error(error),
+    }
+}
+
+#[async_trait]
+impl ControlLink for LegacyLink {
+    /// Answered here, like heartbeats: their manager takes every worker that it knows to be there.
+    async fn register(&self, spec: NodeSpec) -> Result<Registration, LinkError> {
+        self.desk.lock().await.node = Some(spec);
+        Ok(Registration { heartbeat_interval: Duration::from_secs(60) })
+    }
+
+    async fn heartbeat(&self, _: &NodeId, _: InstanceId) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    async fn assignments(&self, _: &NodeId, after: Option<Cursor>) -> Result<Assignments, LinkError> {
+        let mut desk = self.desk.lock().await;
+        // What the journal names is taken over even while the manager is away.
+        let Some(after) = desk.known(after) else { return Ok(desk.everything()) };
+        if desk.has_told_all(after) {
+            let due = desk.next_poll;
+            drop(desk);
+            tokio::time::sleep_until(due).await;
+            desk = self.desk.lock().await;
+            desk.next_poll = Instant::now() + self.poll_interval;
+            let node = desk.node.clone().ok_or(LinkError::NotRegistered)?;
+            if let Err(error) = self.poll(&mut desk, &node).await {
+                desk.note(Some(error.to_string()));
+                if desk.has_told_all(after) {
+                    return Err(LinkError::Unavailable(error.to_string()));
+                }
+            }
+        }
+        Ok(desk.changes(after))
+    }
+
+    async fn report(&self, _: &NodeId, reports: Vec<Report>) -> Result<Vec<ReportAnswer>, LinkError> {
+        let mut desk = self.desk.lock().await;
+        let mut answers = Vec::with_capacity(reports.len());
+        for report in &reports {
+            answers.push(self.tell_end(&mut desk, report).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Their manager can only be told that a task runs. Where that does not get through it is said again with each poll, so
+    /// that output does not wait for it.
+    async fn observe(&self, _: &NodeId, observations: Vec<Observation>) -> Result<(), LinkError> {
+        let mut desk = self.desk.lock().await;
+        for Observation { attempt, seen } in observations {
+            let Seen::Running { handle, .. } = seen else { continue };
+            if attempt != first(attempt.task) {
+                continue;
+            }
+            desk.saw_running(attempt.task, handle).await?;
+            if let Err(error) = self.tell_running(&mut desk, attempt.task).await {
+                debug!(%attempt, %error, "not told that it runs; trying again");
+            }
+        }
+        Ok(())
+    }
+}
