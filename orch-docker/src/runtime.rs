@@ -14,7 +14,7 @@ use orch_core::{
         RuntimeEvents, Started, Usage, Work,
     },
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     DockerConfig,
@@ -43,6 +43,8 @@ pub struct DockerRuntime {
     /// Start and remove of one attempt exclude each other: a second start that finds the container made but not yet
     /// started could otherwise start it again after a quick end.
     attempts: KeyedLocks<AttemptId>,
+    /// Changes when a start turns out to be the adoption of a container that is unhealthy already.
+    adopted: watch::Sender<()>,
 }
 
 impl DockerRuntime {
@@ -61,6 +63,7 @@ impl DockerRuntime {
             puller: Puller::new(config.pulls_in_flight, config.pull_stall_timeout),
             starts: Semaphore::new(config.starts_in_flight.get()),
             attempts: KeyedLocks::default(),
+            adopted: watch::Sender::new(()),
             config,
         })
     }
@@ -135,6 +138,9 @@ impl DockerRuntime {
     async fn create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
         let container = self.find_or_create(work).await?;
         if container.was_started() {
+            if container.is_unhealthy {
+                self.adopted.send_replace(());
+            }
             return Ok(container);
         }
         let operation = format!("start attempt {}", work.attempt);
@@ -261,6 +267,6 @@ impl Runtime for DockerRuntime {
     }
 
     async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
-        events::subscribe(&self.engine, &self.identity).await
+        events::subscribe(&self.engine, &self.identity, self.adopted.subscribe()).await
     }
 }

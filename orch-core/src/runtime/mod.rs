@@ -88,7 +88,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// [`RuntimeError`] when the engine could not be asked.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
 
-    /// What happens to our attempts from now on. Ends with an error item when the engine is gone; call again then.
+    /// What happens to our attempts from now on. An attempt that is unhealthy already is told at the beginning, and again
+    /// when `start` finds it: the agent may not know of it before. Ends with an error item when the engine is gone; call again then.
     ///
     /// # Errors
     /// [`RuntimeError`] when the engine could not be asked.
