@@ -11,6 +11,8 @@ mod events;
 mod identity;
 mod keyed;
 mod logs;
+mod marks;
+mod offsets;
 mod places;
 mod pull;
 mod reference;

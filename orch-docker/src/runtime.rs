@@ -25,6 +25,7 @@ use crate::{
     identity::Identity,
     keyed::KeyedLocks,
     logs,
+    marks::Marks,
     pull::{Puller, closed},
     secrets, spec, stats,
 };
@@ -84,6 +85,11 @@ impl DockerRuntime {
 
     fn secrets_of(&self, attempt: AttemptId) -> PathBuf {
         self.config.secrets_dir.join(self.identity.name(attempt))
+    }
+
+    /// Where it is noted how far the attempt's output had come.
+    fn marks_of(&self, attempt: AttemptId) -> PathBuf {
+        self.config.state_dir.join(format!("{}.json", self.identity.name(attempt)))
     }
 
     /// Our container for the attempt: the one that is there, or a new one that is not started yet.
@@ -156,6 +162,13 @@ impl DockerRuntime {
             let removed = container.remove(&self.engine).await;
             removed.map_err(|error| error.into_runtime(&format!("remove attempt {attempt}")))?;
         }
+        let marks = self.marks_of(attempt);
+        Marks::remove(&marks).await.map_err(|error| {
+            RuntimeError::new(
+                RuntimeErrorKind::Internal,
+                format!("cannot remove {}: {error}", marks.display()),
+            )
+        })?;
         secrets::remove(&self.secrets_of(attempt)).await
     }
 }
@@ -238,7 +251,7 @@ impl Runtime for DockerRuntime {
 
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
         let container = self.find_started(attempt).await?;
-        logs::read(&self.engine, &container, follow).await
+        logs::read(&self.engine, &container, self.marks_of(attempt), follow).await
     }
 
     async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {

@@ -4,10 +4,11 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use bollard::query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder};
 use futures_util::StreamExt;
 use orch_core::{
     model::HealthCheck,
-    runtime::{RuntimeEvent, RuntimeEvents},
+    runtime::{LogChunk, Logs, RuntimeEvent, RuntimeEvents},
 };
 
 mod common;
@@ -55,4 +56,55 @@ async fn a_container_that_is_unhealthy_already_is_told() {
     next.start(&work).await.unwrap();
     assert_eq!(until_unhealthy(&mut events).await, expected);
     next.remove(work.attempt).await.unwrap();
+}
+
+/// The next line, which is a number, with its offset.
+async fn line(logs: &mut Logs) -> (u64, u64) {
+    let next = tokio::time::timeout(PATIENCE, logs.next()).await.expect("no more output comes");
+    let LogChunk { offset, data, .. } = next.unwrap().unwrap();
+    (std::str::from_utf8(&data).unwrap().trim().parse().unwrap(), offset)
+}
+
+/// Returns when the container has written this line. Engines skip lines for readers that they rotate under, so nobody
+/// else should read before.
+async fn until_written(handle: &str, line: &str) {
+    let options = LogsOptionsBuilder::default().follow(true).stdout(true).tail("1").build();
+    let docker = common::docker();
+    let mut lines = docker.logs(handle, Some(options));
+    let written = async { while lines.next().await.unwrap().unwrap().to_string() != line {} };
+    tokio::time::timeout(PATIENCE, written).await.expect("it is never written");
+}
+
+#[tokio::test]
+async fn offsets_go_on_after_the_engine_has_rotated_output_away() {
+    const FIRST: u64 = 10_000;
+    const OFFSET: fn(u64) -> u64 = |number| (number - FIRST) * 6;
+    let config = common::config();
+    let script = "trap 'seq 30000 39999' USR1; seq 10000 29999; while :; do sleep 0.05; done";
+    let mut spec = common::sh(script);
+    spec.output_limit_bytes = 1; // the engine's files are as small as they get: two of some 14,000 numbers
+    let work = common::work(spec);
+    let first = common::runtime(&config).await;
+    let handle = common::start(&*first, &work).await.unwrap().handle;
+    until_written(&handle, "29999\n").await;
+    let mut logs = first.logs(work.attempt, true).await.unwrap();
+    for expected in FIRST..30_000 {
+        assert_eq!(line(&mut logs).await, (expected, OFFSET(expected)));
+    }
+    drop((logs, first));
+    let signal = KillContainerOptionsBuilder::default().signal("USR1").build();
+    common::docker().kill_container(&handle, Some(signal)).await.unwrap();
+    until_written(&handle, "39999\n").await;
+
+    let next = common::runtime(&config).await;
+    let mut logs = next.logs(work.attempt, true).await.unwrap();
+    let (oldest, offset) = line(&mut logs).await;
+    assert!(oldest > FIRST, "nothing was rotated away");
+    assert_eq!(offset, OFFSET(oldest));
+    for expected in oldest + 1..40_000 {
+        assert_eq!(line(&mut logs).await, (expected, OFFSET(expected)));
+    }
+    next.remove(work.attempt).await.unwrap();
+    let left = config.state_dir.join(format!("orch-{}-1.json", work.attempt.task));
+    assert!(!left.exists(), "{} is left behind", left.display());
 }
