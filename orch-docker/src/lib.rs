@@ -5,6 +5,7 @@ mod clock;
 mod config;
 mod container;
 mod credentials;
+mod doubts;
 mod engine;
 mod errors;
 mod events;

@@ -20,7 +20,9 @@ use crate::{
     DockerConfig,
     container::{Container, Lookup},
     credentials,
+    doubts::Doubts,
     engine::Engine,
+    errors::EngineError,
     events,
     identity::Identity,
     keyed::KeyedLocks,
@@ -44,6 +46,7 @@ pub struct DockerRuntime {
     /// Start and remove of one attempt exclude each other: a second start that finds the container made but not yet
     /// started could otherwise start it again after a quick end.
     attempts: KeyedLocks<AttemptId>,
+    doubts: Doubts,
     /// Changes when a start turns out to be the adoption of a container that is unhealthy already.
     adopted: watch::Sender<()>,
 }
@@ -64,6 +67,7 @@ impl DockerRuntime {
             puller: Puller::new(config.pulls_in_flight, config.pull_stall_timeout),
             starts: Semaphore::new(config.starts_in_flight.get()),
             attempts: KeyedLocks::default(),
+            doubts: Doubts::default(),
             adopted: watch::Sender::new(()),
             config,
         })
@@ -97,7 +101,7 @@ impl DockerRuntime {
         let name = self.identity.name(work.attempt);
         let operation = format!("create container {name}");
         let look_up = || Container::look_up(&self.engine, &self.identity, &name);
-        let failed = |error: crate::errors::EngineError| error.into_create(&operation);
+        let failed = |error: EngineError| error.into_create(&operation);
         if let Lookup::Ours(container) = look_up().await.map_err(failed)? {
             return Ok(container);
         }
@@ -144,14 +148,24 @@ impl DockerRuntime {
     async fn create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
         let container = self.find_or_create(work).await?;
         if container.was_started() {
+            self.doubts.settle(work.attempt);
             if container.is_unhealthy {
                 self.adopted.send_replace(());
             }
             return Ok(container);
         }
         let operation = format!("start attempt {}", work.attempt);
+        if self.doubts.about(work.attempt) {
+            return Err(RuntimeError::new(
+                RuntimeErrorKind::NotFound,
+                format!("cannot {operation} again: the engine went away over it, and it may have run"),
+            ));
+        }
         let start = self.engine.docker.start_container(&container.id, None::<StartContainerOptions>);
         if let Err(error) = self.engine.order(start).await {
+            if matches!(error, EngineError::BrokenOff(_)) {
+                self.doubts.raise(work.attempt);
+            }
             return Err(error.into_start(&operation));
         }
         self.find(work.attempt).await
@@ -162,6 +176,7 @@ impl DockerRuntime {
             let removed = container.remove(&self.engine).await;
             removed.map_err(|error| error.into_runtime(&format!("remove attempt {attempt}")))?;
         }
+        self.doubts.settle(attempt);
         let marks = self.marks_of(attempt);
         Marks::remove(&marks).await.map_err(|error| {
             RuntimeError::new(

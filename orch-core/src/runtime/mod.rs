@@ -40,7 +40,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Starts the attempt and returns when it runs.
     ///
     /// # Errors
-    /// [`RuntimeError`]; nothing is left running.
+    /// [`RuntimeError`]; nothing is left running. [`RuntimeErrorKind::NotFound`] when it may have run, and the engine has
+    /// lost it.
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError>;
 
     /// Waits until the attempt has ended, however it ended. Cancel safe.
