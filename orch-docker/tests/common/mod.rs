@@ -11,6 +11,8 @@ use orch_core::{
 };
 use orch_docker::{DockerConfig, DockerRuntime};
 
+pub(crate) mod own_engine;
+
 /// A variable that `cargo xtask test` sets. These tests never skip themselves.
 pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {

@@ -1,10 +1,8 @@
-//! The style on a real Docker engine.
+//! The demonstration, on the fixtures' engine.
 
 use std::process::{Command, Stdio};
 
-fn fixture(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by `cargo xtask test`"))
-}
+use crate::site::fixture;
 
 #[test]
 fn the_demonstration_works_with_containers_and_leaves_none_behind() {
