@@ -1,9 +1,10 @@
 //! The engine's times: RFC 3339 with nanoseconds and any offset.
 
 use orch_core::model::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// A point in time as the engine told it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct EngineTime {
     seconds: u64,
     nanos: u32,

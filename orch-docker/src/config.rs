@@ -37,6 +37,9 @@ pub struct DockerConfig {
     /// Where the files of secrets are kept while their attempts exist; made when missing, with mode 0700. Must be in
     /// a file system that the engine sees at the same path; best one in memory.
     pub secrets_dir: PathBuf,
+    /// Where the runtime notes how far output had come, so that the next life of the agent counts on from there; made
+    /// when missing, with mode 0700.
+    pub state_dir: PathBuf,
     /// Directories of the node that tasks may mount, each with everything below it. Symbolic links are followed
     /// before the check.
     pub allowed_host_paths: Vec<PathBuf>,
@@ -85,7 +88,8 @@ impl DockerConfig {
             start_timeout: Duration::from_secs(60),
             pull_stall_timeout: Duration::from_secs(120),
             probe_interval: Duration::from_secs(5),
-            secrets_dir: default_secrets_dir(),
+            secrets_dir: run_dir("orch-docker-secrets"),
+            state_dir: run_dir("orch-docker-state"),
             allowed_host_paths: Vec::new(),
             allow_host_network: false,
             allowed_networks: BTreeSet::new(),
@@ -137,9 +141,9 @@ impl DockerConfig {
 }
 
 /// In memory where the system has a place for that: the user's own runtime directory, else the machine's.
-fn default_secrets_dir() -> PathBuf {
+fn run_dir(name: &str) -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| PathBuf::from("/run"), PathBuf::from);
-    base.join("orch-docker-secrets")
+    base.join(name)
 }
 
 #[cfg(test)]

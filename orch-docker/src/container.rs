@@ -4,7 +4,10 @@ use std::{collections::HashMap, time::Duration};
 
 use bollard::{
     errors::Error,
-    models::{ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status},
+    models::{
+        ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status,
+        HealthStatusEnum as Verdict,
+    },
     query_parameters::{
         InspectContainerOptions, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
         WaitContainerOptionsBuilder,
@@ -32,6 +35,8 @@ pub(crate) struct Container {
     pub(crate) output_limit: u64,
     /// What the newest health check printed.
     pub(crate) health_output: String,
+    /// Its health check has failed as often as it may.
+    pub(crate) is_unhealthy: bool,
 }
 
 /// How an attempt's name is taken.
@@ -77,6 +82,7 @@ impl Container {
         let labels: HashMap<String, String> = config.labels.unwrap_or_default();
         let state = answer.state.unwrap_or_default();
         let started = state.started_at.as_deref().and_then(EngineTime::parse);
+        let verdict = state.health.as_ref().and_then(|health| health.status);
         let newest = state.health.as_ref().and_then(|health| health.log.as_ref()?.last());
         Some(Self {
             attempt: identity.attempt(&labels)?,
@@ -90,6 +96,7 @@ impl Container {
             stop_signal: config.stop_signal.unwrap_or_else(|| "SIGTERM".into()),
             output_limit: labels.get(OUTPUT_LIMIT).and_then(|text| text.parse().ok()).unwrap_or(u64::MAX),
             health_output: newest.and_then(|result| result.output.clone()).unwrap_or_default(),
+            is_unhealthy: verdict == Some(Verdict::UNHEALTHY),
         })
     }
 

@@ -8,6 +8,8 @@ use orch_core::runtime::{RuntimeError, RuntimeErrorKind as Kind};
 pub(crate) enum EngineError {
     /// No answer: nothing is known.
     Gone(String),
+    /// It went away over a request: not even whether that was carried out is known.
+    BrokenOff(String),
     /// It refused, with an HTTP status and its own words.
     Refused { status: u16, message: String },
     /// Anything else, such as an answer that cannot be read.
@@ -29,9 +31,10 @@ impl From<Error> for EngineError {
             Error::DockerStreamError { error } => Self::Refused { status: 500, message: error },
             Error::RequestTimeoutError => Self::Gone("it does not answer in time".into()),
             Error::SocketNotFoundError(path) => Self::Gone(format!("there is no socket at {path}")),
+            Error::HyperLegacyError { ref err } if err.is_connect() => Self::Gone(with_causes(&error)),
             error @ (Error::IOError { .. }
             | Error::HyperResponseError { .. }
-            | Error::HyperLegacyError { .. }) => Self::Gone(with_causes(&error)),
+            | Error::HyperLegacyError { .. }) => Self::BrokenOff(with_causes(&error)),
             error => Self::Other(with_causes(&error)),
         }
     }
@@ -118,7 +121,7 @@ impl EngineError {
     /// `kind` gets the status and the engine's words in lower case.
     fn sorted(self, operation: &str, kind: impl FnOnce(u16, &str) -> Option<Kind>) -> RuntimeError {
         match self {
-            Self::Gone(message) => {
+            Self::Gone(message) | Self::BrokenOff(message) => {
                 RuntimeError::new(Kind::Unavailable, format!("cannot {operation}: engine: {message}"))
             }
             Self::Other(message) => {

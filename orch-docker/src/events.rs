@@ -2,9 +2,16 @@
 
 use std::collections::HashMap;
 
-use bollard::{models::EventMessage, query_parameters::EventsOptionsBuilder};
+use bollard::{
+    models::EventMessage,
+    query_parameters::{EventsOptionsBuilder, ListContainersOptionsBuilder},
+};
 use futures_util::{StreamExt, stream};
-use orch_core::runtime::{RuntimeError, RuntimeErrorKind, RuntimeEvent, RuntimeEvents};
+use orch_core::{
+    model::AttemptId,
+    runtime::{RuntimeError, RuntimeErrorKind, RuntimeEvent, RuntimeEvents},
+};
+use tokio::sync::watch;
 
 use crate::{
     clock::EngineTime, container::Container, engine::Engine, errors::EngineError, identity::Identity,
@@ -14,8 +21,14 @@ use crate::{
 const HEALTH_OUTPUT_CHARS: usize = 1024;
 
 /// Everything from now on, by the engine's own clock: the client subscribes with the first poll only, and what
-/// happens in between must not be missed.
-pub(crate) async fn subscribe(engine: &Engine, identity: &Identity) -> Result<RuntimeEvents, RuntimeError> {
+/// happens in between must not be missed. The engine tells each failing verdict once; who adopts a container comes
+/// too late for that. So those that stand are told at the beginning, and whenever something was `adopted`.
+pub(crate) async fn subscribe(
+    engine: &Engine,
+    identity: &Identity,
+    mut adopted: watch::Receiver<()>,
+) -> Result<RuntimeEvents, RuntimeError> {
+    adopted.mark_changed();
     let operation = "watch the engine's events";
     let info = engine.ask(engine.docker.info()).await.map_err(|error| error.into_runtime(operation))?;
     let now =
@@ -28,6 +41,7 @@ pub(crate) async fn subscribe(engine: &Engine, identity: &Identity) -> Result<Ru
     let options = EventsOptionsBuilder::default().since(&now.to_unix()).filters(&filters).build();
 
     let (engine, identity) = (engine.clone(), identity.clone());
+    let (standing_engine, standing_identity) = (engine.clone(), identity.clone());
     let gone = EngineError::Gone("it closed the connection".into());
     let ours = engine
         .watched(engine.docker.events(Some(options)))
@@ -41,7 +55,30 @@ pub(crate) async fn subscribe(engine: &Engine, identity: &Identity) -> Result<Ru
                 }
             }
         });
-    Ok(until_first_error(ours.boxed()))
+    let standing = stream::unfold(adopted, move |mut adopted| {
+        let (engine, identity) = (standing_engine.clone(), standing_identity.clone());
+        async move {
+            adopted.changed().await.ok()?;
+            Some((stream::iter(unhealthy(&engine, &identity).await), adopted))
+        }
+    });
+    Ok(until_first_error(stream::select(standing.flatten(), ours).boxed()))
+}
+
+/// The verdict on each of our containers that is unhealthy now.
+async fn unhealthy(engine: &Engine, identity: &Identity) -> Vec<Result<RuntimeEvent, RuntimeError>> {
+    let mut filters = identity.filter();
+    filters.insert("health".into(), vec!["unhealthy".into()]);
+    let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+    let summaries = match engine.ask(engine.docker.list_containers(Some(options))).await {
+        Ok(summaries) => summaries,
+        Err(error) => return vec![Err(error.into_runtime("list unhealthy containers"))],
+    };
+    let attempts = summaries.into_iter().filter_map(|one| identity.attempt(&one.labels?));
+    stream::iter(attempts)
+        .filter_map(|attempt| async move { verdict(engine, identity, attempt, false).await.transpose() })
+        .collect()
+        .await
 }
 
 async fn translate(
@@ -59,14 +96,23 @@ async fn translate(
                 "unhealthy" => false,
                 _ => return None,
             };
-            let container = match Container::find(engine, identity, attempt).await {
-                Ok(container) => container?,
-                Err(error) => return Some(Err(error)),
-            };
-            let output = clip(&container.health_output);
-            Some(Ok(RuntimeEvent::Health { attempt, healthy, output }))
+            verdict(engine, identity, attempt, healthy).await.transpose()
         }
     }
+}
+
+/// A verdict with what its check printed; nothing when the container is gone meanwhile.
+async fn verdict(
+    engine: &Engine,
+    identity: &Identity,
+    attempt: AttemptId,
+    healthy: bool,
+) -> Result<Option<RuntimeEvent>, RuntimeError> {
+    let container = Container::find(engine, identity, attempt).await?;
+    Ok(container.map(|container| {
+        let output = clip(&container.health_output);
+        RuntimeEvent::Health { attempt, healthy, output }
+    }))
 }
 
 fn until_first_error(events: RuntimeEvents) -> RuntimeEvents {

@@ -14,17 +14,20 @@ use orch_core::{
         RuntimeEvents, Started, Usage, Work,
     },
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     DockerConfig,
     container::{Container, Lookup},
     credentials,
+    doubts::Doubts,
     engine::Engine,
+    errors::EngineError,
     events,
     identity::Identity,
     keyed::KeyedLocks,
     logs,
+    marks::Marks,
     pull::{Puller, closed},
     secrets, spec, stats,
 };
@@ -43,6 +46,9 @@ pub struct DockerRuntime {
     /// Start and remove of one attempt exclude each other: a second start that finds the container made but not yet
     /// started could otherwise start it again after a quick end.
     attempts: KeyedLocks<AttemptId>,
+    doubts: Doubts,
+    /// Changes when a start turns out to be the adoption of a container that is unhealthy already.
+    adopted: watch::Sender<()>,
 }
 
 impl DockerRuntime {
@@ -61,6 +67,8 @@ impl DockerRuntime {
             puller: Puller::new(config.pulls_in_flight, config.pull_stall_timeout),
             starts: Semaphore::new(config.starts_in_flight.get()),
             attempts: KeyedLocks::default(),
+            doubts: Doubts::default(),
+            adopted: watch::Sender::new(()),
             config,
         })
     }
@@ -83,12 +91,17 @@ impl DockerRuntime {
         self.config.secrets_dir.join(self.identity.name(attempt))
     }
 
+    /// Where it is noted how far the attempt's output had come.
+    fn marks_of(&self, attempt: AttemptId) -> PathBuf {
+        self.config.state_dir.join(format!("{}.json", self.identity.name(attempt)))
+    }
+
     /// Our container for the attempt: the one that is there, or a new one that is not started yet.
     async fn find_or_create(&self, work: &Work) -> Result<Container, RuntimeError> {
         let name = self.identity.name(work.attempt);
         let operation = format!("create container {name}");
         let look_up = || Container::look_up(&self.engine, &self.identity, &name);
-        let failed = |error: crate::errors::EngineError| error.into_create(&operation);
+        let failed = |error: EngineError| error.into_create(&operation);
         if let Lookup::Ours(container) = look_up().await.map_err(failed)? {
             return Ok(container);
         }
@@ -135,11 +148,24 @@ impl DockerRuntime {
     async fn create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
         let container = self.find_or_create(work).await?;
         if container.was_started() {
+            self.doubts.settle(work.attempt);
+            if container.is_unhealthy {
+                self.adopted.send_replace(());
+            }
             return Ok(container);
         }
         let operation = format!("start attempt {}", work.attempt);
+        if self.doubts.about(work.attempt) {
+            return Err(RuntimeError::new(
+                RuntimeErrorKind::NotFound,
+                format!("cannot {operation} again: the engine went away over it, and it may have run"),
+            ));
+        }
         let start = self.engine.docker.start_container(&container.id, None::<StartContainerOptions>);
         if let Err(error) = self.engine.order(start).await {
+            if matches!(error, EngineError::BrokenOff(_)) {
+                self.doubts.raise(work.attempt);
+            }
             return Err(error.into_start(&operation));
         }
         self.find(work.attempt).await
@@ -150,6 +176,14 @@ impl DockerRuntime {
             let removed = container.remove(&self.engine).await;
             removed.map_err(|error| error.into_runtime(&format!("remove attempt {attempt}")))?;
         }
+        self.doubts.settle(attempt);
+        let marks = self.marks_of(attempt);
+        Marks::remove(&marks).await.map_err(|error| {
+            RuntimeError::new(
+                RuntimeErrorKind::Internal,
+                format!("cannot remove {}: {error}", marks.display()),
+            )
+        })?;
         secrets::remove(&self.secrets_of(attempt)).await
     }
 }
@@ -232,7 +266,7 @@ impl Runtime for DockerRuntime {
 
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
         let container = self.find_started(attempt).await?;
-        logs::read(&self.engine, &container, follow).await
+        logs::read(&self.engine, &container, self.marks_of(attempt), follow).await
     }
 
     async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
@@ -261,6 +295,6 @@ impl Runtime for DockerRuntime {
     }
 
     async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
-        events::subscribe(&self.engine, &self.identity).await
+        events::subscribe(&self.engine, &self.identity, self.adopted.subscribe()).await
     }
 }

@@ -312,9 +312,14 @@ fn binding(port: u16, config: &DockerConfig) -> PortBinding {
 }
 
 /// Room for the bound and what the engine's format adds, in two files of which the older is dropped as a whole.
+/// Size at which the engine begins another file of output.
+pub(crate) fn log_file_bytes(output_limit: u64) -> u64 {
+    output_limit.saturating_mul(2).max(LOG_FILE_BYTES_MIN)
+}
+
 fn log_config(output_limit: u64) -> HostConfigLogConfig {
-    let file = output_limit.saturating_mul(2).max(LOG_FILE_BYTES_MIN);
-    let options = [("max-size", file.to_string()), ("max-file", LOG_FILES.to_string())];
+    let options =
+        [("max-size", log_file_bytes(output_limit).to_string()), ("max-file", LOG_FILES.to_string())];
     HostConfigLogConfig {
         typ: Some("json-file".into()),
         config: Some(

@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result {
     };
     if options.without_docker {
         say(
-            "\nleft out by --without docker: the integration tests of orch-docker, and the demonstration on containers",
+            "\nleft out by --without docker: the integration tests of orch-docker, and of manager-worker on containers",
         );
     }
     if done.is_ok() {

@@ -179,6 +179,7 @@ async fn runtime(
 ) -> Result<Arc<dyn Runtime>, String> {
     let mut config = DockerConfig::new("orch", instance.to_string());
     config.host = args.docker_host.clone();
+    config.state_dir = data.path("docker");
     config.starts_in_flight = args.starts_in_flight;
     config.allowed_host_paths = args.allow_host_path.clone();
     let processes = || -> Result<Arc<dyn Runtime>, String> {

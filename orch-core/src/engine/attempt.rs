@@ -103,7 +103,7 @@ async fn run(shared: &Arc<Shared>, assignment: &Assignment, here: bool, orders: 
     };
     match started {
         Ok(Ok(started)) => watch_over(shared, assignment, started, orders).await,
-        Ok(Err(failure)) => Ended::End(AttemptEnd::StartFailed { failure }),
+        Ok(Err(end)) => Ended::End(end),
         Err(Wish::Leave) => Ended::Left,
         Err(Wish::Gone) => Ended::Void,
         Err(Wish::Run | Wish::Stop) => {
@@ -117,30 +117,28 @@ async fn run(shared: &Arc<Shared>, assignment: &Assignment, here: bool, orders: 
 }
 
 /// Makes ready and starts. An engine that is gone is waited for.
-async fn bring_up(
-    shared: &Arc<Shared>,
-    assignment: &Assignment,
-    here: bool,
-) -> Result<Started, StartFailure> {
+async fn bring_up(shared: &Arc<Shared>, assignment: &Assignment, here: bool) -> Result<Started, AttemptEnd> {
     let attempt = assignment.attempt;
-    let work = Work {
-        attempt,
-        spec: assignment.spec.clone(),
-        secrets: look_up_secrets(&*shared.secrets, &assignment.spec)?,
-    };
+    let failed = |failure| AttemptEnd::StartFailed { failure };
+    let secrets = look_up_secrets(&*shared.secrets, &assignment.spec).map_err(failed)?;
+    let work = Work { attempt, spec: assignment.spec.clone(), secrets };
     if !here {
         let outbox = shared.outbox.clone();
         let progress = Progress::new(move |text| outbox.try_observe(attempt, Seen::Progress(text)));
         patiently(shared, attempt, || shared.runtime.prepare(&work, &progress))
             .await
-            .map_err(RuntimeError::into_start_failure)?;
+            .map_err(|error| failed(error.into_start_failure()))?;
     }
     patiently(shared, attempt, || async {
         let _permit = shared.starts.acquire().await;
         shared.runtime.start(&work).await
     })
     .await
-    .map_err(RuntimeError::into_start_failure)
+    .map_err(|error| match error.kind {
+        // It may have run before it vanished: it is lost, which is no failure of the task's.
+        RuntimeErrorKind::NotFound => AttemptEnd::NodeLost,
+        _ => failed(error.into_start_failure()),
+    })
 }
 
 async fn watch_over(

@@ -40,7 +40,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Starts the attempt and returns when it runs.
     ///
     /// # Errors
-    /// [`RuntimeError`]; nothing is left running.
+    /// [`RuntimeError`]; nothing is left running. [`RuntimeErrorKind::NotFound`] when it may have run, and the engine has
+    /// lost it.
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError>;
 
     /// Waits until the attempt has ended, however it ended. Cancel safe.
@@ -88,7 +89,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// [`RuntimeError`] when the engine could not be asked.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
 
-    /// What happens to our attempts from now on. Ends with an error item when the engine is gone; call again then.
+    /// What happens to our attempts from now on. An attempt that is unhealthy already is told at the beginning, and again
+    /// when `start` finds it: the agent may not know of it before. Ends with an error item when the engine is gone; call again then.
     ///
     /// # Errors
     /// [`RuntimeError`] when the engine could not be asked.

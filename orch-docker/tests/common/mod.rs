@@ -11,6 +11,8 @@ use orch_core::{
 };
 use orch_docker::{DockerConfig, DockerRuntime};
 
+pub(crate) mod own_engine;
+
 /// A variable that `cargo xtask test` sets. These tests never skip themselves.
 pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
@@ -30,7 +32,8 @@ pub(crate) fn config() -> DockerConfig {
 pub(crate) fn config_at(host: String) -> DockerConfig {
     let mut config = DockerConfig::new("tests", TaskId::generate().to_string());
     config.host = Some(host);
-    config.secrets_dir = std::path::Path::new(&variable("ORCH_TEST_SCRATCH")).join("secrets");
+    let scratch = std::path::PathBuf::from(variable("ORCH_TEST_SCRATCH"));
+    (config.secrets_dir, config.state_dir) = (scratch.join("secrets"), scratch.join("state"));
     config
 }
 

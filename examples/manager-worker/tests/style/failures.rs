@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, wait_until_gone};
 
 #[test]
 fn the_work_of_a_killed_worker_moves_and_its_leftovers_are_removed() {
@@ -24,19 +24,6 @@ fn the_work_of_a_killed_worker_moves_and_its_leftovers_are_removed() {
     assert!(process.exists(), "a killed worker leaves its work running");
     lab.start_worker("w1", &[]);
     wait_until_gone(&process);
-}
-
-/// The end of another process is nothing that can be awaited, only looked for.
-fn wait_until_gone(process: &std::path::Path) {
-    let deadline = std::time::Instant::now() + crate::lab::PATIENCE;
-    while process.exists() && !is_zombie(process) {
-        assert!(std::time::Instant::now() < deadline, "{} is still there", process.display());
-        std::thread::yield_now();
-    }
-}
-
-fn is_zombie(process: &std::path::Path) -> bool {
-    fs::read_to_string(process.join("stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 
 #[test]

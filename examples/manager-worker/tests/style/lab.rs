@@ -1,9 +1,11 @@
 //! A manager and workers as processes, each with a directory of its own.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc,
     time::Duration,
@@ -20,6 +22,7 @@ pub(crate) struct Lab {
     url: String,
     manager: Option<Service>,
     workers: BTreeMap<String, Service>,
+    runtime: Vec<String>,
 }
 
 impl Lab {
@@ -35,6 +38,7 @@ impl Lab {
             url: "127.0.0.1:0".into(),
             manager: None,
             workers: BTreeMap::new(),
+            runtime: ["--runtime", "process"].map(Into::into).into(),
         };
         lab.start_manager(options);
         lab
@@ -51,7 +55,12 @@ impl Lab {
         self.manager = Some(service);
     }
 
-    /// Starts a worker for processes, on the data of its earlier life if it had one.
+    /// Has workers that start from now on run tasks by something else than processes.
+    pub(crate) fn set_runtime(&mut self, options: &[&str]) {
+        self.runtime = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Starts a worker, on the data of its earlier life if it had one.
     pub(crate) fn start_worker(&mut self, name: &str, options: &[&str]) {
         let service = Service::start(self.worker_command(name, name, options), "is registered");
         self.workers.insert(name.into(), service);
@@ -60,8 +69,8 @@ impl Lab {
     /// What starts a worker on the directory `dir`.
     pub(crate) fn worker_command(&self, name: &str, dir: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orch-worker"));
-        command.args(["--manager", &self.url, "--id", name, "--runtime", "process", "--cpus", "2"]);
-        command.args(options).arg("--token-file").arg(self.path("manager/worker.token"));
+        command.args(["--manager", &self.url, "--id", name, "--cpus", "2"]);
+        command.args(&self.runtime).args(options).arg("--token-file").arg(self.path("manager/worker.token"));
         command.arg("--data-dir").arg(self.path(dir));
         command
     }
@@ -94,7 +103,7 @@ impl Lab {
         self.orch_with(words, &self.path("manager/admin.token"))
     }
 
-    pub(crate) fn orch_with(&self, words: &[&str], token_file: &std::path::Path) -> Done {
+    pub(crate) fn orch_with(&self, words: &[&str], token_file: &Path) -> Done {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
         command.args(["--manager", &self.url, "--token-file"]).arg(token_file).args(words);
         Done::of(command)
@@ -137,12 +146,38 @@ impl Lab {
         });
     }
 
+    /// Waits until the agent said of this task what holds it up, in these words.
+    pub(crate) fn until_told(&self, task: &str, words: &str) {
+        self.until(&format!("progress of {task}: {words}"), |event| {
+            let observed = &event["observed"];
+            let told = observed["seen"]["progress"].as_str().unwrap_or_default();
+            observed["attempt"]["task"] == task && told.contains(words)
+        });
+    }
+
+    /// Waits until this node was declared lost.
+    pub(crate) fn until_lost(&self, node: &str) {
+        self.until(&format!("loss of {node}"), |event| {
+            event["node"]["spec"]["id"] == node && event["node"]["state"] == "lost"
+        });
+    }
+
     /// Submits a shell script and returns the task's id.
     pub(crate) fn submit(&self, name: &str, script: &str, options: &[&str]) -> String {
         let words = [&["run", "--program"], options, &[name, "/bin/sh", "--", "-c", script]].concat();
         let done = self.orch(&words);
         assert_eq!(done.code, 0, "{}", done.err);
         done.out.trim().to_owned()
+    }
+}
+
+/// Waits for the end of a process that is not ours, which can only be looked for.
+pub(crate) fn wait_until_gone(process: &Path) {
+    let is_zombie = || std::fs::read_to_string(process.join("stat")).is_ok_and(|stat| stat.contains(") Z "));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while process.exists() && !is_zombie() {
+        assert!(std::time::Instant::now() < deadline, "{} is still there", process.display());
+        std::thread::yield_now();
     }
 }
 

@@ -1,42 +1,11 @@
-//! The style on a real Docker engine.
+//! A worker for a legacy manager, on the fixtures' engine.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+use std::process::Command;
 
-#[path = "style/lab.rs"]
-#[expect(dead_code, reason = "a part of it is used here")]
-mod lab;
-
-use std::process::{Command, Stdio};
-
-use lab::{Lab, Service};
-
-fn fixture(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by `cargo xtask test`"))
-}
-
-#[test]
-fn the_demonstration_works_with_containers_and_leaves_none_behind() {
-    let (host, image) = (fixture("ORCH_TEST_DOCKER_HOST"), fixture("ORCH_TEST_IMAGE"));
-    let output = Command::new(env!("CARGO_BIN_EXE_orch"))
-        .args(["demo", "--image", &image])
-        .env("DOCKER_HOST", &host)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let trouble = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{trouble}");
-    assert!(text.contains(&format!("containers of {image}")), "{text}");
-    assert!(text.contains("Nothing was lost and nothing ran twice."), "{text}");
-    let listed = Command::new("docker")
-        .args(["ps", "--all", "--filter", "label=orch.cluster=orch", "--format", "{{.Image}}"])
-        .env("DOCKER_HOST", &host)
-        .output()
-        .unwrap();
-    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
-    let images = String::from_utf8_lossy(&listed.stdout);
-    assert!(images.lines().all(|of| of != image), "every container was removed: {images}");
-}
+use crate::{
+    lab::{Lab, Service},
+    site::fixture,
+};
 
 #[test]
 fn a_container_of_a_legacy_task_survives_the_worker_and_is_told_to_its_end() {

@@ -1,0 +1,13 @@
+//! The style on real Docker engines: the real programs, real containers, and everything that dies under them.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod demo;
+mod failures;
+#[path = "../style/lab.rs"]
+mod lab;
+mod legacy;
+mod outage;
+#[path = "../../../../orch-docker/tests/common/own_engine.rs"]
+mod own_engine;
+mod site;

@@ -1,0 +1,72 @@
+//! How far output had come. The engine rotates old output away without telling how much, and offsets are to be the same
+//! whenever it is read, by this life of the agent or the next.
+
+use std::{io, path::Path};
+
+use orch_core::runtime::OutputStream;
+use serde::{Deserialize, Serialize};
+use tokio::fs;
+
+use crate::clock::EngineTime;
+
+/// A place in both streams of one container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marks {
+    stdout: Option<Mark>,
+    stderr: Option<Mark>,
+}
+
+/// A place in one stream. Lines are known by the time at which the engine got them; parts of one long line share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// The time of a line.
+    pub(crate) at: EngineTime,
+    /// Bytes before that line.
+    pub(crate) begin: u64,
+    /// Bytes before what follows it.
+    pub(crate) end: u64,
+}
+
+impl Marks {
+    /// Reads a file of marks. Without one that can be read there are none: output is not worth failing for.
+    pub(crate) async fn load(path: &Path) -> Self {
+        let text = fs::read(path).await.unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Writes the file, whole or not at all.
+    pub(crate) async fn store(&self, path: &Path) -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).await?;
+        }
+        let staged = path.with_extension("new");
+        fs::write(&staged, serde_json::to_vec(self)?).await?;
+        fs::rename(&staged, path).await
+    }
+
+    /// Removes the file. One that is not there is a success.
+    pub(crate) async fn remove(path: &Path) -> io::Result<()> {
+        match fs::remove_file(path).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stdout.is_none() && self.stderr.is_none()
+    }
+
+    pub(crate) fn of(&self, stream: OutputStream) -> Option<Mark> {
+        match stream {
+            OutputStream::Stdout => self.stdout,
+            OutputStream::Stderr => self.stderr,
+        }
+    }
+
+    pub(crate) fn of_mut(&mut self, stream: OutputStream) -> &mut Option<Mark> {
+        match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+use super::*;
+
+/// A line of standard output in this second.
+fn line(second: u32, text: &str) -> Line {
+    let message = format!("2026-01-01T00:00:{second:02}.000000000Z {text}").into();
+    Line::read(LogOutput::StdOut { message })
+}
+
+/// What a reading of these lines gives, and the marks that it leaves.
+fn read(marks: Marks, lines: &[Line]) -> (Vec<u64>, Marks) {
+    let mut kept = KeptBefore::new(marks);
+    lines.iter().for_each(|line| kept.count(line));
+    let mut offsets = Offsets::new(&kept, 0);
+    let found = lines.iter().map(|line| offsets.chunk(line.clone()).offset).collect();
+    (found, offsets.due().unwrap())
+}
+
+#[test]
+fn the_time_is_taken_off() {
+    assert_eq!(line(1, "a b\n").data, "a b\n");
+    assert_eq!(line(1, "").data, "");
+    let without = Line::read(LogOutput::StdErr { message: "no time".into() });
+    assert_eq!((without.stream, without.at, without.data), (OutputStream::Stderr, None, "no time".into()));
+}
+
+#[test]
+fn each_stream_counts_for_itself() {
+    let error = Line::read(LogOutput::StdErr { message: "2026-01-01T00:00:00Z de".into() });
+    assert_eq!(read(Marks::default(), &[line(0, "abc"), error, line(1, "f")]).0, [0, 0, 3]);
+}
+
+#[test]
+fn offsets_stay_when_the_beginning_is_rotated_away() {
+    let lines = [line(1, "abc\n"), line(2, "de\n"), line(3, "f\n"), line(4, "gh\n")];
+    let (whole, _) = read(Marks::default(), &lines);
+    for seen in 1..=lines.len() {
+        let (_, marks) = read(Marks::default(), &lines[..seen]);
+        for gone in 0..seen {
+            assert_eq!(read(marks, &lines[gone..]).0, whole[gone..], "{gone} gone, {seen} seen");
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_long_line_share_a_mark() {
+    let parts = [line(1, "a\n"), line(2, "bbb"), line(2, "ccc"), line(2, "d\n"), line(3, "e\n")];
+    let (whole, _) = read(Marks::default(), &parts);
+    for seen in 1..=parts.len() {
+        let (_, marks) = read(Marks::default(), &parts[..seen]);
+        assert_eq!(read(marks, &parts[1..]).0, whole[1..], "{seen} seen");
+    }
+}
+
+#[test]
+fn nothing_is_repeated_when_the_mark_is_rotated_away_as_well() {
+    let (_, marks) = read(Marks::default(), &[line(1, "abc\n")]);
+    assert_eq!(read(marks, &[line(7, "x\n"), line(8, "y\n")]).0, [4, 6]);
+    assert_eq!(read(marks, &[]).0, [] as [u64; 0]);
+}
+
+#[test]
+fn reading_again_leaves_the_same_marks() {
+    let lines = [line(1, "abc\n"), line(2, "de\n")];
+    let (_, marks) = read(Marks::default(), &lines);
+    assert_eq!(read(marks, &lines).1, marks);
+    assert_eq!(read(marks, &lines[..1]).1, marks, "the newest place counts");
+}
