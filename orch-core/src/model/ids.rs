@@ -1,6 +1,14 @@
 //! One type per kind of id, so that a task can never be passed for a command.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    str::FromStr,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use uuid::Uuid;
@@ -22,12 +30,6 @@ macro_rules! uuid_id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new random id.
-            #[must_use]
-            pub fn generate() -> Self {
-                Self(Uuid::new_v4())
-            }
-
             /// The id with exactly these bytes, for callers that derive ids from something else.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -84,6 +86,17 @@ uuid_id! {
 }
 
 impl TaskId {
+    /// A new id. Ids that one process makes follow each other in their first four bytes and are random in the others: what is
+    /// submitted together is stored together, which ordered stores write much faster, and the short forms of neighbours
+    /// differ. (A UUID of version 8: RFC 9562, section 5.8.)
+    #[must_use]
+    pub fn generate() -> Self {
+        static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(Uuid::new_v4().as_fields().0));
+        let mut bytes = Uuid::new_v4().into_bytes();
+        bytes[..4].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
     /// The first eight characters, as tables show it.
     #[must_use]
     pub fn short(&self) -> String {
@@ -92,6 +105,21 @@ impl TaskId {
         text
     }
 }
+
+macro_rules! random_id {
+    ($name:ident) => {
+        impl $name {
+            /// A new random id.
+            #[must_use]
+            pub fn generate() -> Self {
+                Self(Uuid::new_v4())
+            }
+        }
+    };
+}
+
+random_id!(CommandId);
+random_id!(InstanceId);
 
 macro_rules! name_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal) => {
@@ -241,6 +269,18 @@ mod tests {
             assert!(error.contains("node id"), "{error}");
         }
         assert_eq!(NodeId::new("worker-1").unwrap().to_string(), "worker-1");
+    }
+
+    #[test]
+    fn task_ids_made_here_follow_each_other_and_never_repeat() {
+        // Other tests of the process may take ids in between.
+        let ids: Vec<TaskId> = (0..1000).map(|_| TaskId::generate()).collect();
+        let first = |id: &TaskId| u32::from_be_bytes(id.as_bytes()[..4].try_into().unwrap());
+        assert!(ids.windows(2).all(|two| first(&two[1]).wrapping_sub(first(&two[0])) < 10_000));
+        let shorts: std::collections::BTreeSet<String> = ids.iter().map(TaskId::short).collect();
+        assert_eq!(shorts.len(), ids.len());
+        let rests: std::collections::BTreeSet<&[u8]> = ids.iter().map(|id| &id.as_bytes()[4..]).collect();
+        assert_eq!(rests.len(), ids.len());
     }
 
     #[test]
