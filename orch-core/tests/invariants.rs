@@ -279,7 +279,11 @@ fn some_end(end: u8) -> AttemptEnd {
         0 | 1 => AttemptEnd::Exited { exit: Exit::from_code(0) },
         2 => AttemptEnd::Exited { exit: Exit::from_code(1) },
         3 => AttemptEnd::StartFailed {
-            failure: StartFailure { reason: "no_space".into(), message: "disk full".into(), retryable: true },
+            failure: Box::new(StartFailure {
+                reason: "no_space".into(),
+                message: "disk full".into(),
+                retryable: true,
+            }),
         },
         4 => AttemptEnd::RunTimeout,
         5 => AttemptEnd::Stopped,

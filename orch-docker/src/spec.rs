@@ -85,7 +85,7 @@ pub(crate) fn container(
         working_dir: spec.working_dir.clone(),
         user: spec.isolation.user.clone(),
         labels: Some(labels),
-        stop_signal: Some(spec.stop.signal.clone()),
+        stop_signal: Some(spec.stop.signal.name().into()),
         healthcheck: Some(health(spec.health.as_deref())?),
         exposed_ports: Some(ports.iter().copied().map(port_key).collect()),
         host_config: Some(HostConfig {

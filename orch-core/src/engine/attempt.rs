@@ -110,7 +110,9 @@ async fn run(shared: &Arc<Shared>, assignment: &Assignment, here: bool, orders: 
             // A start that was under way may have happened: it must be gone before it is reported as stopped.
             match patiently(shared, assignment.attempt, || shared.runtime.remove(assignment.attempt)).await {
                 Ok(()) => Ended::End(AttemptEnd::Stopped),
-                Err(error) => Ended::End(AttemptEnd::StartFailed { failure: error.into_start_failure() }),
+                Err(error) => {
+                    Ended::End(AttemptEnd::StartFailed { failure: error.into_start_failure().into() })
+                }
             }
         }
     }
@@ -119,7 +121,7 @@ async fn run(shared: &Arc<Shared>, assignment: &Assignment, here: bool, orders: 
 /// Makes ready and starts. An engine that is gone is waited for.
 async fn bring_up(shared: &Arc<Shared>, assignment: &Assignment, here: bool) -> Result<Started, AttemptEnd> {
     let attempt = assignment.attempt;
-    let failed = |failure| AttemptEnd::StartFailed { failure };
+    let failed = |failure: StartFailure| AttemptEnd::StartFailed { failure: failure.into() };
     let secrets = look_up_secrets(&*shared.secrets, &assignment.spec).map_err(failed)?;
     let work = Work { attempt, spec: assignment.spec.clone(), secrets };
     if !here {

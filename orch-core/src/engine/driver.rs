@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::{
     orchestrator::Inner,
+    tasks::Observed,
     view::{Stale, View},
 };
 use crate::{
@@ -147,7 +148,7 @@ pub(super) async fn restore_observed(store: &dyn StateStore, view: &View) -> Res
         let page = store.scan(PREFIX, after.as_ref(), 1024).await?;
         for entry in &page.entries {
             let attempt = entry.key.as_str().strip_prefix(PREFIX).and_then(|id| id.parse().ok());
-            if let (Some(attempt), Ok(observed)) = (attempt, serde_json::from_slice(&entry.value)) {
+            if let (Some(attempt), Some(observed)) = (attempt, Observed::from_record(&entry.value)) {
                 view.restore_observed(attempt, observed);
             }
         }

@@ -103,8 +103,7 @@ impl ControlLink for LocalLink {
                 }
                 Seen::Running { .. } | Seen::Health(_) | Seen::Progress(_) => {
                     if let Some(observed) = view.observed(attempt.task) {
-                        let json = serde_json::to_vec(&observed).expect("plain data has a JSON form");
-                        writes.push(Write::put(observed_key(attempt), json));
+                        writes.push(Write::put(observed_key(attempt), observed.to_record()));
                     }
                 }
                 Seen::Usage(_) => {}

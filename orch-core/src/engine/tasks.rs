@@ -60,7 +60,27 @@ pub struct Observed {
     pub healthy: Option<bool>,
 }
 
+/// The form in which observations are stored.
+#[derive(Serialize, Deserialize)]
+struct ObservedRecord<T> {
+    v: u8,
+    observed: T,
+}
+
 impl Observed {
+    const RECORD_VERSION: u8 = 1;
+
+    pub(super) fn to_record(&self) -> Vec<u8> {
+        let record = ObservedRecord { v: Self::RECORD_VERSION, observed: self };
+        serde_json::to_vec(&record).expect("plain data has a JSON form")
+    }
+
+    /// `None` for what cannot be read or was written by another version: what it says will be observed again.
+    pub(super) fn from_record(bytes: &[u8]) -> Option<Self> {
+        let record: ObservedRecord<Self> = serde_json::from_slice(bytes).ok()?;
+        (record.v == Self::RECORD_VERSION).then_some(record.observed)
+    }
+
     pub(super) fn new(attempt: NonZeroU32) -> Self {
         Self { attempt, handle: None, running_since: None, progress: None, usage: None, healthy: None }
     }

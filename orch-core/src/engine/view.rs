@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{AttemptId, NodeId, TaskId, Timestamp},
     scheduler::{NodeView, Unplaced},
-    state::{Change, ClusterState, Publish, TaskRecord, TaskState},
+    state::{Change, ClusterState, Publish, TaskRecord, TaskState, TaskTable},
     store::Revision,
 };
 
@@ -35,7 +35,7 @@ pub(super) struct View {
 #[derive(Debug)]
 struct Inner {
     revision: Revision,
-    tasks: HashMap<TaskId, Arc<TaskRecord>>,
+    tasks: TaskTable,
     by_seq: BTreeMap<u64, TaskId>,
     by_node: HashMap<NodeId, BTreeSet<TaskId>>,
     observed: HashMap<TaskId, Observed>,
@@ -59,7 +59,7 @@ impl View {
         Self {
             inner: RwLock::new(Inner {
                 revision: Revision::ZERO,
-                tasks: HashMap::new(),
+                tasks: TaskTable::default(),
                 by_seq: BTreeMap::new(),
                 by_node: HashMap::new(),
                 observed: HashMap::new(),
@@ -80,7 +80,7 @@ impl View {
 
     pub(super) fn task(&self, id: TaskId) -> Option<TaskView> {
         let inner = self.read();
-        let record = inner.tasks.get(&id)?.clone();
+        let record = inner.tasks.get(id)?.clone();
         Some(TaskView { observed: inner.observed.get(&id).cloned(), record })
     }
 
@@ -90,7 +90,7 @@ impl View {
         let matching =
             inner.by_seq.range(filter.after_seq.map_or(0, |seq| seq + 1)..).filter_map(|(_, id)| {
                 let view = TaskView {
-                    record: inner.tasks.get(id)?.clone(),
+                    record: inner.tasks.get(*id)?.clone(),
                     observed: inner.observed.get(id).cloned(),
                 };
                 filter.matches(&view).then_some(view)
@@ -111,7 +111,11 @@ impl View {
         let inner = self.read();
         let mut counts = BTreeMap::new();
         for record in inner.tasks.values() {
-            *counts.entry(record.status()).or_insert(0) += 1;
+            let status = match record.status() {
+                "placed" if inner.was_seen_running(record) => "running",
+                status => status,
+            };
+            *counts.entry(status).or_insert(0) += 1;
         }
         counts
     }
@@ -119,7 +123,7 @@ impl View {
     /// Resolves when the task has finished; at once when it has already or is not known.
     pub(super) fn finished(&self, id: TaskId) -> Option<oneshot::Receiver<()>> {
         let mut inner = self.write();
-        if inner.tasks.get(&id).is_none_or(|task| task.is_finished()) {
+        if inner.tasks.get(id).is_none_or(|task| task.is_finished()) {
             return None;
         }
         let (done, finished) = oneshot::channel();
@@ -148,7 +152,7 @@ impl View {
         let mut inner = self.write();
         let held = inner
             .tasks
-            .get(&attempt.task)
+            .get(attempt.task)
             .is_some_and(|task| task.current_attempt() == Some(attempt) && task.node() == Some(node));
         if !held {
             return false;
@@ -179,7 +183,7 @@ impl View {
     /// Takes in what was observed before a restart, where it is still about the current attempt.
     pub(super) fn restore_observed(&self, attempt: AttemptId, observed: Observed) {
         let mut inner = self.write();
-        let current = inner.tasks.get(&attempt.task).and_then(|task| task.current_attempt());
+        let current = inner.tasks.get(attempt.task).and_then(|task| task.current_attempt());
         if current == Some(attempt) {
             inner.observed.insert(attempt.task, observed);
         } else {
@@ -192,7 +196,7 @@ impl View {
         let inner = self.read();
         let mut all =
             Assignments { cursor, complete: true, run: Vec::new(), stop: Vec::new(), gone: Vec::new() };
-        for record in inner.by_node.get(node).into_iter().flatten().filter_map(|id| inner.tasks.get(id)) {
+        for record in inner.by_node.get(node).into_iter().flatten().filter_map(|id| inner.tasks.get(*id)) {
             assign(&mut all, node, record, None, inner.was_seen_running(record));
         }
         all
@@ -209,7 +213,7 @@ impl View {
         let mut some =
             Assignments { cursor, complete: false, run: Vec::new(), stop: Vec::new(), gone: Vec::new() };
         for attempt in changed {
-            match inner.tasks.get(&attempt.task) {
+            match inner.tasks.get(attempt.task) {
                 Some(record) => {
                     assign(&mut some, node, record, Some(*attempt), inner.was_seen_running(record));
                 }
@@ -226,7 +230,7 @@ impl View {
         plan: impl FnOnce(&[NodeView], &TaskRecord) -> Option<Unplaced>,
     ) -> Option<Unplaced> {
         let inner = self.read();
-        plan(&inner.nodes, inner.tasks.get(&id)?)
+        plan(&inner.nodes, inner.tasks.get(id)?)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -245,7 +249,7 @@ impl View {
         for change in changes {
             match change {
                 Change::PutTask(record) => {
-                    let before = inner.tasks.insert(record.id, record.clone());
+                    let before = inner.tasks.insert(record.clone());
                     note_moves(&mut moved, before.as_deref(), record);
                     inner.note_task(before.as_deref(), record);
                     inner.ring.push(revision, EventKind::Task(record.clone()));
@@ -279,7 +283,7 @@ impl View {
     fn replace(&self, revision: Revision, state: &ClusterState) {
         let mut inner = self.write();
         inner.revision = revision;
-        inner.tasks = state.tasks().into_iter().map(|task| (task.id, task)).collect();
+        inner.tasks = state.tasks().into_iter().collect();
         inner.by_seq = inner.tasks.values().map(|task| (task.seq, task.id)).collect();
         inner.nodes = state.nodes().to_vec();
         inner.by_node = state
@@ -290,13 +294,13 @@ impl View {
         inner.ring.restart(revision);
         let Inner { tasks, observed, .. } = &mut *inner;
         observed.retain(|task, seen| {
-            let current = tasks.get(task).and_then(|task| task.current_attempt());
+            let current = tasks.get(*task).and_then(|task| task.current_attempt());
             current.is_some_and(|current| current.attempt == seen.attempt)
         });
         let finished: Vec<TaskId> = inner
             .waiters
             .keys()
-            .filter(|id| inner.tasks.get(id).is_none_or(|task| task.is_finished()))
+            .filter(|id| inner.tasks.get(**id).is_none_or(|task| task.is_finished()))
             .copied()
             .collect();
         for id in finished {
@@ -359,7 +363,7 @@ impl Inner {
     }
 
     fn forget(&mut self, id: TaskId) {
-        if let Some(record) = self.tasks.remove(&id) {
+        if let Some(record) = self.tasks.remove(id) {
             self.by_seq.remove(&record.seq);
         }
         self.observed.remove(&id);

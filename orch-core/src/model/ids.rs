@@ -196,7 +196,8 @@ name_id! {
 
 impl Default for Namespace {
     fn default() -> Self {
-        Self("default".into())
+        static DEFAULT: LazyLock<Namespace> = LazyLock::new(|| Namespace("default".into()));
+        DEFAULT.clone()
     }
 }
 

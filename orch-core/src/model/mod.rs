@@ -4,6 +4,7 @@
 //! replicas must agree to the last bit.
 
 mod ids;
+mod isolation;
 mod node;
 mod report;
 mod resources;
@@ -15,15 +16,15 @@ mod validate;
 mod signing;
 
 pub use ids::{AttemptId, CommandId, IdError, InstanceId, Namespace, NodeId, TaskId};
+pub use isolation::{Capability, Isolation, NetworkMode, SpareIsolation};
 pub use node::{NodeRecord, NodeSpec, NodeState, Scheduling};
 pub use report::{AttemptEnd, Exit, Report, ReportKind, StartFailure};
 pub use resources::{Held, Overflow, Resources, Shortage};
 #[cfg(feature = "signing")]
 pub use signing::SignatureError;
 pub use spec::{
-    Capability, Constraint, HealthCheck, Isolation, Mount, MountSource, NetworkMode, PullPolicy,
-    RestartPolicy, RetryPolicy, SecretRef, SecretTarget, StopPolicy, SubmitterSignature, TaskSpec, Timeouts,
-    WorkKind, Workload,
+    Constraint, HealthCheck, Mount, MountSource, PullPolicy, RestartPolicy, RetryPolicy, SecretRef,
+    SecretTarget, StopPolicy, StopSignal, SubmitterSignature, TaskSpec, Timeouts, WorkKind, Workload,
 };
 pub use time::Timestamp;
 pub(crate) use time::millis;

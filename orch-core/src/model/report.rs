@@ -67,7 +67,7 @@ pub enum AttemptEnd {
     /// It could not be started.
     StartFailed {
         /// Why.
-        failure: StartFailure,
+        failure: Box<StartFailure>,
     },
     /// It ran longer than its spec allows, and was stopped.
     RunTimeout,

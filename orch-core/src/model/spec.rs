@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    AttemptId, Namespace, Resources,
+    AttemptId, Isolation, Namespace, Resources, SpareIsolation,
     time::{millis, opt_millis},
 };
 
@@ -63,10 +63,9 @@ pub struct TaskSpec {
     /// Which nodes may run it; all of them must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constraints: Vec<Constraint>,
-    /// How far it is kept apart from its node. Boxed, like the other parts that most tasks leave alone, so that a
-    /// cluster with a million of them stays small.
+    /// How far it is kept apart from its node.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub isolation: Box<Isolation>,
+    pub isolation: SpareIsolation,
     /// Directories of the node or in memory that it sees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
@@ -270,70 +269,6 @@ impl std::fmt::Display for Constraint {
     }
 }
 
-/// How far a task is kept apart from its node. The default is what an image's author expects of an engine, less
-/// the right to gain privileges; [`Isolation::hardened`] is for code that nobody vouches for.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Isolation {
-    /// What it reaches over the network.
-    pub network: NetworkMode,
-    /// `user`, `uid` or `uid:gid`; the image's or the agent's own when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// The root file system cannot be written.
-    pub read_only_root: bool,
-    /// It and its children may gain rights that it was not started with (setuid programs).
-    pub new_privileges: bool,
-    /// Take all capabilities away before `add_capabilities` are given.
-    pub drop_all_capabilities: bool,
-    /// Linux capabilities it gets beyond the engine's default set.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub add_capabilities: BTreeSet<Capability>,
-    /// The most processes and threads it may have at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids_limit: Option<NonZeroU32>,
-    /// The most files it may have open at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub open_files_limit: Option<NonZeroU32>,
-}
-
-impl Isolation {
-    /// No network, read-only root, user 1000:1000, no capabilities, 128 processes, 1024 files.
-    #[must_use]
-    pub fn hardened() -> Self {
-        Self {
-            network: NetworkMode::None,
-            user: Some("1000:1000".into()),
-            read_only_root: true,
-            new_privileges: false,
-            drop_all_capabilities: true,
-            add_capabilities: BTreeSet::new(),
-            pids_limit: NonZeroU32::new(128),
-            open_files_limit: NonZeroU32::new(1024),
-        }
-    }
-}
-
-/// What a task reaches over the network.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NetworkMode {
-    /// The runtime's usual network: outgoing connections, and the ports of its resources from outside.
-    #[default]
-    Bridge,
-    /// Nothing but its own loopback.
-    None,
-    /// The node's own network, as if it ran there.
-    Host,
-    /// A network of the engine, by name.
-    Named(String),
-}
-
-/// A Linux capability without the `CAP_` in front: `NET_BIND_SERVICE`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Capability(pub String);
-
 /// A directory that a task sees at a place of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -399,11 +334,11 @@ pub struct HealthCheck {
 }
 
 /// How a task is asked to stop.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopPolicy {
-    /// The signal that asks: `SIGTERM`, `SIGINT`, ...
-    pub signal: String,
+    /// The signal that asks.
+    pub signal: StopSignal,
     /// How long it has before it is killed.
     #[serde(rename = "grace_ms", with = "millis")]
     pub grace: Duration,
@@ -411,7 +346,54 @@ pub struct StopPolicy {
 
 impl Default for StopPolicy {
     fn default() -> Self {
-        Self { signal: "SIGTERM".into(), grace: Duration::from_secs(10) }
+        Self { signal: StopSignal::Term, grace: Duration::from_secs(10) }
+    }
+}
+
+/// The signals that may ask a task to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum StopSignal {
+    /// The usual one.
+    #[default]
+    #[serde(rename = "SIGTERM")]
+    Term,
+    /// As Ctrl-C.
+    #[serde(rename = "SIGINT")]
+    Int,
+    /// For a graceful end of some servers (nginx), for a dump of others.
+    #[serde(rename = "SIGQUIT")]
+    Quit,
+    /// As of a terminal that was closed.
+    #[serde(rename = "SIGHUP")]
+    Hup,
+    /// What the program makes of it.
+    #[serde(rename = "SIGUSR1")]
+    Usr1,
+    /// What the program makes of it.
+    #[serde(rename = "SIGUSR2")]
+    Usr2,
+    /// Does not ask.
+    #[serde(rename = "SIGKILL")]
+    Kill,
+    /// For a graceful end of some servers (Apache).
+    #[serde(rename = "SIGWINCH")]
+    Winch,
+}
+
+impl StopSignal {
+    /// The name, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Term => "SIGTERM",
+            Self::Int => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Hup => "SIGHUP",
+            Self::Usr1 => "SIGUSR1",
+            Self::Usr2 => "SIGUSR2",
+            Self::Kill => "SIGKILL",
+            Self::Winch => "SIGWINCH",
+        }
     }
 }
 
@@ -498,7 +480,7 @@ impl TaskSpec {
             restart: RestartPolicy::default(),
             retry: RetryPolicy::default(),
             constraints: Vec::new(),
-            isolation: Box::default(),
+            isolation: SpareIsolation::default(),
             mounts: Vec::new(),
             health: None,
             stop: StopPolicy::default(),
@@ -687,6 +669,30 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 mod tests {
     use super::*;
     use crate::model::TaskId;
+
+    #[test]
+    fn signals_are_named_as_everywhere_and_others_are_refused() {
+        use StopSignal::*;
+        for signal in [Term, Int, Quit, Hup, Usr1, Usr2, Kill, Winch] {
+            assert_eq!(serde_json::to_value(signal).unwrap(), signal.name());
+        }
+        let error = serde_json::from_str::<StopPolicy>(r#"{"signal":"TERM"}"#).unwrap_err().to_string();
+        assert!(error.contains("`TERM`") && error.contains("`SIGTERM`"), "{error}");
+    }
+
+    #[test]
+    fn isolation_that_is_the_default_takes_no_memory_and_no_json() {
+        let mut spec = TaskSpec::program("a", "b");
+        let plain = spec.clone();
+        spec.isolation.user = Some("x".into());
+        assert_ne!(spec, plain);
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<TaskSpec>(&json).unwrap(), spec);
+        spec.isolation.user = None;
+        assert_eq!(spec, plain);
+        assert_eq!(serde_json::to_string(&spec).unwrap(), serde_json::to_string(&plain).unwrap());
+        assert!(size_of::<TaskSpec>() <= 504, "{}", size_of::<TaskSpec>());
+    }
 
     #[test]
     fn the_smallest_json_is_a_name_and_a_workload() {

@@ -69,7 +69,7 @@ impl TaskSpec {
         if self.output_limit_bytes > limits.output_bytes {
             return refuse("output_limit_bytes", format!("at most {} bytes are kept", limits.output_bytes));
         }
-        check_signal(&self.stop.signal)
+        Ok(())
     }
 
     fn check_workload(&self, texts: &mut Texts) -> Result<(), InvalidSpec> {
@@ -286,15 +286,6 @@ fn check_absolute(field: &str, path: &str) -> Result<(), InvalidSpec> {
     }
 }
 
-fn check_signal(signal: &str) -> Result<(), InvalidSpec> {
-    const KNOWN: [&str; 8] =
-        ["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGWINCH"];
-    match KNOWN.contains(&signal) {
-        true => Ok(()),
-        false => refuse("stop.signal", format!("{signal:?} is not one of {}", KNOWN.join(", "))),
-    }
-}
-
 const PLAIN: &str = "only letters, digits, '.', '_' and '-' are allowed";
 
 fn is_plain_name(name: &str) -> bool {
@@ -331,8 +322,6 @@ mod tests {
         secret
             .secrets
             .push(SecretRef { name: "../key".into(), target: SecretTarget::Env { variable: "K".into() } });
-        let mut signal = good();
-        signal.stop.signal = "TERM".into();
         let mut output = good();
         output.output_limit_bytes = u64::MAX;
         let mut unsorted = good();
@@ -358,7 +347,6 @@ mod tests {
             (good().total_timeout(Duration::MAX), "timeouts.total_ms"),
             (mounts, "mounts.source.path"),
             (secret, "secrets.name"),
-            (signal, "stop.signal"),
             (output, "output_limit_bytes"),
         ] {
             let error = refused(&spec);

@@ -28,7 +28,7 @@ use super::{
     Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeErrorKind,
     RuntimeEvents, Started, Usage, Work,
 };
-use crate::model::{AttemptId, Exit, WorkKind};
+use crate::model::{AttemptId, Exit, StopSignal, WorkKind};
 
 /// How long killed processes may take to be gone. Longer means that the kernel cannot end them (a dead disk).
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -233,7 +233,7 @@ impl Runtime for ProcessRuntime {
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
         if let State::Running(identity) = self.started(attempt).await? {
             let dir = self.attempt(attempt);
-            blocking(move || identity.signal_group(signal(&dir.spec()?.stop.signal))).await?;
+            blocking(move || identity.signal_group(signal(dir.spec()?.stop.signal))).await?;
             let _ = tokio::time::timeout(grace, self.monitors.ended(&self.attempt(attempt))).await;
         }
         self.kill_all(attempt).await
@@ -374,17 +374,16 @@ impl LogReader {
     }
 }
 
-/// The signals that a spec may name; anything else was refused when it was submitted.
-fn signal(name: &str) -> Signal {
-    match name {
-        "SIGINT" => Signal::INT,
-        "SIGQUIT" => Signal::QUIT,
-        "SIGHUP" => Signal::HUP,
-        "SIGUSR1" => Signal::USR1,
-        "SIGUSR2" => Signal::USR2,
-        "SIGKILL" => Signal::KILL,
-        "SIGWINCH" => Signal::WINCH,
-        _ => Signal::TERM,
+fn signal(asked: StopSignal) -> Signal {
+    match asked {
+        StopSignal::Term => Signal::TERM,
+        StopSignal::Int => Signal::INT,
+        StopSignal::Quit => Signal::QUIT,
+        StopSignal::Hup => Signal::HUP,
+        StopSignal::Usr1 => Signal::USR1,
+        StopSignal::Usr2 => Signal::USR2,
+        StopSignal::Kill => Signal::KILL,
+        StopSignal::Winch => Signal::WINCH,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state of a cluster: records, and indexes derived from them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Change, Clock, ClusterConfig, CommandRecord, TaskRecord, TaskState, commands::Commands, nodes::Nodes,
-    queue::Queue,
+    queue::Queue, table::TaskTable,
 };
 use crate::{
     consensus::MachineError,
@@ -24,8 +24,7 @@ pub struct ClusterState {
     pub(super) config: ClusterConfig,
     pub(super) scheduler: Arc<dyn Scheduler>,
     pub(super) clock: Clock,
-    /// Looked up only, never iterated without sorting.
-    pub(super) tasks: HashMap<TaskId, Arc<TaskRecord>>,
+    pub(super) tasks: TaskTable,
     pub(super) nodes: Nodes,
     pub(super) commands: Commands,
     /// Eligible tasks.
@@ -33,7 +32,7 @@ pub struct ClusterState {
     /// When time alone changes something, by task.
     pub(super) due: BTreeSet<(Timestamp, TaskId)>,
     /// Finished tasks, the oldest first.
-    pub(super) finished: BTreeSet<(Timestamp, u64, TaskId)>,
+    pub(super) finished: BTreeSet<(Timestamp, TaskId)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,7 +54,7 @@ impl ClusterState {
             config,
             scheduler,
             clock: Clock::default(),
-            tasks: HashMap::new(),
+            tasks: TaskTable::default(),
             nodes: Nodes::default(),
             commands: Commands::default(),
             queue: Queue::default(),
@@ -73,14 +72,14 @@ impl ClusterState {
         match change {
             Change::PutTask(record) => {
                 let id = record.id;
-                let before = self.tasks.insert(id, record.clone());
+                let before = self.tasks.insert(record.clone());
                 if let Some(before) = &before {
                     self.unindex(before);
                 }
                 self.index(&record);
                 before.map_or(Change::DeleteTask(id), Change::PutTask)
             }
-            Change::DeleteTask(id) => match self.tasks.remove(&id) {
+            Change::DeleteTask(id) => match self.tasks.remove(id) {
                 Some(before) => {
                     self.unindex(&before);
                     Change::PutTask(before)
@@ -101,7 +100,7 @@ impl ClusterState {
     /// The task, if it is known.
     #[must_use]
     pub fn task(&self, id: TaskId) -> Option<&Arc<TaskRecord>> {
-        self.tasks.get(&id)
+        self.tasks.get(id)
     }
 
     /// All tasks in order of submission.
@@ -120,7 +119,7 @@ impl ClusterState {
 
     /// The tasks that belong to a node now.
     pub fn tasks_of(&self, node: &NodeId) -> impl Iterator<Item = &Arc<TaskRecord>> {
-        self.nodes.tasks_of(node).map(|task| &self.tasks[&task])
+        self.nodes.tasks_of(node).filter_map(|task| self.tasks.get(task))
     }
 
     /// The latest time that any command brought.
@@ -139,7 +138,7 @@ impl ClusterState {
     /// Why a task is pending, or `None` when it is not.
     #[must_use]
     pub fn explain(&self, id: TaskId) -> Option<Unplaced> {
-        let task = self.tasks.get(&id).filter(|task| matches!(task.state, TaskState::Pending { .. }))?;
+        let task = self.tasks.get(id).filter(|task| matches!(task.state, TaskState::Pending { .. }))?;
         let pending = [Pending { task: id, spec: &task.spec, avoid: task.avoid() }];
         let plan = self.scheduler.plan(Snapshot { nodes: self.nodes.views(), explain: true }, &pending);
         plan.unplaced.into_iter().next()
@@ -200,14 +199,14 @@ impl ClusterState {
             }
         }
         for change in later {
-            if let Change::PutTask(task) = &change {
-                fresh.check_foreign(task)?;
-                if let Some(other) = seqs.insert(task.seq, task.id) {
-                    return Err(MachineError {
-                        what: format!("task {}", task.id),
-                        problem: format!("it has the sequence number of task {other}"),
-                    });
-                }
+            fresh.check_foreign(&change)?;
+            if let Change::PutTask(task) = &change
+                && let Some(other) = seqs.insert(task.seq, task.id)
+            {
+                return Err(MachineError {
+                    what: format!("task {}", task.id),
+                    problem: format!("it has the sequence number of task {other}"),
+                });
             }
             fresh.absorb(change);
         }
@@ -225,13 +224,23 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Refuses a task record that [`ClusterState::absorb`] would panic on. For records that come from outside.
-    pub(super) fn check_foreign(&self, task: &TaskRecord) -> Result<(), MachineError> {
-        match task.node() {
-            Some(node) if self.nodes.get(node).is_none() => Err(MachineError {
-                what: format!("task {}", task.id),
-                problem: format!("it is placed on node {node}, which has no record"),
-            }),
+    /// Refuses a change that [`ClusterState::absorb`] would panic on. For records that come from outside.
+    pub(super) fn check_foreign(&self, change: &Change) -> Result<(), MachineError> {
+        match change {
+            Change::PutTask(task) => match task.node() {
+                Some(node) if self.nodes.get(node).is_none() => Err(MachineError {
+                    what: format!("task {}", task.id),
+                    problem: format!("it is placed on node {node}, which has no record"),
+                }),
+                _ => Ok(()),
+            },
+            Change::DeleteNode(node) => match self.nodes.tasks_of(node).next() {
+                Some(task) => Err(MachineError {
+                    what: format!("node {node}"),
+                    problem: format!("it was deleted, and task {task} is placed on it"),
+                }),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -255,7 +264,7 @@ impl ClusterState {
             TaskState::Pending { not_before: None, .. } => self.queue.insert(task),
             TaskState::Pending { .. } => {}
             TaskState::Placed { node, .. } => self.nodes.take(node, task),
-            TaskState::Finished { at, .. } => drop(self.finished.insert((*at, task.seq, task.id))),
+            TaskState::Finished { at, .. } => drop(self.finished.insert((*at, task.id))),
         }
     }
 
@@ -267,7 +276,7 @@ impl ClusterState {
             TaskState::Pending { not_before: None, .. } => self.queue.remove(task),
             TaskState::Pending { .. } => {}
             TaskState::Placed { node, .. } => self.nodes.release(node, task),
-            TaskState::Finished { at, .. } => drop(self.finished.remove(&(*at, task.seq, task.id))),
+            TaskState::Finished { at, .. } => drop(self.finished.remove(&(*at, task.id))),
         }
     }
 

@@ -154,6 +154,16 @@ pub enum Rejection {
         /// The id.
         task: TaskId,
     },
+    /// The command's id was used for another command.
+    #[error(
+        "the command id {command} was used before, for another spec of task {task}; take a new one for a new command"
+    )]
+    CommandIdReused {
+        /// The id.
+        command: CommandId,
+        /// A task that differs.
+        task: TaskId,
+    },
     /// There are as many unfinished tasks as the cluster takes.
     #[error("the cluster has {limit} unfinished tasks already and takes no more; try again later")]
     QueueFull {

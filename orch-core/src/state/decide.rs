@@ -24,7 +24,11 @@ impl ClusterState {
         if let Some(id) = envelope.id
             && let Some(known) = self.commands.get(id)
         {
-            return Decided { outcome: known.outcome.clone(), changes: Vec::new() };
+            let outcome = match self.contradiction(&envelope.command) {
+                Some(task) if known.outcome.is_ok() => Err(Rejection::CommandIdReused { command: id, task }),
+                _ => known.outcome.clone(),
+            };
+            return Decided { outcome, changes: Vec::new() };
         }
         let mut draft = Draft::new(self, now.max(self.clock.time));
         let outcome = match envelope.v {
@@ -34,6 +38,13 @@ impl ClusterState {
             }),
         };
         Decided { changes: draft.into_changes(envelope.id, &outcome), outcome }
+    }
+
+    /// A task of a submission that is here with another spec: the command is not the one that was answered.
+    fn contradiction(&self, command: &Command) -> Option<TaskId> {
+        let Command::Submit { tasks } = command else { return None };
+        let other = |new: &&NewTask| self.task(new.id).is_some_and(|known| known.spec != new.spec);
+        tasks.iter().find(other).map(|new| new.id)
     }
 }
 
@@ -147,8 +158,9 @@ impl Draft<'_> {
                 if started_at.is_some() {
                     return Ok(Outcome::Unchanged);
                 }
-                // A node's clock may be off; what it says must not reach outside of what we saw ourselves.
-                *started_at = Some((*at).clamp(*placed_at, now));
+                // A node's clock may be off; where it contradicts what we saw ourselves, the time of the report is
+                // the one that ends nothing early.
+                *started_at = Some(if (*placed_at..=now).contains(at) { *at } else { now });
             }
             ReportKind::Ended(end) => self.end_attempt(&mut task, end),
         }

@@ -141,7 +141,7 @@ impl<'a> Draft<'a> {
         }
         let surplus = finished.saturating_sub(self.state.config.finished_max).min(FORGOTTEN_AT_A_TIME);
         let forgotten = self.state.finished.iter().take(surplus);
-        changes.extend(forgotten.map(|(_, _, task)| Change::DeleteTask(*task)));
+        changes.extend(forgotten.map(|(_, task)| Change::DeleteTask(*task)));
         changes.extend(removed);
         let slots = u64::from(self.state.config.commands_max);
         // A refusal that passes with time must not stick to the command.

@@ -117,9 +117,7 @@ impl StateMachine for ClusterMachine {
         });
         let mut undo = Vec::new();
         for change in &changes {
-            if let Change::PutTask(task) = change
-                && let Err(error) = self.state.check_foreign(task)
-            {
+            if let Err(error) = self.state.check_foreign(change) {
                 for change in undo.into_iter().rev() {
                     self.state.absorb(change);
                 }

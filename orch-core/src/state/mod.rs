@@ -17,6 +17,7 @@ mod machine;
 mod nodes;
 mod place;
 mod queue;
+mod table;
 mod task;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ pub use cluster::ClusterState;
 pub use command::{Command, CommandRecord, Decided, Envelope, NewTask, Outcome, Rejection};
 pub use machine::{ClusterMachine, Publish};
 pub use task::{AttemptRecord, Stop, StopReason, TaskRecord, TaskResult, TaskState, TimeoutKind};
+
+pub(crate) use table::TaskTable;
 
 use crate::model::Limits;
 

@@ -103,6 +103,24 @@ async fn what_the_cluster_refuses() {
 }
 
 #[tokio::test]
+async fn an_idempotency_key_belongs_to_one_request() {
+    let bench = Bench::new().await;
+    let key = CommandId::generate();
+    let headers = format!(
+        "authorization: Bearer {ADMIN}\r\ncontent-type: application/json\r\nidempotency-key: {key}\r\n"
+    );
+    let submit = async |program: &str| {
+        let spec = format!(r#"{{"name":"t","workload":{{"kind":"program","program":"{program}"}}}}"#);
+        let body = format!(r#"{{"tasks":[{{"spec":{spec}}}]}}"#);
+        bench.request("POST", "/api/v1/tasks", &headers, &body).await
+    };
+    let first = submit("true").await;
+    assert_eq!(first.status, 201, "{first:?}");
+    assert_eq!(submit("true").await.status, 201, "the same request again");
+    submit("false").await.problem(422, "command_id_reused");
+}
+
+#[tokio::test]
 async fn a_worker_learns_what_is_wrong() {
     use orch_core::engine::{Agent, ControlLink as _, LinkError};
     let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Outcome, bench::Bench};
-use crate::testkit::ensure;
+use crate::{model::StopSignal, testkit::ensure};
 
 const PATIENT: Duration = Duration::from_secs(30);
 
@@ -35,7 +35,7 @@ pub(super) async fn stop_kills_after_the_grace(bench: &Bench<'_>) -> Outcome {
 pub(super) async fn stop_uses_the_signal_of_the_spec(bench: &Bench<'_>) -> Outcome {
     let script = "trap 'exit 8' USR1; trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
     let mut spec = bench.harness.sh(script);
-    spec.stop.signal = "SIGUSR1".into();
+    spec.stop.signal = StopSignal::Usr1;
     let attempt = bench.start(&bench.work(spec)).await?;
     bench.until_ready(attempt).await?;
     // What was started by an earlier life of the agent is stopped by its own signal as well.

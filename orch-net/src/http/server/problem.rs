@@ -53,6 +53,7 @@ pub(super) mod kinds {
         BODY_TOO_LARGE = 413 "body_too_large" "The request's body is too large";
         SUBMISSION_TOO_LARGE = 413 "submission_too_large" "The submission has too many tasks";
         NOT_JSON = 415 "not_json" "The request's body must be JSON";
+        COMMAND_ID_REUSED = 422 "command_id_reused" "The idempotency key belongs to another request";
         INVALID_SPEC = 422 "invalid_spec" "The task cannot be accepted";
         INVALID_NODE = 422 "invalid_node" "The node cannot be accepted";
         REFUSED = 422 "refused" "The cluster refuses this";
@@ -143,6 +144,7 @@ impl From<&Rejection> for Problem {
             }
             Rejection::Malformed { .. } => kinds::MALFORMED,
             Rejection::TaskIdTaken { .. } => kinds::TASK_ID_TAKEN,
+            Rejection::CommandIdReused { .. } => kinds::COMMAND_ID_REUSED,
             Rejection::QueueFull { .. } => kinds::QUEUE_FULL,
             Rejection::SubmissionTooLarge { .. } => kinds::SUBMISSION_TOO_LARGE,
             Rejection::UnknownTask { .. } => kinds::UNKNOWN_TASK,

@@ -91,7 +91,7 @@ pub(super) async fn set_status(
         LegacyStatus::Failed => {
             let message = format!("{node} could not start it and did not say why");
             let failure = StartFailure { reason: "legacy_worker".into(), message, retryable: true };
-            ended(&app, attempt, node, AttemptEnd::StartFailed { failure }).await?;
+            ended(&app, attempt, node, AttemptEnd::StartFailed { failure: failure.into() }).await?;
         }
         LegacyStatus::Pending | LegacyStatus::Scheduled => {
             let detail = "a worker may say Running, Complete or Failed";
