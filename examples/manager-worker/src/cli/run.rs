@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use orch_core::{
     engine::EventKind,
     model::{
-        Constraint, Isolation, Mount, MountSource, NetworkMode, NodeId, PullPolicy, SecretRef, SecretTarget,
-        TaskSpec, Workload,
+        Constraint, HealthCheck, Isolation, Mount, MountSource, NetworkMode, NodeId, PullPolicy,
+        RestartPolicy, SecretRef, SecretTarget, StopSignal, TaskSpec, Workload,
     },
 };
 use orch_net::http::{Client, EventStart, wire::TaskInfo};
@@ -94,6 +94,25 @@ pub(super) struct RunArgs {
     /// A secret that the worker holds, as an environment variable.
     #[arg(long, value_name = "VARIABLE=SECRET", value_parser = units::pair)]
     secret: Vec<(String, String)>,
+    /// The same as a file at an absolute path.
+    #[arg(long, value_name = "PATH=SECRET", value_parser = units::pair)]
+    secret_file: Vec<(String, String)>,
+    /// What is tried again: failures (as often as --attempts says), always (success too), or nothing, not even when its node
+    /// is lost.
+    #[arg(long, value_enum, default_value = "on-failure")]
+    restart: Restart,
+    /// A shell command that is run inside the task again and again; when it fails three times in a row, so has the attempt.
+    #[arg(long, value_name = "COMMAND")]
+    health: Option<String>,
+    /// How long from one health check to the next.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "health", default_value = "10s")]
+    health_interval: Duration,
+    /// The signal that asks it to stop, such as SIGINT.
+    #[arg(long, value_name = "SIGNAL", value_parser = stop_signal)]
+    stop_signal: Option<StopSignal>,
+    /// How long it has then before it is killed.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    stop_grace: Option<Duration>,
     /// When to fetch the image.
     #[arg(long, value_enum)]
     pull: Option<Pull>,
@@ -111,6 +130,13 @@ pub(super) struct RunArgs {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Pull {
     IfMissing,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Restart {
+    OnFailure,
     Always,
     Never,
 }
@@ -235,8 +261,18 @@ fn spec(args: RunArgs) -> Result<TaskSpec, Failure> {
         spec.isolation.user = args.user;
     }
     spec.mounts = args.mount;
-    let secret = |(variable, name)| SecretRef { name, target: SecretTarget::Env { variable } };
-    spec.secrets = args.secret.into_iter().map(secret).collect();
+    let variable = |(variable, name)| SecretRef { name, target: SecretTarget::Env { variable } };
+    let file = |(path, name)| SecretRef { name, target: SecretTarget::File { path } };
+    spec.secrets =
+        args.secret.into_iter().map(variable).chain(args.secret_file.into_iter().map(file)).collect();
+    spec.restart = match args.restart {
+        Restart::OnFailure => RestartPolicy::OnFailure,
+        Restart::Always => RestartPolicy::Always,
+        Restart::Never => RestartPolicy::Never,
+    };
+    spec.health = args.health.map(|command| Box::new(health_check(command, args.health_interval)));
+    spec.stop.signal = args.stop_signal.unwrap_or_default();
+    spec.stop.grace = args.stop_grace.unwrap_or(spec.stop.grace);
     if let Workload::Image { pull, registry_credentials, .. } = &mut spec.workload {
         *pull = match args.pull {
             None | Some(Pull::IfMissing) => PullPolicy::IfMissing,
@@ -246,6 +282,20 @@ fn spec(args: RunArgs) -> Result<TaskSpec, Failure> {
         *registry_credentials = args.registry_login;
     }
     Ok(spec)
+}
+
+fn health_check(command: String, interval: Duration) -> HealthCheck {
+    HealthCheck {
+        command: ["sh".into(), "-c".into(), command].into(),
+        interval,
+        timeout: Duration::from_secs(5),
+        start_period: Duration::ZERO,
+        retries: const { NonZeroU32::new(3).unwrap() },
+    }
+}
+
+fn stop_signal(text: &str) -> Result<StopSignal, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
 fn mount(text: &str) -> Result<Mount, String> {

@@ -35,6 +35,27 @@ fn a_task_from_run_to_logs() {
 }
 
 #[test]
+fn options_of_run_reach_the_spec() {
+    let lab = Lab::new();
+    let options = [
+        &["run", "web", "nginx", "--restart", "always", "--stop-signal", "SIGQUIT", "--stop-grace", "3s"][..],
+        &["--health", "true", "--health-interval", "2s", "--secret", "TOKEN=api", "--secret-file", "/run/k=key"],
+        &["--hardened", "--priority", "-3", "--attempts", "4"],
+    ];
+    let spec = &lab.json(&options.concat())["record"]["spec"];
+    assert_eq!(spec["restart"], "always");
+    assert_eq!(spec["stop"], serde_json::json!({ "signal": "SIGQUIT", "grace_ms": 3000 }));
+    assert_eq!(spec["health"]["command"], serde_json::json!(["sh", "-c", "true"]));
+    assert_eq!(spec["health"]["interval_ms"], 2000);
+    assert_eq!(spec["secrets"][1]["target"], serde_json::json!({ "kind": "file", "path": "/run/k" }));
+    assert_eq!((&spec["isolation"]["read_only_root"], &spec["priority"]), (&true.into(), &(-3).into()));
+    let wrong = lab.orch(&["run", "web", "nginx", "--stop-signal", "TERM"]);
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.err.contains("SIGTERM"), "{}", wrong.err);
+    assert_eq!(lab.orch(&["run", "web", "nginx", "--health-interval", "2s"]).code, 2);
+}
+
+#[test]
 fn exit_codes_tell_how_a_task_ended() {
     let mut lab = Lab::new();
     lab.start_worker("w1", &[]);
