@@ -213,6 +213,19 @@ async fn a_newer_format_and_a_foreign_database_are_refused() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn nobody_but_the_owner_may_read_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(RedbStoreConfig::new(dir.path())).await.unwrap();
+    store.close().await.unwrap();
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let mode = file.as_ref().unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file:?} has mode {mode:o}");
+    }
+}
+
 #[tokio::test]
 async fn a_directory_that_cannot_be_used_is_named() {
     let dir = tempfile::tempdir().unwrap();

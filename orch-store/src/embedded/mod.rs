@@ -222,7 +222,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Makes the directory; says whether the store's file is missing.
+/// Makes the directory, and the file where it is missing, which it says. Nobody but the owner may read what is kept.
 fn prepare_dir(dir: &Path, file: &Path) -> std::io::Result<bool> {
     if !dir.exists() {
         fs::create_dir_all(dir)?;
@@ -230,7 +230,15 @@ fn prepare_dir(dir: &Path, file: &Path) -> std::io::Result<bool> {
             sync_dir(parent)?;
         }
     }
-    Ok(!file.try_exists()?)
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(file) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
