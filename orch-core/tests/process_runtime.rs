@@ -270,6 +270,99 @@ async fn another_life_of_the_agent_adopts_what_runs() {
     assert!(later.list().await.unwrap().is_empty());
 }
 
+/// Ends the attempt's processes at once, as `kill -9` of all of them does.
+fn kill_group(attempt_dir: &Path) {
+    let identity = fs::read_to_string(attempt_dir.join("pid")).unwrap();
+    let kill = format!("kill -KILL -{}", identity.split_whitespace().next().unwrap());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+/// Makes it look as if the machine had gone down under the attempt.
+fn go_down_under(attempt_dir: &Path) {
+    let identity = fs::read_to_string(attempt_dir.join("pid")).unwrap();
+    let (process, _boot) = identity.trim().rsplit_once(' ').unwrap();
+    let earlier = format!("{process} 1b4e28ba-2fa1-41d2-883f-0016d3cca427\n");
+    kill_group(attempt_dir);
+    fs::write(attempt_dir.join("pid"), earlier).unwrap();
+}
+
+#[tokio::test]
+async fn what_the_machine_went_down_under_is_lost_and_never_run_again() {
+    let harness = Processes { base: tempfile::tempdir().unwrap() };
+    let at = harness.base.path();
+    let mut spec = shell(&format!("echo kept; echo ran >>{0}/count; sleep 600", at.display()));
+    spec.secrets
+        .push(SecretRef { name: "s".into(), target: SecretTarget::File { path: harness.secret_path() } });
+    let mut task = work(spec);
+    task.secrets.insert("s".into(), Secret::new("x"));
+    let died = harness.runtime().await;
+    let started = died.start(&task).await.unwrap();
+    appears(&at.join("count")).await;
+    drop(died);
+    go_down_under(&at.join("attempts").join(task.attempt.to_string()));
+
+    let config = ProcessRuntimeConfig {
+        secret_dir: Some(at.into()),
+        ..ProcessRuntimeConfig::new(at.join("attempts"))
+    };
+    let after = ProcessRuntime::new(config).unwrap();
+    assert!(!fs::exists(harness.secret_path()).unwrap(), "secrets must not be left on the disk");
+    let found = after.list().await.unwrap();
+    assert_eq!((found[0].attempt, found[0].state), (task.attempt, FoundState::Lost));
+    assert_eq!(found[0].handle, started.handle);
+    let attempt = task.attempt;
+    for (what, answer) in [
+        ("start", after.start(&task).await.err()),
+        ("wait", after.wait(attempt).await.err()),
+        ("stop", after.stop(attempt, PATIENCE).await.err()),
+        ("kill", after.kill(attempt).await.err()),
+        ("stats", after.stats(attempt).await.err()),
+    ] {
+        let kind = answer.map(|error| error.kind);
+        assert_eq!(kind, Some(RuntimeErrorKind::NotFound), "{what}");
+    }
+    for follow in [false, true] {
+        let all = output(&after, attempt, follow).await;
+        assert_eq!(all[&OutputStream::Stdout], (0, b"kept\n".to_vec()));
+    }
+    assert_eq!(fs::read_to_string(at.join("count")).unwrap(), "ran\n");
+    after.remove(attempt).await.unwrap();
+    assert!(after.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn half_a_file_of_a_lost_attempt_keeps_nobody_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let task = work(shell("sleep 600"));
+    let died = runtime(dir.path());
+    died.start(&task).await.unwrap();
+    drop(died);
+    let attempt_dir = dir.path().join(task.attempt.to_string());
+    go_down_under(&attempt_dir);
+    fs::write(attempt_dir.join("spec.json"), "").unwrap();
+
+    let after = runtime(dir.path());
+    assert_eq!(after.list().await.unwrap()[0].state, FoundState::Lost);
+    after.remove(task.attempt).await.unwrap();
+    assert!(after.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_killed_while_the_machine_was_up_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let task = work(shell("sleep 600"));
+    let died = runtime(dir.path());
+    died.start(&task).await.unwrap();
+    drop(died);
+    kill_group(&dir.path().join(task.attempt.to_string()));
+
+    let after = runtime(dir.path());
+    assert_eq!(after.wait(task.attempt).await.unwrap(), Exit::from_code(137));
+    assert_eq!(after.list().await.unwrap()[0].state, FoundState::Ended(Exit::from_code(137)));
+    let started = after.start(&task).await.unwrap();
+    assert_eq!(started.handle, after.list().await.unwrap()[0].handle, "not started again");
+}
+
 #[tokio::test]
 async fn output_is_bounded_and_offsets_stay_right() {
     use std::os::unix::fs::MetadataExt;

@@ -47,19 +47,19 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Waits until the attempt has ended, however it ended. Cancel safe.
     ///
     /// # Errors
-    /// [`RuntimeErrorKind::NotFound`] when it was never started or is removed.
+    /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError>;
 
     /// Asks the attempt to stop by its spec's signal, kills it when `grace` is over, and returns when it has ended.
     ///
     /// # Errors
-    /// [`RuntimeErrorKind::NotFound`] when it was never started or is removed.
+    /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError>;
 
     /// Ends the attempt with everything it started, at once, and returns when it has ended.
     ///
     /// # Errors
-    /// [`RuntimeErrorKind::NotFound`] when it was never started or is removed.
+    /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError>;
 
     /// Forgets the attempt and what was kept of it, killing it first when it runs. Removing what is not there is a
@@ -70,7 +70,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError>;
 
     /// The attempt's output from the beginning of what is kept. With `follow` the stream goes on until the attempt
-    /// has ended and everything was delivered, otherwise it ends with what there is now.
+    /// has ended and everything was delivered, otherwise it ends with what there is now. Of a lost attempt there may be
+    /// output still, to which nothing is added.
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started or is removed.
@@ -198,6 +199,9 @@ pub enum FoundState {
     Running,
     /// It has ended and was not removed yet.
     Ended(Exit),
+    /// It was started, and the machine went down under it: what became of it is unknown. `start` answers
+    /// [`RuntimeErrorKind::NotFound`] until it is removed.
+    Lost,
 }
 
 /// What an attempt uses.

@@ -71,6 +71,8 @@ impl ProcessRuntimeConfig {
 /// and `ORCH_ATTEMPT`), no input, and a process group of its own. What it starts belongs to it as long as it stays in
 /// the group or keeps `ORCH_ATTEMPT` in its environment, and is killed when the program has ended.
 ///
+/// What ran when the machine went down is [`FoundState::Lost`]. Its output can still be read.
+///
 /// This is no sandbox. Isolation that was asked for and that plain processes cannot have is refused with
 /// [`RuntimeErrorKind::Unsupported`]; the cpu limit is not enforced, the memory limit only for the data segment of each
 /// process by itself, and setuid programs keep their rights.
@@ -101,8 +103,16 @@ impl ProcessRuntime {
         let dir = fs::canonicalize(&config.dir)?;
         for attempt in AttemptDir::all(&dir)? {
             // It may have ended while nobody looked.
-            if let State::Ended(..) = attempt.state() {
-                monitor::settle(&attempt)?;
+            match attempt.state() {
+                State::Ended(..) => monitor::settle(&attempt)?,
+                State::Lost(_) => {
+                    // What went down with the machine may have left half a file, which must not keep the others
+                    // from being adopted.
+                    if let Err(error) = monitor::settle(&attempt) {
+                        tracing::warn!(attempt = %attempt.attempt(), %error, "cannot clean up after a lost attempt");
+                    }
+                }
+                State::Absent | State::Created | State::Running(_) => {}
             }
         }
         let ProcessRuntimeConfig { poll_interval, secret_dir, temporary, .. } = config;
@@ -124,10 +134,11 @@ impl ProcessRuntime {
         blocking(move || Ok(dir.state())).await
     }
 
-    /// The state of an attempt that was started.
+    /// The state of an attempt that was started and is not lost.
     async fn started(&self, attempt: AttemptId) -> Result<State, RuntimeError> {
         match self.state(attempt).await? {
             State::Absent | State::Created => Err(RuntimeError::not_found(attempt)),
+            State::Lost(_) => Err(lost(attempt)),
             started => Ok(started),
         }
     }
@@ -207,6 +218,8 @@ impl Runtime for ProcessRuntime {
                     break identity;
                 }
                 State::Absent => return Err(RuntimeError::not_found(attempt)),
+                // It may have done its work: running it again is not ours to decide.
+                State::Lost(_) => return Err(lost(attempt)),
                 State::Created if ended => {
                     let message =
                         "the shell that starts programs ended at once; is /proc there and the disk writable?";
@@ -253,7 +266,10 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
-        self.started(attempt).await?;
+        // What a lost attempt wrote may say how far it came.
+        if let State::Absent | State::Created = self.state(attempt).await? {
+            return Err(RuntimeError::not_found(attempt));
+        }
         let dir = self.attempt(attempt);
         let until = match follow {
             true => None,
@@ -290,6 +306,7 @@ impl Runtime for ProcessRuntime {
                 State::Absent => continue,
                 State::Created => (FoundState::Created, String::new()),
                 State::Ended(identity, exit) => (FoundState::Ended(exit), identity.pid().to_string()),
+                State::Lost(identity) => (FoundState::Lost, identity.pid().to_string()),
                 State::Running(identity) => {
                     self.monitors.watch(&dir, None);
                     (FoundState::Running, identity.pid().to_string())
@@ -372,6 +389,12 @@ impl LogReader {
             }
         }
     }
+}
+
+fn lost(attempt: AttemptId) -> RuntimeError {
+    let message =
+        format!("attempt {attempt} was running when the machine went down; how it ended is unknown");
+    RuntimeError::new(RuntimeErrorKind::NotFound, message)
 }
 
 fn signal(asked: StopSignal) -> Signal {

@@ -43,6 +43,8 @@ pub(super) enum State {
     Created,
     Running(Identity),
     Ended(Identity, Exit),
+    /// The machine went down under it, and nobody wrote how it ended.
+    Lost(Identity),
 }
 
 impl AttemptDir {
@@ -133,6 +135,7 @@ impl AttemptDir {
         }
         match identity.is_alive() {
             true => State::Running(identity),
+            false if identity.is_of_another_boot() => State::Lost(identity),
             // It may have ended between the two looks.
             false => State::Ended(identity, self.exit().unwrap_or_else(|| Exit::from_code(KILLED))),
         }

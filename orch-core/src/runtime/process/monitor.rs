@@ -62,7 +62,7 @@ impl Monitors {
         self.running().contains_key(&attempt)
     }
 
-    /// Waits for the end; `None` when the attempt is removed.
+    /// Waits for the end; `None` when the attempt is removed or lost.
     pub(super) async fn ended(self: &Arc<Self>, dir: &AttemptDir) -> Option<Exit> {
         let mut watched = self.watch(dir, None);
         *watched.wait_for(Option::is_some).await.ok()?
@@ -98,7 +98,7 @@ async fn monitor(
         let state = blocking(move || {
             let state = watched.state();
             match state {
-                State::Ended(..) => settle(&watched)?,
+                State::Ended(..) | State::Lost(_) => settle(&watched)?,
                 State::Running(_) => {
                     let limit = watched.spec()?.output_limit_bytes;
                     // Trimming in pieces is cheaper than a little each time.
@@ -117,7 +117,7 @@ async fn monitor(
         };
         let Some(monitors) = monitors.upgrade() else { return };
         match state {
-            State::Absent => return monitors.forget(attempt),
+            State::Absent | State::Lost(_) => return monitors.forget(attempt),
             State::Ended(_, exit) => {
                 sender.send_replace(Some(exit));
                 monitors.forget(attempt);

@@ -35,10 +35,14 @@ impl Identity {
 
     /// Whether this very process is still there. One that only waits to be reaped is not.
     pub(super) fn is_alive(&self) -> bool {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-        boot.is_some_and(|boot| parse_boot(boot.trim()) == Some(self.boot))
+        this_boot() == Some(self.boot)
             && Stat::of(self.pid)
                 .is_some_and(|stat| stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X'))
+    }
+
+    /// Whether the machine has gone down since.
+    pub(super) fn is_of_another_boot(&self) -> bool {
+        this_boot().is_some_and(|boot| boot != self.boot)
     }
 
     /// Sends `signal` to the process group that this process leads. A group that is gone is no error.
@@ -92,6 +96,10 @@ fn is_marked(pid: Pid, attempt: AttemptId) -> bool {
     // Of a zombie, and of another user's process, nothing can be read.
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environment.split(|byte| *byte == 0).any(|variable| variable == marker.as_bytes())
+}
+
+fn this_boot() -> Option<u128> {
+    parse_boot(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim())
 }
 
 fn parse_boot(text: &str) -> Option<u128> {
@@ -149,7 +157,10 @@ mod tests {
         let start = Stat::of(pid).unwrap().start_ticks;
         let identity = |start: u64, boot: &str| Identity::parse(&format!("{pid} {start} {boot}\n")).unwrap();
         assert!(identity(start, boot.trim()).is_alive());
+        assert!(!identity(start, boot.trim()).is_of_another_boot());
         assert!(!identity(start + 1, boot.trim()).is_alive(), "another process with our number");
-        assert!(!identity(start, "1b4e28ba-2fa1-41d2-883f-0016d3cca427").is_alive(), "of an earlier boot");
+        let earlier = identity(start, "1b4e28ba-2fa1-41d2-883f-0016d3cca427");
+        assert!(!earlier.is_alive(), "of an earlier boot");
+        assert!(earlier.is_of_another_boot());
     }
 }
