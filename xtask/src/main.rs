@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod fixtures;
 mod gate;
+mod licences;
 mod shell;
 mod test;
 mod tidy;

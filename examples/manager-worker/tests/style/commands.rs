@@ -39,7 +39,16 @@ fn options_of_run_reach_the_spec() {
     let lab = Lab::new();
     let options = [
         &["run", "web", "nginx", "--restart", "always", "--stop-signal", "SIGQUIT", "--stop-grace", "3s"][..],
-        &["--health", "true", "--health-interval", "2s", "--secret", "TOKEN=api", "--secret-file", "/run/k=key"],
+        &[
+            "--health",
+            "true",
+            "--health-interval",
+            "2s",
+            "--secret",
+            "TOKEN=api",
+            "--secret-file",
+            "/run/k=key",
+        ],
         &["--hardened", "--priority", "-3", "--attempts", "4"],
     ];
     let spec = &lab.json(&options.concat())["record"]["spec"];
