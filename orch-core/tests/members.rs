@@ -5,14 +5,23 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use orch_core::{
     Error, Orchestrator,
     consensus::StoreConsensus,
-    engine::{Agent, AgentConfig, AgentHandle, ControlLink, EngineConfig, EventKind},
-    model::{NodeId, NodeState, Resources, WorkKind},
-    store::{Key, MemoryStore, StateStore, Txn, Write},
+    engine::{Agent, AgentConfig, AgentHandle, ControlLink, EngineConfig, EventKind, LinkError},
+    model::{AttemptEnd, AttemptId, Exit, NodeId, NodeState, Resources, RestartPolicy, TaskSpec, WorkKind},
+    runtime::{
+        Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeEvents,
+        Started, Usage, Work,
+    },
+    store::{
+        CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
+        Watch, Write,
+    },
     testkit::SimulatedRuntime,
 };
+use tokio::sync::oneshot;
 
 /// Longer than anything here takes, so that a hang has a name.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -162,4 +171,171 @@ async fn members_of_one_store_need_names_the_store_and_time() {
         assert!(error.contains("must be one part of a key"), "{error}");
     }
     assert_eq!(named("rack 1, host 7").validate(), Ok(()));
+}
+
+/// A store of this process that tells when nobody holds it any more. What is in it stays, as in a file.
+#[derive(Debug)]
+struct Held {
+    file: Arc<MemoryStore>,
+    _released: oneshot::Sender<()>,
+}
+
+impl Held {
+    fn open(file: &Arc<MemoryStore>) -> (Arc<Self>, oneshot::Receiver<()>) {
+        let (released, told) = oneshot::channel();
+        (Arc::new(Self { file: file.clone(), _released: released }), told)
+    }
+}
+
+#[async_trait]
+impl StateStore for Held {
+    fn capabilities(&self) -> StoreCapabilities {
+        self.file.capabilities()
+    }
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.file.get(key).await
+    }
+    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.file.scan(prefix, after, limit).await
+    }
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+        self.file.commit(txn).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.file.watch(prefix, from).await
+    }
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.file.revision().await
+    }
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.file.compact(before).await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        self.file.close().await
+    }
+}
+
+/// A host that is its own node, over what is in the file.
+async fn host(
+    file: &Arc<MemoryStore>,
+    config: &AgentConfig,
+    runtime: &SimulatedRuntime,
+) -> (Orchestrator, oneshot::Receiver<()>) {
+    let (store, released) = Held::open(file);
+    let builder = Orchestrator::builder().store(store).node(config.clone(), Arc::new(runtime.clone()));
+    (builder.build().await.unwrap(), released)
+}
+
+/// An error says that the sender is gone, and the store with it.
+async fn gone(released: oneshot::Receiver<()>) {
+    assert!(tokio::time::timeout(PATIENCE, released).await.expect("the store is still held").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_releases_the_store_and_leaves_work_alone() {
+    let (file, runtime, config) = (Arc::default(), SimulatedRuntime::new(), agent_config("a"));
+    let (first, mut released) = host(&file, &config, &runtime).await;
+    let (clone, link, mut events) = (first.clone(), first.link(), first.events());
+    let task = first.submit(TaskSpec::program("goes on", "hang")).await.unwrap();
+    while first.get(task).unwrap().status() != "running" {
+        events.next().await.unwrap().unwrap();
+    }
+    drop(first);
+    assert_eq!(clone.get(task).unwrap().status(), "running");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(released.try_recv() == Err(oneshot::error::TryRecvError::Empty), "a clone holds it");
+    let node = NodeId::new("a").unwrap();
+    let cursor = link.assignments(&node, None).await.unwrap().cursor;
+    let (waiting, a) = (link.clone(), node.clone());
+    let waiting = tokio::spawn(async move { waiting.assignments(&a, Some(cursor)).await });
+    tokio::task::yield_now().await;
+    drop(clone);
+    assert!(
+        matches!(waiting.await.unwrap(), Err(LinkError::Unavailable(_))),
+        "nobody waits for what is gone"
+    );
+    gone(released).await;
+    let late = link.heartbeat(&node, config.node.instance).await;
+    assert!(matches!(late, Err(LinkError::Unavailable(_))), "{late:?}");
+    assert_eq!(runtime.list().await.unwrap()[0].state, FoundState::Running);
+
+    let (second, _) = host(&file, &config, &runtime).await;
+    runtime.finish(runtime.starts()[0], Exit::from_code(0));
+    assert_eq!(second.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(runtime.starts().len(), 1, "it was taken over");
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_anywhere() {
+    let (file, runtime, config) = (Arc::default(), SimulatedRuntime::new(), agent_config("a"));
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (outside, released) = tokio.block_on(host(&file, &config, &runtime));
+    drop(outside);
+    tokio.block_on(gone(released));
+    let (after, released) = tokio.block_on(host(&file, &config, &runtime));
+    drop(tokio);
+    drop(after);
+    assert!(released.blocking_recv().is_err());
+}
+
+/// Work that takes all the time that it is given to stop.
+#[derive(Debug)]
+struct Slow(SimulatedRuntime);
+
+#[async_trait]
+impl Runtime for Slow {
+    fn capabilities(&self) -> RuntimeCapabilities {
+        self.0.capabilities()
+    }
+    async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError> {
+        self.0.prepare(work, progress).await
+    }
+    async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
+        self.0.start(work).await
+    }
+    async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
+        self.0.wait(attempt).await
+    }
+    async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
+        tokio::time::sleep(grace).await;
+        self.0.stop(attempt, grace).await
+    }
+    async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        self.0.kill(attempt).await
+    }
+    async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        self.0.remove(attempt).await
+    }
+    async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
+        self.0.logs(attempt, follow).await
+    }
+    async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
+        self.0.stats(attempt).await
+    }
+    async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        self.0.list().await
+    }
+    async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
+        self.0.events().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_drains_gives_each_task_its_own_grace() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let runtime = SimulatedRuntime::new();
+    let agent = Agent::start(agent_config("a"), Arc::new(Slow(runtime.clone())), orch.link());
+    agent.registered().await.unwrap();
+    let mut events = orch.events();
+    let graces = [Duration::from_secs(5), Duration::from_secs(300)];
+    let spec = |grace| TaskSpec::program("slow", "hang").stop_grace(grace).restart(RestartPolicy::Never);
+    let tasks = orch.submit_all(graces.map(spec)).await.unwrap();
+    while tasks.iter().any(|task| orch.get(*task).unwrap().status() != "running") {
+        events.next().await.unwrap().unwrap();
+    }
+    agent.drain(Duration::from_secs(1)).await;
+    for task in tasks {
+        assert_eq!(orch.get(task).unwrap().record.last_end(), Some(&AttemptEnd::Stopped));
+    }
+    assert!(runtime.list().await.unwrap().is_empty());
 }

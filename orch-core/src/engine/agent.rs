@@ -168,6 +168,14 @@ impl AgentHandle {
         let _ = self.orders.send(Order::Leave).await;
         let _ = self.task.await;
     }
+
+    /// The same without waiting for it.
+    pub(super) fn dismiss(self) {
+        if self.orders.try_send(Order::Leave).is_err() {
+            // It has ended, or is told too much at a time to hear this.
+            self.task.abort();
+        }
+    }
 }
 
 /// Why one session with the control side ended.
