@@ -338,16 +338,16 @@ async fn a_bad_spec_is_refused_and_nothing_of_its_submission_happens() {
 #[tokio::test]
 async fn two_processes_decide_over_one_store() {
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
-    let member = async || {
+    let member = async |name: &str| {
         Orchestrator::builder()
             .store(store.clone())
             .consensus(Arc::new(StoreConsensus::new(store.clone())))
-            .engine(quick())
+            .engine(EngineConfig { member: name.into(), ..quick() })
             .build()
             .await
             .unwrap()
     };
-    let (one, two) = (member().await, member().await);
+    let (one, two) = (member("one").await, member("two").await);
     let submissions = (0..40).map(|number| {
         let orch = if number % 2 == 0 { one.clone() } else { two.clone() };
         tokio::spawn(

@@ -197,12 +197,20 @@ pub struct ConsensusCapabilities {
     pub max_command_bytes: usize,
 }
 
+impl ConsensusCapabilities {
+    /// Several members may decide over the records of one store, and meet there.
+    #[must_use]
+    pub fn shares_store(&self) -> bool {
+        self.fault_model != FaultModel::None && self.records == Records::InStore
+    }
+}
+
 /// What members may do wrong without harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultModel {
     /// There is one member; when it is down, so is the group.
     None,
-    /// Fewer than half may crash.
+    /// Members may crash: fewer than half of those that keep the state themselves, any of those that share a store.
     Crash,
     /// Fewer than a third may do anything at all.
     Byzantine,
@@ -213,7 +221,7 @@ pub enum FaultModel {
 pub enum Records {
     /// It keeps commands (or nothing): the engine may mirror records into a store.
     None,
-    /// The records in its store are its durable state.
+    /// The records in its store are its durable state. Where there are several members, that store is one for all.
     InStore,
 }
 

@@ -69,7 +69,7 @@ impl Consensus for StoreConsensus {
     fn capabilities(&self) -> ConsensusCapabilities {
         ConsensusCapabilities {
             name: "store",
-            fault_model: FaultModel::None,
+            fault_model: FaultModel::Crash,
             durability: self.store.capabilities().durability,
             membership: false,
             records: Records::InStore,

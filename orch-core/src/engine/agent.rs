@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     model::{AttemptId, IdError, InstanceId, NodeId, NodeSpec, WorkKind},
-    runtime::{Runtime, RuntimeEvent, RuntimeEvents},
+    runtime::{FoundState, Runtime, RuntimeEvent, RuntimeEvents},
 };
 
 /// What an agent is and how it behaves.
@@ -79,10 +79,12 @@ pub struct Agent {
     shared: Arc<Shared>,
     orders: mpsc::Receiver<Order>,
     state: watch::Sender<AgentState>,
+    /// While draining: the longest that what runs may take to stop.
+    stop_grace: watch::Sender<Duration>,
     attempts: HashMap<AttemptId, Driven>,
     running: JoinSet<AttemptId>,
     /// Attempts of an earlier life that no assignment was seen for yet.
-    found: BTreeSet<AttemptId>,
+    found: BTreeMap<AttemptId, FoundState>,
     /// Set while the agent takes nothing new; what runs is stopped at this time.
     draining: Option<Instant>,
     /// Draining has begun to stop what still runs.
@@ -93,6 +95,7 @@ pub struct Agent {
 struct Driven {
     wish: watch::Sender<Wish>,
     unhealthy: watch::Sender<Option<String>>,
+    stop_grace: Duration,
 }
 
 #[derive(Debug)]
@@ -117,6 +120,7 @@ pub enum AgentState {
 pub struct AgentHandle {
     orders: mpsc::Sender<Order>,
     state: watch::Receiver<AgentState>,
+    stop_grace: watch::Receiver<Duration>,
     task: JoinHandle<()>,
 }
 
@@ -142,12 +146,20 @@ impl AgentHandle {
     }
 
     /// Takes nothing new, waits up to `grace` for what runs, stops the rest and waits for that to be reported, then ends.
+    /// Stopping takes up to the longest grace that a task there asks for; then a report has half a minute to get through.
     pub async fn drain(mut self, grace: Duration) {
+        const REPORTING: Duration = Duration::from_secs(30);
+        let begun = Instant::now();
         let _ = self.orders.send(Order::Drain(grace)).await;
-        // Stopping takes each task's own grace, and a control side that is gone must not hold this up for ever.
-        let most = grace + Duration::from_secs(30);
-        if tokio::time::timeout(most, &mut self.task).await.is_err() {
-            self.task.abort();
+        loop {
+            // A control side that is gone must not hold this up for ever.
+            let stop_grace = *self.stop_grace.borrow_and_update();
+            let most = grace.saturating_add(stop_grace).saturating_add(REPORTING);
+            tokio::select! {
+                _ = &mut self.task => return,
+                Ok(()) = self.stop_grace.changed() => {}
+                () = tokio::time::sleep(most.saturating_sub(begun.elapsed())) => return self.task.abort(),
+            }
         }
     }
 
@@ -155,6 +167,14 @@ impl AgentHandle {
     pub async fn leave(self) {
         let _ = self.orders.send(Order::Leave).await;
         let _ = self.task.await;
+    }
+
+    /// The same without waiting for it.
+    pub(super) fn dismiss(self) {
+        if self.orders.try_send(Order::Leave).is_err() {
+            // It has ended, or is told too much at a time to hear this.
+            self.task.abort();
+        }
     }
 }
 
@@ -180,19 +200,21 @@ impl Agent {
         });
         let (orders, ordered) = mpsc::channel(4);
         let (state, watched) = watch::channel(AgentState::Connecting("starting".into()));
+        let (stop_grace, longest) = watch::channel(Duration::ZERO);
         let agent = Self {
             config,
             link,
             shared,
             orders: ordered,
             state,
+            stop_grace,
             attempts: HashMap::new(),
             running: JoinSet::new(),
-            found: BTreeSet::new(),
+            found: BTreeMap::new(),
             draining: None,
             stopping: false,
         };
-        AgentHandle { orders, state: watched, task: tokio::spawn(agent.run()) }
+        AgentHandle { orders, state: watched, stop_grace: longest, task: tokio::spawn(agent.run()) }
     }
 
     async fn run(mut self) {
@@ -241,7 +263,7 @@ impl Agent {
         loop {
             match self.shared.runtime.list().await {
                 Ok(found) => {
-                    self.found = found.into_iter().map(|found| found.attempt).collect();
+                    self.found = found.into_iter().map(|found| (found.attempt, found.state)).collect();
                     return Some(());
                 }
                 Err(error) => {
@@ -289,6 +311,8 @@ impl Agent {
                 order = next_order(&mut self.orders) => match order {
                     Order::Drain(grace) => {
                         self.draining = Some(Instant::now() + grace);
+                        let longest = self.attempts.values().map(|driven| driven.stop_grace).max();
+                        self.stop_grace.send_replace(longest.unwrap_or_default());
                         self.take_no_more().await;
                     }
                     Order::Leave => {
@@ -316,7 +340,8 @@ impl Agent {
                     advance(&driven.wish, Wish::Gone);
                 }
             }
-            let orphans: Vec<AttemptId> = self.found.difference(&wanted).copied().collect();
+            let orphans: Vec<AttemptId> =
+                self.found.keys().filter(|found| !wanted.contains(*found)).copied().collect();
             for orphan in orphans {
                 info!(attempt = %orphan, "removing what an earlier life left behind");
                 self.found.remove(&orphan);
@@ -326,7 +351,7 @@ impl Agent {
         for attempt in gone {
             match self.attempts.get(&attempt) {
                 Some(driven) => advance(&driven.wish, Wish::Gone),
-                None if self.found.remove(&attempt) => self.remove_in_background(attempt),
+                None if self.found.remove(&attempt).is_some() => self.remove_in_background(attempt),
                 None => {}
             }
         }
@@ -354,7 +379,8 @@ impl Agent {
         let here = self.found.remove(&attempt);
         let (wish, wished) = watch::channel(wish);
         let (unhealthy, failing) = watch::channel(None);
-        self.attempts.insert(attempt, Driven { wish, unhealthy });
+        let stop_grace = assignment.spec.stop.grace;
+        self.attempts.insert(attempt, Driven { wish, unhealthy, stop_grace });
         let (shared, orders) = (self.shared.clone(), Orders { wish: wished, unhealthy: failing });
         self.running.spawn(async move {
             drive(shared, assignment, here, orders).await;

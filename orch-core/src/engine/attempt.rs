@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     model::{AttemptEnd, AttemptId, NodeId, Report, ReportKind, StartFailure, TaskSpec, Timestamp, Workload},
-    runtime::{OutputStream, Progress, Runtime, RuntimeError, RuntimeErrorKind, Started, Work},
+    runtime::{FoundState, OutputStream, Progress, Runtime, RuntimeError, RuntimeErrorKind, Started, Work},
 };
 
 /// What the cluster wants of an attempt. Only moves forward.
@@ -61,10 +61,15 @@ enum Ended {
     Left,
 }
 
-/// Sees one attempt through. `here` says that an earlier life of the agent made it already.
-pub(super) async fn drive(shared: Arc<Shared>, assignment: Assignment, here: bool, mut orders: Orders) {
+/// Sees one attempt through. `here` says how far an earlier life of the agent came with it.
+pub(super) async fn drive(
+    shared: Arc<Shared>,
+    assignment: Assignment,
+    here: Option<FoundState>,
+    mut orders: Orders,
+) {
     let attempt = assignment.attempt;
-    let ended = if assignment.started && !here {
+    let ended = if assignment.started && here.is_none() {
         warn!(%attempt, "it was running before and is not here any more");
         Ended::End(AttemptEnd::NodeLost)
     } else {
@@ -95,7 +100,12 @@ pub(super) async fn drive(shared: Arc<Shared>, assignment: Assignment, here: boo
     }
 }
 
-async fn run(shared: &Arc<Shared>, assignment: &Assignment, here: bool, orders: &mut Orders) -> Ended {
+async fn run(
+    shared: &Arc<Shared>,
+    assignment: &Assignment,
+    here: Option<FoundState>,
+    orders: &mut Orders,
+) -> Ended {
     let started = tokio::select! {
         biased;
         wish = wished(&mut orders.wish, Wish::Stop) => Err(wish),
@@ -119,12 +129,22 @@ async fn run(shared: &Arc<Shared>, assignment: &Assignment, here: bool, orders: 
 }
 
 /// Makes ready and starts. An engine that is gone is waited for.
-async fn bring_up(shared: &Arc<Shared>, assignment: &Assignment, here: bool) -> Result<Started, AttemptEnd> {
+async fn bring_up(
+    shared: &Arc<Shared>,
+    assignment: &Assignment,
+    here: Option<FoundState>,
+) -> Result<Started, AttemptEnd> {
     let attempt = assignment.attempt;
     let failed = |failure: StartFailure| AttemptEnd::StartFailed { failure: failure.into() };
-    let secrets = look_up_secrets(&*shared.secrets, &assignment.spec).map_err(failed)?;
+    let secrets = match here {
+        None | Some(FoundState::Created) => {
+            look_up_secrets(&*shared.secrets, &assignment.spec).map_err(failed)?
+        }
+        // It got them when it was started. What became of them since is no reason to end it.
+        Some(_) => BTreeMap::new(),
+    };
     let work = Work { attempt, spec: assignment.spec.clone(), secrets };
-    if !here {
+    if here.is_none() {
         let outbox = shared.outbox.clone();
         let progress = Progress::new(move |text| outbox.try_observe(attempt, Seen::Progress(text)));
         patiently(shared, attempt, || shared.runtime.prepare(&work, &progress))

@@ -128,6 +128,9 @@ impl Builder {
     pub async fn build(self) -> Result<Orchestrator> {
         self.engine.validate().map_err(Error::Composition)?;
         let consensus = self.compose()?;
+        if consensus.capabilities().shares_store() {
+            self.check_member()?;
+        }
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let view = Arc::new(View::new(self.engine.events_kept, self.engine.changes_kept));
         let state = ClusterState::new(self.cluster, self.scheduler.clone());
@@ -152,9 +155,11 @@ impl Builder {
         *inner.driver.lock().await = Some(tokio::spawn(drive(inner.clone(), stopped)));
         let orchestrator = Orchestrator::from_inner(inner.clone());
         if let Some((config, runtime)) = self.node {
-            let agent = Agent::start(config, runtime, orchestrator.link());
-            let registered = agent.registered().await;
-            *inner.agent.lock().await = Some(agent);
+            // In its place before anything is waited for: should this future be dropped, the agent must end.
+            let mut agent = inner.agent.lock().await;
+            let started = agent.insert(Agent::start(config, runtime, orchestrator.link()));
+            let registered = started.registered().await;
+            drop(agent);
             if let Err(error) = registered {
                 // Nobody would be left to end what was started.
                 orchestrator.shutdown().await?;
@@ -197,6 +202,31 @@ impl Builder {
                 transport.capabilities().name
             )),
             _ => Ok(consensus.clone()),
+        }
+    }
+
+    /// Checks what a member needs that decides with others over one store.
+    fn check_member(&self) -> Result<()> {
+        let refuse = |why: &str| Err(Error::Composition(why.into()));
+        if self.engine.member == EngineConfig::DEFAULT_MEMBER {
+            return refuse(
+                "members that decide over one store tell each other under their names which nodes they hear; set \
+                 EngineConfig::member to a name that no other member has",
+            );
+        }
+        if self.store.is_none() {
+            return refuse(
+                "members that decide over one store tell each other in it which nodes they hear; give the store of the \
+                 consensus to .store(...) too",
+            );
+        }
+        // It takes half an interval to be told, and half an interval to be read.
+        match self.engine.node_timeout < self.engine.heartbeat_interval * 3 {
+            true => refuse(
+                "a heartbeat reaches the other members of a store up to one heartbeat_interval late; set \
+                 EngineConfig::node_timeout to at least three times heartbeat_interval",
+            ),
+            false => Ok(()),
         }
     }
 }

@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use super::members::key_of;
+
 /// Times and bounds of an [`Orchestrator`](super::Orchestrator).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// What this member signs suspicions with; one name a member.
+    /// What this member signs suspicions with, and its place among records: one part of a key, so without a slash. Where
+    /// several members decide over one store, each needs a name of its own, that it keeps.
     pub member: String,
     /// How often agents should say that they are there.
     pub heartbeat_interval: Duration,
@@ -27,7 +30,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            member: "local".into(),
+            member: Self::DEFAULT_MEMBER.into(),
             heartbeat_interval: Duration::from_secs(3),
             node_timeout: Duration::from_secs(10),
             assignments_wait: Duration::from_secs(30),
@@ -40,6 +43,9 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
+    /// The name of a member that is alone.
+    pub(super) const DEFAULT_MEMBER: &str = "local";
+
     /// Checks the fields against each other.
     ///
     /// # Errors
@@ -54,9 +60,8 @@ impl EngineConfig {
                     .into(),
             );
         }
-        match self.member.is_empty() {
-            true => Err("member must not be empty".into()),
-            false => Ok(()),
-        }
+        key_of(&self.member).map(drop).map_err(|error| {
+            format!("member {:?} must be one part of a key, without a slash: {error}", self.member)
+        })
     }
 }

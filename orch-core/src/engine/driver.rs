@@ -2,8 +2,8 @@
 //! observations that are void.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,37 +14,93 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    members::{Members, key_of},
     orchestrator::Inner,
     tasks::Observed,
     view::{Stale, View},
 };
 use crate::{
-    model::{AttemptId, NodeId, NodeState, Timestamp},
+    model::{AttemptId, NodeId, NodeRecord, NodeState, Timestamp},
+    scheduler::NodeView,
     state::{Command, Envelope},
     store::{Key, StateStore, StoreError, Write},
 };
 
 /// When each node was heard of last.
 #[derive(Debug, Default)]
-pub(super) struct Heard(Mutex<HashMap<NodeId, Instant>>);
+pub(super) struct Heard(Mutex<HashMap<NodeId, LastHeard>>);
+
+#[derive(Debug)]
+struct LastHeard {
+    at: Instant,
+    /// When it said something to this member.
+    directly: Option<Instant>,
+    /// Which registration that was about. A new one is a sign of life, whichever member heard it.
+    registered_at: Option<Timestamp>,
+}
+
+impl LastHeard {
+    fn now() -> Self {
+        Self { at: Instant::now(), directly: None, registered_at: None }
+    }
+}
 
 impl Heard {
+    /// The node said something to this member.
     pub(super) fn note(&self, node: &NodeId) {
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match heard.get_mut(node) {
-            Some(at) => *at = Instant::now(),
-            None => drop(heard.insert(node.clone(), Instant::now())),
+        let (mut heard, now) = (self.lock(), Instant::now());
+        let last = match heard.get_mut(node) {
+            Some(last) => last,
+            None => heard.entry(node.clone()).or_insert_with(LastHeard::now),
+        };
+        (last.at, last.directly) = (now, Some(now));
+    }
+
+    /// Another member told that it hears these nodes.
+    pub(super) fn note_told(&self, nodes: &BTreeSet<NodeId>) {
+        let (mut heard, now) = (self.lock(), Instant::now());
+        for node in nodes {
+            // A node that is not known here yet counts from the first question on anyway.
+            if let Some(last) = heard.get_mut(node) {
+                last.at = now;
+            }
         }
     }
 
-    /// How long the node has been silent. One that was never heard of counts from the first question on.
-    fn silence(&self, node: &NodeId) -> Duration {
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.entry(node.clone()).or_insert_with(Instant::now).elapsed()
+    /// Nodes that said something to this member at or after `since`, or ever.
+    pub(super) fn directly_since(&self, since: Option<Instant>) -> BTreeSet<NodeId> {
+        let heard = self.lock();
+        let directly = heard.iter().filter(|(_, last)| last.directly.is_some() && last.directly >= since);
+        directly.map(|(node, _)| node.clone()).collect()
     }
 
+    /// How long the node has been silent. One that was never heard of counts from the first question on.
+    fn silence(&self, node: &NodeRecord) -> Duration {
+        let mut heard = self.lock();
+        let last = heard.entry(node.spec.id.clone()).or_insert_with(LastHeard::now);
+        if last.registered_at.replace(node.registered_at) != Some(node.registered_at) {
+            last.at = Instant::now();
+        }
+        last.at.elapsed()
+    }
+
+    /// Forgets all but those of these nodes (in order of their ids) that are there. The silence of a lost one counts from
+    /// its return on.
+    fn keep_ready(&self, nodes: &[NodeView]) {
+        self.lock().retain(|node, _| {
+            let known = nodes.binary_search_by(|known| known.id().cmp(node));
+            known.is_ok_and(|at| nodes[at].record.state == NodeState::Ready)
+        });
+    }
+
+    /// All nodes count as heard of now.
     fn forgive_all(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let now = Instant::now();
+        self.lock().values_mut().for_each(|last| last.at = now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, LastHeard>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,22 +111,45 @@ pub(super) async fn drive(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
     let mut checks = tokio::time::interval(period);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_check = Instant::now();
+    let mut members = inner
+        .consensus
+        .capabilities()
+        .shares_store()
+        .then(|| Members::new(key_of(&inner.config.member).expect("the builder has checked the name")));
     loop {
         let next_due = *due.borrow_and_update();
         let wait = next_due.map(|at| at.since(now_of(&inner)).max(Duration::from_millis(1)));
         tokio::select! {
-            _ = stop.changed() => return,
+            _ = stop.changed() => break,
             _ = due.changed() => {}
             () = sleep_or_never(wait) => tick(&inner).await,
             _ = checks.tick() => {
-                // When this process itself was held up (suspended, starved), silence says nothing about the nodes.
-                if last_check.elapsed() > period * 2 {
+                let held_up = last_check.elapsed() > period * 2;
+                last_check = Instant::now();
+                let others_known = exchange(&inner, members.as_mut()).await;
+                // When this process itself was held up (suspended, starved), or does not know what the other members
+                // heard, silence says nothing about the nodes.
+                if held_up || !others_known {
                     inner.heard.forgive_all();
                 }
-                last_check = Instant::now();
                 suspect_silent_nodes(&inner).await;
                 sweep(&inner).await;
             }
+        }
+    }
+    if let Some(members) = members {
+        members.leave(&inner).await;
+    }
+}
+
+/// Tells the other members what was heard here, and the other way round. Says whether that worked.
+async fn exchange(inner: &Inner, members: Option<&mut Members>) -> bool {
+    let Some(members) = members else { return true };
+    match members.exchange(inner).await {
+        Ok(()) => true,
+        Err(error) => {
+            debug!(%error, "what the other members hear is not known");
+            false
         }
     }
 }
@@ -95,13 +174,14 @@ async fn tick(inner: &Inner) {
 }
 
 async fn suspect_silent_nodes(inner: &Inner) {
-    for node in inner.view.nodes() {
+    let nodes = inner.view.nodes();
+    inner.heard.keep_ready(&nodes);
+    for node in nodes.into_iter().filter(|node| node.record.state == NodeState::Ready) {
         let record = &node.record;
-        let silence = inner.heard.silence(node.id());
+        let silence = inner.heard.silence(record);
         let by = inner.config.member.clone();
         let suspected = record.suspected_by.contains(&by);
-        let command = if silence > inner.config.node_timeout && !suspected && record.state == NodeState::Ready
-        {
+        let command = if silence > inner.config.node_timeout && !suspected {
             warn!(node = %node.id(), ?silence, "node is silent");
             Command::SuspectNode { node: node.id().clone(), registered_at: record.registered_at, by }
         } else if silence < inner.config.node_timeout && suspected {

@@ -75,6 +75,7 @@ impl EventStream {
             }
             self.changed.borrow_and_update();
             match self.view.events_after(self.number, READ_AHEAD) {
+                Ok(events) if events.is_empty() && self.view.is_closed() => return None,
                 Ok(events) if events.is_empty() => self.changed.changed().await.ok()?,
                 Ok(events) => {
                     self.number += events.len() as u64;

@@ -10,6 +10,7 @@ mod events;
 mod link;
 mod local_link;
 mod mailbox;
+mod members;
 mod node;
 mod orchestrator;
 mod outbox;

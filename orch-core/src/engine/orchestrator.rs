@@ -2,13 +2,15 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use async_trait::async_trait;
 use tokio::sync::{Mutex, watch};
 
 use super::{
@@ -18,7 +20,7 @@ use super::{
     driver::Heard,
     error::{Error, Result, Unknown},
     events::EventStream,
-    link::ControlLink,
+    link::{Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer},
     local_link::LocalLink,
     output::{OutputReader, OutputWriter},
     tasks::{TaskFilter, TaskView},
@@ -26,13 +28,16 @@ use super::{
 };
 use crate::{
     consensus::{Consensus, ConsensusError, ConsensusStatus},
-    model::{CommandId, NodeId, TaskId, TaskSpec},
+    model::{CommandId, InstanceId, NodeId, NodeSpec, Report, TaskId, TaskSpec},
     scheduler::{NodeView, Pending, Scheduler, Snapshot, Unplaced},
     state::{ClusterMachine, Command, Envelope, NewTask, Outcome, Rejection, TaskState},
     store::{Revision, StateStore},
 };
 
 /// Takes tasks, places them on nodes and sees them through. Cheap to clone; all clones are one orchestrator.
+///
+/// [`Orchestrator::shutdown`] ends it in good order. Dropping the last clone without it ends it too, soon afterwards, as a
+/// crash of the process would: what runs on a node of this process is left to the node's next life.
 ///
 /// ```
 /// # fn main() -> orch_core::Result<()> { orch_core::block_on(async {
@@ -48,10 +53,36 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Orchestrator {
-    inner: Arc<Inner>,
+    inner: Arc<Owner>,
 }
 
-/// What all clones share.
+/// Held by the clones and by nothing else. When the last one is gone, what goes on in the background ends, and with it the
+/// last use of the parts.
+#[derive(Debug)]
+struct Owner(Arc<Inner>);
+
+impl Deref for Owner {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.view.close();
+        // Nobody holds the lock: whoever could wait for it holds a clone.
+        if let Ok(mut agent) = self.agent.try_lock()
+            && let Some(agent) = agent.take()
+        {
+            agent.dismiss();
+        }
+    }
+}
+
+/// What the parts of an orchestrator share.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) consensus: Arc<dyn Consensus>,
@@ -97,7 +128,7 @@ impl Orchestrator {
     }
 
     pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
-        Self { inner }
+        Self { inner: Arc::new(Owner(inner)) }
     }
 
     /// Takes a task in and returns its id as soon as that is durable.
@@ -156,10 +187,11 @@ impl Orchestrator {
     /// Waits until the task has finished. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Unknown`] when it is not known, or was forgotten meanwhile.
+    /// [`Error::Unknown`] when it is not known, or was forgotten meanwhile; [`Error::ShuttingDown`] when the orchestrator ends
+    /// before the task does.
     pub async fn wait(&self, task: TaskId) -> Result<TaskView> {
         if let Some(finished) = self.inner.view.finished(task) {
-            let _ = finished.await;
+            finished.await.map_err(|_| Error::ShuttingDown)?;
         }
         self.get(task).ok_or_else(|| Unknown::Task(task).into())
     }
@@ -263,6 +295,7 @@ impl Orchestrator {
             match self.inner.view.node(node) {
                 None => return Err(Unknown::Node(node.clone()).into()),
                 Some(view) if view.tasks == 0 => return Ok(()),
+                Some(_) if self.inner.view.is_closed() => return Err(Error::ShuttingDown),
                 Some(_) => changed.changed().await.map_err(|_| Error::ShuttingDown)?,
             }
         }
@@ -296,10 +329,11 @@ impl Orchestrator {
         Ok(self.inner.consensus.read_barrier().await?)
     }
 
-    /// What agents in this process talk to.
+    /// What agents in this process talk to. It does not keep the orchestrator; when that has ended, every call answers
+    /// [`LinkError::Unavailable`].
     #[must_use]
     pub fn link(&self) -> Arc<dyn ControlLink> {
-        Arc::new(LocalLink(self.inner.clone()))
+        Arc::new(WeakLink(Arc::downgrade(&self.inner.0)))
     }
 
     /// Takes no more submissions, lets what runs in this process end within
@@ -318,11 +352,55 @@ impl Orchestrator {
             let _ = driver.await;
         }
         self.inner.consensus.shutdown().await;
+        self.inner.view.close();
         Ok(self.inner.store.close().await?)
     }
 
     async fn command(&self, command: Command) -> Result<Outcome> {
         self.inner.decide(Envelope::identified(CommandId::generate(), command)).await
+    }
+}
+
+/// The way in for agents, for as long as there is something to get into.
+#[derive(Debug)]
+struct WeakLink(Weak<Inner>);
+
+impl WeakLink {
+    async fn call<T, F>(&self, call: impl FnOnce(LocalLink) -> F + Send) -> Result<T, LinkError>
+    where
+        F: Future<Output = Result<T, LinkError>> + Send,
+    {
+        let ended = || LinkError::Unavailable("the orchestrator has ended".into());
+        let inner = self.0.upgrade().ok_or_else(ended)?;
+        let mut stop = inner.stop.subscribe();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Err(ended()),
+            answer = call(LocalLink(inner)) => answer,
+        }
+    }
+}
+
+#[async_trait]
+impl ControlLink for WeakLink {
+    async fn register(&self, spec: NodeSpec) -> Result<Registration, LinkError> {
+        self.call(|link| async move { link.register(spec).await }).await
+    }
+
+    async fn heartbeat(&self, node: &NodeId, instance: InstanceId) -> Result<(), LinkError> {
+        self.call(|link| async move { link.heartbeat(node, instance).await }).await
+    }
+
+    async fn assignments(&self, node: &NodeId, after: Option<Cursor>) -> Result<Assignments, LinkError> {
+        self.call(|link| async move { link.assignments(node, after).await }).await
+    }
+
+    async fn report(&self, node: &NodeId, reports: Vec<Report>) -> Result<Vec<ReportAnswer>, LinkError> {
+        self.call(|link| async move { link.report(node, reports).await }).await
+    }
+
+    async fn observe(&self, node: &NodeId, observations: Vec<Observation>) -> Result<(), LinkError> {
+        self.call(|link| async move { link.observe(node, observations).await }).await
     }
 }
 

@@ -80,7 +80,9 @@ async fn send_reports(
                 false => Err(LinkError::Unavailable("it answered another number of reports".into())),
             }
         };
-        let answers = persist("reports", ask).await;
+        // Who ends without an answer leaves the attempt to its next life, which will report it.
+        let nobody_waits = || batch.iter().all(|(_, waiting)| waiting.is_closed());
+        let answers = persist("reports", nobody_waits, ask).await.unwrap_or_default();
         for ((_, waiting), answer) in batch.drain(..).zip(answers) {
             let _ = waiting.send(answer);
         }
@@ -116,7 +118,9 @@ async fn send_observations(
         }
         if !batch.is_empty() {
             let observations = std::mem::take(&mut batch);
-            persist("observations", || link.observe(&node, observations.clone())).await;
+            let nobody_is_left = || queue.is_closed();
+            let _ =
+                persist("observations", nobody_is_left, || link.observe(&node, observations.clone())).await;
         }
         bytes = 0;
         for done in flushes.drain(..) {
@@ -126,17 +130,20 @@ async fn send_observations(
 }
 
 /// Calls until it is delivered. A refusal (a token that was changed, say) is waited out too: giving up would lose the result
-/// of work that was done.
-async fn persist<T, F>(what: &str, mut call: impl FnMut() -> F) -> T
+/// of work that was done. `None` when it failed and was `given_up` by everybody it matters to.
+async fn persist<T, F>(what: &str, given_up: impl Fn() -> bool, mut call: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, LinkError>>,
 {
     let mut delay = Duration::from_millis(50);
     loop {
         match call().await {
-            Ok(answer) => return answer,
+            Ok(answer) => return Some(answer),
             Err(LinkError::Refused(why)) => warn!(%why, what, "refused; trying again"),
             Err(error) => debug!(%error, what, "not delivered; trying again"),
+        }
+        if given_up() {
+            return None;
         }
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(Duration::from_secs(2));

@@ -114,7 +114,10 @@ impl OutputReader {
             };
             let next = tokio::select! {
                 next = watch.next() => next,
-                _ = finished => continue,
+                finished = finished => {
+                    self.ended = finished.is_err();
+                    continue;
+                }
             };
             match next {
                 Some(Ok(batch)) => {

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{oneshot, watch};
@@ -27,6 +30,8 @@ pub(super) struct View {
     inner: RwLock<Inner>,
     /// Wakes event streams; holds the number of the latest event.
     pub(super) events: watch::Sender<u64>,
+    /// Nothing will happen any more.
+    closed: AtomicBool,
     /// When the next tick has something to do.
     pub(super) due: watch::Sender<Option<Timestamp>>,
     pub(super) mailboxes: Mailboxes,
@@ -69,9 +74,21 @@ impl View {
                 stale: VecDeque::new(),
             }),
             events: watch::Sender::new(0),
+            closed: AtomicBool::new(false),
             due: watch::Sender::new(None),
             mailboxes: Mailboxes::new(mailbox_kept),
         }
+    }
+
+    /// Ends whoever waits for something.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.write().waiters.clear();
+        self.events.send_modify(|_| {});
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -120,13 +137,17 @@ impl View {
         counts
     }
 
-    /// Resolves when the task has finished; at once when it has already or is not known.
+    /// Resolves when the task has finished, with an error when the view is closed before. `None` when it has already or is not
+    /// known.
     pub(super) fn finished(&self, id: TaskId) -> Option<oneshot::Receiver<()>> {
         let mut inner = self.write();
         if inner.tasks.get(id).is_none_or(|task| task.is_finished()) {
             return None;
         }
         let (done, finished) = oneshot::channel();
+        if self.is_closed() {
+            return Some(finished);
+        }
         let waiters = inner.waiters.entry(id).or_default();
         waiters.retain(|waiter| !waiter.is_closed());
         waiters.push(done);

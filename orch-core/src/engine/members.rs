@@ -1,0 +1,109 @@
+//! Members that decide over one store tell each other through it which nodes they hear. So an agent has to be in the hearing
+//! of one member only.
+//!
+//! A member tells what it hears itself, never what it was told: otherwise two members would keep a dead node alive between
+//! them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::orchestrator::Inner;
+use crate::{
+    model::NodeId,
+    store::{CommitError, Guard, Key, KeyError, Revision, Txn, Write},
+};
+
+const PREFIX: &str = "observed/members/";
+/// Records of members that are looked at; what is beyond is passed over.
+const MEMBERS_MAX: usize = 256;
+
+/// Where a member tells which nodes it hears. Its name has to be one part of a key.
+pub(super) fn key_of(member: &str) -> Result<Key, KeyError> {
+    // A slash parts keys, and an empty part is refused.
+    let part = if member.contains('/') { "" } else { member };
+    Key::new(format!("{PREFIX}{part}"))
+}
+
+/// What a member tells.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    v: u8,
+    /// Nodes that it has heard since it told the last time.
+    nodes: BTreeSet<NodeId>,
+}
+
+/// One member's part in telling and listening.
+#[derive(Debug)]
+pub(super) struct Members {
+    own: Key,
+    told_at: Option<Instant>,
+    /// Each record as it was when last looked at, and since when. What this member wrote itself is no news.
+    known: HashMap<Key, (Revision, Instant)>,
+}
+
+impl Members {
+    pub(super) fn new(own: Key) -> Self {
+        Self { own, told_at: None, known: HashMap::new() }
+    }
+
+    /// Tells the others which nodes were heard here, and notes what they told.
+    pub(super) async fn exchange(&mut self, inner: &Inner) -> Result<(), CommitError> {
+        self.tell(inner).await?;
+        self.listen(inner).await
+    }
+
+    async fn tell(&mut self, inner: &Inner) -> Result<(), CommitError> {
+        let now = Instant::now();
+        let nodes = inner.heard.directly_since(self.told_at);
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let told = serde_json::to_vec(&Told { v: 1, nodes }).expect("plain data has a JSON form");
+        let version = inner.store.commit(Txn::of(vec![Write::put(self.own.clone(), told)])).await?;
+        self.known.insert(self.own.clone(), (version, now));
+        self.told_at = Some(now);
+        Ok(())
+    }
+
+    async fn listen(&mut self, inner: &Inner) -> Result<(), CommitError> {
+        let page = inner.store.scan(PREFIX, None, MEMBERS_MAX).await?;
+        let (now, before) = (Instant::now(), std::mem::take(&mut self.known));
+        for entry in page.entries {
+            let known = before.get(&entry.key).filter(|(version, _)| *version == entry.version);
+            let since = known.map_or(now, |(_, since)| *since);
+            if known.is_none() {
+                // What cannot be read (a newer version wrote it) is passed over: its nodes are silent here.
+                match serde_json::from_slice::<Told>(&entry.value) {
+                    Ok(told) if told.v == 1 => inner.heard.note_told(&told.nodes),
+                    _ => debug!(key = %entry.key, "what a member told cannot be read"),
+                }
+            } else if now.duration_since(since) > inner.config.node_timeout {
+                // Its member is gone or hears nothing; should it hear something again, it writes a new one.
+                let delete = Txn::of(vec![Write::delete(entry.key.clone())]);
+                let unchanged = Guard::Version(entry.key.clone(), entry.version);
+                if let Err(error) = inner.store.commit(delete.guarded(unchanged)).await {
+                    debug!(%error, key = %entry.key, "what a member told long ago was not deleted");
+                }
+            }
+            self.known.insert(entry.key, (entry.version, since));
+        }
+        Ok(())
+    }
+
+    /// Takes back what this member told.
+    pub(super) async fn leave(self, inner: &Inner) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let deleted = inner.store.commit(Txn::of(vec![Write::delete(self.own)]));
+        match tokio::time::timeout(PATIENCE, deleted).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => debug!(%error, "what this member told was not deleted"),
+            Err(_) => debug!("what this member told was not deleted in time"),
+        }
+    }
+}

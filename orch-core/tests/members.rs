@@ -1,0 +1,341 @@
+//! Orchestrators among others, and at their end: members that decide over one store, what is left when the last handle is
+//! dropped, and agents that drain.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use orch_core::{
+    Error, Orchestrator,
+    consensus::StoreConsensus,
+    engine::{Agent, AgentConfig, AgentHandle, ControlLink, EngineConfig, EventKind, LinkError},
+    model::{AttemptEnd, AttemptId, Exit, NodeId, NodeState, Resources, RestartPolicy, TaskSpec, WorkKind},
+    runtime::{
+        Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeEvents,
+        Started, Usage, Work,
+    },
+    store::{
+        CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
+        Watch, Write,
+    },
+    testkit::SimulatedRuntime,
+};
+use tokio::sync::oneshot;
+
+/// Longer than anything here takes, so that a hang has a name.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+fn agent_config(node: &str) -> AgentConfig {
+    let mut config = AgentConfig::local(node, [WorkKind::Program]).unwrap();
+    config.node.capacity = Resources::new(4000, 4 << 30);
+    config
+}
+
+async fn join(link: Arc<dyn ControlLink>, node: &str, runtime: &SimulatedRuntime) -> AgentHandle {
+    let agent = Agent::start(agent_config(node), Arc::new(runtime.clone()), link);
+    agent.registered().await.unwrap();
+    agent
+}
+
+fn named(member: &str) -> EngineConfig {
+    EngineConfig { member: member.into(), ..EngineConfig::default() }
+}
+
+async fn member(store: &Arc<dyn StateStore>, name: &str) -> Orchestrator {
+    let consensus = Arc::new(StoreConsensus::new(store.clone()));
+    let builder = Orchestrator::builder().store(store.clone()).consensus(consensus);
+    builder.engine(named(name)).build().await.unwrap()
+}
+
+fn shared_store() -> Arc<dyn StateStore> {
+    Arc::new(MemoryStore::default())
+}
+
+fn state_of(orch: &Orchestrator, node: &NodeId) -> Option<NodeState> {
+    orch.nodes().iter().find(|known| known.id() == node).map(|known| known.record.state)
+}
+
+/// Waits until the member knows that the node is in this state.
+async fn until(orch: &Orchestrator, node: &NodeId, state: NodeState) {
+    let mut events = orch.events();
+    let looked = async {
+        while state_of(orch, node) != Some(state) {
+            events.next().await.unwrap().unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "{node} never became {state:?}");
+}
+
+/// Lets time pass and checks that no member took the node for lost meanwhile.
+async fn stays_ready(members: &[&Orchestrator], node: &NodeId, time: Duration) {
+    let mut streams: Vec<_> = members.iter().map(|orch| orch.events()).collect();
+    tokio::time::sleep(time).await;
+    for (orch, events) in members.iter().zip(&mut streams) {
+        assert_eq!(state_of(orch, node), Some(NodeState::Ready));
+        while let Ok(event) = tokio::time::timeout(Duration::ZERO, events.next()).await {
+            if let EventKind::Node(record) = event.unwrap().unwrap().kind {
+                assert_eq!(record.state, NodeState::Ready);
+            }
+        }
+    }
+}
+
+fn told(member: &str) -> Key {
+    Key::new(format!("observed/members/{member}")).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_one_member_hears_is_alive_for_all() {
+    let (store, node) = (shared_store(), NodeId::new("a").unwrap());
+    let (one, two) = (member(&store, "one").await, member(&store, "two").await);
+    let agent = join(one.link(), "a", &SimulatedRuntime::new()).await;
+    until(&two, &node, NodeState::Ready).await;
+    stays_ready(&[&one, &two], &node, Duration::from_secs(120)).await;
+
+    agent.leave().await;
+    for orch in [&one, &two] {
+        until(orch, &node, NodeState::Lost).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_back_to_another_member_is_not_lost_again() {
+    let (store, node) = (shared_store(), NodeId::new("a").unwrap());
+    let (one, two) = (member(&store, "one").await, member(&store, "two").await);
+    let runtime = SimulatedRuntime::new();
+    join(one.link(), "a", &runtime).await.leave().await;
+    until(&one, &node, NodeState::Lost).await;
+    until(&two, &node, NodeState::Lost).await;
+    let _agent = join(two.link(), "a", &runtime).await;
+    until(&one, &node, NodeState::Ready).await;
+    stays_ready(&[&one, &two], &node, Duration::from_secs(120)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_member_dies_is_lost_for_the_others() {
+    let (store, node) = (shared_store(), NodeId::new("a").unwrap());
+    let (one, two) = (member(&store, "one").await, member(&store, "two").await);
+    let _agent = join(one.link(), "a", &SimulatedRuntime::new()).await;
+    stays_ready(&[&one, &two], &node, Duration::from_secs(60)).await;
+    let died = tokio::time::Instant::now();
+    drop(one);
+    until(&two, &node, NodeState::Lost).await;
+    assert!(died.elapsed() >= EngineConfig::default().node_timeout - Duration::from_secs(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_members_tell_is_cleaned_up_and_need_not_be_readable() {
+    let (store, node) = (shared_store(), NodeId::new("a").unwrap());
+    let dead = ["{", r#"{"v":2}"#, r#"{"v":1,"nodes":["a","unknown"]}"#].into_iter().enumerate();
+    let writes = dead.map(|(number, text)| Write::put(told(&format!("dead-{number}")), text)).collect();
+    store.commit(Txn::of(writes)).await.unwrap();
+    let (one, two) = (member(&store, "one").await, member(&store, "two").await);
+    let _agent = join(one.link(), "a", &SimulatedRuntime::new()).await;
+    stays_ready(&[&one, &two], &node, Duration::from_secs(60)).await;
+    let keys = async || {
+        let page = store.scan("observed/members/", None, 100).await.unwrap();
+        page.entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys().await, [told("one")], "what nobody repeats is deleted");
+    drop(one);
+    let mut changes = store.watch("observed/members/", store.revision().await.unwrap()).await.unwrap();
+    while !keys().await.is_empty() {
+        futures_util::StreamExt::next(&mut changes).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn members_of_one_store_need_names_the_store_and_time() {
+    let store = shared_store();
+    let refused = async |engine: EngineConfig, with_store: bool| {
+        let consensus = Arc::new(StoreConsensus::new(store.clone()));
+        let mut builder = Orchestrator::builder().consensus(consensus).engine(engine);
+        if with_store {
+            builder = builder.store(store.clone());
+        }
+        match builder.build().await {
+            Err(Error::Composition(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    let unnamed = refused(EngineConfig::default(), true).await;
+    assert!(unnamed.contains("set EngineConfig::member to a name that no other member has"), "{unnamed}");
+    let storeless = refused(named("one"), false).await;
+    assert!(storeless.contains("to .store(...) too"), "{storeless}");
+    let hasty = EngineConfig { node_timeout: Duration::from_secs(7), ..named("one") };
+    let hasty = refused(hasty, true).await;
+    assert!(hasty.contains("at least three times heartbeat_interval"), "{hasty}");
+    for name in ["", "a/b", "..", "a\nb", &"x".repeat(600)] {
+        let error = named(name).validate().unwrap_err();
+        assert!(error.contains("must be one part of a key"), "{error}");
+    }
+    assert_eq!(named("rack 1, host 7").validate(), Ok(()));
+}
+
+/// A store of this process that tells when nobody holds it any more. What is in it stays, as in a file.
+#[derive(Debug)]
+struct Held {
+    file: Arc<MemoryStore>,
+    _released: oneshot::Sender<()>,
+}
+
+impl Held {
+    fn open(file: &Arc<MemoryStore>) -> (Arc<Self>, oneshot::Receiver<()>) {
+        let (released, told) = oneshot::channel();
+        (Arc::new(Self { file: file.clone(), _released: released }), told)
+    }
+}
+
+#[async_trait]
+impl StateStore for Held {
+    fn capabilities(&self) -> StoreCapabilities {
+        self.file.capabilities()
+    }
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.file.get(key).await
+    }
+    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.file.scan(prefix, after, limit).await
+    }
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+        self.file.commit(txn).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.file.watch(prefix, from).await
+    }
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.file.revision().await
+    }
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.file.compact(before).await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        self.file.close().await
+    }
+}
+
+/// A host that is its own node, over what is in the file.
+async fn host(
+    file: &Arc<MemoryStore>,
+    config: &AgentConfig,
+    runtime: &SimulatedRuntime,
+) -> (Orchestrator, oneshot::Receiver<()>) {
+    let (store, released) = Held::open(file);
+    let builder = Orchestrator::builder().store(store).node(config.clone(), Arc::new(runtime.clone()));
+    (builder.build().await.unwrap(), released)
+}
+
+/// An error says that the sender is gone, and the store with it.
+async fn gone(released: oneshot::Receiver<()>) {
+    assert!(tokio::time::timeout(PATIENCE, released).await.expect("the store is still held").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_releases_the_store_and_leaves_work_alone() {
+    let (file, runtime, config) = (Arc::default(), SimulatedRuntime::new(), agent_config("a"));
+    let (first, mut released) = host(&file, &config, &runtime).await;
+    let (clone, link, mut events) = (first.clone(), first.link(), first.events());
+    let task = first.submit(TaskSpec::program("goes on", "hang")).await.unwrap();
+    while first.get(task).unwrap().status() != "running" {
+        events.next().await.unwrap().unwrap();
+    }
+    drop(first);
+    assert_eq!(clone.get(task).unwrap().status(), "running");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(released.try_recv() == Err(oneshot::error::TryRecvError::Empty), "a clone holds it");
+    let node = NodeId::new("a").unwrap();
+    let cursor = link.assignments(&node, None).await.unwrap().cursor;
+    let (waiting, a) = (link.clone(), node.clone());
+    let waiting = tokio::spawn(async move { waiting.assignments(&a, Some(cursor)).await });
+    tokio::task::yield_now().await;
+    drop(clone);
+    assert!(
+        matches!(waiting.await.unwrap(), Err(LinkError::Unavailable(_))),
+        "nobody waits for what is gone"
+    );
+    gone(released).await;
+    let late = link.heartbeat(&node, config.node.instance).await;
+    assert!(matches!(late, Err(LinkError::Unavailable(_))), "{late:?}");
+    assert_eq!(runtime.list().await.unwrap()[0].state, FoundState::Running);
+
+    let (second, _) = host(&file, &config, &runtime).await;
+    runtime.finish(runtime.starts()[0], Exit::from_code(0));
+    assert_eq!(second.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(runtime.starts().len(), 1, "it was taken over");
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_anywhere() {
+    let (file, runtime, config) = (Arc::default(), SimulatedRuntime::new(), agent_config("a"));
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (outside, released) = tokio.block_on(host(&file, &config, &runtime));
+    drop(outside);
+    tokio.block_on(gone(released));
+    let (after, released) = tokio.block_on(host(&file, &config, &runtime));
+    drop(tokio);
+    drop(after);
+    assert!(released.blocking_recv().is_err());
+}
+
+/// Work that takes all the time that it is given to stop.
+#[derive(Debug)]
+struct Slow(SimulatedRuntime);
+
+#[async_trait]
+impl Runtime for Slow {
+    fn capabilities(&self) -> RuntimeCapabilities {
+        self.0.capabilities()
+    }
+    async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError> {
+        self.0.prepare(work, progress).await
+    }
+    async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
+        self.0.start(work).await
+    }
+    async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
+        self.0.wait(attempt).await
+    }
+    async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
+        tokio::time::sleep(grace).await;
+        self.0.stop(attempt, grace).await
+    }
+    async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        self.0.kill(attempt).await
+    }
+    async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        self.0.remove(attempt).await
+    }
+    async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
+        self.0.logs(attempt, follow).await
+    }
+    async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
+        self.0.stats(attempt).await
+    }
+    async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        self.0.list().await
+    }
+    async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
+        self.0.events().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_drains_gives_each_task_its_own_grace() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let runtime = SimulatedRuntime::new();
+    let agent = Agent::start(agent_config("a"), Arc::new(Slow(runtime.clone())), orch.link());
+    agent.registered().await.unwrap();
+    let mut events = orch.events();
+    let graces = [Duration::from_secs(5), Duration::from_secs(300)];
+    let spec = |grace| TaskSpec::program("slow", "hang").stop_grace(grace).restart(RestartPolicy::Never);
+    let tasks = orch.submit_all(graces.map(spec)).await.unwrap();
+    while tasks.iter().any(|task| orch.get(*task).unwrap().status() != "running") {
+        events.next().await.unwrap().unwrap();
+    }
+    agent.drain(Duration::from_secs(1)).await;
+    for task in tasks {
+        assert_eq!(orch.get(task).unwrap().record.last_end(), Some(&AttemptEnd::Stopped));
+    }
+    assert!(runtime.list().await.unwrap().is_empty());
+}
