@@ -8,13 +8,14 @@ use orch_core::{
     Error, Orchestrator,
     consensus::{LocalConsensus, StoreConsensus},
     engine::{
-        Agent, AgentConfig, AgentHandle, EngineConfig, EventKind, EventStream, TaskFilter, TaskView, Unknown,
+        Agent, AgentConfig, AgentHandle, EngineConfig, EventKind, EventStream, SecretError, SecretSource,
+        TaskFilter, TaskView, Unknown,
     },
     model::{
-        AttemptEnd, AttemptId, CommandId, Exit, NodeId, NodeState, Resources, RestartPolicy, TaskId,
-        TaskSpec, WorkKind,
+        AttemptEnd, AttemptId, CommandId, Exit, NodeId, NodeState, Resources, RestartPolicy, SecretRef,
+        SecretTarget, TaskId, TaskSpec, WorkKind,
     },
-    runtime::Runtime,
+    runtime::{Runtime, Secret},
     state::{ClusterConfig, NewTask, Outcome, Rejection, TaskResult, TimeoutKind},
     store::{MemoryStore, Revision, StateStore},
     testkit::SimulatedRuntime,
@@ -200,6 +201,52 @@ async fn an_agent_that_restarts_takes_over_what_runs() {
     let done = orch.wait(task).await.unwrap();
     assert_eq!((done.status(), done.record.attempts_made), ("succeeded", 1));
     assert_eq!(runtime.starts().len(), 2, "nothing was started twice");
+}
+
+#[derive(Debug)]
+struct OneSecret;
+
+impl SecretSource for OneSecret {
+    fn get(&self, _: &str) -> Result<Secret, SecretError> {
+        Ok(Secret::new(b"value".to_vec()))
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_gone_ends_nothing_that_was_started_with_it() {
+    let (orch, runtime) = (bare().await, SimulatedRuntime::new());
+    let config = agent_config("a");
+    let first = AgentConfig { secrets: Arc::new(OneSecret), ..config.clone() };
+    let agent = join(&orch, &first, &runtime).await;
+    let mut spec = hang("needs a secret");
+    let target = SecretTarget::Env { variable: "KEY".into() };
+    spec.secrets.push(SecretRef { name: "key".into(), target });
+    let task = orch.submit(spec.clone()).await.unwrap();
+    running(&orch, task).await;
+    agent.leave().await;
+    let _again = join(&orch, &config, &runtime).await;
+    let new = orch.submit(spec).await.unwrap();
+    let refused = orch.wait(new).await.unwrap();
+    assert!(matches!(refused.record.last_end(), Some(AttemptEnd::StartFailed { .. })), "{refused:?}");
+    runtime.finish(attempt(task, 1), Exit::from_code(0));
+    assert_eq!(orch.wait(task).await.unwrap().status(), "succeeded");
+}
+
+#[tokio::test]
+async fn who_waits_or_follows_ends_with_the_orchestrator() {
+    let (orch, _runtime, _agent) = one_node().await;
+    let task = orch.submit(hang("for ever")).await.unwrap();
+    running(&orch, task).await;
+    let (waiting, mut events) = (orch.clone(), orch.events());
+    let mut logs = orch.logs(task, true).await.unwrap();
+    let waits = tokio::spawn(async move { waiting.wait(task).await });
+    let follows = tokio::spawn(async move { while events.next().await.is_some() {} });
+    let reads = tokio::spawn(async move { while logs.next().await.is_some() {} });
+    orch.shutdown().await.unwrap();
+    assert!(matches!(waits.await.unwrap(), Err(Error::ShuttingDown)));
+    follows.await.unwrap();
+    reads.await.unwrap();
+    assert!(matches!(orch.wait(task).await, Err(Error::ShuttingDown)), "and later ones do not begin to wait");
 }
 
 #[tokio::test]
