@@ -1,6 +1,9 @@
 //! Nodes with what their tasks hold, kept in order of ids so that a scheduler sees the same list everywhere.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     model::{Held, NodeId, NodeRecord, TaskId},
@@ -14,6 +17,8 @@ use super::TaskRecord;
 pub(super) struct Nodes {
     views: Vec<NodeView>,
     tasks: Vec<BTreeSet<TaskId>>,
+    /// Where each node is in the two lists: every command asks, and a search through the ids touches memory all over.
+    places: HashMap<NodeId, usize>,
 }
 
 impl Nodes {
@@ -22,48 +27,58 @@ impl Nodes {
     }
 
     pub(super) fn get(&self, node: &NodeId) -> Option<&NodeView> {
-        self.find(node).ok().map(|at| &self.views[at])
+        self.place(node).map(|at| &self.views[at])
     }
 
     pub(super) fn tasks_of(&self, node: &NodeId) -> impl Iterator<Item = TaskId> + '_ {
-        self.find(node).into_iter().flat_map(|at| self.tasks[at].iter().copied())
+        self.place(node).into_iter().flat_map(|at| self.tasks[at].iter().copied())
     }
 
     /// Adds the node or replaces what is known about it; what its tasks hold stays.
     pub(super) fn put(&mut self, record: Arc<NodeRecord>) -> Option<Arc<NodeRecord>> {
-        match self.find(&record.spec.id) {
-            Ok(at) => Some(std::mem::replace(&mut self.views[at].record, record)),
-            Err(at) => {
-                self.views.insert(at, NodeView { record, held: Held::default(), tasks: 0 });
-                self.tasks.insert(at, BTreeSet::new());
-                None
-            }
+        if let Some(at) = self.place(&record.spec.id) {
+            return Some(std::mem::replace(&mut self.views[at].record, record));
         }
+        let at = self.views.partition_point(|view| *view.id() < record.spec.id);
+        self.views.insert(at, NodeView { record, held: Held::default(), tasks: 0 });
+        self.tasks.insert(at, BTreeSet::new());
+        self.note_places_from(at);
+        None
     }
 
     /// Removes the node, which must have no tasks.
     pub(super) fn delete(&mut self, node: &NodeId) -> Option<Arc<NodeRecord>> {
-        let at = self.find(node).ok()?;
+        let at = self.place(node)?;
         let tasks = self.tasks.remove(at);
         assert!(tasks.is_empty(), "a node with tasks is never removed");
-        Some(self.views.remove(at).record)
+        let removed = self.views.remove(at).record;
+        self.places.remove(node);
+        self.note_places_from(at);
+        Some(removed)
     }
 
     pub(super) fn take(&mut self, node: &NodeId, task: &TaskRecord) {
-        let at = self.find(node).expect("tasks are placed on known nodes only");
+        let at = self.place(node).expect("tasks are placed on known nodes only");
         self.views[at].held.take(&task.spec.resources);
         self.views[at].tasks += 1;
         self.tasks[at].insert(task.id);
     }
 
     pub(super) fn release(&mut self, node: &NodeId, task: &TaskRecord) {
-        let at = self.find(node).expect("tasks are placed on known nodes only");
+        let at = self.place(node).expect("tasks are placed on known nodes only");
         self.views[at].held.release(&task.spec.resources);
         self.views[at].tasks -= 1;
         self.tasks[at].remove(&task.id);
     }
 
-    fn find(&self, node: &NodeId) -> Result<usize, usize> {
-        self.views.binary_search_by(|view| view.id().cmp(node))
+    fn place(&self, node: &NodeId) -> Option<usize> {
+        self.places.get(node).copied()
+    }
+
+    /// Nodes come and go far less often than they are asked for.
+    fn note_places_from(&mut self, first: usize) {
+        for (at, view) in self.views.iter().enumerate().skip(first) {
+            self.places.insert(view.id().clone(), at);
+        }
     }
 }
