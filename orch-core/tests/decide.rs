@@ -11,8 +11,8 @@ use std::{
 use orch_core::{
     consensus::StateMachine,
     model::{
-        AttemptId, CommandId, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources, TaskId, TaskSpec,
-        Timestamp, WorkKind,
+        AttemptEnd, AttemptId, CommandId, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources,
+        TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::BestFit,
     state::{
@@ -69,8 +69,15 @@ fn a_command_id_that_comes_back_with_another_body_is_refused() {
         "the same again is answered the same"
     );
     let other = cluster.carry_out(3, &submission(command, task, "false"));
-    assert_eq!(other.outcome, Err(Rejection::CommandIdReused { command, task }));
+    assert_eq!(other.outcome, Err(Rejection::CommandIdReused { command }));
     assert!(other.changes.is_empty());
+    for another in [
+        submission(command, TaskId::generate(), "true"),
+        Envelope::identified(command, Command::Cancel { task, reason: String::new() }),
+    ] {
+        let reused = cluster.carry_out(3, &another);
+        assert_eq!(reused.outcome, Err(Rejection::CommandIdReused { command }), "{another:?}");
+    }
     assert_eq!(cluster.carry_out(4, &first).outcome, Ok(Outcome::Done), "nothing was lost by it");
 }
 
@@ -121,4 +128,28 @@ fn records_of_another_member_that_contradict_each_other_are_refused_and_change_n
     let placement: Vec<Write> = placed.changes.iter().map(Change::to_write).collect();
     let refused = machine.absorb(Revision(1), &placement).unwrap_err().to_string();
     assert!(refused.contains("which has no record"), "{refused}");
+}
+
+#[test]
+fn a_task_goes_elsewhere_at_once_when_its_node_could_not_start_it() {
+    let mut cluster = Cluster::with_node();
+    let (task, mut now) = (TaskId::generate(), 10);
+    cluster.carry_out(1, &submission(CommandId::generate(), task, "true")).outcome.unwrap();
+    cluster
+        .carry_out(2, &Envelope::anonymous(Command::RegisterNode { spec: node("other") }))
+        .outcome
+        .unwrap();
+    let mut seen = Vec::new();
+    for attempt in 1..=2 {
+        let on = cluster.0.task(task).unwrap().node().unwrap().clone();
+        seen.push(on.to_string());
+        let report = Report {
+            attempt: AttemptId { task, attempt: NonZeroU32::new(attempt).unwrap() },
+            node: on,
+            kind: ReportKind::Ended(AttemptEnd::NodeLost),
+        };
+        cluster.carry_out(now, &Envelope::anonymous(Command::Report(report))).outcome.unwrap();
+        now += 1;
+    }
+    assert_eq!(seen, ["n", "other"]);
 }

@@ -278,12 +278,19 @@ fn the_last_handle_may_be_dropped_anywhere() {
     assert!(released.blocking_recv().is_err());
 }
 
-/// Work that takes all the time that it is given to stop.
+#[derive(Debug, PartialEq)]
+enum Oddity {
+    /// Work takes all the time that it is given to stop.
+    StopsSlowly,
+    /// Somebody removes everything as soon as it was listed.
+    PrunedOnceListed,
+}
+
 #[derive(Debug)]
-struct Slow(SimulatedRuntime);
+struct Odd(SimulatedRuntime, Oddity);
 
 #[async_trait]
-impl Runtime for Slow {
+impl Runtime for Odd {
     fn capabilities(&self) -> RuntimeCapabilities {
         self.0.capabilities()
     }
@@ -293,11 +300,16 @@ impl Runtime for Slow {
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
         self.0.start(work).await
     }
+    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
+        self.0.adopt(attempt).await
+    }
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
         self.0.wait(attempt).await
     }
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
-        tokio::time::sleep(grace).await;
+        if self.1 == Oddity::StopsSlowly {
+            tokio::time::sleep(grace).await;
+        }
         self.0.stop(attempt, grace).await
     }
     async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
@@ -313,7 +325,13 @@ impl Runtime for Slow {
         self.0.stats(attempt).await
     }
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
-        self.0.list().await
+        let found = self.0.list().await?;
+        if self.1 == Oddity::PrunedOnceListed {
+            for one in &found {
+                self.0.remove(one.attempt).await?;
+            }
+        }
+        Ok(found)
     }
     async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
         self.0.events().await
@@ -324,7 +342,8 @@ impl Runtime for Slow {
 async fn an_agent_that_drains_gives_each_task_its_own_grace() {
     let orch = Orchestrator::builder().build().await.unwrap();
     let runtime = SimulatedRuntime::new();
-    let agent = Agent::start(agent_config("a"), Arc::new(Slow(runtime.clone())), orch.link());
+    let agent =
+        Agent::start(agent_config("a"), Arc::new(Odd(runtime.clone(), Oddity::StopsSlowly)), orch.link());
     agent.registered().await.unwrap();
     let mut events = orch.events();
     let graces = [Duration::from_secs(5), Duration::from_secs(300)];
@@ -338,4 +357,48 @@ async fn an_agent_that_drains_gives_each_task_its_own_grace() {
         assert_eq!(orch.get(task).unwrap().record.last_end(), Some(&AttemptEnd::Stopped));
     }
     assert!(runtime.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn work_that_was_removed_while_the_agent_was_away_is_lost_and_not_run_again() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let (config, runtime) = (agent_config("a"), SimulatedRuntime::new());
+    let agent = Agent::start(config.clone(), Arc::new(runtime.clone()), orch.link());
+    agent.registered().await.unwrap();
+    let spec = TaskSpec::program("once", "hang").restart(RestartPolicy::Never);
+    let task = orch.submit(spec).await.unwrap();
+    let mut events = orch.events();
+    while orch.get(task).unwrap().status() != "running" {
+        events.next().await.unwrap().unwrap();
+    }
+    agent.leave().await;
+    let odd = Arc::new(Odd(runtime.clone(), Oddity::PrunedOnceListed));
+    let _again = Agent::start(config, odd, orch.link());
+    let done = orch.wait(task).await.unwrap();
+    assert_eq!((done.status(), done.record.last_end()), ("failed", Some(&AttemptEnd::NodeLost)));
+    assert_eq!(runtime.starts().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_nobody_waits_for_any_more_can_be_repeated_or_dropped() {
+    let orch = Orchestrator::builder()
+        .node(agent_config("a"), Arc::new(Odd(SimulatedRuntime::new(), Oddity::StopsSlowly)))
+        .build()
+        .await
+        .unwrap();
+    let task = orch.submit(TaskSpec::program("slow", "hang").restart(RestartPolicy::Never)).await.unwrap();
+    let mut events = orch.events();
+    while orch.get(task).unwrap().status() != "running" {
+        events.next().await.unwrap().unwrap();
+    }
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), orch.shutdown()).await.is_err(),
+        "it waits for the task"
+    );
+    orch.shutdown().await.unwrap();
+    assert_eq!(
+        orch.get(task).unwrap().record.last_end(),
+        Some(&AttemptEnd::Stopped),
+        "the second one waited as well"
+    );
 }

@@ -148,10 +148,7 @@ impl DockerRuntime {
     async fn create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
         let container = self.find_or_create(work).await?;
         if container.was_started() {
-            self.doubts.settle(work.attempt);
-            if container.is_unhealthy {
-                self.adopted.send_replace(());
-            }
+            self.note_adopted(&container, work.attempt);
             return Ok(container);
         }
         let operation = format!("start attempt {}", work.attempt);
@@ -169,6 +166,13 @@ impl DockerRuntime {
             return Err(error.into_start(&operation));
         }
         self.find(work.attempt).await
+    }
+
+    fn note_adopted(&self, container: &Container, attempt: AttemptId) {
+        self.doubts.settle(attempt);
+        if container.is_unhealthy {
+            self.adopted.send_replace(());
+        }
     }
 
     async fn remove_all_of(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
@@ -227,6 +231,13 @@ impl Runtime for DockerRuntime {
                 return Err(error);
             }
         };
+        let at = container.started_at.unwrap_or_default();
+        Ok(Started { handle: container.id, at })
+    }
+
+    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
+        let container = self.find_started(attempt).await?;
+        self.note_adopted(&container, attempt);
         let at = container.started_at.unwrap_or_default();
         Ok(Started { handle: container.id, at })
     }

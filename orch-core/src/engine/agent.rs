@@ -148,6 +148,11 @@ impl AgentHandle {
     /// Takes nothing new, waits up to `grace` for what runs, stops the rest and waits for that to be reported, then ends.
     /// Stopping takes up to the longest grace that a task there asks for; then a report has half a minute to get through.
     pub async fn drain(mut self, grace: Duration) {
+        self.drain_within(grace).await;
+    }
+
+    /// The same for an owner that may give up waiting; it must not be called again once it has returned.
+    pub(super) async fn drain_within(&mut self, grace: Duration) {
         const REPORTING: Duration = Duration::from_secs(30);
         let begun = Instant::now();
         let _ = self.orders.send(Order::Drain(grace)).await;
@@ -223,7 +228,9 @@ impl Agent {
         }
         let mut delay = RETRY_MIN;
         loop {
-            let registered = self.link.register(self.config.node.clone()).await;
+            // One that drains stays closed when it comes back.
+            let max_tasks = if self.draining.is_some() { 0 } else { self.config.node.max_tasks };
+            let registered = self.link.register(NodeSpec { max_tasks, ..self.config.node.clone() }).await;
             match registered {
                 Ok(registration) => {
                     info!(node = %self.config.node.id, "registered");

@@ -118,11 +118,13 @@ async fn run(
         Err(Wish::Gone) => Ended::Void,
         Err(Wish::Run | Wish::Stop) => {
             // A start that was under way may have happened: it must be gone before it is reported as stopped.
-            match patiently(shared, assignment.attempt, || shared.runtime.remove(assignment.attempt)).await {
-                Ok(()) => Ended::End(AttemptEnd::Stopped),
-                Err(error) => {
-                    Ended::End(AttemptEnd::StartFailed { failure: error.into_start_failure().into() })
-                }
+            let attempt = assignment.attempt;
+            tokio::select! {
+                removed = patiently(shared, attempt, || shared.runtime.remove(attempt)) => Ended::End(match removed {
+                    Ok(()) => AttemptEnd::Stopped,
+                    Err(error) => AttemptEnd::StartFailed { failure: error.into_start_failure().into() },
+                }),
+                wish = wished(&mut orders.wish, Wish::Gone) => given_up(wish),
             }
         }
     }
@@ -136,13 +138,15 @@ async fn bring_up(
 ) -> Result<Started, AttemptEnd> {
     let attempt = assignment.attempt;
     let failed = |failure: StartFailure| AttemptEnd::StartFailed { failure: failure.into() };
-    let secrets = match here {
-        None | Some(FoundState::Created) => {
-            look_up_secrets(&*shared.secrets, &assignment.spec).map_err(failed)?
-        }
-        // It got them when it was started. What became of them since is no reason to end it.
-        Some(_) => BTreeMap::new(),
-    };
+    if here.is_some_and(|state| state != FoundState::Created) {
+        // What was started once is never started again, whatever became of it since, and needs no secrets.
+        let adopted = patiently(shared, attempt, || shared.runtime.adopt(attempt)).await;
+        return adopted.map_err(|error| {
+            warn!(%attempt, %error, "it cannot be taken over");
+            AttemptEnd::NodeLost
+        });
+    }
+    let secrets = look_up_secrets(&*shared.secrets, &assignment.spec).map_err(failed)?;
     let work = Work { attempt, spec: assignment.spec.clone(), secrets };
     if here.is_none() {
         let outbox = shared.outbox.clone();
@@ -216,19 +220,8 @@ async fn watch_over(
     };
     if !matches!(end, AttemptEnd::Exited { .. } | AttemptEnd::NodeLost) {
         info!(%attempt, why = %end, "stopping");
-        let stopped = patiently(shared, attempt, || shared.runtime.stop(attempt, spec.stop.grace));
         tokio::select! {
-            result = stopped => {
-                // Another attempt may follow this one: it must be gone before it is reported as stopped.
-                if let Err(error) = result
-                    && error.kind != RuntimeErrorKind::NotFound
-                {
-                    warn!(%attempt, %error, "it could not be stopped; removing it");
-                    if let Err(error) = patiently(shared, attempt, || shared.runtime.remove(attempt)).await {
-                        warn!(%attempt, %error, "it could not be removed either");
-                    }
-                }
-            }
+            () = stop_or_remove(shared, attempt, spec.stop.grace) => {}
             wish = wished(&mut orders.wish, Wish::Gone) => return given_up(wish),
         }
     }
@@ -238,6 +231,18 @@ async fn watch_over(
         wish = wished(&mut orders.wish, Wish::Gone) => return given_up(wish),
     }
     Ended::End(end)
+}
+
+/// Another attempt may follow this one: it must be gone before it is reported as stopped.
+async fn stop_or_remove(shared: &Shared, attempt: AttemptId, grace: Duration) {
+    let Err(error) = patiently(shared, attempt, || shared.runtime.stop(attempt, grace)).await else { return };
+    if error.kind == RuntimeErrorKind::NotFound {
+        return;
+    }
+    warn!(%attempt, %error, "it could not be stopped; removing it");
+    if let Err(error) = patiently(shared, attempt, || shared.runtime.remove(attempt)).await {
+        warn!(%attempt, %error, "it could not be removed either");
+    }
 }
 
 /// Sends all output and returns when it is delivered. Reading again after the engine was gone repeats nothing.

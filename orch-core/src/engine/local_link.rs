@@ -93,6 +93,12 @@ impl ControlLink for LocalLink {
     async fn observe(&self, node: &NodeId, observations: Vec<Observation>) -> Result<(), LinkError> {
         let (view, mut pieces, mut writes) = (&self.0.view, Vec::new(), Vec::new());
         for Observation { attempt, seen } in observations {
+            if let Seen::Output { offset, data, .. } = &seen
+                && offset.checked_add(data.len() as u64).is_none()
+            {
+                // Nobody wrote so much.
+                continue;
+            }
             if !view.observe(node, attempt, &seen) {
                 continue;
             }

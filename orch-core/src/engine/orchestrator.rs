@@ -344,8 +344,13 @@ impl Orchestrator {
     /// [`Error::Store`] when the end could not be made durable.
     pub async fn shutdown(&self) -> Result<()> {
         self.inner.closing.store(true, Ordering::Relaxed);
-        if let Some(agent) = self.inner.agent.lock().await.take() {
-            agent.drain(self.inner.config.shutdown_grace).await;
+        {
+            // It stays where it is until it has drained: should this future be dropped, somebody else can end it.
+            let mut agent = self.inner.agent.lock().await;
+            if let Some(agent) = agent.as_mut() {
+                agent.drain_within(self.inner.config.shutdown_grace).await;
+            }
+            *agent = None;
         }
         self.inner.stop.send_replace(true);
         if let Some(driver) = self.inner.driver.lock().await.take() {

@@ -107,6 +107,9 @@ impl OutputReader {
             let finished = self.view.finished(self.task);
             let Some((watch, finished)) = self.follow.as_mut().zip(finished) else {
                 self.ended = true;
+                // From the beginning: an attempt whose output made room for others counts its pieces anew. What was read
+                // before is known by its offsets.
+                self.last = None;
                 match self.read_on().await {
                     Ok(_) => continue,
                     Err(error) => return Some(Err(error)),

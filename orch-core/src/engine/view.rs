@@ -276,7 +276,12 @@ impl View {
                     inner.ring.push(revision, EventKind::Task(record.clone()));
                 }
                 Change::DeleteTask(id) => {
-                    inner.forget(*id);
+                    // Another member may have ended and forgotten it in one go.
+                    if let Some(record) = inner.forget(*id)
+                        && let (Some(node), Some(attempt)) = (record.node(), record.current_attempt())
+                    {
+                        moved.push((node.clone(), attempt));
+                    }
                     inner.ring.push(revision, EventKind::TaskForgotten(*id));
                 }
                 Change::PutNode(record) => {
@@ -383,13 +388,18 @@ impl Inner {
         decided || self.observed.get(&record.id).is_some_and(|observed| observed.running_since.is_some())
     }
 
-    fn forget(&mut self, id: TaskId) {
-        if let Some(record) = self.tasks.remove(id) {
+    fn forget(&mut self, id: TaskId) -> Option<Arc<TaskRecord>> {
+        let forgotten = self.tasks.remove(id);
+        if let Some(record) = &forgotten {
             self.by_seq.remove(&record.seq);
+            if let Some(tasks) = record.node().and_then(|node| self.by_node.get_mut(node)) {
+                tasks.remove(&id);
+            }
         }
         self.observed.remove(&id);
         self.stale.push_back(Stale::Task(id));
         self.wake(id);
+        forgotten
     }
 
     fn wake(&mut self, id: TaskId) {

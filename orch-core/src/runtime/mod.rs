@@ -44,6 +44,13 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// lost it.
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError>;
 
+    /// Takes over an attempt that an earlier life of the agent started, whether it still runs or has ended, and answers as
+    /// its start did. Never starts anything.
+    ///
+    /// # Errors
+    /// [`RuntimeErrorKind::NotFound`] when it is not here (any more), was never started, or went down with the machine.
+    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError>;
+
     /// Waits until the attempt has ended, however it ended. Cancel safe.
     ///
     /// # Errors

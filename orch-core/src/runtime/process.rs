@@ -232,6 +232,20 @@ impl Runtime for ProcessRuntime {
         Ok(Started { handle: identity.pid().to_string(), at })
     }
 
+    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
+        let dir = self.attempt(attempt);
+        let identity = match self.started(attempt).await? {
+            State::Running(identity) => {
+                self.monitors.watch(&dir, None);
+                identity
+            }
+            State::Ended(identity, _) => identity,
+            State::Absent | State::Created | State::Lost(_) => return Err(RuntimeError::not_found(attempt)),
+        };
+        let at = blocking(move || Ok(dir.started_at())).await?.unwrap_or_default();
+        Ok(Started { handle: identity.pid().to_string(), at })
+    }
+
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
         match self.started(attempt).await? {
             State::Ended(_, exit) if !self.monitors.unsettled(attempt) => Ok(exit),

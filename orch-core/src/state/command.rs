@@ -120,7 +120,7 @@ pub struct Decided {
     /// The answer.
     pub outcome: Result<Outcome, Rejection>,
     /// Changes in the order in which they must be absorbed. A rejected command changes at most the clock and the memory of
-    /// commands.
+    /// commands, and forgets finished tasks beyond a bound that was lowered.
     pub changes: Vec<Change>,
 }
 
@@ -156,13 +156,11 @@ pub enum Rejection {
     },
     /// The command's id was used for another command.
     #[error(
-        "the command id {command} was used before, for another spec of task {task}; take a new one for a new command"
+        "the command id {command} was used before, for another command; take a new one for a new command"
     )]
     CommandIdReused {
         /// The id.
         command: CommandId,
-        /// A task that differs.
-        task: TaskId,
     },
     /// There are as many unfinished tasks as the cluster takes.
     #[error("the cluster has {limit} unfinished tasks already and takes no more; try again later")]
@@ -243,4 +241,58 @@ pub struct CommandRecord {
     pub id: CommandId,
     /// The answer it got.
     pub outcome: Result<Outcome, Rejection>,
+    /// What it was about, so that another command with its id is noticed: [`Command::subject`].
+    pub subject: u32,
+}
+
+impl Command {
+    /// A digest of what the command is about: its kind, and the ids of its tasks or its node. Equal commands have equal
+    /// subjects on every machine. It tells honest mistakes apart, not collisions made on purpose.
+    #[must_use]
+    pub fn subject(&self) -> u32 {
+        let mut digest = Fnv::new(match self {
+            Self::Submit { .. } => 1,
+            Self::Cancel { .. } => 2,
+            Self::Report(_) => 3,
+            Self::RegisterNode { .. } => 4,
+            Self::SuspectNode { .. } => 5,
+            Self::TrustNode { .. } => 6,
+            Self::OpenNode { .. } => 7,
+            Self::CordonNode { .. } => 8,
+            Self::DrainNode { .. } => 9,
+            Self::RemoveNode { .. } => 10,
+            Self::Tick => 11,
+        });
+        match self {
+            Self::Submit { tasks } => tasks.iter().for_each(|new| digest.take(new.id.as_bytes())),
+            Self::Cancel { task, .. } => digest.take(task.as_bytes()),
+            Self::Report(report) => digest.take(report.attempt.task.as_bytes()),
+            Self::RegisterNode { spec } => digest.take(spec.id.as_str().as_bytes()),
+            Self::SuspectNode { node, .. }
+            | Self::TrustNode { node, .. }
+            | Self::OpenNode { node }
+            | Self::CordonNode { node }
+            | Self::DrainNode { node, .. }
+            | Self::RemoveNode { node } => digest.take(node.as_str().as_bytes()),
+            Self::Tick => {}
+        }
+        digest.0
+    }
+}
+
+/// FNV-1a with 32 bits (Fowler, Noll, Vo; RFC 9923).
+struct Fnv(u32);
+
+impl Fnv {
+    fn new(kind: u8) -> Self {
+        let mut fnv = Self(0x811c_9dc5);
+        fnv.take(&[kind]);
+        fnv
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        }
+    }
 }

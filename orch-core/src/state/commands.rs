@@ -31,8 +31,10 @@ impl Commands {
             self.places.insert(record.id, slot);
         }
         let before = std::mem::replace(&mut self.ring[at], record);
+        // The changes of a batch may come in another order: the command may have another place already.
         if let Some(before) = &before
             && self.ring[at].as_ref().is_none_or(|now| now.id != before.id)
+            && self.places.get(&before.id) == Some(&slot)
         {
             self.places.remove(&before.id);
         }
@@ -41,5 +43,25 @@ impl Commands {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Arc<CommandRecord>)> {
         (0u32..).zip(&self.ring).filter_map(|(slot, record)| Some((slot, record.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Outcome;
+
+    #[test]
+    fn a_command_that_moves_is_known_in_whatever_order_its_places_change() {
+        let record =
+            |id: CommandId| Some(Arc::new(CommandRecord { id, outcome: Ok(Outcome::Done), subject: 0 }));
+        let (moves, comes) = (CommandId::from_bytes([1; 16]), CommandId::from_bytes([2; 16]));
+        let mut commands = Commands::default();
+        commands.set(1, record(moves));
+        commands.set(0, record(moves));
+        commands.set(1, record(comes));
+        assert!(commands.get(moves).is_some() && commands.get(comes).is_some());
+        commands.set(0, None);
+        assert!(commands.get(moves).is_none());
     }
 }

@@ -24,9 +24,10 @@ impl ClusterState {
         if let Some(id) = envelope.id
             && let Some(known) = self.commands.get(id)
         {
-            let outcome = match self.contradiction(&envelope.command) {
-                Some(task) if known.outcome.is_ok() => Err(Rejection::CommandIdReused { command: id, task }),
-                _ => known.outcome.clone(),
+            let reused = known.subject != envelope.command.subject() || self.contradicts(&envelope.command);
+            let outcome = match reused {
+                true => Err(Rejection::CommandIdReused { command: id }),
+                false => known.outcome.clone(),
             };
             return Decided { outcome, changes: Vec::new() };
         }
@@ -37,14 +38,13 @@ impl ClusterState {
                 problem: format!("it has format {other}; this version reads format {}", Envelope::VERSION),
             }),
         };
-        Decided { changes: draft.into_changes(envelope.id, &outcome), outcome }
+        Decided { changes: draft.into_changes(envelope, &outcome), outcome }
     }
 
-    /// A task of a submission that is here with another spec: the command is not the one that was answered.
-    fn contradiction(&self, command: &Command) -> Option<TaskId> {
-        let Command::Submit { tasks } = command else { return None };
-        let other = |new: &&NewTask| self.task(new.id).is_some_and(|known| known.spec != new.spec);
-        tasks.iter().find(other).map(|new| new.id)
+    /// Whether a task of a submission is here with another spec.
+    fn contradicts(&self, command: &Command) -> bool {
+        let Command::Submit { tasks } = command else { return false };
+        tasks.iter().any(|new| self.task(new.id).is_some_and(|known| known.spec != new.spec))
     }
 }
 

@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::{
-    Change, Clock, ClusterState, CommandRecord, Outcome, Rejection, TaskRecord,
+    Change, Clock, ClusterState, CommandRecord, Envelope, Outcome, Rejection, TaskRecord,
     queue::{Rank, rank},
 };
 use crate::{
-    model::{CommandId, Held, NodeId, NodeRecord, TaskId, Timestamp},
+    model::{Held, NodeId, NodeRecord, TaskId, Timestamp},
     scheduler::NodeView,
 };
 
@@ -118,7 +118,7 @@ impl<'a> Draft<'a> {
 
     pub(super) fn into_changes(
         mut self,
-        command: Option<CommandId>,
+        envelope: &Envelope,
         outcome: &Result<Outcome, Rejection>,
     ) -> Vec<Change> {
         if outcome.is_err() {
@@ -146,12 +146,15 @@ impl<'a> Draft<'a> {
         let slots = u64::from(self.state.config.commands_max);
         // A refusal that passes with time must not stick to the command.
         let passing = matches!(outcome, Err(Rejection::QueueFull { .. }));
-        if let Some(id) = command.filter(|_| !passing)
+        if let Some(id) = envelope.id.filter(|_| !passing)
             && slots > 0
         {
             let slot = u32::try_from(self.clock.commands % slots).expect("smaller than a u32");
             self.clock.commands += 1;
-            changes.push(Change::PutCommand(slot, Arc::new(CommandRecord { id, outcome: outcome.clone() })));
+            changes.push(Change::PutCommand(
+                slot,
+                Arc::new(CommandRecord { id, outcome: outcome.clone(), subject: envelope.command.subject() }),
+            ));
         }
         if self.clock != self.state.clock {
             changes.push(Change::PutClock(self.clock));

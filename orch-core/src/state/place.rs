@@ -54,7 +54,13 @@ impl<'a> Draft<'a> {
     fn lines(&self) -> Vec<Line<'a>> {
         let mut fresh: BTreeMap<Shape, Vec<(Rank, TaskId)>> = BTreeMap::new();
         for entry in &self.fresh {
-            fresh.entry(Shape::of(&self.tasks[&entry.1])).or_default().push(*entry);
+            let (task, shape) = (&self.tasks[&entry.1], Shape::of(&self.tasks[&entry.1]));
+            // Where its last attempt went wrong is for the others: it is tried on all nodes afterwards. A shape that waits
+            // already fits nowhere else.
+            let avoided = task.avoid().is_some_and(|node| self.gained.contains(node));
+            if !avoided || self.state.queue.waits(&shape) {
+                fresh.entry(shape).or_default().push(*entry);
+            }
         }
         let waiting = self.state.queue.shapes().map(|(shape, waiting)| {
             let fresh = fresh.remove(shape).unwrap_or_default();

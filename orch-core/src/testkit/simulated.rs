@@ -152,6 +152,13 @@ impl Runtime for SimulatedRuntime {
         Ok(Started { handle: work.attempt.to_string(), at: known.started_at })
     }
 
+    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
+        self.check()?;
+        let attempts = self.attempts();
+        let known = attempts.get(&attempt).ok_or_else(|| RuntimeError::not_found(attempt))?;
+        Ok(Started { handle: attempt.to_string(), at: known.started_at })
+    }
+
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
         let mut exit = self.watch(attempt)?;
         loop {

@@ -107,6 +107,7 @@ pub(super) async fn remove_ends_what_runs(bench: &Bench<'_>) -> Outcome {
 pub(super) async fn unknown_attempts_are_not_found(bench: &Bench<'_>) -> Outcome {
     let attempt = bench.script("exit 0").attempt;
     let runtime = bench.runtime();
+    not_found("adopt", runtime.adopt(attempt).await)?;
     not_found("wait", runtime.wait(attempt).await)?;
     not_found("stop", runtime.stop(attempt, std::time::Duration::ZERO).await)?;
     not_found("kill", runtime.kill(attempt).await)?;

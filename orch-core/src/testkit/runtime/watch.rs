@@ -29,6 +29,11 @@ pub(super) async fn a_restart_finds_what_runs_and_what_ended(bench: &Bench<'_>) 
     let five = FoundState::Ended(Exit::from_code(5));
     ensure!(state(ended) == Some(five), "the ended one is {:?}", state(ended));
     ensure!(found.iter().all(|one| one.started_at.is_some()), "no time of start: {found:?}");
+    for one in &found {
+        let adopted = runtime.adopt(one.attempt).await?;
+        ensure!(adopted.handle == one.handle, "{one:?} was adopted as {adopted:?}");
+        ensure!(Some(adopted.at) == one.started_at, "{one:?} was adopted as {adopted:?}");
+    }
 
     let (exit, stopped) = tokio::join!(runtime.wait(running), runtime.stop(running, Duration::from_secs(30)));
     stopped?;

@@ -31,6 +31,10 @@ impl Runtime for Images {
         self.0.start(&Work { spec: Arc::new(spec), ..work.clone() }).await
     }
 
+    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
+        self.0.adopt(attempt).await
+    }
+
     async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError> {
         self.0.prepare(work, progress).await
     }
