@@ -121,6 +121,34 @@ async fn a_manager_that_was_away_hears_everything_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn an_end_that_is_refused_is_said_until_it_is_taken_and_holds_up_no_other() {
+    let (manager, machine) = (Manager::new().await, Machine::new());
+    let (refused, other) = (manager.schedule("hang", "worker-1"), manager.schedule("hang", "worker-1"));
+    let worker = machine.worker(manager.address).await;
+    for task in [refused, other] {
+        manager.told(task, &["Running"]).await;
+    }
+    manager.behave(Manners::Deaf(refused));
+    machine.images.0.finish(attempt(refused, 1), Exit::from_code(0));
+    manager.lists(3).await;
+    machine.images.0.finish(attempt(other, 1), Exit::from_code(0));
+    manager.told(other, &["Running", "Complete"]).await;
+    let next = manager.schedule("true", "worker-1");
+    manager.told(next, &["Running", "Complete"]).await;
+    soon(worker.leave()).await;
+
+    // The end outlives the worker.
+    let _worker = machine.worker(manager.address).await;
+    manager.told(refused, &["Running", "Running"]).await;
+    manager.lists(3).await;
+    manager.behave(Manners::Honest);
+    let told = manager.told(refused, &["Running", "Running", "Complete"]).await;
+    assert_eq!(told[2]["container_id"], format!("{refused}.1"));
+    manager.lists(3).await;
+    assert_eq!((manager.updates(refused).len(), machine.starts().len()), (3, 3), "it is told once");
+}
+
+#[tokio::test]
 async fn answers_that_make_no_sense_are_survived() {
     let (manager, machine) = (Manager::new().await, Machine::new());
     let task = manager.schedule("hang", "worker-1");

@@ -45,10 +45,13 @@ async fn say_running(link: &LegacyLink, attempt: AttemptId, handle: &str) {
     soon(link.observe(&node().id, vec![Observation { attempt, seen }])).await.unwrap();
 }
 
-async fn say_ended(link: &LegacyLink, attempt: AttemptId) -> Result<ReportAnswer, LinkError> {
+fn success(attempt: AttemptId) -> Report {
     let kind = ReportKind::Ended(AttemptEnd::Exited { exit: Exit::from_code(0) });
-    let report = Report { attempt, node: node().id, kind };
-    soon(link.report(&node().id, vec![report])).await.map(|answers| answers[0])
+    Report { attempt, node: node().id, kind }
+}
+
+async fn say_ended(link: &LegacyLink, attempt: AttemptId) -> Result<ReportAnswer, LinkError> {
+    soon(link.report(&node().id, vec![success(attempt)])).await.map(|answers| answers[0])
 }
 
 async fn joined(machine: &Machine, manager: &Manager) -> LegacyLink {
@@ -105,8 +108,6 @@ async fn a_report_counts_when_the_manager_acknowledged_it() {
     let refused = link.assignments(&node().id, Some(told.cursor)).await;
     assert!(matches!(refused, Err(LinkError::Unavailable(_))), "{refused:?}");
     manager.start().await;
-    manager.behave(Manners::Odd("[]".into(), 500));
-    assert!(matches!(say_ended(&link, attempt(task, 1)).await, Err(LinkError::Refused(_))));
     manager.behave(Manners::Honest);
     assert_eq!(say_ended(&link, attempt(task, 1)).await.unwrap(), ReportAnswer::Accepted);
     assert_eq!(say_ended(&link, attempt(task, 1)).await.unwrap(), ReportAnswer::Accepted);
@@ -114,6 +115,28 @@ async fn a_report_counts_when_the_manager_acknowledged_it() {
     assert_eq!(say_ended(&link, attempt(task, 2)).await.unwrap(), ReportAnswer::Stale);
     let unknown = attempt(TaskId::generate(), 1);
     assert_eq!(say_ended(&link, unknown).await.unwrap(), ReportAnswer::Stale);
+}
+
+#[tokio::test]
+async fn a_refusal_is_about_one_report_of_a_batch_only() {
+    let (manager, machine) = (Manager::new().await, Machine::new());
+    let tasks = [(); 2].map(|()| manager.schedule("hang", "worker-1"));
+    let link = joined(&machine, &manager).await;
+    let told = news(&link, ask(&link, None).await.cursor).await;
+    manager.behave(Manners::Deaf(tasks[0]));
+    let batch = || tasks.map(|task| success(attempt(task, 1))).to_vec();
+    for _ in 0..2 {
+        let answers = soon(link.report(&node().id, batch())).await.unwrap();
+        assert_eq!(answers, [ReportAnswer::Accepted; 2]);
+    }
+    manager.told(tasks[1], &["Running", "Complete"]).await;
+
+    // A manager that forgot the task is not told for ever.
+    manager.behave(Manners::Odd("[]".into(), 404));
+    ask(&link, Some(told.cursor)).await;
+    manager.behave(Manners::Honest);
+    ask(&link, Some(told.cursor)).await;
+    assert_eq!(manager.updates(tasks[0]).len(), 1);
 }
 
 #[tokio::test]

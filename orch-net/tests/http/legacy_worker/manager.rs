@@ -26,6 +26,8 @@ pub(crate) enum Manners {
     Forgetful,
     /// It takes requests and closes without an answer.
     Silent,
+    /// It answers 500 to how this task ended.
+    Deaf(TaskId),
     /// It answers lists with this body, and updates with this status.
     Odd(String, u16),
 }
@@ -164,8 +166,13 @@ impl Shared {
         if let Manners::Odd(_, status) = manners {
             return *status;
         }
+        if matches!(manners, Manners::Deaf(task) if task.to_string() == id) && update["status"] != "Running" {
+            return 500;
+        }
         let mut tasks = self.tasks.lock().unwrap();
-        if let (Manners::Honest, Some(task)) = (manners, tasks.iter_mut().find(|task| task["id"] == id)) {
+        if let (Manners::Honest | Manners::Deaf(_), Some(task)) =
+            (manners, tasks.iter_mut().find(|task| task["id"] == id))
+        {
             task["status"] = update["status"].clone();
         }
         update["id"] = id.into();

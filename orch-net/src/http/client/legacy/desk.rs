@@ -1,7 +1,7 @@
 //! What the link knows between two requests, and what of it the agent has not been told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroU32,
     sync::Arc,
 };
@@ -24,6 +24,8 @@ pub(super) struct Desk {
     pub(super) node: Option<NodeSpec>,
     /// The manager acknowledged, in this life of the link, that these run.
     pub(super) acknowledged: BTreeSet<TaskId>,
+    /// Their ends were refused; who waited longest for another try is in front.
+    pub(super) refused: VecDeque<TaskId>,
     pub(super) next_poll: Instant,
     /// Where the last change is; the agent's cursor points behind what it was told.
     position: Cursor,
@@ -36,6 +38,7 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(journal: Journal) -> Self {
         Self {
+            refused: journal.refused().collect(),
             journal,
             node: None,
             acknowledged: BTreeSet::new(),
@@ -106,6 +109,15 @@ impl Desk {
     pub(super) async fn end(&mut self, task: TaskId, status: LegacyStatus) -> Result<(), LinkError> {
         self.journal.put([(task, Life::over(status))]).await.map_err(|error| unwritten(&error))?;
         self.acknowledged.remove(&task);
+        Ok(())
+    }
+
+    /// Notes how a task ended that the manager refuses to hear of.
+    pub(super) async fn put_off(&mut self, task: TaskId, status: LegacyStatus) -> Result<(), LinkError> {
+        let Some(Life::Taken { handle, .. }) = self.journal.get(task) else { return Ok(()) };
+        let life = Life::Ended { status, handle: handle.clone(), at: Timestamp::now() };
+        self.journal.put([(task, life)]).await.map_err(|error| unwritten(&error))?;
+        self.refused.push_back(task);
         Ok(())
     }
 

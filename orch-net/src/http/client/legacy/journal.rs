@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::legacy::LegacyStatus;
 
-/// Tasks that are over and still remembered, the newest.
+/// Tasks that have ended and are still remembered, the newest.
 const OVER_MAX: usize = 10_000;
 const PREFIX: &str = "legacy/tasks/";
 const PAGE: usize = 1000;
@@ -30,6 +30,13 @@ pub(super) enum Life {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         handle: Option<String>,
     },
+    /// It ended so, which the manager refused to hear.
+    Ended {
+        status: LegacyStatus,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        handle: Option<String>,
+        at: Timestamp,
+    },
     /// The manager acknowledged that it ended so, or does not know it any more.
     Over { status: LegacyStatus, at: Timestamp },
 }
@@ -37,6 +44,14 @@ pub(super) enum Life {
 impl Life {
     pub(super) fn over(status: LegacyStatus) -> Self {
         Self::Over { status, at: Timestamp::now() }
+    }
+
+    /// Since when it is no longer the agent's.
+    fn since(&self) -> Option<Timestamp> {
+        match self {
+            Self::Taken { .. } => None,
+            Self::Ended { at, .. } | Self::Over { at, .. } => Some(*at),
+        }
     }
 }
 
@@ -55,7 +70,7 @@ const VERSION: u32 = 1;
 pub(super) struct Journal {
     store: Arc<dyn StateStore>,
     tasks: BTreeMap<TaskId, Life>,
-    /// Those that are over, the oldest first.
+    /// Those that have ended, the oldest first.
     over: BTreeSet<(Timestamp, TaskId)>,
 }
 
@@ -85,8 +100,13 @@ impl Journal {
     pub(super) fn taken(&self) -> impl Iterator<Item = (TaskId, &Arc<TaskSpec>, Option<&str>)> {
         self.tasks.iter().filter_map(|(task, life)| match life {
             Life::Taken { spec, handle } => Some((*task, spec, handle.as_deref())),
-            Life::Over { .. } => None,
+            Life::Ended { .. } | Life::Over { .. } => None,
         })
+    }
+
+    /// Those whose end the manager refused to hear.
+    pub(super) fn refused(&self) -> impl Iterator<Item = TaskId> {
+        self.tasks.iter().filter(|(_, life)| matches!(life, Life::Ended { .. })).map(|(task, _)| *task)
     }
 
     /// What they hold together.
@@ -104,8 +124,9 @@ impl Journal {
         let lives: Vec<(TaskId, Life)> = lives.into_iter().collect();
         let mut writes: Vec<Write> =
             lives.iter().map(|(task, life)| Write::put(key(*task), write(life))).collect();
-        let forgotten: Vec<_> =
+        let mut forgotten: Vec<_> =
             self.over.iter().copied().take((self.over.len() + 1).saturating_sub(OVER_MAX)).collect();
+        forgotten.retain(|(_, task)| lives.iter().all(|(written, _)| written != task));
         writes.extend(forgotten.iter().map(|(_, task)| Write::delete(key(*task))));
         self.store.commit(Txn::of(writes)).await?;
         for entry in forgotten {
@@ -119,10 +140,11 @@ impl Journal {
     }
 
     fn absorb(&mut self, task: TaskId, life: Life) {
-        if let Life::Over { at, .. } = life {
-            self.over.insert((at, task));
+        let since = life.since();
+        if let Some(before) = self.tasks.insert(task, life).and_then(|life| life.since()) {
+            self.over.remove(&(before, task));
         }
-        self.tasks.insert(task, life);
+        self.over.extend(since.map(|at| (at, task)));
     }
 }
 
@@ -164,6 +186,24 @@ mod tests {
         for journal in [&journal, &Journal::open(store).await.unwrap()] {
             assert_eq!((journal.tasks.len(), journal.over.len()), (OVER_MAX + 1, OVER_MAX));
             assert!(journal.get(task(0)).is_none() && journal.get(task(1)).is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_anew_is_not_forgotten_for_being_the_oldest() {
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+        let mut journal = Journal::open(store.clone()).await.unwrap();
+        let (status, task) = (LegacyStatus::Complete, TaskId::generate());
+        let ended = Life::Ended { status, handle: None, at: Timestamp::from_millis(0) };
+        let others = (1..OVER_MAX).map(|_| (TaskId::generate(), Life::over(status)));
+        journal.put(others.chain([(task, ended)])).await.unwrap();
+        assert!(journal.refused().eq([task]));
+        journal.put([(task, Life::over(status))]).await.unwrap();
+        for journal in [&journal, &Journal::open(store).await.unwrap()] {
+            assert_eq!((journal.tasks.len(), journal.over.len()), (OVER_MAX, OVER_MAX));
+            assert!(
+                matches!(journal.get(task), Some(Life::Over { .. })) && journal.refused().next().is_none()
+            );
         }
     }
 }

@@ -60,6 +60,9 @@ struct Update {
 /// Their command line cuts a container's id here, and fails on a shorter one.
 const CONTAINER_ID_MIN: usize = 8;
 
+/// Ends that were refused and are said again with one poll; the others have their turn with the next ones.
+const AGAIN_MAX: usize = 100;
+
 /// What the manager says to an update that it understood.
 enum Heard {
     Acknowledged,
@@ -100,7 +103,7 @@ impl LegacyLink {
             };
             match (desk.journal.get(task), spec) {
                 // The update is lost: it has to be said again that it runs.
-                (Some(Life::Taken { .. }), _) => drop(desk.acknowledged.remove(&task)),
+                (Some(Life::Taken { .. } | Life::Ended { .. }), _) => drop(desk.acknowledged.remove(&task)),
                 (Some(Life::Over { status, .. }), _) => drop(over.insert(task, *status)),
                 (None, _) if taken.contains_key(&task) => {}
                 (None, Err(why)) => {
@@ -131,6 +134,22 @@ impl LegacyLink {
                 told => told?,
             }
         }
+        for _ in 0..desk.refused.len().min(AGAIN_MAX) {
+            let Some(&task) = desk.refused.front() else { break };
+            // It leaves the queue only when that is settled, as this may be given up at any time.
+            let told = match desk.journal.get(task) {
+                Some(&Life::Ended { status, .. }) => self.tell_end(desk, task, status).await.map(drop),
+                _ => Ok(()),
+            };
+            match told.is_ok() {
+                true => drop(desk.refused.pop_front()),
+                false => desk.refused.rotate_left(1),
+            }
+            match told {
+                Err(LinkError::Refused(why)) => complaint = Some(format!("how task {task} ended: {why}")),
+                told => told?,
+            }
+        }
         desk.note(complaint);
         Ok(())
     }
@@ -146,7 +165,11 @@ impl LegacyLink {
 
     /// Says that a task runs, unless that was acknowledged.
     async fn tell_running(&self, desk: &mut Desk, task: TaskId) -> Result<(), LinkError> {
-        let Some(Life::Taken { handle: Some(handle), .. }) = desk.journal.get(task) else { return Ok(()) };
+        let Some(Life::Taken { handle: Some(handle), .. } | Life::Ended { handle: Some(handle), .. }) =
+            desk.journal.get(task)
+        else {
+            return Ok(());
+        };
         if desk.acknowledged.contains(&task) {
             return Ok(());
         }
@@ -157,11 +180,37 @@ impl LegacyLink {
         Ok(())
     }
 
-    async fn tell_end(&self, desk: &mut Desk, report: &Report) -> Result<ReportAnswer, LinkError> {
+    /// Says how a task ended that was the agent's, and before that that it ran.
+    async fn tell_end(
+        &self,
+        desk: &mut Desk,
+        task: TaskId,
+        status: LegacyStatus,
+    ) -> Result<Heard, LinkError> {
+        match self.tell_running(desk, task).await {
+            // It may know that already; the end is what matters.
+            Err(LinkError::Refused(why)) => debug!(%task, %why, "not told that it ran"),
+            told => told?,
+        }
+        let Some(Life::Taken { handle, .. } | Life::Ended { handle, .. }) = desk.journal.get(task) else {
+            return Ok(Heard::Unknown);
+        };
+        let heard = self.put(task, status, handle.as_deref()).await?;
+        let ended = match heard {
+            Heard::Acknowledged => status,
+            Heard::Unknown => LegacyStatus::Failed,
+        };
+        desk.end(task, ended).await.map(|()| heard)
+    }
+
+    /// Sees to it that what the agent reports is not lost: the manager has it, or the journal.
+    async fn settle(&self, desk: &mut Desk, report: &Report) -> Result<ReportAnswer, LinkError> {
         let task = report.attempt.task;
         let seen = match desk.journal.get(task) {
             Some(Life::Taken { handle, .. }) if report.attempt == first(task) => handle.is_some(),
-            Some(Life::Over { .. }) if report.attempt == first(task) => return Ok(ReportAnswer::Accepted),
+            Some(Life::Ended { .. } | Life::Over { .. }) if report.attempt == first(task) => {
+                return Ok(ReportAnswer::Accepted);
+            }
             _ => return Ok(ReportAnswer::Stale),
         };
         // That it runs is observed, and said then.
@@ -174,15 +223,19 @@ impl LegacyLink {
             // It ended too soon to be seen, but it ran: `Failed` by itself says that it could not start.
             desk.saw_running(task, task.to_string()).await?;
         }
-        self.tell_running(desk, task).await?;
-        let Some(Life::Taken { handle, .. }) = desk.journal.get(task) else { return Ok(ReportAnswer::Stale) };
         let status = match exit.is_some_and(Exit::is_success) {
             true => LegacyStatus::Complete,
             false => LegacyStatus::Failed,
         };
-        match self.put(task, status, handle.as_deref()).await? {
-            Heard::Acknowledged => desk.end(task, status).await.map(|()| ReportAnswer::Accepted),
-            Heard::Unknown => desk.end(task, LegacyStatus::Failed).await.map(|()| ReportAnswer::Stale),
+        match self.tell_end(desk, task, status).await {
+            Ok(Heard::Acknowledged) => Ok(ReportAnswer::Accepted),
+            Ok(Heard::Unknown) => Ok(ReportAnswer::Stale),
+            // It is about one task only: trying the whole batch again would hold up the ends of all others.
+            Err(LinkError::Refused(why)) => {
+                warn!(%task, %why, "the end of a task is refused; it is said again with each poll");
+                desk.put_off(task, status).await.map(|()| ReportAnswer::Accepted)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -248,7 +301,7 @@ impl ControlLink for LegacyLink {
         let mut desk = self.desk.lock().await;
         let mut answers = Vec::with_capacity(reports.len());
         for report in &reports {
-            answers.push(self.tell_end(&mut desk, report).await?);
+            answers.push(self.settle(&mut desk, report).await?);
         }
         Ok(answers)
     }
