@@ -402,3 +402,20 @@ async fn a_shutdown_that_nobody_waits_for_any_more_can_be_repeated_or_dropped() 
         "the second one waited as well"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_leaves_while_its_engine_is_down_and_a_stop_is_pending() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let runtime = SimulatedRuntime::new();
+    let agent = join(orch.link(), "a", &runtime).await;
+    runtime.set_available(false);
+    let task = orch.submit(TaskSpec::program("stuck", "hang")).await.unwrap();
+    let mut events = orch.events();
+    while orch.get(task).unwrap().observed.is_none_or(|observed| observed.progress.is_none()) {
+        events.next().await.unwrap().unwrap();
+    }
+    orch.cancel(task, "").await.unwrap();
+    // Virtual time, in which the agent hears of it and asks the engine again and again.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(tokio::time::timeout(PATIENCE, agent.leave()).await.is_ok());
+}
