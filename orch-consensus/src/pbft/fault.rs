@@ -1,0 +1,69 @@
+//! Mistakes that an implementation could make, one by one, so that it can be shown that the tests would find each.
+
+/// A mistake. Only builds with `--cfg orch_seeded_faults` can make one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SeededFault {
+    /// Quorums are one vote too small.
+    QuorumOffByOne,
+    /// A vote goes out before the log holds what it stands for, and the log never does.
+    VoteNotPersisted,
+    /// A backup believes the NEW-VIEW's proposals instead of working them out.
+    ProposalsNotRecomputed,
+    /// A new primary waits for view changes with equal checkpoints.
+    MatchingCheckpointsOnly,
+    /// A VIEW-CHANGE is sent once.
+    ViewChangeNotResent,
+    /// A replica on its way to a view learns nothing about the views before.
+    DeafWhileChanging,
+    /// The timer runs for requests that came from clients, not for those that came with a proposal or another replica.
+    TimerNeedsOwnRequest,
+    /// Unprepared proposals of the old view stay in their slots.
+    StaleProposalKept,
+    /// A replica that prepared a batch never accepts another at its place.
+    LockAcrossViews,
+    /// A read waits for its answers without ever being ordered instead.
+    ReadWithoutFallback,
+    /// A checkpoint vote is sent once.
+    CheckpointNotResent,
+    /// The table of answered requests is not part of a snapshot.
+    ReplyCacheLost,
+    /// Votes of an earlier epoch count.
+    StaleEpochAccepted,
+    /// Conflicting votes are not kept.
+    EvidenceDropped,
+    /// Proposals beyond the window are accepted.
+    WatermarkNotEnforced,
+    /// Votes count without their signatures being checked.
+    SignaturesNotChecked,
+    /// Snapshots are believed without their hashes.
+    SnapshotNotVerified,
+    /// A request is executed as often as it is proposed.
+    ExecutedTwice,
+    /// The primary's clock is believed.
+    TimeNotBounded,
+}
+
+impl SeededFault {
+    /// All of them, with the names that commands use.
+    pub const ALL: &[(&str, Self)] = &[
+        ("quorum-off-by-one", Self::QuorumOffByOne),
+        ("vote-not-persisted", Self::VoteNotPersisted),
+        ("proposals-not-recomputed", Self::ProposalsNotRecomputed),
+        ("matching-checkpoints-only", Self::MatchingCheckpointsOnly),
+        ("view-change-not-resent", Self::ViewChangeNotResent),
+        ("deaf-while-changing", Self::DeafWhileChanging),
+        ("timer-needs-own-request", Self::TimerNeedsOwnRequest),
+        ("stale-proposal-kept", Self::StaleProposalKept),
+        ("lock-across-views", Self::LockAcrossViews),
+        ("read-without-fallback", Self::ReadWithoutFallback),
+        ("checkpoint-not-resent", Self::CheckpointNotResent),
+        ("reply-cache-lost", Self::ReplyCacheLost),
+        ("stale-epoch-accepted", Self::StaleEpochAccepted),
+        ("evidence-dropped", Self::EvidenceDropped),
+        ("watermark-not-enforced", Self::WatermarkNotEnforced),
+        ("signatures-not-checked", Self::SignaturesNotChecked),
+        ("snapshot-not-verified", Self::SnapshotNotVerified),
+        ("executed-twice", Self::ExecutedTwice),
+        ("time-not-bounded", Self::TimeNotBounded),
+    ];
+}

@@ -1,0 +1,40 @@
+//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f may do anything.
+//!
+//! [`Replica`] is the protocol without input or output. `docs/protocols/pbft.md` describes it: messages, states, and where
+//! and why it deviates from the papers.
+
+mod batch;
+mod clients;
+mod codec;
+mod config;
+mod fault;
+mod history;
+mod ids;
+mod io;
+mod log;
+mod membership;
+mod message;
+mod quorum;
+mod record;
+mod replica;
+mod service;
+mod statement;
+pub mod wal;
+mod wire;
+
+pub use batch::{Batch, Body, Commands, Request};
+pub use codec::Malformed;
+pub use config::{Config, ConfigError};
+#[doc(hidden)]
+pub use fault::SeededFault;
+pub use ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View};
+pub use io::{Answer, Effect, Event, Input, Misbehaviour, Moment, Refusal, To};
+pub use membership::{Change, Member, Membership, MembershipError, REPLICAS_MAX};
+pub use message::{
+    Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
+    StableProof, Status, Summary, Supply, ViewChange, Vote,
+};
+pub use quorum::Quorum;
+pub use record::{Image, Record};
+pub use replica::{RecoverError, Replica, Setup};
+pub use statement::{Claim, Phase, STATEMENT_BYTES, Statement};

@@ -1,0 +1,54 @@
+//! What a replica must not forget.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    batch::Batch,
+    codec::{Decode, Encode, Input, Malformed},
+    ids::{Digest, Epoch, Seq, View},
+    message::{Certificate, EpochStep, NewView, StableProof},
+    wire::kinds,
+};
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A batch that other records refer to by its digest.
+    Body(Arc<Batch>),
+    /// This batch, and no other, got our prepare vote at its place in this view.
+    Accepted(Epoch, View, Seq, Digest),
+    /// A quorum prepared a batch.
+    Prepared(Certificate),
+    /// We are on our way to this view and have left all before.
+    Left(Epoch, View),
+    /// A view began. Without a signature it is our own, and may not have gone out.
+    NewView(Arc<NewView>),
+    /// A membership followed another.
+    Epoch(Arc<EpochStep>),
+    /// This batch is committed at this place, for good.
+    Decided(Seq, Digest),
+    /// A checkpoint is stable.
+    Stable(Arc<StableProof>),
+}
+
+/// A log from the beginning: a snapshot and what is still needed after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The snapshot, when there is one.
+    pub snapshot: Option<Bytes>,
+    /// What follows.
+    pub records: Vec<Record>,
+}
+
+kinds!(Record {
+    0 => Body(batch),
+    1 => Accepted(epoch, view, seq, digest),
+    2 => Prepared(certificate),
+    3 => Left(epoch, view),
+    4 => NewView(new),
+    5 => Epoch(step),
+    6 => Decided(seq, digest),
+    7 => Stable(proof),
+});

@@ -1,0 +1,313 @@
+//! Checkpoints and the watermarks that follow them (TOCS 4.3).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Replica, jobs::Job};
+use crate::pbft::{
+    fault::SeededFault,
+    history::{GENESIS, Snapshot},
+    ids::{Epoch, PublicKey, ReplicaId, Seq, Signature, View},
+    io::{Effect, Event, Moment},
+    log::Log,
+    membership::Membership,
+    message::{Checkpoint, CheckpointVote, EpochStep, Message, StableProof, quorum_claims},
+    record::{Image, Record},
+    statement::Claim,
+};
+
+/// Votes of other replicas on checkpoints that are not stable here, and what this replica itself holds to be right.
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    ours: BTreeMap<Seq, Checkpoint>,
+    votes: BTreeMap<Seq, BTreeMap<ReplicaId, Ballot>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ballot {
+    vote: CheckpointVote,
+    checked: bool,
+}
+
+impl Checkpoints {
+    fn truncate(&mut self, stable: Seq) {
+        self.ours = self.ours.split_off(&stable.next());
+        self.votes = self.votes.split_off(&stable.next());
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Replica {
+    /// The state after the last executed batch is a checkpoint: says so.
+    pub(super) fn make_checkpoint(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let checkpoint = self.service.checkpoint(self.history.snapshot());
+        self.checkpoints.ours.insert(checkpoint.seq, checkpoint);
+        self.vote_checkpoint(&checkpoint, out);
+        self.try_stable(now, checkpoint.seq, out);
+    }
+
+    fn vote_checkpoint(&self, checkpoint: &Checkpoint, out: &mut Vec<Effect>) {
+        let Some(replica) = self.me else { return };
+        let vote = CheckpointVote {
+            epoch: checkpoint.epoch,
+            seq: checkpoint.seq,
+            digest: checkpoint.digest(),
+            replica,
+            signature: Signature([0; 64]),
+        };
+        self.publish(Message::Checkpoint(vote), out);
+    }
+
+    /// Votes again for what is not stable yet: the votes may have been lost.
+    pub(super) fn resend_checkpoints(&self, out: &mut Vec<Effect>) {
+        if self.config.makes(SeededFault::CheckpointNotResent) {
+            return;
+        }
+        for checkpoint in self.checkpoints.ours.values() {
+            self.vote_checkpoint(checkpoint, out);
+        }
+    }
+
+    pub(super) fn on_checkpoint(
+        &mut self,
+        now: Moment,
+        from: ReplicaId,
+        vote: CheckpointVote,
+        good: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let ahead_max = self.log.low().plus(2 * self.config.window);
+        let in_range = vote.seq > self.log.low() && vote.seq <= ahead_max;
+        let boundary = vote.seq.0.is_multiple_of(self.config.checkpoint_interval);
+        if vote.replica != from || vote.epoch != self.epoch() || !in_range || !boundary {
+            return;
+        }
+        let votes = self.checkpoints.votes.entry(vote.seq).or_default();
+        match votes.get(&from).copied() {
+            Some(known) if known.vote.digest != vote.digest => {
+                if let Some(key) = self.key_of(from) {
+                    self.suspect(now, from, known.vote.claim(key), vote.claim(key), out);
+                }
+                return;
+            }
+            Some(known) if known.checked || !good => return,
+            _ => votes.insert(from, Ballot { vote, checked: good }),
+        };
+        self.try_stable(now, vote.seq, out);
+    }
+
+    /// Has the votes checked when there may be a quorum that agrees with us.
+    fn try_stable(&mut self, now: Moment, seq: Seq, out: &mut Vec<Effect>) {
+        let quorum = self.quorum();
+        let Some(votes) = self.checkpoints.votes.get(&seq) else { return };
+        let Some(ours) = self.checkpoints.ours.get(&seq).copied() else { return };
+        let digest = ours.digest();
+        let matching = || votes.values().filter(|ballot| ballot.vote.digest == digest);
+        if matching().count() < quorum {
+            self.notice_divergence(seq, out);
+            return;
+        }
+        if matching().filter(|ballot| ballot.checked).count() >= quorum {
+            let signatures = matching().filter(|ballot| ballot.checked);
+            let votes = signatures.map(|ballot| (ballot.vote.replica, ballot.vote.signature)).collect();
+            let proof = StableProof { checkpoint: ours, votes, steps: Vec::new() };
+            self.make_stable(now, Arc::new(proof), out);
+            return;
+        }
+        let unchecked: Vec<_> = matching().filter(|ballot| !ballot.checked).map(|ballot| ballot.vote).collect();
+        let claims = unchecked.iter().filter_map(|vote| Some(vote.claim(self.key_of(vote.replica)?))).collect();
+        self.verify(Job::Checkpoints(unchecked), claims, None, now, out);
+    }
+
+    pub(super) fn checkpoints_checked(
+        &mut self,
+        now: Moment,
+        votes: &[CheckpointVote],
+        bad: &[usize],
+        out: &mut Vec<Effect>,
+    ) {
+        for (position, vote) in votes.iter().enumerate() {
+            let Some(known) = self.checkpoints.votes.get_mut(&vote.seq) else { continue };
+            if bad.contains(&position) {
+                known.remove(&vote.replica);
+                Self::event(out, Event::BadSignature(vote.replica));
+            } else if let Some(ballot) = known.get_mut(&vote.replica) {
+                ballot.checked |= ballot.vote == *vote;
+            }
+        }
+        if let Some(vote) = votes.first() {
+            self.try_stable(now, vote.seq, out);
+        }
+    }
+
+    /// A quorum agrees on something else than our state: this replica cannot be trusted with votes any more, and says so.
+    fn notice_divergence(&self, seq: Seq, out: &mut Vec<Effect>) {
+        let (Some(votes), Some(ours)) = (self.checkpoints.votes.get(&seq), self.checkpoints.ours.get(&seq)) else {
+            return;
+        };
+        let mut others = BTreeMap::new();
+        for ballot in votes.values().filter(|ballot| ballot.checked && ballot.vote.digest != ours.digest()) {
+            *others.entry(ballot.vote.digest).or_insert(0) += 1;
+        }
+        if others.values().any(|count| *count >= self.membership().quorum().weak()) {
+            Self::event(out, Event::Diverged(seq));
+        }
+    }
+
+    /// A checkpoint is stable and we have its state: nothing before it is needed for agreement any more.
+    pub(super) fn make_stable(&mut self, now: Moment, proof: Arc<StableProof>, out: &mut Vec<Effect>) {
+        let checkpoint = proof.checkpoint;
+        if checkpoint.seq <= self.log.low() || checkpoint.seq > self.executed() {
+            return;
+        }
+        self.log.truncate(checkpoint.seq, self.window());
+        self.checkpoints.truncate(checkpoint.seq);
+        self.history.settle(checkpoint.snapshot);
+        let old = self.stable.replace(proof.clone()).map(|old| old.checkpoint.snapshot);
+        self.append(Record::Stable(proof.clone()), out);
+        Self::event(out, Event::Stable(checkpoint.seq));
+        if let Some(next) = self.service.successor().filter(|(end, _)| *end == checkpoint.seq) {
+            let next = next.1.clone();
+            self.begin_epoch(now, &proof, next, out);
+        }
+        let news = old.unwrap_or(GENESIS) != checkpoint.snapshot;
+        if let Some(snapshot) = self.history.find(checkpoint.snapshot).filter(|_| news).cloned() {
+            self.rewrite_log(&snapshot, Some(&proof), out);
+        }
+    }
+
+    /// The members change at a stable checkpoint; nothing beyond it was agreed on by the old ones.
+    fn begin_epoch(&mut self, now: Moment, proof: &StableProof, next: Membership, out: &mut Vec<Effect>) {
+        let step =
+            EpochStep { checkpoint: proof.checkpoint, votes: proof.votes.clone(), membership: next };
+        self.append(Record::Epoch(Arc::new(step.clone())), out);
+        self.steps.push(step);
+        self.service.succeed();
+        self.enter_epoch(now, out);
+    }
+
+    /// Everything that belonged to the old membership is gone.
+    pub(super) fn enter_epoch(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let key = self.key;
+        self.me = self.membership().by_key(&key).map(|member| member.id);
+        let replicas = self.membership().members().len();
+        self.log = Log::new(self.log.low().max(self.epoch_start()), self.window(), replicas);
+        self.checkpoints.clear();
+        self.view = View::default();
+        self.changing = None;
+        self.failures = 0;
+        self.new_view = None;
+        self.view_changes.clear();
+        self.early.clear();
+        self.peers.clear();
+        self.proposed = self.log.low();
+        self.pool.begin_view(now.elapsed);
+        Self::event(out, Event::Epoch(self.epoch()));
+        self.resubmit(out);
+    }
+
+    /// A new log that begins with this snapshot.
+    pub(super) fn rewrite_log(
+        &mut self,
+        snapshot: &Snapshot,
+        stable: Option<&Arc<StableProof>>,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut records = Vec::new();
+        for (seq, batch) in self.history.since(snapshot.name.seq) {
+            records.push(Record::Body(batch.clone()));
+            records.push(Record::Decided(seq, batch.digest()));
+        }
+        records.extend(self.steps.iter().cloned().map(|step| Record::Epoch(Arc::new(step))));
+        records.extend(stable.cloned().map(Record::Stable));
+        if self.changing.is_some() {
+            records.push(Record::Left(self.epoch(), self.view));
+        }
+        records.extend(self.new_view.clone().map(Record::NewView));
+        for (seq, slot) in self.log.iter() {
+            records.extend(slot.bodies().filter(|batch| !batch.is_null()).cloned().map(Record::Body));
+            records.extend(slot.prepared.clone().map(Record::Prepared));
+            if let Some(proposal) = slot.proposal.filter(|proposal| proposal.accepted) {
+                records.push(Record::Accepted(self.epoch(), self.view, seq, proposal.digest));
+            }
+            records.extend(slot.decided.map(|digest| Record::Decided(seq, digest)));
+        }
+        self.appended += 1;
+        out.push(Effect::Replace(Image { snapshot: Some(snapshot.bytes.clone()), records }));
+    }
+
+    /// What this replica holds to be the checkpoint at a place.
+    pub(super) fn ours_at(&self, seq: Seq) -> Option<Checkpoint> {
+        self.checkpoints.ours.get(&seq).copied()
+    }
+
+    /// A proof that a checkpoint is stable, perhaps of an epoch that we do not know yet.
+    pub(super) fn on_stable_proof(
+        &mut self,
+        now: Moment,
+        from: PublicKey,
+        proof: Arc<StableProof>,
+        out: &mut Vec<Effect>,
+    ) {
+        if proof.checkpoint.seq <= self.log.low() && proof.checkpoint.epoch <= self.epoch() {
+            return;
+        }
+        if let Some(claims) = self.stable_claims(&proof) {
+            self.verify(Job::Stable(proof), claims, Some(from), now, out);
+        }
+    }
+
+    /// The signatures that a proof rests on, from the membership that we know.
+    pub(super) fn stable_claims(&self, proof: &StableProof) -> Option<Vec<Claim>> {
+        let (mut members, mut claims) = (self.membership().clone(), Vec::new());
+        for step in &proof.steps {
+            if step.membership.epoch() <= members.epoch() || step.membership.epoch() > proof.checkpoint.epoch {
+                continue;
+            }
+            let follows = step.checkpoint.epoch == members.epoch()
+                && step.membership.epoch() == Epoch(members.epoch().0 + 1)
+                && step.checkpoint.successor == Some(step.membership.digest());
+            if !follows {
+                return None;
+            }
+            claims.extend(quorum_claims(&step.votes, step.checkpoint.statement(), &members)?);
+            members = step.membership.clone();
+        }
+        if proof.checkpoint.epoch != members.epoch() {
+            return None;
+        }
+        claims.extend(quorum_claims(&proof.votes, proof.checkpoint.statement(), &members)?);
+        Some(claims)
+    }
+
+    /// A proven checkpoint: ours too when we have executed that far, otherwise something to catch up with.
+    pub(super) fn take_stable_proof(&mut self, now: Moment, proof: &Arc<StableProof>, out: &mut Vec<Effect>) {
+        let checkpoint = proof.checkpoint;
+        if checkpoint.seq <= self.log.low() && checkpoint.epoch <= self.epoch() {
+            return;
+        }
+        match self.checkpoints.ours.get(&checkpoint.seq) {
+            Some(ours) if *ours == checkpoint => self.make_stable(now, proof.clone(), out),
+            Some(_) => Self::event(out, Event::Diverged(checkpoint.seq)),
+            None => self.catch_up(now, proof.clone(), out),
+        }
+    }
+
+    /// The last stable proof for somebody who knows the memberships up to `epoch`.
+    pub(super) fn proof_from(&self, epoch: Epoch) -> Option<StableProof> {
+        let proof = self.stable.as_ref()?;
+        let missing = |step: &&EpochStep| {
+            step.membership.epoch() > epoch && step.membership.epoch() <= proof.checkpoint.epoch
+        };
+        let steps = self.steps.iter().filter(missing).cloned().collect();
+        Some(StableProof { steps, ..(**proof).clone() })
+    }
+
+    /// How many places there are beyond the last stable checkpoint.
+    pub(super) fn window(&self) -> u64 {
+        let factor = if self.config.makes(SeededFault::WatermarkNotEnforced) { 8 } else { 1 };
+        self.config.window * factor
+    }
+}

@@ -1,0 +1,83 @@
+//! Two statements that no correct replica signs both. They are kept and shown, so that operators can remove the liar.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Replica, jobs::Job};
+use crate::pbft::{
+    fault::SeededFault,
+    ids::ReplicaId,
+    io::{Effect, Event, Misbehaviour, Moment, To},
+    message::{Message, Vote},
+    statement::{Claim, Phase},
+};
+
+/// What is kept of each replica. The first proof is enough to remove it.
+const KEPT_OF_REPLICA: usize = 4;
+
+/// What replicas were shown to have done.
+#[derive(Debug, Default)]
+pub(super) struct Exposed {
+    kept: BTreeMap<ReplicaId, Vec<Arc<Misbehaviour>>>,
+}
+
+impl Exposed {
+    pub(super) fn all(&self) -> Vec<Arc<Misbehaviour>> {
+        self.kept.values().flatten().cloned().collect()
+    }
+
+    fn is_full(&self, replica: ReplicaId) -> bool {
+        self.kept.get(&replica).is_some_and(|kept| kept.len() >= KEPT_OF_REPLICA)
+    }
+}
+
+impl Replica {
+    /// A replica voted for two batches at one place of one view.
+    pub(super) fn on_conflict(&mut self, now: Moment, first: Vote, second: Vote, out: &mut Vec<Effect>) {
+        let Some(key) = self.key_of(first.replica) else { return };
+        self.suspect(now, first.replica, first.claim(key), second.claim(key), out);
+    }
+
+    /// Has both statements checked; when both are signed, they are evidence.
+    pub(super) fn suspect(
+        &mut self,
+        now: Moment,
+        replica: ReplicaId,
+        first: Claim,
+        second: Claim,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.exposed.is_full(replica) || self.config.makes(SeededFault::EvidenceDropped) {
+            return;
+        }
+        let misbehaviour = Misbehaviour { replica, first, second };
+        self.verify(Job::Evidence(misbehaviour), vec![first, second], Some(first.key), now, out);
+    }
+
+    pub(super) fn keep_evidence(&mut self, misbehaviour: Misbehaviour, out: &mut Vec<Effect>) {
+        if self.exposed.is_full(misbehaviour.replica) {
+            return;
+        }
+        let kept = self.exposed.kept.entry(misbehaviour.replica).or_default();
+        if kept.iter().all(|known| known.second.statement != misbehaviour.second.statement) {
+            let misbehaviour = Arc::new(misbehaviour);
+            kept.push(misbehaviour.clone());
+            Self::event(out, Event::Evidence(misbehaviour));
+        }
+    }
+
+    /// Somebody prepares another batch than the one we have: one of us was lied to. The primary's vote that we have is shown
+    /// around once, so that whoever has another one has a proof.
+    pub(super) fn expose_conflict(&mut self, vote: Vote, out: &mut Vec<Effect>) {
+        if vote.phase != Phase::Prepare {
+            return;
+        }
+        let primary = self.membership().primary(self.view).id;
+        let Some(index) = self.membership().index(primary) else { return };
+        let Some(slot) = self.log.get_mut(vote.seq) else { return };
+        let Some(ours) = slot.prepares.of(index).copied() else { return };
+        if ours.digest != vote.digest && ours.view == vote.view && !slot.exposed {
+            slot.exposed = true;
+            out.push(Effect::Send(To::Others, Message::Vote(ours)));
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The client in this process: its commands are bundled into requests, and answered when this replica executes them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::Replica;
+use crate::pbft::{
+    batch::{Body, Commands, Request},
+    io::{Answer, Effect, Moment, Refusal, To},
+    membership::Change,
+    message::{Message, Reply},
+    service::refusal_of,
+};
+
+/// Bundles that a replica that does not lead has on their way at a time; more commands wait and fill the next one.
+const BUNDLES_MAX: usize = 8;
+
+/// Commands that wait for a bundle, and bundles that wait for their answers.
+#[derive(Debug)]
+pub(super) struct Local {
+    session: u64,
+    next: u64,
+    open: Vec<(u64, Bytes)>,
+    open_since: Duration,
+    sent: BTreeMap<u64, Sent>,
+}
+
+/// A request of ours on its way.
+#[derive(Debug)]
+struct Sent {
+    request: Arc<Request>,
+    purpose: Purpose,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    /// The token of each command.
+    Commands(Vec<u64>),
+    /// Reads that were not answered quickly.
+    Barrier(Vec<u64>),
+    Membership(u64),
+}
+
+impl Local {
+    pub(super) fn new(session: u64) -> Self {
+        Self { session: session.max(1), next: 1, open: Vec::new(), open_since: Duration::ZERO, sent: BTreeMap::new() }
+    }
+
+    /// Since when the first command waits to be bundled.
+    pub(super) fn open_since(&self) -> Option<Duration> {
+        (!self.open.is_empty()).then_some(self.open_since)
+    }
+
+    pub(super) fn open_commands(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn requests(&self) -> Vec<Arc<Request>> {
+        self.sent.values().map(|sent| sent.request.clone()).collect()
+    }
+}
+
+impl Replica {
+    pub(super) fn local_propose(&mut self, now: Moment, token: u64, command: Bytes, out: &mut Vec<Effect>) {
+        if self.me.is_none() {
+            out.push(Effect::Answer(token, Err(Refusal::NotAMember)));
+            return;
+        }
+        let size = command.len();
+        if size + 512 > self.config.batch_bytes_max {
+            out.push(Effect::Answer(token, Err(Refusal::TooLarge(size))));
+            return;
+        }
+        if self.local.open.is_empty() {
+            self.local.open_since = now.elapsed;
+        }
+        self.local.open.push((token, command));
+        if !self.leads() && self.local.sent.len() < BUNDLES_MAX {
+            self.send_bundle(now, out);
+        }
+    }
+
+    pub(super) fn local_change(&mut self, now: Moment, token: u64, change: Change, out: &mut Vec<Effect>) {
+        if self.me.is_none() {
+            out.push(Effect::Answer(token, Err(Refusal::NotAMember)));
+            return;
+        }
+        let request = self.number(Body::Membership(change), Purpose::Membership(token));
+        self.enter(now, request, out);
+    }
+
+    /// Has reads ordered that could not be answered otherwise.
+    pub(super) fn order_barrier(&mut self, now: Moment, tokens: Vec<u64>, out: &mut Vec<Effect>) {
+        let request = self.number(Body::Barrier, Purpose::Barrier(tokens));
+        self.enter(now, request, out);
+    }
+
+    /// Bundles what waits, as much as fits into a batch, and has it ordered.
+    pub(super) fn send_bundle(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let (mut bytes, mut count) = (512, 0);
+        for (_, command) in &self.local.open {
+            bytes += command.len() + 4;
+            if count >= self.config.batch_commands_max || (bytes > self.config.batch_bytes_max && count > 0) {
+                break;
+            }
+            count += 1;
+        }
+        if count == 0 {
+            return;
+        }
+        let rest = self.local.open.split_off(count);
+        let bundle = std::mem::replace(&mut self.local.open, rest);
+        self.local.open_since = now.elapsed;
+        let commands = Commands::pack(bundle.iter().map(|(_, command)| command));
+        let tokens = bundle.into_iter().map(|(token, _)| token).collect();
+        let request = self.number(Body::Commands(commands), Purpose::Commands(tokens));
+        self.enter(now, request, out);
+    }
+
+    /// This replica executed a request of ours.
+    pub(super) fn answer_local(&mut self, reply: &Reply, out: &mut Vec<Effect>) {
+        if reply.session != self.local.session {
+            return;
+        }
+        let Some(sent) = self.local.sent.remove(&reply.number) else { return };
+        match sent.purpose {
+            Purpose::Commands(tokens) => {
+                for (token, outcome) in tokens.into_iter().zip(&reply.outcomes) {
+                    let answer = Answer { seq: reply.seq, outcome: outcome.clone() };
+                    out.push(Effect::Answer(token, Ok(answer)));
+                }
+            }
+            Purpose::Barrier(tokens) => {
+                out.extend(tokens.into_iter().map(|token| Effect::Passed(token, reply.seq)));
+            }
+            Purpose::Membership(token) => {
+                let outcome = reply.outcomes.first().cloned().unwrap_or_default();
+                let answer = match refusal_of(&outcome) {
+                    Some(problem) => Err(Refusal::Membership(problem)),
+                    None => Ok(Answer { seq: reply.seq, outcome }),
+                };
+                out.push(Effect::Answer(token, answer));
+            }
+        }
+    }
+
+    /// The replicated state knows a later life of ours than this one: the clock that numbered it was set back. What was sent
+    /// in this life so far will not be carried out; the next life begins.
+    pub(super) fn renew_session(&mut self, out: &mut Vec<Effect>) {
+        let known = self.service.session(&self.key);
+        if known <= self.local.session {
+            return;
+        }
+        self.local.session = known + 1;
+        self.local.next = 1;
+        for (_, sent) in std::mem::take(&mut self.local.sent) {
+            let tokens = match sent.purpose {
+                Purpose::Commands(tokens) | Purpose::Barrier(tokens) => tokens,
+                Purpose::Membership(token) => vec![token],
+            };
+            out.extend(tokens.into_iter().map(|token| Effect::Answer(token, Err(Refusal::Superseded))));
+        }
+        let (key, session) = (self.key, self.local.session);
+        self.pool.forget(|request| request.client == key && request.session < session);
+    }
+
+    fn number(&mut self, body: Body, purpose: Purpose) -> Arc<Request> {
+        let number = self.local.next;
+        self.local.next += 1;
+        let answered = self.local.sent.first_key_value().map_or(number, |(first, _)| *first) - 1;
+        let request = Arc::new(Request::new(self.key, self.local.session, number, answered, body));
+        self.local.sent.insert(number, Sent { request: request.clone(), purpose });
+        request
+    }
+
+    fn enter(&mut self, now: Moment, request: Arc<Request>, out: &mut Vec<Effect>) {
+        self.pool.add(request.clone(), now.elapsed);
+        if !self.is_primary() {
+            let primary = self.membership().primary(self.view).key;
+            out.push(Effect::Submit(To::One(primary), Message::Request(request)));
+        }
+    }
+}

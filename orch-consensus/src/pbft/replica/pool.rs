@@ -1,0 +1,132 @@
+//! Requests that wait to be executed. How long the oldest has waited is what the primary is suspected by.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::pbft::{batch::Request, clients::CLIENT_WINDOW, ids::PublicKey};
+
+/// A request's name.
+pub(super) type Key = (PublicKey, u64, u64);
+
+/// The name of a request.
+pub(super) fn key_of(request: &Request) -> Key {
+    (request.client, request.session, request.number)
+}
+
+/// Requests of all clients that are known and not executed.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    waiting: BTreeMap<Key, Waiting>,
+    /// In order of arrival. Entries that no longer wait are skipped.
+    arrivals: VecDeque<Key>,
+    /// What the primary has not proposed yet. Entries that no longer wait are skipped.
+    proposable: VecDeque<Key>,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) request: Arc<Request>,
+    pub(super) since: Duration,
+    /// Others were told about it because it waits for long.
+    pub(super) relayed: bool,
+}
+
+impl Pool {
+    /// Takes in a request, unless it is known or its client has too many.
+    pub(super) fn add(&mut self, request: Arc<Request>, now: Duration) -> bool {
+        let key = key_of(&request);
+        if self.waiting.contains_key(&key) || self.of_client(&request.client) >= CLIENT_WINDOW as usize {
+            return false;
+        }
+        self.waiting.insert(key, Waiting { request, since: now, relayed: false });
+        self.arrivals.push_back(key);
+        self.proposable.push_back(key);
+        true
+    }
+
+    pub(super) fn remove(&mut self, request: &Request) {
+        self.waiting.remove(&key_of(request));
+        while self.arrivals.front().is_some_and(|key| !self.waiting.contains_key(key)) {
+            self.arrivals.pop_front();
+        }
+        while self.proposable.front().is_some_and(|key| !self.waiting.contains_key(key)) {
+            self.proposable.pop_front();
+        }
+    }
+
+    /// The request that has waited longest.
+    pub(super) fn oldest(&self) -> Option<&Waiting> {
+        self.arrivals.iter().find_map(|key| self.waiting.get(key))
+    }
+
+    /// The request of this client that has waited longest.
+    pub(super) fn oldest_of(&self, client: &PublicKey) -> Option<&Waiting> {
+        self.arrivals.iter().filter(|key| key.0 == *client).find_map(|key| self.waiting.get(key))
+    }
+
+    /// The request that has waited longest of those that others were not told about.
+    pub(super) fn oldest_unrelayed(&self) -> Option<&Waiting> {
+        self.arrivals.iter().filter_map(|key| self.waiting.get(key)).find(|waiting| !waiting.relayed)
+    }
+
+    /// Those that others have to be told about, because they have waited since `since`.
+    pub(super) fn take_unrelayed(&mut self, since: Duration) -> Vec<Arc<Request>> {
+        let mut due = Vec::new();
+        for key in &self.arrivals {
+            if let Some(waiting) = self.waiting.get_mut(key)
+                && !waiting.relayed
+                && waiting.since <= since
+            {
+                waiting.relayed = true;
+                due.push(waiting.request.clone());
+            }
+        }
+        due
+    }
+
+    /// The next request for a batch with room for `bytes` more.
+    pub(super) fn next(&mut self, bytes: usize) -> Option<Arc<Request>> {
+        loop {
+            let key = self.proposable.front()?;
+            let Some(waiting) = self.waiting.get(key) else {
+                self.proposable.pop_front();
+                continue;
+            };
+            if waiting.request.size() > bytes {
+                return None;
+            }
+            let request = waiting.request.clone();
+            self.proposable.pop_front();
+            return Some(request);
+        }
+    }
+
+    /// Since when the first proposable request waits.
+    pub(super) fn proposable_since(&self) -> Option<Duration> {
+        self.proposable.iter().find_map(|key| self.waiting.get(key)).map(|waiting| waiting.since)
+    }
+
+    /// A view begins: every request that waits may be proposed in it, and its time begins anew.
+    pub(super) fn begin_view(&mut self, now: Duration) {
+        let waiting = &mut self.waiting;
+        self.arrivals.retain(|key| waiting.contains_key(key));
+        self.proposable.clone_from(&self.arrivals);
+        for each in waiting.values_mut() {
+            each.since = now;
+            each.relayed = false;
+        }
+    }
+
+    /// Forgets requests for which `gone` holds.
+    pub(super) fn forget(&mut self, gone: impl Fn(&Request) -> bool) {
+        self.waiting.retain(|_, waiting| !gone(&waiting.request));
+    }
+
+    fn of_client(&self, client: &PublicKey) -> usize {
+        self.waiting.range((*client, 0, 0)..=(*client, u64::MAX, u64::MAX)).count()
+    }
+}

@@ -1,0 +1,101 @@
+//! Linearizable reads without ordering them.
+//!
+//! A command is answered when it is committed, and then f + 1 correct replicas have prepared it. Any quorum of replicas that
+//! are asked later contains one of those, so a replica that waits until it has executed the highest place that anyone in a
+//! quorum has prepared has executed the command. It needs no second round for writes and no matching answers, which is where
+//! the read optimisation of the paper loses liveness (Berger, Reiser and Bessani, "Making Reads in BFT State Machine Replication
+//! Fast, Linearizable, and Live", SRDS 2021): whoever lies or stays silent can only make a read slow, because after a while it
+//! is ordered like a command.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::Replica;
+use crate::pbft::{
+    fault::SeededFault,
+    ids::{ReplicaId, Seq},
+    io::{Effect, Moment, Refusal, To},
+    message::Message,
+};
+
+/// Reads that wait, and the round of questions that is on its way for some of them.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    last: u64,
+    waiting: Vec<u64>,
+    round: Option<Round>,
+}
+
+#[derive(Debug)]
+struct Round {
+    id: u64,
+    tokens: Vec<u64>,
+    answers: BTreeMap<ReplicaId, Seq>,
+    deadline: Duration,
+}
+
+impl Reads {
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.round.as_ref().map(|round| round.deadline)
+    }
+}
+
+impl Replica {
+    pub(super) fn local_barrier(&mut self, now: Moment, token: u64, out: &mut Vec<Effect>) {
+        if self.me.is_none() {
+            out.push(Effect::Answer(token, Err(Refusal::NotAMember)));
+            return;
+        }
+        self.reads.waiting.push(token);
+        self.run_reads(now, out);
+    }
+
+    pub(super) fn on_read_answer(
+        &mut self,
+        now: Moment,
+        from: ReplicaId,
+        id: u64,
+        prepared: Seq,
+        out: &mut Vec<Effect>,
+    ) {
+        // What lies beyond everything that can have been agreed on is a lie, or we are far behind: neither helps.
+        let possible = prepared <= self.log.low().plus(2 * self.window());
+        if let Some(round) = self.reads.round.as_mut().filter(|round| round.id == id && possible) {
+            round.answers.insert(from, prepared);
+            self.run_reads(now, out);
+        }
+    }
+
+    pub(super) fn run_reads(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let (executed, quorum) = (self.executed(), self.quorum());
+        if let Some(round) = &self.reads.round {
+            let target = round.answers.values().copied().max().unwrap_or_default();
+            let answered = round.answers.len() >= quorum && executed >= target;
+            let late = now.elapsed >= round.deadline && !self.config.makes(SeededFault::ReadWithoutFallback);
+            if !answered && !late {
+                return;
+            }
+            let tokens = self.reads.round.take().map(|round| round.tokens).unwrap_or_default();
+            if answered {
+                out.extend(tokens.into_iter().map(|token| Effect::Passed(token, executed)));
+            } else {
+                self.order_barrier(now, tokens, out);
+            }
+        }
+        let Some(me) = self.me else { return };
+        if self.reads.waiting.is_empty() {
+            return;
+        }
+        self.reads.last += 1;
+        let id = self.reads.last;
+        self.reads.round = Some(Round {
+            id,
+            tokens: std::mem::take(&mut self.reads.waiting),
+            answers: BTreeMap::from([(me, self.prepared_max)]),
+            deadline: now.elapsed + self.config.request_timeout / 4,
+        });
+        out.push(Effect::Send(To::Others, Message::ReadQuery(id)));
+        if quorum == 1 {
+            self.run_reads(now, out);
+        }
+    }
+}

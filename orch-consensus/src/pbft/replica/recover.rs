@@ -1,0 +1,208 @@
+//! Going on after a restart, from what the log holds.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Replica, view_change::Changing};
+use crate::pbft::{
+    batch::Batch,
+    codec::Malformed,
+    history::Snapshot,
+    ids::{Digest, Epoch, Seq, View},
+    io::{Effect, Moment},
+    log::Proposal,
+    message::{Certificate, EpochStep, Message, NewView, StableProof},
+    record::{Image, Record},
+    statement::Phase,
+};
+
+/// Why a log cannot be gone on from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the log of this replica cannot be used: {0}")]
+pub struct RecoverError(String);
+
+impl From<Malformed> for RecoverError {
+    fn from(error: Malformed) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What the records of a log say, taken together.
+#[derive(Default)]
+struct Found {
+    bodies: BTreeMap<Digest, Arc<Batch>>,
+    decided: BTreeMap<Seq, Digest>,
+    prepared: BTreeMap<Seq, Certificate>,
+    accepted: BTreeMap<(Epoch, View, Seq), Digest>,
+    stable: Option<Arc<StableProof>>,
+    steps: BTreeMap<Epoch, EpochStep>,
+    left_for: Option<(Epoch, View)>,
+    began: Option<Arc<NewView>>,
+}
+
+impl Found {
+    fn read(records: Vec<Record>) -> Self {
+        let mut found = Self::default();
+        let null = Arc::new(Batch::null());
+        found.bodies.insert(null.digest(), null);
+        for record in records {
+            match record {
+                Record::Body(batch) => drop(found.bodies.insert(batch.digest(), batch)),
+                Record::Decided(seq, digest) => drop(found.decided.insert(seq, digest)),
+                Record::Accepted(epoch, view, seq, digest) => {
+                    found.accepted.insert((epoch, view, seq), digest);
+                }
+                Record::Prepared(certificate) => {
+                    let known = found.prepared.get(&certificate.seq);
+                    let rank = |known: &Certificate| (known.epoch, known.view);
+                    if known.is_none_or(|known| rank(known) <= rank(&certificate)) {
+                        found.prepared.insert(certificate.seq, certificate);
+                    }
+                }
+                Record::Left(epoch, view) => found.left_for = Some((epoch, view)),
+                Record::NewView(new) => found.began = Some(new),
+                Record::Epoch(step) => drop(found.steps.insert(step.membership.epoch(), (*step).clone())),
+                Record::Stable(proof) => {
+                    for step in &proof.steps {
+                        found.steps.insert(step.membership.epoch(), step.clone());
+                    }
+                    found.stable = Some(proof);
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Replica {
+    /// Takes in the log of an earlier life, before the first step. The effects include the votes of that life once more.
+    ///
+    /// # Errors
+    /// [`RecoverError`] when the log does not belong to this group or to this version of the machine.
+    pub fn recover(&mut self, now: Moment, image: Image, out: &mut Vec<Effect>) -> Result<(), RecoverError> {
+        if let Some(bytes) = image.snapshot {
+            self.service.restore(bytes.clone())?;
+            self.history.restart(Snapshot::new(self.service.executed(), bytes));
+        }
+        let found = Found::read(image.records);
+        self.steps = found.steps.values().cloned().collect();
+        let mut past = Vec::new();
+        self.enter_epoch(now, &mut past);
+        self.replay(now, &found, &mut past);
+        self.regain_log(now, &found, &mut past);
+        self.regain_view(now, &found, &mut past);
+        // All of it is in the log already, and what was sent is sent again below, where it still matters.
+        drop(past);
+        self.appended = 0;
+        self.vote_again(now, out);
+        if let Some(proof) = found.stable.filter(|proof| proof.checkpoint.seq > self.executed()) {
+            self.catch_up(now, proof, out);
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self, now: Moment, found: &Found, past: &mut Vec<Effect>) {
+        loop {
+            let next = self.executed().next();
+            let Some(batch) = found.decided.get(&next).and_then(|digest| found.bodies.get(digest)).cloned() else {
+                return;
+            };
+            self.execute(now, next, &batch, past);
+            let ended = self.service.successor().is_some_and(|(end, _)| {
+                *end == next && found.steps.values().any(|step| step.checkpoint.seq == *end)
+            });
+            if ended {
+                self.service.succeed();
+                self.enter_epoch(now, past);
+            }
+        }
+    }
+
+    fn regain_log(&mut self, now: Moment, found: &Found, past: &mut Vec<Effect>) {
+        if let Some(proof) = &found.stable {
+            self.make_stable(now, proof.clone(), past);
+        }
+        let epoch = self.epoch();
+        let executed = self.executed();
+        for (seq, slot) in self.log.iter_mut() {
+            slot.decided = found.decided.get(&seq).copied();
+            slot.prepared = found.prepared.get(&seq).filter(|known| known.epoch == epoch).cloned();
+            let accepted = found.accepted.range((epoch, View(0), Seq(0))..=(epoch, View(u64::MAX), Seq(u64::MAX)));
+            let here = accepted.filter(|((_, _, at), _)| *at == seq).map(|(_, digest)| *digest);
+            let prepared = slot.prepared.as_ref().map(|known| known.digest);
+            for digest in here.chain(slot.decided).chain(prepared) {
+                if let Some(batch) = found.bodies.get(&digest) {
+                    slot.keep_body(batch.clone());
+                }
+            }
+            if slot.prepared.is_some() || slot.decided.is_some() {
+                self.prepared_max = self.prepared_max.max(seq);
+            }
+            let missing = slot.decided.is_some_and(|digest| slot.body(&digest).is_none());
+            if missing && seq > executed {
+                slot.fetch_at = Some(now.elapsed);
+            }
+        }
+    }
+
+    fn regain_view(&mut self, now: Moment, found: &Found, past: &mut Vec<Effect>) {
+        let epoch = self.epoch();
+        let began = found.began.as_ref().filter(|new| new.epoch == epoch);
+        let left = found.left_for.filter(|(of, _)| *of == epoch).map(|(_, view)| view);
+        self.view = began.map(|new| new.view).max(left).unwrap_or_default();
+        if left.is_some_and(|view| began.is_none_or(|new| new.view < view)) {
+            self.changing = Some(Changing::default());
+            return;
+        }
+        if let Some(new) = began {
+            if self.me == Some(new.replica) && new.signature == crate::pbft::ids::Signature([0; 64]) {
+                // It may not have gone out. It does so once more, and the view begins when it comes back.
+                self.changing = Some(Changing::default());
+                self.new_view = Some(new.clone());
+                return;
+            }
+            self.begin_view(now, new.clone(), past);
+        }
+        let view = self.view;
+        for ((_, _, seq), digest) in found.accepted.range((epoch, view, Seq(0))..=(epoch, view, Seq(u64::MAX))) {
+            self.proposed = self.proposed.max(*seq);
+            if let Some(slot) = self.log.get_mut(*seq)
+                && slot.body(digest).is_some()
+            {
+                slot.proposal = Some(Proposal { digest: *digest, since: now.elapsed, accepted: true });
+            }
+        }
+    }
+
+    /// Votes of the earlier life may not have gone out. They say what they said, so they may go out twice.
+    fn vote_again(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if let Some(new) = self.new_view.clone().filter(|_| self.changing.is_some()) {
+            self.publish(Message::NewView(new), out);
+            return;
+        }
+        if self.changing.is_some() {
+            self.send_view_change(out);
+            return;
+        }
+        let (view, epoch, me) = (self.view, self.epoch(), self.me);
+        let primary = self.is_primary();
+        let mut votes = Vec::new();
+        for (seq, slot) in self.log.iter() {
+            let Some(proposal) = slot.proposal.filter(|proposal| proposal.accepted) else { continue };
+            votes.push((Phase::Prepare, seq, proposal.digest, slot.body(&proposal.digest).cloned()));
+            if slot.prepared.as_ref().is_some_and(|known| known.view == view && known.epoch == epoch) {
+                votes.push((Phase::Commit, seq, proposal.digest, None));
+            }
+        }
+        for (phase, seq, digest, body) in votes {
+            match (body, me) {
+                (Some(batch), Some(replica)) if primary => {
+                    let signature = crate::pbft::ids::Signature([0; 64]);
+                    let vote = crate::pbft::message::Vote { phase, epoch, view, seq, digest, replica, signature };
+                    self.publish(Message::PrePrepare(batch, vote), out);
+                }
+                _ => self.vote(phase, view, seq, digest, out),
+            }
+        }
+        let _ = now;
+    }
+}

@@ -1,0 +1,96 @@
+//! Replicas tell each other where they are, and send what the other lacks (thesis of Castro, 2001, 5.2: retransmission by
+//! status). This alone makes up for lost messages: nothing else is ever sent twice on suspicion.
+
+use super::Replica;
+use crate::pbft::{
+    ids::{PublicKey, ReplicaId, Seq},
+    io::{Effect, Moment, To},
+    log::Slot,
+    message::{Certificate, Message, Status, Vote},
+    statement::Phase,
+};
+
+/// Places that are helped along in one go.
+const PLACES_MAX: usize = 16;
+
+impl Replica {
+    pub(super) fn tell_status(&mut self, _: Moment, out: &mut Vec<Effect>) {
+        let status = Status {
+            epoch: self.epoch(),
+            view: self.view,
+            changing: self.changing.is_some(),
+            stable: self.log.low(),
+            executed: self.executed(),
+        };
+        out.push(Effect::Send(To::Others, Message::Status(status)));
+        if self.me.is_none() {
+            return;
+        }
+        if self.changing.is_some() {
+            self.send_view_change(out);
+        }
+        self.resend_checkpoints(out);
+    }
+
+    pub(super) fn on_status(
+        &mut self,
+        from: PublicKey,
+        member: Option<ReplicaId>,
+        status: Status,
+        out: &mut Vec<Effect>,
+    ) {
+        let behind = status.epoch < self.epoch() || status.stable < self.log.low();
+        if behind && let Some(proof) = self.proof_from(status.epoch) {
+            out.push(Effect::Send(To::One(from), Message::Stable(std::sync::Arc::new(proof))));
+        }
+        let Some(member) = member else { return };
+        self.peers.insert(member, status);
+        if status.epoch != self.epoch() {
+            return;
+        }
+        let earlier = status.view < self.view || (status.view == self.view && status.changing);
+        if earlier && self.changing.is_none() && let Some(new) = self.new_view.clone() {
+            // Even if it does not want to: its correct members are here.
+            out.push(Effect::Send(To::One(from), Message::NewView(new)));
+        }
+        self.help_along(member, status, out);
+    }
+
+    /// Sends what a replica lacks at the next places after those it executed.
+    fn help_along(&self, to: ReplicaId, status: Status, out: &mut Vec<Effect>) {
+        let same_view = status.view == self.view && !status.changing && self.changing.is_none();
+        let missing = self.log.iter().filter(|(seq, _)| *seq > status.executed);
+        for (seq, slot) in missing.take(PLACES_MAX) {
+            if let Some(certificate) = self.decided_certificate(seq, slot) {
+                self.send(to, Message::Committed(certificate), out);
+            } else if same_view {
+                self.send_votes(to, slot, out);
+            }
+        }
+    }
+
+    /// Proof that this place is decided, from the votes that are here.
+    fn decided_certificate(&self, seq: Seq, slot: &Slot) -> Option<Certificate> {
+        let digest = slot.decided?;
+        let (view, vote) = slot.commits.latest(digest, self.quorum())?;
+        debug_assert_eq!(vote.seq, seq);
+        let like = Vote { view, ..vote };
+        Some(Slot::certificate(&slot.commits, &like))
+    }
+
+    /// Our own votes for a place; as the primary, with the batch.
+    fn send_votes(&self, to: ReplicaId, slot: &Slot, out: &mut Vec<Effect>) {
+        let Some(index) = self.me.and_then(|me| self.membership().index(me)) else { return };
+        if let Some(vote) = slot.prepares.of(index).copied() {
+            match slot.body(&vote.digest) {
+                Some(batch) if self.is_primary() => {
+                    self.send(to, Message::PrePrepare(batch.clone(), vote), out);
+                }
+                _ => self.send(to, Message::Vote(vote), out),
+            }
+        }
+        if let Some(vote) = slot.commits.of(index).filter(|vote| vote.phase == Phase::Commit) {
+            self.send(to, Message::Vote(*vote), out);
+        }
+    }
+}
