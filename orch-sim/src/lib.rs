@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+
+mod clock;
+mod disk;
+pub mod history;
+mod nemesis;
+mod network;
+mod process;
+mod queue;
+mod random;
+mod simulation;
+mod time;
+mod world;
+
+pub use clock::Clock;
+pub use disk::{Disk, DiskError};
+pub use nemesis::{Nemesis, NemesisSettings};
+pub use network::{Network, Weather};
+pub use process::{Context, Process};
+pub use random::Random;
+pub use simulation::{NodeId, Settings, Simulation, Statistics};
