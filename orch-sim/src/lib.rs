@@ -6,6 +6,8 @@ mod disk;
 pub mod history;
 mod nemesis;
 mod network;
+#[cfg(feature = "pbft")]
+pub mod pbft;
 mod process;
 mod queue;
 mod random;

@@ -1,0 +1,211 @@
+//! Runs simulated groups: many seeds at once, or one step by step.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use orch_consensus::pbft::SeededFault;
+use orch_sim::pbft::{Failure, Report, Scenario, run};
+
+const USAGE: &str = "\
+orch-sim soak --seeds N [--first SEED] [--replicas 4,7] [--fault NAME] [--keep-going]
+orch-sim replay --seed SEED [--replicas N] [--fault NAME]
+orch-sim twice --seeds N [--replicas 4,7]";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let result = match words.first().map(String::as_str) {
+        Some("soak") => Options::read(&words[1..]).and_then(|options| soak(&options)),
+        Some("replay") => Options::read(&words[1..]).and_then(|options| replay(&options)),
+        Some("twice") => Options::read(&words[1..]).and_then(|options| twice(&options)),
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            let _ = writeln!(io::stderr(), "{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(line: impl fmt::Display) {
+    // Whoever stopped listening does not want to hear that it failed.
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+struct Options {
+    seeds: u64,
+    first: u64,
+    replicas: Vec<usize>,
+    fault: Option<SeededFault>,
+    keep_going: bool,
+}
+
+impl Options {
+    fn read(words: &[String]) -> Result<Self, String> {
+        let mut options =
+            Self { seeds: 100, first: 0, replicas: vec![4, 7], fault: None, keep_going: false };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            if word == "--keep-going" {
+                options.keep_going = true;
+                continue;
+            }
+            let value = words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"))?;
+            let number = || value.parse::<u64>().map_err(|_| format!("{word} needs a number, not {value:?}"));
+            match word.as_str() {
+                "--seeds" => options.seeds = number()?,
+                "--first" => options.first = number()?,
+                "--seed" => (options.first, options.seeds) = (number()?, 1),
+                "--replicas" => {
+                    let sizes = value.split(',').map(str::parse).collect::<Result<_, _>>();
+                    options.replicas = sizes.map_err(|_| format!("--replicas needs sizes, not {value:?}"))?;
+                }
+                "--fault" => options.fault = Some(fault(value)?),
+                _ => return Err(format!("{word} is not known\n{USAGE}")),
+            }
+        }
+        Ok(options)
+    }
+
+    fn scenario(&self, job: u64) -> Scenario {
+        let sizes = self.replicas.len() as u64;
+        let size = usize::try_from(job % sizes).unwrap_or(0);
+        let mut scenario = Scenario::from_seed(self.first + job / sizes, self.replicas[size]);
+        scenario.seeded_fault = self.fault;
+        scenario
+    }
+}
+
+fn fault(name: &str) -> Result<SeededFault, String> {
+    let known = SeededFault::ALL.iter().find(|(known, _)| *known == name);
+    known.map(|(_, fault)| *fault).ok_or_else(|| {
+        let names: Vec<_> = SeededFault::ALL.iter().map(|(name, _)| *name).collect();
+        format!("{name:?} is no seeded fault; they are {}", names.join(", "))
+    })
+}
+
+/// Runs all seeds on all processors, and ends with one line of totals.
+fn soak(options: &Options) -> Result<(), String> {
+    let jobs = options.seeds * options.replicas.len() as u64;
+    let (next, totals, began) = (AtomicU64::new(0), Mutex::new(Totals::default()), Instant::now());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let job = next.fetch_add(1, Ordering::Relaxed);
+                    if job >= jobs {
+                        return;
+                    }
+                    let result = run(&options.scenario(job), false);
+                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                    totals.add(result);
+                    if totals.runs.is_multiple_of(500) {
+                        say(format_args!("{} of {jobs} runs, {} failed", totals.runs, totals.failures.len()));
+                    }
+                    if !totals.failures.is_empty() && !options.keep_going {
+                        next.store(jobs, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for failure in &totals.failures {
+        say(failure);
+    }
+    let mut kinds = BTreeMap::<&str, usize>::new();
+    for failure in &totals.failures {
+        *kinds.entry(failure.problem.split(':').next().unwrap_or_default()).or_default() += 1;
+    }
+    if !kinds.is_empty() {
+        say(format_args!("{kinds:?}"));
+    }
+    say(totals.line(began.elapsed()));
+    if totals.failures.is_empty() { Ok(()) } else { Err(format!("{} runs failed", totals.failures.len())) }
+}
+
+#[derive(Default)]
+struct Totals {
+    runs: u64,
+    sum: Report,
+    recovery_max: Duration,
+    failures: Vec<Failure>,
+}
+
+impl Totals {
+    fn add(&mut self, result: Result<Report, Box<Failure>>) {
+        self.runs += 1;
+        match result {
+            Ok(report) => {
+                let sum = &mut self.sum;
+                sum.statistics.events += report.statistics.events;
+                sum.statistics.delivered += report.statistics.delivered;
+                sum.statistics.crashes += report.statistics.crashes;
+                sum.operations += report.operations;
+                sum.completed += report.completed;
+                sum.views += report.views;
+                sum.fetches += report.fetches;
+                sum.epochs += report.epochs;
+                sum.exposed += report.exposed;
+                self.recovery_max = self.recovery_max.max(report.recovery);
+            }
+            Err(failure) => self.failures.push(*failure),
+        }
+    }
+
+    fn line(&self, took: Duration) -> String {
+        let Report { statistics, operations, completed, views, fetches, epochs, exposed, .. } = &self.sum;
+        format!(
+            "{} runs of 60 s in {:.0} s: {} failed; {} events, {} messages, {} crashes, {views} views, {fetches} state \
+             transfers, {epochs} epochs, {exposed} liars exposed, {completed} of {operations} operations answered; slowest \
+             recovery {:.1} s",
+            self.runs,
+            took.as_secs_f64(),
+            self.failures.len(),
+            statistics.events,
+            statistics.delivered,
+            statistics.crashes,
+            self.recovery_max.as_secs_f64(),
+        )
+    }
+}
+
+/// Runs one seed and shows what happened, step by step.
+fn replay(options: &Options) -> Result<(), String> {
+    match run(&options.scenario(0), true) {
+        Ok(report) => {
+            say(format_args!("{report:#?}"));
+            Ok(())
+        }
+        Err(failure) => {
+            failure.log.iter().for_each(say);
+            Err(failure.to_string())
+        }
+    }
+}
+
+/// Runs each seed twice: the same has to happen.
+fn twice(options: &Options) -> Result<(), String> {
+    let jobs = options.seeds * options.replicas.len() as u64;
+    for job in 0..jobs {
+        let scenario = options.scenario(job);
+        let trace = || run(&scenario, false).map(|report| report.trace).map_err(|failure| failure.to_string());
+        let (first, second) = (trace()?, trace()?);
+        if first != second {
+            return Err(format!("seed {} is not repeatable: {first:x} and {second:x}", scenario.seed));
+        }
+    }
+    say(format_args!("{jobs} runs were repeated and went the same way"));
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! What must hold whatever happens. Each has a file of its own, which says where it comes from.
+
+mod accusations;
+mod agreement;
+mod clock;
+mod single_vote;
+mod once;
+mod watermarks;
+
+use std::{fmt::Debug, time::Duration};
+
+use orch_consensus::pbft::{Batch, Digest, Event, Seq, Vote};
+
+use crate::NodeId;
+
+/// Something that a correct replica did.
+#[derive(Debug)]
+pub(super) enum Observation<'a> {
+    /// It signed and sent a vote, when its last stable checkpoint was `stable`.
+    Voted { vote: &'a Vote, stable: Seq, window: u64 },
+    /// It executed a batch.
+    Executed { seq: Seq, batch: &'a Batch },
+    /// After a place, the hash over everything executed was this.
+    Reached { seq: Seq, chain: Digest },
+    /// It said this.
+    Said(&'a Event),
+    /// A command was carried out twice by its machine.
+    Repeated(u64),
+}
+
+/// Watches all correct replicas.
+pub(super) trait Invariant: Debug {
+    /// What it is called in reports.
+    fn name(&self) -> &'static str;
+
+    /// Takes in what happened at a node at a time.
+    ///
+    /// # Errors
+    /// How it is broken.
+    fn observe(&mut self, node: NodeId, now: Duration, observation: &Observation<'_>) -> Result<(), String>;
+}
+
+/// All of them, for a run in which `liars` are not correct.
+pub(super) fn all(liars: &[NodeId]) -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(agreement::Agreement::default()),
+        Box::new(single_vote::SingleVote::default()),
+        Box::new(watermarks::Watermarks),
+        Box::new(once::Once),
+        Box::new(clock::BoundedClock),
+        Box::new(accusations::NoFalseAccusation::new(liars)),
+    ]
+}

@@ -1,0 +1,199 @@
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use orch_consensus::pbft::{Batch, Digest, Message, Replica, Seq, Supply, Vote};
+
+use super::{host::Packet, keys};
+use crate::{Context, NodeId, Random};
+
+/// What a replica that is not correct does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// It says nothing at all.
+    Mute,
+    /// It says nothing to some.
+    Selective,
+    /// As the primary it proposes different batches to different replicas; otherwise it votes for different ones.
+    Equivocate,
+    /// It repeats what it and others said long ago.
+    Replay,
+    /// It begins views with other batches than those that follow, and hides what it prepared when it leaves one.
+    BadNewView,
+    /// Those who are behind get a wrong state from it.
+    LyingSupply,
+    /// It says that its state is another one.
+    FalseCheckpoints,
+    /// It proposes times that are far off.
+    FalseTime,
+    /// It says that it prepared what nobody proposed, so that readers wait for it.
+    FalseReads,
+    /// It uses up sequence numbers.
+    FarAhead,
+    /// It sends signatures that are none.
+    BadSignatures,
+}
+
+impl Lie {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Mute,
+        Self::Selective,
+        Self::Equivocate,
+        Self::Replay,
+        Self::BadNewView,
+        Self::LyingSupply,
+        Self::FalseCheckpoints,
+        Self::FalseTime,
+        Self::FalseReads,
+        Self::FarAhead,
+        Self::BadSignatures,
+    ];
+}
+
+/// A replica that lies: a correct one whose messages are changed on their way out, and signed again with its own key.
+#[derive(Clone, Debug)]
+pub(super) struct Liar {
+    node: NodeId,
+    lie: Lie,
+    random: Random,
+    heard: VecDeque<Packet>,
+}
+
+const HEARD_MAX: usize = 200;
+
+impl Liar {
+    pub(super) fn new(node: NodeId, lie: Lie, random: Random) -> Self {
+        Self { node, lie, random, heard: VecDeque::new() }
+    }
+
+    /// Remembers what can be repeated later.
+    pub(super) fn hear(&mut self, message: &Packet) {
+        if self.lie == Lie::Replay {
+            if self.heard.len() >= HEARD_MAX {
+                let at = usize::try_from(self.random.below(HEARD_MAX as u64)).unwrap_or(0);
+                self.heard.remove(at);
+            }
+            self.heard.push_back(message.clone());
+        }
+    }
+
+    /// Sends something like `message`.
+    pub(super) fn send(
+        &mut self,
+        replica: &Replica,
+        targets: Vec<NodeId>,
+        message: Message,
+        ctx: &mut Context<'_, Packet>,
+    ) {
+        for target in targets {
+            if let Some(said) = self.distort(replica, target, &message) {
+                ctx.send(target, Arc::new(said));
+            }
+        }
+        if self.lie == Lie::Replay && self.random.chance(100) {
+            let at = usize::try_from(self.random.below(HEARD_MAX as u64)).unwrap_or(0);
+            if let Some(old) = self.heard.get(at).cloned() {
+                let target = usize::try_from(self.random.below(ctx.nodes() as u64)).unwrap_or(0);
+                if target != self.node {
+                    ctx.send(target, old);
+                }
+            }
+        }
+    }
+
+    fn distort(&mut self, replica: &Replica, target: NodeId, message: &Message) -> Option<Message> {
+        let second = target % 2 == 1;
+        let said = match (self.lie, message) {
+            (Lie::Mute, _) => return None,
+            (Lie::Selective, _) if target % 3 == self.node % 3 => return None,
+            (Lie::Equivocate, Message::PrePrepare(batch, vote)) if second => self.other_batch(batch, vote, 1),
+            (Lie::Equivocate, Message::Vote(vote)) if second => {
+                let digest = if self.random.chance(500) { Digest([9; 32]) } else { Batch::null().digest() };
+                Message::Vote(Vote { digest, ..*vote })
+            }
+            (Lie::BadNewView, Message::NewView(new)) => {
+                let mut new = (**new).clone();
+                match self.random.below(3) {
+                    0 => new.proposals.iter_mut().for_each(|(_, digest)| *digest = Batch::null().digest()),
+                    1 => drop(new.proposals.pop()),
+                    _ => {
+                        let next = new.proposals.last().map_or(replica.stable(), |(seq, _)| *seq).next();
+                        new.proposals.push((next, Digest([5; 32])));
+                    }
+                }
+                Message::NewView(Arc::new(new))
+            }
+            (Lie::BadNewView, Message::ViewChange(change)) => {
+                let mut change = (**change).clone();
+                change.summary.prepared.clear();
+                change.prepared.clear();
+                Message::ViewChange(Arc::new(change))
+            }
+            (Lie::LyingSupply, Message::Supply(supply)) => Message::Supply(wrong(supply)),
+            (Lie::FalseCheckpoints, Message::Checkpoint(vote)) => {
+                let mut vote = *vote;
+                vote.digest = Digest([3; 32]);
+                Message::Checkpoint(vote)
+            }
+            (Lie::FalseTime, Message::PrePrepare(batch, vote)) if !batch.is_null() => {
+                let hour = Duration::from_secs(3600);
+                let time = if self.random.chance(500) {
+                    batch.time.after(hour)
+                } else {
+                    orch_core::model::Timestamp::from_millis(batch.time.as_millis().saturating_sub(3_600_000))
+                };
+                let batch = Arc::new(Batch::new(time, batch.requests.clone()));
+                Message::PrePrepare(batch.clone(), Vote { digest: batch.digest(), ..*vote })
+            }
+            (Lie::FalseReads, Message::ReadAnswer(id, prepared)) => {
+                Message::ReadAnswer(*id, prepared.plus(if second { 5 } else { 1_000_000 }))
+            }
+            (Lie::FarAhead, Message::PrePrepare(batch, vote)) => {
+                Message::PrePrepare(batch.clone(), Vote { seq: vote.seq.plus(40), ..*vote })
+            }
+            _ => message.clone(),
+        };
+        Some(self.signed(said, message))
+    }
+
+    fn other_batch(&mut self, batch: &Batch, vote: &Vote, by: u64) -> Message {
+        let time = orch_core::model::Timestamp::from_millis(batch.time.as_millis() + by);
+        let batch = Arc::new(Batch::new(time, batch.requests.clone()));
+        Message::PrePrepare(batch.clone(), Vote { digest: batch.digest(), ..*vote })
+    }
+
+    /// Signs what was changed, where the signature is ours to give.
+    fn signed(&mut self, mut said: Message, original: &Message) -> Message {
+        let key = keys::key(self.node);
+        if self.lie == Lie::BadSignatures && self.random.chance(500) {
+            said.sign(|_| orch_consensus::pbft::Signature([1; 64]));
+        } else if said != *original {
+            said.sign(|statement| keys::sign(&key, statement));
+        }
+        said
+    }
+}
+
+fn wrong(supply: &Supply) -> Supply {
+    match supply.clone() {
+        Supply::Manifest(name, mut hashes) => {
+            hashes.reverse();
+            hashes.push(Digest([1; 32]));
+            Supply::Manifest(name, hashes)
+        }
+        Supply::Chunk(name, index, bytes) => {
+            let mut bytes = bytes.to_vec();
+            if let Some(byte) = bytes.last_mut() {
+                *byte ^= 1;
+            }
+            Supply::Chunk(name, index, bytes.into())
+        }
+        Supply::Digests(after, mut digests) => {
+            if let Some(digest) = digests.first_mut() {
+                *digest = Digest([2; 32]);
+            }
+            Supply::Digests(after, digests)
+        }
+        Supply::Batch(seq, _) => Supply::Batch(Seq(seq.0), Arc::new(Batch::null())),
+        Supply::Gone(fetch) => Supply::Gone(fetch),
+    }
+}

@@ -1,0 +1,17 @@
+//! Groups of PBFT replicas under every fault of the simulator, with liars among them.
+//!
+//! A run has four parts: faults and clients; healing; liveness (something is committed soon, and all correct replicas become
+//! equal); and the verdict on what clients were told. What must hold all the time is in `invariants`, one file each.
+
+mod host;
+mod invariants;
+mod keys;
+mod liar;
+mod registers;
+mod run;
+mod scenario;
+mod witness;
+
+pub use liar::Lie;
+pub use run::{Failure, Report, run};
+pub use scenario::Scenario;

@@ -1,0 +1,309 @@
+use std::{cell::RefCell, collections::BTreeSet, fmt, rc::Rc, time::Duration};
+
+use orch_consensus::pbft::{Change, Membership};
+
+use super::{
+    host::{Host, Plan, member},
+    invariants, keys,
+    liar::Liar,
+    scenario::{BASE_TIMEOUT, Scenario},
+    witness::Witness,
+};
+use crate::{
+    Nemesis, NodeId, Random, Settings, Simulation, Statistics,
+    history::{KeyValue, KeyValueInput, OpId, just_in_time, wing_gong_lowe},
+};
+
+/// What a run that went well did.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What the simulator did.
+    pub statistics: Statistics,
+    /// Operations that clients began.
+    pub operations: usize,
+    /// Operations that were answered.
+    pub completed: usize,
+    /// The last view that a correct replica entered.
+    pub views: u64,
+    /// How often a correct replica fetched the state.
+    pub fetches: u64,
+    /// Times that a replica went to a new membership.
+    pub epochs: u64,
+    /// Liars that were shown to be.
+    pub exposed: usize,
+    /// From the end of the faults to the first answer.
+    pub recovery: Duration,
+    /// A hash of all that happened.
+    pub trace: u64,
+}
+
+/// What went wrong in a run.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Of which scenario.
+    pub scenario: Scenario,
+    /// What.
+    pub problem: String,
+    /// Step by step, when a log was kept.
+    pub log: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {} with {} replicas: {}", self.scenario.seed, self.scenario.replicas, self.problem)?;
+        if !self.scenario.liars.is_empty() {
+            writeln!(f, "  liars: {:?}", self.scenario.liars)?;
+        }
+        write!(f, "  replay: {}", self.scenario.replay())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs a scenario: faults and clients, then healing, then liveness, then what the clients saw.
+///
+/// # Errors
+/// The first thing that was wrong.
+pub fn run(scenario: &Scenario, keep_log: bool) -> Result<Report, Box<Failure>> {
+    let mut run = Run::new(scenario, keep_log);
+    let result = run.go();
+    result.map_err(|problem| {
+        let mut log = run.simulation.log().to_vec();
+        log.push(format!("FAILED: {problem}"));
+        log.extend(run.whereabouts());
+        Box::new(Failure { scenario: scenario.clone(), problem, log })
+    })
+}
+
+struct Run {
+    scenario: Scenario,
+    simulation: Simulation<Host>,
+    witness: Rc<RefCell<Witness>>,
+    random: Random,
+    nemesis: Nemesis,
+    liars: BTreeSet<NodeId>,
+    next_command: u64,
+    next_operation: Duration,
+    changes: Vec<(Duration, NodeId, bool)>,
+}
+
+impl Run {
+    fn new(scenario: &Scenario, keep_log: bool) -> Self {
+        let mut random = Random::new(scenario.seed);
+        let liars: BTreeSet<NodeId> = scenario.liars.iter().map(|(node, _)| *node).collect();
+        let invariants = invariants::all(&liars.iter().copied().collect::<Vec<_>>());
+        let witness = Rc::new(RefCell::new(Witness::new(invariants)));
+        let genesis = Membership::genesis((0..scenario.replicas).map(member))
+            .unwrap_or_else(|error| panic!("the scenario is wrong: {error}"));
+        let check_time = random.chance(300).then(|| random.duration(Duration::from_micros(10), Duration::from_millis(5)));
+        let plans: Vec<Plan> = (0..scenario.replicas + usize::from(scenario.members_change))
+            .map(|node| {
+                let lie = scenario.liars.iter().find(|(liar, _)| *liar == node);
+                let lie = lie.map(|(_, lie)| Liar::new(node, *lie, random.fork()));
+                Plan { node, config: scenario.config(), genesis: genesis.clone(), lie, check_time }
+            })
+            .collect();
+        let (nodes, seen) = (plans.len(), witness.clone());
+        let mut session = 0;
+        let mut simulation = Simulation::new(random.next(), nodes, Settings::default(), move |node, _| {
+            session += 1;
+            Host::new(plans[node].clone(), session, seen.clone())
+        });
+        simulation.keep_log(keep_log);
+        let settings = scenario.nemesis(&mut random);
+        let nemesis = Nemesis::new(random.fork(), settings);
+        let mut changes = Vec::new();
+        if scenario.members_change {
+            let leaving = usize::try_from(random.below(scenario.replicas as u64)).unwrap_or(0);
+            changes.push((random.duration(Duration::from_secs(2), Duration::from_secs(15)), scenario.replicas, true));
+            changes.push((random.duration(Duration::from_secs(16), Duration::from_secs(35)), leaving, false));
+        }
+        Self {
+            scenario: scenario.clone(),
+            simulation,
+            witness,
+            random,
+            nemesis,
+            liars,
+            next_command: 1,
+            next_operation: Duration::from_millis(100),
+            changes,
+        }
+    }
+
+    fn go(&mut self) -> Result<Report, String> {
+        self.advance(self.scenario.heal_at)?;
+        self.nemesis.heal(&mut self.simulation);
+        let healed = self.simulation.now();
+        let probes = self.probe();
+        let patience = healed + BASE_TIMEOUT * 8;
+        self.advance(patience)?;
+        let recovery = self.first_answer(&probes, healed)?;
+        self.advance(self.scenario.clients_until)?;
+        self.settle()?;
+        self.judge()?;
+        let witness = self.witness.borrow();
+        Ok(Report {
+            statistics: self.simulation.statistics(),
+            operations: witness.history.len(),
+            completed: witness.history.completed(),
+            views: witness.view_max.0,
+            fetches: witness.fetches,
+            epochs: witness.epochs,
+            exposed: witness.accused.iter().collect::<BTreeSet<_>>().len(),
+            recovery,
+            trace: self.simulation.trace_hash(),
+        })
+    }
+
+    /// Lets clients, the operator and the nemesis act until a time.
+    fn advance(&mut self, until: Duration) -> Result<(), String> {
+        loop {
+            let change = self.changes.first().map_or(Duration::MAX, |(at, ..)| *at);
+            let next = self.next_operation.min(self.nemesis.next()).min(change).min(until);
+            self.run_to(next)?;
+            if next == until {
+                return Ok(());
+            }
+            if next == self.nemesis.next() {
+                self.nemesis.act(&mut self.simulation);
+            } else if next == change {
+                self.change_members();
+            } else {
+                self.operate();
+                self.next_operation = next + self.random.duration(Duration::from_millis(5), Duration::from_millis(150));
+            }
+        }
+    }
+
+    fn run_to(&mut self, time: Duration) -> Result<(), String> {
+        self.simulation.run_until(time);
+        match &self.witness.borrow().broken {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn operate(&mut self) {
+        let node = usize::try_from(self.random.below(self.scenario.replicas as u64)).unwrap_or(0);
+        let busy = self.simulation.process(node).is_none_or(|host| host.outstanding() >= 4);
+        if busy || self.liars.contains(&node) {
+            return;
+        }
+        let key = self.random.below(5);
+        let input = match self.random.below(10) {
+            0..=3 => KeyValueInput::Put { key, value: self.next_command },
+            4..=5 => {
+                let expected = self.simulation.process(node).and_then(|host| host.machine().value(key));
+                KeyValueInput::Cas { key, expected, new: self.next_command }
+            }
+            _ => KeyValueInput::Get { key },
+        };
+        let ordered = self.random.chance(200);
+        self.ask(node, input, ordered);
+    }
+
+    fn ask(&mut self, node: NodeId, input: KeyValueInput, ordered: bool) -> Option<OpId> {
+        let id = self.next_command;
+        self.next_command += 1;
+        self.simulation.with(node, |host, ctx| host.ask(id, input, ordered, ctx))
+    }
+
+    /// Enough correct members vote for a change.
+    fn change_members(&mut self) {
+        let (_, node, joins) = self.changes.remove(0);
+        for voter in 0..self.scenario.replicas {
+            self.simulation.with(voter, |host, ctx| {
+                let (name, key) = member(node);
+                let change = if joins {
+                    Some(Change::Add { key, name })
+                } else {
+                    host.replica().membership().by_key(&key).map(|member| Change::Remove { id: member.id })
+                };
+                if let Some(change) = change {
+                    host.change_members(change, ctx);
+                }
+            });
+        }
+    }
+
+    /// A write at each correct node, to see that the group works.
+    fn probe(&mut self) -> Vec<OpId> {
+        let nodes: Vec<NodeId> = (0..self.scenario.replicas).filter(|node| !self.liars.contains(node)).collect();
+        nodes
+            .into_iter()
+            .filter_map(|node| self.ask(node, KeyValueInput::Put { key: 100 + node as u64, value: 1 }, true))
+            .collect()
+    }
+
+    fn first_answer(&self, probes: &[OpId], healed: Duration) -> Result<Duration, String> {
+        let witness = self.witness.borrow();
+        let answers = witness.completed.iter().filter(|(_, operation)| probes.contains(operation));
+        answers.map(|(at, _)| at.saturating_sub(healed)).min().ok_or_else(|| {
+            format!("liveness: nothing was committed within {:?} after all faults ended", BASE_TIMEOUT * 8)
+        })
+    }
+
+    /// Waits until all correct members are equal and no client waits.
+    fn settle(&mut self) -> Result<(), String> {
+        loop {
+            let problem = match self.difference() {
+                None => return Ok(()),
+                Some(problem) => problem,
+            };
+            let now = self.simulation.now();
+            if now >= self.scenario.end {
+                return Err(format!("convergence: {problem} {:?} after all faults ended", now - self.scenario.heal_at));
+            }
+            self.run_to(now + Duration::from_millis(200))?;
+        }
+    }
+
+    fn difference(&self) -> Option<String> {
+        let correct = (0..self.simulation.nodes()).filter(|node| !self.liars.contains(node));
+        let hosts: Vec<_> = correct.filter_map(|node| Some((node, self.simulation.process(node)?))).collect();
+        let newest = hosts.iter().map(|(_, host)| host.replica().membership()).max_by_key(|members| members.epoch())?;
+        let of = |host: &Host| (host.replica().executed(), host.replica().chain(), host.machine().hash());
+        let members: Vec<_> =
+            hosts.iter().filter(|(node, _)| newest.by_key(&keys::key(*node)).is_some()).collect();
+        let (first, host) = members.first()?;
+        for (node, other) in &members {
+            if of(host) != of(other) {
+                let (ours, theirs) = (of(host), of(other));
+                return Some(format!("node {first} is at {:?} and node {node} at {:?}", ours.0, theirs.0));
+            }
+            if other.outstanding() > 0 {
+                return Some(format!("clients of node {node} wait for {} answers", other.outstanding()));
+            }
+        }
+        None
+    }
+
+    /// What clients were told has to be explainable by one copy of the registers.
+    fn judge(&self) -> Result<(), String> {
+        let witness = self.witness.borrow();
+        wing_gong_lowe(&KeyValue, &witness.history).map_err(|violation| format!("linearizability: {violation}"))?;
+        if self.scenario.seed.is_multiple_of(16) {
+            just_in_time(&KeyValue, &witness.history)
+                .map_err(|violation| format!("linearizability, by the second checker: {violation}"))?;
+        }
+        Ok(())
+    }
+
+    fn whereabouts(&self) -> Vec<String> {
+        let line = |node| {
+            self.simulation.process(node).map_or_else(
+                || format!("node {node} is down"),
+                |host| {
+                    let replica = host.replica();
+                    let (view, entered) = replica.view();
+                    format!(
+                        "node {node}: epoch {} view {view} entered {entered} stable {} executed {} outstanding {}",
+                        replica.membership().epoch(), replica.stable(), replica.executed(), host.outstanding()
+                    )
+                },
+            )
+        };
+        (0..self.simulation.nodes()).map(line).collect()
+    }
+}

@@ -1,0 +1,97 @@
+use std::time::Duration;
+
+use orch_consensus::pbft::{Config, SeededFault};
+
+use super::liar::Lie;
+use crate::{NemesisSettings, NodeId, Random};
+
+/// How a simulated run goes. Everything follows from the seed.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Where chance begins.
+    pub seed: u64,
+    /// Replicas at the beginning.
+    pub replicas: usize,
+    /// Those that are not correct, at most f, and what they do.
+    pub liars: Vec<(NodeId, Lie)>,
+    /// A node joins and one leaves during the run.
+    pub members_change: bool,
+    /// A mistake that every correct replica makes.
+    pub seeded_fault: Option<SeededFault>,
+    /// When faults end.
+    pub heal_at: Duration,
+    /// When clients stop.
+    pub clients_until: Duration,
+    /// When all correct replicas have to be equal.
+    pub end: Duration,
+}
+
+impl Scenario {
+    /// The scenario of a seed: 60 seconds, faults for 30 of them, then liveness.
+    #[must_use]
+    pub fn from_seed(seed: u64, replicas: usize) -> Self {
+        let mut random = Random::new(seed ^ 0x5ca1_ab1e);
+        let faulty = (replicas - 1) / 3;
+        let mut nodes: Vec<NodeId> = (0..replicas).collect();
+        random.shuffle(&mut nodes);
+        let count = usize::try_from(random.below(faulty as u64 + 1)).unwrap_or(0);
+        let liars = nodes
+            .into_iter()
+            .take(count)
+            .filter_map(|node| Some((node, *random.choose(Lie::ALL)?)))
+            .collect();
+        Self {
+            seed,
+            replicas,
+            liars,
+            members_change: random.chance(200),
+            seeded_fault: None,
+            heal_at: Duration::from_secs(30),
+            clients_until: Duration::from_secs(45),
+            end: Duration::from_secs(60),
+        }
+    }
+
+    /// Small numbers everywhere, so that everything happens often.
+    pub(super) fn config(&self) -> Config {
+        Config {
+            checkpoint_interval: 8,
+            window: 16,
+            pipeline: 3,
+            batch_commands_max: 8,
+            batch_bytes_max: 4096,
+            batch_delay: Duration::from_millis(2),
+            request_timeout: BASE_TIMEOUT,
+            request_timeout_max: BASE_TIMEOUT * 2,
+            status_interval: Duration::from_millis(200),
+            snapshot_bytes_min: 3000,
+            seeded_fault: self.seeded_fault,
+            ..Config::default()
+        }
+    }
+
+    pub(super) fn nemesis(&self, random: &mut Random) -> NemesisSettings {
+        let all = random.chance(700);
+        NemesisSettings {
+            end: self.heal_at,
+            max_down: usize::try_from(1 + random.below(self.replicas as u64)).unwrap_or(1),
+            crashes: all || random.chance(500),
+            partitions: all || random.chance(500),
+            one_way_partitions: all || random.chance(500),
+            weather: all || random.chance(500),
+            pauses: all || random.chance(500),
+            ..NemesisSettings::default()
+        }
+    }
+
+    /// The command that runs it again.
+    #[must_use]
+    pub fn replay(&self) -> String {
+        let fault = SeededFault::ALL.iter().find(|(_, fault)| Some(*fault) == self.seeded_fault);
+        let fault = fault.map(|(name, _)| format!(" --fault {name}")).unwrap_or_default();
+        format!("cargo xtask sim replay --seed {} --replicas {}{fault}", self.seed, self.replicas)
+    }
+}
+
+/// The timeout that liveness is measured with.
+pub(super) const BASE_TIMEOUT: Duration = Duration::from_secs(1);

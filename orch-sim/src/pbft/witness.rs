@@ -1,0 +1,62 @@
+use std::time::Duration;
+
+use orch_consensus::pbft::{Event, View};
+
+use super::invariants::{Invariant, Observation};
+use crate::{
+    NodeId,
+    history::{History, KeyValueInput, KeyValueOutput, OpId},
+};
+
+/// Sees everything that correct replicas do and what clients are told.
+#[derive(Debug)]
+pub(super) struct Witness {
+    invariants: Vec<Box<dyn Invariant>>,
+    pub(super) history: History<KeyValueInput, KeyValueOutput>,
+    pub(super) completed: Vec<(Duration, OpId)>,
+    /// The first thing that was wrong.
+    pub(super) broken: Option<String>,
+    pub(super) accused: Vec<NodeId>,
+    pub(super) view_max: View,
+    pub(super) fetches: u64,
+    pub(super) epochs: u64,
+}
+
+impl Witness {
+    pub(super) fn new(invariants: Vec<Box<dyn Invariant>>) -> Self {
+        Self {
+            invariants,
+            history: History::new(),
+            completed: Vec::new(),
+            broken: None,
+            accused: Vec::new(),
+            view_max: View::default(),
+            fetches: 0,
+            epochs: 0,
+        }
+    }
+
+    pub(super) fn observe(&mut self, node: NodeId, now: Duration, observation: &Observation<'_>) {
+        for invariant in &mut self.invariants {
+            if let Err(problem) = invariant.observe(node, now, observation)
+                && self.broken.is_none()
+            {
+                self.broken = Some(format!("{}: {problem}", invariant.name()));
+            }
+        }
+    }
+
+    pub(super) fn said(&mut self, node: NodeId, event: &Event, lies: bool, now: Duration) {
+        if lies {
+            return;
+        }
+        match event {
+            Event::Entered(view, _) => self.view_max = self.view_max.max(*view),
+            Event::Fetching(_) => self.fetches += 1,
+            Event::Epoch(_) => self.epochs += 1,
+            Event::Evidence(proof) => self.accused.push(super::keys::node(&proof.first.key)),
+            _ => {}
+        }
+        self.observe(node, now, &Observation::Said(event));
+    }
+}
