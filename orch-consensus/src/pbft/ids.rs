@@ -90,7 +90,7 @@ macro_rules! shown_as_hex {
     ($($name:ident),*) => {$(
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                self.0[..4].iter().chain(&self.0[30..32]).try_for_each(|byte| write!(f, "{byte:02x}"))
             }
         }
     )*};

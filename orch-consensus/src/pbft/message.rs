@@ -11,6 +11,9 @@ use super::{
     statement::{Claim, Phase, Statement},
 };
 
+/// What stands for a signature until the host has signed.
+pub(crate) const UNSIGNED: Signature = Signature([0; 64]);
+
 /// A message between members of a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
@@ -331,7 +334,7 @@ impl Summary {
 
     fn digest(&self) -> Digest {
         use super::codec::Encode as _;
-        let unsigned = Self { signature: Signature([0; 64]), ..self.clone() };
+        let unsigned = Self { signature: UNSIGNED, ..self.clone() };
         Digest::of("orch pbft view change", &[&unsigned.to_bytes()])
     }
 }

@@ -122,6 +122,11 @@ impl Host {
         self.waiting.len()
     }
 
+    /// What the clients at this node wait for.
+    pub(super) fn waiting(&self) -> Vec<KeyValueInput> {
+        self.waiting.values().map(|(_, input)| *input).collect()
+    }
+
     /// A client at this node wants something done.
     pub(super) fn ask(&mut self, id: u64, input: KeyValueInput, ordered: bool, ctx: &mut Context<'_, Packet>) -> OpId {
         let operation = self.witness.borrow_mut().history.invoke(id, ctx.now(), input);

@@ -298,8 +298,8 @@ impl Run {
                     let replica = host.replica();
                     let (view, entered) = replica.view();
                     format!(
-                        "node {node}: epoch {} view {view} entered {entered} stable {} executed {} outstanding {}",
-                        replica.membership().epoch(), replica.stable(), replica.executed(), host.outstanding()
+                        "node {node}: epoch {} view {view} entered {entered} stable {} executed {} waiting {:?}",
+                        replica.membership().epoch(), replica.stable(), replica.executed(), host.waiting()
                     )
                 },
             )

@@ -6,10 +6,10 @@ use super::{Replica, jobs::Job};
 use crate::pbft::{
     batch::Batch,
     fault::SeededFault,
-    ids::{Digest, ReplicaId, Seq, Signature, View},
+    ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment, To},
     log::{Counted, Slot},
-    message::{Certificate, Fetch, Message, Vote},
+    message::{Certificate, Fetch, Message, Vote, UNSIGNED},
     record::Record,
     statement::{Claim, Phase, Statement},
 };
@@ -113,7 +113,7 @@ impl Replica {
     /// Casts our vote.
     pub(super) fn vote(&mut self, phase: Phase, view: View, seq: Seq, digest: Digest, out: &mut Vec<Effect>) {
         let Some(replica) = self.me else { return };
-        let signature = Signature([0; 64]);
+        let signature = UNSIGNED;
         let vote = Vote { phase, epoch: self.epoch(), view, seq, digest, replica, signature };
         self.publish(Message::Vote(vote), out);
     }
@@ -241,7 +241,7 @@ impl Replica {
             seq,
             digest,
             replica: ReplicaId(0),
-            signature: Signature([0; 64]),
+            signature: UNSIGNED,
         };
         let certificate = Slot::certificate(&slot.prepares, &like);
         slot.prepared = Some(certificate.clone());

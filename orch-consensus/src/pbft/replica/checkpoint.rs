@@ -6,11 +6,11 @@ use super::{Replica, jobs::Job};
 use crate::pbft::{
     fault::SeededFault,
     history::{GENESIS, Snapshot},
-    ids::{Epoch, PublicKey, ReplicaId, Seq, Signature, View},
+    ids::{Epoch, PublicKey, ReplicaId, Seq, View},
     io::{Effect, Event, Moment},
     log::Log,
     membership::Membership,
-    message::{Checkpoint, CheckpointVote, EpochStep, Message, StableProof, quorum_claims},
+    message::{Checkpoint, CheckpointVote, EpochStep, Message, StableProof, quorum_claims, UNSIGNED},
     record::{Image, Record},
     statement::Claim,
 };
@@ -55,7 +55,7 @@ impl Replica {
             seq: checkpoint.seq,
             digest: checkpoint.digest(),
             replica,
-            signature: Signature([0; 64]),
+            signature: UNSIGNED,
         };
         self.publish(Message::Checkpoint(vote), out);
     }

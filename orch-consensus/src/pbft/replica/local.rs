@@ -76,7 +76,11 @@ impl Replica {
             self.local.open_since = now.elapsed;
         }
         self.local.open.push((token, command));
-        if !self.leads() && self.local.sent.len() < BUNDLES_MAX {
+    }
+
+    /// Sends what waits to the primary, as long as not too much is on its way.
+    pub(super) fn send_bundles(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        while !self.leads() && !self.local.open.is_empty() && self.local.sent.len() < BUNDLES_MAX {
             self.send_bundle(now, out);
         }
     }

@@ -353,6 +353,7 @@ impl Replica {
         self.run_reads(now, out);
         self.run_transfer(now, out);
         self.run_timers(now, out);
+        self.send_bundles(now, out);
         self.propose(now, out);
         if now.elapsed >= self.status_at {
             self.status_at = now.elapsed + self.config.status_interval;

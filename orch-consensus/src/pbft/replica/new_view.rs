@@ -6,10 +6,10 @@ use super::{Replica, jobs::Job};
 use crate::pbft::{
     batch::Batch,
     fault::SeededFault,
-    ids::{Digest, ReplicaId, Seq, Signature, View},
+    ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment},
     log::Proposal,
-    message::{Certificate, Message, NewView, StableProof, Summary, ViewChange},
+    message::{Certificate, Message, NewView, StableProof, Summary, ViewChange, UNSIGNED},
     record::Record,
     statement::{Claim, Phase},
 };
@@ -88,7 +88,7 @@ impl Replica {
             summaries,
             stable,
             prepared,
-            signature: Signature([0; 64]),
+            signature: UNSIGNED,
         })
     }
 
@@ -140,8 +140,14 @@ impl Replica {
 
     /// Our NEW-VIEW is signed and the log holds that the view has begun.
     pub(super) fn enter_own_view(&mut self, now: Moment, new: Arc<NewView>, out: &mut Vec<Effect>) {
-        if new.view == self.view && new.epoch == self.epoch() && self.changing.is_some() {
+        if new.view != self.view || new.epoch != self.epoch() {
+            return;
+        }
+        if self.changing.is_some() {
             self.begin_view(now, new, out);
+        } else {
+            // It began in an earlier life; now it can be shown to others again.
+            self.new_view = Some(new);
         }
     }
 
@@ -173,9 +179,10 @@ impl Replica {
                 slot.proposal = None;
             }
         }
-        let base = new.proposals.first().map_or(self.log.low(), |(first, _)| Seq(first.0 - 1));
-        self.proposed = new.proposals.last().map_or(base.max(self.log.low()), |(last, _)| *last);
-        self.proposed = self.proposed.max(new.stable.as_ref().map_or(Seq::ZERO, |proof| proof.checkpoint.seq));
+        let base = new.stable.as_ref().map_or(self.log.low(), |proof| proof.checkpoint.seq);
+        self.proposed = new.proposals.last().map_or(base, |(last, _)| *last);
+        // A view that is gone on with after a restart may have come further since.
+        self.proposed = self.proposed.max(self.executed());
         for (seq, digest) in &new.proposals {
             self.adopt(now, *seq, *digest, out);
         }

@@ -6,9 +6,9 @@ use super::{Replica, jobs::Job};
 use crate::pbft::{
     batch::{Batch, Body, Request},
     clients::Standing,
-    ids::{Digest, PublicKey, Signature},
+    ids::{Digest, PublicKey},
     io::{Effect, Moment, To},
-    message::{Message, Vote},
+    message::{Message, Vote, UNSIGNED},
     record::Record,
     statement::{Claim, Phase, Statement},
 };
@@ -119,7 +119,7 @@ impl Replica {
             seq: self.proposed,
             digest: batch.digest(),
             replica: me,
-            signature: Signature([0; 64]),
+            signature: UNSIGNED,
         };
         self.accept(now, &batch, vote.seq, out);
         self.publish(Message::PrePrepare(batch, vote), out);

@@ -10,7 +10,7 @@ use crate::pbft::{
     ids::{Digest, Epoch, Seq, View},
     io::{Effect, Moment},
     log::Proposal,
-    message::{Certificate, EpochStep, Message, NewView, StableProof},
+    message::{Certificate, EpochStep, Message, NewView, StableProof, UNSIGNED, Vote},
     record::{Image, Record},
     statement::Phase,
 };
@@ -93,7 +93,7 @@ impl Replica {
         // All of it is in the log already, and what was sent is sent again below, where it still matters.
         drop(past);
         self.appended = 0;
-        self.vote_again(now, out);
+        self.vote_again(out);
         if let Some(proof) = found.stable.filter(|proof| proof.checkpoint.seq > self.executed()) {
             self.catch_up(now, proof, out);
         }
@@ -154,12 +154,6 @@ impl Replica {
             return;
         }
         if let Some(new) = began {
-            if self.me == Some(new.replica) && new.signature == crate::pbft::ids::Signature([0; 64]) {
-                // It may not have gone out. It does so once more, and the view begins when it comes back.
-                self.changing = Some(Changing::default());
-                self.new_view = Some(new.clone());
-                return;
-            }
             self.begin_view(now, new.clone(), past);
         }
         let view = self.view;
@@ -174,10 +168,9 @@ impl Replica {
     }
 
     /// Votes of the earlier life may not have gone out. They say what they said, so they may go out twice.
-    fn vote_again(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if let Some(new) = self.new_view.clone().filter(|_| self.changing.is_some()) {
+    fn vote_again(&mut self, out: &mut Vec<Effect>) {
+        if let Some(new) = self.new_view.clone().filter(|new| new.signature == UNSIGNED) {
             self.publish(Message::NewView(new), out);
-            return;
         }
         if self.changing.is_some() {
             self.send_view_change(out);
@@ -196,13 +189,11 @@ impl Replica {
         for (phase, seq, digest, body) in votes {
             match (body, me) {
                 (Some(batch), Some(replica)) if primary => {
-                    let signature = crate::pbft::ids::Signature([0; 64]);
-                    let vote = crate::pbft::message::Vote { phase, epoch, view, seq, digest, replica, signature };
+                    let vote = Vote { phase, epoch, view, seq, digest, replica, signature: UNSIGNED };
                     self.publish(Message::PrePrepare(batch, vote), out);
                 }
                 _ => self.vote(phase, view, seq, digest, out),
             }
         }
-        let _ = now;
     }
 }

@@ -6,7 +6,7 @@ use crate::pbft::{
     ids::{PublicKey, ReplicaId, Seq},
     io::{Effect, Moment, To},
     log::Slot,
-    message::{Certificate, Message, Status, Vote},
+    message::{Certificate, Message, Status, UNSIGNED, Vote},
     statement::Phase,
 };
 
@@ -49,7 +49,7 @@ impl Replica {
             return;
         }
         let earlier = status.view < self.view || (status.view == self.view && status.changing);
-        if earlier && self.changing.is_none() && let Some(new) = self.new_view.clone() {
+        if earlier && self.changing.is_none() && let Some(new) = self.new_view.clone().filter(|new| new.signature != UNSIGNED) {
             // Even if it does not want to: its correct members are here.
             out.push(Effect::Send(To::One(from), Message::NewView(new)));
         }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{Replica, jobs::Job};
 use crate::pbft::{
     fault::SeededFault,
-    ids::{ReplicaId, Signature, View},
+    ids::{ReplicaId, View},
     io::{Effect, Event, Moment, To},
-    message::{Message, Summary, ViewChange},
+    message::{Message, Summary, ViewChange, UNSIGNED},
     record::Record,
     statement::Claim,
 };
@@ -121,7 +121,7 @@ impl Replica {
             replica,
             stable: self.log.low(),
             prepared,
-            signature: Signature([0; 64]),
+            signature: UNSIGNED,
         };
         let stable = stable.map(|proof| (**proof).clone());
         let change = ViewChange { summary, stable, prepared: certificates };
