@@ -1,5 +1,7 @@
 //! What a simulation promises to the processes in it, and to the test around it.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::time::Duration;
 
 use orch_sim::{Context, DiskError, NodeId, Process, Settings, Simulation, Weather};
@@ -64,7 +66,7 @@ impl Process for Chatter {
     }
 
     fn receive(&mut self, from: NodeId, message: u64, ctx: &mut Context<'_, u64>) {
-        if message % 3 == 0 {
+        if message.is_multiple_of(3) {
             ctx.send(from, message + 1);
         }
     }

@@ -1,19 +1,15 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use super::{Event, History, Model, Part, Violation, apply};
-
-/// A state that the data can be in, and the open operations that have happened in it, sorted. An operation is open from
-/// its call to its return; one without a return stays open.
-type Configuration<State> = (Vec<usize>, State);
-type Configurations<State> = HashSet<Configuration<State>, BuildHasherDefault<DefaultHasher>>;
 
 /// Checks a history by walking once through its time with all configurations that are possible so far. Nothing happens
 /// in them until an operation returns: then each configuration in which it has not happened is replaced by those in
 /// which some of the open operations happen and this one last.
 ///
 /// The just-in-time linearization of Lowe, "Testing for linearizability" (2017), breadth first. Its time depends little
-/// on the length of a history and much on how many operations are open at once.
+/// on the length of a history and much on how many operations are open at once; those that were never completed count
+/// only where they make a difference.
 ///
 /// # Errors
 /// The [`Violation`] of the first partition that is not linearizable, by the number of the partition.
@@ -21,17 +17,77 @@ pub fn just_in_time<M: Model>(model: &M, history: &History<M::Input, M::Output>)
     history.parts(|input| model.partition(input)).try_for_each(|part| check(model, &part))
 }
 
+/// Indices of operations, sorted.
+type Set = Vec<usize>;
+
+/// A state that the data can be in, and the open operations that have happened in it.
+#[derive(Clone, Debug)]
+struct Configuration<State> {
+    state: State,
+    /// Those that will return.
+    told: Set,
+    /// Those that stay open for ever.
+    untold: Set,
+}
+
+/// A configuration to go on from, with the state before its last operation if nobody will be told of that one.
+type Waiting<State> = (Configuration<State>, Option<State>);
+
+/// Without those of which another one is the same, except that fewer operations without a return have happened: it can
+/// go on in each way that they can.
+struct Configurations<State> {
+    untold: HashMap<(Set, State), Vec<Set>, BuildHasherDefault<DefaultHasher>>,
+}
+
+impl<State: Clone + Eq + std::hash::Hash> Configurations<State> {
+    fn new() -> Self {
+        Self { untold: HashMap::default() }
+    }
+
+    /// False when it adds nothing.
+    fn insert(&mut self, configuration: &Configuration<State>) -> bool {
+        let Configuration { state, told, untold } = configuration;
+        let sets = self.untold.entry((told.clone(), state.clone())).or_default();
+        if sets.iter().any(|set| is_part(set, untold)) {
+            return false;
+        }
+        sets.retain(|set| !is_part(untold, set));
+        sets.push(untold.clone());
+        true
+    }
+
+    /// False when a better one has taken its place.
+    fn contains(&self, configuration: &Configuration<State>) -> bool {
+        let key = (configuration.told.clone(), configuration.state.clone());
+        self.untold.get(&key).is_some_and(|sets| sets.contains(&configuration.untold))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Configuration<State>> + '_ {
+        self.untold.iter().flat_map(|((told, state), sets)| {
+            sets.iter().map(|untold| Configuration {
+                state: state.clone(),
+                told: told.clone(),
+                untold: untold.clone(),
+            })
+        })
+    }
+}
+
+fn is_part(part: &[usize], whole: &[usize]) -> bool {
+    part.len() <= whole.len() && part.iter().all(|item| whole.binary_search(item).is_ok())
+}
+
 fn check<M: Model>(model: &M, part: &Part<'_, M::Input, M::Output>) -> Result<(), Violation> {
-    let mut configurations = Configurations::default();
-    configurations.insert((Vec::new(), model.initial()));
+    let mut configurations = Configurations::new();
+    configurations.insert(&Configuration { state: model.initial(), told: Vec::new(), untold: Vec::new() });
     let mut open: Vec<usize> = Vec::new();
     for (position, event) in part.events.iter().enumerate() {
         match *event {
             Event::Call(operation) => open.push(operation),
             Event::Return(operation) => {
                 let after = happened(model, part, &configurations, &open, operation);
-                if after.is_empty() {
-                    let states = configurations.into_iter().map(|(_, state)| state);
+                if after.untold.is_empty() {
+                    let states = configurations.iter().map(|configuration| configuration.state);
                     return Err(Violation::new(part, position, states));
                 }
                 configurations = after;
@@ -50,31 +106,44 @@ fn happened<M: Model>(
     open: &[usize],
     returned: usize,
 ) -> Configurations<M::State> {
-    let mut after = Configurations::default();
-    let mut visited = Configurations::default();
-    let mut waiting: Vec<Configuration<M::State>> = Vec::new();
-    for (done, state) in before {
-        if done.contains(&returned) {
-            let rest = done.iter().copied().filter(|other| *other != returned).collect();
-            after.insert((rest, state.clone()));
-        } else {
-            visited.insert((done.clone(), state.clone()));
-            waiting.push((done.clone(), state.clone()));
+    let mut after = Configurations::new();
+    let mut visited = Configurations::new();
+    let mut waiting: VecDeque<Waiting<M::State>> = VecDeque::new();
+    for mut configuration in before.iter() {
+        if let Ok(place) = configuration.told.binary_search(&returned) {
+            configuration.told.remove(place);
+            after.insert(&configuration);
+        } else if visited.insert(&configuration) {
+            waiting.push_back((configuration, None));
         }
     }
-    while let Some((done, state)) = waiting.pop() {
-        for &operation in open {
-            let Err(place) = done.binary_search(&operation) else { continue };
-            let Some(next) = apply(model, &state, part.operations[operation].1) else { continue };
-            if operation == returned {
-                after.insert((done.clone(), next));
+    // First in, first out: the smaller sets come first, and most of the larger ones then add nothing.
+    while let Some((configuration, before_untold)) = waiting.pop_front() {
+        if !visited.contains(&configuration) {
+            continue;
+        }
+        for &index in open {
+            let operation = part.operations[index].1;
+            let untold = operation.returned.is_none();
+            let set = if untold { &configuration.untold } else { &configuration.told };
+            let Err(place) = set.binary_search(&index) else { continue };
+            let Some(state) = apply(model, &configuration.state, operation) else { continue };
+            // The last operation makes no difference if this one could as well have come in its place.
+            if before_untold
+                .as_ref()
+                .is_some_and(|before| apply(model, before, operation).as_ref() == Some(&state))
+            {
                 continue;
             }
-            let mut done = done.clone();
-            done.insert(place, operation);
-            let configuration = (done, next);
-            if visited.insert(configuration.clone()) {
-                waiting.push(configuration);
+            let mut next = Configuration { state, ..configuration.clone() };
+            if index == returned {
+                after.insert(&next);
+                continue;
+            }
+            let set = if untold { &mut next.untold } else { &mut next.told };
+            set.insert(place, index);
+            if visited.insert(&next) {
+                waiting.push_back((next, untold.then(|| configuration.state.clone())));
             }
         }
     }

@@ -7,8 +7,8 @@ use super::{Event, OpId, Operation, Part};
 const SHOWN_OPERATIONS: usize = 20;
 const SHOWN_STATES: usize = 8;
 
-/// Why a history is not linearizable: the first return that no order of the operations explains. The part of the
-/// history up to this return is the shortest that is not linearizable.
+/// Why a history is not linearizable: the first return that no order of the operations explains, given also what the
+/// operations that overlap it were told later. What was called after it has no part in it.
 #[derive(Clone, Debug)]
 pub struct Violation {
     partition: u64,

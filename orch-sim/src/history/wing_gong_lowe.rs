@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use super::{Event, History, Model, Part, Violation, apply};
@@ -9,14 +9,24 @@ const ANCHOR: usize = 0;
 /// Enough for a reader; the search may come to the same return very often.
 const STUCK_STATES_MAX: usize = 16;
 
-type Configurations<State> = HashSet<(Box<[u64]>, State), BuildHasherDefault<DefaultHasher>>;
+/// What was tried before: the operations that will return and were chosen, and the state; with the sets of operations that
+/// were never told and were chosen with them.
+///
+/// Who chose more of the latter for the same has fewer possibilities, so a set is not tried after one that is part of it.
+type Tried<State> = HashMap<(Told, State), Vec<Bits>, BuildHasherDefault<DefaultHasher>>;
+type Bits = Box<[u64]>;
+
+/// Which operations were chosen, without the many words at both ends in which all or none were: how many have all, and
+/// the words from there on.
+type Told = (usize, Bits);
 
 /// Checks a history by depth-first search: choose an operation that could be the next one, take it out of the history,
 /// go on, and take the last choice back where the next return belongs to an operation not yet chosen.
 ///
 /// Wing and Gong, "Testing and verifying concurrent objects" (1993), with the memory of configurations (operations
 /// chosen, state) that were tried before of Lowe, "Testing for linearizability" (2017). Fast for most histories, also
-/// long ones.
+/// long ones. Two things are added for operations that were never completed, of which a run with faults has many: they
+/// are tried last, and not where they make no difference.
 ///
 /// # Errors
 /// The [`Violation`] of the first partition that is not linearizable, by the number of the partition.
@@ -24,63 +34,123 @@ pub fn wing_gong_lowe<M: Model>(model: &M, history: &History<M::Input, M::Output
     history.parts(|input| model.partition(input)).try_for_each(|part| check(model, &part))
 }
 
+/// Where the search looks for the next operation.
+#[derive(Clone, Copy)]
+enum Cursor {
+    /// At this entry of the list.
+    Told(usize),
+    /// At this number among the operations that were never told, and were called before the entry `limit`.
+    Untold { number: usize, limit: usize },
+}
+
 fn check<M: Model>(model: &M, part: &Part<'_, M::Input, M::Output>) -> Result<(), Violation> {
     let mut entries = Entries::new(part);
-    let mut missing = entries.returns.iter().flatten().count();
-    let mut chosen = vec![0_u64; part.operations.len().div_ceil(64)].into_boxed_slice();
-    let mut tried = Configurations::default();
-    let mut choices: Vec<(usize, M::State)> = Vec::new();
+    let untold = entries.unlink_untold(part);
+    let mut missing = part.operations.len() - untold.len();
+    let mut told_chosen = bits(part.operations.len());
+    let mut untold_chosen = bits(untold.len());
     let mut state = model.initial();
+    let mut tried = Tried::default();
+    tried.insert((trimmed(&told_chosen), state.clone()), vec![untold_chosen.clone()]);
+    let mut choices: Vec<(Cursor, M::State)> = Vec::new();
     let mut furthest = ANCHOR;
     let mut stuck_states: Vec<M::State> = Vec::new();
 
-    let mut entry = entries.next[ANCHOR];
+    let mut cursor = Cursor::Told(entries.next[ANCHOR]);
     // An operation that is missing has its return in the list, so the search meets a return before the end.
     while missing > 0 {
-        match part.events[entry - 1] {
-            Event::Call(index) => {
-                let operation = part.operations[index].1;
-                let next = apply(model, &state, operation).filter(|next| {
-                    chosen[index / 64] |= 1 << (index % 64);
-                    let new = tried.insert((chosen.clone(), next.clone()));
-                    if !new {
-                        chosen[index / 64] &= !(1 << (index % 64));
+        let candidate = match cursor {
+            Cursor::Told(entry) => match part.events[entry - 1] {
+                Event::Call(index) => index,
+                Event::Return(_) => {
+                    cursor = Cursor::Untold { number: 0, limit: entry };
+                    continue;
+                }
+            },
+            Cursor::Untold { number, limit } => match untold.get(number) {
+                Some((call, index)) if *call < limit => *index,
+                _ => {
+                    // All that returned before this one was explained, so the furthest such return is the first
+                    // that cannot be.
+                    if limit > furthest {
+                        furthest = limit;
+                        stuck_states.clear();
                     }
-                    new
-                });
-                match next {
-                    Some(next) => {
-                        choices.push((entry, std::mem::replace(&mut state, next)));
-                        missing -= usize::from(operation.returned.is_some());
-                        entries.take_out(entry, index);
-                        entry = entries.next[ANCHOR];
+                    if limit == furthest && stuck_states.len() < STUCK_STATES_MAX {
+                        stuck_states.push(state.clone());
                     }
-                    None => entry = entries.next[entry],
+                    let Some((choice, before)) = choices.pop() else {
+                        return Err(Violation::new(part, furthest - 1, stuck_states));
+                    };
+                    state = before;
+                    match choice {
+                        Cursor::Told(call) => {
+                            let (Event::Call(index) | Event::Return(index)) = part.events[call - 1];
+                            flip(&mut told_chosen, index);
+                            entries.put_back(call, index);
+                            missing += 1;
+                        }
+                        Cursor::Untold { number, .. } => flip(&mut untold_chosen, number),
+                    }
+                    cursor = entries.after(choice);
+                    continue;
                 }
-            }
-            Event::Return(_) => {
-                // All that returned before this one was explained, so the furthest such return ends the shortest
-                // prefix that cannot be.
-                if entry > furthest {
-                    furthest = entry;
-                    stuck_states.clear();
-                }
-                if entry == furthest && stuck_states.len() < STUCK_STATES_MAX {
-                    stuck_states.push(state.clone());
-                }
-                let Some((call, before)) = choices.pop() else {
-                    return Err(Violation::new(part, furthest - 1, stuck_states));
-                };
-                let (Event::Call(index) | Event::Return(index)) = part.events[call - 1];
-                state = before;
-                chosen[index / 64] &= !(1 << (index % 64));
-                missing += usize::from(part.operations[index].1.returned.is_some());
-                entries.put_back(call, index);
-                entry = entries.next[call];
-            }
+            },
+        };
+        if let Cursor::Untold { number, .. } = cursor
+            && untold_chosen[number / 64] & (1 << (number % 64)) != 0
+        {
+            cursor = entries.after(cursor);
+            continue;
         }
+        let operation = part.operations[candidate].1;
+        // An operation never told makes no difference if the one that follows it could as well come in its place.
+        let useless = |next: &M::State| match choices.last() {
+            Some((Cursor::Untold { .. }, before)) => apply(model, before, operation).as_ref() == Some(next),
+            _ => false,
+        };
+        let Some(next) = apply(model, &state, operation).filter(|next| !useless(next)) else {
+            cursor = entries.after(cursor);
+            continue;
+        };
+        let flip_choice = |told_chosen: &mut Bits, untold_chosen: &mut Bits| match cursor {
+            Cursor::Told(_) => flip(told_chosen, candidate),
+            Cursor::Untold { number, .. } => flip(untold_chosen, number),
+        };
+        flip_choice(&mut told_chosen, &mut untold_chosen);
+        let before = tried.entry((trimmed(&told_chosen), next.clone())).or_default();
+        if before.iter().any(|set| is_part(set, &untold_chosen)) {
+            flip_choice(&mut told_chosen, &mut untold_chosen);
+            cursor = entries.after(cursor);
+            continue;
+        }
+        before.push(untold_chosen.clone());
+        choices.push((cursor, std::mem::replace(&mut state, next)));
+        if let Cursor::Told(call) = cursor {
+            entries.take_out(call, candidate);
+            missing -= 1;
+        }
+        cursor = Cursor::Told(entries.next[ANCHOR]);
     }
     Ok(())
+}
+
+fn bits(len: usize) -> Bits {
+    vec![0; len.div_ceil(64)].into_boxed_slice()
+}
+
+fn trimmed(bits: &Bits) -> Told {
+    let full = bits.iter().take_while(|word| **word == u64::MAX).count();
+    let end = bits.iter().rposition(|word| *word != 0).map_or(full, |last| full.max(last + 1));
+    (full, bits[full..end].into())
+}
+
+fn flip(bits: &mut Bits, index: usize) {
+    bits[index / 64] ^= 1 << (index % 64);
+}
+
+fn is_part(part: &Bits, whole: &Bits) -> bool {
+    part.iter().zip(whole).all(|(part, whole)| part & !whole == 0)
 }
 
 /// The calls and returns as a doubly linked list, from which an operation can be taken and put back where it was.
@@ -103,6 +173,27 @@ impl Entries {
         let next = (0..len).map(|entry| (entry + 1) % len).collect();
         let previous = (0..len).map(|entry| (entry + len - 1) % len).collect();
         Self { next, previous, returns }
+    }
+
+    /// Takes out the operations that were never told. Returns their calls' entries and their indices, by time.
+    fn unlink_untold<In, Out>(&mut self, part: &Part<'_, In, Out>) -> Vec<(usize, usize)> {
+        let mut untold = Vec::new();
+        for (position, event) in part.events.iter().enumerate() {
+            if let Event::Call(index) = *event
+                && self.returns[index].is_none()
+            {
+                self.unlink(position + 1);
+                untold.push((position + 1, index));
+            }
+        }
+        untold
+    }
+
+    fn after(&self, cursor: Cursor) -> Cursor {
+        match cursor {
+            Cursor::Told(entry) => Cursor::Told(self.next[entry]),
+            Cursor::Untold { number, limit } => Cursor::Untold { number: number + 1, limit },
+        }
     }
 
     fn take_out(&mut self, call: usize, operation: usize) {
