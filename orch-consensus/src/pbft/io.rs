@@ -88,7 +88,7 @@ pub struct Answer {
     pub outcome: Bytes,
 }
 
-/// Why a command was not carried out. It never will be.
+/// Why a command has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -101,9 +101,10 @@ pub enum Refusal {
     /// A change of members that cannot be.
     #[error("{0}")]
     Membership(String),
-    /// A later life of this client is known; whether the command was carried out is not.
-    #[error("the group knows a later life of this client")]
-    Superseded,
+    /// This replica left the group, or a later life of it is known, while the command was on its way. It may have been
+    /// carried out.
+    #[error("whether the command was carried out is not known")]
+    Unknown,
 }
 
 /// Something that operators want to know.

@@ -203,6 +203,13 @@ impl Replica {
         self.early.clear();
         self.peers.clear();
         self.proposed = self.log.low();
+        if self.me.is_none() {
+            self.give_up_local(out);
+        }
+        let (members, clients) = (self.membership().clone(), self.config.clients.clone());
+        self.pool.forget(|request| {
+            members.by_key(&request.client).is_none() && !clients.contains(&request.client)
+        });
         self.pool.begin_view(now.elapsed);
         Self::event(out, Event::Epoch(self.epoch()));
         self.resubmit(out);

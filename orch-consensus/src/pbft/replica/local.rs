@@ -158,15 +158,27 @@ impl Replica {
         }
         self.local.session = known + 1;
         self.local.next = 1;
+        self.give_up_sent(out);
+        let (key, session) = (self.key, self.local.session);
+        self.pool.forget(|request| request.client == key && request.session < session);
+    }
+
+    /// This replica is no member any more: nobody carries out what it asks for.
+    pub(super) fn give_up_local(&mut self, out: &mut Vec<Effect>) {
+        let refused = |(token, _)| Effect::Answer(token, Err(Refusal::NotAMember));
+        out.extend(std::mem::take(&mut self.local.open).into_iter().map(refused));
+        self.give_up_sent(out);
+        self.give_up_reads(out);
+    }
+
+    fn give_up_sent(&mut self, out: &mut Vec<Effect>) {
         for (_, sent) in std::mem::take(&mut self.local.sent) {
             let tokens = match sent.purpose {
                 Purpose::Commands(tokens) | Purpose::Barrier(tokens) => tokens,
                 Purpose::Membership(token) => vec![token],
             };
-            out.extend(tokens.into_iter().map(|token| Effect::Answer(token, Err(Refusal::Superseded))));
+            out.extend(tokens.into_iter().map(|token| Effect::Answer(token, Err(Refusal::Unknown))));
         }
-        let (key, session) = (self.key, self.local.session);
-        self.pool.forget(|request| request.client == key && request.session < session);
     }
 
     fn number(&mut self, body: Body, purpose: Purpose) -> Arc<Request> {

@@ -8,6 +8,9 @@ use std::{
 
 use crate::pbft::{batch::Request, clients::CLIENT_WINDOW, ids::PublicKey};
 
+/// Requests that are passed on in one go.
+const RELAYED_MAX: usize = 32;
+
 /// A request's name.
 pub(super) type Key = (PublicKey, u64, u64);
 
@@ -31,8 +34,8 @@ pub(super) struct Pool {
 pub(super) struct Waiting {
     pub(super) request: Arc<Request>,
     pub(super) since: Duration,
-    /// Others were told about it because it waits for long.
-    pub(super) relayed: bool,
+    /// When it was last passed on.
+    told: Duration,
 }
 
 impl Pool {
@@ -42,7 +45,7 @@ impl Pool {
         if self.waiting.contains_key(&key) || self.of_client(&request.client) >= CLIENT_WINDOW as usize {
             return false;
         }
-        self.waiting.insert(key, Waiting { request, since: now, relayed: false });
+        self.waiting.insert(key, Waiting { request, since: now, told: now });
         self.arrivals.push_back(key);
         self.proposable.push_back(key);
         true
@@ -68,20 +71,22 @@ impl Pool {
         self.arrivals.iter().filter(|key| key.0 == *client).find_map(|key| self.waiting.get(key))
     }
 
-    /// The request that has waited longest of those that others were not told about.
-    pub(super) fn oldest_unrelayed(&self) -> Option<&Waiting> {
-        self.arrivals.iter().filter_map(|key| self.waiting.get(key)).find(|waiting| !waiting.relayed)
+    /// When the request that was passed on longest ago was.
+    pub(super) fn told_first(&self) -> Option<Duration> {
+        self.arrivals.iter().filter_map(|key| self.waiting.get(key)).map(|waiting| waiting.told).min()
     }
 
-    /// Those that others have to be told about, because they have waited since `since`.
-    pub(super) fn take_unrelayed(&mut self, since: Duration) -> Vec<Arc<Request>> {
+    /// Requests that were last passed on at `before` or earlier, the oldest first. They count as passed on now.
+    pub(super) fn take_untold(&mut self, before: Duration, now: Duration) -> Vec<Arc<Request>> {
         let mut due = Vec::new();
         for key in &self.arrivals {
+            if due.len() >= RELAYED_MAX {
+                break;
+            }
             if let Some(waiting) = self.waiting.get_mut(key)
-                && !waiting.relayed
-                && waiting.since <= since
+                && waiting.told <= before
             {
-                waiting.relayed = true;
+                waiting.told = now;
                 due.push(waiting.request.clone());
             }
         }
@@ -117,7 +122,7 @@ impl Pool {
         self.proposable.clone_from(&self.arrivals);
         for each in waiting.values_mut() {
             each.since = now;
-            each.relayed = false;
+            each.told = now;
         }
     }
 

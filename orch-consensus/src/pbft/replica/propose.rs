@@ -41,7 +41,8 @@ impl Replica {
 
     /// A request whose client has signed it.
     pub(super) fn take_request(&mut self, now: Moment, request: Arc<Request>) {
-        if self.service.standing(&request) == Standing::New {
+        // The members may have changed while the signature was checked.
+        if self.service.standing(&request) == Standing::New && self.admits(&request.client) {
             self.pool.add(request, now.elapsed);
         }
     }

@@ -65,6 +65,13 @@ impl Replica {
         }
     }
 
+    /// This replica is no member any more and cannot find out what the others have.
+    pub(super) fn give_up_reads(&mut self, out: &mut Vec<Effect>) {
+        let asked = self.reads.round.take().map(|round| round.tokens).unwrap_or_default();
+        let tokens = asked.into_iter().chain(std::mem::take(&mut self.reads.waiting));
+        out.extend(tokens.map(|token| Effect::Answer(token, Err(Refusal::NotAMember))));
+    }
+
     pub(super) fn run_reads(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let (executed, quorum) = (self.executed(), self.quorum());
         if let Some(round) = &self.reads.round {

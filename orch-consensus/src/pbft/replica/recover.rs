@@ -157,6 +157,7 @@ impl Replica {
             self.begin_view(now, new.clone(), past);
         }
         let view = self.view;
+        self.proposed = self.proposed.max(self.executed());
         for ((_, _, seq), digest) in found.accepted.range((epoch, view, Seq(0))..=(epoch, view, Seq(u64::MAX))) {
             self.proposed = self.proposed.max(*seq);
             if let Some(slot) = self.log.get_mut(*seq)

@@ -325,6 +325,7 @@ impl Replica {
     /// Executes what has come and fits.
     fn execute_fetched(&mut self, now: Moment, out: &mut Vec<Effect>) {
         loop {
+            self.pass_epoch(now, out);
             let next = self.executed().next();
             let Some(transfer) = &mut self.transfer else { return };
             let Stage::Batches { digests, batches } = &mut transfer.stage else { return };
@@ -333,17 +334,9 @@ impl Replica {
             *batches = batches.split_off(&next);
             let Some(batch) = batches.remove(&next) else { break };
             digests.remove(&next);
-            let (steps, target) = (transfer.target.steps.clone(), transfer.target.checkpoint);
             self.append(Record::Body(batch.clone()), out);
             self.append(Record::Decided(next, batch.digest()), out);
             self.execute(now, next, &batch, out);
-            let ends_here = self.service.successor().is_some_and(|(end, _)| *end == next);
-            if ends_here && target.seq > next {
-                // The target proves that the old members agreed to go on from here.
-                self.learn_steps(&steps);
-                self.service.succeed();
-                self.enter_epoch(now, out);
-            }
         }
         let open = |transfer: &Transfer| match &transfer.stage {
             Stage::Batches { digests, batches } => digests.len() - batches.len(),
@@ -353,6 +346,18 @@ impl Replica {
             self.ask(out);
         }
         self.run_transfer(now, out);
+    }
+
+    /// Where the epoch ends, a target beyond it proves that the old members agreed to go on from here.
+    fn pass_epoch(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let Some(target) = self.transfer.as_ref().map(|transfer| transfer.target.clone()) else { return };
+        let executed = self.executed();
+        let ends_here = self.service.successor().is_some_and(|(end, _)| *end == executed);
+        if ends_here && target.checkpoint.seq > executed {
+            self.learn_steps(&target.steps);
+            self.service.succeed();
+            self.enter_epoch(now, out);
+        }
     }
 
     fn learn_steps(&mut self, steps: &[crate::pbft::message::EpochStep]) {

@@ -226,23 +226,22 @@ impl Replica {
         self.try_begin_view(out);
     }
 
-    /// When others have to be told about a request because it waits for long: half of the time that it has.
+    /// When a request that takes long is passed on: after half of the time that the primary has for it, and again after as
+    /// much.
     pub(super) fn relay_at(&self) -> Option<Duration> {
-        if self.changing.is_some() || self.me.is_none() {
-            return None;
-        }
-        self.pool.oldest_unrelayed().map(|waiting| waiting.since + self.timeout() / 2)
+        self.me?;
+        self.pool.told_first().map(|told| told + self.config.request_timeout / 2)
     }
 
     /// A request of ours that takes long goes to all, so that they watch the primary too; somebody else's goes to the primary,
-    /// which may not have it (TOCS 4.1).
+    /// which may not have it (TOCS 4.1). Also on the way to another view: others may not be, and go on without us.
     fn relay(&mut self, now: Moment, out: &mut Vec<Effect>) {
         if !self.relay_at().is_some_and(|at| at <= now.elapsed) {
             return;
         }
-        let since = now.elapsed.saturating_sub(self.timeout() / 2);
+        let before = now.elapsed.saturating_sub(self.config.request_timeout / 2);
         let primary = self.membership().primary(self.view).key;
-        for request in self.pool.take_unrelayed(since) {
+        for request in self.pool.take_untold(before, now.elapsed) {
             if request.client == self.key {
                 out.push(Effect::Submit(To::Others, Message::Request(request)));
             } else if primary != self.key {
