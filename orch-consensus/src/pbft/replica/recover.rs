@@ -102,18 +102,18 @@ impl Replica {
 
     fn replay(&mut self, now: Moment, found: &Found, past: &mut Vec<Effect>) {
         loop {
-            let next = self.executed().next();
+            let (executed, next) = (self.executed(), self.executed().next());
+            if self.service.successor().is_some_and(|(end, _)| *end == executed) {
+                if !found.steps.values().any(|step| step.checkpoint.seq == executed) {
+                    return;
+                }
+                self.service.succeed();
+                self.enter_epoch(now, past);
+            }
             let Some(batch) = found.decided.get(&next).and_then(|digest| found.bodies.get(digest)).cloned() else {
                 return;
             };
             self.execute(now, next, &batch, past);
-            let ended = self.service.successor().is_some_and(|(end, _)| {
-                *end == next && found.steps.values().any(|step| step.checkpoint.seq == *end)
-            });
-            if ended {
-                self.service.succeed();
-                self.enter_epoch(now, past);
-            }
         }
     }
 

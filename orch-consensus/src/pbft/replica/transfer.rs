@@ -17,7 +17,7 @@ use crate::pbft::{
     history::{Snapshot, chunk_digest, root},
     ids::{Digest, PublicKey, Seq},
     io::{Effect, Event, Moment, To},
-    message::{Fetch, Message, SnapshotRef, StableProof, Supply},
+    message::{EpochStep, Fetch, Message, SnapshotRef, StableProof, Supply},
     record::Record,
     service::link,
 };
@@ -249,7 +249,7 @@ impl Replica {
             return;
         }
         let steps = transfer.target.steps.clone();
-        self.learn_steps(&steps);
+        self.learn_steps(&steps, out);
         self.prepared_max = self.prepared_max.max(name.seq);
         self.history.restart(Snapshot::new(name.seq, bytes));
         if self.membership().epoch() != epoch {
@@ -354,15 +354,18 @@ impl Replica {
         let executed = self.executed();
         let ends_here = self.service.successor().is_some_and(|(end, _)| *end == executed);
         if ends_here && target.checkpoint.seq > executed {
-            self.learn_steps(&target.steps);
+            self.learn_steps(&target.steps, out);
             self.service.succeed();
             self.enter_epoch(now, out);
         }
     }
 
-    fn learn_steps(&mut self, steps: &[crate::pbft::message::EpochStep]) {
+    fn learn_steps(&mut self, steps: &[EpochStep], out: &mut Vec<Effect>) {
         let known: BTreeSet<_> = self.steps.iter().map(|step| step.membership.epoch()).collect();
-        self.steps.extend(steps.iter().filter(|step| !known.contains(&step.membership.epoch())).cloned());
+        for step in steps.iter().filter(|step| !known.contains(&step.membership.epoch())) {
+            self.append(Record::Epoch(Arc::new(step.clone())), out);
+            self.steps.push(step.clone());
+        }
         self.steps.sort_by_key(|step| step.membership.epoch());
     }
 
