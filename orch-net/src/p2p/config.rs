@@ -34,8 +34,8 @@ pub struct PeerConfig {
     pub incoming_bytes_max: usize,
     /// Requests to one peer that wait for their answers; the next is refused as `Busy`.
     pub requests_max: usize,
-    /// Incoming connections that have not said yet who they are. When there are more, the oldest is given up, so that
-    /// strangers who dawdle keep nobody out.
+    /// Incoming connections that have not said yet who they are. When there are more, the oldest one of the IP address
+    /// with the most of them is given up, so that strangers who dawdle keep nobody out.
     pub handshakes_max: usize,
     /// How long both sides may take to open a connection, looking up its address included.
     pub handshake_timeout: Duration,

@@ -76,7 +76,7 @@ pub(super) fn start(shared: &Arc<Shared>, opened: Opened, link: Arc<Link>) {
     shared.tasks.spawn_connection(run(ending, opened));
 }
 
-/// Sees to it that a connection which is not driven is not used, also when its task is cut.
+/// Sees to it that a connection which is not driven is not used, also when its task panics.
 struct Ending {
     shared: Arc<Shared>,
     link: Arc<Link>,
@@ -84,7 +84,7 @@ struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.shared.peers.ended(&self.link, "the transport was dropped");
+        self.shared.peers.ended(&self.link, "its task was cut");
     }
 }
 
@@ -212,7 +212,7 @@ impl<'a> Connection<'a> {
                     break;
                 }
             };
-            if matches!(frame.kind, Kind::Message | Kind::Request | Kind::Answer) {
+            if frame.kind.has_channel() {
                 messages += 1;
                 bytes += frame.body.len() as u64;
             }
@@ -300,8 +300,10 @@ impl Writing {
         let (mut messages, mut bytes) = (0, 0);
         while let Some(frame) = self.frames.pop_front() {
             self.bytes.extend_from_slice(&frame.header());
-            messages += 1;
-            bytes += frame.body.len() as u64;
+            if frame.kind.has_channel() {
+                messages += 1;
+                bytes += frame.body.len() as u64;
+            }
             if frame.body.len() >= LARGE_BYTES {
                 self.large = frame.body;
                 break;

@@ -57,7 +57,8 @@ impl Kind {
         })
     }
 
-    fn has_channel(self) -> bool {
+    /// Whether it is of somebody who uses the transport. The others are of the transport itself.
+    pub(super) fn has_channel(self) -> bool {
         matches!(self, Self::Message | Self::Request | Self::Answer)
     }
 

@@ -103,22 +103,26 @@ impl Peers {
         })
     }
 
-    /// Takes `peer` on the list, or changes its addresses. `dial` is started with what tells it whether there is a
-    /// connection.
-    pub(super) fn allow(
-        &self,
-        peer: PeerId,
-        addresses: Vec<Address>,
-        dial: impl FnOnce(Vec<Address>, watch::Receiver<bool>) -> Option<AbortHandle>,
-    ) {
+    /// Takes `peer` on the list, or changes its addresses. What is returned tells whether there is a connection; nothing
+    /// when the transport is closed.
+    pub(super) fn allow(&self, peer: PeerId, addresses: Vec<Address>) -> Option<watch::Receiver<bool>> {
         let mut table = self.write();
         if table.closed {
-            return;
+            return None;
         }
         let known = table.peers.entry(peer).or_default();
-        known.addresses.clone_from(&addresses);
-        let dialling = if addresses.is_empty() { None } else { dial(addresses, known.linked.subscribe()) };
-        if let Some(former) = std::mem::replace(&mut known.dialling, dialling) {
+        known.addresses = addresses;
+        Some(known.linked.subscribe())
+    }
+
+    /// From now on `dialling` keeps up the connection with `peer`, and no earlier task.
+    pub(super) fn dialled_by(&self, peer: PeerId, dialling: Option<AbortHandle>) {
+        let former = match self.write().peers.get_mut(&peer) {
+            Some(known) => std::mem::replace(&mut known.dialling, dialling),
+            // It was forbidden in this moment.
+            None => dialling,
+        };
+        if let Some(former) = former {
             former.abort();
         }
     }

@@ -1,6 +1,12 @@
 //! What all tasks of a transport share, and how they begin and end.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use orch_core::transport::PeerId;
 use tokio::{
@@ -26,14 +32,17 @@ impl Shared {
         if peer == self.local {
             return;
         }
-        self.peers.allow(peer, addresses, |addresses, linked| {
-            self.tasks.spawn(dial::keep_dialling(Arc::clone(self), peer, addresses, linked))
-        });
+        let Some(linked) = self.peers.allow(peer, addresses.clone()) else { return };
+        let dialling = match addresses.is_empty() {
+            true => None,
+            false => self.tasks.spawn(dial::keep_dialling(Arc::clone(self), peer, addresses, linked)),
+        };
+        self.peers.dialled_by(peer, dialling);
     }
 
     /// Takes connections until its task is ended.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let mut handshakes = VecDeque::<AbortHandle>::new();
+        let mut handshakes = VecDeque::<(IpAddr, AbortHandle)>::new();
         loop {
             let (stream, remote) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -44,14 +53,17 @@ impl Shared {
                     continue;
                 }
             };
-            handshakes.retain(|handshake| !handshake.is_finished());
-            if handshakes.len() >= self.peers.config().handshakes_max
-                && let Some(oldest) = handshakes.pop_front()
-            {
-                debug!("too many connections do not say who they are, the oldest was given up");
-                oldest.abort();
+            handshakes.retain(|(_, handshake)| !handshake.is_finished());
+            if handshakes.len() >= self.peers.config().handshakes_max {
+                let addresses = handshakes.iter().map(|(address, _)| *address).collect::<Vec<_>>();
+                let given_up = oldest_of_the_busiest(&addresses);
+                if let Some((address, handshake)) = given_up.and_then(|at| handshakes.remove(at)) {
+                    debug!(%address, "too many connections do not say who they are, one was given up");
+                    handshake.abort();
+                }
             }
-            handshakes.extend(self.tasks.spawn(Arc::clone(&self).accept(stream, remote)));
+            let handshake = self.tasks.spawn(Arc::clone(&self).accept(stream, remote));
+            handshakes.extend(handshake.map(|handshake| (remote.ip(), handshake)));
         }
     }
 
@@ -78,5 +90,27 @@ impl Shared {
         self.peers.close();
         // Dropped, the sets abort what is in them.
         drop(self.tasks.take());
+    }
+}
+
+/// The first of the address that occurs most often.
+fn oldest_of_the_busiest(addresses: &[IpAddr]) -> Option<usize> {
+    let count = |address| addresses.iter().filter(|other| **other == address).count();
+    addresses.iter().enumerate().min_by_key(|(_, address)| Reverse(count(**address))).map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_crowds_is_given_up_first() {
+        let of = |hosts: &[u8]| {
+            let addresses = hosts.iter().map(|host| [10, 0, 0, *host].into()).collect::<Vec<_>>();
+            oldest_of_the_busiest(&addresses)
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[1, 2, 3]), Some(0));
+        assert_eq!(of(&[1, 2, 3, 2]), Some(1));
     }
 }

@@ -9,6 +9,7 @@ mod conformance;
 mod connections;
 mod frames;
 mod handshakes;
+#[cfg(unix)]
 mod identity;
 mod order;
 mod raw;

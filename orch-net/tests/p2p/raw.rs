@@ -94,7 +94,8 @@ impl Key {
 
     /// One that does not decide when it meets `other`.
     pub(crate) fn above(other: &PeerTransport) -> Self {
-        (0..=255).map(|n| Self::new([n; 32])).find(|key| key.peer > other.local_peer()).unwrap()
+        let key = |n: u64| Self::new(std::array::from_fn(|at| n.to_be_bytes()[at % 8]));
+        (0..).map(key).find(|key| key.peer > other.local_peer()).unwrap()
     }
 
     pub(crate) fn config(&self, alpn: &[u8]) -> ClientConfig {
