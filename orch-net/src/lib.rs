@@ -3,3 +3,5 @@
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "p2p")]
+pub mod p2p;

@@ -1,0 +1,236 @@
+//! A connection as the rest of the transport sees it: a place to put frames, and the requests that wait on it.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::Waker,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use orch_core::transport::{Channel, PeerId, Reply, TransportError};
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use super::{
+    frame::{Frame, Kind},
+    queues::{Bounds, Queues},
+    status::Counters,
+};
+
+/// What is known of a connection when it begins.
+pub(super) struct Origin {
+    /// The name that both sides have for it.
+    pub(super) connection: u64,
+    pub(super) peer: PeerId,
+    pub(super) remote: SocketAddr,
+    /// Whether it was this side that dialled.
+    pub(super) dialled: bool,
+    /// What both sides take.
+    pub(super) message_bytes_max: usize,
+}
+
+pub(super) struct Link {
+    pub(super) origin: Origin,
+    pub(super) since: SystemTime,
+    pub(super) counters: Arc<Counters>,
+    requests_max: usize,
+    next_request: AtomicU64,
+    /// In microseconds; 0 while unknown.
+    round_trip: AtomicU64,
+    /// Taken away when the connection ends.
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Bytes>>>>,
+    outgoing: Mutex<Outgoing>,
+}
+
+struct Outgoing {
+    queues: Queues,
+    /// Why no more is taken.
+    ended: Option<String>,
+    /// The task that writes. It sleeps until there is something to write where `idle` says so.
+    writer: Option<Waker>,
+    idle: bool,
+}
+
+impl Link {
+    pub(super) fn new(origin: Origin, bounds: Bounds, requests_max: usize, counters: Arc<Counters>) -> Self {
+        let outgoing = Outgoing { queues: Queues::new(bounds), ended: None, writer: None, idle: false };
+        Self {
+            origin,
+            since: SystemTime::now(),
+            counters,
+            requests_max,
+            next_request: AtomicU64::new(1),
+            round_trip: AtomicU64::new(0),
+            waiting: Mutex::new(Some(HashMap::new())),
+            outgoing: Mutex::new(outgoing),
+        }
+    }
+
+    pub(super) fn peer(&self) -> PeerId {
+        self.origin.peer
+    }
+
+    pub(super) fn send(&self, channel: Channel, message: Bytes) -> Result<(), TransportError> {
+        self.push(channel, Kind::Message, 0, message)
+    }
+
+    /// Sends a request. It is forgotten when what is returned is dropped.
+    pub(super) fn ask(self: &Arc<Self>, channel: Channel, message: Bytes) -> Result<Asked, TransportError> {
+        let (answer, answered) = oneshot::channel();
+        let id = self.next_request.fetch_add(1, Relaxed);
+        match &mut *self.waiting() {
+            None => return Err(self.failed()),
+            Some(waiting) if waiting.len() >= self.requests_max => {
+                return Err(TransportError::Busy(self.peer()));
+            }
+            Some(waiting) => drop(waiting.insert(id, answer)),
+        }
+        let asked = Asked { link: Arc::clone(self), id, answered };
+        self.push(channel, Kind::Request, id, message)?;
+        Ok(asked)
+    }
+
+    /// What answers the request `id` of the peer.
+    pub(super) fn reply(self: &Arc<Self>, channel: Channel, id: u64) -> Reply {
+        let link = Arc::clone(self);
+        Reply::new(move |answer| {
+            if let Err(error) = link.push(channel, Kind::Answer, id, answer) {
+                debug!(%error, "an answer was dropped");
+            }
+        })
+    }
+
+    /// An answer arrived. One that nobody waits for any more is dropped.
+    pub(super) fn answered(&self, id: u64, answer: Bytes) {
+        let asked = self.waiting().as_mut().and_then(|waiting| waiting.remove(&id));
+        if let Some(asked) = asked {
+            // It was forgotten in this moment.
+            let _ = asked.send(answer);
+        }
+    }
+
+    /// Moves about `bytes` of what should go next to `batch`. Where there is nothing, the writer is woken when that
+    /// changes.
+    pub(super) fn drain(&self, batch: &mut impl Extend<Frame>, bytes: usize) {
+        let mut outgoing = self.outgoing();
+        outgoing.idle = outgoing.queues.is_empty();
+        let mut taken = 0;
+        while taken < bytes
+            && let Some(frame) = outgoing.queues.pop()
+        {
+            taken += frame.size();
+            batch.extend([frame]);
+        }
+    }
+
+    /// Names the task to wake when there is something to write, or the connection is to end. Says whether it is to end
+    /// already.
+    pub(super) fn watch(&self, waker: &Waker) -> bool {
+        let mut outgoing = self.outgoing();
+        if !outgoing.writer.as_ref().is_some_and(|writer| writer.will_wake(waker)) {
+            outgoing.writer = Some(waker.clone());
+        }
+        outgoing.ended.is_some()
+    }
+
+    /// Ends it for everybody who uses it. The first reason counts.
+    pub(super) fn end(&self, reason: &str) {
+        let writer = {
+            let mut outgoing = self.outgoing();
+            outgoing.ended.get_or_insert_with(|| reason.to_owned());
+            outgoing.queues.clear();
+            outgoing.writer.clone()
+        };
+        // Whoever waits for an answer sees that the sender is gone.
+        drop(self.waiting().take());
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+
+    /// Why it ended.
+    pub(super) fn reason(&self) -> String {
+        self.outgoing().ended.clone().unwrap_or_else(|| "it ended".to_owned())
+    }
+
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        match self.round_trip.load(Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    pub(super) fn measured(&self, round_trip: Duration) {
+        let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
+        self.round_trip.store(micros.max(1), Relaxed);
+    }
+
+    fn push(&self, channel: Channel, kind: Kind, id: u64, body: Bytes) -> Result<(), TransportError> {
+        let (size, max) = (body.len(), self.origin.message_bytes_max);
+        if size > max {
+            return Err(TransportError::TooLarge { size, max });
+        }
+        let writer = {
+            let mut outgoing = self.outgoing();
+            if outgoing.ended.is_some() {
+                drop(outgoing);
+                return Err(self.failed());
+            }
+            if outgoing.queues.push(channel, Frame { kind, channel: channel.0, id, body }).is_err() {
+                drop(outgoing);
+                self.counters.refused(1);
+                return Err(TransportError::Busy(self.peer()));
+            }
+            match std::mem::take(&mut outgoing.idle) {
+                true => outgoing.writer.clone(),
+                false => None,
+            }
+        };
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+        Ok(())
+    }
+
+    fn failed(&self) -> TransportError {
+        TransportError::Connection { peer: self.peer(), reason: self.reason() }
+    }
+
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Bytes>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that waits.
+pub(super) struct Asked {
+    link: Arc<Link>,
+    id: u64,
+    answered: oneshot::Receiver<Bytes>,
+}
+
+impl Asked {
+    pub(super) async fn answer(mut self, timeout: Duration) -> Result<Bytes, TransportError> {
+        match tokio::time::timeout(timeout, &mut self.answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(self.link.failed()),
+            Err(_) => Err(TransportError::Timeout(self.link.peer())),
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(waiting) = &mut *self.link.waiting() {
+            waiting.remove(&self.id);
+        }
+    }
+}

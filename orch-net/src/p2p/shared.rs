@@ -1,0 +1,116 @@
+//! What all tasks of a transport share, and how they begin and end.
+
+use std::{
+    cmp::Reverse,
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use orch_core::transport::PeerId;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+};
+use tracing::debug;
+
+use super::{config::Address, dial, handshake, peers::Peers, tasks::Tasks, tls::Tls};
+
+/// How long connections may take to say farewell.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) struct Shared {
+    pub(super) local: PeerId,
+    pub(super) tls: Tls,
+    pub(super) peers: Arc<Peers>,
+    pub(super) tasks: Tasks,
+}
+
+impl Shared {
+    pub(super) fn allow(self: &Arc<Self>, peer: PeerId, addresses: Vec<Address>) {
+        if peer == self.local {
+            return;
+        }
+        let Some(linked) = self.peers.allow(peer, addresses.clone()) else { return };
+        let dialling = match addresses.is_empty() {
+            true => None,
+            false => self.tasks.spawn(dial::keep_dialling(Arc::clone(self), peer, addresses, linked)),
+        };
+        self.peers.dialled_by(peer, dialling);
+    }
+
+    /// Takes connections until its task is ended.
+    pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
+        let mut handshakes = VecDeque::<(IpAddr, AbortHandle)>::new();
+        loop {
+            let (stream, remote) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, say. Waiting lets connections end.
+                    debug!(%error, "a connection was not accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            handshakes.retain(|(_, handshake)| !handshake.is_finished());
+            if handshakes.len() >= self.peers.config().handshakes_max {
+                let addresses = handshakes.iter().map(|(address, _)| *address).collect::<Vec<_>>();
+                let given_up = oldest_of_the_busiest(&addresses);
+                if let Some((address, handshake)) = given_up.and_then(|at| handshakes.remove(at)) {
+                    debug!(%address, "too many connections do not say who they are, one was given up");
+                    handshake.abort();
+                }
+            }
+            let handshake = self.tasks.spawn(Arc::clone(&self).accept(stream, remote));
+            handshakes.extend(handshake.map(|handshake| (remote.ip(), handshake)));
+        }
+    }
+
+    async fn accept(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
+        if let Err(error) = handshake::accept(&self, stream, remote).await {
+            debug!(%remote, %error, "a connection was refused");
+        }
+    }
+
+    /// Ends everything in good order.
+    pub(super) async fn close(&self) {
+        self.peers.close();
+        let Some(mut tasks) = self.tasks.take() else { return };
+        tasks.others.shutdown().await;
+        let farewell = async { while tasks.connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_TIMEOUT, farewell).await.is_err() {
+            debug!("connections were cut at the end of the time to close");
+        }
+        tasks.connections.shutdown().await;
+    }
+
+    /// Ends everything at once.
+    pub(super) fn stop(&self) {
+        self.peers.close();
+        // Dropped, the sets abort what is in them.
+        drop(self.tasks.take());
+    }
+}
+
+/// The first of the address that occurs most often.
+fn oldest_of_the_busiest(addresses: &[IpAddr]) -> Option<usize> {
+    let count = |address| addresses.iter().filter(|other| **other == address).count();
+    addresses.iter().enumerate().min_by_key(|(_, address)| Reverse(count(**address))).map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_crowds_is_given_up_first() {
+        let of = |hosts: &[u8]| {
+            let addresses = hosts.iter().map(|host| [10, 0, 0, *host].into()).collect::<Vec<_>>();
+            oldest_of_the_busiest(&addresses)
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[1, 2, 3]), Some(0));
+        assert_eq!(of(&[1, 2, 3, 2]), Some(1));
+    }
+}

@@ -1,0 +1,53 @@
+//! The tasks of a transport. None outlives it.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::{
+    runtime::Handle,
+    task::{AbortHandle, JoinSet},
+};
+
+#[derive(Debug)]
+pub(super) struct Tasks {
+    runtime: Handle,
+    running: Mutex<Option<Running>>,
+}
+
+/// Dropping it cuts them all.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    /// Those that end by themselves, in good order, when the transport closes.
+    pub(super) connections: JoinSet<()>,
+    pub(super) others: JoinSet<()>,
+}
+
+impl Tasks {
+    /// None yet, on the runtime of the caller.
+    pub(super) fn new() -> Self {
+        Self { runtime: Handle::current(), running: Mutex::new(Some(Running::default())) }
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
+        self.spawn_in(|running| &mut running.others, task)
+    }
+
+    pub(super) fn spawn_connection(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_in(|running| &mut running.connections, task);
+    }
+
+    /// Takes all of them out. None begins after that.
+    pub(super) fn take(&self) -> Option<Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn spawn_in(
+        &self,
+        set: impl FnOnce(&mut Running) -> &mut JoinSet<()>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<AbortHandle> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = set(running.as_mut()?);
+        while set.try_join_next().is_some() {}
+        Some(set.spawn_on(task, &self.runtime))
+    }
+}

@@ -1,0 +1,200 @@
+//! The transport itself.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use orch_core::transport::{Channel, Incoming, PeerId, Transport, TransportCapabilities, TransportError};
+use tokio::{net::TcpListener, sync::watch};
+
+use super::{
+    config::{Address, PeerConfig, PeerError},
+    identity::Identity,
+    link::Link,
+    peers::Peers,
+    shared::Shared,
+    status::PeerStatus,
+    tasks::Tasks,
+    tls::{AllowList, Tls},
+};
+
+/// Messages to and from the members that are allowed.
+///
+/// There is one connection with each peer at most. While there is none, `send` and `request` to the peer are refused as
+/// `Connection`, and what waited when a connection ends is dropped: who comes back should hear what is true now, and not
+/// a flood of what was. Messages of a channel arrive in the order in which they were sent.
+///
+/// Channels 0 to 6 are queues of their own for each peer, the others share one. Lower channels go first; what they pass
+/// over gets a small share. A message is one frame: while a large one is being written, all others wait.
+///
+/// [`Transport::incoming`] takes from peers in turn. A peer whose messages are not taken is no longer read, and then
+/// its answers wait too: who waits for an answer must not stop taking messages.
+///
+/// Dropping it cuts all connections and ends all tasks; [`Transport::close`] does so in good order.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> { orch_core::block_on(async {
+/// use orch_core::transport::{Channel, Transport};
+/// use orch_net::p2p::{Identity, PeerConfig, PeerTransport};
+///
+/// let (a, b) = (Identity::generate()?, Identity::generate()?);
+/// let mut config = PeerConfig::default();
+/// config.peers.insert(b.peer_id(), vec![]);
+/// let a = PeerTransport::bind(&a, config).await?;
+/// let mut config = PeerConfig::default();
+/// config.peers.insert(a.local_peer(), vec![a.local_addr().expect("it listens").into()]);
+/// let b = PeerTransport::bind(&b, config).await?;
+///
+/// b.watch_peers().wait_for(|peers| peers.contains(&a.local_peer())).await?;
+/// b.send(a.local_peer(), Channel(0), "hello".into()).await?;
+/// assert_eq!(a.incoming().await.expect("it is open").message, "hello");
+/// # Ok(()) }) }
+/// ```
+pub struct PeerTransport {
+    shared: Arc<Shared>,
+    local_addr: Option<SocketAddr>,
+}
+
+impl PeerTransport {
+    /// Listens, and begins to dial. Needs a Tokio runtime with I/O and time, which it stays on.
+    ///
+    /// # Errors
+    /// [`PeerError`] when the configuration cannot work or the address cannot be bound.
+    pub async fn bind(identity: &Identity, config: PeerConfig) -> Result<Self, PeerError> {
+        config.validate()?;
+        let listener = match config.listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let allowed = config.peers.clone();
+        let peers = Arc::new(Peers::new(config));
+        let allow_list = Arc::clone(&peers) as Arc<dyn AllowList>;
+        let tls = Tls::new(identity, allow_list).map_err(|error| PeerError::Tls(error.to_string()))?;
+        let shared = Arc::new(Shared { local: identity.peer_id(), tls, peers, tasks: Tasks::new() });
+        for (peer, addresses) in allowed {
+            shared.allow(peer, addresses);
+        }
+        let local_addr = listener.as_ref().map(|(_, address)| *address);
+        if let Some((listener, _)) = listener {
+            shared.tasks.spawn(Arc::clone(&shared).listen(listener));
+        }
+        Ok(Self { shared, local_addr })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    /// Takes a peer on the list, and begins to dial it where it has addresses. For one that is on it, the addresses are
+    /// changed and a connection stays. Without effect for the own key, and once closed.
+    pub fn allow(&self, peer: PeerId, addresses: Vec<Address>) {
+        self.shared.allow(peer, addresses);
+    }
+
+    /// Takes a peer off the list, ends the connection with it, and drops what it sent and was not taken yet. Says whether
+    /// it was on the list.
+    pub fn forbid(&self, peer: PeerId) -> bool {
+        self.shared.peers.forbid(peer)
+    }
+
+    /// Every allowed peer, in order of their ids.
+    #[must_use]
+    pub fn status(&self) -> Vec<PeerStatus> {
+        self.shared.peers.status()
+    }
+
+    /// The connected peers, in order, and each change of them. Changes that come faster than they are looked at are seen
+    /// as one.
+    #[must_use]
+    pub fn watch_peers(&self) -> watch::Receiver<Vec<PeerId>> {
+        self.shared.peers.connected()
+    }
+
+    fn link(&self, peer: PeerId, message: &Bytes) -> Result<Arc<Link>, TransportError> {
+        let (size, max) = (message.len(), self.shared.peers.config().message_bytes_max);
+        match self.shared.peers.link(peer) {
+            Ok(_) | Err(TransportError::Connection { .. }) if size > max => {
+                Err(TransportError::TooLarge { size, max })
+            }
+            link => link,
+        }
+    }
+
+    /// An operation failed; where the transport was closed meanwhile, that is why.
+    fn explain(&self, error: TransportError) -> TransportError {
+        match self.shared.peers.is_closed() {
+            true => TransportError::Closed,
+            false => error,
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), PeerError> {
+    let failed = |source| PeerError::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
+}
+
+#[async_trait]
+impl Transport for PeerTransport {
+    fn capabilities(&self) -> TransportCapabilities {
+        TransportCapabilities {
+            name: "p2p",
+            authenticated: true,
+            ordered: true,
+            max_message_bytes: self.shared.peers.config().message_bytes_max,
+        }
+    }
+
+    fn local_peer(&self) -> PeerId {
+        self.shared.local
+    }
+
+    async fn send(&self, peer: PeerId, channel: Channel, message: Bytes) -> Result<(), TransportError> {
+        self.link(peer, &message)?.send(channel, message).map_err(|error| self.explain(error))
+    }
+
+    async fn request(
+        &self,
+        peer: PeerId,
+        channel: Channel,
+        message: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, TransportError> {
+        let asked = self.link(peer, &message)?.ask(channel, message);
+        let answer = match asked {
+            Ok(asked) => asked.answer(timeout).await,
+            Err(error) => Err(error),
+        };
+        answer.map_err(|error| self.explain(error))
+    }
+
+    async fn incoming(&self) -> Option<Incoming> {
+        self.shared.peers.inbox.next().await
+    }
+
+    fn peers(&self) -> Vec<PeerId> {
+        self.shared.peers.connected().borrow().clone()
+    }
+
+    async fn close(&self) {
+        self.shared.close().await;
+    }
+}
+
+impl Drop for PeerTransport {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl fmt::Debug for PeerTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("PeerTransport");
+        text.field("peer", &self.shared.local).field("local_addr", &self.local_addr);
+        text.field("connected", &self.peers()).finish_non_exhaustive()
+    }
+}
