@@ -9,7 +9,7 @@ pub enum SeededFault {
     VoteNotPersisted,
     /// A backup believes the NEW-VIEW's proposals instead of working them out.
     ProposalsNotRecomputed,
-    /// A new primary waits for view changes with equal checkpoints.
+    /// A new primary works out its proposals from the view changes that start from the same checkpoint only.
     MatchingCheckpointsOnly,
     /// A VIEW-CHANGE is sent once.
     ViewChangeNotResent,

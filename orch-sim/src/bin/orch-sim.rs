@@ -18,13 +18,15 @@ use orch_sim::pbft::{Failure, Report, Scenario, run};
 const USAGE: &str = "\
 orch-sim soak --seeds N [--first SEED] [--replicas 4,7] [--fault NAME] [--keep-going]
 orch-sim replay --seed SEED [--replicas N] [--fault NAME]
-orch-sim twice --seeds N [--replicas 4,7]";
+orch-sim twice --seeds N [--replicas 4,7]
+orch-sim faults [--seeds N] [--fault NAME]    (needs a build with --cfg orch_seeded_faults)";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let result = match words.first().map(String::as_str) {
         Some("soak") => Options::read(&words[1..]).and_then(|options| soak(&options)),
         Some("replay") => Options::read(&words[1..]).and_then(|options| replay(&options)),
+        Some("faults") => Options::read(&words[1..]).and_then(|options| faults(&options)),
         Some("twice") => Options::read(&words[1..]).and_then(|options| twice(&options)),
         _ => Err(USAGE.to_owned()),
     };
@@ -81,7 +83,9 @@ impl Options {
         let sizes = self.replicas.len() as u64;
         let size = usize::try_from(job % sizes).unwrap_or(0);
         let mut scenario = Scenario::from_seed(self.first + job / sizes, self.replicas[size]);
-        scenario.seeded_fault = self.fault;
+        if let Some(fault) = self.fault {
+            scenario = Scenario::hunting(fault, scenario.seed, scenario.replicas);
+        }
         scenario
     }
 }
@@ -208,4 +212,25 @@ fn twice(options: &Options) -> Result<(), String> {
     }
     say(format_args!("{jobs} runs were repeated and went the same way"));
     Ok(())
+}
+
+/// Tries each seeded fault until the simulation notices it. Fails when it does not notice one.
+fn faults(options: &Options) -> Result<(), String> {
+    let wanted = SeededFault::ALL.iter().filter(|(_, fault)| options.fault.is_none_or(|only| only == *fault));
+    let (mut caught, mut all) = (0, 0);
+    for (name, fault) in wanted {
+        all += 1;
+        let runs = options.seeds * 2;
+        let mut hunt = (0..runs).map(|job| Scenario::hunting(*fault, job / 2, if job % 2 == 0 { 4 } else { 7 }));
+        match hunt.find_map(|scenario| run(&scenario, false).err()) {
+            Some(failure) => {
+                caught += 1;
+                let (seed, replicas) = (failure.scenario.seed, failure.scenario.replicas);
+                say(format_args!("caught   {name}: seed {seed}, {replicas} replicas: {}", failure.problem));
+            }
+            None => say(format_args!("ESCAPED  {name}: {runs} runs noticed nothing")),
+        }
+    }
+    say(format_args!("{caught} of {all} caught"));
+    if caught == all { Ok(()) } else { Err("a seeded fault escaped".into()) }
 }

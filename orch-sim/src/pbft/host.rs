@@ -259,6 +259,8 @@ impl Host {
             liar.send(&self.replica, targets, message, ctx);
             return;
         }
+        let observation = Observation::Sent { message: &message, members: self.replica.membership() };
+        self.witness.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
         let packet = Arc::new(message);
         for target in targets {
             ctx.send(target, packet.clone());

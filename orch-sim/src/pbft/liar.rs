@@ -1,6 +1,8 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use orch_consensus::pbft::{Batch, Digest, Message, Replica, Seq, Supply, Vote};
+use orch_consensus::pbft::{
+    Batch, Certificate, Digest, Epoch, Message, Phase, Replica, Seq, Signature, Supply, Vote,
+};
 
 use super::{host::Packet, keys};
 use crate::{Context, NodeId, Random};
@@ -30,6 +32,10 @@ pub enum Lie {
     FarAhead,
     /// It sends signatures that are none.
     BadSignatures,
+    /// It shows proofs of what never happened, with signatures of others that it made up.
+    Forge,
+    /// It votes as if the members had not changed.
+    StaleEpoch,
 }
 
 impl Lie {
@@ -46,6 +52,8 @@ impl Lie {
         Self::FalseReads,
         Self::FarAhead,
         Self::BadSignatures,
+        Self::Forge,
+        Self::StaleEpoch,
     ];
 }
 
@@ -128,7 +136,7 @@ impl Liar {
                 change.prepared.clear();
                 Message::ViewChange(Arc::new(change))
             }
-            (Lie::LyingSupply, Message::Supply(supply)) => Message::Supply(wrong(supply)),
+            (Lie::LyingSupply, Message::Supply(supply)) if self.random.chance(600) => Message::Supply(wrong(supply)),
             (Lie::FalseCheckpoints, Message::Checkpoint(vote)) => {
                 let mut vote = *vote;
                 vote.digest = Digest([3; 32]);
@@ -146,6 +154,10 @@ impl Liar {
             }
             (Lie::FalseReads, Message::ReadAnswer(id, prepared)) => {
                 Message::ReadAnswer(*id, prepared.plus(if second { 5 } else { 1_000_000 }))
+            }
+            (Lie::Forge, Message::Status(_)) => forged(replica),
+            (Lie::StaleEpoch, Message::Vote(vote)) => {
+                Message::Vote(Vote { epoch: Epoch(vote.epoch.0.saturating_sub(1)), ..*vote })
             }
             (Lie::FarAhead, Message::PrePrepare(batch, vote)) => {
                 Message::PrePrepare(batch.clone(), Vote { seq: vote.seq.plus(40), ..*vote })
@@ -165,12 +177,26 @@ impl Liar {
     fn signed(&mut self, mut said: Message, original: &Message) -> Message {
         let key = keys::key(self.node);
         if self.lie == Lie::BadSignatures && self.random.chance(500) {
-            said.sign(|_| orch_consensus::pbft::Signature([1; 64]));
+            said.sign(|_| Signature([1; 64]));
         } else if said != *original {
             said.sign(|statement| keys::sign(&key, statement));
         }
         said
     }
+}
+
+/// A proof that the next place is decided, by everybody.
+fn forged(replica: &Replica) -> Message {
+    let votes = replica.membership().members().iter().map(|member| (member.id, Signature([1; 64]))).collect();
+    let (view, _) = replica.view();
+    Message::Committed(Certificate {
+        phase: Phase::Commit,
+        epoch: replica.membership().epoch(),
+        view,
+        seq: replica.executed().next(),
+        digest: Batch::null().digest(),
+        votes,
+    })
 }
 
 fn wrong(supply: &Supply) -> Supply {

@@ -5,7 +5,7 @@ use orch_consensus::pbft::{Change, Membership};
 use super::{
     host::{Host, Plan, member},
     invariants, keys,
-    liar::Liar,
+    liar::{Liar, Lie},
     scenario::{BASE_TIMEOUT, Scenario},
     witness::Witness,
 };
@@ -110,7 +110,8 @@ impl Run {
             Host::new(plans[node].clone(), session, seen.clone())
         });
         simulation.keep_log(keep_log);
-        let settings = scenario.nemesis(&mut random);
+        let mut settings = scenario.nemesis(&mut random);
+        settings.spared.extend(scenario.absent);
         let nemesis = Nemesis::new(random.fork(), settings);
         let mut changes = Vec::new();
         if scenario.members_change {
@@ -132,8 +133,16 @@ impl Run {
     }
 
     fn go(&mut self) -> Result<Report, String> {
+        if let Some(node) = self.scenario.absent {
+            self.advance(Duration::from_secs(1))?;
+            self.simulation.crash(node);
+        }
         self.advance(self.scenario.heal_at)?;
         self.nemesis.heal(&mut self.simulation);
+        self.simulation.network().calm();
+        if let Some(node) = self.scenario.absent {
+            self.simulation.restart(node);
+        }
         let healed = self.simulation.now();
         let probes = self.probe();
         let patience = healed + BASE_TIMEOUT * 8;
@@ -142,6 +151,7 @@ impl Run {
         self.advance(self.scenario.clients_until)?;
         self.settle()?;
         self.judge()?;
+        self.exposed()?;
         let witness = self.witness.borrow();
         Ok(Report {
             statistics: self.simulation.statistics(),
@@ -185,7 +195,8 @@ impl Run {
     }
 
     fn operate(&mut self) {
-        let node = usize::try_from(self.random.below(self.scenario.replicas as u64)).unwrap_or(0);
+        let any = usize::try_from(self.random.below(self.scenario.replicas as u64)).unwrap_or(0);
+        let node = self.scenario.only_client.filter(|node| !self.liars.contains(node)).unwrap_or(any);
         let busy = self.simulation.process(node).is_none_or(|host| host.outstanding() >= 4);
         if busy || self.liars.contains(&node) {
             return;
@@ -229,7 +240,10 @@ impl Run {
 
     /// A write at each correct node, to see that the group works.
     fn probe(&mut self) -> Vec<OpId> {
-        let nodes: Vec<NodeId> = (0..self.scenario.replicas).filter(|node| !self.liars.contains(node)).collect();
+        let mut nodes: Vec<NodeId> = (0..self.scenario.replicas).filter(|node| !self.liars.contains(node)).collect();
+        if let Some(only) = self.scenario.only_client.filter(|node| nodes.contains(node)) {
+            nodes = vec![only];
+        }
         nodes
             .into_iter()
             .filter_map(|node| self.ask(node, KeyValueInput::Put { key: 100 + node as u64, value: 1 }, true))
@@ -277,6 +291,24 @@ impl Run {
             }
         }
         None
+    }
+
+    /// Who contradicted itself for long enough, with a network that works, has been shown to.
+    fn exposed(&self) -> Result<(), String> {
+        let accused = &self.witness.borrow().accused;
+        let members = self.simulation.process(self.correct()).map(|host| host.replica().membership().clone());
+        let hidden = self.scenario.liars.iter().find(|(node, lie)| {
+            let member = members.as_ref().is_some_and(|members| members.by_key(&keys::key(*node)).is_some());
+            *lie == Lie::Equivocate && member && !accused.contains(node)
+        });
+        match hidden {
+            Some((node, _)) => Err(format!("evidence: node {node} voted for two batches and nobody has a proof")),
+            None => Ok(()),
+        }
+    }
+
+    fn correct(&self) -> NodeId {
+        (0..self.scenario.replicas).find(|node| !self.liars.contains(node)).unwrap_or(0)
     }
 
     /// What clients were told has to be explainable by one copy of the registers.

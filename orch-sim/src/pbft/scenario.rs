@@ -16,6 +16,12 @@ pub struct Scenario {
     pub liars: Vec<(NodeId, Lie)>,
     /// A node joins and one leaves during the run.
     pub members_change: bool,
+    /// Clients are at this node only.
+    pub only_client: Option<NodeId>,
+    /// This node is down until shortly before the end of the faults.
+    pub absent: Option<NodeId>,
+    /// The window is as short as it can be, so that each checkpoint counts.
+    pub narrow: bool,
     /// A mistake that every correct replica makes.
     pub seeded_fault: Option<SeededFault>,
     /// When faults end.
@@ -45,6 +51,9 @@ impl Scenario {
             replicas,
             liars,
             members_change: random.chance(200),
+            only_client: random.chance(100).then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
+            absent: random.chance(100).then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
+            narrow: random.chance(200),
             seeded_fault: None,
             heal_at: Duration::from_secs(30),
             clients_until: Duration::from_secs(45),
@@ -52,11 +61,37 @@ impl Scenario {
         }
     }
 
+    /// Scenarios in which a mistake has consequences, if it has any: the general ones, bent to where it matters.
+    #[must_use]
+    pub fn hunting(fault: SeededFault, seed: u64, replicas: usize) -> Self {
+        let mut scenario = Self { seeded_fault: Some(fault), ..Self::from_seed(seed, replicas) };
+        let node = usize::try_from(seed % replicas as u64).unwrap_or(0);
+        let lie = match fault {
+            SeededFault::ProposalsNotRecomputed => Some((1, Lie::BadNewView)),
+            SeededFault::TimerNeedsOwnRequest => Some((0, Lie::Mute)),
+            SeededFault::LockAcrossViews => Some((node, Lie::Mute)),
+            SeededFault::SnapshotNotVerified => Some((node, Lie::LyingSupply)),
+            SeededFault::SignaturesNotChecked => Some((node, Lie::Forge)),
+            SeededFault::StaleEpochAccepted => Some((node, Lie::StaleEpoch)),
+            SeededFault::EvidenceDropped => Some((node, Lie::Equivocate)),
+            SeededFault::ReadWithoutFallback => Some((node, Lie::FalseReads)),
+            _ => None,
+        };
+        if let Some((node, lie)) = lie {
+            scenario.liars = vec![(node, lie)];
+            scenario.absent = (fault == SeededFault::SnapshotNotVerified).then_some((node + 1) % replicas);
+            scenario.only_client = (fault == SeededFault::TimerNeedsOwnRequest).then_some(1);
+            scenario.members_change |= fault == SeededFault::StaleEpochAccepted;
+        }
+        scenario.narrow |= fault == SeededFault::CheckpointNotResent;
+        scenario
+    }
+
     /// Small numbers everywhere, so that everything happens often.
     pub(super) fn config(&self) -> Config {
         Config {
             checkpoint_interval: 8,
-            window: 16,
+            window: if self.narrow { 8 } else { 16 },
             pipeline: 3,
             batch_commands_max: 8,
             batch_bytes_max: 4096,

@@ -65,8 +65,8 @@ impl Replica {
         }
     }
 
-    /// Somebody prepares another batch than the one we have: one of us was lied to. The primary's vote that we have is shown
-    /// around once, so that whoever has another one has a proof.
+    /// Somebody prepares another batch than the one we have: it lies, or one of us was lied to. Its vote and the primary's are
+    /// shown around once, so that whoever has another one of either has a proof.
     pub(super) fn expose_conflict(&mut self, vote: Vote, out: &mut Vec<Effect>) {
         if vote.phase != Phase::Prepare {
             return;
@@ -78,6 +78,7 @@ impl Replica {
         if ours.digest != vote.digest && ours.view == vote.view && !slot.exposed {
             slot.exposed = true;
             out.push(Effect::Send(To::Others, Message::Vote(ours)));
+            out.push(Effect::Send(To::Others, Message::Vote(vote)));
         }
     }
 }

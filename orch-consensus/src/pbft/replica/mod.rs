@@ -173,7 +173,7 @@ impl Replica {
             self.suspicion_at(),
             self.relay_at(),
             self.batch_at(),
-            self.reads.deadline(),
+            self.reads.deadline().filter(|_| !self.config.makes(SeededFault::ReadWithoutFallback)),
             self.transfer.as_ref().map(Transfer::deadline),
             self.changing.as_ref().and_then(|changing| changing.deadline),
         ];

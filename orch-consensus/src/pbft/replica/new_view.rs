@@ -53,10 +53,7 @@ impl Replica {
             return;
         }
         let Some(me) = self.me else { return };
-        let mut changes = self.view_changes.for_view(self.view);
-        if self.config.makes(SeededFault::MatchingCheckpointsOnly) {
-            changes.retain(|change| change.summary.stable == self.log.low());
-        }
+        let changes = self.view_changes.for_view(self.view);
         // Our own must be among them, which also means that the log holds that we left the views before.
         if changes.len() < self.quorum() || !changes.iter().any(|change| change.summary.replica == me) {
             return;
@@ -69,7 +66,11 @@ impl Replica {
 
     fn plan_view(&self, me: ReplicaId, changes: &[Arc<ViewChange>]) -> Arc<NewView> {
         let summaries: Vec<_> = changes.iter().map(|change| change.summary.clone()).collect();
-        let plan = Plan::of(&summaries);
+        let mut plan = Plan::of(&summaries);
+        if self.config.makes(SeededFault::MatchingCheckpointsOnly) {
+            let matching = summaries.iter().filter(|summary| summary.stable == plan.base);
+            plan = Plan::of(&matching.cloned().collect::<Vec<_>>());
+        }
         let stable = changes
             .iter()
             .find(|change| change.summary.stable == plan.base)
@@ -197,7 +198,11 @@ impl Replica {
 
     /// The view began with this batch at this place: votes for it, once its body is here.
     fn adopt(&mut self, now: Moment, seq: Seq, digest: Digest, out: &mut Vec<Effect>) {
+        let locks = self.config.makes(SeededFault::LockAcrossViews);
         let Some(slot) = self.log.get_mut(seq) else { return };
+        if locks && slot.prepared.as_ref().is_some_and(|prepared| prepared.digest != digest) {
+            return;
+        }
         if digest == Batch::null().digest() {
             slot.keep_body(Arc::new(Batch::null()));
         }

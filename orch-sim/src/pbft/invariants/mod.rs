@@ -2,6 +2,7 @@
 
 mod accusations;
 mod agreement;
+mod certificates;
 mod clock;
 mod single_vote;
 mod once;
@@ -9,7 +10,7 @@ mod watermarks;
 
 use std::{fmt::Debug, time::Duration};
 
-use orch_consensus::pbft::{Batch, Digest, Event, Seq, Vote};
+use orch_consensus::pbft::{Batch, Digest, Event, Membership, Message, Seq, Vote};
 
 use crate::NodeId;
 
@@ -22,6 +23,8 @@ pub(super) enum Observation<'a> {
     Executed { seq: Seq, batch: &'a Batch },
     /// After a place, the hash over everything executed was this.
     Reached { seq: Seq, chain: Digest },
+    /// It sent a message, when its members were these.
+    Sent { message: &'a Message, members: &'a Membership },
     /// It said this.
     Said(&'a Event),
     /// A command was carried out twice by its machine.
@@ -45,6 +48,7 @@ pub(super) fn all(liars: &[NodeId]) -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(agreement::Agreement::default()),
         Box::new(single_vote::SingleVote::default()),
+        Box::new(certificates::SoundCertificates),
         Box::new(watermarks::Watermarks),
         Box::new(once::Once),
         Box::new(clock::BoundedClock),
