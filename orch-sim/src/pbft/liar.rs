@@ -34,6 +34,8 @@ pub enum Lie {
     BadSignatures,
     /// It shows proofs of what never happened, with signatures of others that it made up.
     Forge,
+    /// It prepares what is proposed and commits nothing.
+    NeverCommit,
     /// It votes as if the members had not changed.
     StaleEpoch,
 }
@@ -53,6 +55,7 @@ impl Lie {
         Self::FarAhead,
         Self::BadSignatures,
         Self::Forge,
+        Self::NeverCommit,
         Self::StaleEpoch,
     ];
 }
@@ -112,6 +115,7 @@ impl Liar {
         let second = target % 2 == 1;
         let said = match (self.lie, message) {
             (Lie::Mute, _) => return None,
+            (Lie::NeverCommit, Message::Vote(vote)) if vote.phase == Phase::Commit => return None,
             (Lie::Selective, _) if target % 3 == self.node % 3 => return None,
             (Lie::Equivocate, Message::PrePrepare(batch, vote)) if second => self.other_batch(batch, vote, 1),
             (Lie::Equivocate, Message::Vote(vote)) if second => {

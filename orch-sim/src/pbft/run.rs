@@ -115,7 +115,10 @@ impl Run {
         let nemesis = Nemesis::new(random.fork(), settings);
         let mut changes = Vec::new();
         if scenario.members_change {
-            let leaving = usize::try_from(random.below(scenario.replicas as u64)).unwrap_or(0);
+            let mut leaving = usize::try_from(random.below(scenario.replicas as u64)).unwrap_or(0);
+            if scenario.only_client == Some(leaving) {
+                leaving = (leaving + 1) % scenario.replicas;
+            }
             changes.push((random.duration(Duration::from_secs(2), Duration::from_secs(15)), scenario.replicas, true));
             changes.push((random.duration(Duration::from_secs(16), Duration::from_secs(35)), leaving, false));
         }

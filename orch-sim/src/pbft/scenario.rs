@@ -69,7 +69,7 @@ impl Scenario {
         let lie = match fault {
             SeededFault::ProposalsNotRecomputed => Some((1, Lie::BadNewView)),
             SeededFault::TimerNeedsOwnRequest => Some((0, Lie::Mute)),
-            SeededFault::LockAcrossViews => Some((node, Lie::Mute)),
+            SeededFault::LockAcrossViews => Some((node, Lie::NeverCommit)),
             SeededFault::SnapshotNotVerified => Some((node, Lie::LyingSupply)),
             SeededFault::SignaturesNotChecked => Some((node, Lie::Forge)),
             SeededFault::StaleEpochAccepted => Some((node, Lie::StaleEpoch)),

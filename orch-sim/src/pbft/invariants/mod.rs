@@ -5,6 +5,7 @@ mod agreement;
 mod certificates;
 mod clock;
 mod single_vote;
+mod new_views;
 mod once;
 mod watermarks;
 
@@ -49,6 +50,7 @@ pub(super) fn all(liars: &[NodeId]) -> Vec<Box<dyn Invariant>> {
         Box::new(agreement::Agreement::default()),
         Box::new(single_vote::SingleVote::default()),
         Box::new(certificates::SoundCertificates),
+        Box::new(new_views::NewViewsFollow),
         Box::new(watermarks::Watermarks),
         Box::new(once::Once),
         Box::new(clock::BoundedClock),
