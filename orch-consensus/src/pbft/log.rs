@@ -151,6 +151,12 @@ impl Slot {
         self.bodies.iter().find(|batch| batch.digest() == *digest)
     }
 
+    /// The batch whose body this place waits for: first what is decided, then what the view began with.
+    pub(super) fn missing(&self) -> Option<Digest> {
+        let adopted = self.proposal.filter(|proposal| !proposal.accepted).map(|proposal| proposal.digest);
+        [self.decided, adopted].into_iter().flatten().find(|digest| self.body(digest).is_none())
+    }
+
     /// All bodies that may be decided here.
     pub(super) fn bodies(&self) -> impl Iterator<Item = &Arc<Batch>> {
         self.bodies.iter()

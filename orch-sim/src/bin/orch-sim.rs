@@ -13,12 +13,13 @@ use std::{
 };
 
 use orch_consensus::pbft::SeededFault;
-use orch_sim::pbft::{Failure, Report, Scenario, run};
+use orch_sim::pbft::{Failure, Report, Scenario, Twins, run};
 
 const USAGE: &str = "\
 orch-sim soak --seeds N [--first SEED] [--replicas 4,7] [--fault NAME] [--keep-going]
 orch-sim replay --seed SEED [--replicas N] [--fault NAME]
 orch-sim twice --seeds N [--replicas 4,7]
+orch-sim twins [--seeds N] [--rounds R]
 orch-sim faults [--seeds N] [--fault NAME]    (needs a build with --cfg orch_seeded_faults)";
 
 fn main() -> ExitCode {
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let result = match words.first().map(String::as_str) {
         Some("soak") => Options::read(&words[1..]).and_then(|options| soak(&options)),
         Some("replay") => Options::read(&words[1..]).and_then(|options| replay(&options)),
+        Some("twins") => Options::read(&words[1..]).and_then(|options| twins(&options)),
         Some("faults") => Options::read(&words[1..]).and_then(|options| faults(&options)),
         Some("twice") => Options::read(&words[1..]).and_then(|options| twice(&options)),
         _ => Err(USAGE.to_owned()),
@@ -50,12 +52,13 @@ struct Options {
     replicas: Vec<usize>,
     fault: Option<SeededFault>,
     keep_going: bool,
+    rounds: u32,
 }
 
 impl Options {
     fn read(words: &[String]) -> Result<Self, String> {
         let mut options =
-            Self { seeds: 100, first: 0, replicas: vec![4, 7], fault: None, keep_going: false };
+            Self { seeds: 100, first: 0, replicas: vec![4, 7], fault: None, keep_going: false, rounds: 3 };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             if word == "--keep-going" {
@@ -66,6 +69,7 @@ impl Options {
             let number = || value.parse::<u64>().map_err(|_| format!("{word} needs a number, not {value:?}"));
             match word.as_str() {
                 "--seeds" => options.seeds = number()?,
+                "--rounds" => options.rounds = u32::try_from(number()?.min(4)).unwrap_or(4),
                 "--first" => options.first = number()?,
                 "--seed" => (options.first, options.seeds) = (number()?, 1),
                 "--replicas" => {
@@ -233,4 +237,43 @@ fn faults(options: &Options) -> Result<(), String> {
     }
     say(format_args!("{caught} of {all} caught"));
     if caught == all { Ok(()) } else { Err("a seeded fault escaped".into()) }
+}
+
+/// Runs all scenarios of Twins with few rounds, then many by chance; and shows that with one twin too many the checker finds
+/// that safety breaks.
+fn twins(options: &Options) -> Result<(), String> {
+    let (mut all, began) = (0, Instant::now());
+    let sampled = (options.first..options.first + options.seeds).map(|seed| {
+        let replicas = if seed % 4 == 3 { 7 } else { 4 };
+        Twins::sample(seed, replicas, (replicas - 1) / 3)
+    });
+    let scenarios: Vec<Twins> = Twins::exhaustive(options.rounds).chain(sampled).collect();
+    let (next, failure) = (AtomicU64::new(0), Mutex::new(None));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let at = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
+                    let Some(scenario) = scenarios.get(at) else { return };
+                    if let Err(problem) = scenario.run() {
+                        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                        failure.get_or_insert(format!("{problem}\n  {scenario}"));
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    if let Some(failure) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(failure);
+    }
+    all += scenarios.len();
+    let broken = (0..10_000).map(|seed| Twins::sample(seed, 4, 2)).find(|scenario| {
+        scenario.run().is_err_and(|problem| problem.starts_with("safety"))
+    });
+    let Some(broken) = broken else { return Err("the checker finds no fault with two twins among four".into()) };
+    say(format_args!("with two twins among four safety breaks, as it must: {broken}"));
+    say(format_args!("{all} scenarios in {:.0} s: no fault", began.elapsed().as_secs_f64()));
+    Ok(())
 }

@@ -6,12 +6,15 @@
 mod host;
 mod invariants;
 mod keys;
+mod lab;
 mod liar;
 mod registers;
 mod run;
 mod scenario;
+mod twins;
 mod witness;
 
 pub use liar::Lie;
 pub use run::{Failure, Report, run};
 pub use scenario::Scenario;
+pub use twins::{Round, Twins};

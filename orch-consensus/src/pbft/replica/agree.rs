@@ -306,9 +306,9 @@ impl Replica {
         let mut wanted = Vec::new();
         for (seq, slot) in self.log.iter_mut() {
             if slot.fetch_at.is_some_and(|at| at <= now.elapsed) {
-                slot.fetch_at = Some(again);
-                let digest = slot.decided.or(slot.proposal.map(|proposal| proposal.digest));
-                wanted.extend(digest.map(|digest| Fetch::Batch(seq, digest)));
+                let missing = slot.missing();
+                slot.fetch_at = missing.map(|_| again);
+                wanted.extend(missing.map(|digest| Fetch::Batch(seq, digest)));
             }
         }
         for fetch in wanted {

@@ -139,7 +139,6 @@ impl Replica {
         let known = slot.body(&digest).is_some();
         slot.proposal = Some(crate::pbft::log::Proposal { digest, since: now.elapsed, accepted: true });
         slot.keep_body(batch.clone());
-        slot.fetch_at = None;
         if self.config.makes(crate::pbft::fault::SeededFault::VoteNotPersisted) {
             return;
         }
@@ -147,5 +146,7 @@ impl Replica {
             self.append(Record::Body(batch.clone()), out);
         }
         self.append(Record::Accepted(self.epoch(), self.view, seq, digest), out);
+        // It may have been decided before its body was here.
+        self.execute_decided(now, out);
     }
 }

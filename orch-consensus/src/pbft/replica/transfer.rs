@@ -177,7 +177,6 @@ impl Replica {
         if !decided && !adopted {
             return;
         }
-        slot.fetch_at = None;
         if decided {
             slot.keep_body(batch.clone());
             self.append(Record::Body(batch.clone()), out);
