@@ -225,14 +225,17 @@ impl Run {
 
     /// Enough correct members vote for a change.
     fn change_members(&mut self) {
-        let (_, node, joins) = self.changes.remove(0);
+        let ((_, node, joins), replicas) = (self.changes.remove(0), self.scenario.replicas);
         for voter in 0..self.scenario.replicas {
             self.simulation.with(voter, |host, ctx| {
                 let (name, key) = member(node);
                 let change = if joins {
                     Some(Change::Add { key, name })
                 } else {
-                    host.replica().membership().by_key(&key).map(|member| Change::Remove { id: member.id })
+                    // Without the one that joins, the liars would be too many for those who stay.
+                    let members = host.replica().membership();
+                    let grown = members.members().len() > replicas;
+                    members.by_key(&key).filter(|_| grown).map(|member| Change::Remove { id: member.id })
                 };
                 if let Some(change) = change {
                     host.change_members(change, ctx);
