@@ -11,6 +11,7 @@ mod liar;
 mod registers;
 mod run;
 mod scenario;
+pub mod script;
 mod twins;
 mod witness;
 
