@@ -7,7 +7,8 @@ use crate::{
 };
 
 /// Library crates, whose features are checked one by one and which are published.
-pub(crate) const LIBRARIES: [&str; 4] = ["orch-core", "orch-docker", "orch-net", "orch-store"];
+pub(crate) const LIBRARIES: [&str; 6] =
+    ["orch-consensus", "orch-core", "orch-docker", "orch-net", "orch-sim", "orch-store"];
 
 /// Runs every check, so that one run shows everything there is to repair.
 pub(crate) fn check() -> Result {

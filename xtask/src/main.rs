@@ -6,6 +6,7 @@ mod fixtures;
 mod gate;
 mod licences;
 mod shell;
+mod simulation;
 mod test;
 mod tidy;
 
@@ -15,7 +16,11 @@ usage: cargo xtask <command>
   gate                              check everything that can be checked without running tests; edits nothing
   fix                               format, and apply what clippy can repair by itself
   test [--without PART] [-- ARGS]   run all tests with what they need, and stop it afterwards; ARGS go to the test
-                                    runner; the only PART is `docker`
+                                    runner; PART is `docker` or `simulation`, and the option may be repeated
+  soak --seeds N [--first SEED]     simulate groups of replicas with faults and liars, a minute for each seed and size;
+                                    ends with one line of totals
+  sim ARGS                          run the simulator: `replay --seed N --replicas N`, `twins`, `twice`
+  seeded-faults [--fault NAME]      make known mistakes on purpose; fails when the simulation does not notice one
   docker up                         start a Docker engine and two registries for tests, and keep them
   docker down                       stop them and remove what they left
 ";
@@ -27,6 +32,9 @@ fn main() -> ExitCode {
         ["gate"] => gate::check(),
         ["fix"] => gate::fix(),
         ["test", rest @ ..] => test::Options::read(rest).and_then(|options| test::run(&options)),
+        ["soak", rest @ ..] => simulation::run_with(&[&["soak"], rest].concat()),
+        ["sim", rest @ ..] => simulation::run_with(rest),
+        ["seeded-faults", rest @ ..] => simulation::seeded_faults(rest),
         ["docker", "up"] => fixtures::up(),
         ["docker", "down"] => fixtures::down(),
         ["help" | "--help" | "-h"] => {

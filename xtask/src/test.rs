@@ -3,12 +3,14 @@
 use crate::{
     fixtures,
     shell::{Error, Result, cargo, has, say},
+    simulation,
 };
 
 /// What the command line asks for.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     without_docker: bool,
+    without_simulation: bool,
     runner_args: Vec<String>,
 }
 
@@ -20,7 +22,11 @@ impl Options {
             match *word {
                 "--without" => match words.next() {
                     Some(&"docker") => options.without_docker = true,
-                    part => return Err(Error::new(format!("cannot leave out {part:?}, only docker"))),
+                    Some(&"simulation") => options.without_simulation = true,
+                    part => {
+                        let what = "only docker and simulation can be left out";
+                        return Err(Error::new(format!("{what}, not {part:?}")));
+                    }
                 },
                 "--" => options.runner_args.extend(words.by_ref().map(ToString::to_string)),
                 word => return Err(Error::new(format!("unknown argument {word:?}; see cargo xtask help"))),
@@ -41,6 +47,15 @@ pub(crate) fn run(options: &Options) -> Result {
             "\nleft out by --without docker: the integration tests of orch-docker, and of manager-worker on containers",
         );
     }
+    if options.without_simulation {
+        say(
+            "\nleft out by --without simulation: the simulated groups of replicas, and mistakes made on purpose",
+        );
+    }
+    let done = match done {
+        Ok(()) if !options.without_simulation => simulation::check(),
+        done => done,
+    };
     if done.is_ok() {
         say("\nall tests that were run have passed");
     }

@@ -175,7 +175,8 @@ impl Commands {
     fn read(packed: Bytes) -> Result<Self, Malformed> {
         let (mut rest, mut count) = (&packed[..], 0);
         while !rest.is_empty() {
-            let (length, after) = rest.split_first_chunk::<4>().ok_or(Malformed("a command ends too early"))?;
+            let (length, after) =
+                rest.split_first_chunk::<4>().ok_or(Malformed("a command ends too early"))?;
             rest = after
                 .get(u32::from_le_bytes(*length) as usize..)
                 .ok_or(Malformed("a command ends too early"))?;
@@ -245,7 +246,7 @@ impl Encode for Batch {
     fn encode(&self, out: &mut Vec<u8>) {
         out.reserve(self.size());
         out.extend(self.time.as_millis().to_le_bytes());
-        put_list(&self.requests, out, |request, out| request.encode(out));
+        put_list(&self.requests, out, Encode::encode);
     }
 }
 

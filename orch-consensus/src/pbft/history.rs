@@ -60,7 +60,12 @@ pub(super) const GENESIS: SnapshotRef = SnapshotRef { seq: Seq::ZERO, root: Dige
 
 impl History {
     pub(super) fn new() -> Self {
-        Self { after: Seq::ZERO, batches: VecDeque::new(), snapshots: VecDeque::new(), bytes_since_snapshot: 0 }
+        Self {
+            after: Seq::ZERO,
+            batches: VecDeque::new(),
+            snapshots: VecDeque::new(),
+            bytes_since_snapshot: 0,
+        }
     }
 
     /// What everything before is gone for.
@@ -140,7 +145,8 @@ impl History {
                     return None;
                 }
                 let wanted = usize::try_from(to.0 - after.0).unwrap_or(DIGESTS_MAX).min(DIGESTS_MAX);
-                let digests: Vec<_> = self.since(after).take(wanted).map(|(_, batch)| batch.digest()).collect();
+                let digests: Vec<_> =
+                    self.since(after).take(wanted).map(|(_, batch)| batch.digest()).collect();
                 (!digests.is_empty()).then_some(Supply::Digests(after, digests))
             }
             Fetch::Batch(seq, digest) => {

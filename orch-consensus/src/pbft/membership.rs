@@ -69,9 +69,7 @@ impl Membership {
     ///
     /// # Errors
     /// [`MembershipError`].
-    pub fn genesis(
-        members: impl IntoIterator<Item = (String, PublicKey)>,
-    ) -> Result<Self, MembershipError> {
+    pub fn genesis(members: impl IntoIterator<Item = (String, PublicKey)>) -> Result<Self, MembershipError> {
         let mut sorted: Vec<_> = members.into_iter().collect();
         sorted.sort_by_key(|(_, key)| *key);
         let mut membership = Self { epoch: Epoch(0), members: Vec::new(), next_id: 0 };
@@ -174,11 +172,7 @@ impl Decode for Membership {
     fn decode(input: &mut Input) -> Result<Self, Malformed> {
         let (epoch, next_id) = (Epoch::decode(input)?, input.u32()?);
         let members = input.list(40, |input| {
-            Ok(Member {
-                id: ReplicaId::decode(input)?,
-                key: PublicKey::decode(input)?,
-                name: input.text()?,
-            })
+            Ok(Member { id: ReplicaId::decode(input)?, key: PublicKey::decode(input)?, name: input.text()? })
         })?;
         let ascending = members.windows(2).all(|pair| pair[0].id < pair[1].id);
         if members.is_empty() || members.len() > REPLICAS_MAX || !ascending {
@@ -209,7 +203,11 @@ impl Decode for Change {
         match input.u8()? {
             0 => {
                 let (key, name) = (PublicKey::decode(input)?, input.text()?);
-                if name.len() > 255 { Err(Malformed("a name is too long")) } else { Ok(Self::Add { key, name }) }
+                if name.len() > 255 {
+                    Err(Malformed("a name is too long"))
+                } else {
+                    Ok(Self::Add { key, name })
+                }
             }
             1 => Ok(Self::Remove { id: ReplicaId::decode(input)? }),
             _ => Err(Malformed("an unknown change of members")),

@@ -347,9 +347,9 @@ impl NewView {
     }
 
     fn digest(&self) -> Digest {
-        use super::codec::{Encode as _, put_list};
+        use super::codec::{Encode, put_list};
         let mut bytes = Vec::new();
-        put_list(&self.summaries, &mut bytes, |summary, out| summary.encode(out));
+        put_list(&self.summaries, &mut bytes, Encode::encode);
         put_list(&self.proposals, &mut bytes, |(seq, digest), out| {
             seq.encode(out);
             digest.encode(out);

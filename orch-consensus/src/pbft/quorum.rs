@@ -45,8 +45,8 @@ mod tests {
 
     /// The definitions, by trying every number.
     fn dumb(n: usize) -> (usize, usize) {
-        let f = (0..n).filter(|f| n >= 3 * f + 1).max().unwrap_or(0);
-        let q = (1..=n).find(|q| 2 * q >= n + f + 1).expect("all of them are enough");
+        let f = (0..n).filter(|f| n > 3 * f).max().unwrap_or(0);
+        let q = (1..=n).find(|q| 2 * q > n + f).expect("all of them are enough");
         (f, q)
     }
 

@@ -104,7 +104,9 @@ impl Service {
         let mut all = Vec::with_capacity(batch.requests.len());
         for request in &batch.requests {
             let result = match self.standing(request) {
-                Standing::Done(_) if config.makes(SeededFault::ExecutedTwice) => self.carry_out(request, batch, config),
+                Standing::Done(_) if config.makes(SeededFault::ExecutedTwice) => {
+                    self.carry_out(request, batch, config)
+                }
                 Standing::New => self.carry_out(request, batch, config),
                 Standing::Done(reply) => Executed::Before(reply),
                 Standing::Refused => Executed::Refused,
@@ -245,4 +247,3 @@ impl Decode for Protocol {
         })
     }
 }
-

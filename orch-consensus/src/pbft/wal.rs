@@ -45,9 +45,9 @@ pub fn image(image: &Image) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Malformed`] when it is not the log of a replica, or of another version.
-pub fn read(log: Bytes) -> Result<(Image, usize), Malformed> {
+pub fn read(log: &Bytes) -> Result<(Image, usize), Malformed> {
     let mut image = Image { snapshot: None, records: Vec::new() };
-    if log.len() < MAGIC.len() && MAGIC.starts_with(&log) {
+    if log.len() < MAGIC.len() && MAGIC.starts_with(log) {
         return Ok((image, 0));
     }
     if !log.starts_with(MAGIC) {
@@ -110,7 +110,7 @@ mod tests {
         let image = Image { snapshot: Some(Bytes::from_static(b"state")), records: records() };
         let bytes = super::image(&image);
         let length = bytes.len();
-        assert_eq!(read(bytes.into()), Ok((image, length)));
+        assert_eq!(read(&bytes.into()), Ok((image, length)));
     }
 
     #[test]
@@ -122,7 +122,8 @@ mod tests {
             ends.push(bytes.len());
         }
         for cut in 0..=bytes.len() {
-            let (image, sound) = read(Bytes::copy_from_slice(&bytes[..cut])).expect("a beginning of a log is a log");
+            let (image, sound) =
+                read(&Bytes::copy_from_slice(&bytes[..cut])).expect("a beginning of a log is a log");
             let whole = ends.iter().filter(|end| **end <= cut).count().saturating_sub(1);
             assert_eq!(image.records, records()[..whole]);
             assert_eq!(sound, if cut < ends[0] { 0 } else { ends[whole] });
@@ -135,12 +136,12 @@ mod tests {
         records().iter().for_each(|record| bytes.extend(frame(record)));
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        let (image, _) = read(bytes.into()).expect("still a log");
+        let (image, _) = read(&bytes.into()).expect("still a log");
         assert_eq!(image.records, records()[..2]);
     }
 
     #[test]
     fn other_files_are_refused() {
-        assert!(read(Bytes::from_static(b"something else entirely")).is_err());
+        assert!(read(&Bytes::from_static(b"something else entirely")).is_err());
     }
 }

@@ -297,5 +297,3 @@ impl Membership {
         Self::from_bytes(bytes)
     }
 }
-
-

@@ -211,7 +211,8 @@ fn twice(options: &Options) -> Result<(), String> {
     let jobs = options.seeds * options.replicas.len() as u64;
     for job in 0..jobs {
         let scenario = options.scenario(job);
-        let trace = || run(&scenario, false).map(|report| report.trace).map_err(|failure| failure.to_string());
+        let trace =
+            || run(&scenario, false).map(|report| report.trace).map_err(|failure| failure.to_string());
         let (first, second) = (trace()?, trace()?);
         if first != second {
             return Err(format!("seed {} is not repeatable: {first:x} and {second:x}", scenario.seed));
@@ -228,7 +229,8 @@ fn faults(options: &Options) -> Result<(), String> {
     for (name, fault) in wanted {
         all += 1;
         let runs = options.seeds * 2;
-        let mut hunt = (0..runs).map(|job| Scenario::hunting(*fault, job / 2, if job % 2 == 0 { 4 } else { 7 }));
+        let mut hunt =
+            (0..runs).map(|job| Scenario::hunting(*fault, job / 2, if job % 2 == 0 { 4 } else { 7 }));
         match hunt.find_map(|scenario| run(&scenario, false).err()) {
             Some(failure) => {
                 caught += 1;
@@ -278,10 +280,12 @@ fn twins(options: &Options) -> Result<(), String> {
         return Err(failure);
     }
     all += scenarios.len();
-    let broken = (0..10_000).map(|seed| Twins::sample(seed, 4, 2)).find(|scenario| {
-        scenario.run().is_err_and(|problem| problem.starts_with("safety"))
-    });
-    let Some(broken) = broken else { return Err("the checker finds no fault with two twins among four".into()) };
+    let broken = (0..10_000)
+        .map(|seed| Twins::sample(seed, 4, 2))
+        .find(|scenario| scenario.run().is_err_and(|problem| problem.starts_with("safety")));
+    let Some(broken) = broken else {
+        return Err("the checker finds no fault with two twins among four".into());
+    };
     say(format_args!("with two twins among four safety breaks, as it must: {broken}"));
     say(format_args!("{all} scenarios in {:.0} s: no fault", began.elapsed().as_secs_f64()));
     Ok(())

@@ -128,14 +128,23 @@ impl Host {
     }
 
     /// A client at this node wants something done.
-    pub(super) fn ask(&mut self, id: u64, input: KeyValueInput, ordered: bool, ctx: &mut Context<'_, Packet>) -> OpId {
+    pub(super) fn ask(
+        &mut self,
+        id: u64,
+        input: KeyValueInput,
+        ordered: bool,
+        ctx: &mut Context<'_, Packet>,
+    ) -> OpId {
         let operation = self.witness.borrow_mut().history.invoke(id, ctx.now(), input);
         self.last_token += 1;
         let token = self.last_token;
         self.waiting.insert(token, (operation, input));
         let read = matches!(input, KeyValueInput::Get { .. }) && !ordered;
-        let input =
-            if read { Input::Barrier(token) } else { Input::Propose(token, Command { id, input }.to_bytes()) };
+        let input = if read {
+            Input::Barrier(token)
+        } else {
+            Input::Propose(token, Command { id, input }.to_bytes())
+        };
         self.run(input, ctx);
         operation
     }
@@ -182,7 +191,12 @@ impl Host {
         self.seen = executed;
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>, inputs: &mut VecDeque<Input>, ctx: &mut Context<'_, Packet>) {
+    fn carry_out(
+        &mut self,
+        effects: Vec<Effect>,
+        inputs: &mut VecDeque<Input>,
+        ctx: &mut Context<'_, Packet>,
+    ) {
         for effect in effects {
             match effect {
                 Effect::Append(record) => self.write(Write::Append(wal::frame(&record)), ctx),
@@ -221,7 +235,12 @@ impl Host {
                 }
                 Effect::Event(event) => {
                     ctx.log(|| format!("{event:?}"));
-                    self.witness.borrow_mut().said(self.plan.node, &event, self.plan.lie.is_some(), ctx.now());
+                    self.witness.borrow_mut().said(
+                        self.plan.node,
+                        &event,
+                        self.plan.lie.is_some(),
+                        ctx.now(),
+                    );
                 }
             }
         }
@@ -256,7 +275,7 @@ impl Host {
             To::Others => self.peers().filter(|peer| *peer != self.plan.node).collect(),
         };
         if let Some(liar) = &mut self.plan.lie {
-            liar.send(&self.replica, targets, message, ctx);
+            liar.send(&self.replica, targets, &message, ctx);
             return;
         }
         let observation = Observation::Sent { message: &message, members: self.replica.membership() };
@@ -324,7 +343,7 @@ impl Process for Host {
         let node = self.plan.node;
         let log = Bytes::copy_from_slice(ctx.read(LOG));
         let (image, sound) =
-            wal::read(log.clone()).unwrap_or_else(|error| panic!("node {node} cannot read its log: {error}"));
+            wal::read(&log).unwrap_or_else(|error| panic!("node {node} cannot read its log: {error}"));
         // A log that ends in the middle of a frame is cut before anything is added to it.
         if sound < log.len() {
             self.write(Write::Replace(log[..sound].to_vec()), ctx);

@@ -6,8 +6,8 @@ use std::{
 
 use bytes::Bytes;
 use orch_consensus::pbft::{
-    Config, Digest, Effect, Event, Input, Membership, Message, Moment, Phase, Replica, SeededFault, Seq, Setup, To,
-    wal,
+    Config, Digest, Effect, Event, Input, Membership, Message, Moment, Phase, Replica, SeededFault, Seq,
+    Setup, To, wal,
 };
 use orch_core::model::Timestamp;
 
@@ -56,8 +56,20 @@ struct Parcel {
 
 /// What a message is called in scripts.
 pub(super) const KINDS: [&str; 14] = [
-    "request", "pre-prepare", "prepare", "commit", "checkpoint", "view-change", "new-view", "stable", "committed",
-    "status", "fetch", "supply", "read", "reply",
+    "request",
+    "pre-prepare",
+    "prepare",
+    "commit",
+    "checkpoint",
+    "view-change",
+    "new-view",
+    "stable",
+    "committed",
+    "status",
+    "fetch",
+    "supply",
+    "read",
+    "reply",
 ];
 
 fn kind(message: &Message) -> &'static str {
@@ -146,7 +158,7 @@ impl Lab {
             machine: Box::new(Registers::default()),
         };
         let mut replica = Replica::new(setup).unwrap_or_else(|error| panic!("this is no replica: {error}"));
-        let (image, _) = wal::read(Bytes::from(self.instances[at].log.clone()))
+        let (image, _) = wal::read(&Bytes::from(self.instances[at].log.clone()))
             .unwrap_or_else(|error| panic!("the log of {at} cannot be read: {error}"));
         let mut effects = Vec::new();
         if let Err(error) = replica.recover(self.moment(), image, &mut effects) {
@@ -285,7 +297,9 @@ impl Lab {
                     inputs.push(Input::Own(message));
                 }
                 Effect::Verify(job, claims) => inputs.push(Input::Verified(job, keys::check(&claims))),
-                Effect::Answer(_, Ok(answer)) => self.events.push(format!("{at} is answered at {}", answer.seq)),
+                Effect::Answer(_, Ok(answer)) => {
+                    self.events.push(format!("{at} is answered at {}", answer.seq));
+                }
                 Effect::Answer(_, Err(refusal)) => self.events.push(format!("{at} is refused: {refusal}")),
                 Effect::Passed(_, seq) => self.events.push(format!("{at} reads at {seq}")),
                 Effect::Event(event) => self.note(at, &event),

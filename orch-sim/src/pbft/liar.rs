@@ -92,11 +92,11 @@ impl Liar {
         &mut self,
         replica: &Replica,
         targets: Vec<NodeId>,
-        message: Message,
+        message: &Message,
         ctx: &mut Context<'_, Packet>,
     ) {
         for target in targets {
-            if let Some(said) = self.distort(replica, target, &message) {
+            if let Some(said) = self.distort(replica, target, message) {
                 ctx.send(target, Arc::new(said));
             }
         }
@@ -140,7 +140,9 @@ impl Liar {
                 change.prepared.clear();
                 Message::ViewChange(Arc::new(change))
             }
-            (Lie::LyingSupply, Message::Supply(supply)) if self.random.chance(600) => Message::Supply(wrong(supply)),
+            (Lie::LyingSupply, Message::Supply(supply)) if self.random.chance(600) => {
+                Message::Supply(wrong(supply))
+            }
             (Lie::FalseCheckpoints, Message::Checkpoint(vote)) => {
                 let mut vote = *vote;
                 vote.digest = Digest([3; 32]);

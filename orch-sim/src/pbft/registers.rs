@@ -45,8 +45,10 @@ impl Command {
     }
 
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
-        let words: Vec<u64> =
-            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
+        let words: Vec<u64> = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+            .collect();
         let &[kind, id, key, expected, value] = words.as_slice() else { return None };
         let input = match kind {
             0 => KeyValueInput::Get { key },

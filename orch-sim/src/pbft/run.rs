@@ -50,7 +50,11 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {} with {} replicas: {}", self.scenario.seed, self.scenario.replicas, self.problem)?;
+        writeln!(
+            f,
+            "seed {} with {} replicas: {}",
+            self.scenario.seed, self.scenario.replicas, self.problem
+        )?;
         if !self.scenario.liars.is_empty() {
             writeln!(f, "  liars: {:?}", self.scenario.liars)?;
         }
@@ -95,7 +99,8 @@ impl Run {
         let witness = Rc::new(RefCell::new(Witness::new(invariants)));
         let genesis = Membership::genesis((0..scenario.replicas).map(member))
             .unwrap_or_else(|error| panic!("the scenario is wrong: {error}"));
-        let check_time = random.chance(300).then(|| random.duration(Duration::from_micros(10), Duration::from_millis(5)));
+        let check_time =
+            random.chance(300).then(|| random.duration(Duration::from_micros(10), Duration::from_millis(5)));
         let plans: Vec<Plan> = (0..scenario.replicas + usize::from(scenario.members_change))
             .map(|node| {
                 let lie = scenario.liars.iter().find(|(liar, _)| *liar == node);
@@ -119,7 +124,11 @@ impl Run {
             if scenario.only_client == Some(leaving) {
                 leaving = (leaving + 1) % scenario.replicas;
             }
-            changes.push((random.duration(Duration::from_secs(2), Duration::from_secs(15)), scenario.replicas, true));
+            changes.push((
+                random.duration(Duration::from_secs(2), Duration::from_secs(15)),
+                scenario.replicas,
+                true,
+            ));
             changes.push((random.duration(Duration::from_secs(16), Duration::from_secs(35)), leaving, false));
         }
         Self {
@@ -184,7 +193,8 @@ impl Run {
                 self.change_members();
             } else {
                 self.operate();
-                self.next_operation = next + self.random.duration(Duration::from_millis(5), Duration::from_millis(150));
+                self.next_operation =
+                    next + self.random.duration(Duration::from_millis(5), Duration::from_millis(150));
             }
         }
     }
@@ -246,7 +256,8 @@ impl Run {
 
     /// A write at each correct node, to see that the group works.
     fn probe(&mut self) -> Vec<OpId> {
-        let mut nodes: Vec<NodeId> = (0..self.scenario.replicas).filter(|node| !self.liars.contains(node)).collect();
+        let mut nodes: Vec<NodeId> =
+            (0..self.scenario.replicas).filter(|node| !self.liars.contains(node)).collect();
         if let Some(only) = self.scenario.only_client.filter(|node| nodes.contains(node)) {
             nodes = vec![only];
         }
@@ -267,13 +278,13 @@ impl Run {
     /// Waits until all correct members are equal and no client waits.
     fn settle(&mut self) -> Result<(), String> {
         loop {
-            let problem = match self.difference() {
-                None => return Ok(()),
-                Some(problem) => problem,
-            };
+            let Some(problem) = self.difference() else { return Ok(()) };
             let now = self.simulation.now();
             if now >= self.scenario.end {
-                return Err(format!("convergence: {problem} {:?} after all faults ended", now - self.scenario.heal_at));
+                return Err(format!(
+                    "convergence: {problem} {:?} after all faults ended",
+                    now - self.scenario.heal_at
+                ));
             }
             self.run_to(now + Duration::from_millis(200))?;
         }
@@ -282,7 +293,10 @@ impl Run {
     fn difference(&self) -> Option<String> {
         let correct = (0..self.simulation.nodes()).filter(|node| !self.liars.contains(node));
         let hosts: Vec<_> = correct.filter_map(|node| Some((node, self.simulation.process(node)?))).collect();
-        let newest = hosts.iter().map(|(_, host)| host.replica().membership()).max_by_key(|members| members.epoch())?;
+        let newest = hosts
+            .iter()
+            .map(|(_, host)| host.replica().membership())
+            .max_by_key(|members| members.epoch())?;
         let of = |host: &Host| (host.replica().executed(), host.replica().chain(), host.machine().hash());
         let members: Vec<_> =
             hosts.iter().filter(|(node, _)| newest.by_key(&keys::key(*node)).is_some()).collect();
@@ -308,7 +322,9 @@ impl Run {
             *lie == Lie::Equivocate && member && !accused.contains(node)
         });
         match hidden {
-            Some((node, _)) => Err(format!("evidence: node {node} voted for two batches and nobody has a proof")),
+            Some((node, _)) => {
+                Err(format!("evidence: node {node} voted for two batches and nobody has a proof"))
+            }
             None => Ok(()),
         }
     }
@@ -320,7 +336,8 @@ impl Run {
     /// What clients were told has to be explainable by one copy of the registers.
     fn judge(&self) -> Result<(), String> {
         let witness = self.witness.borrow();
-        wing_gong_lowe(&KeyValue, &witness.history).map_err(|violation| format!("linearizability: {violation}"))?;
+        wing_gong_lowe(&KeyValue, &witness.history)
+            .map_err(|violation| format!("linearizability: {violation}"))?;
         if self.scenario.seed.is_multiple_of(16) {
             just_in_time(&KeyValue, &witness.history)
                 .map_err(|violation| format!("linearizability, by the second checker: {violation}"))?;

@@ -51,7 +51,9 @@ impl Scenario {
             replicas,
             liars,
             members_change: random.chance(200),
-            only_client: random.chance(100).then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
+            only_client: random
+                .chance(100)
+                .then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
             absent: random.chance(100).then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
             narrow: random.chance(200),
             seeded_fault: None,

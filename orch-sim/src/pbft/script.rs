@@ -90,7 +90,8 @@ struct Block {
 }
 
 fn blocks(text: &str) -> Vec<Block> {
-    let (mut blocks, mut commands, mut expected, mut result) = (Vec::new(), String::new(), String::new(), false);
+    let (mut blocks, mut commands, mut expected, mut result) =
+        (Vec::new(), String::new(), String::new(), false);
     for line in text.lines().filter(|line| !line.starts_with('#')).chain([""]) {
         match line {
             "----" => result = true,
@@ -203,6 +204,11 @@ fn state(lab: &Lab, out: &mut String) {
         };
         let (view, entered) = replica.view();
         let on_the_way = if entered { "" } else { " (on the way)" };
-        let _ = writeln!(out, "{at}: {view}{on_the_way} stable {} executed {}", replica.stable(), replica.executed());
+        let _ = writeln!(
+            out,
+            "{at}: {view}{on_the_way} stable {} executed {}",
+            replica.stable(),
+            replica.executed()
+        );
     }
 }

@@ -48,7 +48,11 @@ impl Twins {
                 number /= choices;
                 // The first instance is always on the first side: which side is called the first does not matter.
                 let sides = (0..5).map(|at| usize::from(at > 0 && (choice >> (at - 1)) & 1 == 1)).collect();
-                Round { sides, proposer: 1 + usize::try_from(choice % 3).unwrap_or(0), timeout: choice >= SIDES }
+                Round {
+                    sides,
+                    proposer: 1 + usize::try_from(choice % 3).unwrap_or(0),
+                    timeout: choice >= SIDES,
+                }
             });
             Self { replicas: 4, twins: vec![0], rounds: rounds.collect() }
         })
@@ -97,7 +101,8 @@ impl Twins {
             if let Some(seq) = lab.conflict() {
                 return Err(format!("safety: correct replicas differ at {seq}"));
             }
-            let ends: Vec<_> = lab.correct().map(|(_, replica)| (replica.executed(), replica.chain())).collect();
+            let ends: Vec<_> =
+                lab.correct().map(|(_, replica)| (replica.executed(), replica.chain())).collect();
             if ends.iter().all(|end| *end == ends[0]) && Some(ends[0].0) > before {
                 return Ok(());
             }

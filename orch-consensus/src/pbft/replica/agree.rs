@@ -9,7 +9,7 @@ use crate::pbft::{
     ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment, To},
     log::{Counted, Slot},
-    message::{Certificate, Fetch, Message, Vote, UNSIGNED},
+    message::{Certificate, Fetch, Message, UNSIGNED, Vote},
     record::Record,
     statement::{Claim, Phase, Statement},
 };
@@ -38,7 +38,9 @@ impl Replica {
         if locks && slot.prepared.as_ref().is_some_and(|prepared| prepared.digest != vote.digest) {
             return;
         }
-        if slot.checking || slot.proposal.is_some_and(|proposal| proposal.digest == vote.digest && proposal.accepted) {
+        if slot.checking
+            || slot.proposal.is_some_and(|proposal| proposal.digest == vote.digest && proposal.accepted)
+        {
             return;
         }
         if slot.proposal.is_some_and(|proposal| proposal.digest != vote.digest) {
@@ -89,7 +91,7 @@ impl Replica {
     pub(super) fn proposal_checked(
         &mut self,
         now: Moment,
-        batch: Arc<Batch>,
+        batch: &Arc<Batch>,
         vote: Vote,
         good: bool,
         out: &mut Vec<Effect>,
@@ -105,7 +107,7 @@ impl Replica {
         if !here || taken {
             return;
         }
-        self.accept(now, &batch, vote.seq, out);
+        self.accept(now, batch, vote.seq, out);
         self.vote(Phase::Prepare, self.view, vote.seq, vote.digest, out);
         self.count_vote(now, vote.replica, vote, true, out);
     }
@@ -176,7 +178,9 @@ impl Replica {
         let quorum = self.quorum();
         let Some(slot) = self.log.get_mut(seq) else { return };
         let done = match phase {
-            Phase::Prepare => slot.prepared.as_ref().is_some_and(|known| known.view == view && known.digest == digest),
+            Phase::Prepare => {
+                slot.prepared.as_ref().is_some_and(|known| known.view == view && known.digest == digest)
+            }
             Phase::Commit => slot.decided.is_some(),
         };
         let ballot = match phase {
@@ -197,7 +201,8 @@ impl Replica {
         if votes.is_empty() {
             return;
         }
-        let claims = votes.iter().filter_map(|(_, vote)| Some(vote.claim(self.key_of(vote.replica)?))).collect();
+        let claims =
+            votes.iter().filter_map(|(_, vote)| Some(vote.claim(self.key_of(vote.replica)?))).collect();
         self.verify(Job::Votes { phase, view, seq, digest, votes }, claims, None, now, out);
     }
 
@@ -273,13 +278,21 @@ impl Replica {
     }
 
     /// A proof that somebody sent because we seemed to lack it.
-    pub(super) fn on_committed(&mut self, now: Moment, from: ReplicaId, certificate: Certificate, out: &mut Vec<Effect>) {
+    pub(super) fn on_committed(
+        &mut self,
+        now: Moment,
+        from: ReplicaId,
+        certificate: Certificate,
+        out: &mut Vec<Effect>,
+    ) {
         let missing = self.log.get(certificate.seq).is_some_and(|slot| slot.decided.is_none());
         let deaf = self.changing.is_some() && self.config.makes(SeededFault::DeafWhileChanging);
         if !missing || deaf || certificate.phase != Phase::Commit {
             return;
         }
-        let (Some(claims), Some(sender)) = (certificate.claims(self.membership()), self.key_of(from)) else { return };
+        let (Some(claims), Some(sender)) = (certificate.claims(self.membership()), self.key_of(from)) else {
+            return;
+        };
         self.verify(Job::Certificate(certificate), claims, Some(sender), now, out);
     }
 

@@ -10,7 +10,7 @@ use crate::pbft::{
     io::{Effect, Event, Moment},
     log::Log,
     membership::Membership,
-    message::{Checkpoint, CheckpointVote, EpochStep, Message, StableProof, quorum_claims, UNSIGNED},
+    message::{Checkpoint, CheckpointVote, EpochStep, Message, StableProof, UNSIGNED, quorum_claims},
     record::{Image, Record},
     statement::Claim,
 };
@@ -113,11 +113,13 @@ impl Replica {
             let signatures = matching().filter(|ballot| ballot.checked);
             let votes = signatures.map(|ballot| (ballot.vote.replica, ballot.vote.signature)).collect();
             let proof = StableProof { checkpoint: ours, votes, steps: Vec::new() };
-            self.make_stable(now, Arc::new(proof), out);
+            self.make_stable(now, &Arc::new(proof), out);
             return;
         }
-        let unchecked: Vec<_> = matching().filter(|ballot| !ballot.checked).map(|ballot| ballot.vote).collect();
-        let claims = unchecked.iter().filter_map(|vote| Some(vote.claim(self.key_of(vote.replica)?))).collect();
+        let unchecked: Vec<_> =
+            matching().filter(|ballot| !ballot.checked).map(|ballot| ballot.vote).collect();
+        let claims =
+            unchecked.iter().filter_map(|vote| Some(vote.claim(self.key_of(vote.replica)?))).collect();
         self.verify(Job::Checkpoints(unchecked), claims, None, now, out);
     }
 
@@ -144,7 +146,8 @@ impl Replica {
 
     /// A quorum agrees on something else than our state: this replica cannot be trusted with votes any more, and says so.
     fn notice_divergence(&self, seq: Seq, out: &mut Vec<Effect>) {
-        let (Some(votes), Some(ours)) = (self.checkpoints.votes.get(&seq), self.checkpoints.ours.get(&seq)) else {
+        let (Some(votes), Some(ours)) = (self.checkpoints.votes.get(&seq), self.checkpoints.ours.get(&seq))
+        else {
             return;
         };
         let mut others = BTreeMap::new();
@@ -157,7 +160,7 @@ impl Replica {
     }
 
     /// A checkpoint is stable and we have its state: nothing before it is needed for agreement any more.
-    pub(super) fn make_stable(&mut self, now: Moment, proof: Arc<StableProof>, out: &mut Vec<Effect>) {
+    pub(super) fn make_stable(&mut self, now: Moment, proof: &Arc<StableProof>, out: &mut Vec<Effect>) {
         let checkpoint = proof.checkpoint;
         if checkpoint.seq <= self.log.low() || checkpoint.seq > self.executed() {
             return;
@@ -170,18 +173,17 @@ impl Replica {
         Self::event(out, Event::Stable(checkpoint.seq));
         if let Some(next) = self.service.successor().filter(|(end, _)| *end == checkpoint.seq) {
             let next = next.1.clone();
-            self.begin_epoch(now, &proof, next, out);
+            self.begin_epoch(now, proof, next, out);
         }
         let news = old.unwrap_or(GENESIS) != checkpoint.snapshot;
         if let Some(snapshot) = self.history.find(checkpoint.snapshot).filter(|_| news).cloned() {
-            self.rewrite_log(&snapshot, Some(&proof), out);
+            self.rewrite_log(&snapshot, Some(proof), out);
         }
     }
 
     /// The members change at a stable checkpoint; nothing beyond it was agreed on by the old ones.
     fn begin_epoch(&mut self, now: Moment, proof: &StableProof, next: Membership, out: &mut Vec<Effect>) {
-        let step =
-            EpochStep { checkpoint: proof.checkpoint, votes: proof.votes.clone(), membership: next };
+        let step = EpochStep { checkpoint: proof.checkpoint, votes: proof.votes.clone(), membership: next };
         self.append(Record::Epoch(Arc::new(step.clone())), out);
         self.steps.push(step);
         self.service.succeed();
@@ -270,7 +272,8 @@ impl Replica {
     pub(super) fn stable_claims(&self, proof: &StableProof) -> Option<Vec<Claim>> {
         let (mut members, mut claims) = (self.membership().clone(), Vec::new());
         for step in &proof.steps {
-            if step.membership.epoch() <= members.epoch() || step.membership.epoch() > proof.checkpoint.epoch {
+            if step.membership.epoch() <= members.epoch() || step.membership.epoch() > proof.checkpoint.epoch
+            {
                 continue;
             }
             let follows = step.checkpoint.epoch == members.epoch()
@@ -296,7 +299,7 @@ impl Replica {
             return;
         }
         match self.checkpoints.ours.get(&checkpoint.seq) {
-            Some(ours) if *ours == checkpoint => self.make_stable(now, proof.clone(), out),
+            Some(ours) if *ours == checkpoint => self.make_stable(now, proof, out),
             Some(_) => Self::event(out, Event::Diverged(checkpoint.seq)),
             None => self.catch_up(now, proof.clone(), out),
         }

@@ -22,7 +22,13 @@ pub(super) enum Job {
     Request(Arc<Request>),
     Proposal(Arc<Batch>, Vote),
     /// Votes that came from those who cast them, with the voters' indices.
-    Votes { phase: Phase, view: View, seq: Seq, digest: Digest, votes: Vec<(usize, Vote)> },
+    Votes {
+        phase: Phase,
+        view: View,
+        seq: Seq,
+        digest: Digest,
+        votes: Vec<(usize, Vote)>,
+    },
     /// A vote that somebody else passed on.
     Relayed(Vote),
     Certificate(Certificate),
@@ -93,7 +99,7 @@ impl Replica {
         let good = bad.is_empty();
         match job {
             Job::Request(request) if good => self.take_request(now, request),
-            Job::Proposal(batch, vote) => self.proposal_checked(now, batch, vote, good, out),
+            Job::Proposal(batch, vote) => self.proposal_checked(now, &batch, vote, good, out),
             Job::Votes { phase, view, seq, digest, votes } => {
                 self.votes_checked(now, (phase, view, seq, digest), &votes, bad, out);
             }
@@ -104,7 +110,7 @@ impl Replica {
             Job::Checkpoints(votes) => self.checkpoints_checked(now, &votes, bad, out),
             Job::Stable(proof) if good => self.take_stable_proof(now, &proof, out),
             Job::ViewChange(change) if good => self.collect_view_change(now, change, out),
-            Job::NewView(new) if good => self.enter_view(now, new, out),
+            Job::NewView(new) if good => self.enter_view(now, &new, out),
             Job::Evidence(misbehaviour) if good => self.keep_evidence(misbehaviour, out),
             _ => {}
         }

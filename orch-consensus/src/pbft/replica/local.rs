@@ -44,7 +44,13 @@ enum Purpose {
 
 impl Local {
     pub(super) fn new(session: u64) -> Self {
-        Self { session: session.max(1), next: 1, open: Vec::new(), open_since: Duration::ZERO, sent: BTreeMap::new() }
+        Self {
+            session: session.max(1),
+            next: 1,
+            open: Vec::new(),
+            open_since: Duration::ZERO,
+            sent: BTreeMap::new(),
+        }
     }
 
     /// Since when the first command waits to be bundled.

@@ -9,7 +9,7 @@ use crate::pbft::{
     ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment},
     log::Proposal,
-    message::{Certificate, Message, NewView, StableProof, Summary, ViewChange, UNSIGNED},
+    message::{Certificate, Message, NewView, StableProof, Summary, UNSIGNED, ViewChange},
     record::Record,
     statement::{Claim, Phase},
 };
@@ -93,7 +93,13 @@ impl Replica {
         })
     }
 
-    pub(super) fn on_new_view(&mut self, now: Moment, from: ReplicaId, new: Arc<NewView>, out: &mut Vec<Effect>) {
+    pub(super) fn on_new_view(
+        &mut self,
+        now: Moment,
+        from: ReplicaId,
+        new: Arc<NewView>,
+        out: &mut Vec<Effect>,
+    ) {
         let ahead = new.view > self.view || (new.view == self.view && self.changing.is_some());
         if new.epoch != self.epoch() || !ahead || self.membership().primary(new.view).id != new.replica {
             return;
@@ -145,7 +151,7 @@ impl Replica {
             return;
         }
         if self.changing.is_some() {
-            self.begin_view(now, new, out);
+            self.begin_view(now, &new, out);
         } else {
             // It began in an earlier life; now it can be shown to others again.
             self.new_view = Some(new);
@@ -153,7 +159,7 @@ impl Replica {
     }
 
     /// A NEW-VIEW of somebody else was checked.
-    pub(super) fn enter_view(&mut self, now: Moment, new: Arc<NewView>, out: &mut Vec<Effect>) {
+    pub(super) fn enter_view(&mut self, now: Moment, new: &Arc<NewView>, out: &mut Vec<Effect>) {
         let ahead = new.view > self.view || (new.view == self.view && self.changing.is_some());
         if new.epoch != self.epoch() || !ahead || self.me == Some(new.replica) {
             return;
@@ -162,7 +168,7 @@ impl Replica {
         self.begin_view(now, new, out);
     }
 
-    pub(super) fn begin_view(&mut self, now: Moment, new: Arc<NewView>, out: &mut Vec<Effect>) {
+    pub(super) fn begin_view(&mut self, now: Moment, new: &Arc<NewView>, out: &mut Vec<Effect>) {
         self.view = new.view;
         self.changing = None;
         self.new_view = Some(new.clone());

@@ -42,7 +42,7 @@ impl Pool {
     /// Takes in a request, unless it is known or its client has too many.
     pub(super) fn add(&mut self, request: Arc<Request>, now: Duration) -> bool {
         let key = key_of(&request);
-        if self.waiting.contains_key(&key) || self.of_client(&request.client) >= CLIENT_WINDOW as usize {
+        if self.waiting.contains_key(&key) || self.of_client(&request.client) >= CLIENT_WINDOW {
             return false;
         }
         self.waiting.insert(key, Waiting { request, since: now, told: now });
@@ -131,7 +131,7 @@ impl Pool {
         self.waiting.retain(|_, waiting| !gone(&waiting.request));
     }
 
-    fn of_client(&self, client: &PublicKey) -> usize {
-        self.waiting.range((*client, 0, 0)..=(*client, u64::MAX, u64::MAX)).count()
+    fn of_client(&self, client: &PublicKey) -> u64 {
+        self.waiting.range((*client, 0, 0)..=(*client, u64::MAX, u64::MAX)).count() as u64
     }
 }

@@ -8,7 +8,7 @@ use crate::pbft::{
     clients::Standing,
     ids::{Digest, PublicKey},
     io::{Effect, Moment, To},
-    message::{Message, Vote, UNSIGNED},
+    message::{Message, UNSIGNED, Vote},
     record::Record,
     statement::{Claim, Phase, Statement},
 };
@@ -23,7 +23,10 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         let Some(signature) = request.signature else { return };
-        if !self.admits(&request.client) || request.client == self.key || request.size() > self.config.batch_bytes_max {
+        if !self.admits(&request.client)
+            || request.client == self.key
+            || request.size() > self.config.batch_bytes_max
+        {
             return;
         }
         match self.service.standing(&request) {
@@ -61,7 +64,8 @@ impl Replica {
             if in_flight >= self.config.pipeline && !ends_epoch {
                 return;
             }
-            let due = in_flight == 0 || self.batch_is_full() || self.batch_at().is_some_and(|at| at <= now.elapsed);
+            let due =
+                in_flight == 0 || self.batch_is_full() || self.batch_at().is_some_and(|at| at <= now.elapsed);
             if due && self.local.open_commands() > 0 {
                 self.send_bundle(now, out);
             }
@@ -111,7 +115,8 @@ impl Replica {
     fn propose_batch(&mut self, now: Moment, requests: Vec<Arc<Request>>, out: &mut Vec<Effect>) {
         let Some(me) = self.me else { return };
         // A null batch brings the end of an epoch nearer when nobody asks for anything.
-        let batch = Arc::new(if requests.is_empty() { Batch::null() } else { Batch::new(now.wall, requests) });
+        let batch =
+            Arc::new(if requests.is_empty() { Batch::null() } else { Batch::new(now.wall, requests) });
         self.proposed = self.proposed.next();
         let vote = Vote {
             phase: Phase::Prepare,

@@ -110,7 +110,8 @@ impl Replica {
                 self.service.succeed();
                 self.enter_epoch(now, past);
             }
-            let Some(batch) = found.decided.get(&next).and_then(|digest| found.bodies.get(digest)).cloned() else {
+            let Some(batch) = found.decided.get(&next).and_then(|digest| found.bodies.get(digest)).cloned()
+            else {
                 return;
             };
             self.execute(now, next, &batch, past);
@@ -119,14 +120,15 @@ impl Replica {
 
     fn regain_log(&mut self, now: Moment, found: &Found, past: &mut Vec<Effect>) {
         if let Some(proof) = &found.stable {
-            self.make_stable(now, proof.clone(), past);
+            self.make_stable(now, proof, past);
         }
         let epoch = self.epoch();
         let executed = self.executed();
         for (seq, slot) in self.log.iter_mut() {
             slot.decided = found.decided.get(&seq).copied();
             slot.prepared = found.prepared.get(&seq).filter(|known| known.epoch == epoch).cloned();
-            let accepted = found.accepted.range((epoch, View(0), Seq(0))..=(epoch, View(u64::MAX), Seq(u64::MAX)));
+            let accepted =
+                found.accepted.range((epoch, View(0), Seq(0))..=(epoch, View(u64::MAX), Seq(u64::MAX)));
             let here = accepted.filter(|((_, _, at), _)| *at == seq).map(|(_, digest)| *digest);
             let prepared = slot.prepared.as_ref().map(|known| known.digest);
             for digest in here.chain(slot.decided).chain(prepared) {
@@ -154,11 +156,13 @@ impl Replica {
             return;
         }
         if let Some(new) = began {
-            self.begin_view(now, new.clone(), past);
+            self.begin_view(now, new, past);
         }
         let view = self.view;
         self.proposed = self.proposed.max(self.executed());
-        for ((_, _, seq), digest) in found.accepted.range((epoch, view, Seq(0))..=(epoch, view, Seq(u64::MAX))) {
+        for ((_, _, seq), digest) in
+            found.accepted.range((epoch, view, Seq(0))..=(epoch, view, Seq(u64::MAX)))
+        {
             self.proposed = self.proposed.max(*seq);
             if let Some(slot) = self.log.get_mut(*seq)
                 && slot.body(digest).is_some()

@@ -49,7 +49,10 @@ impl Replica {
             return;
         }
         let earlier = status.view < self.view || (status.view == self.view && status.changing);
-        if earlier && self.changing.is_none() && let Some(new) = self.new_view.clone().filter(|new| new.signature != UNSIGNED) {
+        if earlier
+            && self.changing.is_none()
+            && let Some(new) = self.new_view.clone().filter(|new| new.signature != UNSIGNED)
+        {
             // Even if it does not want to: its correct members are here.
             out.push(Effect::Send(To::One(from), Message::NewView(new)));
         }

@@ -71,7 +71,8 @@ impl Replica {
             !(same_snapshot && matches!(known.stage, Stage::Manifest(_) | Stage::Chunks { .. }))
         });
         if restart {
-            let patience = if self.transfer.is_some() { Duration::ZERO } else { self.config.status_interval * 2 };
+            let patience =
+                if self.transfer.is_some() { Duration::ZERO } else { self.config.status_interval * 2 };
             self.transfer =
                 Some(Transfer { target, stage: Stage::Waiting, retry_at: now.elapsed + patience, turn: 0 });
         } else if let Some(transfer) = &mut self.transfer {
@@ -139,7 +140,8 @@ impl Replica {
         // The members of the target's epoch have it; those of an epoch that we know may have left.
         let target = self.transfer.as_ref()?.target.as_ref();
         let members = target.steps.last().map_or(self.membership(), |step| &step.membership);
-        let others: Vec<_> = members.members().iter().map(|member| member.key).filter(|key| *key != self.key).collect();
+        let others: Vec<_> =
+            members.members().iter().map(|member| member.key).filter(|key| *key != self.key).collect();
         others.get(turn % others.len().max(1)).copied()
     }
 
@@ -173,7 +175,8 @@ impl Replica {
             return;
         }
         let decided = slot.decided == Some(batch.digest());
-        let adopted = slot.proposal.is_some_and(|proposal| proposal.digest == batch.digest() && !proposal.accepted);
+        let adopted =
+            slot.proposal.is_some_and(|proposal| proposal.digest == batch.digest() && !proposal.accepted);
         if !decided && !adopted {
             return;
         }
@@ -197,7 +200,9 @@ impl Replica {
                 transfer.stage = Stage::Manifest(snapshot);
                 transfer.retry_at = now.elapsed;
             }
-            (Fetch::Batch(..), Stage::Batches { .. }) | (Fetch::Digests(..), _) if transfer.turn < 4 * peers => {
+            (Fetch::Batch(..), Stage::Batches { .. }) | (Fetch::Digests(..), _)
+                if transfer.turn < 4 * peers =>
+            {
                 transfer.retry_at = now.elapsed;
             }
             _ => return,
@@ -217,11 +222,19 @@ impl Replica {
         self.ask(out);
     }
 
-    fn supply_chunk(&mut self, now: Moment, name: SnapshotRef, index: u32, bytes: Bytes, out: &mut Vec<Effect>) {
+    fn supply_chunk(
+        &mut self,
+        now: Moment,
+        name: SnapshotRef,
+        index: u32,
+        bytes: Bytes,
+        out: &mut Vec<Effect>,
+    ) {
         let unverified = self.config.makes(SeededFault::SnapshotNotVerified);
         let Some(transfer) = &mut self.transfer else { return };
         let Stage::Chunks { name: asked, hashes, chunks } = &mut transfer.stage else { return };
-        let right = hashes.get(index as usize).is_some_and(|hash| *hash == chunk_digest(&bytes) || unverified);
+        let right =
+            hashes.get(index as usize).is_some_and(|hash| *hash == chunk_digest(&bytes) || unverified);
         if *asked != name || !right || chunks.insert(index, bytes).is_some() {
             return;
         }
@@ -254,7 +267,8 @@ impl Replica {
         if self.membership().epoch() != epoch {
             self.enter_epoch(now, out);
         }
-        let (snapshot, target) = (self.history.find(name).cloned(), self.transfer.as_ref().map(|t| t.target.clone()));
+        let (snapshot, target) =
+            (self.history.find(name).cloned(), self.transfer.as_ref().map(|t| t.target.clone()));
         if let Some(snapshot) = snapshot {
             self.rewrite_log(&snapshot, target.as_ref(), out);
         }
@@ -341,7 +355,11 @@ impl Replica {
             Stage::Batches { digests, batches } => digests.len() - batches.len(),
             _ => 0,
         };
-        if self.transfer.as_ref().is_some_and(|transfer| open(transfer) > 0 && open(transfer).is_multiple_of(8)) {
+        if self
+            .transfer
+            .as_ref()
+            .is_some_and(|transfer| open(transfer) > 0 && open(transfer).is_multiple_of(8))
+        {
             self.ask(out);
         }
         self.run_transfer(now, out);
@@ -375,7 +393,7 @@ impl Replica {
             Self::event(out, Event::Diverged(seq));
             return;
         }
-        self.make_stable(now, target.clone(), out);
+        self.make_stable(now, target, out);
         Self::event(out, Event::Caught(self.executed()));
         self.execute_decided(now, out);
     }

@@ -7,7 +7,7 @@ use crate::pbft::{
     fault::SeededFault,
     ids::{ReplicaId, View},
     io::{Effect, Event, Moment, To},
-    message::{Message, Summary, ViewChange, UNSIGNED},
+    message::{Message, Summary, UNSIGNED, ViewChange},
     record::Record,
     statement::Claim,
 };
@@ -57,7 +57,8 @@ impl Replica {
         } else {
             self.pool.oldest().map(|waiting| waiting.since)
         };
-        let proposal = self.oldest_proposal().filter(|_| !self.config.makes(SeededFault::TimerNeedsOwnRequest));
+        let proposal =
+            self.oldest_proposal().filter(|_| !self.config.makes(SeededFault::TimerNeedsOwnRequest));
         let since = [request, proposal].into_iter().flatten().min()?;
         Some(since + self.timeout())
     }
@@ -197,7 +198,12 @@ impl Replica {
     }
 
     /// Takes down a VIEW-CHANGE that was checked.
-    pub(super) fn collect_view_change(&mut self, now: Moment, change: Arc<ViewChange>, out: &mut Vec<Effect>) {
+    pub(super) fn collect_view_change(
+        &mut self,
+        now: Moment,
+        change: Arc<ViewChange>,
+        out: &mut Vec<Effect>,
+    ) {
         if change.summary.epoch != self.epoch() {
             return;
         }
@@ -236,7 +242,7 @@ impl Replica {
     /// A request of ours that takes long goes to all, so that they watch the primary too; somebody else's goes to the primary,
     /// which may not have it (TOCS 4.1). Also on the way to another view: others may not be, and go on without us.
     fn relay(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if !self.relay_at().is_some_and(|at| at <= now.elapsed) {
+        if self.relay_at().is_none_or(|at| at > now.elapsed) {
             return;
         }
         let before = now.elapsed.saturating_sub(self.config.request_timeout / 2);

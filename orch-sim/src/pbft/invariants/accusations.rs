@@ -26,7 +26,9 @@ impl Invariant for NoFalseAccusation {
 
     fn observe(&mut self, node: NodeId, _: Duration, observation: &Observation<'_>) -> Result<(), String> {
         match observation {
-            Observation::Said(Event::Evidence(proof)) if !self.liars.contains(&keys::node(&proof.first.key)) => {
+            Observation::Said(Event::Evidence(proof))
+                if !self.liars.contains(&keys::node(&proof.first.key)) =>
+            {
                 Err(format!("node {node} accuses a correct replica: {proof:?}"))
             }
             Observation::Said(Event::Diverged(seq)) => {

@@ -4,9 +4,9 @@ mod accusations;
 mod agreement;
 mod certificates;
 mod clock;
-mod single_vote;
 mod new_views;
 mod once;
+mod single_vote;
 mod watermarks;
 
 use std::{fmt::Debug, time::Duration};
