@@ -26,6 +26,7 @@ pub const CASES: &[Case] = cases![
     "silent_primary",
     "prepared_survives",
     "gaps_become_null",
+    "claims_of_laggards",
     "join_at_weak_quorum",
     "nobody_runs_ahead_alone",
     "ahead_alone_learns",

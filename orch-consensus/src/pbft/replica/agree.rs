@@ -38,14 +38,12 @@ impl Replica {
         if locks && slot.prepared.as_ref().is_some_and(|prepared| prepared.digest != vote.digest) {
             return;
         }
-        if slot.checking
-            || slot.proposal.is_some_and(|proposal| proposal.digest == vote.digest && proposal.accepted)
-        {
+        if slot.checking {
             return;
         }
-        if slot.proposal.is_some_and(|proposal| proposal.digest != vote.digest) {
-            // A second proposal for the place: its vote may prove that the primary equivocates.
-            self.count_vote(now, from, vote, false, out);
+        if slot.proposal.is_some_and(|proposal| proposal.accepted || proposal.digest != vote.digest) {
+            // The batch is known, or another one has the place. The vote counts, or proves that the primary equivocates.
+            self.on_vote(now, from, vote, out);
             return;
         }
         // A batch that the view began with was justified by its certificate.
