@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod callers;
 mod conformance;
 mod group;
 mod log;

@@ -109,18 +109,21 @@ impl Waiting {
         self.callers.is_empty()
     }
 
-    pub(super) fn answer(&mut self, token: u64, answer: Result<Answer, Refusal>) {
-        let Some((caller, _place)) = self.callers.remove(&token) else { return };
+    /// Tells the caller, and says whether it was about a command.
+    pub(super) fn answer(&mut self, token: u64, answer: Result<Answer, Refusal>) -> bool {
+        let Some((caller, _place)) = self.callers.remove(&token) else { return false };
         // Whoever gave up waiting does not want the answer.
         match caller {
             Caller::Command(reply) => {
                 let answer =
                     answer.map(|Answer { seq, outcome }| Committed { revision: Revision(seq.0), outcome });
                 let _ = reply.send(answer.map_err(|refusal| error_of(&refusal)));
+                true
             }
             Caller::Revision(reply) => {
                 let answer = answer.map(|answer| Revision(answer.seq.0));
                 let _ = reply.send(answer.map_err(|refusal| error_of(&refusal)));
+                false
             }
         }
     }

@@ -269,6 +269,8 @@ impl Consensus for PbftConsensus {
             clients: self.config.core.clients.clone(),
             message_bytes_max: self.config.message_bytes_max(),
             log_queue_bytes_max: self.config.log_queue_bytes_max,
+            batch_commands_max: self.config.core.batch_commands_max,
+            batch_delay: self.config.core.batch_delay,
             shutdown_timeout: self.config.shutdown_timeout,
         };
         let driver = Driver::new(parts, effects);

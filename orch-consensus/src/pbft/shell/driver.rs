@@ -62,6 +62,8 @@ pub(super) struct Parts {
     pub(super) clients: BTreeSet<PublicKey>,
     pub(super) message_bytes_max: usize,
     pub(super) log_queue_bytes_max: usize,
+    pub(super) batch_commands_max: usize,
+    pub(super) batch_delay: Duration,
     pub(super) shutdown_timeout: Duration,
 }
 
@@ -88,6 +90,8 @@ impl Clock {
 /// The replica and everything around it.
 pub(super) struct Driver {
     parts: Parts,
+    /// When the work at hand began.
+    now: Moment,
     verifier: Verifier,
     lanes: Lanes,
     waiting: Waiting,
@@ -101,6 +105,10 @@ pub(super) struct Driver {
     appended: u64,
     progress: Progress,
     held: VecDeque<(u64, Message)>,
+    /// Commands that wait for others to share a batch with, since when, and how many the replica has.
+    open: Vec<(u64, Bytes)>,
+    open_since: Duration,
+    in_flight: usize,
     /// What came of what callers asked.
     answers: Vec<(u64, Result<Answer, Refusal>)>,
     /// How many callers the last turn answered.
@@ -114,6 +122,7 @@ impl Driver {
     /// A loop that goes on with the effects of a recovery.
     pub(super) fn new(parts: Parts, effects: Vec<Effect>) -> Self {
         let mut driver = Self {
+            now: parts.clock.now(),
             verifier: Verifier::default(),
             lanes: Lanes::default(),
             waiting: Waiting::default(),
@@ -125,6 +134,9 @@ impl Driver {
             appended: 0,
             progress: Progress::default(),
             held: VecDeque::new(),
+            open: Vec::new(),
+            open_since: Duration::ZERO,
+            in_flight: 0,
             answers: Vec::new(),
             answered: 0,
             stop_at: None,
@@ -207,7 +219,10 @@ impl Driver {
     }
 
     fn deadline(&self) -> tokio::time::Instant {
-        let at = self.parts.replica.deadline();
+        let mut at = self.parts.replica.deadline();
+        if !self.open.is_empty() {
+            at = at.min(self.open_since + self.parts.batch_delay);
+        }
         self.parts.clock.at(self.stop_at.map_or(at, |stop| stop.min(at)))
     }
 
@@ -255,6 +270,7 @@ impl Driver {
     }
 
     async fn turn(&mut self, calls: &mut Vec<Call>) {
+        self.now = self.parts.clock.now();
         self.release();
         while let Some((from, message)) = self.lanes.next_fast() {
             self.read(from, message);
@@ -264,6 +280,7 @@ impl Driver {
             self.read(from, message);
         }
         self.take_calls(calls);
+        self.propose();
         self.inputs.push_back(Input::Tick);
         self.settle().await;
     }
@@ -279,12 +296,14 @@ impl Driver {
     }
 
     fn take_calls(&mut self, calls: &mut Vec<Call>) {
-        let mut proposals = Vec::new();
         for call in calls.drain(..) {
             match call {
                 Call::Propose(command, reply, place) => {
                     let token = self.waiting.command(reply, place);
-                    proposals.push((token, command));
+                    if self.open.is_empty() {
+                        self.open_since = self.now.elapsed;
+                    }
+                    self.open.push((token, command));
                 }
                 Call::Barrier(reply, place) => {
                     let token = self.waiting.revision(reply, place);
@@ -299,15 +318,24 @@ impl Driver {
                     Err(error) => answer(reply, Err(error)),
                 },
                 Call::Shutdown => {
-                    self.stop_at = Some(self.parts.clock.now().elapsed + self.parts.shutdown_timeout);
+                    self.stop_at = Some(self.now.elapsed + self.parts.shutdown_timeout);
                 }
             }
         }
-        if !proposals.is_empty() {
-            let now = self.parts.clock.now();
-            self.parts.replica.propose_all(now, proposals, &mut self.effects);
-            self.carry_out();
+    }
+
+    /// Hands over the commands that wait, unless others are on their way and these may still become more. The replica would
+    /// propose them the moment those are executed, and whoever is answered then would have to wait for the next batch: batches
+    /// would stay half as large as they can be.
+    fn propose(&mut self) {
+        let full = self.open.len() >= self.parts.batch_commands_max;
+        let late = self.now.elapsed >= self.open_since + self.parts.batch_delay;
+        if self.open.is_empty() || !(self.in_flight == 0 || full || late) {
+            return;
         }
+        self.in_flight += self.open.len();
+        self.parts.replica.propose_all(self.now, self.open.drain(..), &mut self.effects);
+        self.carry_out();
     }
 
     /// The change as the replica knows it; none where it is as asked for already.
@@ -343,6 +371,7 @@ impl Driver {
             } else {
                 break;
             }
+            self.now = self.parts.clock.now();
         }
         if let Some(journal) = &self.parts.journal {
             journal.submit(&mut self.changes);
@@ -352,8 +381,7 @@ impl Driver {
 
     fn step_all(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
-            let now = self.parts.clock.now();
-            self.parts.replica.step(now, input, &mut self.effects);
+            self.parts.replica.step(self.now, input, &mut self.effects);
             self.carry_out();
         }
     }

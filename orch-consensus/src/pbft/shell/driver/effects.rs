@@ -50,7 +50,7 @@ impl Driver {
         self.say();
         self.answered += self.answers.len();
         for (token, result) in self.answers.drain(..) {
-            self.waiting.answer(token, result);
+            self.in_flight -= usize::from(self.waiting.answer(token, result));
         }
     }
 
@@ -104,7 +104,7 @@ impl Driver {
         let trouble = &mut self.said.trouble;
         match event {
             Event::Leaving(view) => {
-                tracing::warn!(%view, "the primary is suspected; leaving for another view")
+                tracing::warn!(%view, "the primary is suspected; leaving for another view");
             }
             Event::Entered(view, primary) => tracing::info!(%view, %primary, "a view began"),
             Event::Stable(seq) => {
