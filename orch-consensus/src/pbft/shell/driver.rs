@@ -46,7 +46,11 @@ const SLOW_OF_TURN: usize = 64;
 /// Calls that are taken in one turn.
 const CALLS_OF_TURN: usize = 4096;
 /// How often the loop lets others run while callers come in.
-const GATHERINGS_MAX: usize = 4;
+const GATHERINGS_MAX: usize = 16;
+/// How often it does so in vain.
+const VAIN_GATHERINGS_MAX: usize = 3;
+/// How many times the batch delay commands wait at most for those that are on their way.
+const ROUNDS_DELAY_MAX: u32 = 8;
 
 /// What the loop begins with.
 pub(super) struct Parts {
@@ -109,6 +113,9 @@ pub(super) struct Driver {
     open: Vec<(u64, Bytes)>,
     open_since: Duration,
     in_flight: usize,
+    /// When the replica was last given commands, and how long it took it to have some carried out.
+    handed_over: Duration,
+    round: Duration,
     /// What came of what callers asked.
     answers: Vec<(u64, Result<Answer, Refusal>)>,
     /// How many callers the last turn answered.
@@ -137,6 +144,8 @@ impl Driver {
             open: Vec::new(),
             open_since: Duration::ZERO,
             in_flight: 0,
+            handed_over: Duration::ZERO,
+            round: Duration::ZERO,
             answers: Vec::new(),
             answered: 0,
             stop_at: None,
@@ -221,7 +230,7 @@ impl Driver {
     fn deadline(&self) -> tokio::time::Instant {
         let mut at = self.parts.replica.deadline();
         if !self.open.is_empty() {
-            at = at.min(self.open_since + self.parts.batch_delay);
+            at = at.min(self.late_at());
         }
         self.parts.clock.at(self.stop_at.map_or(at, |stop| stop.min(at)))
     }
@@ -236,7 +245,7 @@ impl Driver {
     /// one batch of them instead of several.
     async fn gather(&mut self, calls: &mut mpsc::UnboundedReceiver<Call>, taken: &mut Vec<Call>) {
         let expected = std::mem::take(&mut self.answered).min(CALLS_OF_TURN);
-        let mut rounds = 0;
+        let (mut rounds, mut vain) = (0, 0);
         while !self.is_stalled() && self.stop_at.is_none() {
             let before = taken.len();
             while taken.len() < CALLS_OF_TURN
@@ -244,8 +253,8 @@ impl Driver {
             {
                 taken.push(call);
             }
-            let grows = taken.len() > before;
-            if taken.len() >= expected || rounds >= GATHERINGS_MAX || (rounds > 0 && !grows) {
+            vain += usize::from(taken.len() == before);
+            if taken.len() >= expected || rounds >= GATHERINGS_MAX || vain > VAIN_GATHERINGS_MAX {
                 return;
             }
             rounds += 1;
@@ -324,16 +333,23 @@ impl Driver {
         }
     }
 
+    /// When commands are handed over although others are on their way: where these take long, so do many small batches.
+    fn late_at(&self) -> Duration {
+        let delay = self.parts.batch_delay;
+        self.open_since + self.round.clamp(delay, ROUNDS_DELAY_MAX * delay)
+    }
+
     /// Hands over the commands that wait, unless others are on their way and these may still become more. The replica would
     /// propose them the moment those are executed, and whoever is answered then would have to wait for the next batch: batches
     /// would stay half as large as they can be.
     fn propose(&mut self) {
         let full = self.open.len() >= self.parts.batch_commands_max;
-        let late = self.now.elapsed >= self.open_since + self.parts.batch_delay;
+        let late = self.now.elapsed >= self.late_at();
         if self.open.is_empty() || !(self.in_flight == 0 || full || late) {
             return;
         }
         self.in_flight += self.open.len();
+        self.handed_over = self.now.elapsed;
         self.parts.replica.propose_all(self.now, self.open.drain(..), &mut self.effects);
         self.carry_out();
     }

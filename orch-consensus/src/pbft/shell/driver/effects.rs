@@ -49,6 +49,7 @@ impl Driver {
         }
         self.say();
         self.answered += self.answers.len();
+        self.round = self.now.elapsed.saturating_sub(self.handed_over);
         for (token, result) in self.answers.drain(..) {
             self.in_flight -= usize::from(self.waiting.answer(token, result));
         }
