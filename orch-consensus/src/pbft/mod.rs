@@ -1,7 +1,7 @@
 //! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f may do anything.
 //!
 //! [`Replica`] is the protocol without input or output. `docs/protocols/pbft.md` describes it: messages, states, and where
-//! and why it deviates from the papers.
+//! and why it deviates from the papers. [`PbftConsensus`] is the protocol at work: a member of a group, with a transport and a log.
 
 mod batch;
 mod clients;
@@ -18,6 +18,7 @@ mod quorum;
 mod record;
 mod replica;
 mod service;
+mod shell;
 mod statement;
 pub mod wal;
 mod wire;
@@ -37,4 +38,8 @@ pub use message::{
 pub use quorum::Quorum;
 pub use record::{Image, Record};
 pub use replica::{RecoverError, Replica, Setup};
+pub use shell::{
+    Directory, Disk, Ed25519Signer, Equivocation, PbftConfig, PbftConfigError, PbftConsensus, Signer, verify,
+    verify_evidence,
+};
 pub use statement::{Claim, Phase, STATEMENT_BYTES, Statement};

@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use orch_core::consensus::StateMachine;
 
 pub use recover::RecoverError;
@@ -165,6 +166,19 @@ impl Replica {
         self.tick(now, out);
     }
 
+    /// Takes in commands that came together, as [`Input::Propose`] does each. They share a batch where they fit.
+    pub fn propose_all(
+        &mut self,
+        now: Moment,
+        commands: impl IntoIterator<Item = (u64, Bytes)>,
+        out: &mut Vec<Effect>,
+    ) {
+        for (token, command) in commands {
+            self.local_propose(now, token, command, out);
+        }
+        self.tick(now, out);
+    }
+
     /// When to call [`Replica::step`] with [`Input::Tick`] at the latest, on the clock of [`Moment::elapsed`].
     #[must_use]
     pub fn deadline(&self) -> Duration {
@@ -220,6 +234,12 @@ impl Replica {
     #[must_use]
     pub fn evidence(&self) -> Vec<Arc<Misbehaviour>> {
         self.exposed.all()
+    }
+
+    /// Whether this replica has a vote.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.me.is_some()
     }
 
     /// Whether this replica leads a view that has begun.

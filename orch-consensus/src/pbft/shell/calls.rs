@@ -1,0 +1,146 @@
+//! The callers' side: what they ask of the loop, and what the loop says about itself.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use orch_core::{
+    consensus::{Committed, ConsensusError, ConsensusStatus, Evidence, MembershipChange},
+    model::Timestamp,
+    store::Revision,
+};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::pbft::io::{Answer, Refusal};
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
+
+/// What callers ask of the loop. Each brings its place in the queue, which it gives back when it is answered.
+#[derive(Debug)]
+pub(super) enum Call {
+    Propose(Bytes, Reply<Committed>, OwnedSemaphorePermit),
+    Barrier(Reply<Revision>, OwnedSemaphorePermit),
+    ChangeMembers(MembershipChange, Reply<Revision>, OwnedSemaphorePermit),
+    /// Answered when everything before it is.
+    Shutdown,
+}
+
+/// What the loop and the callers look at.
+#[derive(Debug)]
+pub(super) struct Shared {
+    status: Mutex<ConsensusStatus>,
+    evidence: Mutex<Vec<Evidence>>,
+    time: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(members: Vec<String>) -> Arc<Self> {
+        let trouble = Some("not started yet".into());
+        let status = ConsensusStatus { applied: Revision::ZERO, leader: false, members, trouble };
+        Arc::new(Self { status: Mutex::new(status), evidence: Mutex::default(), time: AtomicU64::new(0) })
+    }
+
+    pub(super) fn status(&self) -> ConsensusStatus {
+        lock(&self.status).clone()
+    }
+
+    pub(super) fn change_status(&self, change: impl FnOnce(&mut ConsensusStatus)) {
+        change(&mut lock(&self.status));
+    }
+
+    pub(super) fn evidence(&self) -> Vec<Evidence> {
+        lock(&self.evidence).clone()
+    }
+
+    pub(super) fn add_evidence(&self, evidence: Evidence) {
+        lock(&self.evidence).push(evidence);
+    }
+
+    /// The machine is at this time.
+    pub(super) fn saw(&self, time: Timestamp) {
+        self.time.fetch_max(time.as_millis(), Ordering::Relaxed);
+    }
+
+    /// The system's clock, or what was seen where that is later.
+    pub(super) fn now(&self) -> Timestamp {
+        let system = Timestamp::now().as_millis();
+        Timestamp::from_millis(self.time.fetch_max(system, Ordering::Relaxed).max(system))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Callers that wait for the replica, by the tokens of what they asked.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    callers: HashMap<u64, (Caller, OwnedSemaphorePermit)>,
+    last: u64,
+}
+
+#[derive(Debug)]
+enum Caller {
+    Command(Reply<Committed>),
+    Revision(Reply<Revision>),
+}
+
+impl Waiting {
+    pub(super) fn command(&mut self, reply: Reply<Committed>, place: OwnedSemaphorePermit) -> u64 {
+        self.add(Caller::Command(reply), place)
+    }
+
+    pub(super) fn revision(&mut self, reply: Reply<Revision>, place: OwnedSemaphorePermit) -> u64 {
+        self.add(Caller::Revision(reply), place)
+    }
+
+    fn add(&mut self, caller: Caller, place: OwnedSemaphorePermit) -> u64 {
+        self.last += 1;
+        self.callers.insert(self.last, (caller, place));
+        self.last
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.callers.is_empty()
+    }
+
+    /// Tells the caller, and says whether it was about a command.
+    pub(super) fn answer(&mut self, token: u64, answer: Result<Answer, Refusal>) -> bool {
+        let Some((caller, _place)) = self.callers.remove(&token) else { return false };
+        // Whoever gave up waiting does not want the answer.
+        match caller {
+            Caller::Command(reply) => {
+                let answer =
+                    answer.map(|Answer { seq, outcome }| Committed { revision: Revision(seq.0), outcome });
+                let _ = reply.send(answer.map_err(|refusal| error_of(&refusal)));
+                true
+            }
+            Caller::Revision(reply) => {
+                let answer = answer.map(|answer| Revision(answer.seq.0));
+                let _ = reply.send(answer.map_err(|refusal| error_of(&refusal)));
+                false
+            }
+        }
+    }
+
+    /// Nobody will hear what came of what they asked.
+    pub(super) fn give_up(&mut self) {
+        self.callers.clear();
+    }
+}
+
+fn error_of(refusal: &Refusal) -> ConsensusError {
+    match refusal {
+        // It may have been carried out: "stopped" is the error that says so.
+        Refusal::Unknown => ConsensusError::Stopped,
+        // The size was checked against a smaller bound before.
+        Refusal::NotAMember | Refusal::Membership(_) | Refusal::TooLarge(_) => {
+            ConsensusError::NoLeader(refusal.to_string())
+        }
+    }
+}

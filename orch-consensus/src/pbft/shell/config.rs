@@ -1,0 +1,130 @@
+//! What a member is told at its start.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use orch_core::{
+    store::Durability,
+    transport::{Channel, PeerId},
+};
+
+use crate::pbft::{
+    config::Config,
+    ids::{Digest, PublicKey},
+    membership::Membership,
+};
+
+/// What a command takes in a batch besides itself.
+const COMMAND_OVERHEAD: usize = 512;
+/// What messages besides batches may need: parts of snapshots, view changes of large groups.
+const MESSAGE_SLACK: usize = 4 << 20;
+
+/// How a member of a group works.
+#[derive(Clone, Debug)]
+pub struct PbftConfig {
+    /// What the group is called. Members of groups with different names have nothing to say to each other.
+    pub group_name: String,
+    /// The first members by name: the same set everywhere and for ever. Later members follow from it.
+    pub members: Vec<(String, PeerId)>,
+    /// The protocol. The same `checkpoint_interval`, `window` and `snapshot_bytes_min` in all members.
+    pub core: Config,
+    /// Where the log is. None only where nothing is durable.
+    pub directory: Option<PathBuf>,
+    /// What an answered command survives here. That a group forgets nothing, and that its members keep to what they said
+    /// before a crash, rests on it: with [`Durability::Memory`] a member that restarts counts as a faulty one.
+    pub durability: Durability,
+    /// Votes travel on this channel of the transport, and everything that may be large and can wait on the next one.
+    pub channel: Channel,
+    /// Commands and reads of this member that may wait for their answers; one more is refused as busy.
+    pub queue_max: usize,
+    /// The largest command in bytes.
+    pub max_command_bytes: usize,
+    /// Bytes that may wait to be written to the log. When there are more (the disk is full, or very slow), this member
+    /// takes part in nothing until they are written.
+    pub log_queue_bytes_max: usize,
+    /// How long [`shutdown`](orch_core::consensus::Consensus::shutdown) waits for what was accepted.
+    pub shutdown_timeout: Duration,
+}
+
+impl PbftConfig {
+    /// A member of this group, in memory until a directory is given.
+    #[must_use]
+    pub fn new(group_name: impl Into<String>, members: Vec<(String, PeerId)>) -> Self {
+        Self {
+            group_name: group_name.into(),
+            members,
+            core: Config::default(),
+            directory: None,
+            durability: Durability::Memory,
+            channel: Channel(0),
+            queue_max: 65_536,
+            max_command_bytes: 1 << 20,
+            log_queue_bytes_max: 64 << 20,
+            shutdown_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Keeps the log in this directory, each change synced before anything is said on the strength of it.
+    #[must_use]
+    pub fn durable(self, directory: impl Into<PathBuf>) -> Self {
+        Self { directory: Some(directory.into()), durability: Durability::Sync, ..self }
+    }
+
+    /// Checks how the values fit together.
+    ///
+    /// # Errors
+    /// [`PbftConfigError`] says what to change.
+    pub fn validate(&self) -> Result<(), PbftConfigError> {
+        let refuse = |why: String| Err(PbftConfigError(why));
+        if let Err(error) = self.core.validate() {
+            return refuse(error.to_string());
+        }
+        self.genesis()?;
+        if self.queue_max == 0 || self.log_queue_bytes_max == 0 {
+            return refuse("queue_max and log_queue_bytes_max must not be 0".into());
+        }
+        if self.max_command_bytes.saturating_add(COMMAND_OVERHEAD) > self.core.batch_bytes_max {
+            return refuse(format!(
+                "max_command_bytes must be {COMMAND_OVERHEAD} below core.batch_bytes_max at least"
+            ));
+        }
+        if self.channel.0 == u8::MAX {
+            return refuse("channel must be followed by another one".into());
+        }
+        Ok(())
+    }
+
+    /// The first membership.
+    ///
+    /// # Errors
+    /// [`PbftConfigError`] when these can be no members.
+    pub fn genesis(&self) -> Result<Membership, PbftConfigError> {
+        let members = self.members.iter().map(|(name, peer)| (name.clone(), PublicKey(*peer.as_bytes())));
+        Membership::genesis(members).map_err(|error| PbftConfigError(error.to_string()))
+    }
+
+    /// What stands for the group in everything that is signed: its name and its first members.
+    ///
+    /// # Errors
+    /// [`PbftConfigError`] when these can be no members.
+    pub fn group(&self) -> Result<Digest, PbftConfigError> {
+        let genesis = self.genesis()?;
+        Ok(Digest::of("orch pbft group", &[self.group_name.as_bytes(), &genesis.digest().0]))
+    }
+
+    /// The largest message between members that is taken.
+    pub(super) fn message_bytes_max(&self) -> usize {
+        2 * self.core.batch_bytes_max + MESSAGE_SLACK
+    }
+}
+
+/// What is wrong with a [`PbftConfig`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PbftConfigError(pub(super) String);
+
+impl fmt::Display for PbftConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration cannot work: {}", self.0)
+    }
+}
+
+impl std::error::Error for PbftConfigError {}

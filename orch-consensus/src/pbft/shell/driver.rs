@@ -1,0 +1,429 @@
+//! The loop: takes in what happened, has the replica decide what to do about it, and does that.
+
+mod effects;
+mod said;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use orch_core::{
+    consensus::{ConsensusError, MembershipChange},
+    model::Timestamp,
+    store::Revision,
+    transport::{Incoming, Transport},
+};
+use tokio::sync::{mpsc, watch};
+
+use self::said::Said;
+use super::{
+    calls::{Call, Reply, Shared, Waiting},
+    evidence,
+    journal::{self, Journal, Progress},
+    lanes::{Lanes, Sender},
+    outbox::Outbox,
+    verifier::Verifier,
+};
+use crate::pbft::{
+    ids::{Digest, PublicKey},
+    io::{Answer, Effect, Input, Moment, Refusal},
+    membership::Change,
+    message::Message,
+    replica::Replica,
+    statement::Claim,
+};
+
+/// What is taken in before it is worked on.
+const MESSAGES_OF_TURN: usize = 512;
+/// The same in bytes.
+const BYTES_OF_TURN: usize = 16 << 20;
+/// Messages of the slow lane that are worked on in one turn.
+const SLOW_OF_TURN: usize = 64;
+/// Calls that are taken in one turn.
+const CALLS_OF_TURN: usize = 4096;
+/// How often the loop lets others run while callers come in.
+const GATHERINGS_MAX: usize = 16;
+/// How often it does so in vain.
+const VAIN_GATHERINGS_MAX: usize = 3;
+/// How many times the batch delay commands wait at most for those that are on their way.
+const ROUNDS_DELAY_MAX: u32 = 8;
+
+/// What the loop begins with.
+pub(super) struct Parts {
+    pub(super) replica: Replica,
+    pub(super) group: Digest,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) outbox: Outbox,
+    /// None where nothing is kept.
+    pub(super) journal: Option<Journal>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    pub(super) genesis: BTreeSet<PublicKey>,
+    pub(super) clients: BTreeSet<PublicKey>,
+    pub(super) message_bytes_max: usize,
+    pub(super) log_queue_bytes_max: usize,
+    pub(super) batch_commands_max: usize,
+    pub(super) batch_delay: Duration,
+    pub(super) shutdown_timeout: Duration,
+}
+
+/// The two clocks of a [`Moment`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    pub(super) fn now(self) -> Moment {
+        Moment { elapsed: self.start.elapsed(), wall: Timestamp::now() }
+    }
+
+    fn at(self, elapsed: Duration) -> tokio::time::Instant {
+        (self.start + elapsed).into()
+    }
+}
+
+/// The replica and everything around it.
+pub(super) struct Driver {
+    parts: Parts,
+    /// When the work at hand began.
+    now: Moment,
+    verifier: Verifier,
+    lanes: Lanes,
+    waiting: Waiting,
+    inputs: VecDeque<Input>,
+    effects: Vec<Effect>,
+    /// Signatures to check: of what agreement rests on, and of requests.
+    checks: Vec<(u64, Vec<Claim>)>,
+    request_checks: Vec<(u64, Vec<Claim>)>,
+    /// Changes of the log that wait to be handed over, and how many there were.
+    changes: Vec<journal::Change>,
+    appended: u64,
+    progress: Progress,
+    held: VecDeque<(u64, Message)>,
+    /// Commands that wait for others to share a batch with, since when, and how many the replica has.
+    open: Vec<(u64, Bytes)>,
+    open_since: Duration,
+    in_flight: usize,
+    /// When the replica was last given commands, and how long it took it to have some carried out.
+    handed_over: Duration,
+    round: Duration,
+    /// What came of what callers asked.
+    answers: Vec<(u64, Result<Answer, Refusal>)>,
+    /// How many callers the last turn answered.
+    answered: usize,
+    /// When to stop at the latest, once somebody asked for it.
+    stop_at: Option<Duration>,
+    said: Said,
+}
+
+impl Driver {
+    /// A loop that goes on with the effects of a recovery.
+    pub(super) fn new(parts: Parts, effects: Vec<Effect>) -> Self {
+        let mut driver = Self {
+            now: parts.clock.now(),
+            verifier: Verifier::default(),
+            lanes: Lanes::default(),
+            waiting: Waiting::default(),
+            inputs: VecDeque::from([Input::Tick]),
+            effects,
+            checks: Vec::new(),
+            request_checks: Vec::new(),
+            changes: Vec::new(),
+            appended: 0,
+            progress: Progress::default(),
+            held: VecDeque::new(),
+            open: Vec::new(),
+            open_since: Duration::ZERO,
+            in_flight: 0,
+            handed_over: Duration::ZERO,
+            round: Duration::ZERO,
+            answers: Vec::new(),
+            answered: 0,
+            stop_at: None,
+            said: Said::default(),
+            parts,
+        };
+        driver.meet_members();
+        driver.carry_out();
+        driver
+    }
+
+    /// Runs until it is told to stop, or nobody is left who could ask for anything.
+    pub(super) async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
+        let transport = self.parts.transport.clone();
+        let mut journal = self.parts.journal.as_ref().map(Journal::progress);
+        let mut incoming = transport.incoming();
+        let mut open = true;
+        let mut taken = Vec::new();
+        self.settle().await;
+        while !self.is_over() {
+            let deadline = self.deadline();
+            let busy = !self.lanes.is_empty();
+            let stalled = self.is_stalled();
+            tokio::select! {
+                biased;
+                alive = changed(&mut journal) => {
+                    if !alive {
+                        self.progress.failed = true;
+                        break;
+                    }
+                }
+                _ = calls.recv_many(&mut taken, CALLS_OF_TURN), if !stalled && self.stop_at.is_none() => {
+                    if taken.is_empty() {
+                        // The last handle is gone.
+                        break;
+                    }
+                }
+                message = &mut incoming, if open && !stalled => {
+                    incoming = transport.incoming();
+                    match message {
+                        Some(message) => { self.sort(message); }
+                        None => open = self.transport_closed(),
+                    }
+                }
+                () = tokio::task::yield_now(), if busy && !stalled => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            if open && !stalled {
+                let (mut count, mut bytes) = (0, 0);
+                while count < MESSAGES_OF_TURN && bytes < BYTES_OF_TURN {
+                    let Poll::Ready(message) = futures_util::poll!(&mut incoming) else { break };
+                    incoming = transport.incoming();
+                    let Some(message) = message else {
+                        open = self.transport_closed();
+                        break;
+                    };
+                    count += 1;
+                    bytes += self.sort(message);
+                }
+            }
+            self.gather(&mut calls, &mut taken).await;
+            if let Some(journal) = &mut journal {
+                self.progress.clone_from(&journal.borrow_and_update());
+            }
+            self.turn(&mut taken).await;
+        }
+        self.stop().await;
+    }
+
+    fn is_over(&self) -> bool {
+        let stopped =
+            self.stop_at.is_some_and(|at| self.waiting.is_empty() || self.parts.clock.now().elapsed >= at);
+        stopped || self.progress.failed
+    }
+
+    /// Nothing is taken in while too much waits to be written.
+    fn is_stalled(&self) -> bool {
+        let waiting = self.parts.journal.as_ref().map_or(0, Journal::waiting_bytes);
+        waiting > self.parts.log_queue_bytes_max
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        let mut at = self.parts.replica.deadline();
+        if !self.open.is_empty() {
+            at = at.min(self.late_at());
+        }
+        self.parts.clock.at(self.stop_at.map_or(at, |stop| stop.min(at)))
+    }
+
+    fn transport_closed(&mut self) -> bool {
+        tracing::error!("the transport is closed; this member hears nothing any more");
+        self.said.trouble.deaf = true;
+        false
+    }
+
+    /// Callers that were just answered are about to ask again, and others with them: waiting for those that can run now makes
+    /// one batch of them instead of several.
+    async fn gather(&mut self, calls: &mut mpsc::UnboundedReceiver<Call>, taken: &mut Vec<Call>) {
+        let expected = std::mem::take(&mut self.answered).min(CALLS_OF_TURN);
+        let (mut rounds, mut vain) = (0, 0);
+        while !self.is_stalled() && self.stop_at.is_none() {
+            let before = taken.len();
+            while taken.len() < CALLS_OF_TURN
+                && let Ok(call) = calls.try_recv()
+            {
+                taken.push(call);
+            }
+            vain += usize::from(taken.len() == before);
+            if taken.len() >= expected || rounds >= GATHERINGS_MAX || vain > VAIN_GATHERINGS_MAX {
+                return;
+            }
+            rounds += 1;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Sorts a message into its lane, and says how large it was.
+    fn sort(&mut self, incoming: Incoming) -> usize {
+        let Incoming { from, message, .. } = incoming;
+        let (from, size) = (PublicKey(*from.as_bytes()), message.len());
+        if size > self.parts.message_bytes_max {
+            tracing::warn!(?from, size, "a message is too large and is dropped");
+            return size;
+        }
+        let parts = &self.parts;
+        let known = parts.replica.membership().by_key(&from).is_some()
+            || parts.genesis.contains(&from)
+            || parts.clients.contains(&from);
+        self.lanes.push(from, if known { Sender::Known } else { Sender::Stranger }, message);
+        size
+    }
+
+    async fn turn(&mut self, calls: &mut Vec<Call>) {
+        self.now = self.parts.clock.now();
+        self.release();
+        while let Some((from, message)) = self.lanes.next_fast() {
+            self.read(from, message);
+        }
+        for _ in 0..SLOW_OF_TURN {
+            let Some((from, message)) = self.lanes.next_slow() else { break };
+            self.read(from, message);
+        }
+        self.take_calls(calls);
+        self.propose();
+        self.inputs.push_back(Input::Tick);
+        self.settle().await;
+    }
+
+    fn read(&mut self, from: PublicKey, message: Bytes) {
+        match Message::from_wire(message) {
+            Ok(message) => {
+                self.inputs.push_back(Input::Message(from, message));
+                self.step_all();
+            }
+            Err(error) => tracing::debug!(?from, %error, "a message cannot be read"),
+        }
+    }
+
+    fn take_calls(&mut self, calls: &mut Vec<Call>) {
+        for call in calls.drain(..) {
+            match call {
+                Call::Propose(command, reply, place) => {
+                    let token = self.waiting.command(reply, place);
+                    if self.open.is_empty() {
+                        self.open_since = self.now.elapsed;
+                    }
+                    self.open.push((token, command));
+                }
+                Call::Barrier(reply, place) => {
+                    let token = self.waiting.revision(reply, place);
+                    self.inputs.push_back(Input::Barrier(token));
+                }
+                Call::ChangeMembers(change, reply, place) => match self.change_of(change) {
+                    Ok(Some(change)) => {
+                        let token = self.waiting.revision(reply, place);
+                        self.inputs.push_back(Input::ChangeMembers(token, change));
+                    }
+                    Ok(None) => answer(reply, Ok(Revision(self.parts.replica.executed().0))),
+                    Err(error) => answer(reply, Err(error)),
+                },
+                Call::Shutdown => {
+                    self.stop_at = Some(self.now.elapsed + self.parts.shutdown_timeout);
+                }
+            }
+        }
+    }
+
+    /// When commands are handed over although others are on their way: where these take long, so do many small batches.
+    fn late_at(&self) -> Duration {
+        let delay = self.parts.batch_delay;
+        self.open_since + self.round.clamp(delay, ROUNDS_DELAY_MAX * delay)
+    }
+
+    /// Hands over the commands that wait, unless others are on their way and these may still become more. The replica would
+    /// propose them the moment those are executed, and whoever is answered then would have to wait for the next batch: batches
+    /// would stay half as large as they can be.
+    fn propose(&mut self) {
+        let full = self.open.len() >= self.parts.batch_commands_max;
+        let late = self.now.elapsed >= self.late_at();
+        if self.open.is_empty() || !(self.in_flight == 0 || full || late) {
+            return;
+        }
+        self.in_flight += self.open.len();
+        self.handed_over = self.now.elapsed;
+        self.parts.replica.propose_all(self.now, self.open.drain(..), &mut self.effects);
+        self.carry_out();
+    }
+
+    /// The change as the replica knows it; none where it is as asked for already.
+    fn change_of(&self, change: MembershipChange) -> Result<Option<Change>, ConsensusError> {
+        let members = self.parts.replica.membership().members();
+        match change {
+            MembershipChange::Add { member: name, detail } => {
+                let key = <[u8; 32]>::try_from(&detail[..]).map(PublicKey).map_err(|_| {
+                    ConsensusError::Unsupported("a member without a key of 32 bytes as its detail")
+                })?;
+                let there = members.iter().any(|member| member.name == name && member.key == key);
+                Ok((!there).then_some(Change::Add { key, name }))
+            }
+            MembershipChange::Remove { member: name } => {
+                let member = members.iter().find(|member| member.name == name);
+                Ok(member.map(|member| Change::Remove { id: member.id }))
+            }
+        }
+    }
+
+    /// Works until nothing is left to do, and shows the result.
+    async fn settle(&mut self) {
+        loop {
+            self.step_all();
+            self.parts.outbox.flush().await;
+            self.answer();
+            if !self.checks.is_empty() {
+                let checks = std::mem::take(&mut self.checks);
+                self.check(checks);
+            } else if !self.request_checks.is_empty() {
+                let checks = std::mem::take(&mut self.request_checks);
+                self.check(checks);
+            } else {
+                break;
+            }
+            self.now = self.parts.clock.now();
+        }
+        if let Some(journal) = &self.parts.journal {
+            journal.submit(&mut self.changes);
+        }
+        self.say();
+    }
+
+    fn step_all(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            self.parts.replica.step(self.now, input, &mut self.effects);
+            self.carry_out();
+        }
+    }
+
+    async fn stop(mut self) {
+        self.waiting.give_up();
+        if let Some(journal) = self.parts.journal.take() {
+            journal.submit(&mut self.changes);
+            // Writing blocks, and is worth waiting for.
+            let _ = tokio::task::spawn_blocking(move || journal.finish()).await;
+        }
+        let trouble =
+            self.progress.trouble.filter(|_| self.progress.failed).unwrap_or_else(|| "shut down".into());
+        self.parts.shared.change_status(|status| (status.leader, status.trouble) = (false, Some(trouble)));
+    }
+}
+
+fn answer<T>(reply: Reply<T>, answer: Result<T, ConsensusError>) {
+    // Whoever gave up waiting does not want it.
+    let _ = reply.send(answer);
+}
+
+/// Waits for news of the log, for ever where there is none. False when it has ended by itself.
+async fn changed(journal: &mut Option<watch::Receiver<Progress>>) -> bool {
+    match journal {
+        Some(journal) => journal.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,87 @@
+//! What the status says.
+
+use crate::pbft::{
+    ids::{Epoch, Seq, View},
+    replica::Replica,
+    shell::calls::Shared,
+};
+
+/// What was shown last, and what is wrong.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    shown: Option<Shown>,
+    pub(super) trouble: Trouble,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    applied: Seq,
+    leads: bool,
+    epoch: Epoch,
+    trouble: Trouble,
+}
+
+/// What may be wrong, the worst first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) diverged: Option<Seq>,
+    pub(super) log: Option<String>,
+    pub(super) deaf: bool,
+    pub(super) fetching: Option<Seq>,
+    outside: bool,
+    leaving: Option<View>,
+}
+
+impl Trouble {
+    fn text(&self) -> Option<String> {
+        let diverged = |seq| format!("the state here is not what the group agreed on at {seq}");
+        let fetching = |seq| format!("this member is behind and gets the state of {seq} from others");
+        let leaving = |view| format!("the members are agreeing on who leads ({view})");
+        let outside = || "this replica is no member of the group".to_owned();
+        let deaf = || "the transport is closed".to_owned();
+        self.diverged
+            .map(diverged)
+            .or_else(|| self.log.clone())
+            .or_else(|| self.deaf.then(deaf))
+            .or_else(|| self.fetching.map(fetching))
+            .or_else(|| self.outside.then(outside))
+            .or_else(|| self.leaving.map(leaving))
+    }
+}
+
+impl Said {
+    /// Brings the status up to date, where it changed.
+    pub(super) fn show(&mut self, replica: &Replica, shared: &Shared) {
+        let (view, begun) = replica.view();
+        self.trouble.leaving = (!begun).then_some(view);
+        self.trouble.outside = !replica.is_member();
+        let same = self.shown.as_ref().is_some_and(|shown| {
+            shown.applied == replica.executed()
+                && shown.leads == replica.leads()
+                && shown.epoch == replica.membership().epoch()
+                && shown.trouble == self.trouble
+        });
+        if same {
+            return;
+        }
+        let now = Shown {
+            applied: replica.executed(),
+            leads: replica.leads(),
+            epoch: replica.membership().epoch(),
+            trouble: self.trouble.clone(),
+        };
+        let news = self.shown.as_ref().is_none_or(|shown| shown.epoch != now.epoch);
+        shared.saw(replica.machine().time());
+        shared.change_status(|status| {
+            status.applied = orch_core::store::Revision(now.applied.0);
+            status.leader = now.leads;
+            status.trouble = now.trouble.text();
+            if news {
+                let members = replica.membership().members();
+                status.members = members.iter().map(|member| member.name.clone()).collect();
+                status.members.sort_unstable();
+            }
+        });
+        self.shown = Some(now);
+    }
+}

@@ -1,0 +1,77 @@
+//! A machine that writes down every command.
+
+use bytes::Bytes;
+use orch_core::{
+    consensus::{Decision, MachineError, StateMachine},
+    model::Timestamp,
+    store::{Revision, Write},
+};
+use tokio::sync::watch;
+
+/// All commands in order, for whoever watches.
+#[derive(Clone, Debug)]
+pub(crate) struct Journal {
+    lines: watch::Sender<Vec<String>>,
+    time: Timestamp,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { lines: watch::Sender::new(Vec::new()), time: Timestamp::ZERO }
+    }
+}
+
+impl Journal {
+    pub(crate) fn lines(&self) -> watch::Receiver<Vec<String>> {
+        self.lines.subscribe()
+    }
+
+    pub(crate) fn now(&self) -> Vec<String> {
+        self.lines.borrow().clone()
+    }
+}
+
+impl StateMachine for Journal {
+    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
+        self.time = self.time.max(at);
+        let line = String::from_utf8_lossy(command).into_owned();
+        self.lines.send_modify(|lines| lines.push(line));
+        Decision { outcome: Bytes::new(), changes: Vec::new().into() }
+    }
+
+    fn commit(&mut self, _: Revision) {}
+
+    fn rollback(&mut self) {
+        unreachable!("what is ordered is not taken back");
+    }
+
+    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
+        unreachable!("it keeps no records");
+    }
+
+    fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
+        unreachable!("it keeps no records");
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.lines.borrow().join("\n").into_bytes()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
+        let text = String::from_utf8_lossy(snapshot);
+        self.lines.send_replace(text.lines().map(ToOwned::to_owned).collect());
+        Ok(())
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        blake3::hash(&self.snapshot()).into()
+    }
+}
