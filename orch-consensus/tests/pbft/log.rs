@@ -59,7 +59,7 @@ async fn a_log_that_ends_in_the_middle_is_cut() {
     torn.extend_from_slice(&whole[8..60]);
     torn.extend_from_slice(&[7; 3]);
     std::fs::write(&path, &torn).unwrap();
-    let (_, sound) = wal::read(torn.clone().into()).unwrap();
+    let (_, sound) = wal::read(&torn.clone().into()).unwrap();
     assert!(sound < torn.len());
 
     let member = group.start(0).await;
@@ -170,5 +170,5 @@ async fn on_a_full_disk_votes_wait_and_nothing_is_lost() {
     shut_down(members).await;
     drop(disk);
     let kept = std::fs::read(place.path().join("log")).unwrap();
-    assert!(!wal::read(kept.into()).unwrap().0.records.is_empty());
+    assert!(!wal::read(&kept.into()).unwrap().0.records.is_empty());
 }

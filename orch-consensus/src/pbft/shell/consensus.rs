@@ -216,8 +216,7 @@ impl Keeper {
             (None, None) => return Ok(None),
         };
         let log = Bytes::from(disk.read().map_err(|error| failed("reading the log", error))?);
-        let (image, sound) =
-            wal::read(log.clone()).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        let (image, sound) = wal::read(&log).map_err(|error| StoreError::Corrupt(error.to_string()))?;
         if sound < log.len() {
             tracing::warn!(
                 bytes = log.len() - sound,

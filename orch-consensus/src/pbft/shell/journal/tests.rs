@@ -57,7 +57,7 @@ fn append(journal: &Journal, numbers: std::ops::Range<u64>) {
 }
 
 fn records(disk: &Fake) -> Vec<Record> {
-    wal::read(disk.read().unwrap().into()).unwrap().0.records
+    wal::read(&disk.read().unwrap().into()).unwrap().0.records
 }
 
 async fn durable(journal: &Journal, count: u64) {
