@@ -180,7 +180,7 @@ impl Decode for LogId<u64> {
 impl Encode for Membership<u64, Seat> {
     fn encode(&self, out: &mut Vec<u8>) {
         put_list(self.get_joint_config().iter(), out, |voters, out| {
-            put_list(voters.iter(), out, |id, out| id.encode(out));
+            put_list(voters.iter(), out, Encode::encode);
         });
         let nodes: Vec<_> = self.nodes().collect();
         put_list(nodes.into_iter(), out, |(id, seat), out| {

@@ -150,10 +150,14 @@ impl RaftConfig {
             return Err(RaftConfigError::TooManyInFlight { max: WINDOW });
         }
         let max = transport.max_message_bytes.saturating_sub(MESSAGE_OVERHEAD);
-        let bundle = self.bundle_bytes_max.get() + 4 * self.bundle_commands_max.get();
+        // A bundle that is nearly full may take one more command.
+        let bundle = self
+            .max_command_bytes
+            .saturating_add(self.bundle_bytes_max.get())
+            .saturating_add(self.bundle_commands_max.get().saturating_mul(4));
         for (what, size) in [
             ("max_command_bytes", self.max_command_bytes),
-            ("bundle_bytes_max", bundle),
+            ("bundle_bytes_max with max_command_bytes", bundle),
             ("append_bytes_max", self.append_bytes_max.get()),
             ("snapshot_part_bytes", self.snapshot_part_bytes.get()),
         ] {

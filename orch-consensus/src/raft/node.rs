@@ -75,8 +75,10 @@ impl Undone {
 impl Node {
     /// Why this member does not work any more.
     pub(super) fn failure(&self) -> Option<String> {
-        let stopped = self.raft.metrics().borrow().running_state.as_ref().err().map(ToString::to_string);
-        stopped.or_else(|| self.trouble.borrow().clone())
+        let metrics = self.raft.metrics();
+        let stopped = metrics.borrow().running_state.as_ref().err().map(ToString::to_string);
+        let died = || metrics.has_changed().is_err().then(|| "the task of openraft has ended".to_owned());
+        stopped.or_else(died).or_else(|| self.trouble.borrow().clone())
     }
 
     pub(super) fn leader(&self) -> Option<Leader> {

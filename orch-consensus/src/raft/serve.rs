@@ -26,6 +26,7 @@ pub(super) async fn serve(node: Arc<Node>, transport: Arc<dyn Transport>) {
             working.spawn(reply(node.clone(), incoming, max_bytes));
         }
     }
+    node.trouble.send_replace(Some("the transport is closed".into()));
 }
 
 async fn reply(node: Arc<Node>, incoming: Incoming, max_bytes: usize) {

@@ -35,7 +35,7 @@ pub(crate) type Book = Arc<Mutex<Vec<(Bytes, Timestamp, Revision)>>>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
-    book: Book,
+    pub(crate) book: Book,
     tentative: Vec<(Bytes, Timestamp)>,
     time: Timestamp,
 }

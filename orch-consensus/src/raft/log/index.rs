@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::frame::{self, Record};
 use crate::raft::{
     codec::Decode as _,
-    types::{Entry, LogId, Vote, command_of},
+    types::{Command, Entry, LogId, Vote, command_of},
 };
 
 /// Where an entry is in the files.
@@ -99,6 +99,8 @@ impl Index {
     /// All files have been read: from now on nothing may be missing.
     pub(super) fn loaded(&mut self) -> Result<(), Gap> {
         self.loading = false;
+        // Without the entries it is of no use, and it only saves time.
+        self.committed = self.committed.filter(|committed| Some(*committed) <= self.last());
         let first = self.purged.map_or(0, |log_id| log_id.index + 1);
         if self.slots.is_empty() || self.first_index() == first { Ok(()) } else { Err(Gap) }
     }
@@ -115,10 +117,11 @@ impl Index {
     /// Adds an entry; without a place it stays in memory.
     pub(super) fn push(&mut self, entry: Entry, place: Option<Place>) -> Result<(), Gap> {
         let follows = entry.log_id.index == self.first_index() + self.slots.len() as u64;
-        if !follows && !(self.loading && self.slots.is_empty()) {
+        let begins = self.loading && self.slots.is_empty();
+        if !(follows || begins) {
             return Err(Gap);
         }
-        let size = command_of(&entry).map_or(256, |command| command.size());
+        let size = command_of(&entry).map_or(256, Command::size);
         self.cached_bytes += size;
         self.slots.push_back(Slot { log_id: entry.log_id, size, entry: Some(entry), place });
         while self.cached_bytes > self.cache_bytes_max

@@ -150,7 +150,7 @@ impl Writer {
             writer.put_committed(&mut bytes);
             writer.write(&bytes)?;
             if writer.manner.sync {
-                writer.sync_now()?
+                writer.sync_now()?;
             }
             Ok(places)
         })
