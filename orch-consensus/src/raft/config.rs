@@ -112,7 +112,7 @@ impl RaftConfig {
             proposal_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
             catch_up_timeout: Duration::from_secs(60),
-            snapshot_part_timeout: Duration::from_secs(10),
+            snapshot_part_timeout: Duration::from_secs(5),
             queue_max: const { count(65_536) },
             bundle_commands_max: const { count(1024) },
             bundle_bytes_max: const { count(1 << 20) },

@@ -13,7 +13,10 @@ use orch_core::{
     consensus::{Committed, ConsensusError},
     model::Timestamp,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 use super::{
     node::{Node, Undone},
@@ -167,7 +170,14 @@ pub(super) async fn told(closing: &mut watch::Receiver<bool>) {
 }
 
 async fn carry(node: Arc<Node>, bundle: Bundle) -> (Bundle, Result<Answer, Undone>) {
+    let deadline = Instant::now() + node.config.proposal_timeout;
     let question = Question::Forward(bundle.command.clone());
     let answer = node.ask_leader(&question, node.config.proposal_timeout).await;
+    if let Ok(Answer::Outcomes(outcomes)) = &answer {
+        // Whoever was answered finds it done at this member. Where it does not get here, the outcome is known all the same.
+        let mut applied = node.view.applied.subscribe();
+        let here = applied.wait_for(|applied| *applied >= outcomes.revision.0);
+        let _ = tokio::time::timeout_at(deadline, here).await;
+    }
     (bundle, answer)
 }

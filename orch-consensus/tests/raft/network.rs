@@ -89,6 +89,7 @@ async fn survive(seed: u64) {
             config.snapshot_log_bytes_min = 2000;
             config.log_keep_entries = 5;
             config.snapshot_part_bytes = 700.try_into().unwrap();
+            config.snapshot_part_timeout = Duration::from_millis(300);
         };
         members.push(group.start_with(number, impatient).await);
     }
@@ -112,7 +113,7 @@ async fn survive(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn groups_survive_bad_networks() {
-    for seed in 1..=8 {
+    for seed in 1..=20 {
         println!("seed {seed}");
         Box::pin(survive(seed)).await;
     }
