@@ -152,7 +152,7 @@ impl Replica {
         }
         let revision = Revision(log_id.index);
         let machine = self.machine();
-        let decide = |bytes: Bytes| machine.decide(command.at, &bytes).outcome;
+        let decide = |bytes: &[u8]| machine.decide(command.at, bytes).outcome;
         let each: Arc<[Bytes]> = command.commands.iter().map(decide).collect();
         machine.commit(revision);
         let outcomes = Outcomes { revision, each };

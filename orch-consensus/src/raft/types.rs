@@ -98,9 +98,14 @@ impl Commands {
         Self { count, bytes: bytes.into() }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Bytes> + use<> {
-        let mut input = Input(self.bytes.clone());
-        std::iter::from_fn(move || input.bytes().ok())
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (long, after) = rest.split_first_chunk::<4>()?;
+            let (command, after) = after.split_at_checked(u32::from_le_bytes(*long) as usize)?;
+            rest = after;
+            Some(command)
+        })
     }
 }
 
@@ -150,7 +155,12 @@ impl Encode for Outcomes {
 
 impl Decode for Outcomes {
     fn decode(input: &mut Input) -> Result<Self, Malformed> {
-        Ok(Self { revision: Revision(input.u64()?), each: Commands::decode(input)?.iter().collect() })
+        let revision = Revision(input.u64()?);
+        let outcomes = Commands::decode(input)?;
+        Ok(Self {
+            revision,
+            each: outcomes.iter().map(|outcome| outcomes.bytes.slice_ref(outcome)).collect(),
+        })
     }
 }
 

@@ -187,8 +187,40 @@ async fn proposals_at_a_follower_reach_the_leader() {
     let answers = futures_util::future::join_all(proposals).await;
     let revisions: BTreeSet<_> = answers.into_iter().map(|answer| answer.unwrap().revision).collect();
     assert!(revisions.len() < 100, "they share entries, but there are {}", revisions.len());
+    let times: Vec<_> = follower.book.lock().unwrap().iter().map(|(_, at, _)| *at).collect();
+    assert!(times.is_sorted() && times.last() <= Some(&follower.raft.now()), "the time of a leader goes on");
     check(&all, &Told::default()).await;
     shut_down(members).await;
+}
+
+/// What runs on this runtime besides the test itself.
+async fn until_no_task_is_left() {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let ending = async {
+        while metrics.num_alive_tasks() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(10), ending).await;
+    assert!(ended.is_ok(), "{} tasks live on", metrics.num_alive_tasks());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_leaves_no_task_behind() {
+    let group = Group::in_memory(3, 6);
+    let members = group.start_all().await;
+    members[0].raft.propose(Bytes::from_static(b"x")).await.unwrap();
+    shut_down(members).await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_members_ends_their_tasks() {
+    let group = Group::in_memory(3, 7);
+    let members = group.start_all().await;
+    members[0].raft.propose(Bytes::from_static(b"x")).await.unwrap();
+    drop(members);
+    until_no_task_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
