@@ -40,7 +40,8 @@ use super::{
     wire::{Answer, Question},
 };
 
-/// A member of a Raft group. Everything stops when it is dropped; [`Consensus::shutdown`] also finishes what was accepted.
+/// A member of a Raft group. Everything stops soon after it is dropped; [`Consensus::shutdown`] finishes what was accepted
+/// and returns when nothing is left.
 ///
 /// It takes all messages of its transport: those of other channels are dropped. The transport stays open when the member
 /// ends.
