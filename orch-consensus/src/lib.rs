@@ -3,3 +3,6 @@
 
 #[cfg(feature = "pbft")]
 pub mod pbft;
+
+#[cfg(feature = "raft")]
+pub mod raft;

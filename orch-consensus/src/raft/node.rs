@@ -1,0 +1,222 @@
+//! One member at work: what it asks of others, and what it answers.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{
+    error::{ClientWriteError, RaftError},
+    metrics::RaftServerMetrics,
+};
+use orch_core::{
+    consensus::ConsensusError,
+    store::StoreError,
+    transport::{PeerId, TransportError},
+};
+use tokio::{
+    sync::{Mutex, watch},
+    time::Instant,
+};
+
+use super::{
+    config::RaftConfig,
+    machine::View,
+    network::{AskError, Network},
+    receive::Reception,
+    types::{Applied, Command, Raft, Seat},
+    wire::{Answer, Question},
+};
+
+/// What the tasks of a member share.
+pub(super) struct Node {
+    pub(super) us: u64,
+    pub(super) raft: Raft,
+    pub(super) network: Network,
+    pub(super) view: Arc<View>,
+    pub(super) config: RaftConfig,
+    pub(super) reception: Reception,
+    /// One change of members at a time.
+    pub(super) changes: Mutex<()>,
+    /// What went wrong outside of openraft.
+    pub(super) trouble: watch::Sender<Option<String>>,
+}
+
+/// Who leads, as far as this member knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leader {
+    node: u64,
+    peer: PeerId,
+}
+
+/// Why something that only a leader can do was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub(super) struct Undone {
+    pub(super) why: String,
+    /// A leader may have begun it.
+    pub(super) begun: bool,
+    /// This member has failed for good.
+    pub(super) fatal: bool,
+}
+
+impl Undone {
+    pub(super) fn into_error(self, operation: &'static str) -> ConsensusError {
+        if !self.begun && !self.fatal {
+            return ConsensusError::NoLeader(self.why);
+        }
+        ConsensusError::Store(StoreError::Backend {
+            store: "raft",
+            operation,
+            retryable: false,
+            outcome_unknown: self.begun,
+            source: Arc::new(self),
+        })
+    }
+}
+
+impl Node {
+    /// Why this member does not work any more.
+    pub(super) fn failure(&self) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let stopped = metrics.borrow().running_state.as_ref().err().map(ToString::to_string);
+        let died = || metrics.has_changed().is_err().then(|| "the task of openraft has ended".to_owned());
+        stopped.or_else(died).or_else(|| self.trouble.borrow().clone())
+    }
+
+    pub(super) fn leader(&self) -> Option<Leader> {
+        leader_in(&self.raft.server_metrics().borrow())
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.leader().is_some_and(|leader| leader.node == self.us)
+    }
+
+    /// Asks the leader, whoever that is and becomes, until there is an answer to keep or it is too late. Asking twice
+    /// must do no harm.
+    pub(super) async fn ask_leader(&self, question: &Question, timeout: Duration) -> Result<Answer, Undone> {
+        let deadline = Instant::now() + timeout;
+        let mut undone = Undone { why: "no leader is known".into(), begun: false, fatal: false };
+        loop {
+            let leader = self.leader_by(deadline, &undone).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let patience = match question {
+                Question::Change(_) => self.config.catch_up_timeout + self.config.attempt_timeout,
+                _ => self.config.attempt_timeout,
+            };
+            let asked = tokio::select! {
+                answer = self.ask(leader, question, left.min(patience)) => answer,
+                () = self.leader_is_not(leader) => Err(AskError::Deposed(leader.peer)),
+            };
+            match asked {
+                Ok(Answer::NotLeader) => undone.why = format!("peer {} does not lead any more", leader.peer),
+                Ok(Answer::NotNow) => {
+                    undone.begun = true;
+                    undone.why = format!("peer {} could not finish it", leader.peer);
+                }
+                Ok(Answer::Refused(_)) if undone.begun => {
+                    undone.why = "an earlier try may have been applied, and its outcome is forgotten".into();
+                    return Err(undone);
+                }
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    undone.begun |= error.arrived_perhaps();
+                    undone.why = error.to_string();
+                }
+            }
+            self.pause(leader, deadline).await;
+        }
+    }
+
+    async fn leader_by(&self, deadline: Instant, undone: &Undone) -> Result<Leader, Undone> {
+        let mut servers = self.raft.server_metrics();
+        loop {
+            if let Some(why) = self.failure() {
+                return Err(Undone { why, fatal: true, ..undone.clone() });
+            }
+            if Instant::now() >= deadline {
+                return Err(undone.clone());
+            }
+            let leader = leader_in(&servers.borrow_and_update());
+            if let Some(leader) = leader {
+                return Ok(leader);
+            }
+            // The last word of a member that fails comes over another channel: it is looked for above.
+            let _ = tokio::time::timeout_at(
+                deadline.min(Instant::now() + self.config.heartbeat),
+                servers.changed(),
+            )
+            .await;
+        }
+    }
+
+    /// Waits a moment, or less when there is another leader.
+    async fn pause(&self, leader: Leader, deadline: Instant) {
+        let until = deadline.min(Instant::now() + self.config.heartbeat);
+        let _ = tokio::time::timeout_at(until, self.leader_is_not(leader)).await;
+    }
+
+    async fn leader_is_not(&self, leader: Leader) {
+        let mut servers = self.raft.server_metrics();
+        // Without a sender this member has ended, and leads nowhere.
+        let _ = servers.wait_for(|metrics| leader_in(metrics) != Some(leader)).await;
+    }
+
+    async fn ask(&self, leader: Leader, question: &Question, timeout: Duration) -> Result<Answer, AskError> {
+        if leader.node != self.us {
+            return self.network.ask(leader.peer, question.to_message(), timeout).await;
+        }
+        let timed_out = || AskError::Transport(TransportError::Timeout(leader.peer));
+        let answer = async {
+            match question {
+                Question::Forward(command) => self.write(command.clone()).await,
+                Question::ReadIndex => self.read_index().await,
+                Question::Change(change) => self.change(change).await,
+                Question::Append(_) | Question::Vote(_) | Question::Part(_) => None,
+            }
+        };
+        tokio::time::timeout(timeout, answer).await.ok().flatten().ok_or_else(timed_out)
+    }
+
+    /// Answers another member. Without an answer it will ask again.
+    pub(super) async fn answer(&self, from: u64, question: Question) -> Option<Answer> {
+        match question {
+            Question::Append(request) => self.raft.append_entries(request).await.ok().map(Answer::Append),
+            Question::Vote(request) => self.raft.vote(request).await.ok().map(Answer::Vote),
+            Question::Part(part) => self.reception.take(&self.raft, from, part).await,
+            // Nobody speaks for another member.
+            Question::Forward(command) if command.origin != from => None,
+            Question::Forward(_) | Question::ReadIndex | Question::Change(_) if !self.leads() => {
+                Some(Answer::NotLeader)
+            }
+            Question::Forward(command) => self.write(command).await,
+            Question::ReadIndex => self.read_index().await,
+            Question::Change(change) => self.change(&change).await,
+        }
+    }
+
+    /// Puts a bundle into the log, as the leader.
+    async fn write(&self, mut command: Command) -> Option<Answer> {
+        command.at = self.view.clock.now();
+        match self.raft.client_write(command).await {
+            Ok(response) => match response.data {
+                Applied::Outcomes(outcomes) => Some(Answer::Outcomes(outcomes)),
+                Applied::Refused(refusal) => Some(Answer::Refused(refusal)),
+                Applied::Nothing => Some(Answer::NotNow),
+            },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Some(Answer::NotNow),
+            Err(_) => None,
+        }
+    }
+
+    /// Makes sure that this member leads, and says what was committed before.
+    async fn read_index(&self) -> Option<Answer> {
+        match self.raft.get_read_log_id().await {
+            Ok((read, _)) => Some(Answer::ReadIndex(read.map_or(0, |log_id| log_id.index))),
+            Err(_) => Some(Answer::NotNow),
+        }
+    }
+}
+
+fn leader_in(metrics: &RaftServerMetrics<u64, Seat>) -> Option<Leader> {
+    let node = metrics.current_leader?;
+    let seat = metrics.membership_config.membership().get_node(&node)?;
+    Some(Leader { node, peer: seat.peer() })
+}

@@ -1,0 +1,183 @@
+//! Proposals on their way: what waits is bundled, several bundles are under way together, and each is sent until its
+//! outcome is known.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use orch_core::{
+    consensus::{Committed, ConsensusError},
+    model::Timestamp,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use super::{
+    node::{Node, Undone},
+    sessions::WINDOW,
+    types::{Command, Commands, Outcomes, Refusal},
+    wire::{Answer, Question},
+};
+
+/// A command and who waits for its outcome.
+pub(super) struct Proposal {
+    pub(super) command: Bytes,
+    pub(super) reply: oneshot::Sender<Result<Committed, ConsensusError>>,
+}
+
+/// Proposals that share an entry.
+struct Bundle {
+    number: u64,
+    session: u64,
+    command: Command,
+    replies: Vec<oneshot::Sender<Result<Committed, ConsensusError>>>,
+}
+
+/// Sends bundles until the queue is closed and empty.
+pub(super) struct Proposer {
+    node: Arc<Node>,
+    session: u64,
+    next: u64,
+    /// The numbers of this session that are not settled: never more than [`WINDOW`] apart.
+    open: BTreeSet<u64>,
+}
+
+impl Proposer {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        // A later life has to have a greater number. Should the clock have been set back, the group says so.
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let seen = node.view.session.load(Ordering::Relaxed);
+        let session = u64::try_from(nanos).unwrap_or(u64::MAX).max(seen + 1);
+        Self { node, session, next: 0, open: BTreeSet::new() }
+    }
+
+    /// Runs until `closing` is set and everything that was accepted is answered.
+    pub(super) async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Proposal>,
+        mut closing: watch::Receiver<bool>,
+    ) {
+        let mut under_way = FuturesUnordered::new();
+        let (mut closed, mut drained) = (false, false);
+        while !(drained && under_way.is_empty()) {
+            tokio::select! {
+                biased;
+                Some((bundle, answer)) = under_way.next(), if !under_way.is_empty() => {
+                    if let Some(again) = self.settle(bundle, answer) {
+                        under_way.push(carry(self.node.clone(), again));
+                    }
+                }
+                () = told(&mut closing), if !closed => {
+                    closed = true;
+                    queue.close();
+                }
+                first = queue.recv(), if !drained && self.has_room() => match first {
+                    Some(first) => {
+                        // Others that are about to propose get into the same entry.
+                        tokio::task::yield_now().await;
+                        let bundle = self.bundle(first, &mut queue);
+                        under_way.push(carry(self.node.clone(), bundle));
+                    }
+                    None => drained = true,
+                },
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let first = self.open.first().copied().unwrap_or(self.next);
+        self.open.len() < self.node.config.in_flight_max.get() && self.next < first + WINDOW
+    }
+
+    /// `first` and what else waits, within the bounds.
+    fn bundle(&mut self, first: Proposal, queue: &mut mpsc::Receiver<Proposal>) -> Bundle {
+        let config = &self.node.config;
+        let (mut bytes, mut commands, mut replies) = (0, Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(Proposal { command, reply }) = next {
+            bytes += command.len();
+            commands.push(command);
+            replies.push(reply);
+            let full =
+                commands.len() >= config.bundle_commands_max.get() || bytes >= config.bundle_bytes_max.get();
+            next = if full { None } else { queue.try_recv().ok() };
+        }
+        let commands = Commands::pack(commands.iter());
+        self.name(commands, replies)
+    }
+
+    fn name(
+        &mut self,
+        commands: Commands,
+        replies: Vec<oneshot::Sender<Result<Committed, ConsensusError>>>,
+    ) -> Bundle {
+        let (number, session) = (self.next, self.session);
+        self.next += 1;
+        self.open.insert(number);
+        let floor = self.open.first().copied().unwrap_or(number);
+        let command = Command { at: Timestamp::ZERO, origin: self.node.us, session, number, floor, commands };
+        Bundle { number, session, command, replies }
+    }
+
+    /// Answers those who wait, or says what to send instead.
+    fn settle(&mut self, bundle: Bundle, answer: Result<Answer, Undone>) -> Option<Bundle> {
+        if bundle.session == self.session {
+            self.open.remove(&bundle.number);
+        }
+        let operation = "replicating a proposal";
+        let undone = |why: &str, begun| Undone { why: why.into(), begun, fatal: false };
+        let error = match answer {
+            Ok(Answer::Outcomes(Outcomes { revision, each })) if each.len() == bundle.replies.len() => {
+                for (reply, outcome) in bundle.replies.into_iter().zip(each.iter()) {
+                    // Whoever dropped the future does not want it.
+                    let _ = reply.send(Ok(Committed { revision, outcome: outcome.clone() }));
+                }
+                return None;
+            }
+            // It was refused at the first try, so it was never applied and never will be: a new name, then.
+            Ok(Answer::Refused(Refusal::Stale { session })) => {
+                if session >= self.session {
+                    (self.session, self.next) = (session + 1, 0);
+                    self.open.clear();
+                }
+                return Some(self.name(bundle.command.commands, bundle.replies));
+            }
+            Ok(Answer::Refused(Refusal::NotMember)) => {
+                undone("this replica is no member of the group", false)
+            }
+            Ok(Answer::Impossible(why)) => undone(&why, true),
+            Ok(_) => undone("the leader answered something else", true),
+            Err(undone) => undone,
+        }
+        .into_error(operation);
+        for reply in bundle.replies {
+            let _ = reply.send(Err(error.clone()));
+        }
+        None
+    }
+}
+
+/// Waits until it is time to close.
+pub(super) async fn told(closing: &mut watch::Receiver<bool>) {
+    // Without a sender there is nobody left to work for.
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+async fn carry(node: Arc<Node>, bundle: Bundle) -> (Bundle, Result<Answer, Undone>) {
+    let deadline = Instant::now() + node.config.proposal_timeout;
+    let question = Question::Forward(bundle.command.clone());
+    let answer = node.ask_leader(&question, node.config.proposal_timeout).await;
+    if let Ok(Answer::Outcomes(outcomes)) = &answer {
+        // Whoever was answered finds it done at this member. Where it does not get here, the outcome is known all the same.
+        let mut applied = node.view.applied.subscribe();
+        let here = applied.wait_for(|applied| *applied >= outcomes.revision.0);
+        let _ = tokio::time::timeout_at(deadline, here).await;
+    }
+    (bundle, answer)
+}

@@ -1,0 +1,87 @@
+//! Snapshots that come in parts.
+
+use openraft::Snapshot;
+use tokio::sync::Mutex;
+use tracing::warn;
+
+use super::{
+    snapshot::{self, Receiving, Shelf},
+    types::{Raft, Vote},
+    wire::{Answer, Part},
+};
+
+/// Takes one snapshot at a time.
+#[derive(Debug)]
+pub(super) struct Reception {
+    shelf: Shelf,
+    now: Mutex<Option<Transfer>>,
+}
+
+#[derive(Debug)]
+struct Transfer {
+    name: (u64, Vote, u64),
+    received: u64,
+    /// Gone when it is complete.
+    receiving: Option<Receiving>,
+    installed: Option<Vote>,
+}
+
+impl Reception {
+    pub(super) fn new(shelf: Shelf) -> Self {
+        Self { shelf, now: Mutex::new(None) }
+    }
+
+    /// Takes a part in; the answer says which one is wanted next.
+    pub(super) async fn take(&self, raft: &Raft, from: u64, part: Part) -> Option<Answer> {
+        let ours = raft.metrics().borrow().vote;
+        if ours > part.vote {
+            return Some(Answer::Installed(ours));
+        }
+        let mut now = self.now.lock().await;
+        let name = (from, part.vote, part.transfer);
+        let known = now.take().filter(|transfer| transfer.name == name);
+        let mut transfer = match known {
+            Some(transfer) => transfer,
+            None if part.offset > 0 => return Some(Answer::Part(0)),
+            None => {
+                let receiving = self.shelf.receive().await.map_err(|error| complain(&error)).ok()?;
+                Transfer { name, received: 0, receiving: Some(receiving), installed: None }
+            }
+        };
+        let answer = self.advance(raft, &mut transfer, part).await;
+        // Without an answer it begins again.
+        if answer.is_some() {
+            *now = Some(transfer);
+        }
+        answer
+    }
+
+    async fn advance(&self, raft: &Raft, transfer: &mut Transfer, part: Part) -> Option<Answer> {
+        if let Some(vote) = transfer.installed {
+            return Some(Answer::Installed(vote));
+        }
+        if part.offset != transfer.received {
+            return Some(Answer::Part(transfer.received));
+        }
+        let length = part.bytes.len() as u64;
+        let receiving =
+            transfer.receiving.take()?.add(part.bytes).await.map_err(|error| complain(&error)).ok()?;
+        transfer.received += length;
+        if !part.last {
+            transfer.receiving = Some(receiving);
+            return Some(Answer::Part(transfer.received));
+        }
+        let image = receiving.finish().await.map_err(|error| complain(&error)).ok()?;
+        let bytes = image.all().await.map_err(|error| complain(&error)).ok()?;
+        let meta = snapshot::open(&bytes).map_err(|error| complain(&error)).ok()?.meta;
+        drop(bytes);
+        let snapshot = Snapshot { meta, snapshot: Box::new(image) };
+        let installed = raft.install_full_snapshot(part.vote, snapshot).await.ok()?;
+        transfer.installed = Some(installed.vote);
+        Some(Answer::Installed(installed.vote))
+    }
+}
+
+fn complain(error: &dyn std::error::Error) {
+    warn!(%error, "a snapshot from the leader is not taken in");
+}

@@ -1,0 +1,46 @@
+//! Takes messages from the transport and answers them.
+
+use std::sync::Arc;
+
+use orch_core::transport::{Incoming, Transport};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use super::{
+    node::Node,
+    types::node_of,
+    wire::{Answer, Question},
+};
+
+/// Answers until the transport closes.
+pub(super) async fn serve(node: Arc<Node>, transport: Arc<dyn Transport>) {
+    let mut working = JoinSet::new();
+    let max_bytes = transport.capabilities().max_message_bytes;
+    while let Some(incoming) = transport.incoming().await {
+        while working.try_join_next().is_some() {}
+        if incoming.channel != node.config.channel {
+            debug!(from = %incoming.from, channel = ?incoming.channel, "a message for nobody is dropped");
+        } else if working.len() >= node.config.serving_max.get() {
+            debug!(from = %incoming.from, "a message is dropped: too many are worked on");
+        } else {
+            working.spawn(reply(node.clone(), incoming, max_bytes));
+        }
+    }
+    node.trouble.send_replace(Some("the transport is closed".into()));
+}
+
+async fn reply(node: Arc<Node>, incoming: Incoming, max_bytes: usize) {
+    let Some(reply) = incoming.reply else { return };
+    let question = match Question::from_message(incoming.message) {
+        Ok(question) => question,
+        Err(error) => return warn!(from = %incoming.from, %error, "a message is refused"),
+    };
+    if let Some(answer) = node.answer(node_of(incoming.from), question).await {
+        let message = answer.to_message();
+        reply.send(if message.len() <= max_bytes {
+            message
+        } else {
+            Answer::Impossible("the outcomes are too large for a message".into()).to_message()
+        });
+    }
+}

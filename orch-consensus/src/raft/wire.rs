@@ -1,0 +1,341 @@
+//! Messages between members, in bytes: a version, a kind, the content.
+
+use bytes::Bytes;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use orch_core::{consensus::MembershipChange, store::Revision};
+
+use super::{
+    codec::{Decode, Encode, Input, Malformed, put_bytes, put_list},
+    types::{Command, LogId, Outcomes, Refusal, Types, Vote},
+};
+
+/// The version of everything here. Another one is refused.
+const VERSION: u8 = 1;
+
+/// What one member asks of another.
+#[derive(Debug)]
+pub(super) enum Question {
+    Append(AppendEntriesRequest<Types>),
+    Vote(VoteRequest<u64>),
+    Part(Part),
+    /// A bundle for the leader to put into the log.
+    Forward(Command),
+    /// Up to where a linearizable read has to wait.
+    ReadIndex,
+    /// A change of members for the leader to carry out.
+    Change(MembershipChange),
+}
+
+/// A part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// The leader's.
+    pub(super) vote: Vote,
+    /// Tells this transfer from others of the same leader.
+    pub(super) transfer: u64,
+    pub(super) offset: u64,
+    pub(super) last: bool,
+    pub(super) bytes: Bytes,
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Append(AppendEntriesResponse<u64>),
+    Vote(VoteResponse<u64>),
+    /// The part that is wanted next begins here.
+    Part(u64),
+    /// The snapshot is installed, or refused by a greater vote.
+    Installed(Vote),
+    Outcomes(Outcomes),
+    Refused(Refusal),
+    ReadIndex(u64),
+    Changed(Revision),
+    /// The change cannot be done; trying again does not help.
+    Impossible(String),
+    /// Nothing happened: it has to be asked of the leader.
+    NotLeader,
+    /// It was begun and came to no end: the leader was deposed, or too few members answered.
+    NotNow,
+}
+
+impl Question {
+    pub(super) fn to_message(&self) -> Bytes {
+        let mut out = vec![VERSION];
+        match self {
+            Self::Append(request) => {
+                out.push(0);
+                request.vote.encode(&mut out);
+                request.prev_log_id.encode(&mut out);
+                request.leader_commit.encode(&mut out);
+                put_list(request.entries.iter(), &mut out, Encode::encode);
+            }
+            Self::Vote(request) => {
+                out.push(1);
+                request.vote.encode(&mut out);
+                request.last_log_id.encode(&mut out);
+            }
+            Self::Part(part) => {
+                out.push(2);
+                part.vote.encode(&mut out);
+                part.transfer.encode(&mut out);
+                part.offset.encode(&mut out);
+                out.push(u8::from(part.last));
+                put_bytes(&part.bytes, &mut out);
+            }
+            Self::Forward(command) => {
+                out.push(3);
+                command.encode(&mut out);
+            }
+            Self::ReadIndex => out.push(4),
+            Self::Change(change) => {
+                out.push(5);
+                let (member, detail) = match change {
+                    MembershipChange::Add { member, detail } => (member, Some(detail)),
+                    MembershipChange::Remove { member } => (member, None),
+                };
+                put_bytes(member.as_bytes(), &mut out);
+                out.push(u8::from(detail.is_some()));
+                if let Some(detail) = detail {
+                    put_bytes(detail, &mut out);
+                }
+            }
+        }
+        out.into()
+    }
+
+    pub(super) fn from_message(message: Bytes) -> Result<Self, Malformed> {
+        let mut input = open(message)?;
+        let input = &mut input;
+        let question = match input.u8()? {
+            0 => {
+                let (vote, prev_log_id) = (Vote::decode(input)?, Option::decode(input)?);
+                let leader_commit = Option::<LogId>::decode(input)?;
+                let entries = input.list(25, Decode::decode)?;
+                Self::Append(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+            }
+            1 => Self::Vote(VoteRequest::new(Vote::decode(input)?, Option::decode(input)?)),
+            2 => Self::Part(Part {
+                vote: Vote::decode(input)?,
+                transfer: input.u64()?,
+                offset: input.u64()?,
+                last: input.flag()?,
+                bytes: input.bytes()?,
+            }),
+            3 => Self::Forward(Command::decode(input)?),
+            4 => Self::ReadIndex,
+            5 => {
+                let member = input.text()?;
+                Self::Change(if input.flag()? {
+                    MembershipChange::Add { member, detail: input.bytes()? }
+                } else {
+                    MembershipChange::Remove { member }
+                })
+            }
+            _ => return Err(Malformed("a question of an unknown kind")),
+        };
+        input.end()?;
+        Ok(question)
+    }
+}
+
+impl Answer {
+    pub(super) fn to_message(&self) -> Bytes {
+        let mut out = vec![VERSION];
+        let out_ref = &mut out;
+        match self {
+            Self::Append(AppendEntriesResponse::Success) => out_ref.push(0),
+            Self::Append(AppendEntriesResponse::PartialSuccess(matching)) => {
+                out_ref.push(1);
+                matching.encode(out_ref);
+            }
+            Self::Append(AppendEntriesResponse::Conflict) => out_ref.push(2),
+            Self::Append(AppendEntriesResponse::HigherVote(vote)) => {
+                out_ref.push(3);
+                vote.encode(out_ref);
+            }
+            Self::Vote(response) => {
+                out_ref.push(4);
+                response.vote.encode(out_ref);
+                out_ref.push(u8::from(response.vote_granted));
+                response.last_log_id.encode(out_ref);
+            }
+            Self::Part(offset) => {
+                out_ref.push(5);
+                offset.encode(out_ref);
+            }
+            Self::Installed(vote) => {
+                out_ref.push(6);
+                vote.encode(out_ref);
+            }
+            Self::Outcomes(outcomes) => {
+                out_ref.push(7);
+                outcomes.encode(out_ref);
+            }
+            Self::Refused(Refusal::Stale { session }) => {
+                out_ref.push(8);
+                session.encode(out_ref);
+            }
+            Self::Refused(Refusal::NotMember) => out_ref.push(9),
+            Self::ReadIndex(index) => {
+                out_ref.push(10);
+                index.encode(out_ref);
+            }
+            Self::Changed(revision) => {
+                out_ref.push(11);
+                revision.0.encode(out_ref);
+            }
+            Self::Impossible(why) => {
+                out_ref.push(12);
+                put_bytes(why.as_bytes(), out_ref);
+            }
+            Self::NotLeader => out_ref.push(13),
+            Self::NotNow => out_ref.push(14),
+        }
+        out.into()
+    }
+
+    pub(super) fn from_message(message: Bytes) -> Result<Self, Malformed> {
+        let mut input = open(message)?;
+        let input = &mut input;
+        let answer = match input.u8()? {
+            0 => Self::Append(AppendEntriesResponse::Success),
+            1 => Self::Append(AppendEntriesResponse::PartialSuccess(Option::decode(input)?)),
+            2 => Self::Append(AppendEntriesResponse::Conflict),
+            3 => Self::Append(AppendEntriesResponse::HigherVote(Vote::decode(input)?)),
+            4 => {
+                let (vote, granted) = (Vote::decode(input)?, input.flag()?);
+                Self::Vote(VoteResponse::new(vote, Option::decode(input)?, granted))
+            }
+            5 => Self::Part(input.u64()?),
+            6 => Self::Installed(Vote::decode(input)?),
+            7 => Self::Outcomes(Outcomes::decode(input)?),
+            8 => Self::Refused(Refusal::Stale { session: input.u64()? }),
+            9 => Self::Refused(Refusal::NotMember),
+            10 => Self::ReadIndex(input.u64()?),
+            11 => Self::Changed(Revision(input.u64()?)),
+            12 => Self::Impossible(input.text()?),
+            13 => Self::NotLeader,
+            14 => Self::NotNow,
+            _ => return Err(Malformed("an answer of an unknown kind")),
+        };
+        input.end()?;
+        Ok(answer)
+    }
+}
+
+fn open(message: Bytes) -> Result<Input, Malformed> {
+    let mut input = Input(message);
+    if input.u8()? != VERSION {
+        return Err(Malformed("it is of another version"));
+    }
+    Ok(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use openraft::{CommittedLeaderId, EntryPayload, Membership};
+    use orch_core::{model::Timestamp, transport::PeerId};
+
+    use super::*;
+    use crate::raft::types::{Commands, Entry, Seat};
+
+    fn id(index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(3, 4), index)
+    }
+
+    fn command() -> Command {
+        let commands = Commands::pack([Bytes::from_static(b"one"), Bytes::new()].iter());
+        Command { at: Timestamp::from_millis(5), origin: 6, session: 7, number: 9, floor: 8, commands }
+    }
+
+    fn questions() -> Vec<Question> {
+        let seat = Seat::new("a", PeerId::from_bytes([1; 32]));
+        let members =
+            Membership::new(vec![[1].into(), [1, 2].into()], BTreeMap::from([(1, seat.clone()), (2, seat)]));
+        let payloads =
+            [EntryPayload::Blank, EntryPayload::Normal(command()), EntryPayload::Membership(members)];
+        let entries = payloads.into_iter().zip(1..).map(|(payload, at)| Entry { log_id: id(at), payload });
+        let part = Part {
+            vote: Vote::new(1, 2),
+            transfer: 3,
+            offset: 4,
+            last: true,
+            bytes: Bytes::from_static(b"x"),
+        };
+        vec![
+            Question::Append(AppendEntriesRequest {
+                vote: Vote::new_committed(1, 2),
+                prev_log_id: Some(id(0)),
+                entries: entries.collect(),
+                leader_commit: None,
+            }),
+            Question::Vote(VoteRequest::new(Vote::new(1, 2), Some(id(9)))),
+            Question::Part(part),
+            Question::Forward(command()),
+            Question::ReadIndex,
+            Question::Change(MembershipChange::Remove { member: "a".into() }),
+            Question::Change(MembershipChange::Add { member: "b".into(), detail: Bytes::from_static(b"c") }),
+        ]
+    }
+
+    fn answers() -> Vec<Answer> {
+        let outcomes = Outcomes { revision: Revision(4), each: [Bytes::from_static(b"done")].into() };
+        vec![
+            Answer::Append(AppendEntriesResponse::Success),
+            Answer::Append(AppendEntriesResponse::PartialSuccess(Some(id(1)))),
+            Answer::Append(AppendEntriesResponse::Conflict),
+            Answer::Append(AppendEntriesResponse::HigherVote(Vote::new(1, 2))),
+            Answer::Vote(VoteResponse::new(Vote::new(1, 2), None, true)),
+            Answer::Part(5),
+            Answer::Installed(Vote::new(1, 2)),
+            Answer::Outcomes(outcomes),
+            Answer::Refused(Refusal::Stale { session: 1 }),
+            Answer::Refused(Refusal::NotMember),
+            Answer::ReadIndex(7),
+            Answer::Changed(Revision(8)),
+            Answer::Impossible("no".into()),
+            Answer::NotLeader,
+            Answer::NotNow,
+        ]
+    }
+
+    #[test]
+    fn messages_read_as_they_were_written() {
+        for question in questions() {
+            let again = Question::from_message(question.to_message()).expect("it is sound");
+            assert_eq!(format!("{again:?}"), format!("{question:?}"));
+            assert_eq!(again.to_message(), question.to_message());
+        }
+        for answer in answers() {
+            assert_eq!(Answer::from_message(answer.to_message()), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_or_longer_or_of_another_version_is_refused() {
+        let sound = questions().iter().map(Question::to_message).collect::<Vec<_>>();
+        for message in sound {
+            for end in 0..message.len() {
+                assert!(Question::from_message(message.slice(..end)).is_err(), "{message:?} cut at {end}");
+            }
+            let longer = [&message[..], b"x"].concat();
+            assert!(Question::from_message(longer.into()).is_err());
+            let mut other = message.to_vec();
+            other[0] = VERSION + 1;
+            assert!(Question::from_message(other.into()).is_err());
+        }
+    }
+
+    /// A log or a peer of today has to be readable tomorrow: a change here needs another version.
+    #[test]
+    fn the_form_of_a_command_stays() {
+        let message = Question::Forward(command()).to_message();
+        let text: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
+        let numbers = "0500000000000000060000000000000007000000000000000900000000000000".to_owned();
+        let rest = "0800000000000000020000000b000000030000006f6e6500000000";
+        assert_eq!(text, format!("0103{numbers}{rest}"));
+    }
+}
