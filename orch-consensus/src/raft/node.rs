@@ -59,8 +59,10 @@ pub(super) struct Undone {
 
 impl Undone {
     pub(super) fn into_error(self, operation: &'static str) -> ConsensusError {
-        if !self.begun && !self.fatal {
-            return ConsensusError::NoLeader(self.why);
+        match (self.begun, self.fatal) {
+            (false, false) => return ConsensusError::NoLeader(self.why),
+            (true, false) => return ConsensusError::OutcomeUnknown(self.why),
+            (_, true) => {}
         }
         ConsensusError::Store(StoreError::Backend {
             store: "raft",

@@ -302,6 +302,12 @@ pub enum ConsensusError {
     /// This backend does not offer it.
     #[error("{0} is not supported here")]
     Unsupported(&'static str),
+    /// It was not done and never will be: this replica is no member, or the group cannot have these members.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// This replica cannot find out whether it was done.
+    #[error("whether it was done is not known: {0}")]
+    OutcomeUnknown(String),
 }
 
 impl ConsensusError {
@@ -319,7 +325,7 @@ impl ConsensusError {
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
         match self {
-            Self::Stopped => true,
+            Self::Stopped | Self::OutcomeUnknown(_) => true,
             Self::Store(error) => error.outcome_unknown(),
             _ => false,
         }

@@ -38,10 +38,8 @@ impl Replica {
         if locks && slot.prepared.as_ref().is_some_and(|prepared| prepared.digest != vote.digest) {
             return;
         }
-        if slot.checking {
-            return;
-        }
-        if slot.proposal.is_some_and(|proposal| proposal.accepted || proposal.digest != vote.digest) {
+        let known = slot.proposal.is_some_and(|proposal| proposal.accepted || proposal.digest != vote.digest);
+        if known || slot.checking {
             // The batch is known, or another one has the place. The vote counts, or proves that the primary equivocates.
             self.on_vote(now, from, vote, out);
             return;

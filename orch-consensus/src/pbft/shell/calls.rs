@@ -136,11 +136,10 @@ impl Waiting {
 
 fn error_of(refusal: &Refusal) -> ConsensusError {
     match refusal {
-        // It may have been carried out: "stopped" is the error that says so.
-        Refusal::Unknown => ConsensusError::Stopped,
+        Refusal::Unknown => ConsensusError::OutcomeUnknown(refusal.to_string()),
         // The size was checked against a smaller bound before.
         Refusal::NotAMember | Refusal::Membership(_) | Refusal::TooLarge(_) => {
-            ConsensusError::NoLeader(refusal.to_string())
+            ConsensusError::Refused(refusal.to_string())
         }
     }
 }

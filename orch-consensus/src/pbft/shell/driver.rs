@@ -360,7 +360,7 @@ impl Driver {
         match change {
             MembershipChange::Add { member: name, detail } => {
                 let key = <[u8; 32]>::try_from(&detail[..]).map(PublicKey).map_err(|_| {
-                    ConsensusError::Unsupported("a member without a key of 32 bytes as its detail")
+                    ConsensusError::Refused("the detail of a new member is its public key, 32 bytes".into())
                 })?;
                 let there = members.iter().any(|member| member.name == name && member.key == key);
                 Ok((!there).then_some(Change::Add { key, name }))
