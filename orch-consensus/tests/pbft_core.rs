@@ -339,3 +339,37 @@ proptest! {
         }
     }
 }
+
+fn unsigned_summary(replica: u32, stable: Seq, prepared: Vec<(Seq, View, Digest)>) -> Summary {
+    let signature = Signature([0; 64]);
+    Summary { epoch: Epoch(0), view: View(1), replica: ReplicaId(replica), stable, prepared, signature }
+}
+
+/// What nobody signed must not have anybody count to the end of all numbers.
+#[test]
+fn claims_without_end_are_refused_before_they_are_counted() {
+    let far = (Seq(u64::MAX), View(0), Digest([1; 32]));
+    for (stable, prepared) in
+        [(Seq(0), vec![far]), (Seq(u64::MAX), Vec::new()), (Seq(u64::MAX - 1), vec![far])]
+    {
+        let summaries = (0..3).map(|replica| unsigned_summary(replica, stable, prepared.clone())).collect();
+        let new = NewView {
+            epoch: Epoch(0),
+            view: View(1),
+            replica: ReplicaId(1),
+            summaries,
+            stable: None,
+            prepared: Vec::new(),
+            proposals: Vec::new(),
+            signature: Signature([0; 64]),
+        };
+        let (mut replica, mut out) = (new_replica(0), Vec::new());
+        let now = Moment { elapsed: Duration::ZERO, wall: Timestamp::from_millis(1000) };
+        let message = Message::NewView(Arc::new(new));
+        replica.step(now, Input::Message(PublicKey([2; 32]), message), &mut out);
+        assert!(
+            !out.iter().any(|effect| matches!(effect, Effect::Verify(..))),
+            "it is not worth a signature"
+        );
+    }
+}

@@ -8,6 +8,9 @@ use super::{
     message::{Certificate, Vote},
 };
 
+/// Batches that are kept for one place.
+const BODIES_MAX: usize = 16;
+
 /// The slots after the low watermark, in order and without gaps.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -162,20 +165,22 @@ impl Slot {
         self.bodies.iter()
     }
 
-    /// Keeps a body, and of the others those that may still be decided here.
+    /// Keeps a body. What we voted for may be all that is left of a batch that a liar alone can show to be prepared, so bodies
+    /// are kept until the checkpoint, as far as there is room: of so many views that others go first.
     pub(super) fn keep_body(&mut self, batch: Arc<Batch>) {
         if self.body(&batch.digest()).is_some() {
             return;
         }
-        let (proposed, prepared, decided) = (
-            self.proposal.map(|proposal| proposal.digest),
-            self.prepared.as_ref().map(|certificate| certificate.digest),
-            self.decided,
-        );
-        self.bodies.retain(|body| {
-            let digest = Some(body.digest());
-            digest == proposed || digest == prepared || digest == decided
-        });
+        if self.bodies.len() >= BODIES_MAX {
+            let used = [
+                self.proposal.map(|proposal| proposal.digest),
+                self.prepared.as_ref().map(|certificate| certificate.digest),
+                self.decided,
+            ];
+            if let Some(oldest) = self.bodies.iter().position(|body| !used.contains(&Some(body.digest()))) {
+                self.bodies.remove(oldest);
+            }
+        }
         self.bodies.push(batch);
     }
 

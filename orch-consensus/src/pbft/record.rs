@@ -15,8 +15,8 @@ use super::{
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A batch that other records refer to by its digest.
-    Body(Arc<Batch>),
+    /// A batch that may be decided at this place. Other records refer to it by its digest.
+    Body(Seq, Arc<Batch>),
     /// This batch, and no other, got our prepare vote at its place in this view.
     Accepted(Epoch, View, Seq, Digest),
     /// A quorum prepared a batch.
@@ -43,7 +43,7 @@ pub struct Image {
 }
 
 kinds!(Record {
-    0 => Body(batch),
+    0 => Body(seq, batch),
     1 => Accepted(epoch, view, seq, digest),
     2 => Prepared(certificate),
     3 => Left(epoch, view),

@@ -99,7 +99,7 @@ mod tests {
 
     fn records() -> Vec<Record> {
         vec![
-            Record::Body(Arc::new(Batch::null())),
+            Record::Body(Seq(3), Arc::new(Batch::null())),
             Record::Accepted(Epoch(1), View(2), Seq(3), Digest([4; 32])),
             Record::Left(Epoch(1), View(3)),
         ]

@@ -25,6 +25,7 @@ impl Replica {
     ) {
         let primary = self.membership().primary(self.view).id;
         let right = vote.phase == Phase::Prepare
+            && from == primary
             && vote.replica == primary
             && vote.view == self.view
             && self.changing.is_none()
@@ -309,7 +310,7 @@ impl Replica {
         self.decide(now, certificate.view, certificate.seq, certificate.digest, out);
     }
 
-    /// Asks for bodies that are missing, each time somebody else.
+    /// Asks everybody for bodies that are missing.
     pub(super) fn fetch_bodies(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let again = now.elapsed + self.config.status_interval;
         let mut wanted = Vec::new();

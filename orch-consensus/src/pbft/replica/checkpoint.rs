@@ -9,7 +9,6 @@ use crate::pbft::{
     ids::{Epoch, PublicKey, ReplicaId, Seq, View},
     io::{Effect, Event, Moment},
     log::Log,
-    membership::Membership,
     message::{Checkpoint, CheckpointVote, EpochStep, Message, StableProof, UNSIGNED, quorum_claims},
     record::{Image, Record},
     statement::Claim,
@@ -106,7 +105,14 @@ impl Replica {
         let digest = ours.digest();
         let matching = || votes.values().filter(|ballot| ballot.vote.digest == digest);
         if matching().count() < quorum {
-            self.notice_divergence(seq, out);
+            let others = || votes.values().filter(|ballot| ballot.vote.digest != digest);
+            let unchecked: Vec<_> =
+                others().filter(|ballot| !ballot.checked).map(|ballot| ballot.vote).collect();
+            if others().count() < self.membership().quorum().weak() || unchecked.is_empty() {
+                self.notice_divergence(seq, out);
+            } else {
+                self.check_checkpoints(now, unchecked, out);
+            }
             return;
         }
         if matching().filter(|ballot| ballot.checked).count() >= quorum {
@@ -118,9 +124,12 @@ impl Replica {
         }
         let unchecked: Vec<_> =
             matching().filter(|ballot| !ballot.checked).map(|ballot| ballot.vote).collect();
-        let claims =
-            unchecked.iter().filter_map(|vote| Some(vote.claim(self.key_of(vote.replica)?))).collect();
-        self.verify(Job::Checkpoints(unchecked), claims, None, now, out);
+        self.check_checkpoints(now, unchecked, out);
+    }
+
+    fn check_checkpoints(&mut self, now: Moment, votes: Vec<CheckpointVote>, out: &mut Vec<Effect>) {
+        let claims = votes.iter().filter_map(|vote| Some(vote.claim(self.key_of(vote.replica)?))).collect();
+        self.verify(Job::Checkpoints(votes), claims, None, now, out);
     }
 
     pub(super) fn checkpoints_checked(
@@ -144,7 +153,8 @@ impl Replica {
         }
     }
 
-    /// A quorum agrees on something else than our state: this replica cannot be trusted with votes any more, and says so.
+    /// f + 1 replicas, of which one is correct, agree on something else than our state: the machine is not deterministic, or
+    /// memory is damaged.
     fn notice_divergence(&self, seq: Seq, out: &mut Vec<Effect>) {
         let (Some(votes), Some(ours)) = (self.checkpoints.votes.get(&seq), self.checkpoints.ours.get(&seq))
         else {
@@ -165,29 +175,34 @@ impl Replica {
         if checkpoint.seq <= self.log.low() || checkpoint.seq > self.executed() {
             return;
         }
+        let high = self.log.high();
         self.log.truncate(checkpoint.seq, self.window());
         self.checkpoints.truncate(checkpoint.seq);
         self.history.settle(checkpoint.snapshot);
+        let proof = &Arc::new(StableProof { steps: Vec::new(), ..(**proof).clone() });
         let old = self.stable.replace(proof.clone()).map(|old| old.checkpoint.snapshot);
+        let ended =
+            self.service.successor().filter(|(end, _)| *end == checkpoint.seq).map(|(_, next)| next.clone());
+        let step = ended.map(|membership| EpochStep { checkpoint, votes: proof.votes.clone(), membership });
+        if let Some(step) = &step {
+            // Before the checkpoint: a log that ends here must not know the one without the other.
+            self.append(Record::Epoch(Arc::new(step.clone())), out);
+        }
         self.append(Record::Stable(proof.clone()), out);
         Self::event(out, Event::Stable(checkpoint.seq));
-        if let Some(next) = self.service.successor().filter(|(end, _)| *end == checkpoint.seq) {
-            let next = next.1.clone();
-            self.begin_epoch(now, proof, next, out);
+        match step {
+            Some(step) => {
+                // The members change here; nothing beyond was agreed on by the old ones.
+                self.steps.push(step);
+                self.service.succeed();
+                self.enter_epoch(now, out);
+            }
+            None => self.adopt_rest(now, high, out),
         }
         let news = old.unwrap_or(GENESIS) != checkpoint.snapshot;
         if let Some(snapshot) = self.history.find(checkpoint.snapshot).filter(|_| news).cloned() {
-            self.rewrite_log(&snapshot, Some(proof), out);
+            self.rewrite_log(&snapshot, None, out);
         }
-    }
-
-    /// The members change at a stable checkpoint; nothing beyond it was agreed on by the old ones.
-    fn begin_epoch(&mut self, now: Moment, proof: &StableProof, next: Membership, out: &mut Vec<Effect>) {
-        let step = EpochStep { checkpoint: proof.checkpoint, votes: proof.votes.clone(), membership: next };
-        self.append(Record::Epoch(Arc::new(step.clone())), out);
-        self.steps.push(step);
-        self.service.succeed();
-        self.enter_epoch(now, out);
     }
 
     /// Everything that belonged to the old membership is gone.
@@ -203,7 +218,8 @@ impl Replica {
         self.new_view = None;
         self.view_changes.clear();
         self.early.clear();
-        self.peers.clear();
+        self.helped.clear();
+        self.restart_reads();
         self.proposed = self.log.low();
         if self.me.is_none() {
             self.give_up_local(out);
@@ -226,19 +242,21 @@ impl Replica {
     ) {
         let mut records = Vec::new();
         for (seq, batch) in self.history.since(snapshot.name.seq) {
-            records.push(Record::Body(batch.clone()));
+            records.push(Record::Body(seq, batch.clone()));
             records.push(Record::Decided(seq, batch.digest()));
         }
         records.extend(self.steps.iter().cloned().map(|step| Record::Epoch(Arc::new(step))));
-        records.extend(stable.cloned().map(Record::Stable));
+        records.extend(self.stable.iter().chain(stable).cloned().map(Record::Stable));
         if self.changing.is_some() {
             records.push(Record::Left(self.epoch(), self.view));
         }
         records.extend(self.new_view.clone().map(Record::NewView));
         for (seq, slot) in self.log.iter() {
-            records.extend(slot.bodies().filter(|batch| !batch.is_null()).cloned().map(Record::Body));
+            let bodies = slot.bodies().filter(|batch| !batch.is_null()).cloned();
+            records.extend(bodies.map(|batch| Record::Body(seq, batch)));
             records.extend(slot.prepared.clone().map(Record::Prepared));
-            if let Some(proposal) = slot.proposal.filter(|proposal| proposal.accepted) {
+            let entered = self.changing.is_none();
+            if let Some(proposal) = slot.proposal.filter(|proposal| proposal.accepted && entered) {
                 records.push(Record::Accepted(self.epoch(), self.view, seq, proposal.digest));
             }
             records.extend(slot.decided.map(|digest| Record::Decided(seq, digest)));
@@ -272,9 +290,12 @@ impl Replica {
     pub(super) fn stable_claims(&self, proof: &StableProof) -> Option<Vec<Claim>> {
         let (mut members, mut claims) = (self.membership().clone(), Vec::new());
         for step in &proof.steps {
-            if step.membership.epoch() <= members.epoch() || step.membership.epoch() > proof.checkpoint.epoch
-            {
+            if step.membership.epoch() <= members.epoch() {
                 continue;
+            }
+            // What the checkpoint does not need is not checked, and must not be there.
+            if step.membership.epoch() > proof.checkpoint.epoch {
+                return None;
             }
             let follows = step.checkpoint.epoch == members.epoch()
                 && step.membership.epoch() == Epoch(members.epoch().0 + 1)
@@ -301,7 +322,7 @@ impl Replica {
         match self.checkpoints.ours.get(&checkpoint.seq) {
             Some(ours) if *ours == checkpoint => self.make_stable(now, proof, out),
             Some(_) => Self::event(out, Event::Diverged(checkpoint.seq)),
-            None => self.catch_up(now, proof.clone(), out),
+            None => self.catch_up(now, proof, out),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Replica;
 use crate::pbft::{
     batch::Batch,
+    clients::Standing,
     history::Snapshot,
     ids::Seq,
     io::{Effect, Moment, To},
@@ -37,7 +38,9 @@ impl Replica {
                 out.push(Effect::Send(To::One(request.client), Message::Reply((*reply).clone())));
             }
         }
+        self.forget_settled(batch);
         self.renew_session(out);
+        self.progress_at = now.elapsed;
         self.history.push(batch.clone());
         self.prepared_max = self.prepared_max.max(seq);
         if let Some(slot) = self.log.get_mut(seq) {
@@ -55,5 +58,18 @@ impl Replica {
             self.make_checkpoint(now, out);
         }
         self.run_reads(now, out);
+    }
+
+    /// What a client asked for may have settled others of its requests: those that it has the answers to, and those of an
+    /// earlier life. Nobody is to blame that they are not executed.
+    fn forget_settled(&mut self, batch: &Batch) {
+        let service = &self.service;
+        let mut last = None;
+        for request in &batch.requests {
+            if last != Some(request.client) {
+                self.pool.forget_of(&request.client, |request| service.standing(request) != Standing::New);
+                last = Some(request.client);
+            }
+        }
     }
 }

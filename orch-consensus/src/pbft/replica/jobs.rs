@@ -13,8 +13,9 @@ use crate::pbft::{
     statement::{Claim, Phase},
 };
 
-/// Jobs that one sender can have us do at a time. What it sends beyond is dropped; it will be sent again.
-const JOBS_OF_SENDER_MAX: usize = 64;
+/// Signatures that one sender can have us check at a time, and one job beyond. What it sends then is dropped; it will be sent
+/// again.
+const CLAIMS_OF_SENDER_MAX: usize = 1024;
 
 /// What is being checked.
 #[derive(Debug)]
@@ -43,17 +44,17 @@ pub(super) enum Job {
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     last: u64,
-    running: BTreeMap<u64, (Job, Option<PublicKey>)>,
+    running: BTreeMap<u64, (Job, Option<(PublicKey, usize)>)>,
     of_sender: BTreeMap<PublicKey, usize>,
 }
 
 impl Jobs {
     fn finish(&mut self, id: u64) -> Option<Job> {
         let (job, sender) = self.running.remove(&id)?;
-        if let Some(sender) = sender
+        if let Some((sender, claims)) = sender
             && let Some(count) = self.of_sender.get_mut(&sender)
         {
-            *count -= 1;
+            *count = count.saturating_sub(claims);
             if *count == 0 {
                 self.of_sender.remove(&sender);
             }
@@ -63,7 +64,7 @@ impl Jobs {
 
     /// Whether this sender may have no more checked for now.
     pub(super) fn is_full(&self, sender: &PublicKey) -> bool {
-        self.of_sender.get(sender).is_some_and(|count| *count >= JOBS_OF_SENDER_MAX)
+        self.of_sender.get(sender).is_some_and(|count| *count >= CLAIMS_OF_SENDER_MAX)
     }
 }
 
@@ -83,9 +84,9 @@ impl Replica {
         self.jobs.last += 1;
         let id = self.jobs.last;
         if let Some(sender) = sender {
-            *self.jobs.of_sender.entry(sender).or_default() += 1;
+            *self.jobs.of_sender.entry(sender).or_default() += claims.len();
         }
-        self.jobs.running.insert(id, (job, sender));
+        self.jobs.running.insert(id, (job, sender.map(|sender| (sender, claims.len()))));
         if claims.is_empty() || self.config.makes(SeededFault::SignaturesNotChecked) {
             self.verified(now, id, &[], out);
         } else {
@@ -116,7 +117,7 @@ impl Replica {
         }
     }
 
-    /// The claims of the votes of a certificate, and whose fault it is if they are bad.
+    /// The public key of a member.
     pub(super) fn key_of(&self, replica: ReplicaId) -> Option<PublicKey> {
         self.membership().member(replica).map(|member| member.key)
     }

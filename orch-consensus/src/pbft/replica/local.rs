@@ -100,6 +100,11 @@ impl Replica {
         self.enter(now, request, out);
     }
 
+    /// Whether not too much is on its way already.
+    pub(super) fn may_order_barrier(&self) -> bool {
+        self.local.sent.len() < 2 * BUNDLES_MAX
+    }
+
     /// Has reads ordered that could not be answered otherwise.
     pub(super) fn order_barrier(&mut self, now: Moment, tokens: Vec<u64>, out: &mut Vec<Effect>) {
         let request = self.number(Body::Barrier, Purpose::Barrier(tokens));

@@ -40,10 +40,13 @@ use super::{
     io::{Effect, Event, Input, Misbehaviour, Moment, To},
     log::Log,
     membership::Membership,
-    message::{EpochStep, Message, NewView, StableProof, Status},
+    message::{EpochStep, Message, NewView, StableProof},
     record::Record,
     service::Service,
 };
+
+/// Proposals that are kept of each replica until the view begins that they are for. They come again if they are more.
+const EARLY_PROPOSALS_MAX: usize = 8;
 
 /// One member of a group that runs PBFT, without any input or output of its own.
 ///
@@ -94,8 +97,10 @@ pub struct Replica {
     /// How many changes of the log were asked for.
     appended: u64,
     status_at: Duration,
-    /// What each peer said last about where it is.
-    peers: BTreeMap<ReplicaId, Status>,
+    /// When each peer was last sent what it lacks.
+    helped: BTreeMap<PublicKey, Duration>,
+    /// When something was last executed, or a view or epoch began.
+    progress_at: Duration,
 }
 
 /// What a replica begins with.
@@ -146,7 +151,8 @@ impl Replica {
             exposed: Exposed::default(),
             appended: 0,
             status_at: Duration::ZERO,
-            peers: BTreeMap::new(),
+            helped: BTreeMap::new(),
+            progress_at: Duration::ZERO,
             config,
             key,
         })
@@ -305,7 +311,7 @@ impl Replica {
             // Whoever was a member when we last looked may know what came after.
             Message::Stable(proof) => self.on_stable_proof(now, from, proof, out),
             Message::Supply(supply) => self.on_supply(now, from, supply, out),
-            Message::Status(status) => self.on_status(from, member, status, out),
+            Message::Status(status) => self.on_status(now, from, member, status, out),
             message => {
                 if let Some(member) = member {
                     self.on_member_message(now, member, message, out);
@@ -359,7 +365,15 @@ impl Replica {
         if !for_later || vote.phase == super::statement::Phase::Commit {
             return false;
         }
+        let leads = self.membership().primary(vote.view).id == from;
+        if vote.replica != from || (matches!(message, Message::PrePrepare(..)) && !leads) {
+            return true;
+        }
         let held = self.early.entry(from).or_default();
+        let proposals = held.iter().filter(|message| matches!(message, Message::PrePrepare(..))).count();
+        if proposals >= EARLY_PROPOSALS_MAX && matches!(message, Message::PrePrepare(..)) {
+            return true;
+        }
         let window = usize::try_from(self.config.window).unwrap_or(usize::MAX);
         if held.len() >= window {
             held.pop_front();

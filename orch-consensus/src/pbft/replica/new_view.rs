@@ -119,7 +119,7 @@ impl Replica {
         }
         for summary in &new.summaries {
             let key = self.key_of(summary.replica)?;
-            if summary.view != new.view || summary.epoch != new.epoch {
+            if summary.view != new.view || summary.epoch != new.epoch || !self.is_possible(summary) {
                 return None;
             }
             claims.push(Claim { key, statement: summary.statement(), signature: summary.signature });
@@ -193,11 +193,22 @@ impl Replica {
         for (seq, digest) in &new.proposals {
             self.adopt(now, *seq, *digest, out);
         }
+        self.progress_at = now.elapsed;
         self.pool.begin_view(now.elapsed);
         self.resubmit(out);
         for (from, held) in std::mem::take(&mut self.early) {
             for message in held {
                 self.on_member_message(now, from, message, out);
+            }
+        }
+    }
+
+    /// Places that the view began with and that lay beyond our window are inside it now.
+    pub(super) fn adopt_rest(&mut self, now: Moment, beyond: Seq, out: &mut Vec<Effect>) {
+        let Some(new) = self.new_view.clone().filter(|_| self.changing.is_none()) else { return };
+        for (seq, digest) in new.proposals.iter().filter(|(seq, _)| *seq > beyond) {
+            if self.log.get(*seq).is_some_and(|slot| slot.proposal.is_none()) {
+                self.adopt(now, *seq, *digest, out);
             }
         }
     }

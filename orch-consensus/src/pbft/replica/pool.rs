@@ -126,6 +126,16 @@ impl Pool {
         }
     }
 
+    /// Forgets requests of a client for which `gone` holds.
+    pub(super) fn forget_of(&mut self, client: &PublicKey, gone: impl Fn(&Request) -> bool) {
+        let of_client = self.waiting.range((*client, 0, 0)..=(*client, u64::MAX, u64::MAX));
+        let settled: Vec<_> =
+            of_client.filter(|(_, waiting)| gone(&waiting.request)).map(|(key, _)| *key).collect();
+        for key in settled {
+            self.waiting.remove(&key);
+        }
+    }
+
     /// Forgets requests for which `gone` holds.
     pub(super) fn forget(&mut self, gone: impl Fn(&Request) -> bool) {
         self.waiting.retain(|_, waiting| !gone(&waiting.request));

@@ -148,7 +148,7 @@ impl Replica {
             return;
         }
         if !known && !batch.is_null() {
-            self.append(Record::Body(batch.clone()), out);
+            self.append(Record::Body(seq, batch.clone()), out);
         }
         self.append(Record::Accepted(self.epoch(), self.view, seq, digest), out);
         // It may have been decided before its body was here.

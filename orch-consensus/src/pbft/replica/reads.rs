@@ -65,6 +65,12 @@ impl Replica {
         }
     }
 
+    /// The members have changed: what the old ones answered says nothing about a quorum of the new ones.
+    pub(super) fn restart_reads(&mut self) {
+        let asked = self.reads.round.take().map(|round| round.tokens).unwrap_or_default();
+        self.reads.waiting.splice(0..0, asked);
+    }
+
     /// This replica is no member any more and cannot find out what the others have.
     pub(super) fn give_up_reads(&mut self, out: &mut Vec<Effect>) {
         let asked = self.reads.round.take().map(|round| round.tokens).unwrap_or_default();
@@ -84,8 +90,10 @@ impl Replica {
             let tokens = self.reads.round.take().map(|round| round.tokens).unwrap_or_default();
             if answered {
                 out.extend(tokens.into_iter().map(|token| Effect::Passed(token, executed)));
-            } else {
+            } else if self.may_order_barrier() {
                 self.order_barrier(now, tokens, out);
+            } else {
+                self.reads.waiting.splice(0..0, tokens);
             }
         }
         let Some(me) = self.me else { return };

@@ -29,11 +29,11 @@ impl From<Malformed> for RecoverError {
 /// What the records of a log say, taken together.
 #[derive(Default)]
 struct Found {
-    bodies: BTreeMap<Digest, Arc<Batch>>,
+    bodies: BTreeMap<Seq, Vec<Arc<Batch>>>,
     decided: BTreeMap<Seq, Digest>,
     prepared: BTreeMap<Seq, Certificate>,
     accepted: BTreeMap<(Epoch, View, Seq), Digest>,
-    stable: Option<Arc<StableProof>>,
+    stable: Vec<Arc<StableProof>>,
     steps: BTreeMap<Epoch, EpochStep>,
     left_for: Option<(Epoch, View)>,
     began: Option<Arc<NewView>>,
@@ -42,11 +42,9 @@ struct Found {
 impl Found {
     fn read(records: Vec<Record>) -> Self {
         let mut found = Self::default();
-        let null = Arc::new(Batch::null());
-        found.bodies.insert(null.digest(), null);
         for record in records {
             match record {
-                Record::Body(batch) => drop(found.bodies.insert(batch.digest(), batch)),
+                Record::Body(seq, batch) => found.bodies.entry(seq).or_default().push(batch),
                 Record::Decided(seq, digest) => drop(found.decided.insert(seq, digest)),
                 Record::Accepted(epoch, view, seq, digest) => {
                     found.accepted.insert((epoch, view, seq), digest);
@@ -60,16 +58,36 @@ impl Found {
                 }
                 Record::Left(epoch, view) => found.left_for = Some((epoch, view)),
                 Record::NewView(new) => found.began = Some(new),
-                Record::Epoch(step) => drop(found.steps.insert(step.membership.epoch(), (*step).clone())),
+                Record::Epoch(step) => {
+                    // The end of an epoch is a stable checkpoint too.
+                    let (checkpoint, votes) = (step.checkpoint, step.votes.clone());
+                    found.stable.push(Arc::new(StableProof { checkpoint, votes, steps: Vec::new() }));
+                    found.steps.insert(step.membership.epoch(), (*step).clone());
+                }
                 Record::Stable(proof) => {
                     for step in &proof.steps {
                         found.steps.insert(step.membership.epoch(), step.clone());
                     }
-                    found.stable = Some(proof);
+                    found.stable.push(proof);
                 }
             }
         }
         found
+    }
+}
+
+impl Found {
+    fn body(&self, seq: Seq, digest: Digest) -> Option<Arc<Batch>> {
+        if digest == Batch::null().digest() {
+            return Some(Arc::new(Batch::null()));
+        }
+        self.bodies.get(&seq)?.iter().find(|batch| batch.digest() == digest).cloned()
+    }
+
+    /// The last checkpoint that is known to be stable, among those for which `here` holds.
+    fn last_stable(&self, here: impl Fn(Seq) -> bool) -> Option<&Arc<StableProof>> {
+        let known = self.stable.iter().filter(|proof| here(proof.checkpoint.seq));
+        known.max_by_key(|proof| proof.checkpoint.seq)
     }
 }
 
@@ -94,8 +112,9 @@ impl Replica {
         drop(past);
         self.appended = 0;
         self.vote_again(out);
-        if let Some(proof) = found.stable.filter(|proof| proof.checkpoint.seq > self.executed()) {
-            self.catch_up(now, proof, out);
+        let executed = self.executed();
+        if let Some(proof) = found.last_stable(|seq| seq > executed).cloned() {
+            self.catch_up(now, &proof, out);
         }
         Ok(())
     }
@@ -110,31 +129,32 @@ impl Replica {
                 self.service.succeed();
                 self.enter_epoch(now, past);
             }
-            let Some(batch) = found.decided.get(&next).and_then(|digest| found.bodies.get(digest)).cloned()
-            else {
-                return;
-            };
+            let decided = found.decided.get(&next);
+            let Some(batch) = decided.and_then(|digest| found.body(next, *digest)) else { return };
             self.execute(now, next, &batch, past);
         }
     }
 
     fn regain_log(&mut self, now: Moment, found: &Found, past: &mut Vec<Effect>) {
-        if let Some(proof) = &found.stable {
+        let executed = self.executed();
+        if let Some(proof) = found.last_stable(|seq| seq <= executed) {
             self.make_stable(now, proof, past);
+            // The place where the epoch began is the low watermark already; others may need the proof all the same.
+            if self.stable.as_ref().is_none_or(|known| known.checkpoint.seq < proof.checkpoint.seq) {
+                self.stable = Some(proof.clone());
+            }
         }
         let epoch = self.epoch();
         let executed = self.executed();
         for (seq, slot) in self.log.iter_mut() {
             slot.decided = found.decided.get(&seq).copied();
             slot.prepared = found.prepared.get(&seq).filter(|known| known.epoch == epoch).cloned();
-            let accepted =
-                found.accepted.range((epoch, View(0), Seq(0))..=(epoch, View(u64::MAX), Seq(u64::MAX)));
-            let here = accepted.filter(|((_, _, at), _)| *at == seq).map(|(_, digest)| *digest);
-            let prepared = slot.prepared.as_ref().map(|known| known.digest);
-            for digest in here.chain(slot.decided).chain(prepared) {
-                if let Some(batch) = found.bodies.get(&digest) {
-                    slot.keep_body(batch.clone());
-                }
+            for batch in found.bodies.get(&seq).into_iter().flatten() {
+                slot.keep_body(batch.clone());
+            }
+            let null = Arc::new(Batch::null());
+            if slot.decided == Some(null.digest()) {
+                slot.keep_body(null);
             }
             if slot.prepared.is_some() || slot.decided.is_some() {
                 self.prepared_max = self.prepared_max.max(seq);
@@ -164,9 +184,10 @@ impl Replica {
             found.accepted.range((epoch, view, Seq(0))..=(epoch, view, Seq(u64::MAX)))
         {
             self.proposed = self.proposed.max(*seq);
-            if let Some(slot) = self.log.get_mut(*seq)
-                && slot.body(digest).is_some()
-            {
+            if let Some(slot) = self.log.get_mut(*seq) {
+                if *digest == Batch::null().digest() {
+                    slot.keep_body(Arc::new(Batch::null()));
+                }
                 slot.proposal = Some(Proposal { digest: *digest, since: now.elapsed, accepted: true });
             }
         }

@@ -29,22 +29,33 @@ impl Replica {
         if self.changing.is_some() {
             self.send_view_change(out);
         }
-        self.resend_checkpoints(out);
+        if self.transfer.is_none() {
+            self.resend_checkpoints(out);
+        }
     }
 
     pub(super) fn on_status(
         &mut self,
+        now: Moment,
         from: PublicKey,
         member: Option<ReplicaId>,
         status: Status,
         out: &mut Vec<Effect>,
     ) {
+        // Once in a while is enough, whoever asks how often.
+        let again =
+            self.helped.get(&from).is_none_or(|at| now.elapsed >= *at + self.config.status_interval / 2);
+        if !again {
+            return;
+        }
+        if member.is_some() {
+            self.helped.insert(from, now.elapsed);
+        }
         let behind = status.epoch < self.epoch() || status.stable < self.log.low();
         if behind && let Some(proof) = self.proof_from(status.epoch) {
             out.push(Effect::Send(To::One(from), Message::Stable(std::sync::Arc::new(proof))));
         }
         let Some(member) = member else { return };
-        self.peers.insert(member, status);
         if status.epoch != self.epoch() {
             return;
         }
@@ -66,8 +77,8 @@ impl Replica {
         for (seq, slot) in missing.take(PLACES_MAX) {
             if let Some(certificate) = self.decided_certificate(seq, slot) {
                 self.send(to, Message::Committed(certificate), out);
-            } else if same_view {
-                self.send_votes(to, slot, out);
+            } else {
+                self.send_votes(to, slot, same_view, out);
             }
         }
     }
@@ -81,10 +92,10 @@ impl Replica {
         Some(Slot::certificate(&slot.commits, &like))
     }
 
-    /// Our own votes for a place; as the primary, with the batch.
-    fn send_votes(&self, to: ReplicaId, slot: &Slot, out: &mut Vec<Effect>) {
+    /// Our own votes for a place; as the primary, with the batch. COMMITs count in every view.
+    fn send_votes(&self, to: ReplicaId, slot: &Slot, same_view: bool, out: &mut Vec<Effect>) {
         let Some(index) = self.me.and_then(|me| self.membership().index(me)) else { return };
-        if let Some(vote) = slot.prepares.of(index).copied() {
+        if let Some(vote) = slot.prepares.of(index).copied().filter(|_| same_view) {
             match slot.body(&vote.digest) {
                 Some(batch) if self.is_primary() => {
                     self.send(to, Message::PrePrepare(batch.clone(), vote), out);

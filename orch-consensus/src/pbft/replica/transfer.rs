@@ -45,7 +45,7 @@ enum Stage {
     /// The chunks.
     Chunks { name: SnapshotRef, hashes: Vec<Digest>, chunks: BTreeMap<u32, Bytes> },
     /// The digests of the batches, all from one replica.
-    Digests { digests: Vec<Digest> },
+    Digests { after: Seq, digests: Vec<Digest> },
     /// The batches after what is executed.
     Batches { digests: BTreeMap<Seq, Digest>, batches: BTreeMap<Seq, Arc<Batch>> },
 }
@@ -58,11 +58,15 @@ impl Transfer {
 
 impl Replica {
     /// A checkpoint is stable that we do not have the state of.
-    pub(super) fn catch_up(&mut self, now: Moment, target: Arc<StableProof>, out: &mut Vec<Effect>) {
+    pub(super) fn catch_up(&mut self, now: Moment, target: &Arc<StableProof>, out: &mut Vec<Effect>) {
         let seq = target.checkpoint.seq;
         if seq <= self.executed() {
             return;
         }
+        // Steps to epochs that we know were not checked, and are not needed.
+        let epoch = self.epoch();
+        let steps = target.steps.iter().filter(|step| step.membership.epoch() > epoch).cloned().collect();
+        let target = Arc::new(StableProof { steps, ..(**target).clone() });
         if self.transfer.as_ref().is_some_and(|transfer| transfer.target.checkpoint.seq >= seq) {
             return;
         }
@@ -97,11 +101,14 @@ impl Replica {
         transfer.retry_at = now.elapsed + self.config.status_interval * 2;
         match &mut transfer.stage {
             Stage::Waiting => {
-                transfer.stage = Stage::Digests { digests: Vec::new() };
+                transfer.stage = Stage::Digests { after: executed, digests: Vec::new() };
                 Self::event(out, Event::Fetching(transfer.target.checkpoint.seq));
             }
             // What came from one replica so far cannot be told apart from a lie.
-            Stage::Digests { digests } => digests.clear(),
+            Stage::Digests { after, digests } => {
+                *after = executed;
+                digests.clear();
+            }
             _ => {}
         }
         self.ask(out);
@@ -119,8 +126,8 @@ impl Replica {
                 .take(QUESTIONS_MAX)
                 .map(|index| Fetch::Chunk(*name, index))
                 .collect(),
-            Stage::Digests { digests } => {
-                let after = self.executed().plus(digests.len() as u64);
+            Stage::Digests { after, digests } => {
+                let after = after.plus(digests.len() as u64);
                 vec![Fetch::Digests(after, transfer.target.checkpoint.seq)]
             }
             Stage::Batches { digests, batches } => digests
@@ -182,7 +189,7 @@ impl Replica {
         }
         if decided {
             slot.keep_body(batch.clone());
-            self.append(Record::Body(batch.clone()), out);
+            self.append(Record::Body(seq, batch.clone()), out);
             self.execute_decided(now, out);
         }
         if adopted && current {
@@ -191,11 +198,15 @@ impl Replica {
     }
 
     fn supply_gone(&mut self, now: Moment, from: PublicKey, fetch: Fetch, out: &mut Vec<Effect>) {
+        let asked = self.transfer.as_ref().and_then(|transfer| self.peer(transfer.turn));
         let Some(transfer) = &mut self.transfer else { return };
+        if asked != Some(from) {
+            return;
+        }
         let peers = self.service.membership().members().len();
         let snapshot = transfer.target.checkpoint.snapshot;
         match (fetch, &transfer.stage) {
-            // Too far back for batches: the snapshot comes first. When all say so it is not one liar's word.
+            // Too far back for batches: the snapshot comes first. It is verified like everything else.
             (Fetch::Digests(..), Stage::Digests { .. }) if snapshot.seq > self.service.executed() => {
                 transfer.stage = Stage::Manifest(snapshot);
                 transfer.retry_at = now.elapsed;
@@ -207,7 +218,6 @@ impl Replica {
             }
             _ => return,
         }
-        let _ = from;
         self.run_transfer(now, out);
     }
 
@@ -249,7 +259,7 @@ impl Replica {
     /// The snapshot is here.
     fn restore(&mut self, now: Moment, name: SnapshotRef, bytes: Bytes, out: &mut Vec<Effect>) {
         let Some(transfer) = &mut self.transfer else { return };
-        transfer.stage = Stage::Digests { digests: Vec::new() };
+        transfer.stage = Stage::Digests { after: name.seq, digests: Vec::new() };
         transfer.retry_at = now.elapsed;
         if name.seq <= self.service.executed() {
             return;
@@ -304,11 +314,13 @@ impl Replica {
         let (executed, chain) = (self.executed(), self.chain());
         let asked = self.transfer.as_ref().and_then(|transfer| self.peer(transfer.turn));
         let Some(transfer) = &mut self.transfer else { return };
-        let Stage::Digests { digests } = &mut transfer.stage else { return };
+        let Stage::Digests { after: base, digests } = &mut transfer.stage else { return };
         let target = transfer.target.checkpoint;
-        if asked != Some(from) || after != executed.plus(digests.len() as u64) {
+        let next = after == base.plus(digests.len() as u64) && *base == executed && after < target.seq;
+        if asked != Some(from) || !next || more.is_empty() {
             return;
         }
+        transfer.retry_at = now.elapsed + self.config.status_interval * 2;
         let missing = usize::try_from(target.seq.0 - after.0).unwrap_or(usize::MAX);
         digests.extend(more.iter().take(missing));
         if more.len() >= missing {
@@ -347,7 +359,7 @@ impl Replica {
             *batches = batches.split_off(&next);
             let Some(batch) = batches.remove(&next) else { break };
             digests.remove(&next);
-            self.append(Record::Body(batch.clone()), out);
+            self.append(Record::Body(next, batch.clone()), out);
             self.append(Record::Decided(next, batch.digest()), out);
             self.execute(now, next, &batch, out);
         }

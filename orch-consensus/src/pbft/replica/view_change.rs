@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{Replica, jobs::Job};
 use crate::pbft::{
     fault::SeededFault,
-    ids::{ReplicaId, View},
+    ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment, To},
     message::{Message, Summary, UNSIGNED, ViewChange},
     record::Record,
@@ -59,7 +59,10 @@ impl Replica {
         };
         let proposal =
             self.oldest_proposal().filter(|_| !self.config.makes(SeededFault::TimerNeedsOwnRequest));
-        let since = [request, proposal].into_iter().flatten().min()?;
+        // An epoch that is to end takes batches, which the primary has to propose although nobody asks for anything.
+        let ending =
+            self.service.successor().filter(|(end, _)| *end > self.executed()).map(|_| self.progress_at);
+        let since = [request, proposal, ending].into_iter().flatten().min()?;
         Some(since + self.timeout())
     }
 
@@ -160,15 +163,13 @@ impl Replica {
             signature: summary.signature,
         }];
         claims.extend(self.base_claims(summary.stable, change.stable.as_ref())?);
-        let window = summary.stable.plus(self.window());
-        let ascending = summary.prepared.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        if summary.prepared.len() != change.prepared.len() || !ascending {
+        if summary.prepared.len() != change.prepared.len() || !self.is_possible(summary) {
             return None;
         }
         for ((seq, view, digest), proof) in summary.prepared.iter().zip(&change.prepared) {
             let matches = proof.phase == crate::pbft::statement::Phase::Prepare
                 && (proof.seq, proof.view, proof.digest) == (*seq, *view, *digest);
-            if !matches || *view >= summary.view || *seq <= summary.stable || *seq > window {
+            if !matches {
                 return None;
             }
             claims.extend(proof.claims(self.membership())?);
@@ -176,10 +177,21 @@ impl Replica {
         Some(claims)
     }
 
+    /// Whether a replica can have claimed this: places in order within its window, prepared in earlier views. Nothing is done
+    /// with a claim before, so that a liar cannot have us count up to any number.
+    pub(super) fn is_possible(&self, summary: &Summary) -> bool {
+        let Some(high) = summary.stable.0.checked_add(self.window()) else { return false };
+        let ascending = summary.prepared.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        let inside = |(seq, view, _): &(Seq, View, Digest)| {
+            *seq > summary.stable && seq.0 <= high && *view < summary.view
+        };
+        ascending && summary.prepared.iter().all(inside)
+    }
+
     /// The signatures behind a checkpoint that a view change starts from. The place where this epoch began needs none.
     pub(super) fn base_claims(
         &self,
-        seq: crate::pbft::ids::Seq,
+        seq: Seq,
         proof: Option<&crate::pbft::message::StableProof>,
     ) -> Option<Vec<Claim>> {
         match proof {
@@ -192,9 +204,9 @@ impl Replica {
     }
 
     /// The last place of the epoch before.
-    pub(super) fn epoch_start(&self) -> crate::pbft::ids::Seq {
+    pub(super) fn epoch_start(&self) -> Seq {
         let current = self.steps.iter().find(|step| step.membership.epoch() == self.epoch());
-        current.map_or(crate::pbft::ids::Seq::ZERO, |step| step.checkpoint.seq)
+        current.map_or(Seq::ZERO, |step| step.checkpoint.seq)
     }
 
     /// Takes down a VIEW-CHANGE that was checked.

@@ -35,7 +35,7 @@ impl Change {
     /// Its size in bytes, about.
     fn size(&self) -> usize {
         let record = |record: &Record| match record {
-            Record::Body(batch) => batch.size(),
+            Record::Body(_, batch) => batch.size(),
             _ => 512,
         };
         match self {
