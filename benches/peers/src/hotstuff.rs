@@ -97,7 +97,7 @@ impl HotstuffGroup {
             Replica::initialize(store.clone(), AppStateUpdates::new(), state);
             let network =
                 Mail { from: key.verifying_key(), peers: peers.clone(), inbox: Arc::new(Mutex::new(inbox)) };
-            // As in its own tests, but for the time of a view.
+            // As in its own tests, but for a larger buffer. A time of a view below a second would count as none.
             let configuration = Configuration::builder()
                 .me(key)
                 .chain_id(ChainID::new(0))
@@ -109,7 +109,7 @@ impl HotstuffGroup {
                 .block_sync_trigger_timeout(Duration::from_secs(60))
                 .progress_msg_buffer_capacity(BufferSize::new(64 << 20))
                 .epoch_length(EpochLength::new(50))
-                .max_view_time(Duration::from_millis(500))
+                .max_view_time(Duration::from_secs(2))
                 .log_events(false)
                 .build();
             let pending: Mutex<HashMap<[u8; 32], Data>> = Mutex::default();
