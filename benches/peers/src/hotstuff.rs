@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use hotstuff_rs::{
     app::{App, ProduceBlockRequest, ProduceBlockResponse, ValidateBlockRequest, ValidateBlockResponse},
-    block_tree::pluggables::{KVGet, KVStore, WriteBatch},
+    block_tree::pluggables::{KVGet, KVGetError, KVStore, WriteBatch},
     networking::{messages::Message, network::Network},
     replica::{Configuration, Replica, ReplicaSpec},
     types::{
@@ -258,15 +258,31 @@ impl KVStore for Store {
     }
 }
 
+/// What the trait itself has for this reads a block's data twice from one iterator, so that the second time finds none and
+/// replicas that fell behind cannot catch up.
+fn data_of(store: &impl KVGet, block: &CryptoHash) -> Result<Option<Data>, KVGetError> {
+    let Some(length) = store.block_data_len(block)? else { return Ok(None) };
+    let data: Option<Vec<_>> = (0..length.int()).map(|at| store.block_datum(block, at)).collect();
+    Ok(data.map(Data::new))
+}
+
 impl KVGet for Store {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
         locked(&self.0).get(key).cloned()
+    }
+
+    fn block_data(&self, block: &CryptoHash) -> Result<Option<Data>, KVGetError> {
+        data_of(self, block)
     }
 }
 
 impl KVGet for View<'_> {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.0.get(key).cloned()
+    }
+
+    fn block_data(&self, block: &CryptoHash) -> Result<Option<Data>, KVGetError> {
+        data_of(self, block)
     }
 }
 
