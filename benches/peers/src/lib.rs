@@ -1,6 +1,5 @@
 //! Consensus of orch beside that of other libraries, under one load. What is compared, and what is not, is in README.md.
 
-mod hotstuff;
 mod load;
 mod omnipaxos_group;
 mod openraft_group;
@@ -42,20 +41,12 @@ pub enum System {
     Omnipaxos,
     /// raft-rs of TiKV, three nodes.
     TikvRaft,
-    /// hotstuff_rs, four replicas.
-    Hotstuff,
 }
 
 impl System {
     /// All of them, in their usual sizes.
-    pub const ALL: [Self; 6] = [
-        Self::OrchRaft,
-        Self::Openraft,
-        Self::Omnipaxos,
-        Self::TikvRaft,
-        Self::OrchPbft { members: 4 },
-        Self::Hotstuff,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::OrchRaft, Self::Openraft, Self::Omnipaxos, Self::TikvRaft, Self::OrchPbft { members: 4 }];
 
     /// Starts a group in this process.
     ///
@@ -68,7 +59,6 @@ impl System {
             Self::Openraft => Box::new(openraft_group::OpenraftGroup::start()?),
             Self::Omnipaxos => Box::new(omnipaxos_group::OmnipaxosGroup::start()?),
             Self::TikvRaft => Box::new(tikv::TikvGroup::start()?),
-            Self::Hotstuff => Box::new(hotstuff::HotstuffGroup::start()),
         })
     }
 }
@@ -81,7 +71,6 @@ impl fmt::Display for System {
             Self::Openraft => f.write_str("openraft-3"),
             Self::Omnipaxos => f.write_str("omnipaxos-3"),
             Self::TikvRaft => f.write_str("tikv-raft-3"),
-            Self::Hotstuff => f.write_str("hotstuff-4"),
         }
     }
 }

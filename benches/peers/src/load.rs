@@ -49,8 +49,6 @@ pub struct Figures {
     pub cpu: Duration,
     /// Of each operation, from the shortest to the longest.
     pub latencies: Vec<Duration>,
-    /// Blocks that were final meanwhile, where there are such.
-    pub blocks: Option<u64>,
 }
 
 impl Figures {
@@ -88,7 +86,7 @@ impl Meter {
     pub(crate) fn end(self, mut latencies: Vec<Duration>) -> Figures {
         let (wall, cpu) = (self.begun.elapsed(), cpu().saturating_sub(self.cpu));
         latencies.sort_unstable();
-        Figures { wall, cpu, latencies, blocks: None }
+        Figures { wall, cpu, latencies }
     }
 }
 

@@ -36,7 +36,7 @@ fn apart(system: System, clients: usize, payload: usize, time: Duration) -> Resu
     }
     let output = child.wait_with_output()?;
     let text = String::from_utf8(output.stdout)?;
-    Ok(if text.is_empty() { "| | | | | nothing in time |".to_owned() } else { text.trim().to_owned() })
+    Ok(if text.is_empty() { "nothing in time | | | | |".to_owned() } else { text.trim().to_owned() })
 }
 
 fn one(arguments: &[String]) -> Result<(), Failure> {
@@ -59,13 +59,8 @@ fn micros(time: Duration) -> String {
 }
 
 fn line(figures: &Figures) -> String {
-    let blocks = figures.blocks.map_or_else(String::new, |blocks| {
-        let (wall, cpu) = (figures.wall.as_secs_f64(), figures.cpu.as_secs_f64());
-        let blocks = f64::from(u32::try_from(blocks).unwrap_or(u32::MAX));
-        format!("{:.0} blocks/s, {:.0} per CPU s", blocks / wall, blocks / cpu)
-    });
     format!(
-        "{:.0} | {:.1} | {} | {} | {:.2} | {blocks} |",
+        "{:.0} | {:.1} | {} | {} | {:.2} |",
         figures.rate(),
         figures.cpu_micros(),
         micros(figures.percentile(50)),
@@ -84,8 +79,8 @@ fn main() -> Result<(), Failure> {
     let time = Duration::try_from_secs_f64(seconds)?;
     let part = arguments.next().unwrap_or_default();
     println!("load average before: {}\n", load_average());
-    println!("| system | bytes | clients | ops/s | CPU µs/op | p50 µs | p99 µs | cores | |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("| system | bytes | clients | ops/s | CPU µs/op | p50 µs | p99 µs | cores |");
+    println!("|---|---|---|---|---|---|---|---|");
     for payload in [64, 1024] {
         for clients in [1, 64, 256, 1024] {
             for system in System::ALL.into_iter().filter(|system| system.to_string().contains(&part)) {
@@ -97,8 +92,8 @@ fn main() -> Result<(), Failure> {
     if !"orch-pbft".contains(&part) {
         return Ok(());
     }
-    println!("| PBFT members | ops/s | CPU µs/op | p50 µs | p99 µs | cores | |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| PBFT members | ops/s | CPU µs/op | p50 µs | p99 µs | cores |");
+    println!("|---|---|---|---|---|---|");
     for members in [4, 7, 10, 16, 31] {
         println!("| {members} | {}", apart(System::OrchPbft { members }, 64, 64, time)?);
     }
