@@ -1,0 +1,141 @@
+//! What is ours, on the network in the process that comes with orch.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use orch_consensus::{
+    pbft::{Ed25519Signer, PbftConfig, PbftConsensus, Signer, View},
+    raft::{RaftConfig, RaftConsensus, Storage},
+};
+use orch_core::{
+    consensus::{Consensus, Decision, MachineError, StateMachine},
+    model::Timestamp,
+    store::{Revision, Write},
+    transport::{Channel, InProcessConfig, InProcessNetwork, PeerId},
+};
+use tokio::runtime::Runtime;
+
+use crate::{Failure, Figures, Group, Load, load::closed_loop};
+
+pub(crate) struct OrchGroup {
+    runtime: Runtime,
+    members: Vec<Arc<dyn Consensus>>,
+    leader: Arc<dyn Consensus>,
+}
+
+fn network() -> Result<InProcessNetwork, Failure> {
+    let queue_messages = 16_384.try_into()?;
+    Ok(InProcessNetwork::new(InProcessConfig { queue_messages, ..InProcessConfig::default() }))
+}
+
+impl OrchGroup {
+    pub(crate) fn raft() -> Result<Self, Failure> {
+        let runtime = Runtime::new()?;
+        let network = network()?;
+        let peers: BTreeMap<String, PeerId> =
+            (1..=3u8).map(|number| (format!("m{number}"), PeerId::from_bytes([number; 32]))).collect();
+        let members = runtime.block_on(async {
+            let mut members: Vec<Arc<dyn Consensus>> = Vec::new();
+            for peer in peers.values() {
+                let config = RaftConfig::new(peers.clone(), Channel(1), Storage::Memory);
+                let raft = Arc::new(RaftConsensus::new(config, Arc::new(network.join(*peer)))?);
+                raft.start(Box::new(Nothing)).await?;
+                members.push(raft);
+            }
+            for raft in &members {
+                raft.propose(Bytes::from_static(b"begin")).await?;
+            }
+            Ok::<_, Failure>(members)
+        })?;
+        let leader = members.iter().find(|raft| raft.status().leader).ok_or("nobody leads")?.clone();
+        Ok(Self { runtime, members, leader })
+    }
+
+    pub(crate) fn pbft(count: u8) -> Result<Self, Failure> {
+        let runtime = Runtime::new()?;
+        let network = network()?;
+        let signers: Vec<_> = (1..=count).map(|number| Ed25519Signer::from_seed(&[number; 32])).collect();
+        let peer = |signer: &Ed25519Signer| PeerId::from_bytes(signer.public_key().0);
+        let names = signers.iter().enumerate().map(|(at, signer)| (format!("m{at}"), peer(signer)));
+        let config = PbftConfig::new("load", names.collect());
+        let first = config.genesis()?.primary(View(0)).key;
+        let (mut members, mut leader): (Vec<Arc<dyn Consensus>>, _) = (Vec::new(), None);
+        runtime.block_on(async {
+            for signer in signers {
+                let (transport, leads) = (network.join(peer(&signer)), signer.public_key() == first);
+                let member =
+                    Arc::new(PbftConsensus::new(config.clone(), Arc::new(signer), Arc::new(transport))?);
+                member.start(Box::new(Nothing)).await?;
+                if leads {
+                    leader = Some(member.clone());
+                }
+                members.push(member);
+            }
+            Ok::<_, Failure>(())
+        })?;
+        let leader = leader.ok_or("nobody leads")?;
+        runtime.block_on(leader.propose(Bytes::from_static(b"begin")))?;
+        Ok(Self { runtime, members, leader })
+    }
+}
+
+impl Group for OrchGroup {
+    fn run(&mut self, load: &Load) -> Result<Figures, Failure> {
+        let leader = self.leader.clone();
+        let propose = move |command| {
+            let leader = leader.clone();
+            async move { Ok(leader.propose(command).await.map(drop)?) }
+        };
+        self.runtime.block_on(closed_loop(load, propose))
+    }
+
+    fn stop(self: Box<Self>) {
+        self.runtime.block_on(async {
+            for member in &self.members {
+                member.shutdown().await;
+            }
+        });
+    }
+}
+
+/// Does nothing.
+#[derive(Debug)]
+struct Nothing;
+
+impl StateMachine for Nothing {
+    fn decide(&mut self, _: Timestamp, _: &[u8]) -> Decision {
+        Decision { outcome: Bytes::new(), changes: Vec::new().into() }
+    }
+
+    fn commit(&mut self, _: Revision) {}
+
+    fn rollback(&mut self) {}
+
+    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    fn time(&self) -> Timestamp {
+        Timestamp::ZERO
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&mut self, _: &[u8]) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        [0; 32]
+    }
+}
