@@ -235,7 +235,9 @@ fn faults(options: &Options) -> Result<(), String> {
             Some(failure) => {
                 caught += 1;
                 let (seed, replicas) = (failure.scenario.seed, failure.scenario.replicas);
-                say(format_args!("caught   {name}: seed {seed}, {replicas} replicas: {}", failure.problem));
+                // The rest is for `replay`.
+                let problem: String = failure.problem.chars().take(150).collect();
+                say(format_args!("caught   {name}: seed {seed}, {replicas} replicas: {problem}"));
             }
             None => match CASES.iter().find(|(_, text)| play(text, Some(*fault)).is_err()) {
                 Some((case, _)) => {
