@@ -52,6 +52,27 @@ impl Cluster {
     }
 }
 
+#[test]
+fn a_suspicion_of_an_earlier_registration_is_void_even_within_one_millisecond() {
+    let mut cluster = Cluster::with_node();
+    let suspect = |cluster: &mut Cluster, registered_at| {
+        let command = Command::SuspectNode { node: node("n").id, registered_at, by: "m".into() };
+        cluster.carry_out(1, &Envelope::anonymous(command)).outcome
+    };
+    let registered_at = |cluster: &Cluster| cluster.0.nodes().iter().next().unwrap().record.registered_at;
+    let first = registered_at(&cluster);
+    assert_eq!(suspect(&mut cluster, first), Ok(Outcome::Done));
+    for _ in 0..3 {
+        let before = registered_at(&cluster);
+        let back = Envelope::anonymous(Command::RegisterNode { spec: node("n") });
+        assert_eq!(cluster.carry_out(0, &back).outcome, Ok(Outcome::Done));
+        assert!(registered_at(&cluster) > before);
+        assert_eq!(suspect(&mut cluster, before), Ok(Outcome::Unchanged));
+        let now = registered_at(&cluster);
+        assert_eq!(suspect(&mut cluster, now), Ok(Outcome::Done), "a suspicion of this one counts");
+    }
+}
+
 fn submission(command: CommandId, task: TaskId, program: &str) -> Envelope {
     let spec = Arc::new(TaskSpec::program("t", program));
     Envelope::identified(command, Command::Submit { tasks: vec![NewTask { id: task, spec }] })

@@ -47,7 +47,7 @@ pub struct NodeRecord {
     /// Whether it takes new work.
     #[serde(default)]
     pub scheduling: Scheduling,
-    /// When it joined, or came back.
+    /// When it joined, or came back. Later with each registration of this node, so it also names the registration.
     pub registered_at: Timestamp,
     /// Members that have not heard from it, until they are enough to call it lost.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]

@@ -260,11 +260,13 @@ impl Draft<'_> {
             }
             Some(known) => known.scheduling,
         };
+        // The time tells registrations of a node apart, so it moves on even where the clock does not.
+        let next = known.map(|known| known.registered_at.after(Duration::from_millis(1)));
         self.put_node(NodeRecord {
             spec: spec.clone(),
             state: NodeState::Ready,
             scheduling,
-            registered_at: self.now(),
+            registered_at: self.now().max(next.unwrap_or(Timestamp::ZERO)),
             suspected_by: BTreeSet::new(),
         });
         Ok(Outcome::Done)
