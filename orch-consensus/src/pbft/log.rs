@@ -36,6 +36,8 @@ pub(super) struct Slot {
     pub(super) prepared: Option<Certificate>,
     /// What is decided.
     pub(super) decided: Option<Digest>,
+    /// The votes that decided it. None where it came with the state from elsewhere.
+    pub(super) proof: Option<Certificate>,
     /// When a body that is missing is asked for (again).
     pub(super) fetch_at: Option<Duration>,
     /// Both sides of a conflict were shown around.
@@ -145,6 +147,7 @@ impl Slot {
             commits: Ballot::new(replicas),
             prepared: None,
             decided: None,
+            proof: None,
             fetch_at: None,
             exposed: false,
         }
@@ -182,12 +185,6 @@ impl Slot {
             }
         }
         self.bodies.push(batch);
-    }
-
-    /// The certificate of a replica that prepared `digest` in `view`.
-    pub(super) fn certificate(ballot: &Ballot, like: &Vote) -> Certificate {
-        let Vote { phase, epoch, view, seq, digest, .. } = *like;
-        Certificate { phase, epoch, view, seq, digest, votes: ballot.good(view, digest) }
     }
 }
 
@@ -240,12 +237,6 @@ impl Ballot {
     /// How many votes for this there are, checked or not.
     pub(super) fn count_all(&self, view: View, digest: Digest) -> usize {
         self.matching(view, digest).count()
-    }
-
-    /// A view in which at least `quorum` replicas are known to have voted for `digest`, and one of their votes.
-    pub(super) fn latest(&self, digest: Digest, quorum: usize) -> Option<(View, Vote)> {
-        let votes = self.cast.iter().flatten().map(|cast| cast.vote).filter(|vote| vote.digest == digest);
-        votes.map(|vote| (vote.view, vote)).find(|(view, _)| self.count_good(*view, digest) >= quorum)
     }
 
     /// The votes for this whose signatures nobody has begun to check; they count as being checked from now on.

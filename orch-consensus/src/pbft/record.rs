@@ -27,8 +27,10 @@ pub enum Record {
     NewView(Arc<NewView>),
     /// A membership followed another.
     Epoch(Arc<EpochStep>),
-    /// This batch is committed at this place, for good.
+    /// This batch is committed at this place, as a stable checkpoint proves.
     Decided(Seq, Digest),
+    /// A quorum committed a batch.
+    Committed(Certificate),
     /// A checkpoint is stable.
     Stable(Arc<StableProof>),
 }
@@ -51,4 +53,5 @@ kinds!(Record {
     5 => Epoch(step),
     6 => Decided(seq, digest),
     7 => Stable(proof),
+    8 => Committed(certificate),
 });

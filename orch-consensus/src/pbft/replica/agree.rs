@@ -8,7 +8,7 @@ use crate::pbft::{
     fault::SeededFault,
     ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment, To},
-    log::{Counted, Slot},
+    log::Counted,
     message::{Certificate, Fetch, Message, UNSIGNED, Vote},
     record::Record,
     statement::{Claim, Phase, Statement},
@@ -190,7 +190,11 @@ impl Replica {
         if ballot.count_good(view, digest) >= quorum {
             match phase {
                 Phase::Prepare => self.try_prepared(now, seq, out),
-                Phase::Commit => self.decide(now, view, seq, digest, out),
+                Phase::Commit => {
+                    let votes = ballot.good(view, digest);
+                    let epoch = self.epoch();
+                    self.decide(now, Certificate { phase, epoch, view, seq, digest, votes }, out);
+                }
             }
             return;
         }
@@ -236,16 +240,8 @@ impl Replica {
         if self.changing.is_some() || before || slot.prepares.count_good(view, digest) < quorum {
             return;
         }
-        let like = Vote {
-            phase: Phase::Prepare,
-            epoch,
-            view,
-            seq,
-            digest,
-            replica: ReplicaId(0),
-            signature: UNSIGNED,
-        };
-        let certificate = Slot::certificate(&slot.prepares, &like);
+        let votes = slot.prepares.good(view, digest);
+        let certificate = Certificate { phase: Phase::Prepare, epoch, view, seq, digest, votes };
         slot.prepared = Some(certificate.clone());
         self.prepared_max = self.prepared_max.max(seq);
         if !self.config.makes(SeededFault::VoteNotPersisted) {
@@ -255,22 +251,23 @@ impl Replica {
         self.check_votes(now, Phase::Commit, view, seq, digest, out);
     }
 
-    /// committed-local: a quorum voted to commit. It holds in every later view, so the view does not matter here.
-    fn decide(&mut self, now: Moment, view: View, seq: Seq, digest: Digest, out: &mut Vec<Effect>) {
-        let epoch = self.epoch();
+    /// committed-local: a quorum voted to commit. It holds in every later view, so the view does not matter here. The votes
+    /// are kept together: those of later views would take their places one by one, and others may need the proof.
+    fn decide(&mut self, now: Moment, certificate: Certificate, out: &mut Vec<Effect>) {
+        let Certificate { seq, digest, .. } = certificate;
         let Some(slot) = self.log.get_mut(seq) else { return };
         if slot.decided.is_some() {
             return;
         }
         slot.decided = Some(digest);
-        if digest == Batch::null().digest() && slot.body(&digest).is_none() {
+        slot.proof = Some(certificate.clone());
+        if digest == Batch::null().digest() {
             slot.keep_body(Arc::new(Batch::null()));
         }
         if slot.body(&digest).is_none() && slot.fetch_at.is_none() {
             slot.fetch_at = Some(now.elapsed);
         }
-        self.append(Record::Decided(seq, digest), out);
-        tracing::trace!(%epoch, %view, %seq, ?digest, "decided");
+        self.append(Record::Committed(certificate), out);
         self.execute_decided(now, out);
     }
 
@@ -293,21 +290,10 @@ impl Replica {
         self.verify(Job::Certificate(certificate), claims, Some(sender), now, out);
     }
 
-    pub(super) fn take_committed(&mut self, now: Moment, certificate: &Certificate, out: &mut Vec<Effect>) {
-        if certificate.epoch != self.epoch() {
-            return;
+    pub(super) fn take_committed(&mut self, now: Moment, certificate: Certificate, out: &mut Vec<Effect>) {
+        if certificate.epoch == self.epoch() {
+            self.decide(now, certificate, out);
         }
-        for (replica, signature) in &certificate.votes {
-            let Certificate { phase, epoch, view, seq, digest, .. } = *certificate;
-            let vote = Vote { phase, epoch, view, seq, digest, replica: *replica, signature: *signature };
-            if let Some(index) = self.membership().index(*replica)
-                && let Some(slot) = self.log.get_mut(seq)
-            {
-                // A later vote of a replica may be there; the certificate decides all the same.
-                slot.commits.count(index, vote, true);
-            }
-        }
-        self.decide(now, certificate.view, certificate.seq, certificate.digest, out);
     }
 
     /// Asks everybody for bodies that are missing.

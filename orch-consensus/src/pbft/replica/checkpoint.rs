@@ -259,7 +259,7 @@ impl Replica {
             if let Some(proposal) = slot.proposal.filter(|proposal| proposal.accepted && entered) {
                 records.push(Record::Accepted(self.epoch(), self.view, seq, proposal.digest));
             }
-            records.extend(slot.decided.map(|digest| Record::Decided(seq, digest)));
+            records.extend(slot.proof.clone().map(Record::Committed));
         }
         self.appended += 1;
         out.push(Effect::Replace(Image { snapshot: Some(snapshot.bytes.clone()), records }));

@@ -107,7 +107,7 @@ impl Replica {
             Job::Relayed(vote) if good => {
                 self.count_vote(now, vote.replica, vote, true, out);
             }
-            Job::Certificate(certificate) if good => self.take_committed(now, &certificate, out),
+            Job::Certificate(certificate) if good => self.take_committed(now, certificate, out),
             Job::Checkpoints(votes) => self.checkpoints_checked(now, &votes, bad, out),
             Job::Stable(proof) if good => self.take_stable_proof(now, &proof, out),
             Job::ViewChange(change) if good => self.collect_view_change(now, change, out),

@@ -31,6 +31,7 @@ impl From<Malformed> for RecoverError {
 struct Found {
     bodies: BTreeMap<Seq, Vec<Arc<Batch>>>,
     decided: BTreeMap<Seq, Digest>,
+    proofs: BTreeMap<Seq, Certificate>,
     prepared: BTreeMap<Seq, Certificate>,
     accepted: BTreeMap<(Epoch, View, Seq), Digest>,
     stable: Vec<Arc<StableProof>>,
@@ -46,6 +47,10 @@ impl Found {
             match record {
                 Record::Body(seq, batch) => found.bodies.entry(seq).or_default().push(batch),
                 Record::Decided(seq, digest) => drop(found.decided.insert(seq, digest)),
+                Record::Committed(certificate) => {
+                    found.decided.insert(certificate.seq, certificate.digest);
+                    found.proofs.insert(certificate.seq, certificate);
+                }
                 Record::Accepted(epoch, view, seq, digest) => {
                     found.accepted.insert((epoch, view, seq), digest);
                 }
@@ -137,6 +142,8 @@ impl Replica {
 
     fn regain_log(&mut self, now: Moment, found: &Found, past: &mut Vec<Effect>) {
         let executed = self.executed();
+        // What a snapshot holds was prepared by a quorum, even where no batch after it was replayed.
+        self.prepared_max = self.prepared_max.max(executed);
         if let Some(proof) = found.last_stable(|seq| seq <= executed) {
             self.make_stable(now, proof, past);
             // The place where the epoch began is the low watermark already; others may need the proof all the same.
@@ -148,6 +155,7 @@ impl Replica {
         let executed = self.executed();
         for (seq, slot) in self.log.iter_mut() {
             slot.decided = found.decided.get(&seq).copied();
+            slot.proof = found.proofs.get(&seq).filter(|known| known.epoch == epoch).cloned();
             slot.prepared = found.prepared.get(&seq).filter(|known| known.epoch == epoch).cloned();
             for batch in found.bodies.get(&seq).into_iter().flatten() {
                 slot.keep_body(batch.clone());

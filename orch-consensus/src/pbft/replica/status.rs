@@ -3,10 +3,10 @@
 
 use super::Replica;
 use crate::pbft::{
-    ids::{PublicKey, ReplicaId, Seq},
+    ids::{PublicKey, ReplicaId},
     io::{Effect, Moment, To},
     log::Slot,
-    message::{Certificate, Message, Status, UNSIGNED, Vote},
+    message::{Message, Status, UNSIGNED},
     statement::Phase,
 };
 
@@ -74,22 +74,13 @@ impl Replica {
     fn help_along(&self, to: ReplicaId, status: Status, out: &mut Vec<Effect>) {
         let same_view = status.view == self.view && !status.changing && self.changing.is_none();
         let missing = self.log.iter().filter(|(seq, _)| *seq > status.executed);
-        for (seq, slot) in missing.take(PLACES_MAX) {
-            if let Some(certificate) = self.decided_certificate(seq, slot) {
+        for (_, slot) in missing.take(PLACES_MAX) {
+            if let Some(certificate) = slot.proof.clone() {
                 self.send(to, Message::Committed(certificate), out);
             } else {
                 self.send_votes(to, slot, same_view, out);
             }
         }
-    }
-
-    /// Proof that this place is decided, from the votes that are here.
-    fn decided_certificate(&self, seq: Seq, slot: &Slot) -> Option<Certificate> {
-        let digest = slot.decided?;
-        let (view, vote) = slot.commits.latest(digest, self.quorum())?;
-        debug_assert_eq!(vote.seq, seq);
-        let like = Vote { view, ..vote };
-        Some(Slot::certificate(&slot.commits, &like))
     }
 
     /// Our own votes for a place; as the primary, with the batch. COMMITs count in every view.
