@@ -39,6 +39,8 @@ pub const CASES: &[Case] = cases![
     "reads_fall_back",
     "no_lock_across_views",
     "body_after_decision",
+    "reads_after_restart",
+    "decided_in_two_views",
 ];
 
 /// A case that came out otherwise.
@@ -148,7 +150,9 @@ impl Player {
         }
         let Some(lab) = &mut self.lab else { panic!("a case begins with a group") };
         match words {
-            ["propose", at, value] => lab.propose(number(at), number(value) as u64),
+            ["propose", at, values @ ..] => {
+                values.iter().for_each(|value| lab.propose(number(at), number(value) as u64));
+            }
             ["read", at] => lab.read(number(at)),
             ["deliver"] => tell(&lab.deliver(), out),
             ["pass", millis] => lab.pass(Duration::from_millis(number(millis) as u64)),
