@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+#[cfg(any(feature = "pbft", feature = "raft"))]
+mod codec;
+
 #[cfg(feature = "pbft")]
 pub mod pbft;
 

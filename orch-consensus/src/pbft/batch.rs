@@ -6,10 +6,10 @@ use bytes::Bytes;
 use orch_core::model::Timestamp;
 
 use super::{
-    codec::{Decode, Encode, Input, Malformed, length, put_bytes, put_list},
     ids::{Digest, PublicKey, Signature},
     membership::Change,
 };
+use crate::codec::{Decode, Encode, Input, Malformed, length, put_bytes, put_list};
 
 /// Commands of one client that are ordered and answered together. At most once: a client numbers its requests within a
 /// session, from 1.

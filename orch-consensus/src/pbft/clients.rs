@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use super::{
     batch::Request,
-    codec::{Decode, Encode, Input, Malformed},
     ids::{PublicKey, Seq},
     message::Reply,
 };
+use crate::codec::{Decode, Encode, Input, Malformed};
 
 /// Requests that a client may have in flight. Those further ahead of its oldest unanswered one are not carried out.
 pub(super) const CLIENT_WINDOW: u64 = 256;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::codec::{Decode, Encode, Input, Malformed};
+
 /// A position in the order of batches, from 1. 0 is before the first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Seq(pub u64);
@@ -97,3 +99,45 @@ macro_rules! shown_as_hex {
 }
 
 shown_as_hex!(Digest, PublicKey, Signature);
+
+macro_rules! number {
+    ($($name:ident),*) => {$(
+        impl Encode for $name {
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend(self.0.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+number!(Seq, View, Epoch, ReplicaId);
+
+macro_rules! read_as {
+    ($($name:ident $read:ident),*) => {$(
+        impl Decode for $name {
+            fn decode(input: &mut Input) -> Result<Self, Malformed> {
+                input.$read().map(Self)
+            }
+        }
+    )*};
+}
+
+read_as!(Seq u64, View u64, Epoch u64, ReplicaId u32);
+
+macro_rules! array {
+    ($($name:ident),*) => {$(
+        impl Encode for $name {
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend(self.0);
+            }
+        }
+
+        impl Decode for $name {
+            fn decode(input: &mut Input) -> Result<Self, Malformed> {
+                input.array().map(Self)
+            }
+        }
+    )*};
+}
+
+array!(Digest, PublicKey, Signature);

@@ -1,10 +1,10 @@
 //! Who has a vote.
 
 use super::{
-    codec::{Decode, Encode, Input, Malformed, put_bytes, put_list},
     ids::{Digest, Epoch, PublicKey, ReplicaId, View},
     quorum::Quorum,
 };
+use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
 
 /// The most replicas that one group may have.
 pub const REPLICAS_MAX: usize = 64;

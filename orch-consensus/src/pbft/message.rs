@@ -314,7 +314,7 @@ impl Checkpoint {
     /// What [`CheckpointVote`]s vote for.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        use super::codec::Encode as _;
+        use crate::codec::Encode as _;
         Digest::of("orch pbft checkpoint", &[&self.to_bytes()])
     }
 
@@ -333,7 +333,7 @@ impl Summary {
     }
 
     fn digest(&self) -> Digest {
-        use super::codec::Encode as _;
+        use crate::codec::Encode as _;
         let unsigned = Self { signature: UNSIGNED, ..self.clone() };
         Digest::of("orch pbft view change", &[&unsigned.to_bytes()])
     }
@@ -347,7 +347,7 @@ impl NewView {
     }
 
     fn digest(&self) -> Digest {
-        use super::codec::{Encode, put_list};
+        use crate::codec::{Encode, put_list};
         let mut bytes = Vec::new();
         put_list(&self.summaries, &mut bytes, Encode::encode);
         put_list(&self.proposals, &mut bytes, |(seq, digest), out| {

@@ -5,7 +5,6 @@
 
 mod batch;
 mod clients;
-mod codec;
 mod config;
 mod fault;
 mod history;
@@ -23,8 +22,8 @@ mod statement;
 pub mod wal;
 mod wire;
 
+pub use crate::codec::Malformed;
 pub use batch::{Batch, Body, Commands, Request};
-pub use codec::Malformed;
 pub use config::{Config, ConfigError};
 #[doc(hidden)]
 pub use fault::SeededFault;

@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::{
     batch::Batch,
-    codec::{Decode, Encode, Input, Malformed},
     ids::{Digest, Epoch, Seq, View},
     message::{Certificate, EpochStep, NewView, StableProof},
     wire::kinds,
 };
+use crate::codec::{Decode, Encode, Input, Malformed};
 
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,13 +12,13 @@ use orch_core::{consensus::StateMachine, store::Revision};
 use super::{
     batch::{Batch, Body, Request},
     clients::{Clients, Standing},
-    codec::{Decode, Encode, Input, Malformed, put_bytes, put_list},
     config::Config,
     fault::SeededFault,
     ids::{Digest, PublicKey, ReplicaId, Seq},
     membership::{Change, Membership},
     message::{Checkpoint, Reply, SnapshotRef},
 };
+use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
 
 /// The replicated state after [`Service::executed`].
 #[derive(Debug)]

@@ -3,10 +3,8 @@
 
 use bytes::Bytes;
 
-use super::{
-    codec::{Decode, Encode, Malformed},
-    record::{Image, Record},
-};
+use super::record::{Image, Record};
+use crate::codec::{Decode, Encode, Malformed};
 
 /// What every log begins with.
 const MAGIC: &[u8; 8] = b"orchpbf1";
@@ -69,7 +67,7 @@ pub fn read(log: &Bytes) -> Result<(Image, usize), Malformed> {
 
 fn framed(content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(FRAME_HEAD + content.len());
-    out.extend(super::codec::length(content.len()).to_le_bytes());
+    out.extend(crate::codec::length(content.len()).to_le_bytes());
     out.extend(checksum(content));
     out.extend(content);
     out

@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::{
     batch::put_outcomes,
-    codec::{Decode, Encode, Input, Malformed, put_bytes, put_list},
     ids::{Digest, ReplicaId, Seq, Signature, View},
     membership::Membership,
     message::{
@@ -15,6 +14,7 @@ use super::{
     },
     statement::Phase,
 };
+use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
 
 /// The format of messages and of the log. Others are refused.
 const VERSION: u8 = 1;
@@ -149,18 +149,6 @@ impl Decode for bool {
             1 => Ok(true),
             _ => Err(Malformed("neither true nor false")),
         }
-    }
-}
-
-impl Encode for u64 {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend(self.to_le_bytes());
-    }
-}
-
-impl Decode for u64 {
-    fn decode(input: &mut Input) -> Result<Self, Malformed> {
-        input.u64()
     }
 }
 

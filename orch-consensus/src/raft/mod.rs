@@ -26,9 +26,9 @@
 //! A member that was removed is done: it has to be started anew before it is added again.
 
 mod clock;
-mod codec;
 mod config;
 mod consensus;
+mod forms;
 mod log;
 mod machine;
 mod members;

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    codec::{Decode, Encode, Input, Malformed, put_list},
-    types::{Command, Outcomes, Refusal},
-};
+use super::types::{Command, Outcomes, Refusal};
+use crate::codec::{Decode, Encode, Input, Malformed, put_list};
 
 /// Bundles of one member that may be unsettled at a time, and so the outcomes that are kept for it.
 pub(super) const WINDOW: u64 = 64;

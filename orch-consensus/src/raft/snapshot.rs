@@ -14,10 +14,10 @@ use bytes::Bytes;
 use openraft::SnapshotMeta;
 
 use super::{
-    codec::{Decode, Encode, Input, Malformed, put_bytes},
     sessions::Sessions,
     types::{Members, Seat},
 };
+use crate::codec::{Decode, Encode, Input, Malformed, put_bytes};
 
 pub(super) type Meta = SnapshotMeta<u64, Seat>;
 

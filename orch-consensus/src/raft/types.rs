@@ -6,10 +6,8 @@ use bytes::Bytes;
 use openraft::{EntryPayload, StoredMembership};
 use orch_core::{model::Timestamp, store::Revision, transport::PeerId};
 
-use super::{
-    codec::{Decode, Encode, Input, Malformed, length, put_bytes},
-    snapshot::Image,
-};
+use super::snapshot::Image;
+use crate::codec::{Decode, Encode, Input, Malformed, length, put_bytes};
 
 openraft::declare_raft_types!(
     /// The types of this Raft.

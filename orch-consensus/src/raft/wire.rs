@@ -4,10 +4,8 @@ use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use orch_core::{consensus::MembershipChange, store::Revision};
 
-use super::{
-    codec::{Decode, Encode, Input, Malformed, put_bytes, put_list},
-    types::{Command, LogId, Outcomes, Refusal, Types, Vote},
-};
+use super::types::{Command, LogId, Outcomes, Refusal, Types, Vote};
+use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
 
 /// The version of everything here. Another one is refused.
 const VERSION: u8 = 1;

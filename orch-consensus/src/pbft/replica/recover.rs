@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Replica, view_change::Changing};
+use crate::codec::Malformed;
 use crate::pbft::{
     batch::Batch,
-    codec::Malformed,
     history::Snapshot,
     ids::{Digest, Epoch, Seq, View},
     io::{Effect, Moment},

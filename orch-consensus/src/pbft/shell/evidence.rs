@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::verifier::verify;
+use crate::codec::Malformed;
 use crate::pbft::{
-    codec::Malformed,
     ids::{Digest, Epoch, PublicKey, Seq, Signature, View},
     io::Misbehaviour,
     statement::{Claim, Phase, STATEMENT_BYTES, Statement},

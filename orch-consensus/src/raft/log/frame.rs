@@ -3,10 +3,8 @@
 
 use bytes::Bytes;
 
-use crate::raft::{
-    codec::{Decode, Encode, Input, Malformed, length},
-    types::{Entry, LogId, Vote},
-};
+use crate::codec::{Decode, Encode, Input, Malformed, length};
+use crate::raft::types::{Entry, LogId, Vote};
 
 /// What every file of the log begins with; the digit is the version.
 pub(super) const MAGIC: &[u8; 8] = b"orchrlg1";

@@ -10,10 +10,8 @@ use std::{
 use bytes::Bytes;
 
 use super::frame::{self, Record};
-use crate::raft::{
-    codec::Decode as _,
-    types::{Command, Entry, LogId, Vote, command_of},
-};
+use crate::codec::Decode as _;
+use crate::raft::types::{Command, Entry, LogId, Vote, command_of};
 
 /// Where an entry is in the files.
 #[derive(Clone, Debug)]

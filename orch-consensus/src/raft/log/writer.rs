@@ -15,8 +15,8 @@ use super::{
     frame::{self, FRAME_HEAD_BYTES, HEAD_BYTES, MAGIC, Record},
     index::{Index, Place},
 };
+use crate::codec::{Decode as _, Input};
 use crate::raft::{
-    codec::{Decode as _, Input},
     snapshot::sync_directory,
     types::{Entry, LogId, Vote},
 };

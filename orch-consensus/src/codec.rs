@@ -3,17 +3,17 @@
 
 use bytes::Bytes;
 
-use super::ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View};
-
-/// What cannot be read.
+/// What cannot be read, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed: {0}")]
+#[cfg_attr(not(feature = "pbft"), expect(unreachable_pub, reason = "only the API of PBFT shows it"))]
 pub struct Malformed(pub(crate) &'static str);
 
 /// Something that has a form in bytes.
 pub(crate) trait Encode {
     fn encode(&self, out: &mut Vec<u8>);
 
+    #[cfg(any(test, feature = "pbft"))]
     fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.encode(&mut out);
@@ -29,7 +29,8 @@ pub(crate) trait Decode: Sized {
     fn from_bytes(bytes: Bytes) -> Result<Self, Malformed> {
         let mut input = Input(bytes);
         let value = Self::decode(&mut input)?;
-        if input.0.is_empty() { Ok(value) } else { Err(Malformed("there is more than one message")) }
+        input.end()?;
+        Ok(value)
     }
 }
 
@@ -45,8 +46,7 @@ impl Input {
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let bytes = self.take(N)?;
-        bytes[..].try_into().map_err(|_| Malformed("it ends too early"))
+        self.take(N)?[..].try_into().map_err(|_| Malformed("it ends too early"))
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
@@ -59,6 +59,14 @@ impl Input {
 
     pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed("neither yes nor no")),
+        }
     }
 
     pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
@@ -82,6 +90,10 @@ impl Input {
         }
         (0..count).map(|_| item(self)).collect()
     }
+
+    pub(crate) fn end(&self) -> Result<(), Malformed> {
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed("something follows its end")) }
+    }
 }
 
 /// The length of a part. Callers bound what they encode far below what a length can say.
@@ -91,13 +103,28 @@ pub(crate) fn length(length: usize) -> u32 {
 
 pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend(length(bytes.len()).to_le_bytes());
-    out.extend(bytes);
+    out.extend_from_slice(bytes);
 }
 
-pub(crate) fn put_list<T>(items: &[T], out: &mut Vec<u8>, mut item: impl FnMut(&T, &mut Vec<u8>)) {
+pub(crate) fn put_list<T>(
+    items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
+    out: &mut Vec<u8>,
+    mut item: impl FnMut(T, &mut Vec<u8>),
+) {
+    let items = items.into_iter();
     out.extend(length(items.len()).to_le_bytes());
-    for each in items {
-        item(each, out);
+    items.for_each(|each| item(each, out));
+}
+
+impl Encode for u64 {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.to_le_bytes());
+    }
+}
+
+impl Decode for u64 {
+    fn decode(input: &mut Input) -> Result<Self, Malformed> {
+        input.u64()
     }
 }
 
@@ -112,52 +139,6 @@ impl<T: Encode> Encode for Option<T> {
 
 impl<T: Decode> Decode for Option<T> {
     fn decode(input: &mut Input) -> Result<Self, Malformed> {
-        match input.u8()? {
-            0 => Ok(None),
-            1 => T::decode(input).map(Some),
-            _ => Err(Malformed("neither there nor not there")),
-        }
+        if input.flag()? { T::decode(input).map(Some) } else { Ok(None) }
     }
 }
-
-macro_rules! number {
-    ($($name:ident),*) => {$(
-        impl Encode for $name {
-            fn encode(&self, out: &mut Vec<u8>) {
-                out.extend(self.0.to_le_bytes());
-            }
-        }
-    )*};
-}
-
-number!(Seq, View, Epoch, ReplicaId);
-
-macro_rules! read_as {
-    ($($name:ident $read:ident),*) => {$(
-        impl Decode for $name {
-            fn decode(input: &mut Input) -> Result<Self, Malformed> {
-                input.$read().map(Self)
-            }
-        }
-    )*};
-}
-
-read_as!(Seq u64, View u64, Epoch u64, ReplicaId u32);
-
-macro_rules! array {
-    ($($name:ident),*) => {$(
-        impl Encode for $name {
-            fn encode(&self, out: &mut Vec<u8>) {
-                out.extend(self.0);
-            }
-        }
-
-        impl Decode for $name {
-            fn decode(input: &mut Input) -> Result<Self, Malformed> {
-                input.array().map(Self)
-            }
-        }
-    )*};
-}
-
-array!(Digest, PublicKey, Signature);
