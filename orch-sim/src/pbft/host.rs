@@ -29,8 +29,9 @@ use crate::{
 pub(super) const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
 const LOG: &str = "log";
-const TICK: u64 = 0;
-const RETRY_WRITES: u64 = 1;
+/// Timers of the replica's deadline have this bit and a number; only the last one counts.
+const TICK: u64 = 1 << 63;
+const RETRY_WRITES: u64 = 0;
 /// Timers from here on stand for signatures that are being checked.
 const CHECKS: u64 = 16;
 
@@ -62,7 +63,9 @@ pub(super) struct Host {
     held: VecDeque<(u64, Message)>,
     checks: BTreeMap<u64, (u64, Vec<Claim>)>,
     last_check: u64,
-    armed: Option<Duration>,
+    /// The deadline that a timer was set for, and that timer.
+    armed: Option<(Duration, u64)>,
+    last_tick: u64,
     waiting: BTreeMap<u64, (OpId, KeyValueInput)>,
     last_token: u64,
     seen: Seq,
@@ -103,6 +106,7 @@ impl Host {
             checks: BTreeMap::new(),
             last_check: CHECKS,
             armed: None,
+            last_tick: TICK,
             waiting: BTreeMap::new(),
             last_token: 0,
             seen: Seq::ZERO,
@@ -329,9 +333,12 @@ impl Host {
 
     fn arm(&mut self, ctx: &mut Context<'_, Packet>) {
         let deadline = self.replica.deadline();
-        if self.armed.is_none_or(|armed| deadline < armed) {
-            self.armed = Some(deadline);
-            ctx.set_timer(deadline.saturating_sub(ctx.now()), TICK);
+        if self.armed.is_none_or(|(armed, _)| deadline < armed) {
+            self.last_tick += 1;
+            self.armed = Some((deadline, self.last_tick));
+            // At least a little, or a fast clock would come closer and closer and never arrive.
+            let rest = deadline.saturating_sub(ctx.now()).max(Duration::from_micros(10));
+            ctx.set_timer(rest, self.last_tick);
         }
     }
 }
@@ -370,15 +377,16 @@ impl Process for Host {
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, Packet>) {
         match id {
-            TICK => {
-                if self.armed.is_some_and(|armed| armed <= ctx.now()) {
-                    self.armed = None;
-                }
-                self.run(Input::Tick, ctx);
-            }
             RETRY_WRITES => {
                 self.write_out(ctx);
                 self.begin_sync(ctx);
+            }
+            // A fast clock fires before the deadline: the next timer waits for the rest.
+            tick if tick & TICK != 0 => {
+                if self.armed.is_some_and(|(_, last)| last == tick) {
+                    self.armed = None;
+                    self.run(Input::Tick, ctx);
+                }
             }
             check => {
                 if let Some((job, claims)) = self.checks.remove(&check) {
