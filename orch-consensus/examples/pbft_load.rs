@@ -15,9 +15,8 @@ use std::{
 use bytes::Bytes;
 use orch_consensus::pbft::{Ed25519Signer, PbftConfig, PbftConsensus, Signer, View};
 use orch_core::{
-    consensus::{Consensus, Decision, MachineError, StateMachine},
-    model::Timestamp,
-    store::{Revision, Write},
+    consensus::Consensus,
+    testkit::Counter,
     transport::{InProcessConfig, InProcessNetwork, PeerId},
 };
 use tokio::task::JoinSet;
@@ -95,53 +94,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
         member.shutdown().await;
     }
     Ok(())
-}
-
-/// Counts commands.
-#[derive(Debug, Default)]
-struct Counter {
-    commands: u64,
-    time: Timestamp,
-}
-
-impl StateMachine for Counter {
-    fn decide(&mut self, at: Timestamp, _: &[u8]) -> Decision {
-        self.commands += 1;
-        self.time = self.time.max(at);
-        Decision { outcome: Bytes::new(), changes: Vec::new().into() }
-    }
-
-    fn commit(&mut self, _: Revision) {}
-
-    fn rollback(&mut self) {}
-
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn time(&self) -> Timestamp {
-        self.time
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        self.commands.to_le_bytes().to_vec()
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let bad = |_| MachineError { what: "a snapshot".into(), problem: "it is not ours".into() };
-        self.commands = u64::from_le_bytes(snapshot.try_into().map_err(bad)?);
-        Ok(())
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        blake3::hash(&self.snapshot()).into()
-    }
 }

@@ -13,56 +13,10 @@ use std::{
 use bytes::Bytes;
 use orch_consensus::raft::{RaftConfig, RaftConsensus, Storage};
 use orch_core::{
-    consensus::{Consensus, Decision, MachineError, StateMachine},
-    model::Timestamp,
-    store::{Revision, Write},
+    consensus::Consensus,
+    testkit::Counter,
     transport::{Channel, InProcessNetwork, PeerId},
 };
-
-/// Counts and forgets.
-#[derive(Debug, Default)]
-struct Counter(u64);
-
-impl StateMachine for Counter {
-    fn decide(&mut self, _: Timestamp, _: &[u8]) -> Decision {
-        self.0 += 1;
-        Decision { outcome: Bytes::from_static(b"done"), changes: Vec::new().into() }
-    }
-
-    fn commit(&mut self, _: Revision) {}
-
-    fn rollback(&mut self) {}
-
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn time(&self) -> Timestamp {
-        Timestamp::ZERO
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        self.0.to_be_bytes().to_vec()
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let bad = |_| MachineError { what: "a counter".into(), problem: "it has eight bytes".into() };
-        self.0 = u64::from_be_bytes(snapshot.try_into().map_err(bad)?);
-        Ok(())
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        [0; 32]
-    }
-}
 
 /// Counts what one task proposes one after the other, until it is told to stop.
 async fn call(raft: Arc<RaftConsensus>, until: Instant, done: Arc<AtomicU64>) {

@@ -9,11 +9,7 @@ use orch_consensus::pbft::{
     Reply, Request, Seq, Setup, Signature, SnapshotRef, StableProof, Status, Summary, Supply, View,
     ViewChange, Vote,
 };
-use orch_core::{
-    consensus::{Decision, MachineError, StateMachine},
-    model::Timestamp,
-    store::{Revision, Write},
-};
+use orch_core::{model::Timestamp, testkit::Counter};
 use proptest::{collection::vec, option, prelude::*};
 
 fn seq() -> impl Strategy<Value = Seq> {
@@ -228,51 +224,6 @@ fn message() -> impl Strategy<Value = Message> {
         (0..3u64, seq()).prop_map(|(id, seq)| Message::ReadAnswer(id, seq)),
         reply().prop_map(Message::Reply),
     ]
-}
-
-/// A machine that counts.
-#[derive(Debug, Default)]
-struct Counter(u64);
-
-impl StateMachine for Counter {
-    fn decide(&mut self, _: Timestamp, _: &[u8]) -> Decision {
-        self.0 += 1;
-        Decision { outcome: Bytes::copy_from_slice(&self.0.to_le_bytes()), changes: Vec::new().into() }
-    }
-
-    fn commit(&mut self, _: Revision) {}
-
-    fn rollback(&mut self) {}
-
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn time(&self) -> Timestamp {
-        Timestamp::ZERO
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        self.0.to_le_bytes().to_vec()
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let bad = |_| MachineError { what: "snapshot".into(), problem: "not a number".into() };
-        self.0 = u64::from_le_bytes(snapshot.try_into().map_err(bad)?);
-        Ok(())
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        [0; 32]
-    }
 }
 
 fn new_replica(byte: u8) -> Replica {

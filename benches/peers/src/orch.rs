@@ -8,9 +8,8 @@ use orch_consensus::{
     raft::{RaftConfig, RaftConsensus, Storage},
 };
 use orch_core::{
-    consensus::{Consensus, Decision, MachineError, StateMachine},
-    model::Timestamp,
-    store::{Revision, Write},
+    consensus::Consensus,
+    testkit::Counter,
     transport::{Channel, InProcessConfig, InProcessNetwork, PeerId},
 };
 use tokio::runtime::Runtime;
@@ -39,7 +38,7 @@ impl OrchGroup {
             for peer in peers.values() {
                 let config = RaftConfig::new(peers.clone(), Channel(1), Storage::Memory);
                 let raft = Arc::new(RaftConsensus::new(config, Arc::new(network.join(*peer)))?);
-                raft.start(Box::new(Nothing)).await?;
+                raft.start(Box::new(Counter::default())).await?;
                 members.push(raft);
             }
             for raft in &members {
@@ -65,7 +64,7 @@ impl OrchGroup {
                 let (transport, leads) = (network.join(peer(&signer)), signer.public_key() == first);
                 let member =
                     Arc::new(PbftConsensus::new(config.clone(), Arc::new(signer), Arc::new(transport))?);
-                member.start(Box::new(Nothing)).await?;
+                member.start(Box::new(Counter::default())).await?;
                 if leads {
                     leader = Some(member.clone());
                 }
@@ -95,47 +94,5 @@ impl Group for OrchGroup {
                 member.shutdown().await;
             }
         });
-    }
-}
-
-/// Does nothing.
-#[derive(Debug)]
-struct Nothing;
-
-impl StateMachine for Nothing {
-    fn decide(&mut self, _: Timestamp, _: &[u8]) -> Decision {
-        Decision { outcome: Bytes::new(), changes: Vec::new().into() }
-    }
-
-    fn commit(&mut self, _: Revision) {}
-
-    fn rollback(&mut self) {}
-
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn time(&self) -> Timestamp {
-        Timestamp::ZERO
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn restore(&mut self, _: &[u8]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        [0; 32]
     }
 }

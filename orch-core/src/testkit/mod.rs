@@ -2,12 +2,14 @@
 //! tests call. Cases that a backend does not declare an ability for are left out.
 
 pub mod consensus;
+mod counter;
 pub mod runtime;
 pub mod scheduler;
 mod simulated;
 pub mod store;
 pub mod transport;
 
+pub use counter::Counter;
 pub use simulated::SimulatedRuntime;
 
 use crate::runtime::RuntimeError;
