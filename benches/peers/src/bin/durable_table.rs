@@ -1,5 +1,5 @@
-//! Prints a Markdown table of groups whose writes are durable, under every load: `durable_table [SECONDS [SYSTEM]]`. SYSTEM is
-//! a part of the name.
+//! Prints a Markdown table of groups whose writes are durable, under every load: `durable_table [SECONDS [SYSTEM
+//! [CLIENTS...]]]`. SYSTEM is a part of the name.
 
 #![expect(clippy::print_stdout, reason = "it is what this program is for")]
 
@@ -25,11 +25,11 @@ fn line((summary, cpu): (Summary, Duration)) -> String {
     )
 }
 
-async fn table(time: Duration, part: &str) -> Result<(), Failure> {
+async fn table(time: Duration, part: &str, clients: &[usize]) -> Result<(), Failure> {
     println!("load average before: {}\n", load_average());
     println!("| system | clients | ops/s | CPU µs/op | p50 µs | p99 µs | cores |");
     println!("|---|---|---|---|---|---|---|");
-    for clients in [1, 64, 256] {
+    for &clients in clients {
         for system in Durable::ALL.into_iter().filter(|system| system.to_string().contains(part)) {
             println!("| {system} | {clients} | {}", line(system.measure(clients, WARM, time).await?));
         }
@@ -47,8 +47,12 @@ async fn main() -> Result<(), Failure> {
     let mut arguments = arguments.into_iter();
     let time = Duration::try_from_secs_f64(arguments.next().map_or(Ok(4.0), |text| text.parse())?)?;
     let part = arguments.next().unwrap_or_default();
+    let mut clients = arguments.map(|text| text.parse()).collect::<Result<Vec<usize>, _>>()?;
+    if clients.is_empty() {
+        clients = vec![1, 64, 256];
+    }
     tokio::select! {
-        printed = table(time, &part) => printed,
+        printed = table(time, &part, &clients) => printed,
         // The members end with this process only when it ends in order.
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
     }
