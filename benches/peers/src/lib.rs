@@ -1,5 +1,6 @@
 //! Consensus of orch beside that of other libraries, under one load. What is compared, and what is not, is in README.md.
 
+mod durable;
 mod load;
 mod omnipaxos_group;
 mod openraft_group;
@@ -8,7 +9,8 @@ mod tikv;
 
 use std::{error::Error, fmt};
 
-pub use load::{Figures, Load, Until};
+pub use durable::{Durable, Place, member};
+pub use load::{Figures, Load, Summary, Until};
 
 /// What went wrong.
 pub type Failure = Box<dyn Error + Send + Sync>;

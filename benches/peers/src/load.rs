@@ -2,6 +2,8 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -69,6 +71,50 @@ impl Figures {
     pub fn percentile(&self, percent: usize) -> Duration {
         let at = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
         self.latencies.get(at).copied().unwrap_or_default()
+    }
+}
+
+/// What a process tells another of a run in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// How many operations ended.
+    pub operations: u64,
+    /// From the first one to the last outcome.
+    pub wall: Duration,
+    /// The latency that half of them do not exceed.
+    pub p50: Duration,
+    /// The latency that 99 percent do not exceed.
+    pub p99: Duration,
+}
+
+impl From<&Figures> for Summary {
+    fn from(figures: &Figures) -> Self {
+        Self {
+            operations: figures.latencies.len() as u64,
+            wall: figures.wall,
+            p50: figures.percentile(50),
+            p99: figures.percentile(99),
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operations, wall, p50, p99 } = self;
+        write!(f, "{operations} {} {} {}", wall.as_micros(), p50.as_micros(), p99.as_micros())
+    }
+}
+
+impl FromStr for Summary {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        let numbers = text.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>();
+        let Ok([operations, wall, p50, p99]) = numbers.as_deref() else {
+            return Err(format!("no summary of a run: {text}").into());
+        };
+        let micros = |number: &u64| Duration::from_micros(*number);
+        Ok(Self { operations: *operations, wall: micros(wall), p50: micros(p50), p99: micros(p99) })
     }
 }
 

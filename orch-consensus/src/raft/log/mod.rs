@@ -18,6 +18,7 @@ use openraft::{
     AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::{
     index::{Found, Index},
@@ -108,7 +109,7 @@ impl Log {
             Some(files) => {
                 let files = files.clone();
                 let work = move || Ok((files.with(|writer| writer.append(&entries))?, entries));
-                let (written, entries) = blocking(work).await?;
+                let (written, entries) = here_if_possible(work).await?;
                 places = written.into_iter();
                 entries
             }
@@ -118,6 +119,17 @@ impl Log {
             index.push(entry, places.next()).map_err(|_| io::Error::other("entries are missing"))?;
         }
         Ok(())
+    }
+}
+
+/// Runs what waits for the disk on this thread where the runtime has others to go on with. On a busy machine another thread
+/// that has to wake up first waits longer for its turn than the disk takes.
+async fn here_if_possible<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => blocking(work).await,
     }
 }
 
