@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 mod fixtures;
+mod fuzz;
 mod gate;
 mod licences;
 mod shell;
@@ -21,6 +22,8 @@ usage: cargo xtask <command>
                                     ends with one line of totals
   sim ARGS                          run the simulator: `replay --seed N --replicas N`, `twins`, `twice`
   seeded-faults [--fault NAME]      make known mistakes on purpose; fails when the simulation does not notice one
+  fuzz [--seconds N] [TARGET]       fuzz each target for N seconds (60), with nightly Rust and cargo-fuzz; ends with a line
+                                    for each, or with the command that shows a crash again
   docker up                         start a Docker engine and two registries for tests, and keep them
   docker down                       stop them and remove what they left
 ";
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         ["soak", rest @ ..] => simulation::run_with(&[&["soak"], rest].concat()),
         ["sim", rest @ ..] => simulation::run_with(rest),
         ["seeded-faults", rest @ ..] => simulation::seeded_faults(rest),
+        ["fuzz", rest @ ..] => fuzz::Options::read(rest).and_then(|options| fuzz::fuzz(&options)),
         ["docker", "up"] => fixtures::up(),
         ["docker", "down"] => fixtures::down(),
         ["help" | "--help" | "-h"] => {

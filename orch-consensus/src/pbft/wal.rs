@@ -65,7 +65,10 @@ pub fn read(log: &Bytes) -> Result<(Image, usize), Malformed> {
     Ok((image, sound))
 }
 
-fn framed(content: &[u8]) -> Vec<u8> {
+/// A frame of any content, as tests need it.
+#[doc(hidden)]
+#[must_use]
+pub fn framed(content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(FRAME_HEAD + content.len());
     out.extend(crate::codec::length(content.len()).to_le_bytes());
     out.extend(checksum(content));

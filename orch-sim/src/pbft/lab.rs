@@ -6,17 +6,26 @@ use std::{
 
 use bytes::Bytes;
 use orch_consensus::pbft::{
-    Config, Digest, Effect, Event, Input, Membership, Message, Moment, Phase, Replica, SeededFault, Seq,
+    Change, Config, Effect, Event, Input, Membership, Message, Moment, Phase, Replica, SeededFault, Seq,
     Setup, To, wal,
 };
 use orch_core::model::Timestamp;
 
 use super::{
     host::{EPOCH_MILLIS, member},
+    invariants::{self, Observation},
     keys,
     registers::{Command, Registers},
+    witness::Witness,
 };
 use crate::{NodeId, history::KeyValueInput};
+
+/// More is not what one input may lead to.
+const EFFECTS_MAX: usize = 1000;
+/// More messages do not follow from each other without an end, when no time passes.
+const DELIVERIES_MAX: usize = 100_000;
+/// More often nobody is woken in the time that a caller lets pass.
+const TICKS_MAX: usize = 100_000;
 
 /// A group whose messages move only when somebody says so. Disks and signatures take no time.
 #[derive(Debug)]
@@ -33,17 +42,20 @@ pub(super) struct Lab {
     next_token: u64,
     /// What happened since it was last asked for.
     pub(super) events: Vec<String>,
-    chains: BTreeMap<Seq, Digest>,
-    conflict: Option<Seq>,
+    witness: Witness,
 }
 
-/// A running replica. Twins are two with one key.
+/// A running replica. Twins are two with one key, and not correct.
 #[derive(Debug)]
 struct Instance {
     node: NodeId,
-    twin: bool,
+    correct: bool,
     replica: Option<Replica>,
+    machine: Registers,
     log: Vec<u8>,
+    lives: u64,
+    /// It crashes in its next step, after so many effects.
+    crash_after: Option<usize>,
     seen: Seq,
 }
 
@@ -72,7 +84,8 @@ pub(super) const KINDS: [&str; 14] = [
     "reply",
 ];
 
-fn kind(message: &Message) -> &'static str {
+/// The word for it in scripts.
+pub(super) fn kind(message: &Message) -> &'static str {
     match message {
         Message::Request(_) => "request",
         Message::PrePrepare(..) => "pre-prepare",
@@ -94,6 +107,21 @@ fn kind(message: &Message) -> &'static str {
 impl Lab {
     /// `replicas` members; those in `twins` run twice.
     pub(super) fn new(replicas: usize, twins: &[NodeId], fault: Option<SeededFault>) -> Self {
+        let nodes = (0..replicas).map(|node| (node, !twins.contains(&node)));
+        let second = twins.iter().map(|node| (*node, false));
+        Self::of(replicas, nodes.chain(second), fault)
+    }
+
+    /// The first `replicas` nodes are members. What runs are these: a node, and whether it is correct.
+    pub(super) fn of(
+        replicas: usize,
+        instances: impl IntoIterator<Item = (NodeId, bool)>,
+        fault: Option<SeededFault>,
+    ) -> Self {
+        let instances: Vec<Instance> =
+            instances.into_iter().map(|(node, correct)| Instance::new(node, correct)).collect();
+        let liars: Vec<NodeId> =
+            instances.iter().filter(|instance| !instance.correct).map(|instance| instance.node).collect();
         let config = Config {
             checkpoint_interval: 4,
             window: 8,
@@ -105,25 +133,18 @@ impl Lab {
         };
         let genesis = Membership::genesis((0..replicas).map(member))
             .unwrap_or_else(|error| panic!("this is no group: {error}"));
-        let nodes = (0..replicas).map(|node| (node, twins.contains(&node)));
-        let second = twins.iter().map(|node| (*node, true));
         let mut lab = Self {
             config,
             genesis,
-            instances: Vec::new(),
+            groups: vec![0; instances.len()],
+            instances,
             queue: VecDeque::new(),
             now: Duration::ZERO,
-            groups: Vec::new(),
             lost: BTreeSet::new(),
             next_token: 0,
             events: Vec::new(),
-            chains: BTreeMap::new(),
-            conflict: None,
+            witness: Witness::new(invariants::all(&liars)),
         };
-        for (node, twin) in nodes.chain(second) {
-            lab.instances.push(Instance { node, twin, replica: None, log: Vec::new(), seen: Seq::ZERO });
-            lab.groups.push(0);
-        }
         (0..lab.instances.len()).for_each(|at| lab.start(at));
         lab
     }
@@ -136,30 +157,35 @@ impl Lab {
         self.instances[at].replica.as_ref()
     }
 
-    /// The first place at which two correct replicas executed different batches.
-    pub(super) fn conflict(&self) -> Option<Seq> {
-        self.conflict
+    /// The first thing that a correct replica did and must not do.
+    pub(super) fn broken(&self) -> Option<&str> {
+        self.witness.broken.as_deref()
     }
 
-    /// Correct replicas: those that are no twins.
+    /// Correct replicas that are running.
     pub(super) fn correct(&self) -> impl Iterator<Item = (usize, &Replica)> {
-        let correct = self.instances.iter().enumerate().filter(|(_, instance)| !instance.twin);
+        let correct = self.instances.iter().enumerate().filter(|(_, instance)| instance.correct);
         correct.filter_map(|(at, instance)| Some((at, instance.replica.as_ref()?)))
     }
 
     /// Starts a replica with the log that it has.
     pub(super) fn start(&mut self, at: usize) {
-        let node = self.instances[at].node;
+        let machine = Registers::default();
+        let instance = &mut self.instances[at];
+        let node = instance.node;
+        instance.machine = machine.clone();
+        instance.lives += 1;
         let setup = Setup {
             config: self.config.clone(),
             genesis: self.genesis.clone(),
             key: keys::key(node),
-            session: 1 + u64::try_from(self.now.as_millis()).unwrap_or(0) + at as u64,
-            machine: Box::new(Registers::default()),
+            session: instance.lives + u64::try_from(self.now.as_millis()).unwrap_or(0) + at as u64,
+            machine: Box::new(machine),
         };
         let mut replica = Replica::new(setup).unwrap_or_else(|error| panic!("this is no replica: {error}"));
-        let (image, _) = wal::read(&Bytes::from(self.instances[at].log.clone()))
+        let (image, sound) = wal::read(&Bytes::from(self.instances[at].log.clone()))
             .unwrap_or_else(|error| panic!("the log of {at} cannot be read: {error}"));
+        self.instances[at].log.truncate(sound);
         let mut effects = Vec::new();
         if let Err(error) = replica.recover(self.moment(), image, &mut effects) {
             panic!("{at} cannot go on: {error}");
@@ -174,6 +200,12 @@ impl Lab {
         self.instances[at].replica = None;
     }
 
+    /// Has a replica crash in its next step, when it has carried out so many of the effects, and start again at once. Of what
+    /// it would have added to its log next, half is there.
+    pub(super) fn crash_after(&mut self, at: usize, effects: usize) {
+        self.instances[at].crash_after = Some(effects);
+    }
+
     /// Has a replica propose a value.
     pub(super) fn propose(&mut self, at: usize, value: u64) {
         self.next_token += 1;
@@ -185,6 +217,13 @@ impl Lab {
     pub(super) fn read(&mut self, at: usize) {
         self.next_token += 1;
         self.step(at, Input::Barrier(self.next_token));
+    }
+
+    /// Has the operator of a replica vote for a node to become a member.
+    pub(super) fn add(&mut self, at: usize, node: NodeId) {
+        self.next_token += 1;
+        let (name, key) = member(node);
+        self.step(at, Input::ChangeMembers(self.next_token, Change::Add { key, name }));
     }
 
     /// Puts instances into groups that do not hear each other.
@@ -206,24 +245,64 @@ impl Lab {
     /// Delivers until nothing is on its way, and says how many messages of each kind arrived.
     pub(super) fn deliver(&mut self) -> BTreeMap<&'static str, usize> {
         let mut delivered = BTreeMap::new();
-        while let Some(parcel) = self.queue.pop_front() {
-            let Parcel { from, to, message } = parcel;
-            let name = kind(&message);
-            let lost = self.lost.contains(&(from, to, None)) || self.lost.contains(&(from, to, Some(name)));
-            if self.groups[from] != self.groups[to] || lost || self.instances[to].replica.is_none() {
-                continue;
+        for count in 0.. {
+            assert!(count < DELIVERIES_MAX, "messages follow from messages without an end");
+            if self.queue.is_empty() {
+                break;
             }
-            *delivered.entry(name).or_insert(0) += 1;
-            let sender = keys::key(self.instances[from].node);
-            self.step(to, Input::Message(sender, (*message).clone()));
+            if let Some(name) = self.deliver_one(0) {
+                *delivered.entry(name).or_insert(0) += 1;
+            }
         }
         delivered
+    }
+
+    /// What is on its way, in order: from which instance to which, and what.
+    pub(super) fn on_its_way(&self) -> impl ExactSizeIterator<Item = (usize, usize, &Arc<Message>)> {
+        self.queue.iter().map(|parcel| (parcel.from, parcel.to, &parcel.message))
+    }
+
+    /// Delivers one of the messages on their way, and says of what kind it was if it arrived.
+    pub(super) fn deliver_one(&mut self, index: usize) -> Option<&'static str> {
+        let Parcel { from, to, message } = self.queue.remove(index)?;
+        let name = kind(&message);
+        let lost = self.lost.contains(&(from, to, None)) || self.lost.contains(&(from, to, Some(name)));
+        if self.groups[from] != self.groups[to] || lost || self.instances[to].replica.is_none() {
+            return None;
+        }
+        let sender = keys::key(self.instances[from].node);
+        self.step(to, Input::Message(sender, (*message).clone()));
+        Some(name)
+    }
+
+    /// Loses one of the messages on their way.
+    pub(super) fn lose_one(&mut self, index: usize) {
+        self.queue.remove(index);
+    }
+
+    /// Loses what is on its way on a link.
+    pub(super) fn lose_link(&mut self, from: usize, to: usize) {
+        self.queue.retain(|parcel| (parcel.from, parcel.to) != (from, to));
+    }
+
+    /// Sends one of the messages on their way once more.
+    pub(super) fn repeat_one(&mut self, index: usize) {
+        if let Some(Parcel { from, to, message }) = self.queue.get(index) {
+            let again = Parcel { from: *from, to: *to, message: message.clone() };
+            self.queue.push_back(again);
+        }
+    }
+
+    /// Sends what an instance would not send by itself.
+    pub(super) fn say(&mut self, from: usize, to: usize, message: Arc<Message>) {
+        self.queue.push_back(Parcel { from, to, message });
     }
 
     /// Lets time pass and timers fire, without delivering anything.
     pub(super) fn pass(&mut self, time: Duration) {
         let until = self.now + time;
-        loop {
+        for count in 0.. {
+            assert!(count < TICKS_MAX, "a replica wants to be woken without an end");
             let due = (0..self.instances.len())
                 .filter_map(|at| Some((self.instances[at].replica.as_ref()?.deadline(), at)))
                 .min()
@@ -233,6 +312,16 @@ impl Lab {
             self.step(at, Input::Tick);
         }
         self.now = until;
+    }
+
+    /// How long it has been running.
+    pub(super) fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// What is in the log of an instance.
+    pub(super) fn log(&self, at: usize) -> &[u8] {
+        &self.instances[at].log
     }
 
     fn moment(&self) -> Moment {
@@ -247,25 +336,53 @@ impl Lab {
             let Some(replica) = &mut self.instances[at].replica else { return };
             let mut effects = Vec::new();
             replica.step(now, input, &mut effects);
+            assert!(effects.len() < EFFECTS_MAX, "one input has {} effects", effects.len());
             self.note_executed(at);
+            if let Some(after) = self.instances[at].crash_after.take() {
+                self.crash(at, effects, after);
+                return;
+            }
             inputs.extend(self.effects(at, effects));
         }
+    }
+
+    fn crash(&mut self, at: usize, mut effects: Vec<Effect>, after: usize) {
+        let torn = match effects.get(after) {
+            Some(Effect::Append(record)) => wal::frame(record),
+            _ => Vec::new(),
+        };
+        effects.truncate(after);
+        self.effects(at, effects);
+        self.stop(at);
+        let log = &mut self.instances[at].log;
+        if !log.is_empty() {
+            log.extend(&torn[..torn.len() / 2]);
+        }
+        self.start(at);
     }
 
     fn note_executed(&mut self, at: usize) {
         let instance = &mut self.instances[at];
         let Some(replica) = &instance.replica else { return };
         let (executed, chain) = (replica.executed(), replica.chain());
+        assert!(executed >= instance.seen, "{at} had executed {} and now {executed}", instance.seen);
         if executed == instance.seen {
             return;
         }
+        let mut observe = |observation: Observation<'_>| {
+            if instance.correct {
+                self.witness.observe(instance.node, self.now, &observation);
+            }
+        };
         for (seq, batch) in replica.decided_since(instance.seen) {
             self.events.push(format!("{at} executes {seq} {}", values(batch)));
+            observe(Observation::Executed { seq, batch });
+        }
+        observe(Observation::Reached { seq: executed, chain });
+        if let Some(id) = instance.machine.repeated() {
+            observe(Observation::Repeated(id));
         }
         instance.seen = executed;
-        if !instance.twin && *self.chains.entry(executed).or_insert(chain) != chain {
-            self.conflict.get_or_insert(executed);
-        }
     }
 
     fn carry_out(&mut self, at: usize, effects: Vec<Effect>) {
@@ -293,6 +410,7 @@ impl Lab {
                 }
                 Effect::Publish { mut message, .. } => {
                     message.sign(|statement| keys::sign(&key, statement));
+                    self.note_vote(at, &message);
                     self.post(at, To::Others, message.clone());
                     inputs.push(Input::Own(message));
                 }
@@ -308,7 +426,18 @@ impl Lab {
         inputs
     }
 
+    fn note_vote(&mut self, at: usize, message: &Message) {
+        let (Message::PrePrepare(_, vote) | Message::Vote(vote)) = message else { return };
+        let Instance { node, correct: true, replica: Some(replica), .. } = &self.instances[at] else {
+            return;
+        };
+        let observation = Observation::Voted { vote, stable: replica.stable(), window: self.config.window };
+        self.witness.observe(*node, self.now, &observation);
+    }
+
     fn note(&mut self, at: usize, event: &Event) {
+        let instance = &self.instances[at];
+        self.witness.said(instance.node, event, !instance.correct, self.now);
         let text = match event {
             Event::Leaving(view) => format!("leaves {view}"),
             Event::Entered(view, primary) => format!("enters {view} of {primary}"),
@@ -324,12 +453,31 @@ impl Lab {
     }
 
     fn post(&mut self, from: usize, to: To, message: Message) {
+        if let Instance { node, correct: true, replica: Some(replica), .. } = &self.instances[from] {
+            let observation = Observation::Sent { message: &message, members: replica.membership() };
+            self.witness.observe(*node, self.now, &observation);
+        }
         let message = Arc::new(message);
         for to in (0..self.instances.len()).filter(|other| match to {
             To::One(key) => keys::key(self.instances[*other].node) == key,
             To::Others => self.instances[*other].node != self.instances[from].node,
         }) {
             self.queue.push_back(Parcel { from, to, message: message.clone() });
+        }
+    }
+}
+
+impl Instance {
+    fn new(node: NodeId, correct: bool) -> Self {
+        Self {
+            node,
+            correct,
+            replica: None,
+            machine: Registers::default(),
+            log: Vec::new(),
+            lives: 0,
+            crash_after: None,
+            seen: Seq::ZERO,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A run has four parts: faults and clients; healing; liveness (something is committed soon, and all correct replicas become
 //! equal); and the verdict on what clients were told. What must hold all the time is in `invariants`, one file each.
 
+pub mod fuzz;
 mod host;
 mod invariants;
 mod keys;

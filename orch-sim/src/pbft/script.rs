@@ -131,8 +131,8 @@ impl Player {
                 for event in std::mem::take(&mut lab.events) {
                     let _ = writeln!(out, "{event}");
                 }
-                if let Some(seq) = lab.conflict() {
-                    let _ = writeln!(out, "CONFLICT at {seq}");
+                if let Some(problem) = lab.broken() {
+                    let _ = writeln!(out, "BROKEN: {problem}");
                 }
             }
         }

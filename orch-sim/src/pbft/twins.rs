@@ -98,8 +98,8 @@ impl Twins {
             lab.propose(*at, value);
         }
         for _ in 0..200 {
-            if let Some(seq) = lab.conflict() {
-                return Err(format!("safety: correct replicas differ at {seq}"));
+            if let Some(problem) = lab.broken() {
+                return Err(format!("safety: {problem}"));
             }
             let ends: Vec<_> =
                 lab.correct().map(|(_, replica)| (replica.executed(), replica.chain())).collect();
