@@ -170,19 +170,20 @@ impl Node {
             match question {
                 Question::Forward(command) => self.write(command.clone()).await,
                 Question::ReadIndex => self.read_index().await,
-                Question::Change(change) => self.change(change).await,
+                Question::Change(change) => Box::pin(self.change(change)).await,
                 Question::Append(_) | Question::Vote(_) | Question::Part(_) => None,
             }
         };
         tokio::time::timeout(timeout, answer).await.ok().flatten().ok_or_else(timed_out)
     }
 
-    /// Answers another member. Without an answer it will ask again.
+    /// Answers another member. Without an answer it will ask again. What is rare is boxed: the future of what is frequent is
+    /// allocated and moved around for every message.
     pub(super) async fn answer(&self, from: u64, question: Question) -> Option<Answer> {
         match question {
             Question::Append(request) => self.raft.append_entries(request).await.ok().map(Answer::Append),
             Question::Vote(request) => self.raft.vote(request).await.ok().map(Answer::Vote),
-            Question::Part(part) => self.reception.take(&self.raft, from, part).await,
+            Question::Part(part) => Box::pin(self.reception.take(&self.raft, from, part)).await,
             // Nobody speaks for another member.
             Question::Forward(command) if command.origin != from => None,
             Question::Forward(_) | Question::ReadIndex | Question::Change(_) if !self.leads() => {
@@ -190,7 +191,7 @@ impl Node {
             }
             Question::Forward(command) => self.write(command).await,
             Question::ReadIndex => self.read_index().await,
-            Question::Change(change) => self.change(&change).await,
+            Question::Change(change) => Box::pin(self.change(&change)).await,
         }
     }
 

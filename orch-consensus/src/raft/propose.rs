@@ -46,6 +46,8 @@ pub(super) struct Proposer {
     next: u64,
     /// The numbers of this session that are not settled: never more than [`WINDOW`] apart.
     open: BTreeSet<u64>,
+    /// The last bundle had more than one command.
+    crowded: bool,
 }
 
 impl Proposer {
@@ -54,7 +56,7 @@ impl Proposer {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let seen = node.view.session.load(Ordering::Relaxed);
         let session = u64::try_from(nanos).unwrap_or(u64::MAX).max(seen + 1);
-        Self { node, session, next: 0, open: BTreeSet::new() }
+        Self { node, session, next: 0, open: BTreeSet::new(), crowded: false }
     }
 
     /// Runs until `closing` is set and everything that was accepted is answered.
@@ -79,8 +81,10 @@ impl Proposer {
                 }
                 first = queue.recv(), if !drained && self.has_room() => match first {
                     Some(first) => {
-                        // Others that are about to propose get into the same entry.
-                        tokio::task::yield_now().await;
+                        // Others that are about to propose get into the same entry, where there are others.
+                        if self.crowded {
+                            tokio::task::yield_now().await;
+                        }
                         let bundle = self.bundle(first, &mut queue);
                         under_way.push(carry(self.node.clone(), bundle));
                     }
@@ -108,6 +112,7 @@ impl Proposer {
                 commands.len() >= config.bundle_commands_max.get() || bytes >= config.bundle_bytes_max.get();
             next = if full { None } else { queue.try_recv().ok() };
         }
+        self.crowded = commands.len() > 1;
         let commands = Commands::pack(commands.iter());
         self.name(commands, replies)
     }
@@ -176,8 +181,10 @@ async fn carry(node: Arc<Node>, bundle: Bundle) -> (Bundle, Result<Answer, Undon
     if let Ok(Answer::Outcomes(outcomes)) = &answer {
         // Whoever was answered finds it done at this member. Where it does not get here, the outcome is known all the same.
         let mut applied = node.view.applied.subscribe();
-        let here = applied.wait_for(|applied| *applied >= outcomes.revision.0);
-        let _ = tokio::time::timeout_at(deadline, here).await;
+        if *applied.borrow() < outcomes.revision.0 {
+            let here = applied.wait_for(|applied| *applied >= outcomes.revision.0);
+            let _ = tokio::time::timeout_at(deadline, here).await;
+        }
     }
     (bundle, answer)
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use orch_core::transport::{Incoming, Transport};
-use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::{
@@ -12,24 +12,31 @@ use super::{
     wire::{Answer, Question},
 };
 
-/// Answers until the transport closes.
+/// Answers until the transport closes. All answers in the making are polled by this one task: a task for each would be one more
+/// thread to wake for every message.
 pub(super) async fn serve(node: Arc<Node>, transport: Arc<dyn Transport>) {
-    let mut working = JoinSet::new();
+    let mut working = FuturesUnordered::new();
     let max_bytes = transport.capabilities().max_message_bytes;
-    while let Some(incoming) = transport.incoming().await {
-        while working.try_join_next().is_some() {}
-        if incoming.channel != node.config.channel {
-            debug!(from = %incoming.from, channel = ?incoming.channel, "a message for nobody is dropped");
-        } else if working.len() >= node.config.serving_max.get() {
-            debug!(from = %incoming.from, "a message is dropped: too many are worked on");
-        } else {
-            working.spawn(reply(node.clone(), incoming, max_bytes));
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = working.next(), if !working.is_empty() => {}
+            incoming = transport.incoming() => match incoming {
+                None => break,
+                Some(incoming) if incoming.channel != node.config.channel => {
+                    debug!(from = %incoming.from, channel = ?incoming.channel, "a message for nobody is dropped");
+                }
+                Some(incoming) if working.len() >= node.config.serving_max.get() => {
+                    debug!(from = %incoming.from, "a message is dropped: too many are worked on");
+                }
+                Some(incoming) => working.push(reply(&node, incoming, max_bytes)),
+            },
         }
     }
     node.trouble.send_replace(Some("the transport is closed".into()));
 }
 
-async fn reply(node: Arc<Node>, incoming: Incoming, max_bytes: usize) {
+async fn reply(node: &Node, incoming: Incoming, max_bytes: usize) {
     let Some(reply) = incoming.reply else { return };
     let question = match Question::from_message(incoming.message) {
         Ok(question) => question,

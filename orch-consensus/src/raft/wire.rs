@@ -57,9 +57,16 @@ pub(super) enum Answer {
     NotNow,
 }
 
+/// The beginning of a message, with room for most of them.
+fn begin() -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.push(VERSION);
+    out
+}
+
 impl Question {
     pub(super) fn to_message(&self) -> Bytes {
-        let mut out = vec![VERSION];
+        let mut out = begin();
         match self {
             Self::Append(request) => {
                 out.push(0);
@@ -139,7 +146,7 @@ impl Question {
 
 impl Answer {
     pub(super) fn to_message(&self) -> Bytes {
-        let mut out = vec![VERSION];
+        let mut out = begin();
         let out_ref = &mut out;
         match self {
             Self::Append(AppendEntriesResponse::Success) => out_ref.push(0),
