@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use orch_consensus::{
     pbft::{Ed25519Signer, PbftConfig, PbftConsensus, Signer},
     raft::{RaftConfig, RaftConsensus, Storage},
@@ -15,11 +16,14 @@ use orch_core::{
     model::{Resources, TaskId, TaskSpec, WorkKind},
     state::ClusterConfig,
     testkit::SimulatedRuntime,
-    transport::{Channel, InProcessConfig, InProcessNetwork, PeerId},
+    transport::{Channel, Demux, DemuxConfig, InProcessConfig, InProcessNetwork, PeerId, Transport},
 };
 
 /// Longer than anything here takes on a slow machine, so that a hang has a name.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const PBFT: Channel = Channel(0);
+const RAFT: Channel = Channel(3);
 
 async fn member(number: usize, consensus: Arc<dyn Consensus>, suspicions_needed: usize) -> Orchestrator {
     let engine = EngineConfig { member: format!("member-{number}"), ..EngineConfig::default() };
@@ -27,41 +31,42 @@ async fn member(number: usize, consensus: Arc<dyn Consensus>, suspicions_needed:
     Orchestrator::builder().consensus(consensus).engine(engine).cluster(cluster).build().await.unwrap()
 }
 
-async fn raft_group() -> Vec<Orchestrator> {
-    let network = InProcessNetwork::new(InProcessConfig::default());
-    let peer = |number: usize| PeerId::from_bytes([u8::try_from(number + 1).unwrap(); 32]);
-    let names = (0..3).map(|number| (format!("member-{number}"), peer(number)));
-    let config = RaftConfig::new(names.collect(), Channel(3), Storage::Memory);
-    let mut members = Vec::new();
-    for number in 0..3 {
-        let transport = Arc::new(network.join(peer(number)));
-        let consensus = RaftConsensus::new(config.clone(), transport).unwrap();
-        members.push(tokio::spawn(member(number, Arc::new(consensus), 1)));
-    }
-    let mut started = Vec::new();
-    for member in members {
-        started.push(member.await.unwrap());
-    }
-    started
+fn signer(number: usize) -> Ed25519Signer {
+    Ed25519Signer::from_seed(&[u8::try_from(number + 1).unwrap(); 32])
 }
 
-async fn pbft_group() -> Vec<Orchestrator> {
+fn peer(number: usize) -> PeerId {
+    PeerId::from_bytes(signer(number).public_key().0)
+}
+
+/// Names and ids of the members of a group.
+fn names<T: FromIterator<(String, PeerId)>>(members: usize) -> T {
+    (0..members).map(|number| (format!("member-{number}"), peer(number))).collect()
+}
+
+async fn raft_group(transports: Vec<Arc<dyn Transport>>) -> Vec<Orchestrator> {
+    let config = RaftConfig::new(names(transports.len()), RAFT, Storage::Memory);
+    let consensus = |transport| Arc::new(RaftConsensus::new(config.clone(), transport).unwrap()) as Arc<_>;
+    start(transports.into_iter().map(consensus).collect(), 1).await
+}
+
+async fn pbft_group(transports: Vec<Arc<dyn Transport>>) -> Vec<Orchestrator> {
+    let config = PbftConfig { channel: PBFT, ..PbftConfig::new("engine", names(transports.len())) };
+    let consensus = |(number, transport)| {
+        let signer = Arc::new(signer(number));
+        Arc::new(PbftConsensus::new(config.clone(), signer, transport).unwrap()) as Arc<_>
+    };
+    start(transports.into_iter().enumerate().map(consensus).collect(), 2).await
+}
+
+async fn start(group: Vec<Arc<dyn Consensus>>, suspicions_needed: usize) -> Vec<Orchestrator> {
+    let members = group.into_iter().enumerate();
+    join_all(members.map(|(number, consensus)| member(number, consensus, suspicions_needed))).await
+}
+
+fn network_of(members: usize) -> Vec<Arc<dyn Transport>> {
     let network = InProcessNetwork::new(InProcessConfig::default());
-    let signer = |number: usize| Ed25519Signer::from_seed(&[u8::try_from(number + 1).unwrap(); 32]);
-    let peer = |number: usize| PeerId::from_bytes(signer(number).public_key().0);
-    let names = (0..4).map(|number| (format!("member-{number}"), peer(number)));
-    let config = PbftConfig::new("engine", names.collect());
-    let mut members = Vec::new();
-    for number in 0..4 {
-        let transport = Arc::new(network.join(peer(number)));
-        let consensus = PbftConsensus::new(config.clone(), Arc::new(signer(number)), transport).unwrap();
-        members.push(tokio::spawn(member(number, Arc::new(consensus), 2)));
-    }
-    let mut started = Vec::new();
-    for member in members {
-        started.push(member.await.unwrap());
-    }
-    started
+    (0..members).map(|number| Arc::new(network.join(peer(number))) as Arc<dyn Transport>).collect()
 }
 
 /// Waits until a member knows how a task ended.
@@ -97,10 +102,24 @@ async fn a_task_crosses_the_group(members: &[Orchestrator]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_cross_a_raft_group() {
-    a_task_crosses_the_group(&raft_group().await).await;
+    a_task_crosses_the_group(&raft_group(network_of(3)).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_cross_a_pbft_group() {
-    a_task_crosses_the_group(&pbft_group().await).await;
+    a_task_crosses_the_group(&pbft_group(network_of(4)).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_groups_share_a_transport() {
+    let part = |transport: &Arc<dyn Transport>| {
+        let demux = Demux::new(transport.clone(), DemuxConfig::default());
+        let part = |channels: &[Channel]| {
+            Arc::new(demux.open(channels.iter().copied()).unwrap()) as Arc<dyn Transport>
+        };
+        (part(&[PBFT, Channel(PBFT.0 + 1)]), part(&[RAFT]))
+    };
+    let (pbft, raft) = network_of(4).iter().map(part).unzip();
+    let (pbft, raft) = tokio::join!(pbft_group(pbft), raft_group(raft));
+    tokio::join!(a_task_crosses_the_group(&pbft), a_task_crosses_the_group(&raft));
 }

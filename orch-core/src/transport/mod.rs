@@ -1,5 +1,6 @@
 //! The [`Transport`] trait: messages between members of a cluster. `testkit::transport` checks the contract.
 
+mod demux;
 mod in_process;
 
 use std::{fmt, str::FromStr, time::Duration};
@@ -7,6 +8,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use demux::{ChannelTaken, Demux, DemuxConfig, DemuxTransport};
 pub use in_process::{Faults, InProcessConfig, InProcessNetwork, InProcessTransport};
 
 /// A member, named by its Ed25519 public key.
