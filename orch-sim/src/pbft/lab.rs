@@ -6,8 +6,8 @@ use std::{
 
 use bytes::Bytes;
 use orch_consensus::pbft::{
-    Change, Config, Effect, Event, Input, Membership, Message, Moment, Phase, Replica, SeededFault, Seq,
-    Setup, To, wal,
+    Change, Config, Effect, Event, Input, Membership, Message, Moment, Phase, Replica, ReplicaId,
+    SeededFault, Seq, Setup, To, wal,
 };
 use orch_core::model::Timestamp;
 
@@ -221,9 +221,18 @@ impl Lab {
 
     /// Has the operator of a replica vote for a node to become a member.
     pub(super) fn add(&mut self, at: usize, node: NodeId) {
-        self.next_token += 1;
         let (name, key) = member(node);
-        self.step(at, Input::ChangeMembers(self.next_token, Change::Add { key, name }));
+        self.change(at, Change::Add { key, name });
+    }
+
+    /// Has the operator of a replica vote for a member to leave.
+    pub(super) fn remove(&mut self, at: usize, id: ReplicaId) {
+        self.change(at, Change::Remove { id });
+    }
+
+    fn change(&mut self, at: usize, change: Change) {
+        self.next_token += 1;
+        self.step(at, Input::ChangeMembers(self.next_token, change));
     }
 
     /// Puts instances into groups that do not hear each other.

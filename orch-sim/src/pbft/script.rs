@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use orch_consensus::pbft::SeededFault;
+use orch_consensus::pbft::{ReplicaId, SeededFault};
 
 use super::lab::{KINDS, Lab};
 use crate::NodeId;
@@ -41,6 +41,11 @@ pub const CASES: &[Case] = cases![
     "body_after_decision",
     "reads_after_restart",
     "decided_in_two_views",
+    "members_join_and_leave",
+    "idle_epoch_ends_without_its_primary",
+    "reads_across_an_epoch",
+    "restart_after_an_epoch",
+    "settled_requests_are_forgotten",
 ];
 
 /// A case that came out otherwise.
@@ -140,9 +145,14 @@ impl Player {
     }
 
     fn command(&mut self, words: &[&str], out: &mut String) {
-        if let ["group", replicas, twins @ ..] = words {
-            let twins: Vec<NodeId> = twins.iter().map(|twin| number(twin)).collect();
-            let mut lab = Lab::new(number(replicas), &twins, self.fault);
+        if let ["group", replicas, others @ ..] = words {
+            let replicas = number(replicas);
+            // Nodes that are members run twice, the others want to become members.
+            let (twins, new): (Vec<NodeId>, Vec<NodeId>) =
+                others.iter().map(|other| number(other)).partition(|other| *other < replicas);
+            let correct = (0..replicas).chain(new).map(|node| (node, !twins.contains(&node)));
+            let second = twins.iter().map(|twin| (*twin, false));
+            let mut lab = Lab::of(replicas, correct.chain(second), self.fault);
             // All say where they are when they start.
             lab.deliver();
             self.lab = Some(lab);
@@ -152,6 +162,10 @@ impl Player {
         match words {
             ["propose", at, values @ ..] => {
                 values.iter().for_each(|value| lab.propose(number(at), number(value) as u64));
+            }
+            ["add", at, node] => lab.add(number(at), number(node)),
+            ["remove", at, id] => {
+                lab.remove(number(at), ReplicaId(u32::try_from(number(id)).unwrap_or(u32::MAX)))
             }
             ["read", at] => lab.read(number(at)),
             ["deliver"] => tell(&lab.deliver(), out),
