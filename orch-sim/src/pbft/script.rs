@@ -165,7 +165,8 @@ impl Player {
             }
             ["add", at, node] => lab.add(number(at), number(node)),
             ["remove", at, id] => {
-                lab.remove(number(at), ReplicaId(u32::try_from(number(id)).unwrap_or(u32::MAX)))
+                let id = ReplicaId(u32::try_from(number(id)).unwrap_or(u32::MAX));
+                lab.remove(number(at), id);
             }
             ["read", at] => lab.read(number(at)),
             ["deliver"] => tell(&lab.deliver(), out),
