@@ -10,7 +10,8 @@ mod tikv;
 use std::{error::Error, fmt};
 
 pub use durable::{Durable, Place, member};
-pub use load::{Figures, Load, Summary, Until};
+pub use load::{Figures, Load, Meter, Summary, Until};
+pub use orch::OrchGroup;
 
 /// What went wrong.
 pub type Failure = Box<dyn Error + Send + Sync>;

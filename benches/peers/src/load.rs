@@ -118,18 +118,23 @@ impl FromStr for Summary {
     }
 }
 
-/// Measures from now on.
-pub(crate) struct Meter {
+/// Measures time, and the processor time of this process.
+#[derive(Debug)]
+pub struct Meter {
     begun: Instant,
     cpu: Duration,
 }
 
 impl Meter {
-    pub(crate) fn begin() -> Self {
+    /// Measures from now on.
+    #[must_use]
+    pub fn begin() -> Self {
         Self { begun: Instant::now(), cpu: cpu() }
     }
 
-    pub(crate) fn end(self, mut latencies: Vec<Duration>) -> Figures {
+    /// What was measured, with how long each operation took.
+    #[must_use]
+    pub fn end(self, mut latencies: Vec<Duration>) -> Figures {
         let (wall, cpu) = (self.begun.elapsed(), cpu().saturating_sub(self.cpu));
         latencies.sort_unstable();
         Figures { wall, cpu, latencies }

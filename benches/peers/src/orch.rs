@@ -1,6 +1,6 @@
 //! What is ours, on the network in the process that comes with orch.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use orch_consensus::{
@@ -16,10 +16,17 @@ use tokio::runtime::Runtime;
 
 use crate::{Failure, Figures, Group, Load, load::closed_loop};
 
-pub(crate) struct OrchGroup {
+/// Members of one group in this process.
+pub struct OrchGroup {
     runtime: Runtime,
     members: Vec<Arc<dyn Consensus>>,
     leader: Arc<dyn Consensus>,
+}
+
+impl fmt::Debug for OrchGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OrchGroup").field("members", &self.members.len()).finish_non_exhaustive()
+    }
 }
 
 fn network() -> Result<InProcessNetwork, Failure> {
@@ -28,7 +35,11 @@ fn network() -> Result<InProcessNetwork, Failure> {
 }
 
 impl OrchGroup {
-    pub(crate) fn raft() -> Result<Self, Failure> {
+    /// Three members of Raft.
+    ///
+    /// # Errors
+    /// They did not start, or have no leader.
+    pub fn raft() -> Result<Self, Failure> {
         let runtime = Runtime::new()?;
         let network = network()?;
         let peers: BTreeMap<String, PeerId> =
@@ -50,7 +61,11 @@ impl OrchGroup {
         Ok(Self { runtime, members, leader })
     }
 
-    pub(crate) fn pbft(count: u8) -> Result<Self, Failure> {
+    /// So many members of PBFT.
+    ///
+    /// # Errors
+    /// They did not start, or cannot be so many.
+    pub fn pbft(count: u8) -> Result<Self, Failure> {
         let runtime = Runtime::new()?;
         let network = network()?;
         let signers: Vec<_> = (1..=count).map(|number| Ed25519Signer::from_seed(&[number; 32])).collect();
@@ -75,6 +90,12 @@ impl OrchGroup {
         let leader = leader.ok_or("nobody leads")?;
         runtime.block_on(leader.propose(Bytes::from_static(b"begin")))?;
         Ok(Self { runtime, members, leader })
+    }
+
+    /// How many batches the leader has applied, where a batch is what is agreed on at once.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.leader.status().applied.0
     }
 }
 
