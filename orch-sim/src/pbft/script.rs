@@ -46,6 +46,7 @@ pub const CASES: &[Case] = cases![
     "reads_across_an_epoch",
     "restart_after_an_epoch",
     "settled_requests_are_forgotten",
+    "proposals_outlive_the_log",
 ];
 
 /// A case that came out otherwise.
