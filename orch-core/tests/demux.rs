@@ -141,6 +141,19 @@ async fn a_part_that_does_not_listen_holds_nobody_up() {
     }
 }
 
+#[tokio::test]
+async fn closing_a_part_ends_its_requests() {
+    let network = InProcessNetwork::default();
+    let (_silent, asking) = (network.join(id(1)), demux(&network, 2, DemuxConfig::default()));
+    let part = asking.open([Channel(1)]).unwrap();
+    let ask = || part.request(id(1), Channel(1), Bytes::new(), Duration::from_secs(3600));
+    let mut asked = pin!(ask());
+    assert!(asked.as_mut().now_or_never().is_none());
+    part.close().await;
+    assert_eq!(asked.await, Err(TransportError::Closed));
+    assert_eq!(ask().await, Err(TransportError::Closed));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_listens_to_is_lost() {
     let network = InProcessNetwork::default();

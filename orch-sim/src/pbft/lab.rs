@@ -105,11 +105,12 @@ pub(super) fn kind(message: &Message) -> &'static str {
 }
 
 impl Lab {
-    /// `replicas` members; those in `twins` run twice.
-    pub(super) fn new(replicas: usize, twins: &[NodeId], fault: Option<SeededFault>) -> Self {
-        let nodes = (0..replicas).map(|node| (node, !twins.contains(&node)));
-        let second = twins.iter().map(|node| (*node, false));
-        Self::of(replicas, nodes.chain(second), fault)
+    /// `replicas` members. Of the `others`, those that are members run twice, and the rest may join.
+    pub(super) fn new(replicas: usize, others: &[NodeId], fault: Option<SeededFault>) -> Self {
+        let (twins, new): (Vec<NodeId>, Vec<NodeId>) = others.iter().partition(|other| **other < replicas);
+        let once = (0..replicas).chain(new).map(|node| (node, !twins.contains(&node)));
+        let twice = twins.iter().map(|node| (*node, false));
+        Self::of(replicas, once.chain(twice), fault)
     }
 
     /// The first `replicas` nodes are members. What runs are these: a node, and whether it is correct.

@@ -147,13 +147,8 @@ impl Player {
 
     fn command(&mut self, words: &[&str], out: &mut String) {
         if let ["group", replicas, others @ ..] = words {
-            let replicas = number(replicas);
-            // Nodes that are members run twice, the others want to become members.
-            let (twins, new): (Vec<NodeId>, Vec<NodeId>) =
-                others.iter().map(|other| number(other)).partition(|other| *other < replicas);
-            let correct = (0..replicas).chain(new).map(|node| (node, !twins.contains(&node)));
-            let second = twins.iter().map(|twin| (*twin, false));
-            let mut lab = Lab::of(replicas, correct.chain(second), self.fault);
+            let others: Vec<NodeId> = others.iter().map(|other| number(other)).collect();
+            let mut lab = Lab::new(number(replicas), &others, self.fault);
             // All say where they are when they start.
             lab.deliver();
             self.lab = Some(lab);
