@@ -117,13 +117,16 @@ fn members() -> Membership {
     Membership::genesis(members).expect("four members")
 }
 
-fn stable() -> impl Strategy<Value = StableProof> {
-    let step = (checkpoint(), signatures()).prop_map(|(checkpoint, votes)| EpochStep {
+fn step() -> impl Strategy<Value = EpochStep> {
+    (checkpoint(), signatures()).prop_map(|(checkpoint, votes)| EpochStep {
         checkpoint,
         votes,
         membership: members(),
-    });
-    (checkpoint(), signatures(), vec(step, 0..2)).prop_map(|(checkpoint, votes, steps)| StableProof {
+    })
+}
+
+fn stable() -> impl Strategy<Value = StableProof> {
+    (checkpoint(), signatures(), vec(step(), 0..2)).prop_map(|(checkpoint, votes, steps)| StableProof {
         checkpoint,
         votes,
         steps,
@@ -165,6 +168,7 @@ fn fetch() -> impl Strategy<Value = Fetch> {
         (snapshot(), any::<u32>()).prop_map(|(name, index)| Fetch::Chunk(name, index)),
         (seq(), seq()).prop_map(|(after, to)| Fetch::Digests(after, to)),
         (seq(), digest()).prop_map(|(seq, digest)| Fetch::Batch(seq, digest)),
+        epoch().prop_map(Fetch::Members),
     ]
 }
 
@@ -178,6 +182,7 @@ fn supply() -> impl Strategy<Value = Supply> {
         )),
         (seq(), vec(digest(), 0..9)).prop_map(|(after, digests)| Supply::Digests(after, digests)),
         (seq(), batch()).prop_map(|(seq, batch)| Supply::Batch(seq, batch)),
+        vec(step(), 0..3).prop_map(Supply::Members),
         fetch().prop_map(Supply::Gone),
     ]
 }
@@ -222,7 +227,11 @@ fn message() -> impl Strategy<Value = Message> {
         supply().prop_map(Message::Supply),
         any::<u64>().prop_map(Message::ReadQuery),
         (0..3u64, seq()).prop_map(|(id, seq)| Message::ReadAnswer(id, seq)),
-        reply().prop_map(Message::Reply),
+        (epoch(), view(), reply()).prop_map(|(epoch, view, reply)| Message::Reply(
+            epoch,
+            view,
+            Arc::new(reply)
+        )),
     ]
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use orch_core::model::Timestamp;
 
 use super::{
+    config::Config,
     ids::{Digest, PublicKey, Signature},
     membership::Change,
 };
@@ -183,6 +184,41 @@ impl Commands {
             count += 1;
         }
         Ok(Self { packed, count })
+    }
+}
+
+/// Commands that become one request, and the tokens of those who wait for what comes of them.
+pub(super) struct Bundle {
+    pub(super) commands: Commands,
+    pub(super) tokens: Vec<u64>,
+}
+
+/// What a request takes besides its commands, in bytes, with room to spare.
+const REQUEST_OVERHEAD: usize = 512;
+
+impl Bundle {
+    /// Whether a command of this size fits into a request at all.
+    pub(super) fn takes(size: usize, config: &Config) -> bool {
+        size.saturating_add(REQUEST_OVERHEAD) <= config.batch_bytes_max
+    }
+
+    /// As many of the first commands that wait as fit into a batch.
+    pub(super) fn take(open: &mut Vec<(u64, Bytes)>, config: &Config) -> Option<Self> {
+        let (mut bytes, mut count) = (REQUEST_OVERHEAD, 0);
+        for (_, command) in open.iter() {
+            bytes += command.len() + 4;
+            if count >= config.batch_commands_max || (bytes > config.batch_bytes_max && count > 0) {
+                break;
+            }
+            count += 1;
+        }
+        if count == 0 {
+            return None;
+        }
+        let rest = open.split_off(count);
+        let bundle = std::mem::replace(open, rest);
+        let commands = Commands::pack(bundle.iter().map(|(_, command)| command));
+        Some(Self { commands, tokens: bundle.into_iter().map(|(token, _)| token).collect() })
     }
 }
 

@@ -41,6 +41,8 @@ pub enum SeededFault {
     ExecutedTwice,
     /// The primary's clock is believed.
     TimeNotBounded,
+    /// A client believes a single replica.
+    OneReplyBelieved,
 }
 
 impl SeededFault {
@@ -65,5 +67,6 @@ impl SeededFault {
         ("snapshot-not-verified", Self::SnapshotNotVerified),
         ("executed-twice", Self::ExecutedTwice),
         ("time-not-bounded", Self::TimeNotBounded),
+        ("one-reply-believed", Self::OneReplyBelieved),
     ];
 }

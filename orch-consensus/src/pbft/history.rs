@@ -153,6 +153,8 @@ impl History {
                 let batch = self.batch(seq).filter(|batch| batch.digest() == digest)?;
                 Some(Supply::Batch(seq, batch.clone()))
             }
+            // Not a matter of batches.
+            Fetch::Members(_) => None,
         }
     }
 }

@@ -43,8 +43,9 @@ pub enum Message {
     ReadQuery(u64),
     /// To the query of this number: the last place that the replica prepared or executed, ever.
     ReadAnswer(u64, Seq),
-    /// A replica tells a client what came of its request. Sent to the client only.
-    Reply(Reply),
+    /// A replica tells a client what came of its request, and under which membership and in which view it is itself. Sent to
+    /// the client only.
+    Reply(Epoch, View, Arc<Reply>),
 }
 
 /// A signed vote of a replica for a batch.
@@ -222,6 +223,8 @@ pub enum Fetch {
     Digests(Seq, Seq),
     /// One batch.
     Batch(Seq, Digest),
+    /// How one membership followed another, from this epoch on. For clients: members learn it with stable checkpoints.
+    Members(Epoch),
 }
 
 /// A part of the state.
@@ -235,6 +238,8 @@ pub enum Supply {
     Digests(Seq, Vec<Digest>),
     /// One batch, at the place where it was asked for.
     Batch(Seq, Arc<Batch>),
+    /// The next memberships after the one that was named, none when it is the last.
+    Members(Vec<EpochStep>),
     /// "I do not have that (any more)."
     Gone(Fetch),
 }
@@ -242,7 +247,7 @@ pub enum Supply {
 /// What came of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
-    /// Of the request.
+    /// Of the request. A later one, with the number 0, when the request belongs to a life of the client that is over.
     pub session: u64,
     /// Of the request.
     pub number: u64,
@@ -308,6 +313,38 @@ pub(crate) fn quorum_claims(
         Some(Claim { key: *key, statement, signature: *signature })
     };
     votes.iter().map(claim).collect()
+}
+
+impl StableProof {
+    /// The signatures that it rests on, for somebody who knows `members`: none when it does not lead on from them.
+    pub(crate) fn claims(&self, members: &Membership) -> Option<Vec<Claim>> {
+        // What the checkpoint does not need must not be there.
+        if self.steps.last().is_some_and(|step| step.membership.epoch() > self.checkpoint.epoch) {
+            return None;
+        }
+        let (members, mut claims) = follow(&self.steps, members)?;
+        if self.checkpoint.epoch != members.epoch() {
+            return None;
+        }
+        claims.extend(quorum_claims(&self.votes, self.checkpoint.statement(), &members)?);
+        Some(claims)
+    }
+}
+
+/// Where the steps after `members` lead, and the signatures that this rests on; none when they do not follow from each other.
+pub(crate) fn follow(steps: &[EpochStep], members: &Membership) -> Option<(Membership, Vec<Claim>)> {
+    let (known, mut members, mut claims) = (members.epoch(), members.clone(), Vec::new());
+    for step in steps.iter().skip_while(|step| step.membership.epoch() <= known) {
+        let follows = step.checkpoint.epoch == members.epoch()
+            && step.membership.epoch() == Epoch(members.epoch().0 + 1)
+            && step.checkpoint.successor == Some(step.membership.digest());
+        if !follows {
+            return None;
+        }
+        claims.extend(quorum_claims(&step.votes, step.checkpoint.statement(), &members)?);
+        members = step.membership.clone();
+    }
+    Some((members, claims))
 }
 
 impl Checkpoint {
@@ -383,7 +420,7 @@ impl Message {
             | Self::Supply(_)
             | Self::ReadQuery(_)
             | Self::ReadAnswer(..)
-            | Self::Reply(_) => {}
+            | Self::Reply(..) => {}
         }
     }
 }

@@ -4,6 +4,7 @@
 //! and why it deviates from the papers. [`PbftConsensus`] is the protocol at work: a member of a group, with a transport and a log.
 
 mod batch;
+mod client;
 mod clients;
 mod config;
 mod fault;
@@ -24,6 +25,7 @@ mod wire;
 
 pub use crate::codec::Malformed;
 pub use batch::{Batch, Body, Commands, Request};
+pub use client::{Client, ClientEffect, ClientInput, ClientSetup};
 pub use config::{Config, ConfigError};
 #[doc(hidden)]
 pub use fault::SeededFault;
@@ -38,7 +40,7 @@ pub use quorum::Quorum;
 pub use record::{Image, Record};
 pub use replica::{RecoverError, Replica, Setup};
 pub use shell::{
-    Directory, Disk, Ed25519Signer, Equivocation, PbftConfig, PbftConfigError, PbftConsensus, Signer, verify,
-    verify_evidence,
+    Directory, Disk, Ed25519Signer, Equivocation, PbftClient, PbftConfig, PbftConfigError, PbftConsensus,
+    Signer, verify, verify_evidence,
 };
 pub use statement::{Claim, Phase, STATEMENT_BYTES, Statement};

@@ -238,7 +238,7 @@ kinds!(Message {
     10 => Supply(supply),
     11 => ReadQuery(id),
     12 => ReadAnswer(id, prepared),
-    13 => Reply(reply),
+    13 => Reply(epoch, view, reply),
 });
 
 kinds!(Fetch {
@@ -246,6 +246,7 @@ kinds!(Fetch {
     1 => Chunk(snapshot, index),
     2 => Digests(after, to),
     3 => Batch(seq, digest),
+    4 => Members(epoch),
 });
 
 kinds!(Supply {
@@ -254,6 +255,7 @@ kinds!(Supply {
     2 => Digests(after, digests),
     3 => Batch(seq, batch),
     4 => Gone(fetch),
+    5 => Members(steps),
 });
 
 impl Encode for Reply {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod callers;
+mod clients;
 mod conformance;
 mod group;
 mod log;

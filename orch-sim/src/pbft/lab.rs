@@ -100,7 +100,7 @@ pub(super) fn kind(message: &Message) -> &'static str {
         Message::Fetch(_) => "fetch",
         Message::Supply(_) => "supply",
         Message::ReadQuery(_) | Message::ReadAnswer(..) => "read",
-        Message::Reply(_) => "reply",
+        Message::Reply(..) => "reply",
     }
 }
 

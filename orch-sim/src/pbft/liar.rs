@@ -1,10 +1,10 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use orch_consensus::pbft::{
-    Batch, Certificate, Digest, Epoch, Message, Phase, Replica, Seq, Signature, Supply, Vote,
+    Batch, Certificate, Digest, Epoch, Message, Phase, Replica, Seq, Signature, Supply, View, Vote,
 };
 
-use super::{host::Packet, keys};
+use super::{host::Packet, keys, registers::other_outcome};
 use crate::{Context, NodeId, Random};
 
 /// What a replica that is not correct does.
@@ -38,6 +38,8 @@ pub enum Lie {
     NeverCommit,
     /// It votes as if the members had not changed.
     StaleEpoch,
+    /// It tells clients that something else came of what they asked for.
+    FalseReplies,
 }
 
 impl Lie {
@@ -57,6 +59,7 @@ impl Lie {
         Self::Forge,
         Self::NeverCommit,
         Self::StaleEpoch,
+        Self::FalseReplies,
     ];
 }
 
@@ -165,6 +168,15 @@ impl Liar {
             (Lie::StaleEpoch, Message::Vote(vote)) => {
                 Message::Vote(Vote { epoch: Epoch(vote.epoch.0.saturating_sub(1)), ..*vote })
             }
+            (Lie::FalseReplies, Message::Reply(epoch, view, reply)) => {
+                let mut reply = (**reply).clone();
+                match self.random.below(4) {
+                    0 => (reply.session, reply.number) = (u64::MAX, 0),
+                    _ => reply.outcomes.iter_mut().for_each(|outcome| *outcome = other_outcome(outcome)),
+                }
+                let view = if second { View(u64::MAX) } else { *view };
+                Message::Reply(*epoch, view, Arc::new(reply))
+            }
             (Lie::FarAhead, Message::PrePrepare(batch, vote)) => {
                 Message::PrePrepare(batch.clone(), Vote { seq: vote.seq.plus(40), ..*vote })
             }
@@ -226,6 +238,10 @@ fn wrong(supply: &Supply) -> Supply {
             Supply::Digests(after, digests)
         }
         Supply::Batch(seq, _) => Supply::Batch(Seq(seq.0), Arc::new(Batch::null())),
+        Supply::Members(mut steps) => {
+            steps.reverse();
+            Supply::Members(steps)
+        }
         Supply::Gone(fetch) => Supply::Gone(fetch),
     }
 }

@@ -9,6 +9,8 @@ mod invariants;
 mod keys;
 mod lab;
 mod liar;
+mod node;
+mod outsider;
 mod registers;
 mod run;
 mod scenario;

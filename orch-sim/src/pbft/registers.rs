@@ -70,6 +70,17 @@ pub(super) fn read_outcome(bytes: &[u8]) -> Option<KeyValueOutput> {
     }
 }
 
+/// Something else that the machine might have answered to the same question, where there is anything.
+pub(super) fn other_outcome(bytes: &[u8]) -> Bytes {
+    let other = match read_outcome(bytes) {
+        Some(KeyValueOutput::Value(None)) => KeyValueOutput::Value(Some(1)),
+        Some(KeyValueOutput::Value(Some(value))) => KeyValueOutput::Value(Some(value + 1)),
+        Some(KeyValueOutput::Swapped(swapped)) => KeyValueOutput::Swapped(!swapped),
+        Some(KeyValueOutput::Written) | None => return Bytes::copy_from_slice(bytes),
+    };
+    outcome(&other)
+}
+
 fn outcome(output: &KeyValueOutput) -> Bytes {
     match output {
         KeyValueOutput::Value(None) => vec![0],

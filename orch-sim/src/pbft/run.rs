@@ -6,6 +6,8 @@ use super::{
     host::{Host, Plan, member},
     invariants, keys,
     liar::{Liar, Lie},
+    node::Node,
+    outsider::Outsider,
     scenario::{BASE_TIMEOUT, Scenario},
     witness::Witness,
 };
@@ -81,7 +83,7 @@ pub fn run(scenario: &Scenario, keep_log: bool) -> Result<Report, Box<Failure>> 
 
 struct Run {
     scenario: Scenario,
-    simulation: Simulation<Host>,
+    simulation: Simulation<Node>,
     witness: Rc<RefCell<Witness>>,
     random: Random,
     nemesis: Nemesis,
@@ -101,18 +103,25 @@ impl Run {
             .unwrap_or_else(|error| panic!("the scenario is wrong: {error}"));
         let check_time =
             random.chance(300).then(|| random.duration(Duration::from_micros(10), Duration::from_millis(5)));
-        let plans: Vec<Plan> = (0..scenario.replicas + usize::from(scenario.members_change))
+        let plans: Vec<Plan> = (0..scenario.hosts())
             .map(|node| {
                 let lie = scenario.liars.iter().find(|(liar, _)| *liar == node);
                 let lie = lie.map(|(_, lie)| Liar::new(node, *lie, random.fork()));
                 Plan { node, config: scenario.config(), genesis: genesis.clone(), lie, check_time }
             })
             .collect();
-        let (nodes, seen) = (plans.len(), witness.clone());
+        let (nodes, seen) = (plans.len() + usize::from(scenario.outsider), witness.clone());
+        let config = scenario.config();
         let mut session = 0;
         let mut simulation = Simulation::new(random.next(), nodes, Settings::default(), move |node, _| {
             session += 1;
-            Host::new(plans[node].clone(), session, seen.clone())
+            match plans.get(node) {
+                Some(plan) => Node::Host(Box::new(Host::new(plan.clone(), session, seen.clone()))),
+                None => {
+                    let (config, genesis) = (config.clone(), genesis.clone());
+                    Node::Outsider(Box::new(Outsider::new(node, config, genesis, session, seen.clone())))
+                }
+            }
         });
         simulation.keep_log(keep_log);
         let mut settings = scenario.nemesis(&mut random);
@@ -209,8 +218,10 @@ impl Run {
 
     fn operate(&mut self) {
         let any = usize::try_from(self.random.below(self.scenario.replicas as u64)).unwrap_or(0);
-        let node = self.scenario.only_client.filter(|node| !self.liars.contains(node)).unwrap_or(any);
-        let busy = self.simulation.process(node).is_none_or(|host| host.outstanding() >= 4);
+        let inside = self.scenario.only_client.filter(|node| !self.liars.contains(node)).unwrap_or(any);
+        let outside = self.scenario.outsider().filter(|_| self.random.chance(300));
+        let node = outside.unwrap_or(inside);
+        let busy = self.simulation.process(node).is_none_or(|node| node.outstanding() >= 4);
         if busy || self.liars.contains(&node) {
             return;
         }
@@ -218,7 +229,7 @@ impl Run {
         let input = match self.random.below(10) {
             0..=3 => KeyValueInput::Put { key, value: self.next_command },
             4..=5 => {
-                let expected = self.simulation.process(node).and_then(|host| host.machine().value(key));
+                let expected = self.host(inside).and_then(|host| host.machine().value(key));
                 KeyValueInput::Cas { key, expected, new: self.next_command }
             }
             _ => KeyValueInput::Get { key },
@@ -230,14 +241,18 @@ impl Run {
     fn ask(&mut self, node: NodeId, input: KeyValueInput, ordered: bool) -> Option<OpId> {
         let id = self.next_command;
         self.next_command += 1;
-        self.simulation.with(node, |host, ctx| host.ask(id, input, ordered, ctx))
+        self.simulation.with(node, |node, ctx| match node {
+            Node::Host(host) => host.ask(id, input, ordered, ctx),
+            Node::Outsider(outsider) => outsider.ask(id, input, ctx),
+        })
     }
 
     /// Enough correct members vote for a change.
     fn change_members(&mut self) {
         let ((_, node, joins), replicas) = (self.changes.remove(0), self.scenario.replicas);
         for voter in 0..self.scenario.replicas {
-            self.simulation.with(voter, |host, ctx| {
+            self.simulation.with(voter, |voter, ctx| {
+                let Some(host) = voter.host_mut() else { return };
                 let (name, key) = member(node);
                 let change = if joins {
                     Some(Change::Add { key, name })
@@ -261,6 +276,7 @@ impl Run {
         if let Some(only) = self.scenario.only_client.filter(|node| nodes.contains(node)) {
             nodes = vec![only];
         }
+        nodes.extend(self.scenario.outsider());
         nodes
             .into_iter()
             .filter_map(|node| self.ask(node, KeyValueInput::Put { key: 100 + node as u64, value: 1 }, true))
@@ -292,7 +308,7 @@ impl Run {
 
     fn difference(&self) -> Option<String> {
         let correct = (0..self.simulation.nodes()).filter(|node| !self.liars.contains(node));
-        let hosts: Vec<_> = correct.filter_map(|node| Some((node, self.simulation.process(node)?))).collect();
+        let hosts: Vec<_> = correct.filter_map(|node| Some((node, self.host(node)?))).collect();
         let newest = hosts
             .iter()
             .map(|(_, host)| host.replica().membership())
@@ -310,13 +326,19 @@ impl Run {
                 return Some(format!("clients of node {node} wait for {} answers", other.outstanding()));
             }
         }
-        None
+        let outside = self.scenario.outsider().and_then(|node| self.simulation.process(node));
+        let waits = outside.map_or(0, Node::outstanding);
+        (waits > 0).then(|| format!("the client that is no member waits for {waits} answers"))
+    }
+
+    fn host(&self, node: NodeId) -> Option<&Host> {
+        self.simulation.process(node)?.host()
     }
 
     /// Who contradicted itself for long enough, with a network that works, has been shown to.
     fn exposed(&self) -> Result<(), String> {
         let accused = &self.witness.borrow().accused;
-        let members = self.simulation.process(self.correct()).map(|host| host.replica().membership().clone());
+        let members = self.host(self.correct()).map(|host| host.replica().membership().clone());
         let hidden = self.scenario.liars.iter().find(|(node, lie)| {
             let member = members.as_ref().is_some_and(|members| members.by_key(&keys::key(*node)).is_some());
             *lie == Lie::Equivocate && member && !accused.contains(node)
@@ -347,8 +369,8 @@ impl Run {
 
     fn whereabouts(&self) -> Vec<String> {
         let line = |node| {
-            self.simulation.process(node).map_or_else(
-                || format!("node {node} is down"),
+            self.host(node).map_or_else(
+                || format!("node {node} is down, or no replica"),
                 |host| {
                     let replica = host.replica();
                     let (view, entered) = replica.view();

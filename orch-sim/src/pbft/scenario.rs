@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use orch_consensus::pbft::{Config, SeededFault};
 
-use super::liar::Lie;
+use super::{keys, liar::Lie};
 use crate::{NemesisSettings, NodeId, Random};
 
 /// How a simulated run goes. Everything follows from the seed.
@@ -22,7 +22,9 @@ pub struct Scenario {
     pub absent: Option<NodeId>,
     /// The window is as short as it can be, so that each checkpoint counts.
     pub narrow: bool,
-    /// A mistake that every correct replica makes.
+    /// There is a client that is no member, at the last node.
+    pub outsider: bool,
+    /// A mistake that everybody who is correct otherwise makes.
     pub seeded_fault: Option<SeededFault>,
     /// When faults end.
     pub heal_at: Duration,
@@ -56,6 +58,7 @@ impl Scenario {
                 .then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
             absent: random.chance(100).then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
             narrow: random.chance(200),
+            outsider: random.chance(300),
             seeded_fault: None,
             heal_at: Duration::from_secs(30),
             clients_until: Duration::from_secs(45),
@@ -77,6 +80,7 @@ impl Scenario {
             SeededFault::StaleEpochAccepted => Some((node, Lie::StaleEpoch)),
             SeededFault::EvidenceDropped => Some((node, Lie::Equivocate)),
             SeededFault::ReadWithoutFallback => Some((node, Lie::FalseReads)),
+            SeededFault::OneReplyBelieved => Some((node, Lie::FalseReplies)),
             _ => None,
         };
         if let Some((node, lie)) = lie {
@@ -86,7 +90,18 @@ impl Scenario {
             scenario.members_change |= fault == SeededFault::StaleEpochAccepted;
         }
         scenario.narrow |= fault == SeededFault::CheckpointNotResent;
+        scenario.outsider |= fault == SeededFault::OneReplyBelieved;
         scenario
+    }
+
+    /// Nodes on which replicas run, also those that join later.
+    pub(super) fn hosts(&self) -> usize {
+        self.replicas + usize::from(self.members_change)
+    }
+
+    /// The node of the client that is no member.
+    pub(super) fn outsider(&self) -> Option<NodeId> {
+        self.outsider.then(|| self.hosts())
     }
 
     /// Small numbers everywhere, so that everything happens often.
@@ -102,6 +117,7 @@ impl Scenario {
             request_timeout_max: BASE_TIMEOUT * 2,
             status_interval: Duration::from_millis(200),
             snapshot_bytes_min: 3000,
+            clients: self.outsider().map(keys::key).into_iter().collect(),
             seeded_fault: self.seeded_fault,
             ..Config::default()
         }

@@ -38,12 +38,15 @@ impl Witness {
 
     pub(super) fn observe(&mut self, node: NodeId, now: Duration, observation: &Observation<'_>) {
         for invariant in &mut self.invariants {
-            if let Err(problem) = invariant.observe(node, now, observation)
-                && self.broken.is_none()
-            {
-                self.broken = Some(format!("{}: {problem}", invariant.name()));
+            if let Err(problem) = invariant.observe(node, now, observation) {
+                self.broken.get_or_insert(format!("{}: {problem}", invariant.name()));
             }
         }
+    }
+
+    /// Something was wrong.
+    pub(super) fn break_with(&mut self, problem: String) {
+        self.broken.get_or_insert(problem);
     }
 
     pub(super) fn said(&mut self, node: NodeId, event: &Event, lies: bool, now: Duration) {

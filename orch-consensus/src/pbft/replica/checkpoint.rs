@@ -9,9 +9,8 @@ use crate::pbft::{
     ids::{Epoch, PublicKey, ReplicaId, Seq, View},
     io::{Effect, Event, Moment},
     log::Log,
-    message::{Checkpoint, CheckpointVote, EpochStep, Message, StableProof, UNSIGNED, quorum_claims},
+    message::{Checkpoint, CheckpointVote, EpochStep, Message, StableProof, UNSIGNED},
     record::{Image, Record},
-    statement::Claim,
 };
 
 /// Votes of other replicas on checkpoints that are not stable here, and what this replica itself holds to be right.
@@ -281,36 +280,9 @@ impl Replica {
         if proof.checkpoint.seq <= self.log.low() && proof.checkpoint.epoch <= self.epoch() {
             return;
         }
-        if let Some(claims) = self.stable_claims(&proof) {
+        if let Some(claims) = proof.claims(self.membership()) {
             self.verify(Job::Stable(proof), claims, Some(from), now, out);
         }
-    }
-
-    /// The signatures that a proof rests on, from the membership that we know.
-    pub(super) fn stable_claims(&self, proof: &StableProof) -> Option<Vec<Claim>> {
-        let (mut members, mut claims) = (self.membership().clone(), Vec::new());
-        for step in &proof.steps {
-            if step.membership.epoch() <= members.epoch() {
-                continue;
-            }
-            // What the checkpoint does not need is not checked, and must not be there.
-            if step.membership.epoch() > proof.checkpoint.epoch {
-                return None;
-            }
-            let follows = step.checkpoint.epoch == members.epoch()
-                && step.membership.epoch() == Epoch(members.epoch().0 + 1)
-                && step.checkpoint.successor == Some(step.membership.digest());
-            if !follows {
-                return None;
-            }
-            claims.extend(quorum_claims(&step.votes, step.checkpoint.statement(), &members)?);
-            members = step.membership.clone();
-        }
-        if proof.checkpoint.epoch != members.epoch() {
-            return None;
-        }
-        claims.extend(quorum_claims(&proof.votes, proof.checkpoint.statement(), &members)?);
-        Some(claims)
     }
 
     /// A proven checkpoint: ours too when we have executed that far, otherwise something to catch up with.

@@ -8,8 +8,7 @@ use crate::pbft::{
     clients::Standing,
     history::Snapshot,
     ids::Seq,
-    io::{Effect, Moment, To},
-    message::Message,
+    io::{Effect, Moment},
     service::Executed,
 };
 
@@ -35,7 +34,7 @@ impl Replica {
             if request.client == self.key {
                 self.answer_local(&reply, out);
             } else if self.membership().by_key(&request.client).is_none() {
-                out.push(Effect::Send(To::One(request.client), Message::Reply((*reply).clone())));
+                self.reply(request.client, reply, out);
             }
         }
         self.forget_settled(batch);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Replica;
 use crate::pbft::{
-    batch::{Body, Commands, Request},
+    batch::{Body, Bundle, Request},
     io::{Answer, Effect, Moment, Refusal, To},
     membership::Change,
     message::{Message, Reply},
@@ -74,7 +74,7 @@ impl Replica {
             return;
         }
         let size = command.len();
-        if size + 512 > self.config.batch_bytes_max {
+        if !Bundle::takes(size, &self.config) {
             out.push(Effect::Answer(token, Err(Refusal::TooLarge(size))));
             return;
         }
@@ -113,23 +113,10 @@ impl Replica {
 
     /// Bundles what waits, as much as fits into a batch, and has it ordered.
     pub(super) fn send_bundle(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let (mut bytes, mut count) = (512, 0);
-        for (_, command) in &self.local.open {
-            bytes += command.len() + 4;
-            if count >= self.config.batch_commands_max || (bytes > self.config.batch_bytes_max && count > 0) {
-                break;
-            }
-            count += 1;
-        }
-        if count == 0 {
-            return;
-        }
-        let rest = self.local.open.split_off(count);
-        let bundle = std::mem::replace(&mut self.local.open, rest);
+        let Some(bundle) = Bundle::take(&mut self.local.open, &self.config) else { return };
         self.local.open_since = now.elapsed;
-        let commands = Commands::pack(bundle.iter().map(|(_, command)| command));
-        let tokens = bundle.into_iter().map(|(token, _)| token).collect();
-        let request = self.number(Body::Commands(commands), Purpose::Commands(tokens));
+        let (body, purpose) = (Body::Commands(bundle.commands), Purpose::Commands(bundle.tokens));
+        let request = self.number(body, purpose);
         self.enter(now, request, out);
     }
 

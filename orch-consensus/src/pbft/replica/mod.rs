@@ -336,7 +336,7 @@ impl Replica {
                 self.send(from, answer, out);
             }
             Message::ReadAnswer(id, prepared) => self.on_read_answer(now, from, id, prepared, out),
-            Message::Reply(_)
+            Message::Reply(..)
             | Message::Request(_)
             | Message::Stable(_)
             | Message::Status(_)

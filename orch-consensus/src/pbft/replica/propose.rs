@@ -6,9 +6,9 @@ use super::{Replica, jobs::Job};
 use crate::pbft::{
     batch::{Batch, Body, Request},
     clients::Standing,
-    ids::{Digest, PublicKey},
+    ids::{Digest, PublicKey, Seq},
     io::{Effect, Moment, To},
-    message::{Message, UNSIGNED, Vote},
+    message::{Message, Reply, UNSIGNED, Vote},
     record::Record,
     statement::{Claim, Phase, Statement},
 };
@@ -35,11 +35,22 @@ impl Replica {
                 let claim = Claim { key: request.client, statement, signature };
                 self.verify(Job::Request(request), vec![claim], Some(from), now, out);
             }
-            Standing::Done(Some(reply)) if from == request.client => {
-                out.push(Effect::Send(To::One(from), Message::Reply((*reply).clone())));
+            Standing::Done(Some(reply)) if from == request.client => self.reply(from, reply, out),
+            Standing::Refused if from == request.client => {
+                // It may not know that it has a later life.
+                let session = self.service.session(&from);
+                if session > request.session {
+                    let reply = Reply { session, number: 0, seq: Seq::ZERO, outcomes: Vec::new() };
+                    self.reply(from, Arc::new(reply), out);
+                }
             }
             Standing::Done(_) | Standing::Refused => {}
         }
+    }
+
+    /// Tells a client what came of its request.
+    pub(super) fn reply(&self, client: PublicKey, reply: Arc<Reply>, out: &mut Vec<Effect>) {
+        out.push(Effect::Send(To::One(client), Message::Reply(self.epoch(), self.view, reply)));
     }
 
     /// A request whose client has signed it.

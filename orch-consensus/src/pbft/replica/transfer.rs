@@ -22,6 +22,8 @@ use crate::pbft::{
     service::link,
 };
 
+/// Changes of members that a client is told of in one message.
+const STEPS_MAX: usize = 16;
 /// Questions that are open at a time.
 const QUESTIONS_MAX: usize = 16;
 
@@ -158,6 +160,10 @@ impl Replica {
         {
             return Supply::Batch(seq, batch.clone());
         }
+        if let Fetch::Members(epoch) = fetch {
+            let next = self.steps.iter().filter(|step| step.membership.epoch() > epoch);
+            return Supply::Members(next.take(STEPS_MAX).cloned().collect());
+        }
         self.history.supply(fetch)
     }
 
@@ -171,6 +177,7 @@ impl Replica {
             Supply::Chunk(name, index, bytes) => self.supply_chunk(now, name, index, bytes, out),
             Supply::Digests(after, digests) => self.supply_digests(now, from, after, &digests, out),
             Supply::Gone(fetch) => self.supply_gone(now, from, fetch, out),
+            Supply::Members(_) => {}
         }
     }
 

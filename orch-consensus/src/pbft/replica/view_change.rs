@@ -198,7 +198,7 @@ impl Replica {
             None => (seq == self.epoch_start()).then(Vec::new),
             Some(proof) => {
                 let right = proof.checkpoint.seq == seq && proof.checkpoint.epoch == self.epoch();
-                if right { self.stable_claims(proof) } else { None }
+                if right { proof.claims(self.membership()) } else { None }
             }
         }
     }

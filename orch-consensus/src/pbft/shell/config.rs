@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use orch_core::{
     store::Durability,
-    transport::{Channel, PeerId},
+    transport::{Channel, PeerId, Transport},
 };
 
 use crate::pbft::{
@@ -109,6 +109,29 @@ impl PbftConfig {
     pub fn group(&self) -> Result<Digest, PbftConfigError> {
         let genesis = self.genesis()?;
         Ok(Digest::of("orch pbft group", &[self.group_name.as_bytes(), &genesis.digest().0]))
+    }
+
+    /// Refuses a transport that cannot serve this group, or somebody else.
+    pub(super) fn check_transport(
+        &self,
+        transport: &dyn Transport,
+        key: &PublicKey,
+    ) -> Result<(), PbftConfigError> {
+        let capabilities = transport.capabilities();
+        if !capabilities.authenticated {
+            return Err(PbftConfigError("the transport does not say for certain who sent a message".into()));
+        }
+        if transport.local_peer().as_bytes() != &key.0 {
+            return Err(PbftConfigError("the transport and the signer have different keys".into()));
+        }
+        if capabilities.max_message_bytes < self.message_bytes_max() {
+            return Err(PbftConfigError(format!(
+                "the transport takes messages of {} bytes at most; batches of core.batch_bytes_max need {}",
+                capabilities.max_message_bytes,
+                self.message_bytes_max()
+            )));
+        }
+        Ok(())
     }
 
     /// The largest message between members that is taken.

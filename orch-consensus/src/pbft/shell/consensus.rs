@@ -116,20 +116,7 @@ impl PbftConsensus {
         disk: Option<Arc<dyn Disk>>,
     ) -> Result<Self, PbftConfigError> {
         config.validate()?;
-        let capabilities = transport.capabilities();
-        if !capabilities.authenticated {
-            return Err(PbftConfigError("the transport does not say for certain who sent a message".into()));
-        }
-        if transport.local_peer().as_bytes() != &signer.public_key().0 {
-            return Err(PbftConfigError("the transport and the signer have different keys".into()));
-        }
-        if capabilities.max_message_bytes < config.message_bytes_max() {
-            return Err(PbftConfigError(format!(
-                "the transport takes messages of {} bytes at most; batches of core.batch_bytes_max need {}",
-                capabilities.max_message_bytes,
-                config.message_bytes_max()
-            )));
-        }
+        config.check_transport(&*transport, &signer.public_key())?;
         let (group, genesis) = (config.group()?, config.genesis()?);
         let (calls, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(config.queue_max.min(Semaphore::MAX_PERMITS)));

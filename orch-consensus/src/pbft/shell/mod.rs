@@ -1,6 +1,7 @@
 //! A replica with everything around it: signatures, a log on a disk, a transport, callers.
 
 mod calls;
+mod client;
 mod config;
 mod consensus;
 mod disk;
@@ -12,6 +13,7 @@ mod outbox;
 mod signer;
 mod verifier;
 
+pub use client::PbftClient;
 pub use config::{PbftConfig, PbftConfigError};
 pub use consensus::PbftConsensus;
 pub use disk::{Directory, Disk};

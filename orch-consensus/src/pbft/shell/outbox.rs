@@ -88,7 +88,7 @@ impl Outbox {
         let slow = matches!(
             message,
             Message::Request(_)
-                | Message::Reply(_)
+                | Message::Reply(..)
                 | Message::Fetch(_)
                 | Message::Supply(_)
                 | Message::Stable(_)

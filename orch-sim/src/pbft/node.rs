@@ -1,0 +1,69 @@
+use super::{
+    host::{Host, Packet},
+    outsider::Outsider,
+};
+use crate::{Context, NodeId, Process};
+
+/// What runs at a node of a simulated group.
+#[derive(Debug)]
+pub(super) enum Node {
+    Host(Box<Host>),
+    Outsider(Box<Outsider>),
+}
+
+impl Node {
+    pub(super) fn host(&self) -> Option<&Host> {
+        match self {
+            Self::Host(host) => Some(host),
+            Self::Outsider(_) => None,
+        }
+    }
+
+    pub(super) fn host_mut(&mut self) -> Option<&mut Host> {
+        match self {
+            Self::Host(host) => Some(host),
+            Self::Outsider(_) => None,
+        }
+    }
+
+    /// Operations of the clients at this node that have no answer yet.
+    pub(super) fn outstanding(&self) -> usize {
+        match self {
+            Self::Host(host) => host.outstanding(),
+            Self::Outsider(outsider) => outsider.outstanding(),
+        }
+    }
+}
+
+impl Process for Node {
+    type Message = Packet;
+
+    fn start(&mut self, ctx: &mut Context<'_, Packet>) {
+        match self {
+            Self::Host(host) => host.start(ctx),
+            // It begins with what somebody asks it for.
+            Self::Outsider(_) => {}
+        }
+    }
+
+    fn receive(&mut self, from: NodeId, message: Packet, ctx: &mut Context<'_, Packet>) {
+        match self {
+            Self::Host(host) => host.receive(from, message, ctx),
+            Self::Outsider(outsider) => outsider.receive(from, &message, ctx),
+        }
+    }
+
+    fn timer(&mut self, id: u64, ctx: &mut Context<'_, Packet>) {
+        match self {
+            Self::Host(host) => host.timer(id, ctx),
+            Self::Outsider(outsider) => outsider.timer(id, ctx),
+        }
+    }
+
+    fn synced(&mut self, token: u64, ctx: &mut Context<'_, Packet>) {
+        match self {
+            Self::Host(host) => host.synced(token, ctx),
+            Self::Outsider(_) => {}
+        }
+    }
+}
