@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     batch::Batch,
     ids::{Digest, Epoch, Seq, View},
+    io::Misbehaviour,
     message::{Certificate, EpochStep, NewView, StableProof},
     wire::kinds,
 };
@@ -33,6 +34,8 @@ pub enum Record {
     Committed(Certificate),
     /// A checkpoint is stable.
     Stable(Arc<StableProof>),
+    /// Somebody signed two things that exclude each other.
+    Evidence(Arc<Misbehaviour>),
 }
 
 /// A log from the beginning: a snapshot and what is still needed after it.
@@ -54,4 +57,5 @@ kinds!(Record {
     6 => Decided(seq, digest),
     7 => Stable(proof),
     8 => Committed(certificate),
+    9 => Evidence(misbehaviour),
 });

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use super::{
     batch::put_outcomes,
     ids::{Digest, ReplicaId, Seq, Signature, View},
+    io::Misbehaviour,
     membership::Membership,
     message::{
         Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
         StableProof, Status, Summary, Supply, ViewChange, Vote,
     },
-    statement::Phase,
+    statement::{Claim, Phase, Statement},
 };
 use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
 
@@ -69,6 +70,8 @@ fields! {
     Summary { epoch, view, replica, stable, prepared, signature }
     NewView { epoch, view, replica, summaries, stable, prepared, proposals, signature }
     Status { epoch, view, changing, stable, executed }
+    Claim { key, statement, signature }
+    Misbehaviour { replica, first, second }
 }
 
 macro_rules! lists {
@@ -269,6 +272,59 @@ impl Decode for Reply {
     fn decode(input: &mut Input) -> Result<Self, Malformed> {
         let (session, (number, seq)) = Decode::decode(input)?;
         Ok(Self { session, number, seq, outcomes: input.list(4, Input::bytes)? })
+    }
+}
+
+impl Encode for Statement {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Vote { phase, epoch, view, seq, digest } => {
+                out.push(0);
+                (phase, (epoch, view, seq)).encode(out);
+                digest.encode(out);
+            }
+            Self::Checkpoint { epoch, seq, digest } => {
+                out.push(1);
+                (epoch, seq, digest).encode(out);
+            }
+            Self::ViewChange { epoch, view, digest } => {
+                out.push(2);
+                (epoch, view, digest).encode(out);
+            }
+            Self::NewView { epoch, view, digest } => {
+                out.push(3);
+                (epoch, view, digest).encode(out);
+            }
+            Self::Request { digest } => {
+                out.push(4);
+                digest.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for Statement {
+    fn decode(input: &mut Input) -> Result<Self, Malformed> {
+        match input.u8()? {
+            0 => {
+                let (phase, (epoch, view, seq)) = Decode::decode(input)?;
+                Ok(Self::Vote { phase, epoch, view, seq, digest: Decode::decode(input)? })
+            }
+            1 => {
+                let (epoch, seq, digest) = Decode::decode(input)?;
+                Ok(Self::Checkpoint { epoch, seq, digest })
+            }
+            2 => {
+                let (epoch, view, digest) = Decode::decode(input)?;
+                Ok(Self::ViewChange { epoch, view, digest })
+            }
+            3 => {
+                let (epoch, view, digest) = Decode::decode(input)?;
+                Ok(Self::NewView { epoch, view, digest })
+            }
+            4 => Ok(Self::Request { digest: Decode::decode(input)? }),
+            _ => Err(Malformed("an unknown kind of statement")),
+        }
     }
 }
 

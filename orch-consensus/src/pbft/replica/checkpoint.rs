@@ -246,6 +246,7 @@ impl Replica {
         }
         records.extend(self.steps.iter().cloned().map(|step| Record::Epoch(Arc::new(step))));
         records.extend(self.stable.iter().chain(stable).cloned().map(Record::Stable));
+        records.extend(self.exposed.all().into_iter().map(Record::Evidence));
         if self.changing.is_some() {
             records.push(Record::Left(self.epoch(), self.view));
         }

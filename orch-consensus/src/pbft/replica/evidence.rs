@@ -8,6 +8,7 @@ use crate::pbft::{
     ids::ReplicaId,
     io::{Effect, Event, Misbehaviour, Moment, To},
     message::{Message, Vote},
+    record::Record,
     statement::{Claim, Phase},
 };
 
@@ -27,6 +28,17 @@ impl Exposed {
 
     fn is_full(&self, replica: ReplicaId) -> bool {
         self.kept.get(&replica).is_some_and(|kept| kept.len() >= KEPT_OF_REPLICA)
+    }
+
+    /// Keeps it, unless it is known or there is enough, and says whether it did.
+    fn keep(&mut self, misbehaviour: &Arc<Misbehaviour>) -> bool {
+        let kept = self.kept.entry(misbehaviour.replica).or_default();
+        let known = kept.iter().any(|known| known.second.statement == misbehaviour.second.statement);
+        let keeps = !known && kept.len() < KEPT_OF_REPLICA;
+        if keeps {
+            kept.push(misbehaviour.clone());
+        }
+        keeps
     }
 }
 
@@ -54,14 +66,19 @@ impl Replica {
     }
 
     pub(super) fn keep_evidence(&mut self, misbehaviour: Misbehaviour, out: &mut Vec<Effect>) {
-        if self.exposed.is_full(misbehaviour.replica) {
-            return;
-        }
-        let kept = self.exposed.kept.entry(misbehaviour.replica).or_default();
-        if kept.iter().all(|known| known.second.statement != misbehaviour.second.statement) {
-            let misbehaviour = Arc::new(misbehaviour);
-            kept.push(misbehaviour.clone());
+        let misbehaviour = Arc::new(misbehaviour);
+        if self.exposed.keep(&misbehaviour) {
+            self.append(Record::Evidence(misbehaviour.clone()), out);
             Self::event(out, Event::Evidence(misbehaviour));
+        }
+    }
+
+    /// What was found out in an earlier life is shown again.
+    pub(super) fn regain_evidence(&mut self, found: Vec<Arc<Misbehaviour>>, out: &mut Vec<Effect>) {
+        for misbehaviour in found {
+            if self.exposed.keep(&misbehaviour) {
+                Self::event(out, Event::Evidence(misbehaviour));
+            }
         }
     }
 

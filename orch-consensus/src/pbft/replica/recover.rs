@@ -8,7 +8,7 @@ use crate::pbft::{
     batch::Batch,
     history::Snapshot,
     ids::{Digest, Epoch, Seq, View},
-    io::{Effect, Moment},
+    io::{Effect, Misbehaviour, Moment},
     log::Proposal,
     message::{Certificate, EpochStep, Message, NewView, StableProof, UNSIGNED, Vote},
     record::{Image, Record},
@@ -38,6 +38,7 @@ struct Found {
     steps: BTreeMap<Epoch, EpochStep>,
     left_for: Option<(Epoch, View)>,
     began: Option<Arc<NewView>>,
+    evidence: Vec<Arc<Misbehaviour>>,
 }
 
 impl Found {
@@ -63,6 +64,7 @@ impl Found {
                 }
                 Record::Left(epoch, view) => found.left_for = Some((epoch, view)),
                 Record::NewView(new) => found.began = Some(new),
+                Record::Evidence(misbehaviour) => found.evidence.push(misbehaviour),
                 Record::Epoch(step) => {
                     // The end of an epoch is a stable checkpoint too.
                     let (checkpoint, votes) = (step.checkpoint, step.votes.clone());
@@ -106,7 +108,7 @@ impl Replica {
             self.service.restore(bytes.clone())?;
             self.history.restart(Snapshot::new(self.service.executed(), bytes));
         }
-        let found = Found::read(image.records);
+        let mut found = Found::read(image.records);
         self.steps = found.steps.values().cloned().collect();
         let mut past = Vec::new();
         self.enter_epoch(now, &mut past);
@@ -117,6 +119,7 @@ impl Replica {
         drop(past);
         self.appended = 0;
         self.vote_again(out);
+        self.regain_evidence(std::mem::take(&mut found.evidence), out);
         let executed = self.executed();
         if let Some(proof) = found.last_stable(|seq| seq > executed).cloned() {
             self.catch_up(now, &proof, out);
