@@ -49,6 +49,12 @@ fn say(line: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+/// Ordinary builds make no mistakes on purpose.
+fn able_to_fail() -> Result<(), String> {
+    let problem = "seeded faults need another build: cargo xtask seeded-faults makes and runs it";
+    if cfg!(orch_seeded_faults) { Ok(()) } else { Err(problem.to_owned()) }
+}
+
 struct Options {
     seeds: u64,
     first: u64,
@@ -79,7 +85,10 @@ impl Options {
                     let sizes = value.split(',').map(str::parse).collect::<Result<_, _>>();
                     options.replicas = sizes.map_err(|_| format!("--replicas needs sizes, not {value:?}"))?;
                 }
-                "--fault" => options.fault = Some(fault(value)?),
+                "--fault" => {
+                    able_to_fail()?;
+                    options.fault = Some(fault(value)?);
+                }
                 _ => return Err(format!("{word} is not known\n{USAGE}")),
             }
         }
@@ -224,6 +233,7 @@ fn twice(options: &Options) -> Result<(), String> {
 
 /// Tries each seeded fault until the simulation notices it. Fails when it does not notice one.
 fn faults(options: &Options) -> Result<(), String> {
+    able_to_fail()?;
     let wanted = SeededFault::ALL.iter().filter(|(_, fault)| options.fault.is_none_or(|only| only == *fault));
     let (mut caught, mut all) = (0, 0);
     for (name, fault) in wanted {
