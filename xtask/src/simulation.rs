@@ -5,18 +5,21 @@ use crate::shell::{Result, cargo, run, say, target};
 const BUILD: [&str; 9] =
     ["run", "--quiet", "--release", "--package", "orch-sim", "--features", "pbft", "--bin", "orch-sim"];
 
-/// Runs the program of `orch-sim` with these arguments.
+/// Runs the program of `orch-sim` with these arguments, in a build whose replicas can make mistakes on purpose where they are
+/// about one.
 pub(crate) fn run_with(args: &[&str]) -> Result {
-    run(cargo(&BUILD).arg("--").args(args))
+    let mut command = cargo(&BUILD);
+    if args.contains(&"faults") || args.contains(&"--fault") {
+        command
+            .env("RUSTFLAGS", "--cfg orch_seeded_faults")
+            .env("CARGO_TARGET_DIR", target().join("seeded-faults"));
+    }
+    run(command.arg("--").args(args))
 }
 
-/// Runs it in a build whose replicas can make mistakes on purpose.
+/// Makes known mistakes on purpose.
 pub(crate) fn seeded_faults(args: &[&str]) -> Result {
-    let mut command = cargo(&BUILD);
-    command
-        .env("RUSTFLAGS", "--cfg orch_seeded_faults")
-        .env("CARGO_TARGET_DIR", target().join("seeded-faults"));
-    run(command.args(["--", "faults"]).args(args))
+    run_with(&[&["faults"], args].concat())
 }
 
 /// What a change has to pass.
