@@ -1,0 +1,80 @@
+use std::{
+    fs,
+    io::{self, Write as _},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use crate::Replica;
+
+/// The size of a value.
+pub const RECORD_BYTES: usize = 100;
+/// Records of one transaction.
+pub const TRANSACTION: u64 = 1000;
+
+/// A key as the engine makes them.
+#[must_use]
+pub fn key(author: u8, number: u64) -> String {
+    format!("observed/members/{author}/{number:08}")
+}
+
+/// A value that cannot be made shorter, another one in each round.
+#[must_use]
+pub fn value(number: u64, round: u64) -> Vec<u8> {
+    let mut state =
+        number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ round.wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    };
+    (0..RECORD_BYTES).map(|_| next()).collect()
+}
+
+/// Puts all records of a range of numbers, a transaction at a time.
+pub fn put_all<R: Replica>(replica: &mut R, author: u8, numbers: Range<u64>, round: u64) {
+    let mut at = numbers.start;
+    while at < numbers.end {
+        let end = (at + TRANSACTION).min(numbers.end);
+        replica.put((at..end).map(|number| (key(author, number), value(number, round))));
+        at = end;
+    }
+}
+
+/// What all files of a directory take.
+#[must_use]
+pub fn file_bytes(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// A log of updates, each synced.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl Log {
+    pub(crate) fn open(directory: &Path) -> Self {
+        let path = directory.join("log");
+        let file = fs::File::options().create(true).append(true).open(&path).expect("a file");
+        Self { path, file }
+    }
+
+    pub(crate) fn append(&mut self, update: &[u8]) {
+        let length = u64::try_from(update.len()).unwrap_or(u64::MAX).to_le_bytes();
+        let write = || -> io::Result<()> {
+            (&self.file).write_all(&length)?;
+            (&self.file).write_all(update)?;
+            self.file.sync_data()
+        };
+        write().expect("a disk that works");
+    }
+
+    pub(crate) fn replace(&mut self, with: &[u8]) {
+        fs::write(&self.path, []).expect("a disk that works");
+        self.append(with);
+    }
+}
