@@ -3,3 +3,7 @@
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(feature = "sqlite")]
+mod prefix;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
