@@ -1,0 +1,115 @@
+//! One address for every store.
+
+use std::sync::Arc;
+
+use orch_core::store::{MemoryStore, StateStore, StoreError};
+
+/// Opens the store that `url` names. Its scheme is the backend:
+///
+/// | URL | store | feature |
+/// |---|---|---|
+/// | `memory:` | `orch_core::store::MemoryStore` | none |
+/// | `redb:///var/lib/orch`, `redb:data` | `embedded::RedbStore` in this directory | `embedded` |
+/// | `sqlite:///var/lib/orch`, `sqlite:data` | `sqlite::SqliteStore` in this directory | `sqlite` |
+///
+/// A path may contain `%20` and the like. Everything else is as each backend's configuration has it by default; for other
+/// settings open the backend by its own type.
+///
+/// # Errors
+/// [`ConnectError`] when the URL cannot be understood, when its backend was not compiled in (it names the feature to switch
+/// on), and when the store cannot be opened. Nothing of the URL but its scheme is shown: there may be a password in it.
+pub async fn connect(url: &str) -> Result<Arc<dyn StateStore>, ConnectError> {
+    let (scheme, _) = url.split_once(':').ok_or(ConnectError::NoScheme)?;
+    match scheme {
+        "memory" => Ok(Arc::new(MemoryStore::default())),
+        #[cfg(feature = "embedded")]
+        "redb" => {
+            let config = crate::embedded::RedbStoreConfig::new(directory("redb", url)?);
+            Ok(Arc::new(crate::embedded::RedbStore::open(config).await?))
+        }
+        #[cfg(feature = "sqlite")]
+        "sqlite" => {
+            let config = crate::sqlite::SqliteStoreConfig::new(directory("sqlite", url)?);
+            Ok(Arc::new(crate::sqlite::SqliteStore::open(config).await?))
+        }
+        _ => Err(unknown(scheme)),
+    }
+}
+
+/// Why there is no store for a URL.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// It does not begin with a scheme.
+    #[error(
+        "the address of a store begins with what it is, as in sqlite:///var/lib/orch; this one has no ':'"
+    )]
+    NoScheme,
+    /// There is no such backend.
+    #[error("there is no store for {scheme:?} URLs; there are {}", schemes())]
+    UnknownScheme {
+        /// What the URL begins with.
+        scheme: String,
+    },
+    /// The backend was not compiled in.
+    #[error("{scheme:?} URLs need the feature {feature:?} of orch-store; switch it on in Cargo.toml")]
+    MissingFeature {
+        /// What the URL begins with.
+        scheme: &'static str,
+        /// The feature to switch on.
+        feature: &'static str,
+    },
+    /// The rest of the URL is not as the backend needs it.
+    #[error("this {scheme} URL cannot be used: {reason}")]
+    Invalid {
+        /// What the URL begins with.
+        scheme: &'static str,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Schemes and the features that bring them.
+const SCHEMES: [(&str, &str); 3] = [("memory", ""), ("redb", "embedded"), ("sqlite", "sqlite")];
+
+fn schemes() -> String {
+    SCHEMES.map(|(scheme, _)| scheme).join(", ")
+}
+
+fn unknown(scheme: &str) -> ConnectError {
+    match SCHEMES.into_iter().find(|(known, _)| *known == scheme) {
+        Some((scheme, feature)) => ConnectError::MissingFeature { scheme, feature },
+        // Somebody may have given a password alone.
+        None => ConnectError::UnknownScheme {
+            scheme: match scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) {
+                true => scheme.chars().take(20).collect(),
+                false => "?".into(),
+            },
+        },
+    }
+}
+
+/// The path of `scheme:path` and `scheme:///path`.
+#[cfg(any(feature = "embedded", feature = "sqlite"))]
+fn directory(scheme: &'static str, url: &str) -> Result<std::path::PathBuf, ConnectError> {
+    let invalid = |reason| ConnectError::Invalid { scheme, reason };
+    let rest = &url[scheme.len() + 1..];
+    let path = match rest.strip_prefix("//") {
+        None => rest,
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => return Err(invalid("there is no host: write three slashes before an absolute path")),
+    };
+    if path.contains(['?', '#']) {
+        return Err(invalid("it takes no parameters; write %3F and %23 for ? and # in a path"));
+    }
+    let path = percent_encoding::percent_decode_str(path)
+        .decode_utf8()
+        .map_err(|_| invalid("the path is not UTF-8"))?;
+    match path.is_empty() {
+        true => Err(invalid("the directory is missing")),
+        false => Ok(path.into_owned().into()),
+    }
+}

@@ -1,0 +1,132 @@
+//! Tries again what may work the next time.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::BoxFuture, stream};
+use orch_core::store::{Revision, StateStore, StoreError, Watch};
+
+use super::{Call, Failure, Layer, Layered};
+
+/// How often and how soon a [`retry`] tries again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Tries of one call, the first included.
+    pub tries: NonZeroU32,
+    /// The wait before the second try; each further one is twice as long. A random part of up to a half is taken off, so
+    /// that many callers do not come back in the same moment.
+    pub first_wait: Duration,
+    /// No wait is longer.
+    pub longest_wait: Duration,
+}
+
+impl Default for Retry {
+    /// Some ten seconds, which a server needs for its restart.
+    fn default() -> Self {
+        Self {
+            tries: const { NonZeroU32::new(10).expect("not zero") },
+            first_wait: Duration::from_millis(25),
+            longest_wait: Duration::from_secs(4),
+        }
+    }
+}
+
+/// A store that tries a call again when its error says that this may help ([`StoreError::is_retryable`]). A commit is
+/// left alone when it may have happened all the same: only who made it knows whether twice is as good as once. A watch
+/// that breaks goes on after the last batch that it delivered.
+#[must_use]
+pub fn retry(store: Arc<dyn StateStore>, policy: Retry) -> Arc<dyn StateStore> {
+    Layered::over(store, policy)
+}
+
+impl Retry {
+    fn wait_before(&self, retry: u32) -> Duration {
+        let doubled = self.first_wait.saturating_mul(1 << retry.saturating_sub(1).min(20));
+        let wait = doubled.min(self.longest_wait);
+        let random = RandomState::new().hash_one(retry) % 512;
+        wait - wait.mul_f64(f64::from(u32::try_from(random).unwrap_or(0)) / 1024.0)
+    }
+
+    fn tries_again(&self, error: &StoreError, done: u32) -> bool {
+        error.is_retryable() && !error.outcome_unknown() && done < self.tries.get()
+    }
+}
+
+impl Layer for Retry {
+    async fn around<'a, T: Send + 'a, E: Failure>(
+        &'a self,
+        call: Call<'a>,
+        run: impl Fn() -> BoxFuture<'a, Result<T, E>> + Send + Sync + 'a,
+    ) -> Result<T, E> {
+        let mut done = 0;
+        loop {
+            let answer = run().await;
+            done += 1;
+            match answer.as_ref().err().and_then(Failure::of_store) {
+                Some(error) if self.tries_again(error, done) => {
+                    tracing::debug!(store = call.store, operation = call.operation.as_str(), done, %error, "trying again");
+                    tokio::time::sleep(self.wait_before(done)).await;
+                }
+                _ => return answer,
+            }
+        }
+    }
+
+    fn watching(&self, store: &Arc<dyn StateStore>, prefix: &str, from: Revision, watch: Watch) -> Watch {
+        let again = Again {
+            store: Arc::clone(store),
+            policy: self.clone(),
+            prefix: prefix.into(),
+            after: from,
+            watch,
+            failures: 0,
+        };
+        let items = stream::unfold(Some(again), |again| async {
+            let mut again = again?;
+            let item = again.next().await?;
+            let goes_on = item.is_ok();
+            Some((item, goes_on.then_some(again)))
+        });
+        items.boxed()
+    }
+}
+
+/// A watch that survives the one below it.
+struct Again {
+    store: Arc<dyn StateStore>,
+    policy: Retry,
+    prefix: Box<str>,
+    /// Everything up to here was delivered.
+    after: Revision,
+    watch: Watch,
+    /// In a row, without a batch in between.
+    failures: u32,
+}
+
+impl Again {
+    async fn next(&mut self) -> Option<Result<orch_core::store::WatchBatch, StoreError>> {
+        loop {
+            let error = match self.watch.next().await? {
+                Ok(batch) => {
+                    (self.after, self.failures) = (batch.revision, 0);
+                    return Some(Ok(batch));
+                }
+                Err(error) => error,
+            };
+            self.failures += 1;
+            if !self.policy.tries_again(&error, self.failures) {
+                return Some(Err(error));
+            }
+            tokio::time::sleep(self.policy.wait_before(self.failures)).await;
+            self.watch = match self.store.watch(&self.prefix, self.after).await {
+                Ok(watch) => watch,
+                // Counted like a watch that broke at once.
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            };
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What a disk that takes nothing more does to the store.
+
+use orch_core::store::{CommitError, Key, StateStore, StoreError, Txn, Write};
+
+use super::{SqliteStore, SqliteStoreConfig};
+
+fn put(key: &str, value: Vec<u8>) -> Txn {
+    Txn::of(vec![Write::put(Key::new(key).unwrap(), value)])
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
+    store.commit(put("kept", b"1".to_vec())).await.unwrap();
+    let watch = store.watch("", orch_core::store::Revision::ZERO).await.unwrap();
+    store.core.limit_pages(64);
+
+    let mut last = store.revision().await.unwrap();
+    let failure = loop {
+        match store.commit(put(&format!("fill/{last}"), vec![7; 10_000])).await {
+            Ok(revision) => last = revision,
+            Err(CommitError::Store(error)) => break error,
+            Err(conflict) => panic!("{conflict}"),
+        }
+    };
+    assert!(failure.outcome_unknown() && !failure.is_retryable(), "{failure:?}");
+    let cause = std::error::Error::source(&failure).unwrap().to_string();
+    assert!(cause.contains("orch.sqlite") && cause.contains("open the store again"), "{cause}");
+    let Err(CommitError::Store(after)) = store.commit(put("after", Vec::new())).await else {
+        panic!("a failed store must stop")
+    };
+    assert!(matches!(after, StoreError::Backend { outcome_unknown: false, .. }), "{after:?}");
+    assert!(store.get(&Key::new("kept").unwrap()).await.is_err(), "a failed store must not answer");
+    let items: Vec<_> = futures_util::StreamExt::collect(watch).await;
+    assert!(items.last().unwrap().is_err(), "a watch must end with the failure");
+    store.close().await.unwrap();
+
+    let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), last, "what was acknowledged must be there");
+    store.commit(put("after", Vec::new())).await.unwrap();
+}
