@@ -71,7 +71,7 @@ pub async fn run_all(harness: &dyn StoreHarness) {
     }
 }
 
-async fn case(name: &str, run: impl Future<Output = ()>) {
+pub(super) async fn case(name: &str, run: impl Future<Output = ()>) {
     if tokio::time::timeout(CASE_TIMEOUT, Box::pin(run)).await.is_err() {
         panic!("{name}: still not done after {CASE_TIMEOUT:?}");
     }
