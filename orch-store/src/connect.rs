@@ -11,6 +11,7 @@ use orch_core::store::{MemoryStore, StateStore, StoreError};
 /// | `memory:` | `orch_core::store::MemoryStore` | none |
 /// | `redb:///var/lib/orch`, `redb:data` | `embedded::RedbStore` in this directory | `embedded` |
 /// | `sqlite:///var/lib/orch`, `sqlite:data` | `sqlite::SqliteStore` in this directory | `sqlite` |
+/// | `postgres://user:password@host:5432/database?sslmode=verify-full&schema=orch` | `postgres::PostgresStore` | `postgres` |
 ///
 /// A path may contain `%20` and the like. Everything else is as each backend's configuration has it by default; for other
 /// settings open the backend by its own type.
@@ -31,6 +32,11 @@ pub async fn connect(url: &str) -> Result<Arc<dyn StateStore>, ConnectError> {
         "sqlite" => {
             let config = crate::sqlite::SqliteStoreConfig::new(directory("sqlite", url)?);
             Ok(Arc::new(crate::sqlite::SqliteStore::open(config).await?))
+        }
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => {
+            let config = crate::postgres::PostgresStoreConfig::from_url(url)?;
+            Ok(Arc::new(crate::postgres::PostgresStore::open(config).await?))
         }
         _ => Err(unknown(scheme)),
     }
@@ -73,7 +79,13 @@ pub enum ConnectError {
 }
 
 /// Schemes and the features that bring them.
-const SCHEMES: [(&str, &str); 3] = [("memory", ""), ("redb", "embedded"), ("sqlite", "sqlite")];
+const SCHEMES: [(&str, &str); 5] = [
+    ("memory", ""),
+    ("redb", "embedded"),
+    ("sqlite", "sqlite"),
+    ("postgres", "postgres"),
+    ("postgresql", "postgres"),
+];
 
 fn schemes() -> String {
     SCHEMES.map(|(scheme, _)| scheme).join(", ")

@@ -6,9 +6,13 @@ mod connect;
 pub mod embedded;
 #[cfg(feature = "layers")]
 pub mod layers;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod prefix;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "postgres")]
+mod tail;
 
 pub use connect::{ConnectError, connect};

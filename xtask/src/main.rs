@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod conformance;
 mod fixtures;
 mod fuzz;
 mod gate;
@@ -17,7 +18,9 @@ usage: cargo xtask <command>
   gate                              check everything that can be checked without running tests; edits nothing
   fix                               format, and apply what clippy can repair by itself
   test [--without PART] [-- ARGS]   run all tests with what they need, and stop it afterwards; ARGS go to the test
-                                    runner; PART is `docker` or `simulation`, and the option may be repeated
+                                    runner; PART is `docker`, `stores` or `simulation`, and the option may be repeated
+  conformance [STORE]               hold every store, or one, against the contract of stores, each on its real server;
+                                    prints a line for each
   soak --seeds N [--first SEED]     simulate groups of replicas with faults and liars, a minute for each seed and size;
                                     ends with one line of totals
   sim ARGS                          run the simulator: `replay --seed N --replicas N`, `twins`, `twice`
@@ -26,6 +29,8 @@ usage: cargo xtask <command>
                                     for each, or with the command that shows a crash again
   docker up                         start a Docker engine and two registries for tests, and keep them
   docker down                       stop them and remove what they left
+  stores up                         start the servers of stores for tests, and keep them
+  stores down                       stop them and remove what they left
 ";
 
 fn main() -> ExitCode {
@@ -39,8 +44,11 @@ fn main() -> ExitCode {
         ["sim", rest @ ..] => simulation::run_with(rest),
         ["seeded-faults", rest @ ..] => simulation::seeded_faults(rest),
         ["fuzz", rest @ ..] => fuzz::Options::read(rest).and_then(|options| fuzz::fuzz(&options)),
-        ["docker", "up"] => fixtures::up(),
-        ["docker", "down"] => fixtures::down(),
+        ["conformance", rest @ ..] => conformance::run(rest),
+        ["docker", "up"] => fixtures::up(fixtures::Part::Docker),
+        ["docker", "down"] => fixtures::down(fixtures::Part::Docker),
+        ["stores", "up"] => fixtures::up(fixtures::Part::Stores),
+        ["stores", "down"] => fixtures::down(fixtures::Part::Stores),
         ["help" | "--help" | "-h"] => {
             shell::say(USAGE);
             Ok(())

@@ -1,8 +1,8 @@
 //! All tests, with what they need.
 
 use crate::{
-    fixtures,
-    shell::{Error, Result, cargo, has, say},
+    fixtures::{self, Part},
+    shell::{Context, Error, Result, cargo, has, root, say},
     simulation,
 };
 
@@ -10,6 +10,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     without_docker: bool,
+    without_stores: bool,
     without_simulation: bool,
     runner_args: Vec<String>,
 }
@@ -22,9 +23,10 @@ impl Options {
             match *word {
                 "--without" => match words.next() {
                     Some(&"docker") => options.without_docker = true,
+                    Some(&"stores") => options.without_stores = true,
                     Some(&"simulation") => options.without_simulation = true,
                     part => {
-                        let what = "only docker and simulation can be left out";
+                        let what = "only docker, stores and simulation can be left out";
                         return Err(Error::new(format!("{what}, not {part:?}")));
                     }
                 },
@@ -38,14 +40,21 @@ impl Options {
 
 /// Runs the tests and says at the end what was left out.
 pub(crate) fn run(options: &Options) -> Result {
-    let done = match options.without_docker {
-        true => run_tests(options, &[]),
-        false => fixtures::with(|variables| run_tests(options, variables)),
-    };
+    let mut parts = Vec::new();
+    if !options.without_docker {
+        parts.push(Part::Docker);
+    }
+    if !options.without_stores {
+        parts.push(Part::Stores);
+    }
+    let done = fixtures::with(&parts, |variables| run_tests(options, variables));
     if options.without_docker {
         say(
             "\nleft out by --without docker: the integration tests of orch-docker, and of manager-worker on containers",
         );
+    }
+    if options.without_stores {
+        say("\nleft out by --without stores: the tests of stores against their servers");
     }
     if options.without_simulation {
         say(
@@ -63,32 +72,39 @@ pub(crate) fn run(options: &Options) -> Result {
 }
 
 fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result {
-    let mut commands = match (has("cargo-nextest"), options.without_docker) {
-        (true, false) => vec![cargo(&["nextest", "run", "--no-fail-fast", "--workspace", "--all-features"])],
-        (true, true) => {
-            let filter = "not (kind(test) and (package(orch-docker) or binary(docker)))";
-            vec![cargo(&["nextest", "run", "--no-fail-fast", "--workspace", "--all-features", "-E", filter])]
+    let mut commands = if has("cargo-nextest") {
+        let mut left_out = Vec::new();
+        if options.without_docker {
+            left_out.push("package(orch-docker) or binary(docker)".to_owned());
         }
-        (false, false) => {
-            vec![cargo(&[
-                "test",
-                "--no-fail-fast",
-                "--workspace",
-                "--all-features",
-                "--lib",
-                "--bins",
-                "--tests",
-            ])]
+        if options.without_stores {
+            left_out.extend(SERVED.map(|test| format!("package(orch-store) and binary({test})")));
         }
-        (false, true) => {
-            let parts = ["--all-features", "--lib", "--bins", "--tests"];
-            let others = ["test", "--workspace", "--exclude", "orch-docker", "--exclude", "manager-worker"];
-            vec![
-                cargo(&[&others[..], &parts].concat()),
-                cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]),
-                cargo(&["test", "--package", "manager-worker", "--lib", "--bins", "--test", "style"]),
-            ]
+        let mut command = cargo(&["nextest", "run", "--no-fail-fast", "--workspace", "--all-features"]);
+        if !left_out.is_empty() {
+            let left_out = left_out.iter().map(|part| format!("({part})")).collect::<Vec<_>>().join(" or ");
+            command.args(["-E", &format!("not (kind(test) and ({left_out}))")]);
         }
+        vec![command]
+    } else {
+        let mut all =
+            vec!["test", "--no-fail-fast", "--workspace", "--all-features", "--lib", "--bins", "--tests"];
+        let mut more = Vec::new();
+        if options.without_docker {
+            all.extend(["--exclude", "orch-docker", "--exclude", "manager-worker"]);
+            more.push(cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]));
+            more.push(cargo(&["test", "--package", "manager-worker", "--lib", "--bins", "--test", "style"]));
+        }
+        if options.without_stores {
+            all.extend(["--exclude", "orch-store"]);
+            let mut others = cargo(&["test", "--package", "orch-store", "--all-features", "--lib"]);
+            for test in unserved()? {
+                others.args(["--test", &test]);
+            }
+            more.push(others);
+        }
+        more.insert(0, cargo(&all));
+        more
     };
     for command in &mut commands {
         command.args(&options.runner_args);
@@ -98,4 +114,16 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
         crate::shell::run(command.envs(variables.iter().map(|(name, value)| (name, value))))?;
     }
     Ok(())
+}
+
+/// Tests of orch-store that need a server.
+const SERVED: [&str; 1] = ["postgres"];
+
+/// The others.
+fn unserved() -> Result<Vec<String>> {
+    let tests = root().join("orch-store/tests");
+    let files = std::fs::read_dir(&tests).context(tests.display())?.flatten().map(|file| file.path());
+    let names = files.filter(|file| file.extension().is_some_and(|ending| ending == "rs"));
+    let names = names.filter_map(|file| Some(file.file_stem()?.to_string_lossy().into_owned()));
+    Ok(names.filter(|name| !SERVED.contains(&name.as_str())).collect())
 }

@@ -3,6 +3,7 @@
 //! Call [`run_all`] from a test of the backend, on a multi-threaded runtime. Each case is a function of its own, so
 //! that one of them can be run alone.
 
+mod linear;
 mod records;
 mod reopen;
 mod watches;
@@ -15,10 +16,12 @@ use futures_util::StreamExt;
 
 use crate::store::{CommitError, Key, Revision, StateStore, StoreError, Txn, Watch, WatchBatch, Write};
 
+pub use linear::{a_disturbance_loses_nothing, compare_and_swap_is_linearizable};
 pub use records::{
     closed_store_says_so, concurrent_writers_never_lose_an_update, conflict_writes_nothing, deletes_remove,
     guards_look_at_the_state_before, hostile_keys_stay_apart, last_write_of_a_key_wins, limits_are_enforced,
     prefixes_have_exact_edges, puts_can_be_read, revisions_increase, scans_are_ordered_and_paged,
+    values_come_back_as_they_were,
 };
 pub use reopen::{reopening_finds_everything, reopening_keeps_watch_history};
 pub use watches::{
@@ -38,6 +41,15 @@ pub trait StoreHarness: Send + Sync {
 
     /// Whether a closed store can be opened again with what was in it.
     fn reopens(&self) -> bool;
+
+    /// Whether [`StoreHarness::disturb`] does anything.
+    fn disturbs(&self) -> bool {
+        false
+    }
+
+    /// Breaks what the stores stand on while they work (restarts a server, kills one of several nodes) and returns when it
+    /// is there again. Stores that are open stay so.
+    async fn disturb(&self) {}
 }
 
 /// Runs every case that the backend's capabilities call for.
@@ -52,6 +64,7 @@ pub async fn run_all(harness: &dyn StoreHarness) {
     case("scans_are_ordered_and_paged", scans_are_ordered_and_paged(harness)).await;
     case("prefixes_have_exact_edges", prefixes_have_exact_edges(harness)).await;
     case("hostile_keys_stay_apart", hostile_keys_stay_apart(harness)).await;
+    case("values_come_back_as_they_were", values_come_back_as_they_were(harness)).await;
     case("limits_are_enforced", limits_are_enforced(harness)).await;
     case("closed_store_says_so", closed_store_says_so(harness)).await;
     case("watches_go_from_the_past_to_live", watches_go_from_the_past_to_live(harness)).await;
@@ -64,6 +77,10 @@ pub async fn run_all(harness: &dyn StoreHarness) {
         case("conflict_writes_nothing", conflict_writes_nothing(harness)).await;
         case("concurrent_writers_never_lose_an_update", concurrent_writers_never_lose_an_update(harness))
             .await;
+        case("compare_and_swap_is_linearizable", compare_and_swap_is_linearizable(harness)).await;
+        if harness.disturbs() {
+            case("a_disturbance_loses_nothing", a_disturbance_loses_nothing(harness)).await;
+        }
     }
     if harness.reopens() {
         case("reopening_finds_everything", reopening_finds_everything(harness)).await;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{StoreHarness, assert_closed, assert_too_large, key, must_commit, must_put, put, value_of};
+use super::{StoreHarness, assert_closed, assert_too_large, key, must_commit, must_put, next, put, value_of};
 use crate::store::{CommitError, Guard, Key, Page, Revision, StateStore, Txn, Write};
 
 /// A record is read as it was written, with the revision of its writing.
@@ -229,6 +229,30 @@ pub async fn hostile_keys_stay_apart(harness: &dyn StoreHarness) {
     sorted.sort_unstable();
     let page = store.scan("", None, 1000).await.expect("scan");
     assert_eq!(names_of(&page), sorted, "byte order of keys");
+}
+
+/// Values of any bytes and of any size up to the declared one come back from reads, scans and watches.
+pub async fn values_come_back_as_they_were(harness: &dyn StoreHarness) {
+    let store = harness.open("values").await;
+    let max = store.capabilities().max_value_bytes;
+    let mut sizes = vec![0, 1, 255, 256, 4096, 65_537, max - 1, max];
+    sizes.retain(|size| *size <= max);
+    sizes.dedup();
+    // All bytes there are, in another order for each size; most of it is no text.
+    let value = |size: usize| {
+        (0..size).map(|n| u8::try_from((n + size) % 256).expect("below 256")).collect::<Bytes>()
+    };
+    let mut watch = store.watch("v/", Revision::ZERO).await.expect("watch");
+    for size in &sizes {
+        let write = Write::put(key(&format!("v/{size}")), value(*size));
+        must_commit(&*store, Txn::of(vec![write.clone()])).await;
+        let entry = store.get(&write.key).await.expect("get").expect("there");
+        assert!(Some(&entry.value) == write.value.as_ref(), "a value of {size} bytes was read differently");
+        let seen = next(&mut watch).await.writes;
+        assert!(seen == [write], "a value of {size} bytes was watched differently");
+        let page = store.scan(entry.key.as_str(), None, 1).await.expect("scan");
+        assert!(page.entries == [entry], "a value of {size} bytes was scanned differently");
+    }
 }
 
 /// What is declared fits; one more is refused and changes nothing.

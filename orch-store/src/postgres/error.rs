@@ -1,0 +1,98 @@
+//! What PostgreSQL says, in words that say what to do.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use orch_core::store::StoreError;
+use tokio_postgres::{Error, error::SqlState};
+
+/// The backend's name in messages.
+pub(super) const NAME: &str = "postgres";
+
+/// The cause of a [`StoreError::Backend`].
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cause {
+    #[error("{0}")]
+    Url(String),
+    #[error("the server refused, or the connection to it broke")]
+    Client { source: Error },
+    #[error("the URL of the server cannot be understood")]
+    Parameters { source: Error },
+    #[error("no connection to the server within {patience:?}; check its address, and that it runs")]
+    Unreachable { patience: Duration, source: Error },
+    #[error("the server did not answer within {0:?}")]
+    Silent(Duration),
+    #[error("TLS cannot be used")]
+    Tls { source: rustls::Error },
+    #[error("sslrootcert {}: not a file with certificates in PEM form", path.display())]
+    Roots { path: PathBuf },
+    #[error("the database stores text as {0}; orch needs one that was created with ENCODING 'UTF8'")]
+    Encoding(String),
+    #[error("the store's writer ended unexpectedly; open the store again")]
+    Writer,
+}
+
+/// A failure that changed nothing.
+pub(super) fn backend(operation: &'static str, retryable: bool, cause: Cause) -> StoreError {
+    StoreError::Backend { store: NAME, operation, retryable, outcome_unknown: false, source: Arc::new(cause) }
+}
+
+/// What a statement came to that did not change anything.
+pub(super) fn statement(operation: &'static str, source: Error) -> StoreError {
+    match damage(&source) {
+        Some(reason) => corrupt(reason),
+        None => backend(operation, is_passing(&source), Cause::Client { source }),
+    }
+}
+
+/// What a commit came to that was sent, and for which the server's word is missing.
+pub(super) fn lost_commit(source: Error) -> StoreError {
+    StoreError::Backend {
+        store: NAME,
+        operation: "committing",
+        retryable: true,
+        outcome_unknown: true,
+        source: Arc::new(Cause::Client { source }),
+    }
+}
+
+/// Whether the connection is at fault, and a new one may do better.
+pub(super) fn is_connection(error: &Error) -> bool {
+    error.as_db_error().is_none_or(|said| {
+        let class = &said.code().code()[..2];
+        // Connection exceptions, and the operator's interventions: shutdown, crash, start.
+        class == "08" || class == "57" && said.code() != &SqlState::QUERY_CANCELED
+    })
+}
+
+/// Whether the same may work a moment later.
+pub(super) fn is_passing(error: &Error) -> bool {
+    let Some(said) = error.as_db_error() else { return true };
+    // Besides: transactions that stood in each other's way, and resources that were short.
+    is_connection(error)
+        || matches!(&said.code().code()[..2], "40" | "53" | "55")
+        || said.code() == &SqlState::QUERY_CANCELED
+        // The server became a standby; another one takes its place.
+        || said.code() == &SqlState::READ_ONLY_SQL_TRANSACTION
+}
+
+/// What is wrong with the tables, if it is they that are wrong.
+fn damage(error: &Error) -> Option<String> {
+    let said = error.as_db_error()?;
+    let class = &said.code().code()[..2];
+    (class == "XX" || said.code() == &SqlState::UNDEFINED_TABLE || said.code() == &SqlState::UNDEFINED_COLUMN)
+        .then(|| said.message().to_owned())
+}
+
+pub(super) fn corrupt(reason: impl std::fmt::Display) -> StoreError {
+    StoreError::Corrupt(format!(
+        "the schema is damaged or not a store of orch ({reason}); it was left as it is: restore it from a backup, or \
+         name another schema to begin with an empty store"
+    ))
+}
+
+pub(super) fn newer_format(schema: &str, found: i32, known: i32) -> StoreError {
+    StoreError::Corrupt(format!(
+        "the schema {schema:?} was written by a newer version (format {found}, this version reads up to {known}); use \
+         that version"
+    ))
+}

@@ -1,0 +1,380 @@
+//! Records in a PostgreSQL database (version 12 or later), for several processes that decide over the same records.
+//!
+//! | table | holds |
+//! |---|---|
+//! | `records` | key, value, and the revision that wrote it |
+//! | `log` | what each of the newest revisions changed, for watches |
+//! | `meta` | the format, the newest revision, and where the log begins |
+//! | `readable` | a view of the records with values as text, for `psql` |
+//!
+//! All are in a schema of their own (`orch` unless the URL says otherwise), which is made and brought up to date when the
+//! store is opened. Changing records by hand goes past the revisions and the log, so that nobody who watches would hear
+//! of it.
+//!
+//! Every commit locks the one row of `meta`, takes its revision from there and releases the row at the end. So revisions
+//! become visible in their order, and a watch that has seen 7 will never be shown a 6. Commits that wait together are
+//! one transaction of the database, sent in one go: they share the lock, the round trip and the sync, and the lock is
+//! never held while a client thinks. Watches are woken by `NOTIFY` and read the log, so that a lost notification costs them
+//! [`PostgresStoreConfig::poll_interval`] and nothing else.
+//!
+//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried
+//! again on a new connection.
+//!
+//! Connection poolers that hand a connection to somebody else between transactions (PgBouncer's transaction mode) cannot
+//! be used: statements are prepared, and notifications listened for.
+
+mod config;
+mod error;
+mod plan;
+mod schema;
+mod session;
+mod tls;
+mod writer;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use orch_core::store::{
+    CommitError, Durability, Entry, Key, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
+    Watch, WatchBatch, Write,
+};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_postgres::{Error, Row};
+
+pub use self::config::{PostgresServer, PostgresStoreConfig};
+use self::{
+    error::Cause,
+    session::{Connector, OnNews, Readers, channel},
+    writer::{Commit, Writer},
+};
+use crate::{
+    prefix,
+    tail::{Piece, SharedLog, Tail},
+};
+
+/// The unit of [`PostgresStoreConfig::queue_bytes`].
+const ROOM_UNIT: usize = 1024;
+
+/// Bytes of one transaction: they are one message to the server.
+const TXN_BYTES: usize = 128 << 20;
+
+/// Bytes of the log that are read at once.
+const LOG_BYTES: i64 = 16 << 20;
+
+/// A [`StateStore`] in a PostgreSQL database, shared by any number of processes. Dropping it finishes what was accepted in
+/// the background; [`StateStore::close`] waits for that.
+pub struct PostgresStore {
+    readers: Arc<Readers>,
+    tail: Arc<Tail>,
+    /// Where commits wait for the writer; taken when the store closes.
+    jobs: Mutex<Option<mpsc::Sender<Commit>>>,
+    room: Arc<Semaphore>,
+    writing: Mutex<Option<JoinHandle<()>>>,
+    listening: JoinHandle<()>,
+    closed: AtomicBool,
+    durability: Durability,
+    config: PostgresStoreConfig,
+}
+
+impl PostgresStore {
+    /// Connects, and makes the schema or brings it up to date. Waits for the server for
+    /// [`PostgresStoreConfig::patience`].
+    ///
+    /// # Errors
+    /// [`StoreError::Backend`] when the server cannot be reached, refuses, or is not trusted; [`StoreError::Corrupt`] when
+    /// the schema is not one of orch or comes from a newer version, and is left as it is then.
+    pub async fn open(config: PostgresStoreConfig) -> Result<Self, StoreError> {
+        config.check()?;
+        let connector = Arc::new(Connector::new(&config)?);
+        let mut client = connector.patiently(|| connector.connect(None)).await?;
+        schema::prepare(&mut client, &config.schema).await?;
+        let durability = durability(&client).await.map_err(|error| error::statement("opening", error))?;
+        drop(client);
+        let readers = Arc::new(Readers::new(Arc::clone(&connector), config.readers));
+        let tail = Arc::new(Tail::start(Arc::new(Log(Arc::clone(&readers)))).await?);
+        let room = room_units(config.queue_bytes);
+        let (jobs, queue) = mpsc::channel(room);
+        let writer = Writer {
+            connector: Arc::clone(&connector),
+            readers: Arc::clone(&readers),
+            tail: Arc::clone(&tail),
+            jobs: queue,
+            keep: config.history_revisions,
+            trimmed: Revision::ZERO,
+        };
+        Ok(Self {
+            listening: tokio::spawn(listen(connector, Arc::clone(&tail), config.clone())),
+            writing: Mutex::new(Some(tokio::spawn(writer.run()))),
+            jobs: Mutex::new(Some(jobs)),
+            room: Arc::new(Semaphore::new(room)),
+            closed: AtomicBool::new(false),
+            readers,
+            tail,
+            durability,
+            config,
+        })
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    fn jobs(&self) -> Result<mpsc::Sender<Commit>, StoreError> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)
+    }
+}
+
+#[async_trait]
+impl StateStore for PostgresStore {
+    /// `durability` is `Group` when the server runs with `fsync=off`, which its operator has chosen then.
+    fn capabilities(&self) -> StoreCapabilities {
+        StoreCapabilities {
+            name: error::NAME,
+            compare_and_swap: true,
+            shared: true,
+            durability: self.durability,
+            max_value_bytes: self.config.max_value_bytes,
+            max_txn_writes: self.config.max_txn_writes,
+        }
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.check_open()?;
+        let read = |session: Arc<session::Session>| async move {
+            let row = session.client.query_opt(&session.statements.get, &[&key.as_str()]).await?;
+            row.map(|row| Ok((bytes_in(&row, 0)?, revision_in(&row, 1)?))).transpose()
+        };
+        let found = self.readers.read("reading", read).await?;
+        Ok(found.map(|(value, version)| Entry { key: key.clone(), value, version }))
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.check_open()?;
+        let after = after.map(Key::as_str).filter(|after| *after >= prefix);
+        let (start, end) = (after.unwrap_or(prefix), prefix::end_of(prefix));
+        let wanted = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+        let end = &end;
+        let read = |session: Arc<session::Session>| async move {
+            let scan = &session.statements.scan;
+            session.client.query(scan, &[&start, &after, &end, &wanted]).await
+        };
+        let rows = self.readers.read("scanning", read).await?;
+        let mut page = page_of(&rows)?;
+        page.more = page.entries.len() > limit;
+        page.entries.truncate(limit);
+        Ok(page)
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+        txn.check(&self.capabilities())?;
+        let bytes = bytes_of(&txn);
+        if bytes > TXN_BYTES {
+            let what = "the writes of a transaction, in bytes,".into();
+            return Err(StoreError::TooLarge { store: error::NAME, what, size: bytes, max: TXN_BYTES }.into());
+        }
+        let jobs = self.jobs()?;
+        let units = room_units(bytes).min(room_units(self.config.queue_bytes));
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        jobs.send(Commit { txn, bytes, answer, _room: room }).await.map_err(|_| StoreError::Closed)?;
+        drop(jobs);
+        let unanswered = |_| {
+            let (store, operation, source) = (error::NAME, "committing", Arc::new(Cause::Writer));
+            StoreError::Backend { store, operation, retryable: false, outcome_unknown: true, source }.into()
+        };
+        answered.await.unwrap_or_else(|lost| Err(unanswered(lost)))
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.check_open()?;
+        self.tail.watch(prefix, from).await
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.check_open()?;
+        let read = |session: Arc<session::Session>| async move {
+            revision_in(&session.client.query_one(&session.statements.revision, &[]).await?, 0)
+        };
+        self.readers.read("reading the revision", read).await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.check_open()?;
+        compact(&self.readers, before).await?;
+        self.tail.catch_up().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.closed.store(true, Ordering::Release);
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writing) = writing {
+            // It ends when the queue is empty.
+            let _ = writing.await;
+        }
+        self.listening.abort();
+        self.tail.close();
+        self.readers.close().await;
+        Ok(())
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.listening.abort();
+        self.tail.close();
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Keeps a connection that hears of news, and follows the log.
+async fn listen(connector: Arc<Connector>, tail: Arc<Tail>, config: PostgresStoreConfig) {
+    let lost = Arc::new(tokio::sync::Notify::new());
+    let hear = async {
+        loop {
+            let (wakes, lost_now) = (Arc::clone(&tail), Arc::clone(&lost));
+            let on_news: OnNews = Arc::new(move || {
+                wakes.wake();
+                lost_now.notify_one();
+            });
+            let listen = || async {
+                let client = connector.connect(Some(Arc::clone(&on_news))).await?;
+                client.batch_execute(&format!("LISTEN {}", channel(&config.schema))).await?;
+                Ok(client)
+            };
+            match connector.patiently(listen).await {
+                Ok(client) => {
+                    // What came before the ear was there.
+                    tail.wake();
+                    while !client.is_closed() {
+                        lost.notified().await;
+                    }
+                }
+                // Watches go on by the interval.
+                Err(error) => {
+                    tracing::warn!(%error, "the server's notifications cannot be heard; trying again");
+                }
+            }
+            tokio::time::sleep(config.poll_interval).await;
+        }
+    };
+    futures_util::future::join(hear, tail.run(config.poll_interval)).await;
+}
+
+/// The table `log`.
+struct Log(Arc<Readers>);
+
+#[async_trait]
+impl SharedLog for Log {
+    async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError> {
+        let last = Revision(after.0.saturating_add(limit as u64));
+        let read = |session: Arc<session::Session>| async move {
+            let log = &session.statements.log;
+            session.client.query(log, &[&number(after), &number(last), &LOG_BYTES]).await
+        };
+        let rows = self.0.read("reading the log", read).await?;
+        let damaged = |error: Error| error::statement("reading the log", error);
+        let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
+        let (oldest, head) =
+            (revision_in(first, 0).map_err(damaged)?, revision_in(first, 1).map_err(damaged)?);
+        let cut = first.try_get::<_, Option<i64>>(2).map_err(damaged)?.map(revision);
+        let mut piece = Piece { oldest, head, batches: Vec::new() };
+        if after < oldest {
+            return Ok(piece);
+        }
+        let end = last.min(head).min(Revision(cut.map_or(u64::MAX, |cut| cut.0 - 1)));
+        piece.batches = (after.0 + 1..=end.0)
+            .map(|revision| WatchBatch { revision: Revision(revision), writes: Vec::new() })
+            .collect();
+        for row in &rows {
+            let Some(at) = row.try_get::<_, Option<i64>>(3).map_err(damaged)? else { continue };
+            let key = key_in(row, 4)?;
+            let value = row.try_get::<_, Option<&[u8]>>(5).map_err(damaged)?.map(Bytes::copy_from_slice);
+            let place = usize::try_from(revision(at).0 - after.0 - 1).unwrap_or(usize::MAX);
+            let batch = piece.batches.get_mut(place);
+            batch
+                .ok_or_else(|| error::corrupt("the log goes beyond the newest revision"))?
+                .writes
+                .push(Write { key, value });
+        }
+        Ok(piece)
+    }
+}
+
+async fn compact(readers: &Readers, before: Revision) -> Result<(), StoreError> {
+    let compact = |session: Arc<session::Session>| async move {
+        session.client.execute(&session.statements.compact, &[&number(before)]).await
+    };
+    readers.read("compacting", compact).await.map(drop)
+}
+
+/// What an answered commit survives on this server.
+async fn durability(client: &tokio_postgres::Client) -> Result<Durability, Error> {
+    let fsync: String = client.query_one("SHOW fsync", &[]).await?.try_get(0)?;
+    Ok(if fsync == "on" { Durability::Sync } else { Durability::Group })
+}
+
+fn page_of(rows: &[Row]) -> Result<Page, StoreError> {
+    let damaged = |error: Error| error::statement("scanning", error);
+    let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
+    let mut page =
+        Page { revision: revision_in(first, 0).map_err(damaged)?, entries: Vec::new(), more: false };
+    for row in rows {
+        if row.try_get::<_, Option<&str>>(1).map_err(damaged)?.is_some() {
+            page.entries.push(Entry {
+                key: key_in(row, 1)?,
+                value: bytes_in(row, 2).map_err(damaged)?,
+                version: revision_in(row, 3).map_err(damaged)?,
+            });
+        }
+    }
+    Ok(page)
+}
+
+fn bytes_of(txn: &Txn) -> usize {
+    let writes = txn.writes.iter();
+    writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
+}
+
+fn room_units(bytes: usize) -> usize {
+    (bytes / ROOM_UNIT + 1).min(Semaphore::MAX_PERMITS)
+}
+
+fn key_in(row: &Row, column: usize) -> Result<Key, StoreError> {
+    let text = row.try_get::<_, &str>(column).map_err(|error| error::statement("reading a key", error))?;
+    Key::new(text).map_err(error::corrupt)
+}
+
+fn bytes_in(row: &Row, column: usize) -> Result<Bytes, Error> {
+    row.try_get(column).map(Bytes::copy_from_slice)
+}
+
+fn revision_in(row: &Row, column: usize) -> Result<Revision, Error> {
+    row.try_get(column).map(revision)
+}
+
+/// As the database counts.
+fn number(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
+}
+
+/// The tables hold no negative ones.
+fn revision(number: i64) -> Revision {
+    Revision(u64::try_from(number).unwrap_or(0))
+}

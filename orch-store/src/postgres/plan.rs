@@ -1,0 +1,186 @@
+//! Which transactions of a group can be decided by one statement.
+
+use std::{collections::HashMap, error::Error};
+
+use bytes::{Bytes, BytesMut};
+use orch_core::store::{Guard, Key, Revision, Txn};
+use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
+
+/// Statements of one group. Transactions on one key that follow each other take one each.
+const STEPS_MAX: usize = 16;
+
+/// A group of transactions, cut into steps that follow each other. A transaction is in a later step than those before it
+/// whose writes it looks at or writes over, so that all of a step are decided on the same state.
+#[derive(Default)]
+pub(super) struct Plan {
+    steps: Vec<Step>,
+    /// The step after the last one that writes a key.
+    free: HashMap<Key, usize>,
+    count: usize,
+}
+
+/// What one statement decides: lists of transactions, guards and writes, as `apply.sql` takes them.
+#[derive(Default)]
+pub(super) struct Step {
+    /// Where its transactions are in the group.
+    places: Vec<usize>,
+    guards: Lists<Option<i64>>,
+    writes: Lists<Option<Value>>,
+    count: i32,
+}
+
+/// Columns.
+#[derive(Default)]
+struct Lists<T> {
+    txns: Vec<i32>,
+    keys: Vec<Text>,
+    values: Vec<T>,
+}
+
+/// A key as PostgreSQL takes it.
+#[derive(Debug)]
+struct Text(Key);
+
+/// A value as PostgreSQL takes it.
+#[derive(Debug)]
+struct Value(Bytes);
+
+impl Plan {
+    /// Adds a transaction unless it would take one step too many, which it says.
+    /// Otherwise its writes are moved out of it.
+    pub(super) fn add(&mut self, txn: &mut Txn) -> bool {
+        let keys = || txn.guards.iter().map(Guard::key).chain(txn.writes.iter().map(|write| &write.key));
+        let at = keys().filter_map(|key| self.free.get(key)).max().copied().unwrap_or(0);
+        if at >= STEPS_MAX {
+            return false;
+        }
+        if at == self.steps.len() {
+            self.steps.push(Step::default());
+        }
+        for write in &txn.writes {
+            self.free.insert(write.key.clone(), at + 1);
+        }
+        self.steps[at].add(self.count, std::mem::take(txn));
+        self.count += 1;
+        true
+    }
+
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Transactions.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+}
+
+impl Step {
+    /// The values of `$1` to `$7`.
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 7] {
+        let (guards, writes) = (&self.guards, &self.writes);
+        [&self.count, &guards.txns, &guards.keys, &guards.values, &writes.txns, &writes.keys, &writes.values]
+    }
+
+    /// Where the transaction with this number is in the group.
+    pub(super) fn place_of(&self, txn: usize) -> usize {
+        self.places[txn]
+    }
+
+    /// The key of a guard, counted from one.
+    pub(super) fn guard(&self, place: i64) -> &Key {
+        &self.guards.keys[usize::try_from(place - 1).unwrap_or(0)].0
+    }
+
+    fn add(&mut self, place: usize, txn: Txn) {
+        let number = self.count;
+        for guard in &txn.guards {
+            let version = match guard {
+                Guard::Absent(_) => None,
+                // One that nothing has: no record was written by a revision below zero.
+                Guard::Version(_, Revision(version)) => Some(i64::try_from(*version).unwrap_or(-1)),
+            };
+            self.guards.push(number, guard.key().clone(), version);
+        }
+        for (key, value) in txn.into_net_writes() {
+            self.writes.push(number, key, value.map(Value));
+        }
+        self.places.push(place);
+        self.count += 1;
+    }
+}
+
+impl<T> Lists<T> {
+    fn push(&mut self, txn: i32, key: Key, value: T) {
+        self.txns.push(txn);
+        self.keys.push(Text(key));
+        self.values.push(value);
+    }
+}
+
+impl ToSql for Text {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.0.as_str().to_sql(ty, out)
+    }
+
+    accepts!(TEXT);
+    to_sql_checked!();
+}
+
+impl ToSql for Value {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        (&*self.0).to_sql(ty, out)
+    }
+
+    accepts!(BYTEA);
+    to_sql_checked!();
+}
+
+#[cfg(test)]
+mod tests {
+    use orch_core::store::Write;
+
+    use super::*;
+
+    fn key(text: &str) -> Key {
+        Key::new(text).unwrap()
+    }
+
+    fn steps(txns: &[(&[&str], &[&str])]) -> (Vec<Vec<usize>>, usize) {
+        let mut plan = Plan::default();
+        let added = txns.iter().take_while(|(guards, writes)| {
+            let writes = writes.iter().map(|name| Write::put(key(name), "")).collect();
+            let guards = guards.iter().map(|name| Guard::Absent(key(name))).collect();
+            plan.add(&mut Txn { guards, writes })
+        });
+        let added = added.count();
+        (plan.steps().iter().map(|step| step.places.clone()).collect(), added)
+    }
+
+    #[test]
+    fn transactions_that_do_not_touch_share_a_step() {
+        let (steps, _) = steps(&[(&[], &["a"]), (&["b"], &["b"]), (&["c"], &[]), (&["c"], &["d"])]);
+        assert_eq!(steps, [[0, 1, 2, 3]]);
+    }
+
+    #[test]
+    fn who_looks_at_or_overwrites_an_earlier_write_comes_later() {
+        let txns: [(&[&str], &[&str]); 6] = [
+            (&["a"], &["a"]),
+            (&["a"], &["a"]),
+            (&["x"], &["b"]),
+            (&["b"], &["a"]),
+            (&["z"], &["x"]),
+            (&[], &["a"]),
+        ];
+        // The third looks at x before the fifth writes it: both on the same state.
+        assert_eq!(steps(&txns).0, [vec![0, 2, 4], vec![1], vec![3], vec![5]]);
+    }
+
+    #[test]
+    fn a_group_ends_where_it_would_take_too_many_steps() {
+        let same: (&[&str], &[&str]) = (&["a"], &["a"]);
+        let (steps, added) = steps(&[same; 20]);
+        assert_eq!((steps.len(), added), (STEPS_MAX, STEPS_MAX));
+    }
+}

@@ -1,0 +1,198 @@
+//! Connections: each with its statements prepared, made again when it was lost.
+
+use std::{
+    future::{Future, poll_fn},
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use orch_core::store::StoreError;
+use tokio::{sync::Mutex, time::Instant};
+use tokio_postgres::{AsyncMessage, Client, Error, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    PostgresStoreConfig,
+    error::{self, Cause},
+};
+
+/// Waits between tries to connect.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Called when the server reports news.
+pub(super) type OnNews = Arc<dyn Fn() + Send + Sync>;
+
+/// A connection with what it has prepared.
+pub(super) struct Session {
+    pub(super) client: Client,
+    pub(super) statements: Statements,
+}
+
+/// All statements that the store has for its tables.
+pub(super) struct Statements {
+    pub(super) get: Statement,
+    pub(super) scan: Statement,
+    pub(super) revision: Statement,
+    pub(super) log: Statement,
+    pub(super) compact: Statement,
+    pub(super) begin: Statement,
+    pub(super) lock: Statement,
+    pub(super) apply: Statement,
+    pub(super) notify: Statement,
+    pub(super) commit: Statement,
+}
+
+/// Makes connections.
+pub(super) struct Connector {
+    server: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+    schema: String,
+    patience: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(config: &PostgresStoreConfig) -> Result<Self, StoreError> {
+        let tls =
+            config.server.trust.connector().map_err(|cause| error::backend("connecting", false, cause))?;
+        let PostgresStoreConfig { server, schema, patience, .. } = config.clone();
+        Ok(Self { server: server.config, tls, schema, patience })
+    }
+
+    /// A connection without prepared statements; the schema may be missing.
+    pub(super) async fn connect(&self, on_news: Option<OnNews>) -> Result<Client, Error> {
+        let (client, mut connection) = self.server.connect(self.tls.clone()).await?;
+        // Ends with the client, or when the connection is lost.
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                match (message, &on_news) {
+                    (AsyncMessage::Notification(_), Some(on_news)) => on_news(),
+                    (AsyncMessage::Notice(notice), _) => tracing::debug!(%notice, "the server says"),
+                    _ => {}
+                }
+            }
+            drop(connection);
+            // Whoever waits for news must look for itself now.
+            on_news.iter().for_each(|on_news| on_news());
+        });
+        // A connection that hangs in the middle of a commit must not hold up everybody else. Statements are planned once,
+        // perhaps while the tables are small, and must stay good when they are large.
+        let set_up = format!(
+            "SET search_path TO {}; SET idle_in_transaction_session_timeout TO '15s'; \
+             SET enable_seqscan TO off; SET jit TO off; \
+             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+            self.schema
+        );
+        client.batch_execute(&set_up).await?;
+        Ok(client)
+    }
+
+    /// A connection as readers and the writer need it. Tries again until its patience ends.
+    pub(super) async fn session(&self) -> Result<Session, StoreError> {
+        let try_once = async || {
+            let client = self.connect(None).await?;
+            let statements = Statements::prepare(&client, &self.schema).await?;
+            Ok(Session { client, statements })
+        };
+        self.patiently(try_once).await
+    }
+
+    /// Does what needs a connection of its own until it works, its failure does not pass, or patience ends.
+    pub(super) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        mut connect: impl FnMut() -> F,
+    ) -> Result<T, StoreError> {
+        let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
+        loop {
+            // A server that takes the connection and then says nothing.
+            let limit = self.patience.max(LONGEST_WAIT);
+            let source = match tokio::time::timeout(limit, connect()).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(error::backend("connecting", true, Cause::Silent(limit))),
+            };
+            if !error::is_passing(&source) {
+                return Err(error::statement("connecting", source));
+            }
+            if Instant::now() + wait > end {
+                let cause = Cause::Unreachable { patience: self.patience, source };
+                return Err(error::backend("connecting", true, cause));
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+impl Statements {
+    async fn prepare(client: &Client, schema: &str) -> Result<Self, Error> {
+        let notify = format!("NOTIFY {}", channel(schema));
+        let prepare = |sql| client.prepare(sql);
+        let (get, scan, revision, log, compact) = futures_util::try_join!(
+            prepare("SELECT value, version FROM records WHERE key = $1"),
+            prepare(include_str!("sql/scan.sql")),
+            prepare("SELECT revision FROM meta"),
+            prepare(include_str!("sql/log.sql")),
+            prepare(include_str!("sql/compact.sql")),
+        )?;
+        let (begin, lock, apply, notify, commit) = futures_util::try_join!(
+            prepare("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
+            prepare("SELECT FROM meta FOR NO KEY UPDATE"),
+            prepare(include_str!("sql/apply.sql")),
+            prepare(&notify),
+            prepare("COMMIT"),
+        )?;
+        Ok(Self { get, scan, revision, log, compact, begin, lock, apply, notify, commit })
+    }
+}
+
+/// What a store's commits are reported on.
+pub(super) fn channel(schema: &str) -> String {
+    format!("orch_{schema}")
+}
+
+/// A few connections that serve many readers: requests follow each other on a connection without waiting for answers.
+pub(super) struct Readers {
+    connector: Arc<Connector>,
+    places: Box<[Mutex<Option<Arc<Session>>>]>,
+    next: AtomicUsize,
+}
+
+impl Readers {
+    pub(super) fn new(connector: Arc<Connector>, count: NonZeroUsize) -> Self {
+        let places = (0..count.get()).map(|_| Mutex::new(None)).collect();
+        Self { connector, places, next: AtomicUsize::new(0) }
+    }
+
+    /// Runs `read`, which changes nothing, and once more when the connection was lost under it.
+    pub(super) async fn read<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        operation: &'static str,
+        read: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T, StoreError> {
+        match read(self.session().await?).await {
+            Err(error) if error::is_connection(&error) => {}
+            done => return done.map_err(|error| error::statement(operation, error)),
+        }
+        read(self.session().await?).await.map_err(|error| error::statement(operation, error))
+    }
+
+    pub(super) async fn close(&self) {
+        for place in &self.places {
+            place.lock().await.take();
+        }
+    }
+
+    async fn session(&self) -> Result<Arc<Session>, StoreError> {
+        let place = self.next.fetch_add(1, Ordering::Relaxed) % self.places.len();
+        let mut place = self.places[place].lock().await;
+        match &*place {
+            Some(session) if !session.client.is_closed() => Ok(Arc::clone(session)),
+            _ => Ok(Arc::clone(place.insert(Arc::new(self.connector.session().await?)))),
+        }
+    }
+}

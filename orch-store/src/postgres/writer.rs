@@ -1,0 +1,184 @@
+//! The one task that writes. It takes what is queued and commits it as one transaction of the database, whose
+//! statements are sent together without waiting for answers in between: a group costs one round trip and one sync, and
+//! the row that orders the commits of all processes is never held for the time of a client. Meanwhile the next group
+//! gathers by itself.
+
+use std::{future::poll_fn, num::NonZeroU64, pin::Pin, sync::Arc, task::Poll};
+
+use futures_util::future::{FutureExt as _, MaybeDone, maybe_done};
+use orch_core::store::{CommitError, Revision, StoreError, Txn};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio_postgres::{Error, Row, Statement};
+
+use super::{
+    error,
+    plan::{Plan, Step},
+    session::{Connector, Readers, Session},
+};
+use crate::tail::Tail;
+
+/// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
+const GROUP_MAX: usize = 1024;
+/// And their bytes, unless one alone has more.
+const GROUP_BYTES: usize = 8 << 20;
+
+/// A transaction and who waits for it.
+pub(super) struct Commit {
+    pub(super) txn: Txn,
+    /// Bytes of its keys and values.
+    pub(super) bytes: usize,
+    pub(super) answer: oneshot::Sender<Result<Revision, CommitError>>,
+    /// Its part of the queue's bound.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+pub(super) struct Writer {
+    pub(super) connector: Arc<Connector>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) tail: Arc<Tail>,
+    pub(super) jobs: mpsc::Receiver<Commit>,
+    pub(super) keep: NonZeroU64,
+    /// Where this process trimmed the log the last time.
+    pub(super) trimmed: Revision,
+}
+
+impl Writer {
+    /// Works until the queue is closed and empty.
+    pub(super) async fn run(mut self) {
+        let mut session = None;
+        let mut next = None;
+        while let Some(first) = match next.take() {
+            Some(first) => Some(first),
+            None => self.jobs.recv().await,
+        } {
+            let (group, plan) = self.gather(first, &mut next);
+            match self.carry_out(&mut session, &plan).await {
+                Ok(verdicts) => {
+                    self.tail.wake();
+                    let head = verdicts.iter().filter_map(|verdict| verdict.as_ref().ok()).max().copied();
+                    for (commit, verdict) in group.into_iter().zip(verdicts) {
+                        let _ = commit.answer.send(verdict);
+                    }
+                    self.trim(head).await;
+                }
+                Err(error) => {
+                    for commit in group {
+                        let _ = commit.answer.send(Err(error.clone().into()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the commits that are queued already, while one transaction of the database can take them. `next` is the
+    /// first that it cannot.
+    fn gather(&mut self, first: Commit, next: &mut Option<Commit>) -> (Vec<Commit>, Plan) {
+        let (mut plan, mut bytes, mut group) = (Plan::default(), first.bytes, vec![first]);
+        plan.add(&mut group[0].txn);
+        while group.len() < GROUP_MAX {
+            let Ok(mut commit) = self.jobs.try_recv() else { break };
+            bytes += commit.bytes;
+            if bytes > GROUP_BYTES || !plan.add(&mut commit.txn) {
+                *next = Some(commit);
+                break;
+            }
+            group.push(commit);
+        }
+        (group, plan)
+    }
+
+    async fn carry_out(
+        &self,
+        session: &mut Option<Session>,
+        plan: &Plan,
+    ) -> Result<Vec<Result<Revision, CommitError>>, StoreError> {
+        let ready = match session.take().filter(|session| !session.client.is_closed()) {
+            Some(session) => session,
+            None => self.connector.session().await?,
+        };
+        let verdicts = fly(&ready, plan).await?;
+        // After a failure a connection may be anywhere in its transaction: it is not used again.
+        *session = Some(ready);
+        Ok(verdicts)
+    }
+
+    /// Forgets the oldest revisions when there are an eighth more than wanted.
+    async fn trim(&mut self, head: Option<Revision>) {
+        let Some(head) = head else { return };
+        let keep = self.keep.get();
+        if head.0.saturating_sub(self.trimmed.0) <= keep + keep / 8 {
+            return;
+        }
+        let before = Revision(head.0 - keep);
+        match super::compact(&self.readers, before).await {
+            Ok(()) => self.trimmed = before,
+            Err(error) => tracing::warn!(%error, "the log could not be trimmed; it is tried again"),
+        }
+    }
+}
+
+/// Sends everything at once and waits for all answers.
+async fn fly(session: &Session, plan: &Plan) -> Result<Vec<Result<Revision, CommitError>>, StoreError> {
+    let Session { client, statements } = session;
+    let plain = |statement: &Statement| {
+        let statement = statement.clone();
+        async move { client.query(&statement, &[]).await }.boxed()
+    };
+    let mut flight = vec![plain(&statements.begin), plain(&statements.lock)];
+    for step in plan.steps() {
+        let apply = &statements.apply;
+        flight.push(async move { client.query(apply, &step.parameters()).await }.boxed());
+    }
+    flight.push(plain(&statements.notify));
+    flight.push(plain(&statements.commit));
+    let mut answers = in_order(flight).await;
+
+    let committed = answers.pop().unwrap_or(Ok(Vec::new()));
+    // A statement that failed before makes COMMIT roll back, and succeed at that.
+    let before: Result<Vec<_>, _> = answers.into_iter().collect();
+    match (before, committed) {
+        (Ok(rows), Ok(_)) => verdicts_of(plan, &rows[2..rows.len() - 1]).map_err(error::lost_commit),
+        // The server said that a statement failed: what came after it was not carried out.
+        (Err(error), _) if error.as_db_error().is_some() => Err(error::statement("committing", error)),
+        (Err(error), _) | (Ok(_), Err(error)) => Err(error::lost_commit(error)),
+    }
+}
+
+/// One answer for each transaction of the plan, in the order of their coming.
+fn verdicts_of(plan: &Plan, rows: &[Vec<Row>]) -> Result<Vec<Result<Revision, CommitError>>, Error> {
+    let mut verdicts: Vec<_> = std::iter::repeat_with(|| None).take(plan.len()).collect();
+    for (step, rows) in plan.steps().iter().zip(rows) {
+        for row in rows {
+            let (place, verdict) = verdict_of(step, row)?;
+            verdicts[place] = Some(verdict);
+        }
+    }
+    let each = verdicts.into_iter().map(|verdict| verdict.expect("each transaction is applied or failed"));
+    Ok(each.collect())
+}
+
+fn verdict_of(step: &Step, row: &Row) -> Result<(usize, Result<Revision, CommitError>), Error> {
+    let txn = usize::try_from(row.try_get::<_, i32>(0)?).unwrap_or(usize::MAX);
+    let verdict = match (row.try_get::<_, Option<i64>>(1)?, row.try_get::<_, Option<i64>>(2)?) {
+        (Some(revision), _) => Ok(super::revision(revision)),
+        (None, place) => Err(CommitError::Conflict { key: step.guard(place.unwrap_or(1)).clone() }),
+    };
+    Ok((step.place_of(txn), verdict))
+}
+
+/// Polls the futures in their order, so that their requests are sent in it, until all are done.
+async fn in_order<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output>
+where
+    F::Output: Unpin,
+{
+    let mut each: Vec<MaybeDone<F>> = futures.into_iter().map(maybe_done).collect();
+    poll_fn(|cx| {
+        let mut done = true;
+        for one in &mut each {
+            done &= one.poll_unpin(cx).is_ready();
+        }
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    each.iter_mut().map(|one| Pin::new(one).take_output().expect("all are done")).collect()
+}

@@ -1,0 +1,146 @@
+//! The newest revisions of a log that several processes append to, for watches.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use orch_core::store::{History, HistoryBounds, Recall, Revision, StoreError, Watch, WatchBatch};
+use tokio::sync::Notify;
+
+/// Revisions that are read at once.
+const CHUNK: usize = 256;
+
+/// What live watches read without asking the server.
+const HISTORY: HistoryBounds =
+    HistoryBounds { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 };
+
+/// A log on a server.
+#[async_trait]
+pub(crate) trait SharedLog: Send + Sync + 'static {
+    /// The revisions after `after`, each of them, at most `limit`, at least one if there is one. None when `after` is
+    /// before the piece's `oldest`. All of one moment.
+    async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError>;
+}
+
+/// A part of a log.
+pub(crate) struct Piece {
+    /// The earliest start of a watch.
+    pub(crate) oldest: Revision,
+    /// The newest revision.
+    pub(crate) head: Revision,
+    /// One after the other, those without changes too.
+    pub(crate) batches: Vec<WatchBatch>,
+}
+
+/// Follows a [`SharedLog`]: reads what is new when somebody says so ([`Tail::wake`]), and now and then without.
+pub(crate) struct Tail {
+    log: Arc<dyn SharedLog>,
+    /// Replaced when the log was compacted beyond what was read of it.
+    history: Mutex<Arc<History>>,
+    reading: tokio::sync::Mutex<()>,
+    news: Notify,
+}
+
+impl Tail {
+    /// Begins at the end of the log.
+    pub(crate) async fn start(log: Arc<dyn SharedLog>) -> Result<Self, StoreError> {
+        let Piece { oldest, head, .. } = log.read(Revision::ZERO, 1).await?;
+        let history = Mutex::new(Arc::new(History::new(oldest, head, HISTORY)));
+        Ok(Self { log, history, reading: tokio::sync::Mutex::default(), news: Notify::new() })
+    }
+
+    /// Follows the log until dropped. Asks for news every `interval` at the latest, so that a lost word of them costs
+    /// time and nothing else.
+    pub(crate) async fn run(&self, interval: Duration) {
+        loop {
+            let _ = tokio::time::timeout(interval, self.news.notified()).await;
+            // Each watch holds the history. With none there is nobody to read for.
+            if Arc::strong_count(&self.history.lock().unwrap_or_else(PoisonError::into_inner)) == 1 {
+                continue;
+            }
+            if let Err(error) = self.catch_up().await {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "watches wait: the log cannot be read; trying again");
+            }
+        }
+    }
+
+    /// There may be something new.
+    pub(crate) fn wake(&self) {
+        self.news.notify_one();
+    }
+
+    /// Reads everything that is there now.
+    pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.reading.lock().await;
+        loop {
+            let history = self.history();
+            let before = history.head();
+            let piece = self.log.read(before, CHUNK).await?;
+            if piece.head < before {
+                self.begin_anew(&piece, went_back(before, piece.head));
+                return Ok(());
+            }
+            if before < piece.oldest {
+                self.begin_anew(&piece, StoreError::Compacted { oldest: piece.oldest });
+                return Ok(());
+            }
+            for batch in piece.batches {
+                history.append(batch.writes);
+            }
+            history.forget(piece.oldest);
+            if history.head() >= piece.head {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A watch as `StateStore::watch` promises it.
+    pub(crate) async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.catch_up().await?;
+        let past: Arc<dyn Recall> = Arc::new(Past(Arc::clone(&self.log)));
+        let watch = self.history().watch(Some(past), prefix, from);
+        // What came since the log was read may have been overlooked while nobody watched.
+        self.wake();
+        watch
+    }
+
+    /// Ends every watch.
+    pub(crate) fn close(&self) {
+        self.history().close();
+    }
+
+    fn history(&self) -> Arc<History> {
+        Arc::clone(&self.history.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn begin_anew(&self, at: &Piece, end: StoreError) {
+        let fresh = Arc::new(History::new(at.oldest, at.head, HISTORY));
+        let old = std::mem::replace(&mut *self.history.lock().unwrap_or_else(PoisonError::into_inner), fresh);
+        old.fail(end);
+    }
+}
+
+fn went_back(seen: Revision, found: Revision) -> StoreError {
+    StoreError::Corrupt(format!(
+        "the store is at revision {found} and was at {seen} before: it was restored from an older copy, and what was \
+         answered in between is gone; start again whatever relies on it"
+    ))
+}
+
+/// Revisions that are not in memory any more.
+struct Past(Arc<dyn SharedLog>);
+
+#[async_trait]
+impl Recall for Past {
+    async fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+        let piece = self.0.read(after, limit).await?;
+        if after < piece.oldest {
+            return Err(StoreError::Compacted { oldest: piece.oldest });
+        }
+        Ok(piece.batches)
+    }
+}

@@ -1,0 +1,413 @@
+//! The PostgreSQL store against a real server: the conformance suite, also over a restart, several processes, what people
+//! see with `psql`, connections that are lost, and whom it trusts.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+mod common;
+
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, future::join_all};
+use orch_core::{
+    store::{CommitError, Durability, Guard, Revision, StateStore, StoreError},
+    testkit::store::{StoreHarness, run_all},
+};
+use orch_store::postgres::{PostgresStore, PostgresStoreConfig};
+
+use common::{full, key, put, unused_name, variable};
+
+/// The server that keeps running.
+fn server() -> String {
+    variable("ORCH_TEST_POSTGRES")
+}
+
+fn at(server: &str, parameters: &str) -> PostgresStoreConfig {
+    PostgresStoreConfig::from_url(&format!("{server}?{parameters}")).unwrap()
+}
+
+fn fresh() -> PostgresStoreConfig {
+    PostgresStoreConfig { schema: unused_name(), ..at(&server(), "") }
+}
+
+async fn open(config: &PostgresStoreConfig) -> Arc<PostgresStore> {
+    Arc::new(PostgresStore::open(config.clone()).await.unwrap())
+}
+
+/// A connection past the store, in its schema.
+async fn psql(schema: &str) -> tokio_postgres::Client {
+    let (client, connection) =
+        tokio_postgres::connect(&format!("{}?sslmode=disable", server()), tokio_postgres::NoTls)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    client.batch_execute(&format!("SET search_path TO {schema}")).await.unwrap();
+    client
+}
+
+struct Postgres {
+    server: String,
+    run: String,
+    restart: Option<String>,
+}
+
+#[async_trait]
+impl StoreHarness for Postgres {
+    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
+        let schema = format!("{}_{}", self.run, name.replace('-', "_"));
+        open(&PostgresStoreConfig { schema, ..at(&self.server, "") }).await
+    }
+
+    fn reopens(&self) -> bool {
+        true
+    }
+
+    fn disturbs(&self) -> bool {
+        self.restart.is_some()
+    }
+
+    async fn disturb(&self) {
+        common::run(self.restart.as_ref().unwrap()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_store_conforms() {
+    run_all(&Postgres { server: server(), run: unused_name(), restart: None }).await;
+}
+
+/// `pg_ctl restart -m immediate` is a crash of the server: no process of it ends in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_server_loses_nothing() {
+    let (server, restart) = (variable("ORCH_TEST_POSTGRES_FRAIL"), variable("ORCH_TEST_POSTGRES_RESTART"));
+    let harness = Postgres { server, run: unused_name(), restart: Some(restart) };
+    orch_core::testkit::store::a_disturbance_loses_nothing(&harness).await;
+    // What was open through it goes on: reads by themselves, a commit on a new connection.
+    let store = harness.open("after").await;
+    let before = store.commit(put("a", "1")).await.unwrap();
+    harness.disturb().await;
+    assert_eq!(store.revision().await.unwrap(), before);
+    assert_eq!(store.commit(put("a", "2")).await.unwrap(), before.next());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_share_one_order_and_hear_each_other() {
+    let config = fresh();
+    let stores = join_all((0..3).map(|_| open(&config))).await;
+    assert!(stores[0].capabilities().shared);
+    let mut watches = Vec::new();
+    for store in &stores {
+        watches.push(store.watch("", Revision::ZERO).await.unwrap());
+    }
+    let writers = stores.iter().enumerate().flat_map(|(number, store)| {
+        (0..50).map(move |n| async move { store.commit(put(&format!("k/{number}/{n}"), "v")).await.unwrap() })
+    });
+    let mut revisions = join_all(writers).await;
+    revisions.sort();
+    assert_eq!(revisions, (1..=150).map(Revision).collect::<Vec<_>>(), "each revision is given once");
+    let mut seen = Vec::new();
+    for watch in watches {
+        seen.push(watch.take(150).map(Result::unwrap).collect::<Vec<_>>().await);
+    }
+    assert!(seen[0].iter().map(|batch| batch.revision).eq(revisions), "in order and without a gap");
+    assert!(seen.iter().all(|other| *other == seen[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_claims_at_once_one_wins_each() {
+    let config = fresh();
+    let stores = join_all((0..2).map(|_| open(&config))).await;
+    let claims = (0..1200).map(|n| {
+        let store = &stores[n % 2];
+        let claim = put(&format!("claims/{}", n / 4), &n.to_string());
+        let claim = claim.guarded(Guard::Absent(key(&format!("claims/{}", n / 4))));
+        async move { store.commit(claim).await }
+    });
+    let outcomes = join_all(claims).await;
+    for (n, four) in outcomes.chunks(4).enumerate() {
+        let won: Vec<_> = four.iter().filter(|outcome| outcome.is_ok()).collect();
+        assert_eq!(won.len(), 1, "claim {n}: {four:?}");
+        let lost = four.iter().filter(|outcome| {
+            matches!(outcome, Err(CommitError::Conflict { key }) if key.as_str() == format!("claims/{n}"))
+        });
+        assert_eq!(lost.count(), 3, "claim {n}: {four:?}");
+    }
+    assert_eq!(stores[0].revision().await.unwrap(), Revision(300), "a lost claim takes no revision");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_record_takes_every_change_of_a_group() {
+    let store = open(&fresh()).await;
+    let all = (0..100).map(|n| {
+        let store = Arc::clone(&store);
+        async move { store.commit(put("hot", &n.to_string())).await.unwrap() }
+    });
+    let mut revisions = join_all(all).await;
+    revisions.sort();
+    assert_eq!(revisions, (1..=100).map(Revision).collect::<Vec<_>>());
+    let entry = store.get(&key("hot")).await.unwrap().unwrap();
+    assert_eq!(entry.version, Revision(100));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_can_read_everything_with_psql() {
+    let config = fresh();
+    let store = open(&config).await;
+    store.commit(put("tasks/1", "{\"v\":\"ä\"}")).await.unwrap();
+    let bytes = orch_core::store::Write::put(key("tasks/2"), vec![0xff, 0x00, b'x']);
+    store.commit(orch_core::store::Txn::of(vec![bytes])).await.unwrap();
+    let client = psql(&config.schema).await;
+    let rows = client.query("SELECT key, value, version FROM readable ORDER BY key", &[]).await.unwrap();
+    let rows: Vec<(String, String, i64)> =
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let expected = [("tasks/1", "{\"v\":\"ä\"}", 1), ("tasks/2", "\\377\\000x", 2)];
+    assert_eq!(rows, expected.map(|(key, value, version)| (key.to_owned(), value.to_owned(), version)));
+}
+
+/// Ends all connections of stores, as a restart of a proxy would.
+async fn cut_all(client: &tokio_postgres::Client) {
+    let cut =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = current_schema()";
+    assert!(client.query(cut, &[]).await.unwrap().len() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_connections_are_made_again_and_watches_miss_nothing() {
+    let config = fresh();
+    let named = at(&server(), &format!("application_name={}", config.schema));
+    let config = PostgresStoreConfig { schema: config.schema, ..named };
+    let store = open(&config).await;
+    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let client = psql(&config.schema).await;
+    for round in 1..=5 {
+        store.commit(put("a", &round.to_string())).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().unwrap().revision, Revision(2 * round - 1));
+        cut_all(&client).await;
+        assert!(store.get(&key("a")).await.unwrap().is_some(), "a read is tried again");
+        // A commit that finds its connection gone before it begins is made on a new one.
+        let second = loop {
+            match store
+                .commit(put("a", "again").guarded(Guard::Version(key("a"), Revision(2 * round - 1))))
+                .await
+            {
+                Err(CommitError::Store(error)) if error.is_retryable() => {}
+                done => break done,
+            }
+        };
+        assert!(matches!(second, Ok(_) | Err(CommitError::Conflict { .. })), "{second:?}");
+        assert_eq!(watch.next().await.unwrap().unwrap().revision, Revision(2 * round));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_needs_no_notification() {
+    let config = PostgresStoreConfig { poll_interval: Duration::from_millis(50), ..fresh() };
+    let store = open(&config).await;
+    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    // A change as a store makes it, without its NOTIFY.
+    let silently = "WITH head AS (UPDATE meta SET revision = revision + 1 RETURNING revision) \
+        INSERT INTO log SELECT revision, 'a', 'x' FROM head";
+    psql(&config.schema).await.execute(silently, &[]).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().revision, Revision(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_wakes_the_watches_of_other_processes() {
+    let config = PostgresStoreConfig { poll_interval: Duration::from_secs(600), ..fresh() };
+    let (one, two) = (open(&config).await, open(&config).await);
+    let mut watch = two.watch("", Revision::ZERO).await.unwrap();
+    for n in 1..=20 {
+        one.commit(put("a", "x")).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().unwrap().revision, Revision(n));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_process_compacts_is_compacted_for_all() {
+    let config = fresh();
+    let (one, two) = (open(&config).await, open(&config).await);
+    for n in 0..10 {
+        one.commit(put("a", &n.to_string())).await.unwrap();
+    }
+    drop(two.watch("", Revision::ZERO).await.unwrap());
+    one.compact(Revision(4)).await.unwrap();
+    let early = two.watch("", Revision(3)).await.err();
+    assert!(matches!(early, Some(StoreError::Compacted { oldest: Revision(4) })), "{early:?}");
+    assert!(two.watch("", Revision(4)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_trimmed() {
+    let config = PostgresStoreConfig { history_revisions: NonZeroU64::new(40).unwrap(), ..fresh() };
+    let store = open(&config).await;
+    for n in 0..100 {
+        store.commit(put("a", &n.to_string())).await.unwrap();
+    }
+    let Some(StoreError::Compacted { oldest }) = store.watch("", Revision::ZERO).await.err() else {
+        panic!("the log must have been trimmed")
+    };
+    assert!((50..=60).contains(&oldest.0), "{oldest}");
+    let whole = "SELECT count(*) = (SELECT revision - oldest FROM meta) FROM log";
+    let whole: bool = psql(&config.schema).await.query_one(whole, &[]).await.unwrap().get(0);
+    assert!(whole, "what is left of the log is what may be watched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_restored_to_an_older_state_is_noticed() {
+    let config = fresh();
+    let store = open(&config).await;
+    let watch = store.watch("", Revision::ZERO).await.unwrap();
+    store.commit(put("a", "1")).await.unwrap();
+    store.commit(put("a", "2")).await.unwrap();
+    drop(store.watch("", Revision::ZERO).await.unwrap());
+    psql(&config.schema).await.batch_execute("UPDATE meta SET revision = 1; DELETE FROM log").await.unwrap();
+    let last = watch.collect::<Vec<_>>().await.pop();
+    assert!(matches!(&last, Some(Err(StoreError::Corrupt(text))) if text.contains("older copy")), "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_open_a_new_schema_at_once_make_it_once() {
+    let config = fresh();
+    for store in join_all((0..8).map(|_| open(&config))).await {
+        assert_eq!(store.revision().await.unwrap(), Revision::ZERO);
+    }
+}
+
+async fn opening_fails(config: PostgresStoreConfig) -> StoreError {
+    PostgresStore::open(config).await.expect_err("opening must fail")
+}
+
+#[tokio::test]
+async fn a_newer_format_and_a_foreign_schema_are_refused_and_left_alone() {
+    for (makes, says) in [
+        ("CREATE TABLE meta (format int); INSERT INTO meta VALUES (99)", "newer version (format 99"),
+        ("CREATE TABLE meta (id int)", "not a store of orch"),
+        ("CREATE TABLE theirs (id int)", "not a store of orch"),
+    ] {
+        let config = fresh();
+        let client = psql("public").await;
+        let schema = &config.schema;
+        client
+            .batch_execute(&format!("CREATE SCHEMA {schema}; SET search_path TO {schema}; {makes}"))
+            .await
+            .unwrap();
+        let error = opening_fails(config).await;
+        assert!(
+            matches!(error, StoreError::Corrupt(_)) && error.to_string().contains(says),
+            "{}",
+            full(&error)
+        );
+        let tables: i64 = client
+            .query_one(
+                "SELECT count(*) FROM pg_class WHERE relnamespace = current_schema()::regnamespace",
+                &[],
+            )
+            .await
+            .unwrap()
+            .get(0);
+        assert_eq!(tables, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_role_needs_no_more_than_its_schema() {
+    let (config, role) = (fresh(), unused_name());
+    let client = psql("public").await;
+    let schema = &config.schema;
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'secret'; CREATE SCHEMA {schema} AUTHORIZATION {role}"
+        ))
+        .await
+        .unwrap();
+    let (_, host) = server().split_once('@').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let store = open(&at(&format!("postgres://{role}:secret@{host}"), &format!("schema={schema}"))).await;
+    assert_eq!(store.commit(put("a", "1")).await.unwrap(), Revision(1));
+}
+
+#[tokio::test]
+async fn who_cannot_log_in_hears_why_and_no_password_is_shown() {
+    let wrong = server().replacen("orch:", "orch:wr%40ng-", 1);
+    let config = at(&wrong, "");
+    assert!(!format!("{config:?}").contains("ng-"), "{config:?}");
+    let error = opening_fails(config).await;
+    let text = full(&error);
+    assert!(!error.is_retryable() && text.contains("password authentication failed"), "{text}");
+    assert!(!text.contains("ng-") && !format!("{error:?}").contains("ng-"), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_waited_for_within_bounds() {
+    let nowhere = PostgresStoreConfig {
+        patience: Duration::from_millis(300),
+        ..PostgresStoreConfig::from_url("postgres://orch:hidden@127.0.0.1:1/x").unwrap()
+    };
+    let error = opening_fails(nowhere).await;
+    let text = full(&error);
+    assert!(error.is_retryable() && text.contains("within 300ms") && text.contains("refused"), "{text}");
+    assert!(!text.contains("hidden"), "{text}");
+}
+
+#[test]
+fn urls_that_make_no_sense_are_explained() {
+    for (url, says) in [
+        ("postgres://u:hidden@h/d?sslmode=sometimes", "verify-full"),
+        ("postgres://u:hidden@h/d?schema=Robert'); DROP", "small letters"),
+        ("postgres://u:hidden@h/d?wrong=1", "cannot be understood"),
+        ("postgres://u:hidden@h:port/d", "cannot be understood"),
+    ] {
+        let text = full(&PostgresStoreConfig::from_url(url).unwrap_err());
+        assert!(text.contains(says) && !text.contains("hidden"), "{url}: {text}");
+    }
+}
+
+/// Whether connections are encrypted, as the server sees it; or why there is none.
+async fn encrypted(server: &str, parameters: &str) -> Result<bool, String> {
+    let name = unused_name();
+    let config = at(server, &format!("{parameters}&application_name={name}"));
+    let config = PostgresStoreConfig { schema: unused_name(), patience: Duration::from_millis(50), ..config };
+    let store = PostgresStore::open(config).await.map_err(|error| full(&error))?;
+    store.revision().await.unwrap();
+    let query =
+        "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = $1";
+    Ok(psql("public").await.query_one(query, &[&name]).await.unwrap().get(0))
+}
+
+#[tokio::test]
+async fn sslmode_is_obeyed() {
+    // The certificate is for localhost, and not for this address.
+    let by_name = server().replace("127.0.0.1", "localhost");
+    let by_address = server();
+    let ca = format!("sslrootcert={}", variable("ORCH_TEST_POSTGRES_CA"));
+    for (server, parameters, expected) in [
+        (&by_address, "sslmode=disable".to_owned(), Ok(false)),
+        (&by_address, "sslmode=prefer".to_owned(), Ok(true)),
+        (&by_address, "sslmode=require".to_owned(), Ok(true)),
+        (&by_address, format!("sslmode=require&{ca}"), Ok(true)),
+        (&by_address, format!("sslmode=verify-ca&{ca}"), Ok(true)),
+        (&by_address, format!("sslmode=verify-full&{ca}"), Err("name")),
+        (&by_name, format!("sslmode=verify-full&{ca}"), Ok(true)),
+        (&by_name, "sslmode=verify-full".to_owned(), Err("certificate")),
+        (&by_name, "sslmode=verify-ca".to_owned(), Err("certificate")),
+        (&by_name, "sslmode=verify-ca&sslrootcert=/nowhere".to_owned(), Err("/nowhere")),
+    ] {
+        match (encrypted(server, &parameters).await, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{parameters}"),
+            (Err(text), Err(says)) => assert!(text.contains(says), "{parameters}: {text}"),
+            (found, _) => panic!("{parameters}: {found:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_syncs_declares_that_commits_survive_a_power_cut() {
+    assert_eq!(open(&fresh()).await.capabilities().durability, Durability::Sync);
+}
+
+#[tokio::test]
+async fn the_url_opens_it() {
+    let url = format!("{}?schema={}", server(), unused_name());
+    let store = orch_store::connect(&url).await.unwrap();
+    assert_eq!(store.capabilities().name, "postgres");
+    let wrong = orch_store::connect(&url.replace("schema=", "schema=-")).await.unwrap_err();
+    assert!(full(&wrong).contains("small letters"), "{}", full(&wrong));
+}
