@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+#[cfg(feature = "crdt")]
+pub mod crdt;
 #[cfg(feature = "embedded")]
 pub mod embedded;
