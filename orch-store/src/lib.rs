@@ -5,3 +5,5 @@
 pub mod crdt;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(any(feature = "crdt", feature = "embedded"))]
+mod file;

@@ -9,6 +9,7 @@ mod owned;
 mod record;
 mod replica;
 mod segment;
+mod store;
 mod tables;
 
 pub use self::{
@@ -26,5 +27,6 @@ pub use self::{
     segment::{
         Applied, Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SignedHeader, VALUE_BYTES_MAX,
     },
-    tables::{At, MemoryTables, Tables},
+    store::{CrdtStore, CrdtStoreConfig},
+    tables::{At, Lookup, MemoryTables, Tables},
 };

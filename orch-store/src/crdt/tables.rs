@@ -13,9 +13,8 @@ use super::record::Record;
 /// A segment's place: the author's number in this replica, and the position.
 pub type At = (u16, u64);
 
-/// What one step of a [`Replica`](super::Replica) reads and changes. The host commits the changes of a step together, or
-/// drops the replica when it cannot; what a step wants to send leaves only afterwards.
-pub trait Tables {
+/// What a [`Replica`](super::Replica) reads of what it keeps.
+pub trait Lookup {
     /// Why something cannot be read or written.
     type Error;
 
@@ -28,17 +27,27 @@ pub trait Tables {
     /// When it cannot be read.
     fn meta(&self, name: &str) -> Result<Option<Bytes>, Self::Error>;
 
-    /// Stores a small record, or removes it.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    fn put_meta(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), Self::Error>;
-
     /// The segment at a place.
     ///
     /// # Errors
     /// When it cannot be read.
     fn segment(&self, at: At) -> Result<Option<Bytes>, Self::Error>;
+
+    /// What the view has under a key.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn record(&self, key: &str) -> Result<Option<Record>, Self::Error>;
+}
+
+/// What one step of a [`Replica`](super::Replica) reads and changes. The host commits the changes of a step together, or
+/// drops the replica when it cannot; what a step wants to send leaves only afterwards.
+pub trait Tables: Lookup {
+    /// Stores a small record, or removes it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn put_meta(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), Self::Error>;
 
     /// The first segment at this place or after it.
     ///
@@ -69,12 +78,6 @@ pub trait Tables {
     /// # Errors
     /// When it cannot be written.
     fn put_garbage(&mut self, at: At, note: Option<u64>) -> Result<(), Self::Error>;
-
-    /// What the view has under a key.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    fn record(&self, key: &str) -> Result<Option<Record>, Self::Error>;
 
     /// Stores a record of the view, or removes it. Returns what was there.
     ///
@@ -127,7 +130,7 @@ fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<
     }
 }
 
-impl Tables for MemoryTables {
+impl Lookup for MemoryTables {
     type Error = Infallible;
 
     fn corrupt(what: &'static str) -> Infallible {
@@ -138,13 +141,19 @@ impl Tables for MemoryTables {
         Ok(self.meta.get(name).cloned())
     }
 
+    fn segment(&self, at: At) -> Result<Option<Bytes>, Infallible> {
+        Ok(self.segments.get(&at).cloned())
+    }
+
+    fn record(&self, key: &str) -> Result<Option<Record>, Infallible> {
+        Ok(self.view.get(key).cloned().map(read))
+    }
+}
+
+impl Tables for MemoryTables {
     fn put_meta(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), Infallible> {
         set(&mut self.meta, name.to_owned(), value.map(Bytes::copy_from_slice));
         Ok(())
-    }
-
-    fn segment(&self, at: At) -> Result<Option<Bytes>, Infallible> {
-        Ok(self.segments.get(&at).cloned())
     }
 
     fn next_segment(&self, from: At) -> Result<Option<(At, Bytes)>, Infallible> {
@@ -167,10 +176,6 @@ impl Tables for MemoryTables {
     fn put_garbage(&mut self, at: At, note: Option<u64>) -> Result<(), Infallible> {
         set(&mut self.garbage, at, note);
         Ok(())
-    }
-
-    fn record(&self, key: &str) -> Result<Option<Record>, Infallible> {
-        Ok(self.view.get(key).cloned().map(read))
     }
 
     fn swap_record(&mut self, key: &str, record: Option<&Record>) -> Result<Option<Record>, Infallible> {

@@ -8,7 +8,10 @@ use orch_core::{
     transport::PeerId,
 };
 
-use super::{Effect, Event, Replica};
+use super::{
+    Effect, Event, Replica,
+    read::{confirmed_name, value_with_hash},
+};
 use crate::crdt::{
     clock::Stamp,
     merkle::Hash,
@@ -74,11 +77,6 @@ pub enum DecisionError {
     TooMany,
 }
 
-/// Where a confirmed value is kept: its hash, then the value if it was there.
-pub(super) fn confirmed_name(key: &str) -> String {
-    format!("confirmed/{key}")
-}
-
 impl Replica {
     /// Applies a decision, once: `number` says which it is in the order, and those that were applied already are passed over.
     ///
@@ -132,7 +130,7 @@ impl Replica {
                 Ok(Ok(()))
             }
             Decision::Confirm { key, value } => {
-                let known = self.value_with_hash(tables, &key, value)?;
+                let known = value_with_hash(tables, &key, value)?;
                 let stored = [value.as_bytes().as_slice(), known.as_deref().unwrap_or_default()].concat();
                 tables.put_meta(&confirmed_name(key.as_str()), Some(&stored))?;
                 Ok(Ok(()))
@@ -248,23 +246,5 @@ impl Replica {
         // What was overwritten by it may be collected here and not elsewhere.
         self.must_fill(out);
         Ok(())
-    }
-
-    /// The value of a key that has this hash, among all that are known.
-    pub(super) fn value_with_hash<T: Tables>(
-        &self,
-        tables: &T,
-        key: &Key,
-        hash: Hash,
-    ) -> Result<Option<Bytes>, T::Error> {
-        let Some(record) = tables.record(key.as_str())? else { return Ok(None) };
-        if let Some(value) = record.value.as_ref().filter(|value| Hash::of(value) == hash) {
-            return Ok(Some(value.clone()));
-        }
-        let Some(other) = record.others.iter().find(|other| other.hash == Some(hash)) else {
-            return Ok(None);
-        };
-        let Some(segment) = self.own_segment(tables, other.at)? else { return Ok(None) };
-        Ok(segment.entries().find(|write| write.key == *key).and_then(|write| write.value.clone()))
     }
 }

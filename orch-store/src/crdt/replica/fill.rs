@@ -15,7 +15,7 @@ use crate::crdt::{
     clock::Stamp,
     message::{Difference, Fingerprint, Item, Message, RANGES_MAX, Range},
     segment::Segment,
-    tables::Tables,
+    tables::{Lookup, Tables},
 };
 
 /// A range with at most so many entries is answered with them.
@@ -442,7 +442,7 @@ struct Place<'a> {
     stamp: Stamp,
 }
 
-type Visit<'a, T> = &'a mut dyn FnMut(&Place<'_>) -> Result<(), <T as Tables>::Error>;
+type Visit<'a, T> = &'a mut dyn FnMut(&Place<'_>) -> Result<(), <T as Lookup>::Error>;
 
 fn keyed(nonce: &[u8; 16]) -> blake3::Hasher {
     let mut key = *b"orch crdt fingerprint...........";

@@ -19,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use orch_core::{model::Timestamp, store::Revision, transport::PeerId};
 
+pub(super) use self::read::confirmed;
 use self::{
     author::Author,
     collect::Garbage,
@@ -194,8 +195,15 @@ pub enum OpenError {
         expected: Hash,
     },
     /// A later version wrote it.
-    #[error("the store was written by a newer version (format {0}); use that version")]
-    Newer(u8),
+    #[error(
+        "the store was written by a newer version (format {found}, this version reads up to {known}); use that version"
+    )]
+    Newer {
+        /// Its format.
+        found: u8,
+        /// The newest that is known here.
+        known: u8,
+    },
     /// The number of confirmations decides what is kept.
     #[error("the store was made for {found} confirmations, not {expected}; they cannot be changed later")]
     OtherConfirmations {
@@ -367,7 +375,7 @@ impl Replica {
         let mut input = Input(bytes);
         match input.u8()? {
             FORMAT => {}
-            other => return Ok(Err(OpenError::Newer(other))),
+            found => return Ok(Err(OpenError::Newer { found, known: FORMAT })),
         }
         let (found, expected) = (Hash(input.array()?), self.config.group);
         if found != expected {
