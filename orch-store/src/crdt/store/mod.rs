@@ -267,18 +267,25 @@ impl CrdtStore {
     }
 
     fn check_open(&self) -> Result<(), StoreError> {
-        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+        match self.file.failure() {
+            _ if self.closed.load(Ordering::Acquire) => Err(StoreError::Closed),
+            Some(_) => Err(self.file.gone()),
+            None => Ok(()),
+        }
     }
 
     /// The answer when the writer has none any more: it was told to close before, or it failed.
     fn unanswered(&self, outcome_unknown: bool) -> StoreError {
-        match (self.check_open(), self.file.gone()) {
-            (Err(closed), _) => closed,
-            (Ok(()), StoreError::Closed) => {
+        if self.closed.load(Ordering::Acquire) {
+            return StoreError::Closed;
+        }
+        match self.file.failure() {
+            // What was on its way when the disk failed may be there.
+            Some(failure) if outcome_unknown => failure,
+            Some(_) => self.file.gone(),
+            None => {
                 error::backend("working", outcome_unknown, Cause::Writer { path: self.file.path().into() })
             }
-            // What was on its way when the disk failed may be there.
-            (Ok(()), stopped) => self.file.failure().filter(|_| outcome_unknown).unwrap_or(stopped),
         }
     }
 }

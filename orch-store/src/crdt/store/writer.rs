@@ -2,6 +2,7 @@
 //! only after that; while the disk works, the next group gathers by itself.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
@@ -66,13 +67,20 @@ enum Answer {
     Look(Box<dyn FnOnce(&Replica) + Send>),
 }
 
-/// What came of a group.
-struct Done {
+/// A group on its way. Who waits for it is in here until it is known what came of it: dropped answers say that the disk
+/// failed, and by then the file has to say so too.
+#[derive(Default)]
+struct Group {
+    jobs: VecDeque<Job>,
+    /// Neighbours that will share segments, and who waits for them.
+    txns: Vec<Txn>,
+    committing: Vec<oneshot::Sender<Result<Revision, CommitError>>>,
+    deciding: Option<oneshot::Sender<Result<(), DecisionError>>>,
     effects: Vec<Effect>,
     answers: Vec<Answer>,
     extent: Extent,
     /// Released when the group is done.
-    _room: Vec<OwnedSemaphorePermit>,
+    room: Vec<OwnedSemaphorePermit>,
 }
 
 impl Writer {
@@ -90,24 +98,25 @@ impl Writer {
             if tick {
                 due = Instant::now() + self.interval();
             }
-            let mut group = Vec::from_iter(first);
-            while group.len() < GROUP_MAX && !matches!(group.last(), Some(Job::Close { .. })) {
+            let mut jobs = VecDeque::from_iter(first);
+            while jobs.len() < GROUP_MAX && !matches!(jobs.back(), Some(Job::Close { .. })) {
                 let Ok(job) = self.jobs.try_recv() else { break };
-                group.push(job);
+                jobs.push_back(job);
             }
-            let close = match group.pop() {
+            let close = match jobs.pop_back() {
                 Some(Job::Close { answer }) => Some(answer),
                 last => {
-                    group.extend(last);
+                    jobs.extend(last);
                     None
                 }
             };
+            let mut group = Group { jobs, ..Group::default() };
             let file = Arc::clone(&self.file);
-            match file.write("committing", |database| self.work(database, group, tick)) {
-                Ok(done) => self.tell(done),
+            if file.write("committing", |database| self.work(database, &mut group, tick)).is_err() {
                 // Whoever waits hears it from the file.
-                Err(_) => return,
+                return;
             }
+            self.tell(group);
             if let Some(answer) = close {
                 self.file.release();
                 let _ = answer.send(());
@@ -117,91 +126,85 @@ impl Writer {
     }
 
     /// Carries out a group in one transaction.
-    fn work(&mut self, database: &redb::Database, group: Vec<Job>, tick: bool) -> Result<Done, redb::Error> {
+    fn work(&mut self, database: &redb::Database, group: &mut Group, tick: bool) -> Result<(), redb::Error> {
         let transaction = database.begin_write()?;
         let mut tables = DiskTables::open(&transaction)?;
         let now = self.now();
-        let mut done =
-            Done { effects: Vec::new(), answers: Vec::new(), extent: tables.extent()?, _room: Vec::new() };
-        let mut txns = Vec::new();
-        for job in group {
+        group.extent = tables.extent()?;
+        while let Some(job) = group.jobs.pop_front() {
             if let Job::Commit { txn, answer, room } = job {
-                done._room.push(room);
-                txns.push((txn, answer));
+                group.room.push(room);
+                group.txns.push(txn);
+                group.committing.push(answer);
                 continue;
             }
-            // Neighbours share segments; what came in between stays there.
-            self.commit(&mut tables, now, &mut txns, &mut done)?;
+            self.commit(&mut tables, now, group)?;
             match job {
                 Job::Receive { from, message, room } => {
-                    done._room.push(room);
+                    group.room.push(room);
                     match Message::decode(message) {
                         Ok(message) => {
-                            self.replica.receive(&mut tables, now, from, message, &mut done.effects)?;
+                            self.replica.receive(&mut tables, now, from, message, &mut group.effects)?;
                         }
                         Err(error) => tracing::warn!(%from, %error, "a message is dropped"),
                     }
                 }
                 Job::Decide { number, decision, answer } => {
-                    let decided = self.replica.decide(&mut tables, number, decision, &mut done.effects)?;
-                    done.answers.push(Answer::Decide(answer, decided));
+                    group.deciding = Some(answer);
+                    let decided = self.replica.decide(&mut tables, number, decision, &mut group.effects)?;
+                    group.answers.extend(group.deciding.take().map(|answer| Answer::Decide(answer, decided)));
                 }
-                Job::Look(look) => done.answers.push(Answer::Look(look)),
+                Job::Look(look) => group.answers.push(Answer::Look(look)),
                 Job::Compact { before, answer } => {
-                    done.extent = tables.forget(before, self.replica.revision())?;
-                    done.answers.push(Answer::Compact(answer));
+                    group.extent = tables.forget(before, self.replica.revision())?;
+                    group.answers.push(Answer::Compact(answer));
                 }
                 Job::Commit { .. } | Job::Close { .. } => unreachable!("taken out above"),
             }
         }
-        self.commit(&mut tables, now, &mut txns, &mut done)?;
+        self.commit(&mut tables, now, group)?;
         if tick {
             let nonce = (u128::from(self.next_random()) << 64 | u128::from(self.next_random())).to_le_bytes();
-            self.replica.tick(&mut tables, now, nonce, &mut done.effects)?;
+            self.replica.tick(&mut tables, now, nonce, &mut group.effects)?;
         } else if tables.changed() {
             self.replica.collect(&mut tables, now)?;
         }
-        let applied = done.effects.iter().filter_map(|effect| match effect {
+        let applied = group.effects.iter().filter_map(|effect| match effect {
             Effect::Applied(applied) => Some(applied),
             Effect::Send(..) | Effect::Event(_) => None,
         });
-        done.extent = tables.log(applied, self.keep)?;
+        group.extent = tables.log(applied, self.keep)?;
         let changed = tables.changed();
         drop(tables);
-        if changed {
-            transaction.commit()?;
-        } else {
-            transaction.abort()?;
-        }
-        Ok(done)
+        if changed { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
     }
 
+    /// Writes the transactions that have gathered.
     fn commit(
         &mut self,
         tables: &mut DiskTables<'_>,
         now: Moment,
-        txns: &mut Vec<(Txn, oneshot::Sender<Result<Revision, CommitError>>)>,
-        done: &mut Done,
+        group: &mut Group,
     ) -> Result<(), redb::Error> {
-        if txns.is_empty() {
+        if group.txns.is_empty() {
             return Ok(());
         }
-        let (txns, answers): (Vec<_>, Vec<_>) = txns.drain(..).unzip();
-        let verdicts = self.replica.write(tables, now, txns, &mut done.effects)?;
-        for (verdict, answer) in verdicts.into_iter().zip(answers) {
+        let txns = std::mem::take(&mut group.txns);
+        let verdicts = self.replica.write(tables, now, txns, &mut group.effects)?;
+        for (verdict, answer) in verdicts.into_iter().zip(group.committing.drain(..)) {
             let verdict = match verdict {
                 Verdict::Applied(revision) => Ok(revision),
                 Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
                 Verdict::Refused(refusal) => Err(refused(refusal).into()),
             };
-            done.answers.push(Answer::Commit(answer, verdict));
+            group.answers.push(Answer::Commit(answer, verdict));
         }
         Ok(())
     }
 
     /// Tells everybody what the disk now holds.
-    fn tell(&self, done: Done) {
-        for effect in done.effects {
+    fn tell(&self, group: Group) {
+        for effect in group.effects {
             match effect {
                 Effect::Applied(applied) => {
                     let revision = self.history.append(applied.writes);
@@ -215,8 +218,8 @@ impl Writer {
             }
         }
         // Whoever has an answer must not be told of an older beginning than there is.
-        self.history.forget(done.extent.oldest);
-        for answer in done.answers {
+        self.history.forget(group.extent.oldest);
+        for answer in group.answers {
             // Whoever gave up waiting does not want it.
             match answer {
                 Answer::Commit(to, answer) => drop(to.send(answer)),
