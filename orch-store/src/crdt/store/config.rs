@@ -18,9 +18,11 @@ pub struct CrdtStoreConfig {
     pub history_revisions: NonZeroU64,
     /// The most bytes of those revisions, on disk; the last group of them is always there.
     pub history_bytes: u64,
-    /// Bytes of transactions that wait for the disk. A `commit` beyond waits for room. Each counts for at least 1 KiB.
+    /// Bytes of transactions that wait for the disk; a `commit` beyond waits for room. So much again of messages that wait to
+    /// be taken in, and so much of those that wait to be sent, where what does not fit is lost, as in a network. Each counts
+    /// for at least 1 KiB.
     pub queue_bytes: usize,
-    /// Messages that wait to be taken in, and that wait to be sent. More are dropped, as a network would.
+    /// The most messages that wait to be sent.
     pub queue_messages: usize,
     /// Memory for pages of the file, in bytes.
     pub cache_bytes: usize,

@@ -99,15 +99,10 @@ impl<'txn> DiskTables<'txn> {
     }
 
     /// Adds the revisions of a group to the log, and forgets what is too much.
-    pub(super) fn log<'a>(
-        &mut self,
-        group: impl Iterator<Item = &'a Applied>,
-        keep: Keep,
-    ) -> Result<Extent, redb::Error> {
+    pub(super) fn log(&mut self, group: &[Applied], keep: Keep) -> Result<Extent, redb::Error> {
         let mut extent = self.extent()?;
-        let group: Vec<_> = group.collect();
         let Some(last) = group.last() else { return Ok(extent) };
-        let row = encode_group(&group);
+        let row = encode_group(group);
         self.log.insert(last.revision.0, row.as_slice())?;
         extent.bytes += row.len() as u64;
         let mut forget = extent.oldest;
@@ -370,7 +365,7 @@ pub(super) fn recall(file: &File, after: Revision, limit: usize) -> Result<Vec<W
 }
 
 /// In front of each revision its number, then its writes.
-fn encode_group(group: &[&Applied]) -> Vec<u8> {
+fn encode_group(group: &[Applied]) -> Vec<u8> {
     let mut out = Vec::new();
     put_list(group, &mut out, |Applied { revision, writes }, out| {
         out.extend(revision.0.to_le_bytes());

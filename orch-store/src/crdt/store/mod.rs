@@ -34,7 +34,7 @@ pub use self::config::CrdtStoreConfig;
 use self::{
     disk::{DiskTables, DiskView, Found, Keep},
     network::Network,
-    writer::{Job, Writer},
+    writer::{Job, Parcel, Writer},
 };
 use super::{
     key::AuthorKey,
@@ -79,7 +79,7 @@ pub struct CrdtStore {
 }
 
 /// Messages for other members, which somebody has to carry.
-pub(super) type Outgoing = tokio::sync::mpsc::Receiver<(PeerId, Bytes)>;
+pub(super) type Outgoing = tokio::sync::mpsc::Receiver<Parcel>;
 
 impl CrdtStore {
     /// Opens the store in the configured directory, making what is missing. It speaks with nobody: see
@@ -176,6 +176,7 @@ impl CrdtStore {
             history: Arc::clone(&history),
             jobs: queue,
             outgoing,
+            sending: Arc::new(Semaphore::new(room_units(config.queue_bytes))),
             keep,
             digest_interval: config.digest_interval,
             begun: Instant::now(),

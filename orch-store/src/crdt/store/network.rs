@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use orch_core::transport::{Channel, PeerId, Transport};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::AbortHandle,
-};
+use tokio::{sync::Semaphore, task::AbortHandle};
 
 use super::{Job, Outgoing};
 use crate::{crdt::segment::SEGMENT_BYTES_MAX, file::room_units};
@@ -93,12 +89,8 @@ async fn carry_in(
     }
 }
 
-async fn carry_out(
-    transport: &dyn Transport,
-    channel: Channel,
-    mut outgoing: mpsc::Receiver<(PeerId, Bytes)>,
-) {
-    while let Some((peer, message)) = outgoing.recv().await {
+async fn carry_out(transport: &dyn Transport, channel: Channel, mut outgoing: Outgoing) {
+    while let Some((peer, message, _room)) = outgoing.recv().await {
         // Whoever cannot be reached now hears of everything with a later digest.
         if let Err(error) = transport.send(peer, channel, message).await {
             tracing::debug!(%peer, %error, "a message is lost");

@@ -91,7 +91,7 @@ async fn nothing_acknowledged_or_sent_is_lost_by_a_crash_at_any_write() {
     }
     store.close().await.unwrap();
     let mut sent = Vec::new();
-    while let Some((_, message)) = outgoing.recv().await {
+    while let Some((_, message, _)) = outgoing.recv().await {
         sent.push(Message::decode(message).unwrap());
     }
 
@@ -159,7 +159,7 @@ async fn a_failed_sync_stops_the_store_and_sends_nothing() {
     assert!(items[0].is_ok() && items.last().unwrap().is_err(), "{items:?}");
     store.close().await.unwrap();
     let mut supplies = 0;
-    while let Some((_, message)) = outgoing.recv().await {
+    while let Some((_, message, _)) = outgoing.recv().await {
         supplies += usize::from(matches!(Message::decode(message).unwrap(), Message::Supply { .. }));
     }
     assert_eq!(supplies, 1, "what is not durable is not sent: another life might sign something else there");

@@ -16,7 +16,7 @@ use orch_core::{
     store::{CommitError, History, Revision, StoreError, Txn},
     transport::PeerId,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc::Sender, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender, oneshot};
 
 use super::{
     disk::{DiskTables, Extent, Keep},
@@ -26,10 +26,12 @@ use crate::{
     crdt::{
         message::Message,
         replica::{Decision, DecisionError, Effect, Event, Moment, Replica, Verdict},
+        segment::Applied,
     },
     file::{
         File,
         error::{self, Cause},
+        room_units,
     },
 };
 
@@ -51,8 +53,9 @@ pub(super) struct Writer {
     pub(super) file: Arc<File>,
     pub(super) history: Arc<History>,
     pub(super) jobs: Receiver<Job>,
-    /// To the network; what does not fit is lost.
-    pub(super) outgoing: Sender<(PeerId, Bytes)>,
+    /// To the network, and the room there; what does not fit is lost.
+    pub(super) outgoing: Sender<Parcel>,
+    pub(super) sending: Arc<Semaphore>,
     pub(super) keep: Keep,
     pub(super) digest_interval: Duration,
     pub(super) begun: Instant,
@@ -67,6 +70,9 @@ enum Answer {
     Look(Box<dyn FnOnce(&Replica) + Send>),
 }
 
+/// A message for somebody, with the room that it takes until it has left.
+pub(super) type Parcel = (PeerId, Bytes, OwnedSemaphorePermit);
+
 /// A group on its way. Who waits for it is in here until it is known what came of it: dropped answers say that the disk
 /// failed, and by then the file has to say so too.
 #[derive(Default)]
@@ -76,7 +82,9 @@ struct Group {
     txns: Vec<Txn>,
     committing: Vec<oneshot::Sender<Result<Revision, CommitError>>>,
     deciding: Option<oneshot::Sender<Result<(), DecisionError>>>,
-    effects: Vec<Effect>,
+    applied: Vec<Applied>,
+    events: Vec<Event>,
+    sends: Vec<Parcel>,
     answers: Vec<Answer>,
     extent: Extent,
     /// Released when the group is done.
@@ -131,6 +139,7 @@ impl Writer {
         let mut tables = DiskTables::open(&transaction)?;
         let now = self.now();
         group.extent = tables.extent()?;
+        let mut out = Vec::new();
         while let Some(job) = group.jobs.pop_front() {
             if let Job::Commit { txn, answer, room } = job {
                 group.room.push(room);
@@ -144,14 +153,14 @@ impl Writer {
                     group.room.push(room);
                     match Message::decode(message) {
                         Ok(message) => {
-                            self.replica.receive(&mut tables, now, from, message, &mut group.effects)?;
+                            self.replica.receive(&mut tables, now, from, message, &mut out)?;
                         }
                         Err(error) => tracing::warn!(%from, %error, "a message is dropped"),
                     }
                 }
                 Job::Decide { number, decision, answer } => {
                     group.deciding = Some(answer);
-                    let decided = self.replica.decide(&mut tables, number, decision, &mut group.effects)?;
+                    let decided = self.replica.decide(&mut tables, number, decision, &mut out)?;
                     group.answers.extend(group.deciding.take().map(|answer| Answer::Decide(answer, decided)));
                 }
                 Job::Look(look) => group.answers.push(Answer::Look(look)),
@@ -161,19 +170,17 @@ impl Writer {
                 }
                 Job::Commit { .. } | Job::Close { .. } => unreachable!("taken out above"),
             }
+            self.hold(&mut out, group);
         }
         self.commit(&mut tables, now, group)?;
         if tick {
             let nonce = (u128::from(self.next_random()) << 64 | u128::from(self.next_random())).to_le_bytes();
-            self.replica.tick(&mut tables, now, nonce, &mut group.effects)?;
+            self.replica.tick(&mut tables, now, nonce, &mut out)?;
         } else if tables.changed() {
             self.replica.collect(&mut tables, now)?;
         }
-        let applied = group.effects.iter().filter_map(|effect| match effect {
-            Effect::Applied(applied) => Some(applied),
-            Effect::Send(..) | Effect::Event(_) => None,
-        });
-        group.extent = tables.log(applied, self.keep)?;
+        self.hold(&mut out, group);
+        group.extent = tables.log(&group.applied, self.keep)?;
         let changed = tables.changed();
         drop(tables);
         if changed { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
@@ -189,8 +196,10 @@ impl Writer {
         if group.txns.is_empty() {
             return Ok(());
         }
+        let mut out = Vec::new();
         let txns = std::mem::take(&mut group.txns);
-        let verdicts = self.replica.write(tables, now, txns, &mut group.effects)?;
+        let verdicts = self.replica.write(tables, now, txns, &mut out)?;
+        self.hold(&mut out, group);
         for (verdict, answer) in verdicts.into_iter().zip(group.committing.drain(..)) {
             let verdict = match verdict {
                 Verdict::Applied(revision) => Ok(revision),
@@ -202,21 +211,35 @@ impl Writer {
         Ok(())
     }
 
-    /// Tells everybody what the disk now holds.
-    fn tell(&self, group: Group) {
-        for effect in group.effects {
+    /// Keeps what is to be done once the group is on the disk. Messages that find no room are lost at once, like in a
+    /// network; the next digest makes up for them.
+    fn hold(&self, out: &mut Vec<Effect>, group: &mut Group) {
+        for effect in out.drain(..) {
             match effect {
-                Effect::Applied(applied) => {
-                    let revision = self.history.append(applied.writes);
-                    debug_assert_eq!(revision, applied.revision);
-                }
+                Effect::Applied(applied) => group.applied.push(applied),
+                Effect::Event(event) => group.events.push(event),
                 Effect::Send(peer, message) => {
-                    // A full queue loses it, like a network; the next digest makes up for it.
-                    let _ = self.outgoing.try_send((peer, message.encode().into()));
+                    let message = Bytes::from(message.encode());
+                    let units = u32::try_from(room_units(message.len())).unwrap_or(u32::MAX);
+                    if let Ok(room) = Arc::clone(&self.sending).try_acquire_many_owned(units) {
+                        group.sends.push((peer, message, room));
+                    }
                 }
-                Effect::Event(event) => log_event(&event),
             }
         }
+    }
+
+    /// Tells everybody what the disk now holds.
+    fn tell(&self, group: Group) {
+        for applied in group.applied {
+            let revision = self.history.append(applied.writes);
+            debug_assert_eq!(revision, applied.revision);
+        }
+        for parcel in group.sends {
+            // Without a network there is nobody who takes it.
+            let _ = self.outgoing.try_send(parcel);
+        }
+        group.events.iter().for_each(log_event);
         // Whoever has an answer must not be told of an older beginning than there is.
         self.history.forget(group.extent.oldest);
         for answer in group.answers {
