@@ -2,8 +2,12 @@
 #![deny(missing_docs)]
 
 mod connect;
+#[cfg(feature = "crdt")]
+pub mod crdt;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(any(feature = "crdt", feature = "embedded"))]
+mod file;
 #[cfg(feature = "layers")]
 pub mod layers;
 #[cfg(feature = "postgres")]

@@ -1,19 +1,14 @@
 //! The file: its tables, and what is read from and written to it. Everything here blocks.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    ops::Bound,
-    path::{Path, PathBuf},
-    sync::{OnceLock, PoisonError, RwLock},
-};
+use std::{collections::BTreeMap, ops::Bound, path::Path};
 
 use bytes::Bytes;
 use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, Write};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
 
-use super::{
-    codec,
+use super::codec;
+use crate::file::{
+    File,
     error::{self, Cause},
 };
 
@@ -30,12 +25,10 @@ const META_FORMAT: &str = "format";
 const META_REVISION: &str = "revision";
 const META_OLDEST: &str = "oldest";
 
-/// An open file. The database is taken out when the store closes or fails, which releases the file's lock; until then
-/// readers hold the lock around it for as long as they read.
+/// The tables in an open file.
+#[derive(Debug)]
 pub(super) struct Core {
-    path: PathBuf,
-    database: RwLock<Option<Database>>,
-    failure: OnceLock<StoreError>,
+    pub(super) file: File,
 }
 
 /// Where the log begins and ends.
@@ -64,17 +57,11 @@ impl Core {
                 error::backend("opening", false, Cause::Write { path: path.into(), source })
             })?,
         };
-        let core =
-            Self { path: path.into(), database: RwLock::new(Some(database)), failure: OnceLock::new() };
-        Ok((core, extent))
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+        Ok((Self { file: File::new(path, database) }, extent))
     }
 
     pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.read(|database| {
+        self.file.read(|database| {
             let records = database.begin_read()?.open_table(RECORDS)?;
             let Some(found) = records.get(key.as_str())? else { return Ok(None) };
             let (version, value) = found.value();
@@ -84,7 +71,7 @@ impl Core {
     }
 
     pub(super) fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.read(|database| {
+        self.file.read(|database| {
             let transaction = database.begin_read()?;
             let records = transaction.open_table(RECORDS)?;
             let meta = transaction.open_table(META)?;
@@ -116,7 +103,7 @@ impl Core {
 
     /// The revisions after `after`, at most `limit`.
     pub(super) fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-        let recalled = self.read(|database| {
+        let recalled = self.file.read(|database| {
             let transaction = database.begin_read()?;
             let oldest = Revision(number(&transaction.open_table(META)?, META_OLDEST)?);
             if after < oldest {
@@ -146,7 +133,7 @@ impl Core {
         oldest: impl FnOnce(Revision) -> Revision,
         durability: redb::Durability,
     ) -> Result<(Vec<Verdict>, Extent), StoreError> {
-        self.write("committing", |database| {
+        self.file.write("committing", |database| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability).map_err(redb::Error::from)?;
             let mut records = transaction.open_table(RECORDS)?;
@@ -181,59 +168,7 @@ impl Core {
 
     /// Makes everything durable that was committed without being.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.write("syncing", |database| Ok(database.begin_write()?.commit()?))
-    }
-
-    /// Lets go of the file. Waits for readers that are at it.
-    pub(super) fn release(&self) {
-        self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// What is answered when the file was let go of.
-    pub(super) fn gone(&self) -> StoreError {
-        match self.failure.get() {
-            None => StoreError::Closed,
-            Some(failure) => {
-                let cause = Cause::Stopped { path: self.path.clone(), source: failure.clone() };
-                error::backend("working", false, cause)
-            }
-        }
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or_else(|| self.gone())?;
-        read(database).map_err(|error| error::reading(&self.path, error))
-    }
-
-    /// A failed write may or may not be on the disk, and what the operating system kept of it is unknown: the store
-    /// stops here, and only opening it again tells.
-    fn write<T>(
-        &self,
-        operation: &'static str,
-        write: impl FnOnce(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        let result = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            write(database.as_ref().ok_or_else(|| self.gone())?)
-        };
-        result.map_err(|source| {
-            let failure = error::backend(operation, true, Cause::Write { path: self.path.clone(), source });
-            self.fail(failure.clone());
-            failure
-        })
-    }
-
-    /// Stops the store for good.
-    pub(super) fn fail(&self, failure: StoreError) {
-        self.failure.get_or_init(|| failure);
-        self.release();
-    }
-}
-
-impl fmt::Debug for Core {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("path", &self.path).finish_non_exhaustive()
+        self.file.write("syncing", |database| Ok(database.begin_write()?.commit()?))
     }
 }
 

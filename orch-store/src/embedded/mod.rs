@@ -7,15 +7,12 @@
 mod codec;
 mod config;
 mod core;
-mod error;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::{
-    fs,
     num::NonZeroUsize,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc,
@@ -25,7 +22,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use orch_core::store::{
     CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Recall, Revision, StateStore,
     StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
@@ -36,15 +32,16 @@ use tokio::sync::{Semaphore, oneshot};
 pub use self::config::{RedbStoreConfig, SyncPolicy};
 use self::{
     core::Core,
-    error::Cause,
     writer::{Job, Writer},
+};
+use crate::file::{
+    blocking, bytes_of,
+    error::{self, Cause},
+    guarded, prepare_dir, room_units, sync_dir,
 };
 
 /// The file in the store's directory.
 const FILE: &str = "state.redb";
-
-/// The unit of [`RedbStoreConfig::queue_bytes`].
-const ROOM_UNIT: usize = 1024;
 
 /// What live watches read without going to the disk.
 const HISTORY: HistoryBounds =
@@ -122,11 +119,13 @@ impl RedbStore {
 
     /// The answer when the writer has none any more: it was told to close before, or it failed.
     fn unanswered(&self, outcome_unknown: bool) -> StoreError {
-        match (self.check_open(), self.core.gone()) {
+        match (self.check_open(), self.core.file.gone()) {
             (Err(closed), _) => closed,
-            (Ok(()), StoreError::Closed) => {
-                error::backend("working", outcome_unknown, Cause::Writer { path: self.core.path().into() })
-            }
+            (Ok(()), StoreError::Closed) => error::backend(
+                "working",
+                outcome_unknown,
+                Cause::Writer { path: self.core.file.path().into() },
+            ),
             (Ok(()), failure) => failure,
         }
     }
@@ -206,62 +205,4 @@ impl Recall for Disk {
         let core = Arc::clone(&self.0);
         blocking(move || core.recall(after, limit)).await
     }
-}
-
-/// Runs `work` on a thread for work that blocks. Its own panics go on in the caller.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The async runtime shuts down and takes no more work.
-            Err(_) => Err(StoreError::Closed),
-        },
-    }
-}
-
-/// Makes the directory, and the file where it is missing, which it says. Nobody but the owner may read what is kept.
-fn prepare_dir(dir: &Path, file: &Path) -> std::io::Result<bool> {
-    if !dir.exists() {
-        fs::create_dir_all(dir)?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_dir(parent)?;
-        }
-    }
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(file) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    // Other systems cannot open a directory as a file, and order these changes themselves.
-    if cfg!(unix) { fs::File::open(dir)?.sync_all() } else { Ok(()) }
-}
-
-/// A damaged file may break an assumption of redb's reader, which then panics.
-fn guarded(
-    path: &Path,
-    open: impl FnOnce() -> Result<Database, redb::DatabaseError>,
-) -> Result<Database, StoreError> {
-    match catch_unwind(AssertUnwindSafe(open)) {
-        Ok(opened) => opened.map_err(|error| error::database(path, error)),
-        Err(_) => Err(error::corrupt(path, "its pages contradict each other")),
-    }
-}
-
-fn bytes_of(txn: &Txn) -> usize {
-    let writes = txn.writes.iter();
-    writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
-}
-
-fn room_units(bytes: usize) -> usize {
-    (bytes / ROOM_UNIT + 1).min(Semaphore::MAX_PERMITS)
 }

@@ -16,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     config::SyncPolicy,
     core::{Core, Extent, Verdict},
-    error::{self, Cause},
 };
+use crate::file::error::{self, Cause};
 
 /// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
 const GROUP_MAX: usize = 2048;
@@ -64,7 +64,7 @@ impl Writer {
                 }
                 Job::Close { answer } => {
                     let done = self.sync();
-                    self.core.release();
+                    self.core.file.release();
                     let _ = answer.send(done);
                     return;
                 }
@@ -163,13 +163,17 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.core.fail(error::backend("working", true, Cause::Writer { path: self.core.path().into() }));
+            self.core.file.fail(error::backend(
+                "working",
+                true,
+                Cause::Writer { path: self.core.file.path().into() },
+            ));
         }
-        self.core.release();
-        match self.core.gone() {
+        self.core.file.release();
+        match self.core.file.gone() {
             StoreError::Closed => self.history.close(),
             failure => {
-                tracing::error!(path = %self.core.path().display(), %failure, "the store stopped");
+                tracing::error!(path = %self.core.file.path().display(), %failure, "the store stopped");
                 self.history.fail(failure);
             }
         }

@@ -9,11 +9,11 @@ use std::{
 use orch_core::store::StoreError;
 
 /// The backend's name in messages.
-pub(super) const NAME: &str = "redb";
+pub(crate) const NAME: &str = "redb";
 
 /// The cause of a [`StoreError::Backend`], with the file.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     #[error("{}: check that the directory exists, can be written by this user and has free space", path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("{}: the disk did not take the change; make sure that it works and has free space, then open the store again", path.display())]
@@ -26,16 +26,16 @@ pub(super) enum Cause {
     Writer { path: PathBuf },
 }
 
-pub(super) fn backend(operation: &'static str, outcome_unknown: bool, cause: Cause) -> StoreError {
+pub(crate) fn backend(operation: &'static str, outcome_unknown: bool, cause: Cause) -> StoreError {
     StoreError::Backend { store: NAME, operation, retryable: false, outcome_unknown, source: Arc::new(cause) }
 }
 
-pub(super) fn opening(path: &Path, source: io::Error) -> StoreError {
+pub(crate) fn opening(path: &Path, source: io::Error) -> StoreError {
     backend("opening", false, Cause::Open { path: path.into(), source })
 }
 
 /// The answer when the file could not be opened as a database.
-pub(super) fn database(path: &Path, error: redb::DatabaseError) -> StoreError {
+pub(crate) fn database(path: &Path, error: redb::DatabaseError) -> StoreError {
     match error {
         redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(format!(
             "{} is in use: another manager holds this store; stop it or choose another directory",
@@ -52,7 +52,7 @@ pub(super) fn database(path: &Path, error: redb::DatabaseError) -> StoreError {
 }
 
 /// The answer when the file is there and makes no sense. Nothing is ever deleted.
-pub(super) fn corrupt(path: &Path, reason: impl std::fmt::Display) -> StoreError {
+pub(crate) fn corrupt(path: &Path, reason: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!(
         "{} is damaged or not a store of orch ({reason}); it was left as it is: restore it from a backup, or move it \
          away to begin with an empty store",
@@ -60,14 +60,14 @@ pub(super) fn corrupt(path: &Path, reason: impl std::fmt::Display) -> StoreError
     ))
 }
 
-pub(super) fn newer_format(path: &Path, found: u64, known: u64) -> StoreError {
+pub(crate) fn newer_format(path: &Path, found: u64, known: u64) -> StoreError {
     StoreError::Corrupt(format!(
         "{} was written by a newer version (format {found}, this version reads up to {known}); use that version",
         path.display()
     ))
 }
 
-pub(super) fn reading(path: &Path, error: redb::Error) -> StoreError {
+pub(crate) fn reading(path: &Path, error: redb::Error) -> StoreError {
     match error {
         redb::Error::Corrupted(reason) => corrupt(path, reason),
         source => backend("reading", false, Cause::Read { path: path.into(), source }),

@@ -1,0 +1,471 @@
+//! Finding what is missing after a gap: comparing ranges of keys by fingerprints, after Meyer, "Range-Based Set
+//! Reconciliation", SRDS 2023. Whoever misses something asks, one member after the other; the others keep no state.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Bound, ControlFlow},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use orch_core::{store::Key, transport::PeerId};
+
+use super::{Effect, Event, Moment, Replica};
+use crate::crdt::{
+    clock::Stamp,
+    message::{Difference, Fingerprint, Item, Message, RANGES_MAX, Range},
+    segment::Segment,
+    tables::{Lookup, Tables},
+};
+
+/// A range with at most so many entries is answered with them.
+const FEW: u64 = 32;
+/// Into how many parts a longer one is divided.
+const PARTS: u64 = 16;
+/// Ranges of one question.
+const ASK_MAX: usize = 16;
+/// Entries that are asked for in one message.
+const FETCH_MAX: usize = 256;
+/// Entries that are waiting for more members to name them. Beyond, they are found in the next round.
+const VOTES_MAX: usize = 1 << 16;
+
+/// What is known while something may be missing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fill {
+    session: Option<Session>,
+    /// With whom everything has been compared.
+    done: BTreeSet<PeerId>,
+    /// Who was asked last.
+    last: Option<PeerId>,
+    /// Entries that members named and we do not have.
+    votes: BTreeMap<Item, BTreeSet<PeerId>>,
+}
+
+/// Comparing with one member.
+#[derive(Clone, Debug)]
+struct Session {
+    peer: PeerId,
+    nonce: [u8; 16],
+    /// What is still to compare. Grows by depth, not by length.
+    ranges: Vec<Range>,
+    /// What was asked for, and not answered yet.
+    asked: Vec<Range>,
+    /// Entries to ask for, and those that were asked for.
+    wanted: BTreeSet<Item>,
+    fetching: BTreeSet<Item>,
+    since: Duration,
+}
+
+impl Replica {
+    /// Goes on with comparing, or begins it.
+    pub(super) fn fill_tick<T: Tables>(
+        &mut self,
+        tables: &T,
+        now: Moment,
+        nonce: [u8; 16],
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let Some(mut fill) = self.fill.take() else { return Ok(()) };
+        fill.done.retain(|peer| self.others().any(|member| member == *peer));
+        let (lost, others) = (2 * (self.config.confirmations.get() - 1), self.others().count());
+        if fill.done.len() > lost.min(others.saturating_sub(1)) || others == 0 {
+            self.meta_changed = true;
+            out.push(Effect::Event(Event::Filled));
+            return Ok(());
+        }
+        if let Some(session) = &fill.session
+            && now.elapsed.saturating_sub(session.since) >= self.config.answer_timeout
+        {
+            fill.session = None;
+        }
+        if fill.session.is_none()
+            && let Some(peer) = self.next_to_compare(&fill)
+        {
+            fill.last = Some(peer);
+            fill.session = Some(Session {
+                peer,
+                nonce,
+                ranges: vec![Range::all()],
+                asked: Vec::new(),
+                wanted: BTreeSet::new(),
+                fetching: BTreeSet::new(),
+                since: now.elapsed,
+            });
+            self.go_on(tables, now, &mut fill, out)?;
+        }
+        self.fill = Some(fill);
+        Ok(())
+    }
+
+    /// A member that has everything itself and of which we have all segments.
+    fn next_to_compare(&self, fill: &Fill) -> Option<PeerId> {
+        let ready = |peer: &PeerId| {
+            !fill.done.contains(peer)
+                && self.peers.get(peer).is_some_and(|known| known.whole)
+                && self.lacks_nothing_of(*peer)
+        };
+        let after = |peer: &PeerId| fill.last.is_none_or(|last| *peer > last);
+        self.others().filter(after).find(ready).or_else(|| self.others().find(ready))
+    }
+
+    /// Asks the next question of a session, or ends it.
+    fn go_on<T: Tables>(
+        &mut self,
+        tables: &T,
+        now: Moment,
+        fill: &mut Fill,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let Some(session) = &mut fill.session else { return Ok(()) };
+        session.since = now.elapsed;
+        if !session.wanted.is_empty() {
+            while session.fetching.len() < FETCH_MAX
+                && let Some(item) = session.wanted.pop_first()
+            {
+                session.fetching.insert(item);
+            }
+            let items = session.fetching.iter().cloned().collect();
+            out.push(Effect::Send(session.peer, Message::Fetch { items }));
+        } else if !session.ranges.is_empty() {
+            let first = session.ranges.len().saturating_sub(ASK_MAX);
+            session.asked = session.ranges.split_off(first);
+            let mut ranges = Vec::new();
+            for range in &session.asked {
+                ranges.push((range.clone(), self.fingerprint(tables, range, &session.nonce)?));
+            }
+            out.push(Effect::Send(session.peer, Message::Compare { nonce: session.nonce, ranges }));
+        } else {
+            fill.done.insert(session.peer);
+            fill.session = None;
+        }
+        Ok(())
+    }
+
+    pub(super) fn compare_asked<T: Tables>(
+        &self,
+        tables: &T,
+        from: PeerId,
+        nonce: [u8; 16],
+        ranges: &[(Range, Fingerprint)],
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let mut answers = Vec::new();
+        for (range, theirs) in ranges.iter().take(ASK_MAX) {
+            let ours = self.fingerprint(tables, range, &nonce)?;
+            let difference = if ours == *theirs {
+                Difference::None
+            } else if ours.count <= FEW {
+                let mut items = Vec::new();
+                self.each_item(tables, range, &mut |place| {
+                    let Place { author, position, stamp, .. } = *place;
+                    let key = Key::new(place.key).map_err(|_| T::corrupt("a key"))?;
+                    items.push(Item { key, author, position, stamp });
+                    Ok(())
+                })?;
+                Difference::Items(items)
+            } else {
+                Difference::Parts(self.parts(tables, range, &nonce, ours.count)?)
+            };
+            answers.push((range.clone(), difference));
+        }
+        out.push(Effect::Send(from, Message::Compared { nonce, answers }));
+        Ok(())
+    }
+
+    /// Divides a range so that the parts have about the same number of entries.
+    fn parts<T: Tables>(
+        &self,
+        tables: &T,
+        range: &Range,
+        nonce: &[u8; 16],
+        count: u64,
+    ) -> Result<Vec<(Range, Fingerprint)>, T::Error> {
+        let each = count.div_ceil(PARTS);
+        let mut parts: Vec<(Range, Fingerprint)> = vec![(range.clone(), Fingerprint::default())];
+        let hasher = keyed(nonce);
+        self.each_item(tables, range, &mut |place| {
+            let (part, print) = parts.last_mut().expect("there is a first");
+            // The entries of one key stay together.
+            if print.count >= each && *part.from < *place.key {
+                part.to = Some(place.key.to_owned());
+                let rest = Range { from: place.key.to_owned(), to: range.to.clone() };
+                parts.push((rest, Fingerprint::default()));
+            }
+            let (_, print) = parts.last_mut().expect("there is a first");
+            print.add(&hasher, place);
+            Ok(())
+        })?;
+        debug_assert!(parts.len() <= RANGES_MAX);
+        Ok(parts)
+    }
+
+    pub(super) fn compared<T: Tables>(
+        &mut self,
+        tables: &T,
+        now: Moment,
+        from: PeerId,
+        nonce: [u8; 16],
+        answers: Vec<(Range, Difference)>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let Some(mut fill) = self.fill.take() else { return Ok(()) };
+        let expected = fill.session.as_ref().is_some_and(|session| {
+            session.peer == from
+                && session.nonce == nonce
+                && session.asked.len() == answers.len()
+                && answers.iter().zip(&session.asked).all(|((range, _), asked)| range == asked)
+        });
+        if expected {
+            for (range, difference) in answers {
+                match difference {
+                    Difference::None => {}
+                    Difference::Parts(parts) => {
+                        self.parts_came(tables, &range, parts, &mut fill)?;
+                    }
+                    Difference::Items(items) => self.items_came(tables, items, &mut fill)?,
+                }
+            }
+            if let Some(session) = &mut fill.session {
+                session.asked.clear();
+            }
+            self.go_on(tables, now, &mut fill, out)?;
+        }
+        self.fill = Some(fill);
+        Ok(())
+    }
+
+    /// Looks closer at the parts that differ. They have to be parts of what was asked for, so that each answer leads on.
+    fn parts_came<T: Tables>(
+        &self,
+        tables: &T,
+        range: &Range,
+        parts: Vec<(Range, Fingerprint)>,
+        fill: &mut Fill,
+    ) -> Result<(), T::Error> {
+        let Some(session) = &mut fill.session else { return Ok(()) };
+        for (part, theirs) in parts {
+            let within = range.holds(&part.from)
+                && part != *range
+                && match (&part.to, &range.to) {
+                    (Some(part), Some(range)) => part <= range,
+                    (None, Some(_)) => false,
+                    (_, None) => true,
+                };
+            if within && self.fingerprint(tables, &part, &session.nonce)? != theirs {
+                session.ranges.push(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what they have and we do not. Of a log that we have not reached yet it comes by itself.
+    fn items_came<T: Tables>(&self, tables: &T, items: Vec<Item>, fill: &mut Fill) -> Result<(), T::Error> {
+        let Some(session) = &mut fill.session else { return Ok(()) };
+        for item in items {
+            let Some(index) = self.by_id.get(&item.author).copied() else { continue };
+            let record = tables.record(item.key.as_str())?;
+            let at = (index, item.position);
+            let here = record.is_some_and(|record| record.places().any(|place| place == at));
+            if here || item.position > self.authors[usize::from(index)].head.position {
+                continue;
+            }
+            if fill.votes.len() < VOTES_MAX || fill.votes.contains_key(&item) {
+                let votes = fill.votes.entry(item.clone()).or_default();
+                votes.insert(session.peer);
+                if votes.len() >= self.config.confirmations.get() {
+                    fill.votes.remove(&item);
+                    session.wanted.insert(item);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn fetch_asked<T: Tables>(
+        &self,
+        tables: &T,
+        from: PeerId,
+        items: Vec<Item>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let mut by_place: BTreeMap<_, BTreeSet<Key>> = BTreeMap::new();
+        for item in items.into_iter().take(FETCH_MAX) {
+            if let Some(index) = self.by_id.get(&item.author) {
+                by_place.entry((*index, item.position)).or_default().insert(item.key);
+            }
+        }
+        let mut segments: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        for (at, keys) in by_place {
+            let Some(mut segment) = self.own_segment(tables, at)? else { continue };
+            segment.prune(|write| keys.contains(&write.key));
+            let segment = Bytes::from(segment.encode());
+            bytes += segment.len();
+            if bytes > self.config.message_bytes && !segments.is_empty() {
+                break;
+            }
+            segments.push(segment);
+        }
+        out.push(Effect::Send(from, Message::Patch { segments }));
+        Ok(())
+    }
+
+    pub(super) fn patched<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        now: Moment,
+        from: PeerId,
+        segments: Vec<Bytes>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let Some(mut fill) = self.fill.take() else { return Ok(()) };
+        let asked = match &mut fill.session {
+            Some(session) if session.peer == from => std::mem::take(&mut session.fetching),
+            _ => BTreeSet::new(),
+        };
+        if !asked.is_empty() {
+            let mut came = false;
+            for bytes in segments {
+                came |= self.patch(tables, from, bytes, &asked, out)?;
+            }
+            if let (true, Some(session)) = (came, &mut fill.session) {
+                // An answer may hold a part of what was asked for only.
+                for item in asked {
+                    if !self.has(tables, &item)? {
+                        session.wanted.insert(item);
+                    }
+                }
+            }
+            self.go_on(tables, now, &mut fill, out)?;
+        }
+        self.fill = Some(fill);
+        Ok(())
+    }
+
+    /// Takes in the entries of a segment that were asked for. Says whether there were any.
+    fn patch<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        from: PeerId,
+        bytes: Bytes,
+        asked: &BTreeSet<Item>,
+        out: &mut Vec<Effect>,
+    ) -> Result<bool, T::Error> {
+        let Ok(mut segment) = Segment::decode(bytes) else { return Ok(false) };
+        let header = segment.signed().header;
+        let Some(index) = self.by_id.get(&header.author).copied() else { return Ok(false) };
+        let author = &self.authors[usize::from(index)];
+        if header.group != self.config.group
+            || header.position > author.head.position
+            || author.evidence.is_some()
+            || !segment.signed().is_genuine()
+        {
+            let (author, why) = (header.author, "a patch is not what was asked for");
+            out.push(Effect::Event(Event::Refused { from, author, why }));
+            return Ok(false);
+        }
+        segment.prune(|write| {
+            asked.contains(&Item {
+                key: write.key.clone(),
+                author: header.author,
+                position: header.position,
+                stamp: header.stamp,
+            }) && self.foreign_owner(header.author, &write.key).is_none()
+        });
+        if segment.entries().next().is_none() {
+            return Ok(false);
+        }
+        let at = (index, header.position);
+        let stored = match self.own_segment(tables, at)? {
+            None => segment.clone(),
+            Some(ours) if ours.signed().header != header => {
+                self.compare_headers(tables, index, segment.signed(), out)?;
+                return Ok(false);
+            }
+            Some(mut ours) => {
+                ours.join(segment.clone());
+                ours
+            }
+        };
+        tables.put_segment(at, Some(&stored.encode()))?;
+        self.place_entries(tables, at, &segment, out)?;
+        Ok(true)
+    }
+
+    fn has<T: Tables>(&self, tables: &T, item: &Item) -> Result<bool, T::Error> {
+        let Some(index) = self.by_id.get(&item.author) else { return Ok(false) };
+        let Some(segment) = self.own_segment(tables, (*index, item.position))? else { return Ok(false) };
+        Ok(segment.entries().any(|write| write.key == item.key))
+    }
+
+    fn fingerprint<T: Tables>(
+        &self,
+        tables: &T,
+        range: &Range,
+        nonce: &[u8; 16],
+    ) -> Result<Fingerprint, T::Error> {
+        let mut print = Fingerprint::default();
+        let hasher = keyed(nonce);
+        self.each_item(tables, range, &mut |place| {
+            print.add(&hasher, place);
+            Ok(())
+        })?;
+        Ok(print)
+    }
+
+    /// Shows the entries that the view of a range is made of.
+    fn each_item<T: Tables>(&self, tables: &T, range: &Range, visit: Visit<'_, T>) -> Result<(), T::Error> {
+        let mut result = Ok(());
+        tables.each_record(Bound::Included(&range.from), &mut |key, record| {
+            if !range.ends_after(key) {
+                return ControlFlow::Break(());
+            }
+            let first = std::iter::once((record.at, record.stamp));
+            for (at, stamp) in first.chain(record.others.iter().map(|other| (other.at, other.stamp))) {
+                let author = self.authors[usize::from(at.0)].id;
+                result = visit(&Place { key, author, position: at.1, stamp });
+                if result.is_err() {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        result
+    }
+}
+
+/// Where an entry is, while the view is read.
+struct Place<'a> {
+    key: &'a str,
+    author: PeerId,
+    position: u64,
+    stamp: Stamp,
+}
+
+type Visit<'a, T> = &'a mut dyn FnMut(&Place<'_>) -> Result<(), <T as Lookup>::Error>;
+
+fn keyed(nonce: &[u8; 16]) -> blake3::Hasher {
+    let mut key = *b"orch crdt fingerprint...........";
+    key[16..].copy_from_slice(nonce);
+    blake3::Hasher::new_keyed(&key)
+}
+
+impl Fingerprint {
+    fn add(&mut self, hasher: &blake3::Hasher, place: &Place<'_>) {
+        let mut hasher = hasher.clone();
+        hasher.update(place.author.as_bytes()).update(&place.position.to_le_bytes());
+        hasher.update(&place.stamp.0.to_le_bytes()).update(place.key.as_bytes());
+        let hash: [u8; 32] = hasher.finalize().into();
+        let mut carry = 0u64;
+        for (sum, word) in self.sum.iter_mut().zip(hash.chunks_exact(8)) {
+            let word = u64::from_le_bytes(word.try_into().expect("chunks of eight"));
+            let total = u128::from(*sum) + u128::from(word) + u128::from(carry);
+            #[expect(clippy::cast_possible_truncation, reason = "the two halves of the sum")]
+            {
+                *sum = total as u64;
+                carry = (total >> 64) as u64;
+            }
+        }
+        self.count += 1;
+    }
+}

@@ -1,0 +1,427 @@
+//! [`Replica`]: the logs, the view and the protocol as a function of its inputs.
+
+mod author;
+mod collect;
+mod decide;
+mod fill;
+mod read;
+mod receive;
+mod sync;
+mod view;
+mod write;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use orch_core::{model::Timestamp, store::Revision, transport::PeerId};
+
+pub(super) use self::read::confirmed;
+use self::{
+    author::Author,
+    collect::Garbage,
+    fill::Fill,
+    sync::{Lack, Peer},
+};
+pub use self::{
+    decide::{Decision, DecisionError},
+    read::ReadLevel,
+    write::{Refusal, Verdict},
+};
+use super::{
+    clock::Clock,
+    codec::{Input, Malformed},
+    key::AuthorKey,
+    merkle::Hash,
+    message::{Evidence, Message},
+    segment::{Applied, Head},
+    tables::{At, Tables},
+};
+
+/// The newest format of a replica's tables, and the one that is written.
+const FORMAT: u8 = 1;
+const META: &str = "replica";
+
+/// What all replicas of a group have in common, and how this one works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaConfig {
+    /// Names the group: a hash of something that no other group has. It is part of everything that is signed.
+    pub group: Hash,
+    /// Who writes from the beginning. Later changes are decisions.
+    pub members: Vec<PeerId>,
+    /// How many authors have to write the same for a read to be [`ReadLevel::Confirmed`]: one more than may lie. The
+    /// same in all replicas, from the beginning. With one, nobody lies.
+    pub confirmations: NonZeroUsize,
+    /// How far the stamp of a segment may lie ahead of our clock. What lies further waits at its sender.
+    pub skew_max: Duration,
+    /// A member that was not heard for so long no longer keeps the others from forgetting overwritten values. Deletes
+    /// are remembered until it is back, or until a decision lets it leave.
+    pub away_after: Duration,
+    /// How many other members have to be heard after a start before this one writes. They tell it whether its disk is an
+    /// old copy, so that it never signs two segments for one position. At most as many as there are.
+    pub hear_first: usize,
+    /// How long to wait for what is probably on its way already, before asking somebody for it.
+    pub patience: Duration,
+    /// How long to wait for an answer, before asking somebody else.
+    pub answer_timeout: Duration,
+    /// The bytes of segments in one message, unless a single one is larger.
+    pub message_bytes: usize,
+}
+
+impl ReplicaConfig {
+    /// A group in which nobody lies, with these first members.
+    #[must_use]
+    pub fn new(group: Hash, members: Vec<PeerId>) -> Self {
+        Self {
+            group,
+            members,
+            confirmations: NonZeroUsize::MIN,
+            skew_max: Duration::from_secs(60),
+            away_after: Duration::from_secs(600),
+            hear_first: 1,
+            patience: Duration::from_millis(500),
+            answer_timeout: Duration::from_secs(5),
+            message_bytes: 1 << 20,
+        }
+    }
+}
+
+/// The time of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// A clock that never goes back, from any beginning. Waiting is measured with it.
+    pub elapsed: Duration,
+    /// The system's clock, which may jump. Stamps are made from it.
+    pub wall: Timestamp,
+}
+
+/// Something to do once the changes of the step are durable, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Readers see this from now on.
+    Applied(Applied),
+    /// Send a message. It may be lost.
+    Send(PeerId, Message),
+    /// Something that operators want to know.
+    Event(Event),
+}
+
+/// Something that operators want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// An author signed two segments for one position. What it writes is refused until a decision.
+    Evidence(Box<Evidence>),
+    /// A segment was refused, and with it everything after it in its author's log.
+    Refused {
+        /// Who sent it.
+        from: PeerId,
+        /// Whose it says it is.
+        author: PeerId,
+        /// Why.
+        why: &'static str,
+    },
+    /// A segment lies in the future and waits at its sender.
+    Ahead {
+        /// Who wrote it.
+        author: PeerId,
+        /// Its time.
+        time: Timestamp,
+    },
+    /// Something is missing here that others may have collected: the view is compared with theirs.
+    Filling,
+    /// The view has been compared and is complete.
+    Filled,
+    /// A decision took back what an author had written here.
+    RolledBack {
+        /// Whose writes.
+        author: PeerId,
+        /// What is left of its log.
+        to: Head,
+    },
+}
+
+/// One replica without any input or output of its own. The host gives it the tables, the time, and what happened; it
+/// commits the tables after each step, and only then carries out the [`Effect`]s. When a commit fails, it drops the replica
+/// and opens it again from the tables.
+#[derive(Debug)]
+pub struct Replica {
+    config: ReplicaConfig,
+    key: AuthorKey,
+    /// Our number among `authors`.
+    me: Option<u16>,
+    authors: Vec<Author>,
+    by_id: BTreeMap<PeerId, u16>,
+    clock: Clock,
+    revision: Revision,
+    /// The last decision that was applied.
+    decided: u64,
+    /// Set while something may be missing here.
+    fill: Option<Fill>,
+
+    peers: BTreeMap<PeerId, Peer>,
+    /// What is missing, by author and by who has it.
+    lacking: BTreeMap<(u16, PeerId), Lack>,
+    /// Whom we have asked for an author's segments, and when.
+    asking: BTreeMap<u16, (PeerId, Duration)>,
+    /// Who has told us that our own log is as long as they know.
+    confirmed_us: BTreeSet<PeerId>,
+    /// When the first step was, before which nobody can have been heard, and the latest.
+    seen: Option<(Duration, Duration)>,
+    /// What the current step leaves to collect, by segment.
+    garbage: BTreeMap<At, Garbage>,
+    /// Where collecting goes on.
+    collected_to: At,
+    /// Something in `authors` or in [`META`] changed in this step.
+    changed: BTreeSet<u16>,
+    meta_changed: bool,
+}
+
+/// Why a replica cannot be opened from these tables.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// It has another one's records.
+    #[error(
+        "the store belongs to group {found}, not to {expected}; choose another directory, or the right group"
+    )]
+    OtherGroup {
+        /// Which group it is of.
+        found: Hash,
+        /// Which was asked for.
+        expected: Hash,
+    },
+    /// A later version wrote it.
+    #[error(
+        "the store was written by a newer version (format {found}, this version reads up to {known}); use that version"
+    )]
+    Newer {
+        /// Its format.
+        found: u8,
+        /// The newest that is known here.
+        known: u8,
+    },
+    /// The number of confirmations decides what is kept.
+    #[error("the store was made for {found} confirmations, not {expected}; they cannot be changed later")]
+    OtherConfirmations {
+        /// What it was made for.
+        found: u64,
+        /// What was asked for.
+        expected: u64,
+    },
+    /// More than the format has room for.
+    #[error("a group has at most {max} authors", max = super::message::AUTHORS_MAX)]
+    TooManyAuthors,
+}
+
+impl Replica {
+    /// Opens the replica that these tables hold; empty tables become a new one.
+    ///
+    /// # Errors
+    /// Outside when the tables cannot be read or written, inside when they are not those of this replica.
+    pub fn open<T: Tables>(
+        tables: &mut T,
+        config: ReplicaConfig,
+        key: AuthorKey,
+    ) -> Result<Result<Self, OpenError>, T::Error> {
+        let mut replica = Self {
+            config,
+            key,
+            me: None,
+            authors: Vec::new(),
+            by_id: BTreeMap::new(),
+            clock: Clock::default(),
+            revision: Revision::ZERO,
+            decided: 0,
+            fill: None,
+            peers: BTreeMap::new(),
+            lacking: BTreeMap::new(),
+            confirmed_us: BTreeSet::new(),
+            asking: BTreeMap::new(),
+            seen: None,
+            garbage: BTreeMap::new(),
+            collected_to: (0, 0),
+            changed: BTreeSet::new(),
+            meta_changed: false,
+        };
+        match tables.meta(META)? {
+            Some(meta) => {
+                if let Err(error) = replica.read_meta(meta).map_err(|_| T::corrupt("the replica's record"))? {
+                    return Ok(Err(error));
+                }
+                while let Some(row) = tables.meta(&Author::name(replica.authors.len()))? {
+                    let author = Author::decode(row).map_err(|_| T::corrupt("an author's record"))?;
+                    replica.clock.saw(author.stamp);
+                    replica.add_author(author);
+                }
+            }
+            None => {
+                replica.meta_changed = true;
+                for member in replica.config.members.clone() {
+                    if replica.authors.len() == super::message::AUTHORS_MAX {
+                        return Ok(Err(OpenError::TooManyAuthors));
+                    }
+                    let index = replica.author(member);
+                    replica.authors[usize::from(index)].member = true;
+                }
+            }
+        }
+        replica.me = replica.by_id.get(&replica.key.author()).copied();
+        replica.finish(tables)?;
+        Ok(Ok(replica))
+    }
+
+    /// Our name.
+    #[must_use]
+    pub fn author_id(&self) -> PeerId {
+        self.key.author()
+    }
+
+    /// The revision of the last change here.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Everybody who may write now, in order.
+    pub fn members(&self) -> impl Iterator<Item = PeerId> {
+        self.by_id.iter().filter(|(_, at)| self.authors[usize::from(**at)].member).map(|(id, _)| *id)
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let authors = self.by_id.iter().map(|(id, index)| {
+            let author = &self.authors[usize::from(*index)];
+            AuthorStatus {
+                id: *id,
+                member: author.member,
+                head: author.head,
+                acknowledged: self.acknowledged_by_all(*index),
+                evidence: author.evidence.is_some(),
+                successor: author.successor,
+            }
+        });
+        Status {
+            revision: self.revision,
+            decided: self.decided,
+            whole: self.fill.is_none(),
+            writes: self.may_write(),
+            authors: authors.collect(),
+        }
+    }
+
+    /// What is known against authors, in order of their names.
+    #[must_use]
+    pub fn evidence(&self) -> Vec<Evidence> {
+        self.by_id.values().filter_map(|at| self.authors[usize::from(*at)].evidence).collect()
+    }
+
+    fn others(&self) -> impl Iterator<Item = PeerId> {
+        let us = self.key.author();
+        self.members().filter(move |member| *member != us)
+    }
+
+    fn author(&mut self, id: PeerId) -> u16 {
+        match self.by_id.get(&id) {
+            Some(index) => *index,
+            None => self.add_author(Author::new(id)),
+        }
+    }
+
+    fn add_author(&mut self, author: Author) -> u16 {
+        let index = u16::try_from(self.authors.len()).expect("authors are bounded");
+        self.by_id.insert(author.id, index);
+        self.authors.push(author);
+        self.changed.insert(index);
+        index
+    }
+
+    /// Writes down what the step changed in memory.
+    fn finish<T: Tables>(&mut self, tables: &mut T) -> Result<(), T::Error> {
+        for (at, more) in std::mem::take(&mut self.garbage) {
+            self.note(tables, at, more)?;
+        }
+        for index in std::mem::take(&mut self.changed) {
+            let author = self.authors[usize::from(index)].encode();
+            tables.put_meta(&Author::name(usize::from(index)), Some(&author))?;
+        }
+        if std::mem::take(&mut self.meta_changed) {
+            tables.put_meta(META, Some(&self.encode_meta()))?;
+        }
+        Ok(())
+    }
+
+    fn next_revision(&mut self) -> Revision {
+        self.meta_changed = true;
+        self.revision = self.revision.next();
+        self.revision
+    }
+
+    fn encode_meta(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        out.extend(self.config.group.0);
+        out.extend((self.config.confirmations.get() as u64).to_le_bytes());
+        out.extend(self.revision.0.to_le_bytes());
+        out.extend(self.decided.to_le_bytes());
+        out.push(u8::from(self.fill.is_some()));
+        out
+    }
+
+    fn read_meta(&mut self, bytes: Bytes) -> Result<Result<(), OpenError>, Malformed> {
+        let mut input = Input(bytes);
+        match input.u8()? {
+            FORMAT => {}
+            found => return Ok(Err(OpenError::Newer { found, known: FORMAT })),
+        }
+        let (found, expected) = (Hash(input.array()?), self.config.group);
+        if found != expected {
+            return Ok(Err(OpenError::OtherGroup { found, expected }));
+        }
+        let (found, expected) = (input.u64()?, self.config.confirmations.get() as u64);
+        if found != expected {
+            return Ok(Err(OpenError::OtherConfirmations { found, expected }));
+        }
+        self.revision = Revision(input.u64()?);
+        self.decided = input.u64()?;
+        self.fill = input.flag()?.then(Fill::default);
+        input.end()?;
+        Ok(Ok(()))
+    }
+}
+
+/// How a replica stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The last change here.
+    pub revision: Revision,
+    /// The number of the last decision that was applied.
+    pub decided: u64,
+    /// Nothing is known to be missing here.
+    pub whole: bool,
+    /// Why this replica does not write at the moment, if it does not.
+    pub writes: Result<(), Refusal>,
+    /// In order of their names.
+    pub authors: Vec<AuthorStatus>,
+}
+
+/// How an author's log stands here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorStatus {
+    /// Its name.
+    pub id: PeerId,
+    /// It may write.
+    pub member: bool,
+    /// Where its log ends here.
+    pub head: Head,
+    /// Up to here every member that is not away has its log. A decision about it should not go back behind that: what was
+    /// overwritten before may be gone.
+    pub acknowledged: u64,
+    /// It signed two segments for one position, and no decision has settled that.
+    pub evidence: bool,
+    /// The key that took its place.
+    pub successor: Option<PeerId>,
+}

@@ -1,0 +1,285 @@
+//! Who has what: digests, and asking for what is missing.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use orch_core::transport::PeerId;
+
+use super::{Effect, Moment, Replica};
+use crate::crdt::{
+    message::{Message, SEGMENTS_MAX},
+    segment::{Head, Segment},
+    tables::{At, Tables},
+};
+
+/// Who lacks more than this asks at once.
+const FEW: u64 = 4;
+
+/// What a member has said of itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peer {
+    /// When it was last heard.
+    pub(super) heard: Duration,
+    /// Nothing was missing there.
+    pub(super) whole: bool,
+    /// Up to where it has the same logs as we, on its disk.
+    acknowledged: BTreeMap<u16, u64>,
+    /// The same at the last moment when we had everything that it had.
+    covered: BTreeMap<u16, u64>,
+}
+
+impl Peer {
+    /// Part of a log does not count any more.
+    pub(super) fn forget(&mut self, index: u16, after: u64) {
+        for known in [&mut self.acknowledged, &mut self.covered] {
+            known.entry(index).and_modify(|position| *position = (*position).min(after));
+        }
+    }
+}
+
+/// Segments that somebody else has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lack {
+    /// How far its log goes.
+    position: u64,
+    /// When that became known.
+    since: Duration,
+}
+
+impl Replica {
+    /// Does what is due: tells the others what is here, asks for what is missing, forgets what nobody needs. To be called
+    /// again after some hundred milliseconds; a little differently long in each replica, so that not all speak at once.
+    /// `nonce` is 16 random bytes.
+    ///
+    /// # Errors
+    /// When the tables fail; the replica is of no more use then.
+    pub fn tick<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        now: Moment,
+        nonce: [u8; 16],
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        self.see(now);
+        let digest = self.digest_message();
+        out.extend(self.others().map(|peer| Effect::Send(peer, digest.clone())));
+        self.ask(now, out);
+        self.fill_tick(tables, now, nonce, out)?;
+        self.collect(tables, now)?;
+        self.finish(tables)
+    }
+
+    fn digest_message(&self) -> Message {
+        let heads = self.by_id.iter().map(|(id, index)| (*id, self.authors[usize::from(*index)].head));
+        Message::Digest {
+            group: self.config.group,
+            whole: self.fill.is_none(),
+            heads: heads.filter(|(_, head)| head.position > 0).collect(),
+        }
+    }
+
+    pub(super) fn digest_came<T: Tables>(
+        &mut self,
+        tables: &T,
+        now: Moment,
+        from: PeerId,
+        whole: bool,
+        heads: &[(PeerId, Head)],
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let before = self.peers.get(&from).map(|peer| peer.acknowledged.clone()).unwrap_or_default();
+        let mut acknowledged = BTreeMap::new();
+        let mut ahead = false;
+        let us = self.key.author();
+        let mut longer_than_us = false;
+        for (author, theirs) in heads {
+            let Some(index) = self.by_id.get(author).copied() else { continue };
+            let ours = self.authors[usize::from(index)].head;
+            // What it had in common with us before is common still, unless it went back.
+            let common = before.get(&index).copied().unwrap_or(0).min(theirs.position);
+            acknowledged.insert(index, common);
+            if theirs.position > ours.position {
+                let author = &self.authors[usize::from(index)];
+                longer_than_us |= author.id == us;
+                // What nobody may take can stay there.
+                if author.evidence.is_none() && (author.member || ours.position < author.settled.position) {
+                    ahead = true;
+                    let lack = Lack { position: theirs.position, since: now.elapsed };
+                    self.lacking.entry((index, from)).or_insert(lack).position = theirs.position;
+                }
+                continue;
+            }
+            match self.head_at(tables, index, theirs.position)? {
+                Some(here) if here != *theirs => {
+                    acknowledged.insert(index, common.min(theirs.position.saturating_sub(1)));
+                    self.show_fork(tables, index, theirs.position, from, out)?;
+                }
+                // What is no longer kept was acknowledged by all.
+                _ => {
+                    acknowledged.insert(index, theirs.position);
+                }
+            }
+        }
+        if !longer_than_us {
+            self.confirmed_us.insert(from);
+        }
+        let peer = self.peers.entry(from).or_default();
+        peer.heard = now.elapsed;
+        peer.whole = whole;
+        if whole {
+            if !ahead {
+                peer.covered.clone_from(&acknowledged);
+            }
+            peer.acknowledged = acknowledged;
+        }
+        self.ask(now, out);
+        Ok(())
+    }
+
+    /// Sends what we have at a position where somebody has something else.
+    fn show_fork<T: Tables>(
+        &self,
+        tables: &T,
+        index: u16,
+        position: u64,
+        to: PeerId,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let author = &self.authors[usize::from(index)];
+        if let Some(evidence) = author.evidence {
+            out.push(Effect::Send(to, Message::Evidence(Box::new(evidence))));
+        } else if let Some(bytes) = tables.segment((index, position))? {
+            let (author, after) = (author.id, position - 1);
+            out.push(Effect::Send(to, Message::Supply { author, after, more: false, segments: vec![bytes] }));
+        }
+        Ok(())
+    }
+
+    /// Asks for what is missing and does not come by itself: of each author one member at a time, and who was known first to
+    /// have it first.
+    fn ask(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let filling = self.fill.is_some();
+        let Self { config, authors, lacking, asking, .. } = self;
+        asking.retain(|index, (peer, asked)| {
+            let late = now.elapsed.saturating_sub(*asked) >= config.answer_timeout;
+            if late {
+                lacking.remove(&(*index, *peer));
+            }
+            !late
+        });
+        lacking.retain(|(index, _), lack| {
+            let author = &authors[usize::from(*index)];
+            author.evidence.is_none() && author.head.position < lack.position
+        });
+        asking.retain(|index, (peer, _)| lacking.contains_key(&(*index, *peer)));
+        let mut due: Vec<_> = lacking
+            .iter()
+            .filter(|((index, _), lack)| {
+                let missing = lack.position - authors[usize::from(*index)].head.position;
+                let waited = now.elapsed.saturating_sub(lack.since);
+                filling || missing > FEW || waited >= config.patience
+            })
+            .map(|((index, peer), lack)| (lack.since, *index, *peer))
+            .collect();
+        due.sort_unstable();
+        for (_, index, peer) in due {
+            if let std::collections::btree_map::Entry::Vacant(free) = asking.entry(index) {
+                free.insert((peer, now.elapsed));
+                let author = &authors[usize::from(index)];
+                out.push(Effect::Send(peer, Message::Want { author: author.id, after: author.head }));
+            }
+        }
+    }
+
+    /// Asks for the next part of what just came.
+    pub(super) fn want_more(&mut self, now: Moment, from: PeerId, author: PeerId, out: &mut Vec<Effect>) {
+        let Some(index) = self.by_id.get(&author) else { return };
+        if self.lacking.contains_key(&(*index, from)) {
+            self.asking.insert(*index, (from, now.elapsed));
+            let after = self.authors[usize::from(*index)].head;
+            out.push(Effect::Send(from, Message::Want { author, after }));
+        }
+    }
+
+    pub(super) fn wanted<T: Tables>(
+        &self,
+        tables: &T,
+        from: PeerId,
+        author: PeerId,
+        after: Head,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let Some(index) = self.by_id.get(&author).copied() else { return Ok(()) };
+        if let Some(evidence) = self.authors[usize::from(index)].evidence {
+            out.push(Effect::Send(from, Message::Evidence(Box::new(evidence))));
+            return Ok(());
+        }
+        let same = match self.head_at(tables, index, after.position)? {
+            Some(ours) => ours == after,
+            None => true,
+        };
+        if !same {
+            return self.show_fork(tables, index, after.position, from, out);
+        }
+        let mut segments = Vec::new();
+        let mut bytes = 0;
+        let mut next = tables.next_segment((index, after.position + 1))?;
+        while let Some((at, segment)) = next.take_if(|(at, _)| at.0 == index) {
+            let full = bytes + segment.len() > self.config.message_bytes || segments.len() == SEGMENTS_MAX;
+            if !segments.is_empty() && full {
+                next = Some((at, segment));
+                break;
+            }
+            bytes += segment.len();
+            segments.push(segment);
+            next = tables.next_segment((index, at.1 + 1))?;
+        }
+        if !segments.is_empty() {
+            let (more, after) = (next.is_some_and(|(at, _)| at.0 == index), after.position);
+            out.push(Effect::Send(from, Message::Supply { author, after, more, segments }));
+        }
+        Ok(())
+    }
+
+    /// Up to where every member has the author's log, except those that have been away for long.
+    pub(super) fn acknowledged_by_all(&self, index: u16) -> u64 {
+        let own = self.authors[usize::from(index)].head.position;
+        let known = self.others().filter(|peer| !self.is_away(*peer)).map(|peer| {
+            self.peers.get(&peer).and_then(|peer| peer.acknowledged.get(&index)).copied().unwrap_or(0)
+        });
+        known.fold(own, u64::min)
+    }
+
+    /// Up to where every member, without exception, has the author's log, and we had all that it had at that moment: nothing
+    /// that is older than this can come any more.
+    pub(super) fn covered_by_all(&self, index: u16) -> u64 {
+        let own = self.authors[usize::from(index)].head.position;
+        let known = self.others().map(|peer| {
+            self.peers.get(&peer).and_then(|peer| peer.covered.get(&index)).copied().unwrap_or(0)
+        });
+        known.fold(own, u64::min)
+    }
+
+    /// Whether everything is here that this member is known to have.
+    pub(super) fn lacks_nothing_of(&self, peer: PeerId) -> bool {
+        !self.lacking.iter().any(|((index, from), lack)| {
+            *from == peer && self.authors[usize::from(*index)].head.position < lack.position
+        })
+    }
+
+    fn is_away(&self, peer: PeerId) -> bool {
+        let (began, now) = self.seen.unwrap_or_default();
+        let heard = self.peers.get(&peer).map_or(began, |peer| peer.heard);
+        now.saturating_sub(heard) > self.config.away_after
+    }
+
+    /// Notes the time of a step.
+    pub(super) fn see(&mut self, now: Moment) {
+        self.seen.get_or_insert((now.elapsed, now.elapsed)).1 = now.elapsed;
+    }
+
+    /// The segment at a place, which was checked before.
+    pub(super) fn own_segment<T: Tables>(&self, tables: &T, at: At) -> Result<Option<Segment>, T::Error> {
+        let Some(bytes) = tables.segment(at)? else { return Ok(None) };
+        Segment::decode_own(bytes).map(Some).map_err(|_| T::corrupt("a segment"))
+    }
+}

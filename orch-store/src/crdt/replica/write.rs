@@ -1,0 +1,254 @@
+//! Our own writes: each group of transactions becomes a segment.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use orch_core::{
+    store::{Guard, Key, Revision, Txn, Write},
+    transport::PeerId,
+};
+
+use super::{Effect, Moment, Replica};
+use crate::crdt::{
+    clock::Stamp,
+    message::Message,
+    owned::Owned,
+    segment::{
+        Applied, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, SEGMENT_FRAME, Segment, VALUE_BYTES_MAX, entry_bytes,
+    },
+    tables::Tables,
+};
+
+/// Transactions share a segment up to this size: a little below a power of two, which is what pages of a disk are.
+const SHARED_BYTES: usize = 252 << 10;
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was applied here, as this revision.
+    Applied(Revision),
+    /// A guard did not hold here.
+    Conflict(Key),
+    /// It cannot be written.
+    Refused(Refusal),
+}
+
+/// Why a replica does not write something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Only members write.
+    #[error("this replica is no member of the group (yet): a decision has to let it join")]
+    NotAMember,
+    /// Nobody has said yet that our disk is up to date.
+    #[error(
+        "too few other members were heard since the start ({heard} of {needed}); writing waits until they are"
+    )]
+    NotHeard {
+        /// How many were.
+        heard: usize,
+        /// How many have to be.
+        needed: usize,
+    },
+    /// There are two logs of ours.
+    #[error(
+        "two segments of this author are known for one position; a decision has to settle which one counts"
+    )]
+    Equivocated,
+    /// Written below somebody else's prefix.
+    #[error("{key} belongs to author {owner}; nobody else writes there")]
+    Owned {
+        /// The key.
+        key: Key,
+        /// Whose it is.
+        owner: PeerId,
+    },
+    /// More than a segment takes.
+    #[error("a transaction of {size} {what} is too large; at most {max} are taken")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How much it is.
+        size: usize,
+        /// How much it may be.
+        max: usize,
+    },
+}
+
+impl Replica {
+    /// Applies transactions one after the other. They become few segments, and go to all members.
+    ///
+    /// # Errors
+    /// When the tables fail; the replica is of no more use then.
+    pub fn write<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        now: Moment,
+        txns: impl IntoIterator<Item = Txn>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Vec<Verdict>, T::Error> {
+        let mut draft = None;
+        let mut verdicts = Vec::new();
+        for txn in txns {
+            verdicts.push(self.write_one(tables, now, txn, &mut draft, out)?);
+        }
+        self.sign(tables, draft, out)?;
+        self.finish(tables)?;
+        Ok(verdicts)
+    }
+
+    /// Whether this replica writes at the moment.
+    pub(super) fn may_write(&self) -> Result<(), Refusal> {
+        let author = self.me.map(|me| &self.authors[usize::from(me)]);
+        let author = author.filter(|author| author.member).ok_or(Refusal::NotAMember)?;
+        if author.evidence.is_some() {
+            return Err(Refusal::Equivocated);
+        }
+        let needed = self.config.hear_first.min(self.others().count());
+        match self.confirmed_us.len() {
+            heard if heard < needed => Err(Refusal::NotHeard { heard, needed }),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_one<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        now: Moment,
+        txn: Txn,
+        draft: &mut Option<Draft>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Verdict, T::Error> {
+        for guard in &txn.guards {
+            if !holds(tables, guard)? {
+                return Ok(Verdict::Conflict(guard.key().clone()));
+            }
+        }
+        if !txn.writes.is_empty()
+            && let Err(refusal) = self.may_write().and_then(|()| self.check(&txn))
+        {
+            return Ok(Verdict::Refused(refusal));
+        }
+        let revision = self.next_revision();
+        let net = txn.into_net_writes();
+        let mut applied = Applied { revision, writes: Vec::with_capacity(net.len()) };
+        let (size, entries) = (net_bytes(&net), net.len());
+        if entries > 0 && draft.as_ref().is_some_and(|draft| !draft.has_room(size, entries)) {
+            self.sign(tables, draft.take(), out)?;
+        }
+        for (key, value) in net {
+            // Transactions without writes sign nothing.
+            let me = self.me.expect("who writes is an author");
+            let draft = draft.get_or_insert_with(|| Draft {
+                stamp: self.clock.next(now.wall),
+                position: self.authors[usize::from(me)].head.position + 1,
+                writes: BTreeMap::new(),
+                bytes: SEGMENT_FRAME,
+            });
+            let at = (me, draft.position);
+            let seen = self.place(tables, (at, draft.stamp), revision, &key, value.as_ref())?;
+            draft.put(&key, value.clone());
+            if seen {
+                applied.writes.push(Write { key, value });
+            }
+        }
+        out.push(Effect::Applied(applied));
+        Ok(Verdict::Applied(revision))
+    }
+
+    /// Refuses what a segment cannot hold.
+    fn check(&self, txn: &Txn) -> Result<(), Refusal> {
+        let mut bytes = SEGMENT_FRAME;
+        for write in &txn.writes {
+            let size = write.value.as_ref().map_or(0, Bytes::len);
+            if size > VALUE_BYTES_MAX {
+                return Err(Refusal::TooLarge { what: "bytes in one value", size, max: VALUE_BYTES_MAX });
+            }
+            bytes += entry_bytes(write);
+            if let Some(owner) = self.foreign_owner(self.key.author(), &write.key) {
+                return Err(Refusal::Owned { key: write.key.clone(), owner });
+            }
+        }
+        if txn.writes.len() > SEGMENT_ENTRIES_MAX {
+            let size = txn.writes.len();
+            return Err(Refusal::TooLarge { what: "writes", size, max: SEGMENT_ENTRIES_MAX });
+        }
+        if bytes > SEGMENT_BYTES_MAX {
+            return Err(Refusal::TooLarge { what: "bytes", size: bytes, max: SEGMENT_BYTES_MAX });
+        }
+        Ok(())
+    }
+
+    /// The owner of the key, if it is another author than this one, or one whose place this one took.
+    pub(super) fn foreign_owner(&self, author: PeerId, key: &Key) -> Option<PeerId> {
+        let owner = Owned::owner(key)?;
+        let mut holder = owner;
+        // Rotations never form a circle, because a key joins once.
+        while holder != author {
+            let index = self.by_id.get(&holder);
+            match index.and_then(|index| self.authors[usize::from(*index)].successor) {
+                Some(successor) => holder = successor,
+                None => return Some(owner),
+            }
+        }
+        None
+    }
+
+    fn sign<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        draft: Option<Draft>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let (Some(draft), Some(me)) = (draft, self.me) else { return Ok(()) };
+        let previous = self.authors[usize::from(me)].head;
+        let deletes = draft.writes.values().any(Option::is_none);
+        let (segment, bytes) =
+            Segment::sign_encoded(&self.key, self.config.group, previous, draft.stamp, draft.writes);
+        let at = (me, draft.position);
+        tables.put_segment(at, Some(&bytes))?;
+        if deletes {
+            self.garbage.entry(at).or_default().deletes = true;
+        }
+        let author = &mut self.authors[usize::from(me)];
+        author.reach(segment.signed().head(), draft.stamp);
+        self.changed.insert(me);
+        let message = Message::Supply {
+            author: self.key.author(),
+            after: previous.position,
+            more: false,
+            segments: vec![bytes.into()],
+        };
+        out.extend(self.others().map(|peer| Effect::Send(peer, message.clone())));
+        Ok(())
+    }
+}
+
+/// A segment before it is signed. The view has its entries already.
+struct Draft {
+    stamp: Stamp,
+    position: u64,
+    writes: BTreeMap<Key, Option<Bytes>>,
+    bytes: usize,
+}
+
+impl Draft {
+    fn has_room(&self, bytes: usize, entries: usize) -> bool {
+        self.bytes + bytes <= SHARED_BYTES && self.writes.len() + entries <= SEGMENT_ENTRIES_MAX
+    }
+
+    fn put(&mut self, key: &Key, value: Option<Bytes>) {
+        let write = Write { key: key.clone(), value };
+        self.bytes += entry_bytes(&write);
+        self.writes.insert(write.key, write.value);
+    }
+}
+
+fn net_bytes(net: &BTreeMap<Key, Option<Bytes>>) -> usize {
+    net.iter().map(|(key, value)| 7 + key.as_str().len() + value.as_ref().map_or(0, Bytes::len)).sum()
+}
+
+fn holds<T: Tables>(tables: &T, guard: &Guard) -> Result<bool, T::Error> {
+    let record = tables.record(guard.key().as_str())?;
+    Ok(guard.holds(record.filter(|record| record.value.is_some()).map(|record| record.version)))
+}

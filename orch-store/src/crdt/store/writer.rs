@@ -1,0 +1,309 @@
+//! The one thread that writes. It owns the replica, takes what is queued as one group with one sync, and answers and sends
+//! only after that; while the disk works, the next group gathers by itself.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use orch_core::{
+    model::Timestamp,
+    store::{CommitError, History, Revision, StoreError, Txn},
+    transport::PeerId,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender, oneshot};
+
+use super::{
+    disk::{DiskTables, Extent, Keep},
+    refused,
+};
+use crate::{
+    crdt::{
+        message::Message,
+        replica::{Decision, DecisionError, Effect, Event, Moment, Replica, Verdict},
+        segment::Applied,
+    },
+    file::{
+        File,
+        error::{self, Cause},
+        room_units,
+    },
+};
+
+/// Jobs of one group: enough to make the sync cheap, few enough to answer soon.
+const GROUP_MAX: usize = 8192;
+
+/// What the writer is asked to do. Each is answered once it is durable.
+pub(super) enum Job {
+    Commit { txn: Txn, answer: oneshot::Sender<Result<Revision, CommitError>>, room: OwnedSemaphorePermit },
+    Receive { from: PeerId, message: Bytes, room: OwnedSemaphorePermit },
+    Decide { number: u64, decision: Decision, answer: oneshot::Sender<Result<(), DecisionError>> },
+    Look(Box<dyn FnOnce(&Replica) + Send>),
+    Compact { before: Revision, answer: oneshot::Sender<()> },
+    Close { answer: oneshot::Sender<()> },
+}
+
+pub(super) struct Writer {
+    pub(super) replica: Replica,
+    pub(super) file: Arc<File>,
+    pub(super) history: Arc<History>,
+    pub(super) jobs: Receiver<Job>,
+    /// To the network, and the room there; what does not fit is lost.
+    pub(super) outgoing: Sender<Parcel>,
+    pub(super) sending: Arc<Semaphore>,
+    pub(super) keep: Keep,
+    pub(super) digest_interval: Duration,
+    pub(super) begun: Instant,
+    pub(super) random: u64,
+}
+
+/// What to say once the group is on the disk.
+enum Answer {
+    Commit(oneshot::Sender<Result<Revision, CommitError>>, Result<Revision, CommitError>),
+    Decide(oneshot::Sender<Result<(), DecisionError>>, Result<(), DecisionError>),
+    Compact(oneshot::Sender<()>),
+    Look(Box<dyn FnOnce(&Replica) + Send>),
+}
+
+/// A message for somebody, with the room that it takes until it has left.
+pub(super) type Parcel = (PeerId, Bytes, OwnedSemaphorePermit);
+
+/// A group on its way. Who waits for it is in here until it is known what came of it: dropped answers say that the disk
+/// failed, and by then the file has to say so too.
+#[derive(Default)]
+struct Group {
+    jobs: VecDeque<Job>,
+    /// Neighbours that will share segments, and who waits for them.
+    txns: Vec<Txn>,
+    committing: Vec<oneshot::Sender<Result<Revision, CommitError>>>,
+    deciding: Option<oneshot::Sender<Result<(), DecisionError>>>,
+    applied: Vec<Applied>,
+    events: Vec<Event>,
+    sends: Vec<Parcel>,
+    answers: Vec<Answer>,
+    extent: Extent,
+    /// Released when the group is done.
+    room: Vec<OwnedSemaphorePermit>,
+}
+
+impl Writer {
+    /// Works until the store closes, is dropped, or fails.
+    pub(super) fn run(mut self) {
+        let mut due = self.begun;
+        loop {
+            let wait = due.saturating_duration_since(Instant::now());
+            let first = match self.jobs.recv_timeout(wait) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let tick = Instant::now() >= due;
+            if tick {
+                due = Instant::now() + self.interval();
+            }
+            let mut jobs = VecDeque::from_iter(first);
+            while jobs.len() < GROUP_MAX && !matches!(jobs.back(), Some(Job::Close { .. })) {
+                let Ok(job) = self.jobs.try_recv() else { break };
+                jobs.push_back(job);
+            }
+            let close = match jobs.pop_back() {
+                Some(Job::Close { answer }) => Some(answer),
+                last => {
+                    jobs.extend(last);
+                    None
+                }
+            };
+            let mut group = Group { jobs, ..Group::default() };
+            let file = Arc::clone(&self.file);
+            if file.write("committing", |database| self.work(database, &mut group, tick)).is_err() {
+                // Whoever waits hears it from the file.
+                return;
+            }
+            self.tell(group);
+            if let Some(answer) = close {
+                self.file.release();
+                let _ = answer.send(());
+                return;
+            }
+        }
+    }
+
+    /// Carries out a group in one transaction.
+    fn work(&mut self, database: &redb::Database, group: &mut Group, tick: bool) -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        let mut tables = DiskTables::open(&transaction)?;
+        let now = self.now();
+        group.extent = tables.extent()?;
+        let mut out = Vec::new();
+        while let Some(job) = group.jobs.pop_front() {
+            if let Job::Commit { txn, answer, room } = job {
+                group.room.push(room);
+                group.txns.push(txn);
+                group.committing.push(answer);
+                continue;
+            }
+            self.commit(&mut tables, now, group)?;
+            match job {
+                Job::Receive { from, message, room } => {
+                    group.room.push(room);
+                    match Message::decode(message) {
+                        Ok(message) => {
+                            self.replica.receive(&mut tables, now, from, message, &mut out)?;
+                        }
+                        Err(error) => tracing::warn!(%from, %error, "a message is dropped"),
+                    }
+                }
+                Job::Decide { number, decision, answer } => {
+                    group.deciding = Some(answer);
+                    let decided = self.replica.decide(&mut tables, number, decision, &mut out)?;
+                    group.answers.extend(group.deciding.take().map(|answer| Answer::Decide(answer, decided)));
+                }
+                Job::Look(look) => group.answers.push(Answer::Look(look)),
+                Job::Compact { before, answer } => {
+                    group.extent = tables.forget(before, self.replica.revision())?;
+                    group.answers.push(Answer::Compact(answer));
+                }
+                Job::Commit { .. } | Job::Close { .. } => unreachable!("taken out above"),
+            }
+            self.hold(&mut out, group);
+        }
+        self.commit(&mut tables, now, group)?;
+        if tick {
+            let nonce = (u128::from(self.next_random()) << 64 | u128::from(self.next_random())).to_le_bytes();
+            self.replica.tick(&mut tables, now, nonce, &mut out)?;
+        } else if tables.changed() {
+            self.replica.collect(&mut tables, now)?;
+        }
+        self.hold(&mut out, group);
+        group.extent = tables.log(&group.applied, self.keep)?;
+        let changed = tables.changed();
+        drop(tables);
+        if changed { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
+    }
+
+    /// Writes the transactions that have gathered.
+    fn commit(
+        &mut self,
+        tables: &mut DiskTables<'_>,
+        now: Moment,
+        group: &mut Group,
+    ) -> Result<(), redb::Error> {
+        if group.txns.is_empty() {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        let txns = std::mem::take(&mut group.txns);
+        let verdicts = self.replica.write(tables, now, txns, &mut out)?;
+        self.hold(&mut out, group);
+        for (verdict, answer) in verdicts.into_iter().zip(group.committing.drain(..)) {
+            let verdict = match verdict {
+                Verdict::Applied(revision) => Ok(revision),
+                Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
+                Verdict::Refused(refusal) => Err(refused(refusal).into()),
+            };
+            group.answers.push(Answer::Commit(answer, verdict));
+        }
+        Ok(())
+    }
+
+    /// Keeps what is to be done once the group is on the disk. Messages that find no room are lost at once, like in a
+    /// network; the next digest makes up for them.
+    fn hold(&self, out: &mut Vec<Effect>, group: &mut Group) {
+        for effect in out.drain(..) {
+            match effect {
+                Effect::Applied(applied) => group.applied.push(applied),
+                Effect::Event(event) => group.events.push(event),
+                Effect::Send(peer, message) => {
+                    let message = Bytes::from(message.encode());
+                    let units = u32::try_from(room_units(message.len())).unwrap_or(u32::MAX);
+                    if let Ok(room) = Arc::clone(&self.sending).try_acquire_many_owned(units) {
+                        group.sends.push((peer, message, room));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells everybody what the disk now holds.
+    fn tell(&self, group: Group) {
+        for applied in group.applied {
+            let revision = self.history.append(applied.writes);
+            debug_assert_eq!(revision, applied.revision);
+        }
+        for parcel in group.sends {
+            // Without a network there is nobody who takes it.
+            let _ = self.outgoing.try_send(parcel);
+        }
+        group.events.iter().for_each(log_event);
+        // Whoever has an answer must not be told of an older beginning than there is.
+        self.history.forget(group.extent.oldest);
+        for answer in group.answers {
+            // Whoever gave up waiting does not want it.
+            match answer {
+                Answer::Commit(to, answer) => drop(to.send(answer)),
+                Answer::Decide(to, answer) => drop(to.send(answer)),
+                Answer::Compact(to) => drop(to.send(())),
+                Answer::Look(look) => look(&self.replica),
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment { elapsed: self.begun.elapsed(), wall: Timestamp::now() }
+    }
+
+    /// The time until the next digest: three to five quarters of what was chosen.
+    fn interval(&mut self) -> Duration {
+        let thousandth = self.digest_interval / 1000;
+        thousandth * (750 + u32::try_from(self.next_random() % 500).expect("less than 500"))
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators"), from a seed of the system.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Evidence(evidence) => {
+            let (author, position) = (evidence.author(), evidence.first.header.position);
+            tracing::error!(%author, position, "an author signed two segments for one position; a decision has to settle it");
+        }
+        Event::Refused { from, author, why } => tracing::warn!(%from, %author, why, "a segment is refused"),
+        Event::Ahead { author, time } => {
+            tracing::warn!(%author, time = time.as_millis(), "a segment from the future waits; check the clocks");
+        }
+        Event::Filling => tracing::info!("something may be missing here: comparing with other members"),
+        Event::Filled => tracing::info!("compared with enough members: nothing is missing"),
+        Event::RolledBack { author, to } => {
+            tracing::warn!(%author, position = to.position, "a decision took back what an author wrote");
+        }
+    }
+}
+
+/// However the thread ends, the file is let go of and no watch waits for ever.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.file.fail(error::backend("working", true, Cause::Writer { path: self.file.path().into() }));
+        }
+        self.file.release();
+        match self.file.gone() {
+            StoreError::Closed => self.history.close(),
+            failure => {
+                tracing::error!(path = %self.file.path().display(), %failure, "the store stopped");
+                self.history.fail(failure);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The signed store on a real disk.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use orch_core::{
+    store::{CommitError, Key, StateStore, StoreError, Txn, Write},
+    testkit::store::{StoreHarness, run_all},
+};
+use orch_store::crdt::{AuthorKey, CrdtStore, CrdtStoreConfig, Hash, Owned, Refusal, ReplicaConfig};
+
+fn author(seed: u8) -> AuthorKey {
+    AuthorKey::from_seed(&[seed; 32])
+}
+
+fn config(dir: PathBuf, members: &[u8]) -> CrdtStoreConfig {
+    let members = members.iter().map(|seed| author(*seed).author()).collect();
+    CrdtStoreConfig::new(dir, ReplicaConfig::new(Hash::of(b"a group of tests"), members))
+}
+
+struct Crdt(PathBuf);
+
+#[async_trait]
+impl StoreHarness for Crdt {
+    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
+        Arc::new(CrdtStore::open(config(self.0.join(name), &[1]), author(1)).await.unwrap())
+    }
+
+    fn reopens(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crdt_store_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    run_all(&Crdt(dir.path().into())).await;
+}
+
+fn put(key: Key, value: &str) -> Txn {
+    Txn::of(vec![Write::put(key, value.to_owned())])
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+/// An error with its causes, as a log shows it.
+fn full(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(|error| format!("{error}; ")).collect()
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_refused_with_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = CrdtStore::open(config(dir.path().join("a"), &[1]), author(1)).await.unwrap();
+    let stolen = store.commit(put(Owned::key(author(2).author(), "x").unwrap(), "")).await.unwrap_err();
+    assert!(full(&stolen).contains("belongs to author"), "{}", full(&stolen));
+    let large = (0..5).map(|n| Write::put(key(&format!("k/{n}")), vec![0; 1 << 20])).collect();
+    let error = store.commit(Txn::of(large)).await.unwrap_err();
+    assert!(matches!(error, CommitError::Store(StoreError::TooLarge { .. })), "{error}");
+
+    let stranger = CrdtStore::open(config(dir.path().join("b"), &[1]), author(2)).await.unwrap();
+    let error = stranger.commit(put(key("k"), "")).await.unwrap_err();
+    assert!(full(&error).contains("no member"), "{}", full(&error));
+    // With others in the group, somebody has to confirm that our disk is not an old copy.
+    let lonely = CrdtStore::open(config(dir.path().join("c"), &[1, 2]), author(1)).await.unwrap();
+    let CommitError::Store(error) = lonely.commit(put(key("k"), "")).await.unwrap_err() else {
+        panic!("no conflict")
+    };
+    assert!(error.is_retryable() && !error.outcome_unknown(), "{}", full(&error));
+    assert!(full(&error).contains("0 of 1"), "{}", full(&error));
+    assert_eq!(lonely.status().await.unwrap().writes, Err(Refusal::NotHeard { heard: 0, needed: 1 }));
+}
+
+#[tokio::test]
+async fn a_store_of_another_group_or_kind_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = config(dir.path().into(), &[1]);
+    CrdtStore::open(good.clone(), author(1)).await.unwrap().close().await.unwrap();
+    let mut other = good.clone();
+    other.replica.group = Hash::of(b"another group");
+    let mut confirmations = good.clone();
+    confirmations.replica.confirmations = std::num::NonZeroUsize::new(2).unwrap();
+    for (bad, says) in [(other, "belongs to group"), (confirmations, "1 confirmations")] {
+        let error = CrdtStore::open(bad, author(1)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    let first = CrdtStore::open(good.clone(), author(1)).await.unwrap();
+    assert!(matches!(CrdtStore::open(good, author(1)).await, Err(StoreError::Locked(_))));
+    first.close().await.unwrap();
+
+    let foreign = tempfile::tempdir().unwrap();
+    let database = redb::Database::create(foreign.path().join("crdt.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(redb::TableDefinition::<&str, u64>::new("someone-elses")).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = CrdtStore::open(config(foreign.path().into(), &[1]), author(1)).await.unwrap_err();
+    assert!(error.to_string().contains("another program's"), "{error}");
+}
+
+#[tokio::test]
+async fn the_file_stays_as_small_however_often_keys_are_rewritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path().into(), &[1]);
+    config.history_bytes = 1 << 20;
+    let store = CrdtStore::open(config, author(1)).await.unwrap();
+    let mut sizes = Vec::new();
+    for round in 0..60u8 {
+        let writes = (0..1000).map(|n| Write::put(key(&format!("k/{n:04}")), vec![round; 100])).collect();
+        store.commit(Txn::of(writes)).await.unwrap();
+        sizes.push(std::fs::metadata(dir.path().join("crdt.redb")).unwrap().len());
+    }
+    assert_eq!(sizes[20], sizes[59], "{sizes:?}");
+}
