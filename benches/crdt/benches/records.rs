@@ -4,23 +4,30 @@
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use orch_crdt_benches::{Automerge, Loro, Replica, Yrs, put_all};
+use orch_crdt_benches::{Automerge, Documents, Loro, Pair, Stores, Yrs, put_all};
+use tempfile::TempDir;
 
 const RECORDS: u64 = 100_000;
+const CHANGED: u64 = RECORDS / 100;
 
-fn puts<R: Replica>(c: &mut Criterion) {
+/// A new pair, and where it is.
+fn open<P: Pair>() -> (P, [TempDir; 2]) {
+    let places = [(), ()].map(|()| tempfile::tempdir().expect("a directory"));
+    (P::open(places.each_ref().map(TempDir::path)), places)
+}
+
+fn puts<P: Pair>(c: &mut Criterion) {
     let mut group = c.benchmark_group("put_100k");
     group.sample_size(10).throughput(Throughput::Elements(RECORDS));
-    group.bench_function(R::NAME, |bencher| {
+    group.bench_function(P::NAME, |bencher| {
         bencher.iter_custom(|rounds| {
             let mut time = Duration::ZERO;
             for _ in 0..rounds {
-                let place = tempfile::tempdir().expect("a directory");
-                let mut replica = R::open(place.path(), 1);
+                let (mut pair, _places) = open::<P>();
                 let begun = Instant::now();
-                put_all(&mut replica, 1, 0..RECORDS, 0);
+                put_all(&mut pair, 0, 0..RECORDS, 0);
                 time += begun.elapsed();
-                assert_eq!(replica.count() as u64, RECORDS);
+                assert_eq!(pair.count(0) as u64, RECORDS);
             }
             time
         });
@@ -28,25 +35,20 @@ fn puts<R: Replica>(c: &mut Criterion) {
     group.finish();
 }
 
-fn merge<R: Replica>(c: &mut Criterion) {
+fn merge<P: Pair>(c: &mut Criterion) {
     let mut group = c.benchmark_group("merge_100k_with_100k");
     group.sample_size(10).throughput(Throughput::Elements(RECORDS));
-    let place = tempfile::tempdir().expect("a directory");
-    let mut theirs = R::open(place.path(), 2);
-    put_all(&mut theirs, 2, 0..RECORDS, 0);
-    group.bench_function(R::NAME, |bencher| {
+    group.bench_function(P::NAME, |bencher| {
         bencher.iter_custom(|rounds| {
             let mut time = Duration::ZERO;
             for _ in 0..rounds {
-                let place = tempfile::tempdir().expect("a directory");
-                let mut ours = R::open(place.path(), 1);
-                put_all(&mut ours, 1, 0..RECORDS, 0);
+                let (mut pair, _places) = open::<P>();
+                put_all(&mut pair, 0, 0..RECORDS, 0);
+                put_all(&mut pair, 1, 0..RECORDS, 0);
                 let begun = Instant::now();
-                let version = ours.version();
-                let update = theirs.missing(&version);
-                ours.take(&update);
+                pair.sync();
                 time += begun.elapsed();
-                assert_eq!(ours.count() as u64, 2 * RECORDS);
+                assert_eq!(pair.count(0) as u64, 2 * RECORDS);
             }
             time
         });
@@ -54,25 +56,21 @@ fn merge<R: Replica>(c: &mut Criterion) {
     group.finish();
 }
 
-fn sync<R: Replica>(c: &mut Criterion) {
-    let changed = RECORDS / 100;
+fn sync<P: Pair>(c: &mut Criterion) {
     let mut group = c.benchmark_group("sync_1_percent_of_100k");
-    group.sample_size(10).throughput(Throughput::Elements(changed));
-    let places = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
-    let mut ours = R::open(places[0].path(), 1);
-    let mut theirs = R::open(places[1].path(), 2);
-    put_all(&mut theirs, 2, 0..RECORDS, 0);
+    group.sample_size(10).throughput(Throughput::Elements(CHANGED));
+    let (mut pair, _places) = open::<P>();
+    put_all(&mut pair, 1, 0..RECORDS, 0);
+    pair.sync();
     let mut round = 0;
-    group.bench_function(R::NAME, |bencher| {
+    group.bench_function(P::NAME, |bencher| {
         bencher.iter_custom(|rounds| {
             let mut time = Duration::ZERO;
             for _ in 0..rounds {
                 round += 1;
-                put_all(&mut theirs, 2, 0..changed, round);
+                put_all(&mut pair, 1, 0..CHANGED, round);
                 let begun = Instant::now();
-                let version = ours.version();
-                let update = theirs.missing(&version);
-                ours.take(&update);
+                pair.sync();
                 time += begun.elapsed();
             }
             time
@@ -81,16 +79,17 @@ fn sync<R: Replica>(c: &mut Criterion) {
     group.finish();
 }
 
+fn each<P: Pair>(c: &mut Criterion) {
+    puts::<P>(c);
+    merge::<P>(c);
+    sync::<P>(c);
+}
+
 fn all(c: &mut Criterion) {
-    puts::<Loro>(c);
-    puts::<Automerge>(c);
-    puts::<Yrs>(c);
-    merge::<Loro>(c);
-    merge::<Automerge>(c);
-    merge::<Yrs>(c);
-    sync::<Loro>(c);
-    sync::<Automerge>(c);
-    sync::<Yrs>(c);
+    each::<Stores>(c);
+    each::<Documents<Loro>>(c);
+    each::<Documents<Automerge>>(c);
+    each::<Documents<Yrs>>(c);
 }
 
 criterion_group!(benches, all);

@@ -4,7 +4,7 @@ use ::automerge::{
     ActorId, AutoCommit, ChangeHash, ROOT, ReadDoc as _, ScalarValue, transaction::Transactable as _,
 };
 
-use crate::{Replica, records::Log};
+use crate::{Document, records::Log};
 
 /// The crate `automerge`.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct Automerge {
 
 const HASH_BYTES: usize = 32;
 
-impl Replica for Automerge {
+impl Document for Automerge {
     const NAME: &'static str = "automerge";
 
     fn open(directory: &Path, author: u8) -> Self {

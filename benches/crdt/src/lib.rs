@@ -1,43 +1,41 @@
-//! Records of a cluster in document CRDTs, as somebody would keep them who used one for that: one map, an update written and synced
-//! for each transaction. `benches/records.rs` measures, `src/bin/sizes.rs` weighs.
+//! Records that several authors write: the signed store beside document CRDTs, used as somebody would who keeps records in one: a
+//! single map, an update written and synced for each transaction. `benches/records.rs` measures, `src/bin/sizes.rs` weighs.
 
 mod automerge;
+mod document;
 mod loro;
 mod records;
+mod stores;
 mod yrs;
-
-pub use self::{
-    automerge::Automerge,
-    loro::Loro,
-    records::{RECORD_BYTES, TRANSACTION, file_bytes, key, put_all, value},
-    yrs::Yrs,
-};
 
 use std::path::Path;
 
-/// A replica of a set of records.
-pub trait Replica {
+pub use self::{
+    automerge::Automerge,
+    document::{Document, Documents},
+    loro::Loro,
+    records::{RECORD_BYTES, file_bytes, key, put_all},
+    stores::Stores,
+    yrs::Yrs,
+};
+
+/// Two replicas that have not met since they were opened, or synced. Number 0 learns what number 1 writes.
+pub trait Pair {
     /// What it is called in tables.
     const NAME: &'static str;
 
-    /// An empty one that keeps what it is told in this directory. `author` differs between replicas that will meet.
-    fn open(directory: &Path, author: u8) -> Self;
+    /// Empty ones that keep what they are told in these directories.
+    fn open(directories: [&Path; 2]) -> Self;
 
-    /// Puts records in one transaction, and comes back when they are synced.
-    fn put(&mut self, records: impl Iterator<Item = (String, Vec<u8>)>);
+    /// Puts records in one transaction of one of them, and comes back when they are synced.
+    fn put(&mut self, at: usize, records: Vec<(String, Vec<u8>)>);
 
-    /// What it has, for another to say what that lacks.
-    fn version(&mut self) -> Vec<u8>;
+    /// Brings to number 0 what number 1 has, synced, and says how many bytes travelled for that.
+    fn sync(&mut self) -> u64;
 
-    /// What a replica of this version lacks, as it would travel.
-    fn missing(&mut self, version: &[u8]) -> Vec<u8>;
+    /// How many records one of them has.
+    fn count(&mut self, at: usize) -> usize;
 
-    /// Takes in what another lacked, synced.
-    fn take(&mut self, update: &[u8]);
-
-    /// How many records there are.
-    fn count(&mut self) -> usize;
-
-    /// Puts what is on the disk into the shortest form there is.
-    fn compact(&mut self);
+    /// Puts what one of them has on its disk into the shortest form there is.
+    fn compact(&mut self, at: usize);
 }

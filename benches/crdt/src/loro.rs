@@ -2,7 +2,7 @@ use std::path::Path;
 
 use ::loro::{ExportMode, LoroDoc, LoroMap, LoroValue, VersionVector};
 
-use crate::{Replica, records::Log};
+use crate::{Document, records::Log};
 
 /// The crate `loro`.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct Loro {
     written: VersionVector,
 }
 
-impl Replica for Loro {
+impl Document for Loro {
     const NAME: &'static str = "loro";
 
     fn open(directory: &Path, author: u8) -> Self {

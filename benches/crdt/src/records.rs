@@ -5,22 +5,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::Replica;
+use crate::Pair;
 
 /// The size of a value.
 pub const RECORD_BYTES: usize = 100;
 /// Records of one transaction.
-pub const TRANSACTION: u64 = 1000;
+const TRANSACTION: u64 = 1000;
 
 /// A key as the engine makes them.
 #[must_use]
-pub fn key(author: u8, number: u64) -> String {
+pub fn key(author: usize, number: u64) -> String {
     format!("observed/members/{author}/{number:08}")
 }
 
 /// A value that cannot be made shorter, another one in each round.
-#[must_use]
-pub fn value(number: u64, round: u64) -> Vec<u8> {
+fn value(number: u64, round: u64) -> Vec<u8> {
     let mut state =
         number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ round.wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ 1;
     let mut next = || {
@@ -32,13 +31,13 @@ pub fn value(number: u64, round: u64) -> Vec<u8> {
     (0..RECORD_BYTES).map(|_| next()).collect()
 }
 
-/// Puts all records of a range of numbers, a transaction at a time.
-pub fn put_all<R: Replica>(replica: &mut R, author: u8, numbers: Range<u64>, round: u64) {
-    let mut at = numbers.start;
-    while at < numbers.end {
-        let end = (at + TRANSACTION).min(numbers.end);
-        replica.put((at..end).map(|number| (key(author, number), value(number, round))));
-        at = end;
+/// Puts all records of a range of numbers into one of the two, a transaction at a time.
+pub fn put_all<P: Pair>(pair: &mut P, at: usize, numbers: Range<u64>, round: u64) {
+    let mut from = numbers.start;
+    while from < numbers.end {
+        let to = (from + TRANSACTION).min(numbers.end);
+        pair.put(at, (from..to).map(|number| (key(at, number), value(number, round))).collect());
+        from = to;
     }
 }
 

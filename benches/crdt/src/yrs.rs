@@ -5,7 +5,7 @@ use ::yrs::{
     updates::{decoder::Decode as _, encoder::Encode as _},
 };
 
-use crate::{Replica, records::Log};
+use crate::{Document, records::Log};
 
 /// The crate `yrs`.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct Yrs {
     log: Log,
 }
 
-impl Replica for Yrs {
+impl Document for Yrs {
     const NAME: &'static str = "yrs";
 
     fn open(directory: &Path, author: u8) -> Self {

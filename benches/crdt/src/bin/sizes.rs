@@ -6,7 +6,9 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use orch_crdt_benches::{Automerge, Loro, RECORD_BYTES, Replica, Yrs, file_bytes, key, put_all};
+use orch_crdt_benches::{
+    Automerge, Documents, Loro, Pair, RECORD_BYTES, Stores, Yrs, file_bytes, key, put_all,
+};
 
 /// Counts what is allocated.
 struct Counting;
@@ -34,46 +36,54 @@ static ALLOCATOR: Counting = Counting;
 
 const RECORDS: u64 = 100_000;
 const REWRITTEN: u64 = 1_000;
+const FEW: u64 = 10;
 const ROUNDS: u64 = 100;
 
 fn main() {
     println!(
-        "| | memory a record | disk a record, as written | compacted | bytes to send after 1 % changed | for each changed byte | disk after {REWRITTEN} keys were written {ROUNDS} times | compacted |"
+        "| | memory a record | disk a record, as written | compacted | bytes sent after 1 % changed | for each changed \
+         byte | disk after {REWRITTEN} keys were written {FEW} times | {ROUNDS} times | compacted |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
-    weigh::<Loro>();
-    weigh::<Automerge>();
-    weigh::<Yrs>();
+    println!("|---|---|---|---|---|---|---|---|---|");
+    weigh::<Stores>();
+    weigh::<Documents<Loro>>();
+    weigh::<Documents<Automerge>>();
+    weigh::<Documents<Yrs>>();
 }
 
-fn weigh<R: Replica>() {
-    let places: Vec<_> = (0..3).map(|_| tempfile::tempdir().expect("a directory")).collect();
+fn weigh<P: Pair>() {
+    let places: Vec<_> = (0..4).map(|_| tempfile::tempdir().expect("a directory")).collect();
     let before = ALLOCATED.load(Ordering::Relaxed);
-    let mut theirs = R::open(places[0].path(), 2);
-    put_all(&mut theirs, 2, 0..RECORDS, 0);
-    let memory = (ALLOCATED.load(Ordering::Relaxed) - before) as u64 / RECORDS;
-    let written = file_bytes(places[0].path()) / RECORDS;
+    let mut pair = P::open([places[0].path(), places[1].path()]);
+    put_all(&mut pair, 1, 0..RECORDS, 0);
+    let memory = ALLOCATED.load(Ordering::Relaxed).saturating_sub(before) as u64 / RECORDS;
+    let written = file_bytes(places[1].path()) / RECORDS;
 
-    let mut ours = R::open(places[1].path(), 1);
-    let all = theirs.missing(&ours.version());
-    ours.take(&all);
+    pair.sync();
     let changed = RECORDS / 100;
-    put_all(&mut theirs, 2, 0..changed, 1);
-    let update = theirs.missing(&ours.version()).len() as u64;
-    let payload = changed * (RECORD_BYTES + key(2, 0).len()) as u64;
-    theirs.compact();
-    let compacted = file_bytes(places[0].path()) / RECORDS;
+    put_all(&mut pair, 1, 0..changed, 1);
+    let update = pair.sync();
+    let payload = changed * (RECORD_BYTES + key(1, 0).len()) as u64;
+    pair.compact(1);
+    let compacted = file_bytes(places[1].path()) / RECORDS;
+    drop(pair);
 
-    let mut again = R::open(places[2].path(), 3);
-    for round in 0..ROUNDS {
-        put_all(&mut again, 3, 0..REWRITTEN, round);
+    let mut again = P::open([places[2].path(), places[3].path()]);
+    let mut rewritten = [0; 2];
+    for round in 1..=ROUNDS {
+        put_all(&mut again, 1, 0..REWRITTEN, round);
+        again.sync();
+        if [FEW, ROUNDS].contains(&round) {
+            rewritten[usize::from(round == ROUNDS)] = file_bytes(places[3].path()) >> 10;
+        }
     }
-    let rewritten = file_bytes(places[2].path());
-    again.compact();
-    let shrunk = file_bytes(places[2].path());
+    let [few, many] = rewritten;
+    again.compact(1);
+    let shrunk = file_bytes(places[3].path());
     println!(
-        "| {} | {memory} B | {written} B | {compacted} B | {update} | {:.2} | {rewritten} | {shrunk} |",
-        R::NAME,
-        update as f64 / payload as f64
+        "| {} | {memory} B | {written} B | {compacted} B | {update} | {:.2} | {few} KiB | {many} KiB | {} KiB |",
+        P::NAME,
+        update as f64 / payload as f64,
+        shrunk >> 10,
     );
 }

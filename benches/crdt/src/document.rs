@@ -1,0 +1,62 @@
+use std::path::Path;
+
+use crate::Pair;
+
+/// A document CRDT that holds a map of records.
+pub trait Document {
+    /// What it is called in tables.
+    const NAME: &'static str;
+
+    /// An empty one that keeps what it is told in this directory. `author` differs between those that will meet.
+    fn open(directory: &Path, author: u8) -> Self;
+
+    /// Puts records in one transaction, and comes back when they are synced.
+    fn put(&mut self, records: impl Iterator<Item = (String, Vec<u8>)>);
+
+    /// What it has, for another to say what that lacks.
+    fn version(&mut self) -> Vec<u8>;
+
+    /// What a document of this version lacks, as it would travel.
+    fn missing(&mut self, version: &[u8]) -> Vec<u8>;
+
+    /// Takes in what another lacked, synced.
+    fn take(&mut self, update: &[u8]);
+
+    /// How many records there are.
+    fn count(&mut self) -> usize;
+
+    /// Puts what is on the disk into the shortest form there is.
+    fn compact(&mut self);
+}
+
+/// Two of them.
+#[derive(Debug)]
+pub struct Documents<D>([D; 2]);
+
+impl<D: Document> Pair for Documents<D> {
+    const NAME: &'static str = D::NAME;
+
+    fn open([ours, theirs]: [&Path; 2]) -> Self {
+        Self([D::open(ours, 0), D::open(theirs, 1)])
+    }
+
+    fn put(&mut self, at: usize, records: Vec<(String, Vec<u8>)>) {
+        self.0[at].put(records.into_iter());
+    }
+
+    fn sync(&mut self) -> u64 {
+        let [ours, theirs] = &mut self.0;
+        let version = ours.version();
+        let update = theirs.missing(&version);
+        ours.take(&update);
+        (version.len() + update.len()) as u64
+    }
+
+    fn count(&mut self, at: usize) -> usize {
+        self.0[at].count()
+    }
+
+    fn compact(&mut self, at: usize) {
+        self.0[at].compact();
+    }
+}

@@ -1,0 +1,172 @@
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use orch_core::{
+    store::{Key, StateStore as _, Txn, Write},
+    transport::{
+        Channel, InProcessConfig, InProcessNetwork, InProcessTransport, Incoming, PeerId, Transport,
+        TransportCapabilities, TransportError,
+    },
+};
+use orch_store::crdt::{AuthorKey, CrdtStore, CrdtStoreConfig, Hash, ReplicaConfig, Status};
+use tokio::runtime::Runtime;
+
+use crate::Pair;
+
+/// The crate `orch-store`, on a network in this process that is cut except while they sync.
+pub struct Stores {
+    runtime: Runtime,
+    network: InProcessNetwork,
+    travelled: Arc<AtomicU64>,
+    stores: [CrdtStore; 2],
+}
+
+impl Stores {
+    fn cut(&self) {
+        let [ours, theirs] = self.stores.each_ref().map(CrdtStore::author);
+        self.network.partition(&[&[ours], &[theirs]]);
+    }
+
+    fn status(&self, at: usize) -> Status {
+        self.runtime.block_on(self.stores[at].status()).expect("a store that works")
+    }
+
+    fn wait(&self, what: impl Fn() -> bool) {
+        while !what() {
+            self.runtime.block_on(async { tokio::time::sleep(Duration::from_micros(500)).await });
+        }
+    }
+
+    fn position(&self, of: usize, at: usize) -> u64 {
+        let author = self.stores[of].author();
+        let status = self.status(at);
+        status.authors.iter().find(|known| known.id == author).map_or(0, |known| known.head.position)
+    }
+}
+
+impl Pair for Stores {
+    const NAME: &'static str = "orch-store";
+
+    fn open(directories: [&Path; 2]) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let network = InProcessNetwork::new(InProcessConfig::default());
+        let travelled = Arc::new(AtomicU64::new(0));
+        let keys = || [1, 2].map(|seed| AuthorKey::from_seed(&[seed; 32]));
+        let members: Vec<_> = keys().iter().map(AuthorKey::author).collect();
+        let open = |directory: &Path, key: AuthorKey| {
+            let replica = ReplicaConfig::new(Hash::of(b"benches"), members.clone());
+            let digest_interval = Duration::from_millis(5);
+            let config = CrdtStoreConfig { digest_interval, ..CrdtStoreConfig::new(directory, replica) };
+            let transport = Counted { inner: network.join(key.author()), sent: Arc::clone(&travelled) };
+            let store = CrdtStore::open_on(config, key, Arc::new(transport), Channel(0));
+            runtime.block_on(store).expect("a store")
+        };
+        let [ours, theirs] = keys();
+        let stores = [open(directories[0], ours), open(directories[1], theirs)];
+        let pair = Self { runtime, network, travelled, stores };
+        // A member writes once it has heard another.
+        pair.wait(|| pair.status(0).writes.is_ok() && pair.status(1).writes.is_ok());
+        pair.cut();
+        pair
+    }
+
+    fn put(&mut self, at: usize, records: Vec<(String, Vec<u8>)>) {
+        let key = |key: String| Key::new(key).expect("a key");
+        let writes = records.into_iter().map(|(at, value)| Write::put(key(at), value)).collect();
+        self.runtime.block_on(self.stores[at].commit(Txn::of(writes))).expect("a store that works");
+    }
+
+    fn sync(&mut self) -> u64 {
+        let before = self.travelled.load(Ordering::Relaxed);
+        let goal = self.position(1, 1);
+        self.network.heal();
+        self.wait(|| self.position(1, 0) == goal);
+        self.cut();
+        self.travelled.load(Ordering::Relaxed) - before
+    }
+
+    fn count(&mut self, at: usize) -> usize {
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.stores[at].scan("", after.as_ref(), 10_000);
+            let page = self.runtime.block_on(page).expect("a store that works");
+            count += page.entries.len();
+            after = page.entries.last().map(|entry| entry.key.clone());
+            if !page.more {
+                return count;
+            }
+        }
+    }
+
+    /// It does so by itself, as soon as both know that they have all.
+    fn compact(&mut self, _: usize) {
+        self.network.heal();
+        let settled = |at| {
+            let status = self.status(at);
+            status.authors.iter().all(|author| author.acknowledged == author.head.position)
+        };
+        self.wait(|| settled(0) && settled(1) && self.position(0, 1) == self.position(0, 0));
+        self.cut();
+    }
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores").field("stores", &self.stores).finish_non_exhaustive()
+    }
+}
+
+/// Counts the bytes of what is sent while the network is not cut.
+#[derive(Debug)]
+struct Counted {
+    inner: InProcessTransport,
+    sent: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Transport for Counted {
+    fn capabilities(&self) -> TransportCapabilities {
+        self.inner.capabilities()
+    }
+
+    fn local_peer(&self) -> PeerId {
+        self.inner.local_peer()
+    }
+
+    async fn send(&self, peer: PeerId, channel: Channel, message: Bytes) -> Result<(), TransportError> {
+        self.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
+        self.inner.send(peer, channel, message).await
+    }
+
+    async fn request(
+        &self,
+        peer: PeerId,
+        channel: Channel,
+        message: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, TransportError> {
+        self.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
+        self.inner.request(peer, channel, message, timeout).await
+    }
+
+    async fn incoming(&self) -> Option<Incoming> {
+        self.inner.incoming().await
+    }
+
+    fn peers(&self) -> Vec<PeerId> {
+        self.inner.peers()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
