@@ -7,10 +7,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
     store::{Key, MemoryStore, MemoryStoreConfig, Revision, StateStore, StoreError, Txn, Write},
-    testkit::{
-        engine,
-        store::{StoreHarness, run_all},
-    },
+    testkit::store::{StoreHarness, run_all},
 };
 
 struct Memory;
@@ -29,11 +26,6 @@ impl StoreHarness for Memory {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_store_conforms() {
     run_all(&Memory).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_engine_works_on_a_memory_store() {
-    engine::run_all(&Memory).await;
 }
 
 #[tokio::test]

@@ -14,10 +14,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
     store::{Key, Revision, StateStore, StoreError, Txn, Write},
-    testkit::{
-        engine,
-        store::{StoreHarness, run_all},
-    },
+    testkit::store::{StoreHarness, run_all},
 };
 use orch_store::embedded::{RedbStore, RedbStoreConfig, SyncPolicy};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -43,12 +40,6 @@ impl StoreHarness for Redb {
 async fn redb_store_conforms() {
     let dir = tempfile::tempdir().unwrap();
     run_all(&Redb { base: dir.path().into(), sync: SyncPolicy::EachCommit }).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_engine_works_on_it() {
-    let dir = tempfile::tempdir().unwrap();
-    engine::run_all(&Redb { base: dir.path().into(), sync: SyncPolicy::EachCommit }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,10 +13,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
     store::{Key, Revision, StateStore, StoreError, Txn, Write},
-    testkit::{
-        engine,
-        store::{StoreHarness, run_all},
-    },
+    testkit::store::{StoreHarness, run_all},
 };
 use orch_store::sqlite::{SqliteStore, SqliteStoreConfig};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -38,12 +35,6 @@ impl StoreHarness for Sqlite {
 async fn sqlite_store_conforms() {
     let dir = tempfile::tempdir().unwrap();
     run_all(&Sqlite(dir.path().into())).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_engine_works_on_it() {
-    let dir = tempfile::tempdir().unwrap();
-    engine::run_all(&Sqlite(dir.path().into())).await;
 }
 
 fn put(key: &str, value: &str) -> Txn {

@@ -3,7 +3,6 @@
 
 pub mod consensus;
 mod counter;
-pub mod engine;
 pub mod runtime;
 pub mod scheduler;
 mod simulated;

@@ -88,7 +88,7 @@ pub async fn run_all(harness: &dyn StoreHarness) {
     }
 }
 
-pub(super) async fn case(name: &str, run: impl Future<Output = ()>) {
+async fn case(name: &str, run: impl Future<Output = ()>) {
     if tokio::time::timeout(CASE_TIMEOUT, Box::pin(run)).await.is_err() {
         panic!("{name}: still not done after {CASE_TIMEOUT:?}");
     }
