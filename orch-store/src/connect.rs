@@ -12,6 +12,8 @@ use orch_core::store::{MemoryStore, StateStore, StoreError};
 /// | `redb:///var/lib/orch`, `redb:data` | `embedded::RedbStore` in this directory | `embedded` |
 /// | `sqlite:///var/lib/orch`, `sqlite:data` | `sqlite::SqliteStore` in this directory | `sqlite` |
 /// | `postgres://user:password@host:5432/database?sslmode=verify-full&schema=orch` | `postgres::PostgresStore` | `postgres` |
+/// | `etcd://host:2379,host:2379/namespace` | `etcd::EtcdStore` | `etcd` |
+/// | `redis://user:password@host:6379/0?namespace=orch` | `redis::RedisStore` | `redis` |
 ///
 /// A path may contain `%20` and the like. Everything else is as each backend's configuration has it by default; for other
 /// settings open the backend by its own type.
@@ -37,6 +39,16 @@ pub async fn connect(url: &str) -> Result<Arc<dyn StateStore>, ConnectError> {
         "postgres" | "postgresql" => {
             let config = crate::postgres::PostgresStoreConfig::from_url(url)?;
             Ok(Arc::new(crate::postgres::PostgresStore::open(config).await?))
+        }
+        #[cfg(feature = "etcd")]
+        "etcd" => {
+            let config = crate::etcd::EtcdStoreConfig::from_url(url)?;
+            Ok(Arc::new(crate::etcd::EtcdStore::open(config).await?))
+        }
+        #[cfg(feature = "redis")]
+        "redis" => {
+            let config = crate::redis::RedisStoreConfig::from_url(url)?;
+            Ok(Arc::new(crate::redis::RedisStore::open(config).await?))
         }
         _ => Err(unknown(scheme)),
     }
@@ -79,12 +91,14 @@ pub enum ConnectError {
 }
 
 /// Schemes and the features that bring them.
-const SCHEMES: [(&str, &str); 5] = [
+const SCHEMES: [(&str, &str); 7] = [
     ("memory", ""),
     ("redb", "embedded"),
     ("sqlite", "sqlite"),
     ("postgres", "postgres"),
     ("postgresql", "postgres"),
+    ("etcd", "etcd"),
+    ("redis", "redis"),
 ];
 
 fn schemes() -> String {

@@ -6,17 +6,21 @@ mod connect;
 pub mod crdt;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 #[cfg(any(feature = "crdt", feature = "embedded"))]
 mod file;
 #[cfg(feature = "layers")]
 pub mod layers;
 #[cfg(feature = "postgres")]
 pub mod postgres;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "etcd", feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod prefix;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod tail;
 
 pub use connect::{ConnectError, connect};

@@ -117,7 +117,7 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
 }
 
 /// Tests of orch-store that need a server.
-const SERVED: [&str; 1] = ["postgres"];
+const SERVED: [&str; 4] = ["engine", "etcd", "postgres", "redis"];
 
 /// The others.
 fn unserved() -> Result<Vec<String>> {

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part of it")]
 
 use std::{
+    fs::File,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -21,6 +22,19 @@ pub(crate) fn unused_name() -> String {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("t{:x}_{}_{next}", time.as_micros(), std::process::id())
+}
+
+/// A turn at a server that is one, whoever runs tests against it: some need it for themselves, because they kill it or
+/// change its settings. Ends when it is dropped.
+pub(crate) async fn turn(server: &str, alone: bool) -> File {
+    let name = server.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let lock = File::create(std::env::temp_dir().join(format!("orch-test-turn-{name}"))).unwrap();
+    let locked = tokio::task::spawn_blocking(move || {
+        let locked = if alone { lock.lock() } else { lock.lock_shared() };
+        locked.unwrap();
+        lock
+    });
+    locked.await.unwrap()
 }
 
 /// Runs a command of the fixtures, such as one that restarts a server.

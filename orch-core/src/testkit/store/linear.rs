@@ -303,9 +303,9 @@ mod tests {
     }
 
     /// What the check says, if it does not agree.
-    fn complaint(attempts: Vec<Attempt>, seen: &[(u64, &str)]) -> Option<String> {
+    fn complaint(attempts: &[Attempt], seen: &[(u64, &str)]) -> Option<String> {
         let changes = changes(seen);
-        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| agree(&attempts, &changes)));
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| agree(attempts, &changes)));
         checked.err().map(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
     }
 
@@ -324,7 +324,7 @@ mod tests {
             ]
         };
         let seen = [(1, "x"), (2, "y")];
-        assert_eq!(complaint(truth(), &seen), None);
+        assert_eq!(complaint(&truth(), &seen), None);
         let with = |more: Attempt| truth().into_iter().chain([more]).collect();
         for (attempts, seen, says) in [
             (with(swap(t, (9, 10), Some(2), "lost", done(3))), &seen[..], "was lost"),
@@ -335,7 +335,7 @@ mod tests {
             (with(read(t, (9, 10), Some((2, "x")))), &seen, "did not write it"),
             (truth(), &[(1, "x"), (2, "y"), (3, "y")], "written twice"),
         ] {
-            let complaint = complaint(attempts, seen).expect("a lie must be noticed");
+            let complaint = complaint(&attempts, seen).expect("a lie must be noticed");
             assert!(complaint.contains(says), "{complaint:?} should say {says:?}");
         }
     }

@@ -1,0 +1,78 @@
+//! Settings of the etcd store, and its URL.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use orch_core::store::StoreError;
+use percent_encoding::percent_decode_str;
+
+use super::error::{self, Cause};
+
+/// Where an [`EtcdStore`](super::EtcdStore) is and how far it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdStoreConfig {
+    /// Members of the cluster, as `host:port`. One is talked to; another one when it does not answer.
+    pub members: Vec<String>,
+    /// What the store's keys in etcd begin with. Stores with different namespaces share a cluster, and its compactions.
+    pub namespace: String,
+    /// The largest value in bytes. A transaction has to fit into one request, for which etcd's default is 1.5 MiB
+    /// (`--max-request-bytes`).
+    pub max_value_bytes: usize,
+    /// The most bytes of one transaction: less than `--max-request-bytes`.
+    pub max_txn_bytes: usize,
+    /// The most writes, and the most guards, of one transaction: less than `--max-txn-ops`, by default 128.
+    pub max_txn_writes: usize,
+    /// Requests that are under way at a time. One more waits.
+    pub requests: NonZeroUsize,
+    /// How long a request may take on one member.
+    pub timeout: Duration,
+    /// How long a call goes on trying other members.
+    pub patience: Duration,
+    /// Whether `compact` compacts the cluster itself, which forgets the history of everything in it. Without, only this
+    /// store's watches are told, and whoever runs the cluster frees its space (`--auto-compaction-retention`).
+    pub compacts_cluster: bool,
+}
+
+impl EtcdStoreConfig {
+    /// A store in the cluster of these members.
+    #[must_use]
+    pub fn new(members: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            members: members.into_iter().map(Into::into).collect(),
+            namespace: "orch".into(),
+            max_value_bytes: 1 << 20,
+            max_txn_bytes: 1_400_000,
+            max_txn_writes: 127,
+            requests: const { NonZeroUsize::new(1024).expect("not zero") },
+            timeout: Duration::from_secs(5),
+            patience: Duration::from_secs(10),
+            compacts_cluster: true,
+        }
+    }
+
+    /// Reads `etcd://host:port,host:port/namespace`. The port is 2379 and the namespace `orch` where they are missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Backend`] names what cannot be understood, and never shows the URL.
+    pub fn from_url(url: &str) -> Result<Self, StoreError> {
+        let invalid = |reason| error::backend("reading the URL", false, Cause::Url(reason));
+        let rest = url.strip_prefix("etcd://").ok_or_else(|| invalid("it does not begin with etcd://"))?;
+        let (members, namespace) = rest.split_once('/').unwrap_or((rest, ""));
+        if members.contains('@') {
+            return Err(invalid("logging in to etcd is not supported; name its members alone"));
+        }
+        let members = members.split(',').filter(|member| !member.is_empty()).map(|member| {
+            let has_port = member.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+            if has_port { member.to_owned() } else { format!("{member}:2379") }
+        });
+        let mut config = Self::new(members);
+        let namespace =
+            percent_decode_str(namespace).decode_utf8().map_err(|_| invalid("it is not UTF-8"))?;
+        if !namespace.is_empty() {
+            config.namespace = namespace.into_owned();
+        }
+        match config.members.is_empty() {
+            true => Err(invalid("it names no member")),
+            false => Ok(config),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A watch that goes on over lost connections and members.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use orch_core::store::{Key, StoreError, Watch, WatchBatch, Write};
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+use super::{error, members::Members, wire};
+
+/// Waits before a stream is opened again.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// What to watch.
+pub(super) struct Range {
+    /// What all keys of the store begin with, which its users do not see.
+    pub(super) hidden: usize,
+    pub(super) key: Bytes,
+    pub(super) end: Bytes,
+    /// The first revision to deliver.
+    pub(super) start: i64,
+}
+
+/// The changes in `range`, until the other end of `open` says false or is gone.
+pub(super) fn watch(members: Arc<Members>, range: Range, open: watch::Receiver<bool>) -> Watch {
+    let watching =
+        Watching { members, range, open, inbound: None, ready: VecDeque::new(), wait: Duration::ZERO };
+    let items = stream::unfold(Some(watching), |watching| async {
+        let mut watching = watching?;
+        let mut open = watching.open.clone();
+        let next = tokio::select! {
+            biased;
+            _ = open.wait_for(|open| !open) => return None,
+            next = watching.next() => next,
+        };
+        let goes_on = next.is_ok();
+        Some((next, goes_on.then_some(watching)))
+    });
+    items.boxed()
+}
+
+struct Watching {
+    members: Arc<Members>,
+    range: Range,
+    open: watch::Receiver<bool>,
+    /// The stream, and whose turn it was when it was opened.
+    inbound: Option<(usize, Streaming<wire::WatchResponse>)>,
+    /// One response may have several revisions.
+    ready: VecDeque<WatchBatch>,
+    wait: Duration,
+}
+
+impl Watching {
+    async fn next(&mut self) -> Result<WatchBatch, StoreError> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Ok(batch);
+            }
+            match self.receive().await {
+                Ok(response) => self.take(response)?,
+                Err(status) => {
+                    tracing::debug!(%status, "a watch begins again where it was");
+                    self.inbound = None;
+                    tokio::time::sleep(self.wait).await;
+                    self.wait = (self.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+                }
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<wire::WatchResponse, Status> {
+        let (turn, inbound) = match &mut self.inbound {
+            Some((turn, inbound)) => (*turn, inbound),
+            none => {
+                let create = wire::WatchCreateRequest {
+                    key: self.range.key.clone(),
+                    range_end: self.range.end.clone(),
+                    start_revision: self.range.start,
+                    progress_notify: true,
+                };
+                // The stream of requests must not end before the watch does.
+                let request = wire::WatchRequest { create: Some(create) };
+                let requests = stream::iter([request]).chain(stream::pending());
+                let (turn, opened) = self.members.stream(requests).await;
+                let inbound = opened.inspect_err(|_| self.members.pass_on(turn))?;
+                (turn, &mut none.insert((turn, inbound)).1)
+            }
+        };
+        let received = inbound.message().await;
+        if received.is_err() {
+            self.members.pass_on(turn);
+        }
+        received?.ok_or_else(|| Status::unavailable("the member ended the stream"))
+    }
+
+    fn take(&mut self, response: wire::WatchResponse) -> Result<(), StoreError> {
+        if response.compact_revision > 0 {
+            return Err(StoreError::Compacted { oldest: super::revision(response.compact_revision) });
+        }
+        if response.canceled {
+            tracing::debug!(reason = response.cancel_reason, "a watch was cancelled");
+            self.inbound = None;
+            return Ok(());
+        }
+        self.wait = Duration::ZERO;
+        for event in response.events {
+            let (kind, Some(kv)) = (event.kind, event.kv) else { continue };
+            let revision = super::revision(kv.mod_revision);
+            let key = super::key_of(&kv.key, self.range.hidden)?;
+            let write = Write { key, value: (kind != wire::Event::DELETE).then_some(kv.value) };
+            match self.ready.back_mut() {
+                Some(batch) if batch.revision == revision => batch.writes.push(write),
+                _ => self.ready.push_back(WatchBatch { revision, writes: vec![write] }),
+            }
+        }
+        for batch in &mut self.ready {
+            batch.writes.sort_by(|a, b| Key::cmp(&a.key, &b.key));
+        }
+        // Without events, the header says how far the member has looked: nothing up to there is missing.
+        let seen = match (self.ready.back(), response.header, response.created) {
+            (Some(batch), ..) => super::number(batch.revision),
+            (None, Some(header), false) => header.revision,
+            _ => return Ok(()),
+        };
+        self.range.start = self.range.start.max(seen + 1);
+        Ok(())
+    }
+}
+
+/// The text of a key that a member sent.
+pub(super) fn key_of(bytes: &[u8], hidden: usize) -> Result<Key, StoreError> {
+    let text = bytes.get(hidden..).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let key = text.and_then(|text| Key::new(text).ok());
+    key.ok_or_else(|| {
+        let shown = String::from_utf8_lossy(bytes).into_owned();
+        StoreError::Corrupt(format!(
+            "the key {shown:?} in {} is not one of orch; delete it, or choose another namespace",
+            error::NAME
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_key_is_named() {
+        assert_eq!(key_of(b"ns/tasks/1", 3).unwrap().as_str(), "tasks/1");
+        for foreign in [&b"ns/a//b"[..], b"ns/\xff", b"ns"] {
+            let error = key_of(foreign, 3).unwrap_err().to_string();
+            assert!(error.contains("ns") && error.contains("another namespace"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What Redis says, in words that say what to do.
+
+use std::{sync::Arc, time::Duration};
+
+use orch_core::store::StoreError;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// The backend's name in messages.
+pub(super) const NAME: &str = "redis";
+
+/// The cause of a [`StoreError::Backend`].
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cause {
+    #[error("the URL of the server cannot be understood")]
+    Parameters { source: RedisError },
+    #[error("{0}")]
+    Setting(&'static str),
+    #[error("no connection to the server within {patience:?}; check its address, and that it runs")]
+    Unreachable { patience: Duration, source: RedisError },
+    #[error("the server refused, or the connection to it broke")]
+    Server { source: RedisError },
+}
+
+pub(super) fn backend(operation: &'static str, retryable: bool, cause: Cause) -> StoreError {
+    StoreError::Backend { store: NAME, operation, retryable, outcome_unknown: false, source: Arc::new(cause) }
+}
+
+pub(super) fn command(operation: &'static str, source: RedisError) -> StoreError {
+    match source.kind() {
+        ErrorKind::UnexpectedReturnType | ErrorKind::Parse => corrupt(&source),
+        ErrorKind::Server(ServerErrorKind::ResponseError) if source.code() == Some("WRONGTYPE") => {
+            corrupt(&source)
+        }
+        _ => backend(operation, is_passing(&source), Cause::Server { source }),
+    }
+}
+
+/// What a commit came to that may have reached the server.
+pub(super) fn commit(source: RedisError) -> StoreError {
+    if !lost(&source) {
+        return command("committing", source);
+    }
+    let (store, operation, source) = (NAME, "committing", Arc::new(Cause::Server { source }));
+    StoreError::Backend { store, operation, retryable: true, outcome_unknown: true, source }
+}
+
+/// Whether the connection broke under the command. One that was refused took nothing.
+pub(super) fn lost(error: &RedisError) -> bool {
+    (error.is_io_error() || error.is_timeout() || error.is_connection_dropped())
+        && !error.is_connection_refusal()
+}
+
+/// Whether the same may work a moment later.
+pub(super) fn is_passing(error: &RedisError) -> bool {
+    let starting = matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+        )
+    );
+    lost(error) || error.is_connection_refusal() || starting
+}
+
+pub(super) fn corrupt(reason: impl std::fmt::Display) -> StoreError {
+    StoreError::Corrupt(format!(
+        "the namespace is damaged or not a store of orch ({reason}); it was left as it is: restore it from a backup, or \
+         name another namespace to begin with an empty store"
+    ))
+}

@@ -1,0 +1,492 @@
+//! Records in a Redis server (version 7 or later, or Valkey): quick, and as durable as that server is set up.
+//!
+//! **Read this before anything is kept here that cannot be made again.** What an answered commit survives is asked of the
+//! server when the store is opened, and declared in its capabilities:
+//!
+//! | server | declared | an answered commit |
+//! |---|---|---|
+//! | as it comes, or it does not tell | `Memory` | is lost when the server ends |
+//! | `appendonly yes` | `Group` | survives the server's end; a power cut may take the last second |
+//! | and `appendfsync always` | `Sync` | survives a power cut |
+//!
+//! A replica that takes over (Sentinel, Redis Cluster) may lack what was answered last, whatever is declared: Redis does not
+//! wait for replicas. So this is a store for caches, sessions and queues whose content can be made again. A server that
+//! was restarted with an older state is noticed, and watches are told.
+//!
+//! With the namespace `orch`, `{orch}:values` is a hash of the records, `{orch}:versions` of the revisions that wrote them,
+//! `{orch}:index` holds their keys in order, `{orch}:log` is a stream with one entry for each revision, and `{orch}:meta` the
+//! newest revision and where the log begins. Each call is one script, which Redis runs alone: that is the order of
+//! commits.
+//!
+//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried
+//! again. Connections are not encrypted: keep the server on a network of its own.
+
+mod config;
+mod error;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use orch_core::store::{
+    CommitError, Durability, Entry, Guard, Key, Page, Revision, StateStore, StoreCapabilities, StoreError,
+    Txn, Watch, WatchBatch, Write,
+};
+use redis::{
+    Client, RedisError, Script,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use tokio::{
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{Duration, Instant},
+};
+
+pub use self::config::{RedisServer, RedisStoreConfig};
+use self::error::Cause;
+use crate::{
+    prefix,
+    tail::{Piece, SharedLog, Tail},
+};
+
+/// The unit of [`RedisStoreConfig::queue_bytes`].
+const ROOM_UNIT: usize = 1024;
+
+/// Bytes of one transaction: they are one message to the server.
+const TXN_BYTES: usize = 128 << 20;
+
+/// Bytes of the log that are read at once.
+const LOG_BYTES: usize = 16 << 20;
+
+/// Waits between tries.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// A [`StateStore`] in a Redis server, shared by any number of processes.
+pub struct RedisStore {
+    server: Arc<Server>,
+    tail: Arc<Tail>,
+    room: Arc<Semaphore>,
+    listening: JoinHandle<()>,
+    closed: AtomicBool,
+    /// Where this process trimmed the log the last time.
+    trimmed: AtomicU64,
+    durability: Durability,
+    config: RedisStoreConfig,
+}
+
+impl RedisStore {
+    /// Connects, and asks the server how durable it is. Waits for it for [`RedisStoreConfig::patience`].
+    ///
+    /// # Errors
+    /// [`StoreError::Backend`] when the server cannot be reached or refuses, or would throw records away when its memory
+    /// is full.
+    pub async fn open(config: RedisStoreConfig) -> Result<Self, StoreError> {
+        config.check()?;
+        let client = Client::open(config.server.0.clone())
+            .map_err(|source| error::backend("connecting", false, Cause::Parameters { source }))?;
+        let settings = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(config.timeout))
+            .set_connection_timeout(Some(config.timeout))
+            .set_max_delay(LONGEST_WAIT);
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), settings)
+            .map_err(|source| error::backend("connecting", false, Cause::Parameters { source }))?;
+        let server = Arc::new(Server::new(manager, &config));
+        let durability = server.read("opening", |server| async move { server.durability().await }).await?;
+        let durability = durability.ok_or_else(|| {
+            let reason =
+                "the server throws records away when its memory is full; set maxmemory-policy to noeviction";
+            error::backend("opening", false, Cause::Setting(reason))
+        })?;
+        let tail = Arc::new(Tail::start(Arc::clone(&server) as Arc<dyn SharedLog>).await?);
+        let listening = listen(client, Arc::clone(&tail), server.channel.clone(), config.poll_interval);
+        Ok(Self {
+            server,
+            listening: tokio::spawn(listening),
+            tail,
+            room: Arc::new(Semaphore::new(room_units(config.queue_bytes))),
+            closed: AtomicBool::new(false),
+            trimmed: AtomicU64::new(0),
+            durability,
+            config,
+        })
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// Forgets the oldest revisions when there are an eighth more than wanted.
+    async fn trim(&self, head: Revision) {
+        let (keep, trimmed) = (self.config.history_revisions.get(), self.trimmed.load(Ordering::Relaxed));
+        if head.0.saturating_sub(trimmed) <= keep + keep / 8 {
+            return;
+        }
+        let before = head.0 - keep;
+        let mine = self.trimmed.compare_exchange(trimmed, before, Ordering::Relaxed, Ordering::Relaxed);
+        if mine.is_ok()
+            && let Err(error) = self.server.compact(Revision(before)).await
+        {
+            self.trimmed.store(trimmed, Ordering::Relaxed);
+            tracing::warn!(%error, "the log could not be trimmed; it is tried again");
+        }
+    }
+}
+
+#[async_trait]
+impl StateStore for RedisStore {
+    /// `durability` is what the server said when the store was opened.
+    fn capabilities(&self) -> StoreCapabilities {
+        StoreCapabilities {
+            name: error::NAME,
+            compare_and_swap: true,
+            shared: true,
+            durability: self.durability,
+            max_value_bytes: self.config.max_value_bytes,
+            max_txn_writes: self.config.max_txn_writes,
+        }
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.check_open()?;
+        let read = |server: Arc<Server>| async move {
+            let mut both = redis::pipe();
+            both.atomic().hget(&server.values, key.as_str()).hget(&server.versions, key.as_str());
+            both.query_async::<(Option<Vec<u8>>, Option<u64>)>(&mut server.connection()).await
+        };
+        match self.server.read("reading", read).await? {
+            (None, None) => Ok(None),
+            (Some(value), Some(version)) => {
+                Ok(Some(Entry { key: key.clone(), value: value.into(), version: Revision(version) }))
+            }
+            _ => Err(error::corrupt(format!("{key} has no version, or no value"))),
+        }
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.check_open()?;
+        let start = match after.map(Key::as_str).filter(|after| *after >= prefix) {
+            Some(after) => format!("({after}"),
+            None => format!("[{prefix}"),
+        };
+        let end = prefix::end_of(prefix).map_or_else(|| "+".into(), |end| format!("({end}"));
+        let wanted = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+        let (start, end) = (&start, &end);
+        let read = |server: Arc<Server>| async move {
+            let mut scan = server.scripts.scan.prepare_invoke();
+            scan.key(&server.values).key(&server.versions).key(&server.index).key(&server.meta);
+            scan.arg(start).arg(end).arg(wanted);
+            scan.invoke_async::<Vec<Bytes>>(&mut server.connection()).await
+        };
+        let mut found = self.server.read("scanning", read).await?.into_iter();
+        let revision = revision_in(found.next().as_ref())?;
+        let mut entries = Vec::new();
+        while let Some(key) = found.next() {
+            let value =
+                found.next().ok_or_else(|| error::corrupt("a page ends in the middle of a record"))?;
+            entries.push(Entry { key: key_in(&key)?, value, version: revision_in(found.next().as_ref())? });
+        }
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        Ok(Page { revision, entries, more })
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+        txn.check(&self.capabilities())?;
+        self.check_open()?;
+        let size = bytes_of(&txn);
+        if size > TXN_BYTES {
+            let what = "the writes of a transaction, in bytes,".into();
+            return Err(StoreError::TooLarge { store: error::NAME, what, size, max: TXN_BYTES }.into());
+        }
+        let units = room_units(size).min(room_units(self.config.queue_bytes));
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let _room = self.room.acquire_many(units).await.map_err(|_| StoreError::Closed)?;
+        let Txn { guards, writes } = txn;
+        let answer = self.server.commit(&guards, Txn::of(writes)).await?;
+        match answer[..] {
+            [0, failed] => {
+                let guard =
+                    usize::try_from(failed).ok().and_then(|number| guards.get(number.checked_sub(1)?));
+                let guard = guard.ok_or_else(|| error::corrupt("a guard failed that there is not"))?;
+                Err(CommitError::Conflict { key: guard.key().clone() })
+            }
+            [revision] => {
+                self.tail.wake();
+                self.trim(Revision(revision)).await;
+                Ok(Revision(revision))
+            }
+            _ => Err(error::corrupt("the answer to a commit cannot be read").into()),
+        }
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.check_open()?;
+        self.tail.watch(prefix, from).await
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.check_open()?;
+        let read = |server: Arc<Server>| async move {
+            let revision = redis::cmd("HGET").arg(&server.meta).arg("revision").take();
+            revision.query_async::<Option<u64>>(&mut server.connection()).await
+        };
+        Ok(Revision(self.server.read("reading the revision", read).await?.unwrap_or(0)))
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.check_open()?;
+        self.server.compact(before).await?;
+        self.tail.catch_up().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.closed.store(true, Ordering::Release);
+        self.listening.abort();
+        self.tail.close();
+        Ok(())
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.listening.abort();
+        self.tail.close();
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A connection, which is made again when it is lost, and the names of the store's keys.
+struct Server {
+    connection: ConnectionManager,
+    scripts: Scripts,
+    values: String,
+    versions: String,
+    index: String,
+    log: String,
+    meta: String,
+    channel: String,
+    patience: Duration,
+}
+
+struct Scripts {
+    commit: Script,
+    scan: Script,
+    log: Script,
+    compact: Script,
+}
+
+impl Server {
+    fn new(connection: ConnectionManager, config: &RedisStoreConfig) -> Self {
+        // The braces keep all of them in one slot of a cluster.
+        let key = |name| format!("{{{}}}:{name}", config.namespace);
+        Self {
+            connection,
+            scripts: Scripts {
+                commit: Script::new(include_str!("commit.lua")),
+                scan: Script::new(include_str!("scan.lua")),
+                log: Script::new(include_str!("log.lua")),
+                compact: Script::new(include_str!("compact.lua")),
+            },
+            values: key("values"),
+            versions: key("versions"),
+            index: key("index"),
+            log: key("log"),
+            meta: key("meta"),
+            channel: key("news"),
+            patience: config.patience,
+        }
+    }
+
+    /// The manager is a handle: requests of all clones follow each other on one connection without waiting.
+    fn connection(&self) -> ConnectionManager {
+        self.connection.clone()
+    }
+
+    /// Runs what may be run twice, again while that may help and patience lasts.
+    async fn read<T, F: Future<Output = Result<T, RedisError>>>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        read: impl Fn(Arc<Self>) -> F,
+    ) -> Result<T, StoreError> {
+        let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
+        loop {
+            let source = match read(Arc::clone(self)).await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if !error::is_passing(&source) {
+                return Err(error::command(operation, source));
+            }
+            if Instant::now() + wait > end {
+                let cause = Cause::Unreachable { patience: self.patience, source };
+                return Err(error::backend(operation, true, cause));
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    async fn commit(&self, guards: &[Guard], writes: Txn) -> Result<Vec<u64>, StoreError> {
+        let mut commit = self.scripts.commit.prepare_invoke();
+        commit.key(&self.values).key(&self.versions).key(&self.index).key(&self.log).key(&self.meta);
+        commit.arg(&self.channel).arg(guards.len());
+        for guard in guards {
+            commit.arg(guard.key().as_str());
+            match guard {
+                Guard::Absent(_) => commit.arg(""),
+                Guard::Version(_, version) => commit.arg(version.0),
+            };
+        }
+        for (key, value) in writes.into_net_writes() {
+            commit.arg(key.as_str()).arg(u8::from(value.is_some())).arg(value.as_deref().unwrap_or_default());
+        }
+        let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
+        loop {
+            match commit.invoke_async(&mut self.connection()).await {
+                Ok(answer) => return Ok(answer),
+                // What was refused did not happen.
+                Err(error)
+                    if error::is_passing(&error) && !error::lost(&error) && Instant::now() + wait < end =>
+                {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                Err(error) => return Err(error::commit(error)),
+            }
+        }
+    }
+
+    async fn compact(self: &Arc<Self>, before: Revision) -> Result<(), StoreError> {
+        let compact = |server: Arc<Self>| async move {
+            let mut compact = server.scripts.compact.prepare_invoke();
+            compact.key(&server.log).key(&server.meta).arg(before.0);
+            compact.invoke_async::<()>(&mut server.connection()).await
+        };
+        self.read("compacting", compact).await
+    }
+
+    /// What the server says of its disk. `None` when it would throw records away.
+    async fn durability(&self) -> Result<Option<Durability>, RedisError> {
+        let mut connection = self.connection();
+        let mut ask = async |name: &str| {
+            let answer = redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut connection).await;
+            match answer {
+                Ok(pairs) => Ok(Vec::<String>::into_iter(pairs).nth(1)),
+                // Hosted servers do not tell.
+                Err(error) if !error::is_passing(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let eviction = ask("maxmemory-policy").await?;
+        if eviction.is_some_and(|policy| policy.starts_with("allkeys")) {
+            return Ok(None);
+        }
+        let (append, sync) = (ask("appendonly").await?, ask("appendfsync").await?);
+        Ok(Some(match (append.as_deref(), sync.as_deref()) {
+            (Some("yes"), Some("always")) => Durability::Sync,
+            (Some("yes"), Some("everysec")) => Durability::Group,
+            _ => Durability::Memory,
+        }))
+    }
+}
+
+/// An entry of a stream: its name, and its fields with their values.
+type LogEntry = (String, Vec<Bytes>);
+
+#[async_trait]
+impl SharedLog for Server {
+    async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError> {
+        let mut log = self.scripts.log.prepare_invoke();
+        log.key(&self.log).key(&self.meta).arg(after.0).arg(limit).arg(LOG_BYTES);
+        let (mut tries, mut wait) = (0, FIRST_WAIT);
+        let (oldest, head, entries): (u64, u64, Vec<LogEntry>) = loop {
+            match log.invoke_async(&mut self.connection()).await {
+                Ok(found) => break found,
+                Err(error) if error::is_passing(&error) && tries < 8 => {
+                    tries += 1;
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                Err(error) => return Err(error::command("reading the log", error)),
+            }
+        };
+        let mut piece = Piece { oldest: Revision(oldest), head: Revision(head), batches: Vec::new() };
+        for (expected, (id, fields)) in (after.0 + 1..).zip(entries) {
+            if id.strip_suffix("-0").and_then(|revision| revision.parse().ok()) != Some(expected) {
+                return Err(error::corrupt(format!("the log has {id} in the place of {expected}-0")));
+            }
+            let writes = writes_of(&fields)?;
+            piece.batches.push(WatchBatch { revision: Revision(expected), writes });
+        }
+        Ok(piece)
+    }
+}
+
+/// `put KEY` with a value, `delete KEY` with nothing; the first field is for people.
+fn writes_of(fields: &[Bytes]) -> Result<Vec<Write>, StoreError> {
+    let pairs = fields.chunks_exact(2).skip(1);
+    let writes = pairs.map(|pair| match (pair[0].strip_prefix(b"put "), pair[0].strip_prefix(b"delete ")) {
+        (Some(key), _) => Ok(Write::put(key_in(key)?, pair[1].clone())),
+        (_, Some(key)) => Ok(Write::delete(key_in(key)?)),
+        _ => Err(error::corrupt("an entry of the log is neither put nor delete")),
+    });
+    writes.collect()
+}
+
+/// Hears of news, and follows the log.
+async fn listen(client: Client, tail: Arc<Tail>, channel: String, poll_interval: Duration) {
+    let hear = async {
+        loop {
+            let heard = async {
+                let mut news = client.get_async_pubsub().await?;
+                news.subscribe(&channel).await?;
+                // What came before the ear was there.
+                tail.wake();
+                let mut news = news.on_message();
+                while news.next().await.is_some() {
+                    tail.wake();
+                }
+                Ok::<_, RedisError>(())
+            };
+            if let Err(error) = heard.await {
+                tracing::warn!(%error, "the server's messages cannot be heard; trying again");
+            }
+            // Watches go on by the interval.
+            tokio::time::sleep(poll_interval).await;
+        }
+    };
+    futures_util::future::join(hear, tail.run(poll_interval)).await;
+}
+
+fn key_in(bytes: &[u8]) -> Result<Key, StoreError> {
+    let text = std::str::from_utf8(bytes).map_err(error::corrupt)?;
+    Key::new(text).map_err(error::corrupt)
+}
+
+fn revision_in(bytes: Option<&Bytes>) -> Result<Revision, StoreError> {
+    let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let number = text.and_then(|text| text.parse().ok());
+    number.map(Revision).ok_or_else(|| error::corrupt("a revision is not a number"))
+}
+
+fn bytes_of(txn: &Txn) -> usize {
+    let writes = txn.writes.iter();
+    writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
+}
+
+fn room_units(bytes: usize) -> usize {
+    (bytes / ROOM_UNIT + 1).min(Semaphore::MAX_PERMITS)
+}

@@ -1,0 +1,197 @@
+//! The etcd store against a real cluster of three: the conformance suite, also while members are killed, several processes,
+//! what people see with `etcdctl`, and neighbours in the same cluster.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+mod common;
+
+use std::{fs::File, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, future::join_all};
+use orch_core::{
+    store::{Guard, Revision, StateStore, StoreError},
+    testkit::store::{StoreHarness, run_all},
+};
+use orch_store::etcd::{EtcdStore, EtcdStoreConfig};
+
+use common::{full, key, put, unused_name, variable};
+
+fn cluster() -> EtcdStoreConfig {
+    let members = variable("ORCH_TEST_ETCD");
+    let config = EtcdStoreConfig::new(members.split(','));
+    EtcdStoreConfig { namespace: unused_name(), compacts_cluster: false, ..config }
+}
+
+async fn open(config: &EtcdStoreConfig) -> Arc<EtcdStore> {
+    Arc::new(EtcdStore::open(config.clone()).await.unwrap())
+}
+
+async fn turn(alone: bool) -> File {
+    common::turn(&variable("ORCH_TEST_ETCD"), alone).await
+}
+
+struct Etcd {
+    run: String,
+    crash: Option<String>,
+}
+
+#[async_trait]
+impl StoreHarness for Etcd {
+    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
+        let namespace = format!("{}/{name}", self.run);
+        open(&EtcdStoreConfig { namespace, compacts_cluster: true, ..cluster() }).await
+    }
+
+    fn reopens(&self) -> bool {
+        true
+    }
+
+    fn disturbs(&self) -> bool {
+        self.crash.is_some()
+    }
+
+    async fn disturb(&self) {
+        common::run(self.crash.as_ref().unwrap()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_store_conforms() {
+    let _turn = turn(true).await;
+    run_all(&Etcd { run: unused_name(), crash: None }).await;
+}
+
+/// `kill -9` of a member, each of the three in its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_member_loses_nothing() {
+    let _turn = turn(true).await;
+    let harness = Etcd { run: unused_name(), crash: Some(variable("ORCH_TEST_ETCD_CRASH")) };
+    for round in 0..3 {
+        let harness = Etcd { run: format!("{}/{round}", harness.run), crash: harness.crash.clone() };
+        orch_core::testkit::store::a_disturbance_loses_nothing(&harness).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_share_one_order_and_hear_each_other() {
+    let _turn = turn(false).await;
+    let config = cluster();
+    let stores = join_all((0..3).map(|_| open(&config))).await;
+    let mut watches = Vec::new();
+    for store in &stores {
+        watches.push(store.watch("", Revision::ZERO).await.unwrap());
+    }
+    let writers = stores.iter().enumerate().flat_map(|(number, store)| {
+        (0..30).map(move |n| async move { store.commit(put(&format!("k/{number}/{n}"), "v")).await.unwrap() })
+    });
+    let mut revisions = join_all(writers).await;
+    revisions.sort();
+    let mut seen = Vec::new();
+    for watch in watches {
+        seen.push(watch.take(90).map(Result::unwrap).collect::<Vec<_>>().await);
+    }
+    assert!(seen[0].iter().map(|batch| batch.revision).eq(revisions), "in order and without a gap");
+    assert!(seen.iter().all(|other| *other == seen[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_of_a_transaction_fits_and_more_is_refused_before() {
+    let _turn = turn(false).await;
+    let store = open(&cluster()).await;
+    let limits = store.capabilities();
+    let full_txn = (0..limits.max_txn_writes)
+        .map(|n| orch_core::store::Write::put(key(&format!("{n}/{}", "x".repeat(500))), vec![7; 10_000]));
+    let mut txn = orch_core::store::Txn::of(full_txn.collect());
+    txn.guards =
+        (0..limits.max_txn_writes).map(|n| Guard::Absent(key(&format!("{n}/{}", "x".repeat(500))))).collect();
+    store.commit(txn.clone()).await.unwrap();
+    txn.writes.iter_mut().for_each(|write| write.value = Some(vec![7; 20_000].into()));
+    let error = store.commit(txn).await.unwrap_err().to_string();
+    assert!(error.contains("in bytes") && error.contains("at most"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_can_read_everything_with_etcdctl() {
+    let _turn = turn(false).await;
+    let config = cluster();
+    let store = open(&config).await;
+    store.commit(put("tasks/1", "{\"v\":1}")).await.unwrap();
+    let members = config.members.join(",");
+    let output = tokio::process::Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", &members, "get", "--prefix", &format!("{}/records/", config.namespace)])
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, format!("{}/records/tasks/1\n{{\"v\":1}}\n", config.namespace));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbours_in_the_cluster_do_not_see_each_other() {
+    let _turn = turn(false).await;
+    let (one, two) = (open(&cluster()).await, open(&cluster()).await);
+    one.commit(put("a", "1")).await.unwrap();
+    assert_eq!(two.revision().await.unwrap(), Revision::ZERO);
+    assert!(two.scan("", None, 10).await.unwrap().entries.is_empty());
+    let mut watch = two.watch("", Revision::ZERO).await.unwrap();
+    one.commit(put("a", "2")).await.unwrap();
+    let mine = two.commit(put("b", "1")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().revision, mine);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_process_compacts_is_compacted_for_all_and_for_no_neighbour() {
+    let _turn = turn(false).await;
+    let config = cluster();
+    let (one, two, other) = (open(&config).await, open(&config).await, open(&cluster()).await);
+    let mut revisions = Vec::new();
+    for n in 0..10 {
+        revisions.push(one.commit(put("a", &n.to_string())).await.unwrap());
+        other.commit(put("a", &n.to_string())).await.unwrap();
+    }
+    one.compact(revisions[4]).await.unwrap();
+    let early = two.watch("", revisions[3]).await.err();
+    assert!(matches!(early, Some(StoreError::Compacted { oldest }) if oldest == revisions[4]), "{early:?}");
+    assert_eq!(two.watch("", revisions[4]).await.unwrap().take(5).count().await, 5);
+    assert_eq!(other.watch("", Revision::ZERO).await.unwrap().take(10).count().await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_not_there_is_passed_over() {
+    let _turn = turn(false).await;
+    let mut config = cluster();
+    config.members.insert(0, "127.0.0.1:1".into());
+    let store = open(&config).await;
+    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let revision = store.commit(put("a", "1")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there_is_waited_for_within_bounds() {
+    let config =
+        EtcdStoreConfig { patience: Duration::from_millis(300), ..EtcdStoreConfig::new(["127.0.0.1:1"]) };
+    let error = EtcdStore::open(config).await.unwrap_err();
+    let text = full(&error);
+    assert!(error.is_retryable() && !error.outcome_unknown(), "{text}");
+    assert!(text.contains("within 300ms") && text.contains("refused"), "{text}");
+}
+
+#[tokio::test]
+async fn the_url_opens_it_or_says_what_is_wrong() {
+    let _turn = turn(false).await;
+    let url = format!("etcd://{}/{}", variable("ORCH_TEST_ETCD"), unused_name());
+    assert_eq!(orch_store::connect(&url).await.unwrap().capabilities().name, "etcd");
+    let named = EtcdStoreConfig::from_url("etcd://one,[::1],two:99/my%20space").unwrap();
+    assert_eq!(named.members, ["one:2379", "[::1]:2379", "two:99"]);
+    assert_eq!(named.namespace, "my space");
+    for (url, says) in [
+        ("etcd://", "names no member"),
+        ("etcd://user:hidden@host", "not supported"),
+        ("http://x", "begin with"),
+    ] {
+        let text = full(&EtcdStoreConfig::from_url(url).unwrap_err());
+        assert!(text.contains(says) && !text.contains("hidden"), "{text}");
+    }
+}
