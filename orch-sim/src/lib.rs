@@ -2,6 +2,8 @@
 #![deny(missing_docs)]
 
 mod clock;
+#[cfg(feature = "crdt")]
+pub mod crdt;
 mod disk;
 pub mod history;
 mod nemesis;

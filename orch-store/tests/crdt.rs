@@ -116,3 +116,24 @@ async fn the_file_stays_as_small_however_often_keys_are_rewritten() {
     }
     assert_eq!(sizes[20], sizes[59], "{sizes:?}");
 }
+
+const CHILD_KEY: &str = "ORCH_STORE_TEST_CHILD_KEY";
+
+/// No test by itself: what the next test runs in a process of its own, because variables belong to a whole process.
+#[test]
+fn child_that_reads_its_key() {
+    if std::env::var_os(CHILD_KEY).is_some() {
+        println!("I am {}", AuthorKey::from_environment(CHILD_KEY).unwrap().author());
+    }
+}
+
+#[test]
+fn a_key_comes_from_the_environment() {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_reads_its_key", "--nocapture"])
+        .env(CHILD_KEY, "07".repeat(32))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(child.stdout).unwrap();
+    assert!(said.contains(&format!("I am {}", author(7).author())), "{said}");
+}

@@ -8,7 +8,8 @@ use std::{
 use crate::shell::{Context, Error, Result, has, read, root, run, say};
 
 /// The targets, and the longest inputs that are worth their time.
-const TARGETS: [(&str, u32); 3] = [("pbft_message", 4096), ("pbft_wal", 16384), ("pbft_step", 512)];
+const TARGETS: [(&str, u32); 4] =
+    [("crdt_message", 4096), ("pbft_message", 4096), ("pbft_wal", 16384), ("pbft_step", 512)];
 const SECONDS: u32 = 60;
 /// What one input may take.
 const TIMEOUT_SECONDS: u32 = 20;

@@ -119,6 +119,8 @@ pub struct Item {
     pub position: u64,
     /// When.
     pub stamp: Stamp,
+    /// It is a delete.
+    pub deleted: bool,
 }
 
 /// What one author signed at one position: two different things.
@@ -289,12 +291,13 @@ fn read_ranges(input: &mut Input) -> Result<Vec<(Range, Fingerprint)>, Malformed
 }
 
 fn read_items(input: &mut Input) -> Result<Vec<Item>, Malformed> {
-    input.list(51, ITEMS_MAX, |input| {
+    input.list(52, ITEMS_MAX, |input| {
         Ok(Item {
             key: input.key()?,
             author: input.peer()?,
             position: input.u64()?,
             stamp: Stamp(input.u64()?),
+            deleted: input.flag()?,
         })
     })
 }
@@ -305,6 +308,7 @@ impl Item {
         out.extend(self.author.as_bytes());
         out.extend(self.position.to_le_bytes());
         out.extend(self.stamp.0.to_le_bytes());
+        out.push(u8::from(self.deleted));
     }
 }
 

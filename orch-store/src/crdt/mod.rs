@@ -3,6 +3,7 @@
 mod clock;
 mod codec;
 mod key;
+mod key_file;
 mod merkle;
 mod message;
 mod owned;
@@ -16,6 +17,7 @@ pub use self::{
     clock::Stamp,
     codec::Malformed,
     key::AuthorKey,
+    key_file::{KeyFileError, Protection},
     merkle::Hash,
     message::{AUTHORS_MAX, Difference, Evidence, Fingerprint, Item, Message, Range},
     owned::Owned,

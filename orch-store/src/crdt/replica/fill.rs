@@ -67,8 +67,7 @@ impl Replica {
     ) -> Result<(), T::Error> {
         let Some(mut fill) = self.fill.take() else { return Ok(()) };
         fill.done.retain(|peer| self.others().any(|member| member == *peer));
-        let (lost, others) = (2 * (self.config.confirmations.get() - 1), self.others().count());
-        if fill.done.len() > lost.min(others.saturating_sub(1)) || others == 0 {
+        if self.is_complete(tables, &fill)? {
             self.meta_changed = true;
             out.push(Effect::Event(Event::Filled));
             return Ok(());
@@ -93,19 +92,61 @@ impl Replica {
             });
             self.go_on(tables, now, &mut fill, out)?;
         }
+        if fill.session.is_none() && !fill.done.is_empty() {
+            // Who can be asked was asked, and that was not enough: what they say may have changed meanwhile.
+            fill.done.clear();
+            fill.votes.clear();
+        }
         self.fill = Some(fill);
         Ok(())
     }
 
-    /// A member that has everything itself and of which we have all segments.
+    /// Whether enough members were compared with. Let f of them lie. Of 2f + 1, f + 1 tell the truth and name every entry that
+    /// there is. Of all but f, where that is fewer, so many may be silent, and the others name the same.
+    fn is_complete<T: Tables>(&self, tables: &T, fill: &Fill) -> Result<bool, T::Error> {
+        let lying = self.config.confirmations.get() - 1;
+        let (done, others) = (fill.done.len(), self.others().count());
+        if done < others.min(2 * lying + 1) && (done == 0 || done + lying < others) {
+            return Ok(false);
+        }
+        let certain = done >= others.min(2 * lying + 1);
+        for (item, votes) in &fill.votes {
+            // Of enough members, what fewer name than tell the truth is a lie.
+            if certain && votes.len() <= lying {
+                continue;
+            }
+            // And what its author does not name any more is over.
+            if fill.done.contains(&item.author) && !votes.contains(&item.author) {
+                continue;
+            }
+            let index = self.by_id.get(&item.author).copied();
+            let record = tables.record(item.key.as_str())?;
+            let newer = record.is_some_and(|record| {
+                let others = record.others.iter().map(|other| (other.at, other.stamp));
+                let mut all = std::iter::once((record.at, record.stamp)).chain(others);
+                all.any(|(at, stamp)| Some(at.0) == index && stamp >= item.stamp)
+            });
+            if !newer {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A member of which we have all segments: first one that has everything itself. Those that are filling up too may have
+    /// what is missing here, and wait for us.
     fn next_to_compare(&self, fill: &Fill) -> Option<PeerId> {
-        let ready = |peer: &PeerId| {
+        let ready = |peer: &PeerId, whole: bool| {
             !fill.done.contains(peer)
-                && self.peers.get(peer).is_some_and(|known| known.whole)
+                && self.peers.get(peer).is_some_and(|known| known.whole == whole)
+                && !self.is_away(*peer)
                 && self.lacks_nothing_of(*peer)
         };
         let after = |peer: &PeerId| fill.last.is_none_or(|last| *peer > last);
-        self.others().filter(after).find(ready).or_else(|| self.others().find(ready))
+        [true, false].into_iter().find_map(|whole| {
+            let next = self.others().filter(after).find(|peer| ready(peer, whole));
+            next.or_else(|| self.others().find(|peer| ready(peer, whole)))
+        })
     }
 
     /// Asks the next question of a session, or ends it.
@@ -157,9 +198,9 @@ impl Replica {
             } else if ours.count <= FEW {
                 let mut items = Vec::new();
                 self.each_item(tables, range, &mut |place| {
-                    let Place { author, position, stamp, .. } = *place;
+                    let Place { author, position, stamp, deleted, .. } = *place;
                     let key = Key::new(place.key).map_err(|_| T::corrupt("a key"))?;
-                    items.push(Item { key, author, position, stamp });
+                    items.push(Item { key, author, position, stamp, deleted });
                     Ok(())
                 })?;
                 Difference::Items(items)
@@ -272,8 +313,10 @@ impl Replica {
             if fill.votes.len() < VOTES_MAX || fill.votes.contains_key(&item) {
                 let votes = fill.votes.entry(item.clone()).or_default();
                 votes.insert(session.peer);
-                if votes.len() >= self.config.confirmations.get() {
-                    fill.votes.remove(&item);
+                // An author knows best what it wrote; it could write it again anyway. And a delete that was forgotten here
+                // hides nothing that is to be seen: what there was before it is gone.
+                let harmless = item.deleted || session.peer == item.author;
+                if harmless || votes.len() >= self.config.confirmations.get() {
                     session.wanted.insert(item);
                 }
             }
@@ -328,12 +371,12 @@ impl Replica {
             for bytes in segments {
                 came |= self.patch(tables, from, bytes, &asked, out)?;
             }
-            if let (true, Some(session)) = (came, &mut fill.session) {
-                // An answer may hold a part of what was asked for only.
-                for item in asked {
-                    if !self.has(tables, &item)? {
-                        session.wanted.insert(item);
-                    }
+            for item in asked {
+                if self.has(tables, &item)? {
+                    fill.votes.remove(&item);
+                } else if let (true, Some(session)) = (came, &mut fill.session) {
+                    // An answer may hold a part of what was asked for only.
+                    session.wanted.insert(item);
                 }
             }
             self.go_on(tables, now, &mut fill, out)?;
@@ -370,6 +413,7 @@ impl Replica {
                 author: header.author,
                 position: header.position,
                 stamp: header.stamp,
+                deleted: write.value.is_none(),
             }) && self.foreign_owner(header.author, &write.key).is_none()
         });
         if segment.entries().next().is_none() {
@@ -420,10 +464,11 @@ impl Replica {
             if !range.ends_after(key) {
                 return ControlFlow::Break(());
             }
-            let first = std::iter::once((record.at, record.stamp));
-            for (at, stamp) in first.chain(record.others.iter().map(|other| (other.at, other.stamp))) {
+            let first = std::iter::once((record.at, record.stamp, record.value.is_none()));
+            let others = record.others.iter().map(|other| (other.at, other.stamp, other.hash.is_none()));
+            for (at, stamp, deleted) in first.chain(others) {
                 let author = self.authors[usize::from(at.0)].id;
-                result = visit(&Place { key, author, position: at.1, stamp });
+                result = visit(&Place { key, author, position: at.1, stamp, deleted });
                 if result.is_err() {
                     return ControlFlow::Break(());
                 }
@@ -440,6 +485,7 @@ struct Place<'a> {
     author: PeerId,
     position: u64,
     stamp: Stamp,
+    deleted: bool,
 }
 
 type Visit<'a, T> = &'a mut dyn FnMut(&Place<'_>) -> Result<(), <T as Lookup>::Error>;

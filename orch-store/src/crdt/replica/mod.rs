@@ -24,6 +24,7 @@ use self::{
     author::Author,
     collect::Garbage,
     fill::Fill,
+    receive::Claim,
     sync::{Lack, Peer},
 };
 pub use self::{
@@ -167,6 +168,8 @@ pub struct Replica {
     lacking: BTreeMap<(u16, PeerId), Lack>,
     /// Whom we have asked for an author's segments, and when.
     asking: BTreeMap<u16, (PeerId, Duration)>,
+    /// What members say is left of logs, where some may lie.
+    claims: BTreeMap<(u16, PeerId), Claim>,
     /// Who has told us that our own log is as long as they know.
     confirmed_us: BTreeSet<PeerId>,
     /// When the first step was, before which nobody can have been heard, and the latest.
@@ -241,6 +244,7 @@ impl Replica {
             lacking: BTreeMap::new(),
             confirmed_us: BTreeSet::new(),
             asking: BTreeMap::new(),
+            claims: BTreeMap::new(),
             seen: None,
             garbage: BTreeMap::new(),
             collected_to: (0, 0),

@@ -1,5 +1,7 @@
 //! Segments and evidence from others.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use orch_core::{store::Write, transport::PeerId};
 
@@ -9,6 +11,16 @@ use crate::crdt::{
     segment::{Applied, Head, Segment, SignedHeader},
     tables::{At, Tables},
 };
+
+/// Logs of which it is noted what somebody says of them.
+const CLAIMS_MAX: usize = 64;
+
+/// What a member says is left of a log after a position: segments, and whether they are whole.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    after: u64,
+    left: BTreeMap<u64, bool>,
+}
 
 /// What a supply of segments came to.
 pub(super) enum Taken {
@@ -70,6 +82,7 @@ impl Replica {
     ) -> Result<Taken, T::Error> {
         let Some(index) = self.by_id.get(&author).copied() else { return Ok(Taken::Stopped) };
         let mut covered = after;
+        self.note_claim(index, from, after, &segments);
         for bytes in segments {
             let refused = |why| Effect::Event(Event::Refused { from, author, why });
             let segment = match Segment::decode(bytes.clone()) {
@@ -100,6 +113,12 @@ impl Replica {
                 return Ok(Taken::Stopped);
             }
             covered = header.position;
+            let next = header.position == head.position + 1 && segment.is_whole();
+            if !next && !self.may_leave_out(index, from, &segment) {
+                // Others may say more. Who is asked next is somebody else.
+                self.lacking.remove(&(index, from));
+                return Ok(Taken::Stopped);
+            }
             match self.judge(now, index, &segment) {
                 Ok(()) => self.apply(tables, index, &segment, &bytes, out)?,
                 Err(Fault::Ahead) => {
@@ -124,6 +143,48 @@ impl Replica {
             }
         }
         Ok(Taken::All)
+    }
+
+    /// Notes what a member says is left of a log. Where nobody lies there is no need to compare that.
+    fn note_claim(&mut self, index: u16, from: PeerId, after: u64, segments: &[Bytes]) {
+        if self.config.confirmations.get() == 1 || from == self.authors[usize::from(index)].id {
+            return;
+        }
+        let left: Option<BTreeMap<u64, bool>> = segments
+            .iter()
+            .map(|bytes| Segment::decode_own(bytes.clone()).ok())
+            .map(|segment| segment.map(|segment| (segment.signed().header.position, segment.is_whole())))
+            .collect();
+        let Some(left) = left else { return };
+        // Fresh segments say nothing about what is left of older ones.
+        if left.iter().next().is_some_and(|(first, whole)| *first == after + 1 && *whole) && left.len() == 1 {
+            return;
+        }
+        if self.claims.len() >= CLAIMS_MAX && !self.claims.contains_key(&(index, from)) {
+            self.claims.pop_first();
+        }
+        self.claims.insert((index, from), Claim { after, left });
+    }
+
+    /// Whether enough members say that nothing more is left of a log, between our head and this segment and in it: the
+    /// author, or so many that one of them tells the truth. What is left out is then looked for by comparing; this keeps a
+    /// liar from hiding what few have so far.
+    fn may_leave_out(&self, index: u16, from: PeerId, segment: &Segment) -> bool {
+        let needed = self.config.confirmations.get();
+        let author = &self.authors[usize::from(index)];
+        if needed == 1 || from == author.id {
+            return true;
+        }
+        let (head, position) = (author.head.position, segment.signed().header.position);
+        let says_so = |claim: &Claim| {
+            let reaches =
+                claim.after <= head && claim.left.keys().next_back().is_some_and(|last| *last >= position);
+            let between = claim.left.range(head + 1..position).next().is_some();
+            reaches && !between && (segment.is_whole() || claim.left.get(&position) != Some(&true))
+        };
+        let claims =
+            self.claims.range((index, PeerId::from_bytes([0; 32]))..=(index, PeerId::from_bytes([255; 32])));
+        claims.filter(|(_, claim)| says_so(claim)).count() >= needed
     }
 
     /// Whether a segment after our head may be applied.

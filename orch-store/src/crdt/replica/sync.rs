@@ -178,10 +178,13 @@ impl Replica {
                 let waited = now.elapsed.saturating_sub(lack.since);
                 filling || missing > FEW || waited >= config.patience
             })
-            .map(|((index, peer), lack)| (lack.since, *index, *peer))
+            .map(|((index, peer), lack)| {
+                // The author knows best what is left of its log.
+                (authors[usize::from(*index)].id != *peer, lack.since, *index, *peer)
+            })
             .collect();
         due.sort_unstable();
-        for (_, index, peer) in due {
+        for (_, _, index, peer) in due {
             if let std::collections::btree_map::Entry::Vacant(free) = asking.entry(index) {
                 free.insert((peer, now.elapsed));
                 let author = &authors[usize::from(index)];
@@ -240,10 +243,14 @@ impl Replica {
         Ok(())
     }
 
-    /// Up to where every member has the author's log, except those that have been away for long.
+    /// Up to where every member has the author's log, except those that have been away for long. Where f members may lie, 2f + 1
+    /// have to be there, so that f + 1 honest ones keep what counts.
     pub(super) fn acknowledged_by_all(&self, index: u16) -> u64 {
         let own = self.authors[usize::from(index)].head.position;
-        let known = self.others().filter(|peer| !self.is_away(*peer)).map(|peer| {
+        let enough = 2 * (self.config.confirmations.get() - 1);
+        let here = self.others().filter(|peer| !self.is_away(*peer)).count();
+        let counts = |peer: &PeerId| here < enough || !self.is_away(*peer);
+        let known = self.others().filter(counts).map(|peer| {
             self.peers.get(&peer).and_then(|peer| peer.acknowledged.get(&index)).copied().unwrap_or(0)
         });
         known.fold(own, u64::min)
@@ -266,7 +273,7 @@ impl Replica {
         })
     }
 
-    fn is_away(&self, peer: PeerId) -> bool {
+    pub(super) fn is_away(&self, peer: PeerId) -> bool {
         let (began, now) = self.seen.unwrap_or_default();
         let heard = self.peers.get(&peer).map_or(began, |peer| peer.heard);
         now.saturating_sub(heard) > self.config.away_after

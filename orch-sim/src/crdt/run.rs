@@ -1,0 +1,212 @@
+//! One run: a group, a nemesis, clients, and what must hold at the end.
+
+use std::{cell::RefCell, collections::BTreeSet, num::NonZeroUsize, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use orch_core::store::{Key, Txn, Write};
+use orch_store::crdt::{Hash, MemoryTables, Owned, ReadLevel, ReplicaConfig};
+
+use super::{
+    host::{Host, Plan, Shared, World, key_of},
+    liar::Liar,
+};
+use crate::{Context, Nemesis, NemesisSettings, NodeId, Process, Random, Settings, Simulation};
+
+/// Keys that everybody writes.
+const SHARED_KEYS: u64 = 8;
+/// How long everybody has to agree once nothing fails any more.
+const CALM: Duration = Duration::from_secs(25);
+
+/// What is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// Replicas, liars among them.
+    pub nodes: usize,
+    /// How many of them lie.
+    pub liars: usize,
+    /// How long things go wrong.
+    pub trouble: Duration,
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Writes that were answered, of keys with one author.
+    pub answered: usize,
+    /// How often a replica found evidence.
+    pub evidence: usize,
+    /// Keys that all see at the end.
+    pub keys: usize,
+    /// A hash over all that happened.
+    pub trace: u64,
+}
+
+/// Honest or not.
+enum Node {
+    Host(Box<Host>),
+    Liar(Box<Liar>),
+}
+
+impl Process for Node {
+    type Message = Bytes;
+
+    fn start(&mut self, ctx: &mut Context<'_, Bytes>) {
+        match self {
+            Self::Host(host) => host.start(ctx),
+            Self::Liar(liar) => liar.start(ctx),
+        }
+    }
+
+    fn receive(&mut self, from: NodeId, message: Bytes, ctx: &mut Context<'_, Bytes>) {
+        match self {
+            Self::Host(host) => host.receive(from, message, ctx),
+            Self::Liar(liar) => liar.receive(from, message, ctx),
+        }
+    }
+
+    fn timer(&mut self, id: u64, ctx: &mut Context<'_, Bytes>) {
+        match self {
+            Self::Host(host) => host.timer(id, ctx),
+            Self::Liar(liar) => liar.timer(id, ctx),
+        }
+    }
+
+    fn synced(&mut self, token: u64, ctx: &mut Context<'_, Bytes>) {
+        match self {
+            Self::Host(host) => host.synced(token, ctx),
+            Self::Liar(liar) => liar.synced(token, ctx),
+        }
+    }
+}
+
+/// Runs a scenario. What happens follows from the seed.
+///
+/// # Errors
+/// What did not hold, in words.
+pub fn run(seed: u64, scenario: Scenario) -> Result<Report, String> {
+    let Scenario { nodes, liars, trouble } = scenario;
+    let honest = nodes - liars;
+    let ids: Vec<_> = (0..nodes).map(|node| key_of(node).author()).collect();
+    let config = ReplicaConfig {
+        confirmations: NonZeroUsize::MIN.saturating_add(liars),
+        hear_first: 1,
+        patience: Duration::from_millis(200),
+        answer_timeout: Duration::from_millis(600),
+        away_after: Duration::from_secs(3),
+        skew_max: Duration::from_secs(20),
+        message_bytes: 4096,
+        ..ReplicaConfig::new(Hash::of(b"simulated"), ids.clone())
+    };
+    let plan = Rc::new(Plan { config, ids, liars_from: honest });
+    let world = World { disks: vec![MemoryTables::default(); nodes], ..World::default() };
+    let shared: Shared = Rc::new(RefCell::new(world));
+    let mut random = Random::new(seed);
+    let mut sim = Simulation::new(random.next(), nodes, Settings::default(), {
+        let (plan, shared) = (Rc::clone(&plan), Rc::clone(&shared));
+        move |node, _| {
+            if node < honest {
+                Node::Host(Box::new(Host::new(node, &plan, &shared)))
+            } else {
+                Node::Liar(Box::new(Liar::new(node, &plan, &shared)))
+            }
+        }
+    });
+    let settings = NemesisSettings {
+        end: trouble,
+        full_disks: false,
+        spared: (honest..nodes).collect(),
+        ..NemesisSettings::default()
+    };
+    let mut nemesis = Nemesis::new(random.fork(), settings);
+    let mut clients = random.fork();
+    let mut time = Duration::ZERO;
+    while time < trouble {
+        time += clients.duration(Duration::from_millis(5), Duration::from_millis(80));
+        nemesis.run(&mut sim, time);
+        let node = usize::try_from(clients.below(honest as u64)).unwrap_or_default();
+        let txn = some_txn(&mut clients, &plan, node);
+        sim.with(node, |node, ctx| {
+            if let Node::Host(host) = node {
+                host.write(ctx, txn);
+            }
+        });
+    }
+    shared.borrow_mut().quiet = true;
+    nemesis.heal(&mut sim);
+    sim.run_until(trouble + CALM);
+    check(&sim, &plan, &shared)?;
+    let shared = shared.borrow();
+    let keys = view(&sim, 0).len();
+    Ok(Report { answered: shared.answered.len(), evidence: shared.evidence, keys, trace: sim.trace_hash() })
+}
+
+fn some_txn(random: &mut Random, plan: &Plan, node: NodeId) -> Txn {
+    let value = format!("{node}-{}", random.below(1000));
+    let own = Owned::key(plan.ids[node], &format!("own/{}", random.below(20)));
+    let mut writes = Vec::new();
+    for key in [own, Key::new(format!("k/{}", random.below(SHARED_KEYS)))] {
+        let key = key.expect("a valid key");
+        writes.push(if random.chance(200) { Write::delete(key) } else { Write::put(key, value.clone()) });
+    }
+    if random.chance(300) {
+        writes.pop();
+    }
+    Txn::of(writes)
+}
+
+fn hosts(sim: &Simulation<Node>) -> impl Iterator<Item = (NodeId, &Host)> {
+    (0..sim.nodes()).filter_map(|node| match sim.process(node) {
+        Some(Node::Host(host)) => Some((node, &**host)),
+        _ => None,
+    })
+}
+
+fn view(sim: &Simulation<Node>, node: NodeId) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    if let Some(Node::Host(host)) = sim.process(node) {
+        let visit = &mut |key: &str, _| {
+            keys.insert(key.to_owned());
+            std::ops::ControlFlow::Continue(())
+        };
+        let Ok(()) = orch_store::crdt::Tables::each_record(&host.tables, std::ops::Bound::Unbounded, visit);
+    }
+    keys
+}
+
+/// What must hold once everything arrives again.
+fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), String> {
+    let shared = shared.borrow();
+    if let Some(violation) = shared.violations.first() {
+        return Err(violation.clone());
+    }
+    let mut digests = BTreeSet::new();
+    for (node, host) in hosts(sim) {
+        let status = host.replica.status();
+        if !status.whole {
+            return Err(format!("node {node} is still filling up: {:?}", host.replica));
+        }
+        let Ok(digest) = host.replica.digest(&host.tables);
+        digests.insert(digest);
+        // What an honest author was told to be durable is there, everywhere.
+        for (key, value) in shared.answered.iter().filter(|(key, _)| Owned::owner(key).is_some()) {
+            let Ok(found) = host.replica.read(&host.tables, key, ReadLevel::Optimistic);
+            if found != *value {
+                return Err(format!("node {node} has {found:?} for {key}, and {value:?} was answered"));
+            }
+        }
+        // What only liars say is never confirmed.
+        for number in 0..SHARED_KEYS {
+            let key = Key::new(format!("k/{number}")).expect("a valid key");
+            let Ok(found) = host.replica.read(&host.tables, &key, ReadLevel::Confirmed);
+            if found.is_some_and(|value| value.starts_with(b"a lie")) {
+                return Err(format!("node {node} confirms a lie for {key}"));
+            }
+        }
+    }
+    if digests.len() != 1 {
+        let heads: Vec<_> = hosts(sim).map(|(node, host)| (node, host.replica.status().authors)).collect();
+        return Err(format!("honest replicas see different things: {heads:#?}"));
+    }
+    debug_assert!(plan.liars_from > 0);
+    Ok(())
+}
