@@ -162,23 +162,32 @@ pub(super) struct Readers {
     next: AtomicUsize,
 }
 
+/// Which connection will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Freshness {
+    Any,
+    New,
+}
+
 impl Readers {
     pub(super) fn new(connector: Arc<Connector>, count: NonZeroUsize) -> Self {
         let places = (0..count.get()).map(|_| Mutex::new(None)).collect();
         Self { connector, places, next: AtomicUsize::new(0) }
     }
 
-    /// Runs `read`, which changes nothing, and once more when the connection was lost under it.
+    /// Runs `read`, which changes nothing, and once more when the connection was lost under it: on a new one, because
+    /// the others may have been lost with it and not know it yet.
     pub(super) async fn read<T, F: Future<Output = Result<T, Error>>>(
         &self,
         operation: &'static str,
         read: impl Fn(Arc<Session>) -> F,
     ) -> Result<T, StoreError> {
-        match read(self.session().await?).await {
+        match read(self.session(Freshness::Any).await?).await {
             Err(error) if error::is_connection(&error) => {}
             done => return done.map_err(|error| error::statement(operation, error)),
         }
-        read(self.session().await?).await.map_err(|error| error::statement(operation, error))
+        let session = self.session(Freshness::New).await?;
+        read(session).await.map_err(|error| error::statement(operation, error))
     }
 
     pub(super) async fn close(&self) {
@@ -187,11 +196,13 @@ impl Readers {
         }
     }
 
-    async fn session(&self) -> Result<Arc<Session>, StoreError> {
+    async fn session(&self, freshness: Freshness) -> Result<Arc<Session>, StoreError> {
         let place = self.next.fetch_add(1, Ordering::Relaxed) % self.places.len();
         let mut place = self.places[place].lock().await;
         match &*place {
-            Some(session) if !session.client.is_closed() => Ok(Arc::clone(session)),
+            Some(session) if freshness == Freshness::Any && !session.client.is_closed() => {
+                Ok(Arc::clone(session))
+            }
             _ => Ok(Arc::clone(place.insert(Arc::new(self.connector.session().await?)))),
         }
     }
