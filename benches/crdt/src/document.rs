@@ -52,6 +52,10 @@ impl<D: Document> Pair for Documents<D> {
         (version.len() + update.len()) as u64
     }
 
+    fn settle(&mut self) {
+        self.sync();
+    }
+
     fn count(&mut self, at: usize) -> usize {
         self.0[at].count()
     }

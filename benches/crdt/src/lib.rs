@@ -33,6 +33,9 @@ pub trait Pair {
     /// Brings to number 0 what number 1 has, synced, and says how many bytes travelled for that.
     fn sync(&mut self) -> u64;
 
+    /// The same, and waits until both know that both have it.
+    fn settle(&mut self);
+
     /// How many records one of them has.
     fn count(&mut self, at: usize) -> usize;
 

@@ -36,8 +36,8 @@ static ALLOCATOR: Counting = Counting;
 
 const RECORDS: u64 = 100_000;
 const REWRITTEN: u64 = 1_000;
-const FEW: u64 = 10;
-const ROUNDS: u64 = 100;
+const FEW: u64 = 100;
+const ROUNDS: u64 = 400;
 
 fn main() {
     println!(
@@ -72,7 +72,7 @@ fn weigh<P: Pair>() {
     let mut rewritten = [0; 2];
     for round in 1..=ROUNDS {
         put_all(&mut again, 1, 0..REWRITTEN, round);
-        again.sync();
+        again.settle();
         if [FEW, ROUNDS].contains(&round) {
             rewritten[usize::from(round == ROUNDS)] = file_bytes(places[3].path()) >> 10;
         }
