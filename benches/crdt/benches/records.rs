@@ -1,5 +1,5 @@
-//! How long it takes to keep records that several authors write, beside document CRDTs. Everything is synced to the disk by all,
-//! a transaction of 1,000 records at a time.
+//! How long it takes to keep records that several authors write, beside document CRDTs. 1,000 records in a transaction;
+//! all are asked for at once, and synced by all.
 
 use std::time::{Duration, Instant};
 

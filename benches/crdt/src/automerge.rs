@@ -23,13 +23,17 @@ impl Document for Automerge {
         Self { document, log: Log::open(directory) }
     }
 
-    fn put(&mut self, records: impl Iterator<Item = (String, Vec<u8>)>) {
+    fn put(&mut self, records: Vec<(String, Vec<u8>)>) {
         for (key, value) in records {
             self.document.put(ROOT, key, ScalarValue::Bytes(value)).expect("a map takes it");
         }
         self.document.commit();
         let update = self.document.save_incremental();
         self.log.append(&update);
+    }
+
+    fn sync(&mut self) {
+        self.log.sync();
     }
 
     fn version(&mut self) -> Vec<u8> {

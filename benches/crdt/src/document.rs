@@ -10,8 +10,11 @@ pub trait Document {
     /// An empty one that keeps what it is told in this directory. `author` differs between those that will meet.
     fn open(directory: &Path, author: u8) -> Self;
 
-    /// Puts records in one transaction, and comes back when they are synced.
-    fn put(&mut self, records: impl Iterator<Item = (String, Vec<u8>)>);
+    /// Puts records in one transaction, whose update is written and not yet synced.
+    fn put(&mut self, records: Vec<(String, Vec<u8>)>);
+
+    /// Syncs what was written.
+    fn sync(&mut self);
 
     /// What it has, for another to say what that lacks.
     fn version(&mut self) -> Vec<u8>;
@@ -19,7 +22,7 @@ pub trait Document {
     /// What a document of this version lacks, as it would travel.
     fn missing(&mut self, version: &[u8]) -> Vec<u8>;
 
-    /// Takes in what another lacked, synced.
+    /// Takes in what another lacked, written and not yet synced.
     fn take(&mut self, update: &[u8]);
 
     /// How many records there are.
@@ -40,8 +43,9 @@ impl<D: Document> Pair for Documents<D> {
         Self([D::open(ours, 0), D::open(theirs, 1)])
     }
 
-    fn put(&mut self, at: usize, records: Vec<(String, Vec<u8>)>) {
-        self.0[at].put(records.into_iter());
+    fn put(&mut self, at: usize, transactions: Vec<Vec<(String, Vec<u8>)>>) {
+        transactions.into_iter().for_each(|records| self.0[at].put(records));
+        self.0[at].sync();
     }
 
     fn sync(&mut self) -> u64 {
@@ -49,6 +53,7 @@ impl<D: Document> Pair for Documents<D> {
         let version = ours.version();
         let update = theirs.missing(&version);
         ours.take(&update);
+        ours.sync();
         (version.len() + update.len()) as u64
     }
 

@@ -27,8 +27,9 @@ pub trait Pair {
     /// Empty ones that keep what they are told in these directories.
     fn open(directories: [&Path; 2]) -> Self;
 
-    /// Puts records in one transaction of one of them, and comes back when they are synced.
-    fn put(&mut self, at: usize, records: Vec<(String, Vec<u8>)>);
+    /// Puts records into one of them, each list in a transaction of its own, all asked for at once; comes back when all are
+    /// synced.
+    fn put(&mut self, at: usize, transactions: Vec<Vec<(String, Vec<u8>)>>);
 
     /// Brings to number 0 what number 1 has, synced, and says how many bytes travelled for that.
     fn sync(&mut self) -> u64;

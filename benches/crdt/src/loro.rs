@@ -23,7 +23,7 @@ impl Document for Loro {
         Self { records, log: Log::open(directory), written: document.oplog_vv(), document }
     }
 
-    fn put(&mut self, records: impl Iterator<Item = (String, Vec<u8>)>) {
+    fn put(&mut self, records: Vec<(String, Vec<u8>)>) {
         for (key, value) in records {
             self.records.insert(&key, LoroValue::from(value)).expect("a map takes it");
         }
@@ -31,6 +31,10 @@ impl Document for Loro {
         let update = self.document.export(ExportMode::updates(&self.written)).expect("an update");
         self.log.append(&update);
         self.written = self.document.oplog_vv();
+    }
+
+    fn sync(&mut self) {
+        self.log.sync();
     }
 
     fn version(&mut self) -> Vec<u8> {

@@ -10,7 +10,7 @@ use crate::Pair;
 /// The size of a value.
 pub const RECORD_BYTES: usize = 100;
 /// Records of one transaction.
-const TRANSACTION: u64 = 1000;
+const TRANSACTION: usize = 1000;
 
 /// A key as the engine makes them.
 #[must_use]
@@ -31,14 +31,14 @@ fn value(number: u64, round: u64) -> Vec<u8> {
     (0..RECORD_BYTES).map(|_| next()).collect()
 }
 
-/// Puts all records of a range of numbers into one of the two, a transaction at a time.
+/// Puts all records of a range of numbers into one of the two, 1,000 in a transaction.
 pub fn put_all<P: Pair>(pair: &mut P, at: usize, numbers: Range<u64>, round: u64) {
-    let mut from = numbers.start;
-    while from < numbers.end {
-        let to = (from + TRANSACTION).min(numbers.end);
-        pair.put(at, (from..to).map(|number| (key(at, number), value(number, round))).collect());
-        from = to;
-    }
+    let starts = (numbers.start..numbers.end).step_by(TRANSACTION);
+    let transactions = starts.map(|from| {
+        let to = (from + TRANSACTION as u64).min(numbers.end);
+        (from..to).map(|number| (key(at, number), value(number, round))).collect()
+    });
+    pair.put(at, transactions.collect());
 }
 
 /// What all files of a directory take.
@@ -48,7 +48,7 @@ pub fn file_bytes(directory: &Path) -> u64 {
     entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// A log of updates, each synced.
+/// A log of updates.
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
@@ -66,14 +66,18 @@ impl Log {
         let length = u64::try_from(update.len()).unwrap_or(u64::MAX).to_le_bytes();
         let write = || -> io::Result<()> {
             (&self.file).write_all(&length)?;
-            (&self.file).write_all(update)?;
-            self.file.sync_data()
+            (&self.file).write_all(update)
         };
         write().expect("a disk that works");
+    }
+
+    pub(crate) fn sync(&mut self) {
+        self.file.sync_data().expect("a disk that works");
     }
 
     pub(crate) fn replace(&mut self, with: &[u8]) {
         fs::write(&self.path, []).expect("a disk that works");
         self.append(with);
+        self.sync();
     }
 }

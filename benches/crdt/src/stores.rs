@@ -82,10 +82,13 @@ impl Pair for Stores {
         pair
     }
 
-    fn put(&mut self, at: usize, records: Vec<(String, Vec<u8>)>) {
-        let key = |key: String| Key::new(key).expect("a key");
-        let writes = records.into_iter().map(|(at, value)| Write::put(key(at), value)).collect();
-        self.runtime.block_on(self.stores[at].commit(Txn::of(writes))).expect("a store that works");
+    fn put(&mut self, at: usize, transactions: Vec<Vec<(String, Vec<u8>)>>) {
+        let write = |(at, value)| Write::put(Key::new(at).expect("a key"), value);
+        let commits = transactions
+            .into_iter()
+            .map(|records| self.stores[at].commit(Txn::of(records.into_iter().map(write).collect())));
+        let committed = self.runtime.block_on(async { futures_util::future::try_join_all(commits).await });
+        committed.expect("a store that works");
     }
 
     fn sync(&mut self) -> u64 {

@@ -24,7 +24,7 @@ impl Document for Yrs {
         Self { document, records, log: Log::open(directory) }
     }
 
-    fn put(&mut self, records: impl Iterator<Item = (String, Vec<u8>)>) {
+    fn put(&mut self, records: Vec<(String, Vec<u8>)>) {
         let mut transaction = self.document.transact_mut();
         for (key, value) in records {
             self.records.insert(&mut transaction, key, Any::from(value));
@@ -32,6 +32,10 @@ impl Document for Yrs {
         let update = transaction.encode_update_v1();
         drop(transaction);
         self.log.append(&update);
+    }
+
+    fn sync(&mut self) {
+        self.log.sync();
     }
 
     fn version(&mut self) -> Vec<u8> {
