@@ -8,6 +8,8 @@ pub mod embedded;
 pub mod etcd;
 #[cfg(feature = "layers")]
 pub mod layers;
+#[cfg(feature = "lease")]
+pub mod lease;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "etcd", feature = "postgres", feature = "redis", feature = "sqlite"))]
