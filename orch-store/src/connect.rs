@@ -12,7 +12,7 @@ use orch_core::store::{MemoryStore, StateStore, StoreError};
 /// | `redb:///var/lib/orch`, `redb:data` | `embedded::RedbStore` in this directory | `embedded` |
 /// | `sqlite:///var/lib/orch`, `sqlite:data` | `sqlite::SqliteStore` in this directory | `sqlite` |
 /// | `postgres://user:password@host:5432/database?sslmode=verify-full&schema=orch` | `postgres::PostgresStore` | `postgres` |
-/// | `etcd://host:2379,host:2379/namespace` | `etcd::EtcdStore` | `etcd` |
+/// | `etcd://host:2379,host:2379/namespace`, `etcds://` with TLS | `etcd::EtcdStore` | `etcd` |
 /// | `redis://user:password@host:6379/0?namespace=orch` | `redis::RedisStore` | `redis` |
 ///
 /// A path may contain `%20` and the like. Everything else is as each backend's configuration has it by default; for other
@@ -41,7 +41,7 @@ pub async fn connect(url: &str) -> Result<Arc<dyn StateStore>, ConnectError> {
             Ok(Arc::new(crate::postgres::PostgresStore::open(config).await?))
         }
         #[cfg(feature = "etcd")]
-        "etcd" => {
+        "etcd" | "etcds" => {
             let config = crate::etcd::EtcdStoreConfig::from_url(url)?;
             Ok(Arc::new(crate::etcd::EtcdStore::open(config).await?))
         }
@@ -91,13 +91,14 @@ pub enum ConnectError {
 }
 
 /// Schemes and the features that bring them.
-const SCHEMES: [(&str, &str); 7] = [
+const SCHEMES: [(&str, &str); 8] = [
     ("memory", ""),
     ("redb", "embedded"),
     ("sqlite", "sqlite"),
     ("postgres", "postgres"),
     ("postgresql", "postgres"),
     ("etcd", "etcd"),
+    ("etcds", "etcd"),
     ("redis", "redis"),
 ];
 

@@ -12,6 +12,8 @@ pub mod etcd;
 mod file;
 #[cfg(feature = "layers")]
 pub mod layers;
+#[cfg(feature = "lease")]
+pub mod lease;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "etcd", feature = "postgres", feature = "redis", feature = "sqlite"))]

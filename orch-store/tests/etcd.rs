@@ -189,9 +189,36 @@ async fn the_url_opens_it_or_says_what_is_wrong() {
     for (url, says) in [
         ("etcd://", "names no member"),
         ("etcd://user:hidden@host", "not supported"),
-        ("http://x", "begin with"),
+        ("http://x", "begins with"),
+        ("etcd://x?ca=y", "only with"),
+        ("etcds://x?cert=y", "belong together"),
     ] {
         let text = full(&EtcdStoreConfig::from_url(url).unwrap_err());
         assert!(text.contains(says) && !text.contains("hidden"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_say_who_is_who() {
+    let files = variable("ORCH_TEST_ETCD_CERTIFICATES");
+    let at = |parameters: &str| {
+        let url = format!("etcds://{}/{}?{parameters}", variable("ORCH_TEST_ETCD_TLS"), unused_name());
+        let config = EtcdStoreConfig::from_url(&url).unwrap();
+        EtcdStore::open(EtcdStoreConfig { patience: Duration::from_millis(200), ..config })
+    };
+    let identity = format!("cert={files}/client.pem&key={files}/client.key");
+    let store = at(&format!("ca={files}/ca.pem&{identity}")).await.unwrap();
+    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let revision = store.commit(put("a", "1")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision);
+
+    for (parameters, says) in [
+        (identity.clone(), "within"),
+        (format!("ca={files}/ca.pem"), "within"),
+        (format!("ca={files}/nothing&{identity}"), "nothing cannot be read"),
+        (format!("ca={files}/ca.pem&cert={files}/client.pem&key={files}/ca.pem"), "PEM form"),
+    ] {
+        let text = full(&at(&parameters).await.unwrap_err());
+        assert!(text.contains(says), "{parameters}: {text}");
     }
 }

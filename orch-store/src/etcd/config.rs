@@ -1,6 +1,6 @@
 //! Settings of the etcd store, and its URL.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use orch_core::store::StoreError;
 use percent_encoding::percent_decode_str;
@@ -12,6 +12,8 @@ use super::error::{self, Cause};
 pub struct EtcdStoreConfig {
     /// Members of the cluster, as `host:port`. One is talked to; another one when it does not answer.
     pub members: Vec<String>,
+    /// How connections are encrypted; `None` for not at all.
+    pub tls: Option<EtcdTls>,
     /// What the store's keys in etcd begin with. Stores with different namespaces share a cluster, and its compactions.
     pub namespace: String,
     /// The largest value in bytes. A transaction has to fit into one request, for which etcd's default is 1.5 MiB
@@ -32,12 +34,22 @@ pub struct EtcdStoreConfig {
     pub compacts_cluster: bool,
 }
 
+/// Whom connections trust, and as whom they log in.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct EtcdTls {
+    /// A file with the certificates of authorities, in PEM, in place of those that browsers trust.
+    pub ca: Option<PathBuf>,
+    /// Files with the certificate that the cluster knows this process by, and its private key, in PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
 impl EtcdStoreConfig {
     /// A store in the cluster of these members.
     #[must_use]
     pub fn new(members: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             members: members.into_iter().map(Into::into).collect(),
+            tls: None,
             namespace: "orch".into(),
             max_value_bytes: 1 << 20,
             max_txn_bytes: 1_400_000,
@@ -49,24 +61,48 @@ impl EtcdStoreConfig {
         }
     }
 
-    /// Reads `etcd://host:port,host:port/namespace`. The port is 2379 and the namespace `orch` where they are missing.
+    /// Reads `etcd://host:port,host:port/namespace`, and `etcds://` for encrypted connections, with the parameters `ca`, `cert`
+    /// and `key`: the files of [`EtcdTls`]. The port is 2379 and the namespace `orch` where they are missing.
     ///
     /// # Errors
     /// [`StoreError::Backend`] names what cannot be understood, and never shows the URL.
     pub fn from_url(url: &str) -> Result<Self, StoreError> {
         let invalid = |reason| error::backend("reading the URL", false, Cause::Url(reason));
-        let rest = url.strip_prefix("etcd://").ok_or_else(|| invalid("it does not begin with etcd://"))?;
+        let not_text = |_| invalid("it is not UTF-8");
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let (rest, mut tls) = match (base.strip_prefix("etcd://"), base.strip_prefix("etcds://")) {
+            (Some(rest), _) => (rest, None),
+            (_, Some(rest)) => (rest, Some(EtcdTls::default())),
+            _ => return Err(invalid("it begins with neither etcd:// nor etcds://")),
+        };
+        let (mut cert, mut key) = (None, None);
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let file = PathBuf::from(percent_decode_str(value).decode_utf8().map_err(not_text)?.into_owned());
+            match (name, &mut tls) {
+                ("ca", Some(tls)) => tls.ca = Some(file),
+                ("cert", Some(_)) => cert = Some(file),
+                ("key", Some(_)) => key = Some(file),
+                _ => return Err(invalid("its parameters are ca, cert and key, and only with etcds://")),
+            }
+        }
+        match (cert, key, &mut tls) {
+            (Some(cert), Some(key), Some(tls)) => tls.identity = Some((cert, key)),
+            (None, None, _) => {}
+            _ => return Err(invalid("cert and key belong together")),
+        }
         let (members, namespace) = rest.split_once('/').unwrap_or((rest, ""));
         if members.contains('@') {
-            return Err(invalid("logging in to etcd is not supported; name its members alone"));
+            return Err(invalid(
+                "logging in with a password is not supported; name the members alone, or use a certificate",
+            ));
         }
         let members = members.split(',').filter(|member| !member.is_empty()).map(|member| {
             let has_port = member.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
             if has_port { member.to_owned() } else { format!("{member}:2379") }
         });
-        let mut config = Self::new(members);
-        let namespace =
-            percent_decode_str(namespace).decode_utf8().map_err(|_| invalid("it is not UTF-8"))?;
+        let mut config = Self { tls, ..Self::new(members) };
+        let namespace = percent_decode_str(namespace).decode_utf8().map_err(not_text)?;
         if !namespace.is_empty() {
             config.namespace = namespace.into_owned();
         }

@@ -1,6 +1,6 @@
 //! What etcd says, in words that say what to do.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use orch_core::store::StoreError;
 use tonic::{Code, Status};
@@ -15,6 +15,10 @@ pub(super) enum Cause {
     Url(&'static str),
     #[error("{member:?} is not the address of a member; it has the form host:port")]
     Address { member: String, source: tonic::transport::Error },
+    #[error("{} cannot be read", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("the certificates cannot be used; all of them are files in PEM form")]
+    Tls { source: tonic::transport::Error },
     #[error("no member answered within {patience:?}; check their addresses, and that most of them run")]
     Unreachable { patience: Duration, source: Status },
     #[error("the cluster refused")]

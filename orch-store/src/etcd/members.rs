@@ -1,7 +1,10 @@
 //! The cluster's members: one is talked to, until it does not answer.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use futures_util::Stream;
 use orch_core::store::StoreError;
@@ -12,12 +15,12 @@ use tonic::{
     client::Grpc,
     codegen::http::uri::PathAndQuery,
     metadata::MetadataValue,
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_prost::ProstCodec;
 
 use super::{
-    EtcdStoreConfig,
+    EtcdStoreConfig, EtcdTls,
     error::{self, Cause, Remedy},
     wire,
 };
@@ -37,10 +40,17 @@ pub(super) struct Members {
 
 impl Members {
     pub(super) fn new(config: &EtcdStoreConfig) -> Result<Self, StoreError> {
+        let tls = config.tls.as_ref().map(tls_of).transpose()?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let channel = |member: &String| {
-            let endpoint = Endpoint::from_shared(format!("http://{member}")).map_err(|source| {
+            let mut endpoint = Endpoint::from_shared(format!("{scheme}://{member}")).map_err(|source| {
                 error::backend("connecting", false, Cause::Address { member: member.clone(), source })
             })?;
+            if let Some(tls) = tls.clone() {
+                let set = endpoint.tls_config(tls);
+                endpoint =
+                    set.map_err(|source| error::backend("connecting", false, Cause::Tls { source }))?;
+            }
             // A member that vanished without a word is noticed after a few seconds.
             let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).tcp_nodelay(true);
             let endpoint =
@@ -155,6 +165,21 @@ impl Members {
         let turn = self.current.load(Ordering::Relaxed);
         (turn, self.channels[turn % self.channels.len()].clone())
     }
+}
+
+fn tls_of(files: &EtcdTls) -> Result<ClientTlsConfig, StoreError> {
+    let read = |path: &PathBuf| {
+        let cause = |source| Cause::File { path: path.clone(), source };
+        std::fs::read(path).map_err(|source| error::backend("connecting", false, cause(source)))
+    };
+    let mut tls = match &files.ca {
+        Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?)),
+        None => ClientTlsConfig::new().with_webpki_roots(),
+    };
+    if let Some((certificate, key)) = &files.identity {
+        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
+    Ok(tls)
 }
 
 async fn unary<Q, A>(channel: Channel, path: &'static str, question: Q) -> Result<A, Status>

@@ -11,7 +11,8 @@
 //! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried at
 //! other members.
 //!
-//! Connections are not encrypted and there is no login: keep the cluster on a network of its own.
+//! Connections are encrypted, and log in by a certificate, where [`EtcdStoreConfig::tls`] says so. Logging in with a password is
+//! not supported.
 
 mod config;
 mod error;
@@ -29,7 +30,7 @@ use orch_core::store::{
 };
 use tokio::sync::watch::Sender;
 
-pub use self::config::EtcdStoreConfig;
+pub use self::config::{EtcdStoreConfig, EtcdTls};
 use self::{
     error::Cause,
     members::Members,

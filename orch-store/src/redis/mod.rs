@@ -22,6 +22,7 @@
 //! again. Connections are not encrypted: keep the server on a network of its own.
 
 mod config;
+mod connection;
 mod error;
 
 use std::{
@@ -39,10 +40,7 @@ use orch_core::store::{
     CommitError, Durability, Entry, Guard, Key, Page, Revision, StateStore, StoreCapabilities, StoreError,
     Txn, Watch, WatchBatch, Write,
 };
-use redis::{
-    Client, RedisError, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::{Client, RedisError, Script};
 use tokio::{
     sync::Semaphore,
     task::JoinHandle,
@@ -50,7 +48,7 @@ use tokio::{
 };
 
 pub use self::config::{RedisServer, RedisStoreConfig};
-use self::error::Cause;
+use self::{connection::Connection, error::Cause};
 use crate::{
     prefix,
     tail::{Piece, SharedLog, Tail},
@@ -92,20 +90,15 @@ impl RedisStore {
         config.check()?;
         let client = Client::open(config.server.0.clone())
             .map_err(|source| error::backend("connecting", false, Cause::Parameters { source }))?;
-        let settings = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(config.timeout))
-            .set_connection_timeout(Some(config.timeout))
-            .set_max_delay(LONGEST_WAIT);
-        let manager = ConnectionManager::new_lazy_with_config(client.clone(), settings)
-            .map_err(|source| error::backend("connecting", false, Cause::Parameters { source }))?;
-        let server = Arc::new(Server::new(manager, &config));
+        let connection = Connection::new(client.clone(), config.timeout);
+        let server = Arc::new(Server::new(connection, &config));
         let durability = server.read("opening", |server| async move { server.durability().await }).await?;
         let durability = durability.ok_or_else(|| {
             let reason =
                 "the server throws records away when its memory is full; set maxmemory-policy to noeviction";
             error::backend("opening", false, Cause::Setting(reason))
         })?;
-        let tail = Arc::new(Tail::start(Arc::clone(&server) as Arc<dyn SharedLog>).await?);
+        let tail = Arc::new(Tail::start(Arc::new(Log(Arc::clone(&server)))).await?);
         let listening = listen(client, Arc::clone(&tail), server.channel.clone(), config.poll_interval);
         Ok(Self {
             server,
@@ -159,7 +152,7 @@ impl StateStore for RedisStore {
         let read = |server: Arc<Server>| async move {
             let mut both = redis::pipe();
             both.atomic().hget(&server.values, key.as_str()).hget(&server.versions, key.as_str());
-            both.query_async::<(Option<Vec<u8>>, Option<u64>)>(&mut server.connection()).await
+            both.query_async::<(Option<Vec<u8>>, Option<u64>)>(&mut server.connection.get().await?).await
         };
         match self.server.read("reading", read).await? {
             (None, None) => Ok(None),
@@ -183,7 +176,7 @@ impl StateStore for RedisStore {
             let mut scan = server.scripts.scan.prepare_invoke();
             scan.key(&server.values).key(&server.versions).key(&server.index).key(&server.meta);
             scan.arg(start).arg(end).arg(wanted);
-            scan.invoke_async::<Vec<Bytes>>(&mut server.connection()).await
+            scan.invoke_async::<Vec<Bytes>>(&mut server.connection.get().await?).await
         };
         let mut found = self.server.read("scanning", read).await?.into_iter();
         let revision = revision_in(found.next().as_ref())?;
@@ -236,7 +229,7 @@ impl StateStore for RedisStore {
         self.check_open()?;
         let read = |server: Arc<Server>| async move {
             let revision = redis::cmd("HGET").arg(&server.meta).arg("revision").take();
-            revision.query_async::<Option<u64>>(&mut server.connection()).await
+            revision.query_async::<Option<u64>>(&mut server.connection.get().await?).await
         };
         Ok(Revision(self.server.read("reading the revision", read).await?.unwrap_or(0)))
     }
@@ -268,9 +261,9 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-/// A connection, which is made again when it is lost, and the names of the store's keys.
+/// The connection, and the names of the store's keys.
 struct Server {
-    connection: ConnectionManager,
+    connection: Connection,
     scripts: Scripts,
     values: String,
     versions: String,
@@ -289,7 +282,7 @@ struct Scripts {
 }
 
 impl Server {
-    fn new(connection: ConnectionManager, config: &RedisStoreConfig) -> Self {
+    fn new(connection: Connection, config: &RedisStoreConfig) -> Self {
         // The braces keep all of them in one slot of a cluster.
         let key = |name| format!("{{{}}}:{name}", config.namespace);
         Self {
@@ -310,11 +303,6 @@ impl Server {
         }
     }
 
-    /// The manager is a handle: requests of all clones follow each other on one connection without waiting.
-    fn connection(&self) -> ConnectionManager {
-        self.connection.clone()
-    }
-
     /// Runs what may be run twice, again while that may help and patience lasts.
     async fn read<T, F: Future<Output = Result<T, RedisError>>>(
         self: &Arc<Self>,
@@ -323,6 +311,7 @@ impl Server {
     ) -> Result<T, StoreError> {
         let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
         loop {
+            let asked = Instant::now();
             let source = match read(Arc::clone(self)).await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
@@ -330,6 +319,7 @@ impl Server {
             if !error::is_passing(&source) {
                 return Err(error::command(operation, source));
             }
+            self.connection.lose(asked).await;
             if Instant::now() + wait > end {
                 let cause = Cause::Unreachable { patience: self.patience, source };
                 return Err(error::backend(operation, true, cause));
@@ -355,17 +345,27 @@ impl Server {
         }
         let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
         loop {
-            match commit.invoke_async(&mut self.connection()).await {
-                Ok(answer) => return Ok(answer),
-                // What was refused did not happen.
-                Err(error)
-                    if error::is_passing(&error) && !error::lost(&error) && Instant::now() + wait < end =>
-                {
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                }
-                Err(error) => return Err(error::commit(error)),
+            let asked = Instant::now();
+            // What never left did not happen, whatever the failure.
+            let (error, sent) = match self.connection.get().await {
+                Ok(mut connection) => match commit.invoke_async(&mut connection).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => (error, true),
+                },
+                Err(error) => (error, false),
+            };
+            if error::is_passing(&error) {
+                self.connection.lose(asked).await;
             }
+            let may_have_happened = sent && error::lost(&error);
+            if may_have_happened || !error::is_passing(&error) {
+                return Err(error::commit(error));
+            }
+            if Instant::now() + wait > end {
+                return Err(error::command("committing", error));
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
@@ -373,14 +373,14 @@ impl Server {
         let compact = |server: Arc<Self>| async move {
             let mut compact = server.scripts.compact.prepare_invoke();
             compact.key(&server.log).key(&server.meta).arg(before.0);
-            compact.invoke_async::<()>(&mut server.connection()).await
+            compact.invoke_async::<()>(&mut server.connection.get().await?).await
         };
         self.read("compacting", compact).await
     }
 
     /// What the server says of its disk. `None` when it would throw records away.
     async fn durability(&self) -> Result<Option<Durability>, RedisError> {
-        let mut connection = self.connection();
+        let mut connection = self.connection.get().await?;
         let mut ask = async |name: &str| {
             let answer = redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut connection).await;
             match answer {
@@ -406,23 +406,18 @@ impl Server {
 /// An entry of a stream: its name, and its fields with their values.
 type LogEntry = (String, Vec<Bytes>);
 
+/// The stream of revisions.
+struct Log(Arc<Server>);
+
 #[async_trait]
-impl SharedLog for Server {
+impl SharedLog for Log {
     async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError> {
-        let mut log = self.scripts.log.prepare_invoke();
-        log.key(&self.log).key(&self.meta).arg(after.0).arg(limit).arg(LOG_BYTES);
-        let (mut tries, mut wait) = (0, FIRST_WAIT);
-        let (oldest, head, entries): (u64, u64, Vec<LogEntry>) = loop {
-            match log.invoke_async(&mut self.connection()).await {
-                Ok(found) => break found,
-                Err(error) if error::is_passing(&error) && tries < 8 => {
-                    tries += 1;
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                }
-                Err(error) => return Err(error::command("reading the log", error)),
-            }
+        let read = |server: Arc<Server>| async move {
+            let mut log = server.scripts.log.prepare_invoke();
+            log.key(&server.log).key(&server.meta).arg(after.0).arg(limit).arg(LOG_BYTES);
+            log.invoke_async::<(u64, u64, Vec<LogEntry>)>(&mut server.connection.get().await?).await
         };
+        let (oldest, head, entries) = self.0.read("reading the log", read).await?;
         let mut piece = Piece { oldest: Revision(oldest), head: Revision(head), batches: Vec::new() };
         for (expected, (id, fields)) in (after.0 + 1..).zip(entries) {
             if id.strip_suffix("-0").and_then(|revision| revision.parse().ok()) != Some(expected) {

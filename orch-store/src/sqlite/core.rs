@@ -275,6 +275,9 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // People who look into the file may hold it for a moment.
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // On macOS a sync that is not "full" may leave what it should have written in the disk's cache.
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     connection.set_prepared_statement_cache_capacity(PREPARED);
     Ok(connection)
 }

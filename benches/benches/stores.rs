@@ -1,0 +1,121 @@
+//! Stores on their servers, each beside its raw client doing the same: one durable commit, 64 commits together, 64 claims
+//! together, and how long until a watch shows a commit. `cargo xtask stores up` says which variables to set; a store whose
+//! variable is missing is left out.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, join_all},
+};
+use orch_core::store::{Guard, Key, Revision, StateStore, Txn, Watch, Write};
+use tokio::runtime::Runtime;
+
+#[path = "stores/raw.rs"]
+mod raw;
+
+/// The size of a value.
+const BYTES: usize = 400;
+
+/// Numbers that are used once, so that a claim is always a new one.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+fn next() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A client without a store around it.
+trait Raw {
+    /// Writes so many records durably, each with what a store notes of it; or only those that are not there.
+    fn write(&mut self, together: u64, claim: bool) -> BoxFuture<'_, ()>;
+}
+
+/// A name that no earlier run has used.
+fn unused_name() -> String {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    format!("bench_{:x}_{}", time.as_micros(), next())
+}
+
+/// The stores that can be measured here: name, URL, and what is needed for the raw client.
+fn stores(dir: &std::path::Path) -> Vec<(&'static str, String)> {
+    let name = unused_name();
+    let mut stores = vec![
+        ("redb", format!("redb://{}/redb", dir.display())),
+        ("sqlite", format!("sqlite://{}/sqlite", dir.display())),
+    ];
+    let variable = |name| std::env::var(name).ok();
+    stores.extend(variable("ORCH_TEST_POSTGRES").map(|url| ("postgres", format!("{url}?schema={name}"))));
+    stores.extend(variable("ORCH_TEST_ETCD").map(|members| ("etcd", format!("etcd://{members}/{name}"))));
+    stores.extend(variable("ORCH_TEST_REDIS").map(|url| ("redis", format!("{url}?namespace={name}"))));
+    stores
+}
+
+async fn commit(store: &Arc<dyn StateStore>, together: u64, claim: bool) {
+    let all = (0..together).map(|_| {
+        let key = Key::new(raw::key(next(), claim)).expect("a valid key");
+        let txn = Txn::of(vec![Write::put(key.clone(), vec![7; BYTES])]);
+        store.commit(if claim { txn.guarded(Guard::Absent(key)) } else { txn })
+    });
+    for committed in join_all(all).await {
+        committed.expect("it is committed");
+    }
+}
+
+/// From the call of a commit to the watch's batch.
+async fn seen(store: &Arc<dyn StateStore>, watch: &mut Watch, times: u64) -> Duration {
+    let mut total = Duration::ZERO;
+    for _ in 0..times {
+        let begin = Instant::now();
+        let key = Key::new("watched/one").expect("a valid key");
+        store.commit(Txn::of(vec![Write::put(key, vec![7; BYTES])])).await.expect("it is committed");
+        watch.next().await.expect("the watch goes on").expect("the watch goes on");
+        total += begin.elapsed();
+    }
+    total
+}
+
+fn all(criterion: &mut Criterion) {
+    let dir = tempfile::TempDir::new().expect("a place for files");
+    for (name, url) in stores(dir.path()) {
+        let runtime = Runtime::new().expect("the system has threads");
+        let store = runtime.block_on(orch_store::connect(&url)).expect("the store opens");
+        let mut raw = runtime.block_on(raw::open(name, &url, dir.path()));
+        for (work, together, claim) in [("commit", 1, false), ("commit", 64, false), ("claim", 64, true)] {
+            let mut group = criterion.benchmark_group(format!("stores/{work}_{together}"));
+            group
+                .sampling_mode(SamplingMode::Flat)
+                .sample_size(20)
+                .throughput(Throughput::Elements(together));
+            group.bench_function(BenchmarkId::new(name, "orch"), |bencher| {
+                bencher.iter(|| runtime.block_on(commit(&store, together, claim)));
+            });
+            if let Some(raw) = &mut raw {
+                group.bench_function(BenchmarkId::new(name, "raw"), |bencher| {
+                    bencher.iter(|| runtime.block_on(raw.write(together, claim)));
+                });
+            }
+            group.finish();
+        }
+        let mut group = criterion.benchmark_group("stores/watch");
+        group.sampling_mode(SamplingMode::Flat).sample_size(20);
+        let from = runtime.block_on(store.revision()).unwrap_or(Revision::ZERO);
+        let mut watch = runtime.block_on(store.watch("watched/", from)).expect("a watch");
+        group.bench_function(BenchmarkId::new(name, "orch"), |bencher| {
+            bencher.iter_custom(|times| runtime.block_on(seen(&store, &mut watch, times)));
+        });
+        group.finish();
+        drop(watch);
+        drop(raw);
+        runtime.block_on(store.close()).expect("it closes");
+    }
+}
+
+criterion_group!(benches, all);
+criterion_main!(benches);
