@@ -215,6 +215,9 @@ impl Replica {
         if settles || crosses {
             return Err(Fault::WrongBranch);
         }
+        if header.stamp <= self.forgotten && header.stamp > author.excused {
+            return Err(Fault::Refused("it is older than deletes that its author had seen"));
+        }
         if header.stamp.is_ahead(now.wall, self.config.skew_max) {
             return Err(Fault::Ahead);
         }
