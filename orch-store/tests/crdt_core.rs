@@ -450,6 +450,30 @@ fn overwritten_values_go_when_all_have_the_new_ones() {
 }
 
 #[test]
+fn an_old_stamp_does_not_bring_back_what_was_deleted() {
+    let mut group = Group::new(2, 7);
+    group.write(1, put("k", "1"));
+    group.settle();
+    let early = group.wall();
+    group.advance(Duration::from_secs(10));
+    group.write(0, delete("k"));
+    for _ in 0..8 {
+        group.settle();
+    }
+    assert_eq!(group.members[0].tables.records(), 0, "the delete is forgotten");
+    // Its author has acknowledged the delete, and signs something with a stamp from before it all the same.
+    let old = group.forge_at(1, vec![Write::put(key("k"), "from the grave")], early);
+    group.give(0, group.id(1), old);
+    assert_eq!(group.read(0, "k"), None);
+    let refused =
+        |event: &Event| matches!(event, Event::Refused { why, .. } if why.contains("older than deletes"));
+    assert!(group.events(0).iter().any(refused), "{:?}", group.events(0));
+    assert!(matches!(group.write(1, put("k", "2")), Verdict::Applied(_)));
+    group.settle();
+    assert_eq!(group.read(0, "k"), value("2"));
+}
+
+#[test]
 fn what_a_liar_leaves_out_is_found_by_comparing() {
     let mut group = Group::new(3, 7);
     for at in 0..300 {
