@@ -186,6 +186,11 @@ impl Group {
         taken.into_iter().map(|(_, _, bytes)| (id, Message::decode(bytes).unwrap())).collect()
     }
 
+    /// Loses everything that is on its way.
+    pub fn take_all_messages(&mut self) {
+        self.network.clear();
+    }
+
     /// The next segment of a member, signed with its key but not by its replica.
     pub fn forge(&mut self, member: usize, writes: Vec<Write>) -> Message {
         self.forge_at(member, writes, self.now(member).wall.after(TICK))
