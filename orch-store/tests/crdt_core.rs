@@ -12,7 +12,8 @@ use orch_core::{
     store::{Guard, Revision, Txn, Write},
 };
 use orch_store::crdt::{
-    Decision, DecisionError, Event, Head, MemoryTables, Message, Owned, ReadLevel, Refusal, Segment, Verdict,
+    Decision, DecisionError, Difference, Event, Head, MemoryTables, Message, Owned, Range, ReadLevel,
+    Refusal, Segment, Verdict,
 };
 use proptest::prelude::*;
 
@@ -450,6 +451,30 @@ fn overwritten_values_go_when_all_have_the_new_ones() {
 }
 
 #[test]
+fn an_old_stamp_does_not_bring_back_what_was_deleted() {
+    let mut group = Group::new(2, 7);
+    group.write(1, put("k", "1"));
+    group.settle();
+    let early = group.wall();
+    group.advance(Duration::from_secs(10));
+    group.write(0, delete("k"));
+    for _ in 0..8 {
+        group.settle();
+    }
+    assert_eq!(group.members[0].tables.records(), 0, "the delete is forgotten");
+    // Its author has acknowledged the delete, and signs something with a stamp from before it all the same.
+    let old = group.forge_at(1, vec![Write::put(key("k"), "from the grave")], early);
+    group.give(0, group.id(1), old);
+    assert_eq!(group.read(0, "k"), None);
+    let refused =
+        |event: &Event| matches!(event, Event::Refused { why, .. } if why.contains("older than deletes"));
+    assert!(group.events(0).iter().any(refused), "{:?}", group.events(0));
+    assert!(matches!(group.write(1, put("k", "2")), Verdict::Applied(_)));
+    group.settle();
+    assert_eq!(group.read(0, "k"), value("2"));
+}
+
+#[test]
 fn what_a_liar_leaves_out_is_found_by_comparing() {
     let mut group = Group::new(3, 7);
     for at in 0..300 {
@@ -469,6 +494,51 @@ fn what_a_liar_leaves_out_is_found_by_comparing() {
     group.assert_equal();
     assert!(group.members[new].replica.status().whole);
     assert_eq!(group.view(new).len(), 300);
+}
+
+#[test]
+fn nobody_is_asked_for_ever() {
+    let mut group = Group::new(2, 7);
+    for round in 0..3 {
+        group.write(0, put("k", &format!("{round}")));
+    }
+    let new = group.newcomer(9);
+    group.decide(Decision::Join { author: group.id(new) });
+    let Some(segment) = group.last_segment(0, 0) else { panic!("there is one") };
+    let head = Segment::decode(segment.clone()).unwrap().signed().head();
+    let (liar, author, config) = (group.id(1), group.id(0), group.config.group);
+    group.take_all_messages();
+    group.give(new, liar, Message::Supply { author, after: 0, more: false, segments: vec![segment] });
+    group.give(new, liar, Message::Digest { group: config, whole: true, heads: vec![(author, head)] });
+    group.tick(new);
+    let mut questions = 0;
+    loop {
+        let asked = group.take_messages(new).into_iter().find_map(|(_, message)| match message {
+            Message::Compare { nonce, ranges } => Some((nonce, ranges)),
+            _ => None,
+        });
+        let Some((nonce, ranges)) = asked else { break };
+        questions += 1;
+        assert!(questions < 20_000, "it goes on for ever");
+        // Each range is said to differ in two parts.
+        let answers = ranges.into_iter().map(|(range, mut print)| {
+            print.sum[0] = print.sum[0].wrapping_add(1);
+            let (from, to) = (range.from.clone(), range.to.clone());
+            let middle = format!("{}!", from.chars().take(500).collect::<String>());
+            let first = Range { from, to: Some(middle.clone()) };
+            let parts = Difference::Parts(vec![(first, print), (Range { from: middle, to }, print)]);
+            (range, parts)
+        });
+        let answers = answers.collect();
+        group.give(new, liar, Message::Compared { nonce, answers });
+    }
+    assert!(questions > 10, "the lie was believed for a while: {questions}");
+    assert!(!group.members[new].replica.status().whole);
+    for _ in 0..8 {
+        group.settle();
+    }
+    group.assert_equal();
+    assert!(group.members[new].replica.status().whole, "somebody else was asked");
 }
 
 #[test]

@@ -119,6 +119,10 @@ impl Host {
                     }
                 }
                 Effect::Event(Event::Evidence(evidence)) => self.accused(evidence.author()),
+                // No honest author does that, and others may have taken it: a decision has to say what counts.
+                Effect::Event(Event::Refused { author, why, .. }) if why.contains("older than deletes") => {
+                    self.accused(author);
+                }
                 Effect::Event(event) => ctx.log(|| format!("{event:?}")),
             }
         }

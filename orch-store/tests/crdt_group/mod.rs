@@ -186,14 +186,28 @@ impl Group {
         taken.into_iter().map(|(_, _, bytes)| (id, Message::decode(bytes).unwrap())).collect()
     }
 
+    /// Loses everything that is on its way.
+    pub fn take_all_messages(&mut self) {
+        self.network.clear();
+    }
+
     /// The next segment of a member, signed with its key but not by its replica.
     pub fn forge(&mut self, member: usize, writes: Vec<Write>) -> Message {
+        self.forge_at(member, writes, self.now(member).wall.after(TICK))
+    }
+
+    /// The same, with the stamp of any time.
+    pub fn forge_at(&mut self, member: usize, writes: Vec<Write>, time: Timestamp) -> Message {
         let key = AuthorKey::from_seed(&[self.members[member].seed; 32]);
         let previous = self.head(member, member);
-        let stamp = Stamp::at(self.now(member).wall.after(TICK));
-        let segment = Segment::sign(&key, self.config.group, previous, stamp, writes);
+        let segment = Segment::sign(&key, self.config.group, previous, Stamp::at(time), writes);
         let (author, after) = (key.author(), previous.position);
         Message::Supply { author, after, more: false, segments: vec![segment.encode().into()] }
+    }
+
+    /// What the system's clocks show.
+    pub fn wall(&self) -> Timestamp {
+        Timestamp::from_millis(BEGIN).after(self.elapsed)
     }
 
     pub fn give(&mut self, member: usize, from: PeerId, message: Message) {

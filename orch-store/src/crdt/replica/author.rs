@@ -23,6 +23,8 @@ pub(super) struct Author {
     pub(super) head: Head,
     /// Its stamp.
     pub(super) stamp: Stamp,
+    /// What was forgotten when it joined: it need not have seen that.
+    pub(super) excused: Stamp,
     /// Where a decision said that the log is, whatever else was signed.
     pub(super) settled: Head,
     /// Set until a decision settles it.
@@ -40,6 +42,7 @@ impl Author {
             member: false,
             head: Head::default(),
             stamp: Stamp::default(),
+            excused: Stamp::default(),
             settled: Head::default(),
             evidence: None,
             successor: None,
@@ -79,6 +82,7 @@ impl Author {
         out.push(u8::from(self.member));
         self.head.put(&mut out);
         out.extend(self.stamp.0.to_le_bytes());
+        out.extend(self.excused.0.to_le_bytes());
         self.settled.put(&mut out);
         out.push(u8::from(self.evidence.is_some()));
         if let Some(evidence) = &self.evidence {
@@ -96,6 +100,7 @@ impl Author {
             member: input.flag()?,
             head: Head::read(&mut input)?,
             stamp: Stamp(input.u64()?),
+            excused: Stamp(input.u64()?),
             settled: Head::read(&mut input)?,
             evidence: input.flag()?.then(|| Evidence::read(&mut input)).transpose()?,
             successor: input.flag()?.then(|| input.peer()).transpose()?,

@@ -139,6 +139,8 @@ impl Replica {
         if record.places().all(|place| place.1 <= self.covered_by_all(place.0)) {
             // The entries of the others are looked at again, and find no record.
             record.others.iter().for_each(|other| self.overwrite(other.at));
+            self.forgotten = self.forgotten.max(record.stamp);
+            self.meta_changed = true;
             tables.swap_record(key, None)?;
             return Ok(Fate::Gone);
         }

@@ -143,7 +143,10 @@ impl Replica {
             return Err(DecisionError::TooMany);
         }
         let index = self.author(author);
-        self.authors[usize::from(index)].member = true;
+        let joined = &mut self.authors[usize::from(index)];
+        if !joined.member {
+            (joined.member, joined.excused) = (true, self.forgotten);
+        }
         self.changed.insert(index);
         Ok(())
     }

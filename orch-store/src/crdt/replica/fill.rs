@@ -26,6 +26,10 @@ const PARTS: u64 = 16;
 const ASK_MAX: usize = 16;
 /// Entries that are asked for in one message.
 const FETCH_MAX: usize = 256;
+/// Questions of one session, and ranges that wait in it: enough for some million entries that differ. Who wants to be asked more
+/// is left, and somebody else is asked.
+const QUESTIONS_MAX: u32 = 16_384;
+const WAITING_MAX: usize = 4096;
 /// Entries that are waiting for more members to name them. Beyond, they are found in the next round.
 const VOTES_MAX: usize = 1 << 16;
 
@@ -46,7 +50,7 @@ pub(super) struct Fill {
 struct Session {
     peer: PeerId,
     nonce: [u8; 16],
-    /// What is still to compare. Grows by depth, not by length.
+    /// What is still to compare, the parts of a range before what follows it.
     ranges: Vec<Range>,
     /// What was asked for, and not answered yet.
     asked: Vec<Range>,
@@ -54,6 +58,7 @@ struct Session {
     wanted: BTreeSet<Item>,
     fetching: BTreeSet<Item>,
     since: Duration,
+    questions: u32,
 }
 
 impl Replica {
@@ -89,6 +94,7 @@ impl Replica {
                 wanted: BTreeSet::new(),
                 fetching: BTreeSet::new(),
                 since: now.elapsed,
+                questions: 0,
             });
             self.go_on(tables, now, &mut fill, out)?;
         }
@@ -119,13 +125,9 @@ impl Replica {
             if fill.done.contains(&item.author) && !votes.contains(&item.author) {
                 continue;
             }
-            let index = self.by_id.get(&item.author).copied();
+            // What has lost here already changes nothing that is seen.
             let record = tables.record(item.key.as_str())?;
-            let newer = record.is_some_and(|record| {
-                let others = record.others.iter().map(|other| (other.at, other.stamp));
-                let mut all = std::iter::once((record.at, record.stamp)).chain(others);
-                all.any(|(at, stamp)| Some(at.0) == index && stamp >= item.stamp)
-            });
+            let newer = record.is_some_and(|record| record.stamp >= item.stamp);
             if !newer {
                 return Ok(false);
             }
@@ -159,6 +161,11 @@ impl Replica {
     ) -> Result<(), T::Error> {
         let Some(session) = &mut fill.session else { return Ok(()) };
         session.since = now.elapsed;
+        session.questions += 1;
+        if session.questions > QUESTIONS_MAX || session.ranges.len() > WAITING_MAX {
+            fill.session = None;
+            return Ok(());
+        }
         if !session.wanted.is_empty() {
             while session.fetching.len() < FETCH_MAX
                 && let Some(item) = session.wanted.pop_first()

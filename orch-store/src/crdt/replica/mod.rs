@@ -33,7 +33,7 @@ pub use self::{
     write::{Refusal, Verdict},
 };
 use super::{
-    clock::Clock,
+    clock::{Clock, Stamp},
     codec::{Input, Malformed},
     key::AuthorKey,
     merkle::Hash,
@@ -160,6 +160,8 @@ pub struct Replica {
     revision: Revision,
     /// The last decision that was applied.
     decided: u64,
+    /// The latest stamp of a delete that was forgotten. Every member had seen it, so that none writes with an earlier one.
+    forgotten: Stamp,
     /// Set while something may be missing here.
     fill: Option<Fill>,
 
@@ -239,6 +241,7 @@ impl Replica {
             clock: Clock::default(),
             revision: Revision::ZERO,
             decided: 0,
+            forgotten: Stamp::default(),
             fill: None,
             peers: BTreeMap::new(),
             lacking: BTreeMap::new(),
@@ -371,6 +374,7 @@ impl Replica {
         out.extend((self.config.confirmations.get() as u64).to_le_bytes());
         out.extend(self.revision.0.to_le_bytes());
         out.extend(self.decided.to_le_bytes());
+        out.extend(self.forgotten.0.to_le_bytes());
         out.push(u8::from(self.fill.is_some()));
         out
     }
@@ -391,6 +395,7 @@ impl Replica {
         }
         self.revision = Revision(input.u64()?);
         self.decided = input.u64()?;
+        self.forgotten = Stamp(input.u64()?);
         self.fill = input.flag()?.then(Fill::default);
         input.end()?;
         Ok(Ok(()))

@@ -7,6 +7,7 @@ use orch_core::{store::Write, transport::PeerId};
 
 use super::{Effect, Event, Fill, Moment, Replica};
 use crate::crdt::{
+    clock::Stamp,
     message::{Evidence, Message},
     segment::{Applied, Head, Segment, SignedHeader},
     tables::{At, Tables},
@@ -215,6 +216,9 @@ impl Replica {
         if settles || crosses {
             return Err(Fault::WrongBranch);
         }
+        if self.is_forgotten(index, header.stamp) && header.position > settled.position {
+            return Err(Fault::Refused("it is older than deletes that its author had seen"));
+        }
         if header.stamp.is_ahead(now.wall, self.config.skew_max) {
             return Err(Fault::Ahead);
         }
@@ -224,7 +228,32 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether deletes that were forgotten here are later than this, and its author had seen them.
+    fn is_forgotten(&self, index: u16, stamp: Stamp) -> bool {
+        stamp <= self.forgotten && stamp > self.authors[usize::from(index)].excused
+    }
+
     fn apply<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        index: u16,
+        segment: &Segment,
+        bytes: &[u8],
+        out: &mut Vec<Effect>,
+    ) -> Result<(), T::Error> {
+        let header = segment.signed().header;
+        if self.is_forgotten(index, header.stamp) {
+            // A decision says that it counts, and a delete that is forgotten may have hidden some of it: what is left is what
+            // the others still name.
+            let mut hidden = segment.clone();
+            hidden.prune(|_| false);
+            let bytes = hidden.encode();
+            return self.apply_what_is_left(tables, index, &hidden, &bytes, out);
+        }
+        self.apply_what_is_left(tables, index, segment, bytes, out)
+    }
+
+    fn apply_what_is_left<T: Tables>(
         &mut self,
         tables: &mut T,
         index: u16,

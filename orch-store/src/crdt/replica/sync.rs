@@ -101,7 +101,13 @@ impl Replica {
                 let author = &self.authors[usize::from(index)];
                 longer_than_us |= author.id == us;
                 // What nobody may take can stay there.
-                if author.evidence.is_none() && (author.member || ours.position < author.settled.position) {
+                let settled = author.settled;
+                let useful = match ours.position < settled.position {
+                    // On the way to what was decided, only those help who have got there.
+                    true => theirs.position > settled.position || *theirs == settled,
+                    false => author.member,
+                };
+                if author.evidence.is_none() && useful {
                     ahead = true;
                     let lack = Lack { position: theirs.position, since: now.elapsed };
                     self.lacking.entry((index, from)).or_insert(lack).position = theirs.position;
