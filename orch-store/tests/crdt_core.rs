@@ -393,6 +393,10 @@ fn an_author_with_an_old_disk_does_not_write_before_it_caught_up() {
         group.write(0, put("k", "fork")),
         Verdict::Refused(Refusal::NotHeard { heard: 0, needed: 1 })
     ));
+    // That it heard somebody is not enough: what it heard is that its own log is longer than its disk knows.
+    group.tick(1);
+    group.deliver_all();
+    assert!(matches!(group.write(0, put("k", "fork")), Verdict::Refused(Refusal::NotHeard { .. })));
     for _ in 0..4 {
         group.settle();
     }
@@ -523,10 +527,10 @@ fn nobody_is_asked_for_ever() {
         // Each range is said to differ in two parts.
         let answers = ranges.into_iter().map(|(range, mut print)| {
             print.sum[0] = print.sum[0].wrapping_add(1);
-            let (from, to) = (range.from.clone(), range.to.clone());
-            let middle = format!("{}!", from.chars().take(500).collect::<String>());
-            let first = Range { from, to: Some(middle.clone()) };
-            let parts = Difference::Parts(vec![(first, print), (Range { from: middle, to }, print)]);
+            let to = range.to.clone();
+            let [one, two] = ["!", "#"].map(|next| range.from.chars().take(500).collect::<String>() + next);
+            let first = Range { from: one, to: Some(two.clone()) };
+            let parts = Difference::Parts(vec![(first, print), (Range { from: two, to }, print)]);
             (range, parts)
         });
         let answers = answers.collect();
