@@ -51,7 +51,10 @@ fn stores(dir: &std::path::Path) -> Vec<(&'static str, String)> {
         ("sqlite", format!("sqlite://{}/sqlite", dir.display())),
     ];
     let variable = |name| std::env::var(name).ok();
-    stores.extend(variable("ORCH_TEST_POSTGRES").map(|url| ("postgres", format!("{url}?schema={name}"))));
+    stores.extend(
+        variable("ORCH_TEST_POSTGRES")
+            .map(|url| ("postgres", format!("{url}?sslmode=disable&schema={name}"))),
+    );
     stores.extend(variable("ORCH_TEST_ETCD").map(|members| ("etcd", format!("etcd://{members}/{name}"))));
     stores.extend(variable("ORCH_TEST_REDIS").map(|url| ("redis", format!("{url}?namespace={name}"))));
     stores

@@ -163,10 +163,9 @@ async fn people_can_read_everything_with_psql() {
     assert_eq!(rows, expected.map(|(key, value, version)| (key.to_owned(), value.to_owned(), version)));
 }
 
-/// Ends all connections of stores, as a restart of a proxy would.
+/// Ends all connections of stores, as a restart of a proxy would, and waits until they are gone.
 async fn cut_all(client: &tokio_postgres::Client) {
-    let cut =
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = current_schema()";
+    let cut = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = current_schema()";
     assert!(client.query(cut, &[]).await.unwrap().len() >= 2);
 }
 

@@ -22,6 +22,11 @@ pub(super) async fn open(name: &str, url: &str, dir: &Path) -> Option<Box<dyn Ra
     }
 }
 
+/// The next number, as databases count.
+fn number() -> i64 {
+    i64::try_from(next()).expect("not so many")
+}
+
 struct Sqlite(rusqlite::Connection);
 
 impl Sqlite {
@@ -42,8 +47,8 @@ impl Raw for Sqlite {
             let transaction = self.0.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let value = vec![7; BYTES];
             for _ in 0..together {
-                let revision = next();
-                let key = key(revision, claim);
+                let revision = number();
+                let key = key(revision.unsigned_abs(), claim);
                 if claim {
                     let mut look = transaction.prepare_cached("SELECT 1 FROM records WHERE key = ?")?;
                     assert!(!look.exists([&key])?);
@@ -56,7 +61,7 @@ impl Raw for Sqlite {
                 let mut log = transaction.prepare_cached("INSERT INTO log VALUES (?, ?, ?)")?;
                 log.execute((revision, &key, &value))?;
             }
-            transaction.prepare_cached("UPDATE meta SET revision = ?")?.execute([next()])?;
+            transaction.prepare_cached("UPDATE meta SET revision = ?")?.execute([number()])?;
             transaction.commit()
         };
         let done: rusqlite::Result<()> = write();
@@ -119,19 +124,19 @@ impl Postgres {
 impl Raw for Postgres {
     fn write(&mut self, together: u64, claim: bool) -> BoxFuture<'_, ()> {
         async move {
-            let numbers: Vec<i64> =
-                (0..together).map(|_| i64::try_from(next()).expect("not so many")).collect();
+            let numbers: Vec<i64> = (0..together).map(|_| number()).collect();
             let keys: Vec<String> = numbers.iter().map(|number| key(number.unsigned_abs(), claim)).collect();
             let values = vec![vec![7u8; BYTES]; keys.len()];
             let count = i64::try_from(together).expect("not so many");
             let rows: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&keys, &values, &numbers];
+            let counted: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&count];
             let put = if claim { &self.claim } else { &self.put };
             let done = futures_util::try_join!(
                 self.client.execute(&self.begin, &[]),
                 self.client.query(&self.lock, &[]),
                 self.client.execute(put, &rows),
                 self.client.execute(&self.log, &rows),
-                self.client.execute(&self.meta, &[&count]),
+                self.client.execute(&self.meta, &counted),
                 self.client.execute(&self.notify, &[]),
                 self.client.execute(&self.commit, &[]),
             );

@@ -51,6 +51,8 @@ impl Writer {
             Some(first) => Some(first),
             None => self.jobs.recv().await,
         } {
+            // Those who ask in the same moment come along.
+            tokio::task::yield_now().await;
             let (group, plan) = self.gather(first, &mut next);
             match self.carry_out(&mut session, &plan).await {
                 Ok(verdicts) => {
