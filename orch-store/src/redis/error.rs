@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use orch_core::store::StoreError;
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 
 /// The backend's name in messages.
 pub(super) const NAME: &str = "redis";
@@ -52,16 +52,24 @@ pub(super) fn lost(error: &RedisError) -> bool {
 
 /// Whether the same may work a moment later.
 pub(super) fn is_passing(error: &RedisError) -> bool {
-    let starting = matches!(
-        error.kind(),
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
+    lost(error) || error.is_connection_refusal() || is_starting(error)
+}
+
+/// Whether the server says that it serves nobody yet: to a command, or to those of a transaction.
+fn is_starting(error: &RedisError) -> bool {
+    let starting = |error: &ServerError| {
+        matches!(
+            error.kind(),
+            Some(
+                ServerErrorKind::BusyLoading
+                    | ServerErrorKind::TryAgain
+                    | ServerErrorKind::MasterDown
+                    | ServerErrorKind::ReadOnly
+            )
         )
-    );
-    lost(error) || error.is_connection_refusal() || starting
+    };
+    let errors = error.clone().into_server_errors();
+    errors.is_some_and(|errors| errors.iter().all(|(_, error)| starting(error)))
 }
 
 pub(super) fn corrupt(reason: impl std::fmt::Display) -> StoreError {

@@ -104,6 +104,9 @@ impl Run {
     /// Waits until each writer has had so many commits answered.
     async fn reached(&self, count: usize) {
         while self.answered.iter().any(|answered| answered.load(Ordering::Relaxed) < count) {
+            let ended = self.writers.iter().any(tokio::task::JoinHandle::is_finished);
+            assert!(!ended, "a writer panicked: what it said is above");
+            assert!(!self.watch.is_finished(), "the watch panicked: what it said is above");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
