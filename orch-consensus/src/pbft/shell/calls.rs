@@ -14,11 +14,27 @@ use orch_core::{
     model::Timestamp,
     store::Revision,
 };
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use crate::pbft::io::{Answer, Refusal};
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
+
+/// A place in the queue, for a command of this size.
+pub(super) fn place_for(
+    command: &Bytes,
+    max: usize,
+    places: &Arc<Semaphore>,
+) -> Result<OwnedSemaphorePermit, ConsensusError> {
+    let size = command.len();
+    if size > max {
+        return Err(ConsensusError::TooLarge { size, max });
+    }
+    places.clone().try_acquire_owned().map_err(|error| match error {
+        TryAcquireError::NoPermits => ConsensusError::Busy,
+        TryAcquireError::Closed => ConsensusError::Stopped,
+    })
+}
 
 /// What callers ask of the loop. Each brings its place in the queue, which it gives back when it is answered.
 #[derive(Debug)]

@@ -12,12 +12,12 @@ use orch_core::{
     transport::{Incoming, Transport},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 
 use super::{
-    calls::{Reply, Waiting},
+    calls::{Reply, Waiting, place_for},
     config::{PbftConfig, PbftConfigError},
     outbox::Outbox,
     signer::Signer,
@@ -102,14 +102,7 @@ impl PbftClient {
     /// # Errors
     /// [`ConsensusError`], and whether it was carried out all the same.
     pub async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
-        let (size, max) = (command.len(), self.max_command_bytes);
-        if size > max {
-            return Err(ConsensusError::TooLarge { size, max });
-        }
-        let place = self.places.clone().try_acquire_owned().map_err(|error| match error {
-            TryAcquireError::NoPermits => ConsensusError::Busy,
-            TryAcquireError::Closed => ConsensusError::Stopped,
-        })?;
+        let place = place_for(&command, self.max_command_bytes, &self.places)?;
         let (reply, answer) = oneshot::channel();
         self.calls.send(Call::Propose(command, reply, place)).map_err(|_| ConsensusError::Stopped)?;
         answer.await.unwrap_or(Err(ConsensusError::Stopped))

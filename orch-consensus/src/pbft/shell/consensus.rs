@@ -19,12 +19,12 @@ use orch_core::{
     transport::Transport,
 };
 use tokio::{
-    sync::{Semaphore, TryAcquireError, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 
 use super::{
-    calls::{Call, Shared},
+    calls::{Call, Shared, place_for},
     config::{PbftConfig, PbftConfigError},
     disk::{Directory, Disk, failed},
     driver::{Clock, Driver, Parts},
@@ -265,14 +265,7 @@ impl Consensus for PbftConsensus {
     }
 
     async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
-        let (size, max) = (command.len(), self.config.max_command_bytes);
-        if size > max {
-            return Err(ConsensusError::TooLarge { size, max });
-        }
-        let place = self.places.clone().try_acquire_owned().map_err(|error| match error {
-            TryAcquireError::NoPermits => ConsensusError::Busy,
-            TryAcquireError::Closed => ConsensusError::Stopped,
-        })?;
+        let place = place_for(&command, self.config.max_command_bytes, &self.places)?;
         let (reply, answer) = oneshot::channel();
         self.calls.send(Call::Propose(command, reply, place)).map_err(|_| ConsensusError::Stopped)?;
         answer.await.unwrap_or(Err(ConsensusError::Stopped))
