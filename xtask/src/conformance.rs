@@ -8,13 +8,14 @@ use crate::{
 };
 
 /// A store, and the package and test that hold it against the contract.
-const STORES: [(&str, &str, &str); 6] = [
+const STORES: [(&str, &str, &str); 7] = [
     ("memory", "orch-core", "store"),
     ("redb", "orch-store", "embedded"),
     ("sqlite", "orch-store", "sqlite"),
     ("postgres", "orch-store", "postgres"),
     ("etcd", "orch-store", "etcd"),
     ("redis", "orch-store", "redis"),
+    ("crdt", "orch-store", "crdt"),
 ];
 
 /// Words in the names of the tests that do: the suite, and what a crash must not take.
