@@ -18,7 +18,7 @@ use futures_util::{
 use orch_core::store::{Guard, Key, Revision, StateStore, Txn, Watch, Write};
 use tokio::runtime::Runtime;
 
-#[path = "stores/raw.rs"]
+#[path = "stores/raw/mod.rs"]
 mod raw;
 
 /// The size of a value.
