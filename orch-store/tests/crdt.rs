@@ -1,11 +1,12 @@
 //! The signed store on a real disk.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
+use futures_util::StreamExt as _;
 use orch_core::{
-    store::{CommitError, Key, StateStore, StoreError, Txn, Write},
+    store::{CommitError, Key, Revision, StateStore, StoreError, Txn, WatchBatch, Write},
     testkit::store::{StoreHarness, run_all},
 };
 use orch_store::crdt::{AuthorKey, CrdtStore, CrdtStoreConfig, Hash, Owned, Refusal, ReplicaConfig};
@@ -100,6 +101,73 @@ async fn a_store_of_another_group_or_kind_is_refused() {
     drop(database);
     let error = CrdtStore::open(config(foreign.path().into(), &[1]), author(1)).await.unwrap_err();
     assert!(error.to_string().contains("another program's"), "{error}");
+}
+
+/// The history of a store, from the earliest possible beginning to its newest revision.
+async fn history(store: &CrdtStore) -> Vec<WatchBatch> {
+    let from = match store.watch("", Revision::ZERO).await {
+        Ok(_) => Revision::ZERO,
+        Err(StoreError::Compacted { oldest }) => oldest,
+        Err(error) => panic!("{error}"),
+    };
+    let end = store.revision().await.unwrap();
+    let mut watch = store.watch("", from).await.unwrap();
+    let mut batches: Vec<WatchBatch> = Vec::new();
+    while batches.last().is_none_or(|batch| batch.revision < end) {
+        batches.push(watch.next().await.unwrap().unwrap());
+    }
+    batches
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_is_read_again_from_segments_that_are_kept_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path().into(), &[1]);
+    config.history_revisions = NonZeroU64::new(40).unwrap();
+    let mut expected: BTreeMap<Revision, Vec<Write>> = BTreeMap::new();
+    let mut state = 1u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for _ in 0..8 {
+        let store = CrdtStore::open(config.clone(), author(1)).await.unwrap();
+        let mut watch = store.watch("", store.revision().await.unwrap()).await.unwrap();
+        for _ in 0..6 {
+            // Transactions that come together share a segment, and write the same keys in it again.
+            let txns: Vec<_> = (0..5)
+                .map(|_| {
+                    // So that each revision shows.
+                    let mut writes = vec![Write::put(key("last"), random(1_000_000).to_string())];
+                    for _ in 0..random(6) {
+                        let key = key(&format!("k/{}", random(12)));
+                        writes.push(match random(4) {
+                            0 => Write::delete(key),
+                            value => Write::put(key, value.to_string()),
+                        });
+                    }
+                    Txn::of(writes)
+                })
+                .collect();
+            let committed =
+                futures_util::future::join_all(txns.into_iter().map(|txn| store.commit(txn))).await;
+            for _ in committed.into_iter().map(Result::unwrap) {
+                let batch = watch.next().await.unwrap().unwrap();
+                expected.insert(batch.revision, batch.writes);
+            }
+        }
+        drop(watch);
+        store.close().await.unwrap();
+        drop(store);
+        // What watches see after a start comes from the disk.
+        let store = CrdtStore::open(config.clone(), author(1)).await.unwrap();
+        let batches = history(&store).await;
+        assert!(batches.len() >= 30, "{} revisions", batches.len());
+        for WatchBatch { revision, writes } in batches {
+            assert_eq!(writes, expected[&revision], "revision {revision}");
+        }
+        store.close().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -455,6 +455,27 @@ fn overwritten_values_go_when_all_have_the_new_ones() {
 }
 
 #[test]
+fn what_was_overwritten_by_something_taken_back_is_collected_later() {
+    let mut group = Group::new(3, 7);
+    group.write(0, put("k", "old"));
+    group.settle();
+    group.partition(&[&[0, 1], &[2]]);
+    group.write(1, put("k", "taken back"));
+    // The old value waits for everybody to have the new one.
+    group.settle();
+    group.decide(Decision::Leave { author: group.id(1), end: Head::default() });
+    group.heal();
+    group.settle();
+    assert_eq!(group.read(0, "k"), value("old"));
+    group.write(0, put("k", "new"));
+    for _ in 0..8 {
+        group.settle();
+    }
+    assert_eq!(group.read(2, "k"), value("new"));
+    assert_eq!(group.members[0].tables.segments().0, 1, "nothing waits for what will never come");
+}
+
+#[test]
 fn an_old_stamp_does_not_bring_back_what_was_deleted() {
     let mut group = Group::new(2, 7);
     group.write(1, put("k", "1"));

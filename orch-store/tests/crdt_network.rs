@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::{
+    num::NonZeroU64,
     path::Path,
     sync::{
         Arc,
@@ -72,7 +73,7 @@ async fn commit(store: &CrdtStore, txn: Txn) -> Revision {
 
 /// Waits until a key has a value here.
 async fn sees(store: &CrdtStore, at: &str, value: &str) {
-    let mut watch = store.watch(at, Revision::ZERO).await.unwrap();
+    let mut watch = store.watch(at, store.revision().await.unwrap()).await.unwrap();
     while store.get(&key(at)).await.unwrap().is_none_or(|entry| entry.value != value) {
         watch.next().await.unwrap().unwrap();
     }
@@ -173,6 +174,8 @@ async fn who_was_away_and_who_is_new_get_what_is_left() {
         drop(stays);
         let mut short = config(dir.path(), 1, &[1, 2]);
         (short.replica.away_after, short.replica.hear_first) = (Duration::ZERO, 0);
+        // What watches may still ask for is not forgotten either.
+        short.history_revisions = NonZeroU64::new(8).unwrap();
         let demux = Demux::new(Arc::new(network.join(id(1))), DemuxConfig::default());
         let transport = Arc::new(demux.open([CHANNEL]).unwrap());
         let stays = CrdtStore::open_on(short, author(1), transport, CHANNEL).await.unwrap();

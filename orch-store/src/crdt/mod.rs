@@ -25,6 +25,7 @@
 //! It offers no compare-and-swap: guards look at this copy, and another member may write at the same time. Decisions belong to
 //! consensus; those about members, their keys and what counts of a liar's log come back here through [`CrdtStore::apply`].
 
+mod applied;
 mod clock;
 mod codec;
 mod key;
@@ -39,6 +40,7 @@ mod store;
 mod tables;
 
 pub use self::{
+    applied::Applied,
     clock::Stamp,
     codec::Malformed,
     key::AuthorKey,
@@ -51,9 +53,7 @@ pub use self::{
         AuthorStatus, Decision, DecisionError, Effect, Event, Moment, OpenError, ReadLevel, Refusal, Replica,
         ReplicaConfig, Status, Verdict,
     },
-    segment::{
-        Applied, Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SignedHeader, VALUE_BYTES_MAX,
-    },
+    segment::{Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SignedHeader, VALUE_BYTES_MAX},
     store::{CrdtStore, CrdtStoreConfig},
     tables::{At, Lookup, MemoryTables, Tables},
 };

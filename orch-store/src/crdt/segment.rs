@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use orch_core::{
-    store::{Key, Revision, Write},
+    store::{Key, Write},
     transport::PeerId,
 };
 
@@ -154,23 +154,22 @@ impl Segment {
     /// [`Replica`](super::Replica) does that by itself; this is for those who simulate one that lies.
     #[must_use]
     pub fn sign(key: &AuthorKey, group: Hash, previous: Head, stamp: Stamp, writes: Vec<Write>) -> Self {
-        let writes = writes.into_iter().map(|write| (write.key, write.value)).collect();
+        let net: BTreeMap<_, _> = writes.into_iter().map(|write| (write.key, write.value)).collect();
+        let writes = net.into_iter().map(|(key, value)| Write { key, value });
         Self::sign_encoded(key, group, previous, stamp, writes).0
     }
 
-    /// Signs these writes, and gives the bytes too. There is at least one, and they are within the bounds.
+    /// Signs these writes, and gives the bytes too. There is at least one, their keys ascend, and they are within the bounds.
     pub(super) fn sign_encoded(
         key: &AuthorKey,
         group: Hash,
         previous: Head,
         stamp: Stamp,
-        writes: BTreeMap<Key, Option<Bytes>>,
+        writes: impl Iterator<Item = Write>,
     ) -> (Self, Vec<u8>) {
-        let entries = length(writes.len());
         let mut tree = Tree::default();
         let mut encoded = vec![0; SignedHeader::BYTES];
-        let nodes: Vec<_> =
-            writes.into_iter().map(|(key, value)| Node::Entry(Write { key, value })).collect();
+        let nodes: Vec<_> = writes.map(Node::Entry).collect();
         for node in &nodes {
             let begin = encoded.len();
             node.put(&mut encoded);
@@ -183,7 +182,7 @@ impl Segment {
             position: previous.position + 1,
             previous: previous.hash,
             stamp,
-            entries,
+            entries: length(nodes.len()),
             root: tree.root(),
         };
         let signed = SignedHeader { header, signature: key.sign(&header.statement()) };
@@ -269,9 +268,19 @@ impl Segment {
 
     /// The entries that are left, in order of their keys.
     pub fn entries(&self) -> impl Iterator<Item = &Write> {
-        self.nodes.iter().filter_map(|node| match node {
-            Node::Entry(write) => Some(write),
-            Node::Pruned(..) => None,
+        self.leaves().map(|(_, write)| write)
+    }
+
+    /// The same, each with its place among all that were signed.
+    pub(super) fn leaves(&self) -> impl Iterator<Item = (usize, &Write)> {
+        let mut at = 0;
+        self.nodes.iter().filter_map(move |node| {
+            let leaf = at;
+            at += 1 << node.height();
+            match node {
+                Node::Entry(write) => Some((leaf, write)),
+                Node::Pruned(..) => None,
+            }
         })
     }
 
@@ -346,11 +355,16 @@ impl Segment {
 }
 
 impl Node {
-    fn leaves(&self) -> u64 {
+    /// Of the full subtree that it stands for.
+    fn height(&self) -> u8 {
         match self {
-            Self::Entry(_) => 1,
-            Self::Pruned(height, _) => 1 << height,
+            Self::Entry(_) => 0,
+            Self::Pruned(height, _) => *height,
         }
+    }
+
+    fn leaves(&self) -> u64 {
+        1 << self.height()
     }
 
     fn leaf_hash(&self) -> Hash {
@@ -396,21 +410,12 @@ impl Node {
 }
 
 /// How many bytes a write takes in a segment.
-pub(super) fn entry_bytes(write: &Write) -> usize {
-    1 + 2 + write.key.as_str().len() + write.value.as_ref().map_or(0, |value| 4 + value.len())
+pub(super) fn entry_bytes(key: &Key, value: Option<&Bytes>) -> usize {
+    1 + 2 + key.as_str().len() + value.map_or(0, |value| 4 + value.len())
 }
 
 /// The bytes of an empty segment.
 pub(super) const SEGMENT_FRAME: usize = SignedHeader::BYTES;
-
-/// What a revision changed in the view, in byte order of keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Its number, local to this replica.
-    pub revision: Revision,
-    /// What readers see of it.
-    pub writes: Vec<Write>,
-}
 
 #[cfg(test)]
 mod tests {
@@ -420,10 +425,10 @@ mod tests {
         let key = AuthorKey::from_seed(&[1; 32]);
         let writes = (0..entries).map(|n| {
             let value = (n % 5 != 4).then(|| Bytes::from(vec![7; n % 9]));
-            (Key::new(format!("k/{n:04}")).unwrap(), value)
+            Write { key: Key::new(format!("k/{n:04}")).unwrap(), value }
         });
         let (segment, bytes) =
-            Segment::sign_encoded(&key, Hash::of(b"g"), Head::default(), Stamp(77), writes.collect());
+            Segment::sign_encoded(&key, Hash::of(b"g"), Head::default(), Stamp(77), writes);
         assert_eq!(segment.encode(), bytes);
         segment
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use orch_core::store::Revision;
 
 use super::record::Record;
 
@@ -55,29 +56,41 @@ pub trait Tables: Lookup {
     /// When it cannot be read.
     fn next_segment(&self, from: At) -> Result<Option<(At, Bytes)>, Self::Error>;
 
-    /// Stores a segment, or removes it.
+    /// Stores a segment. `revision` is the last one that takes entries of it into the view.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn put_segment(&mut self, at: At, segment: Option<&[u8]>) -> Result<(), Self::Error>;
+    fn put_segment(&mut self, at: At, segment: &[u8], revision: Revision) -> Result<(), Self::Error>;
+
+    /// Removes a segment.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn remove_segment(&mut self, at: At) -> Result<(), Self::Error>;
+
+    /// Whether the host still reads the entries of this segment for its history, so that none of them may be collected.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn is_in_history(&self, at: At) -> Result<bool, Self::Error>;
 
     /// What is known of a segment that holds something to collect.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn garbage(&self, at: At) -> Result<Option<u64>, Self::Error>;
+    fn garbage(&self, at: At) -> Result<Option<Bytes>, Self::Error>;
 
     /// The first such note at this place or after it.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn next_garbage(&self, from: At) -> Result<Option<(At, u64)>, Self::Error>;
+    fn next_garbage(&self, from: At) -> Result<Option<(At, Bytes)>, Self::Error>;
 
     /// Stores such a note, or removes it.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn put_garbage(&mut self, at: At, note: Option<u64>) -> Result<(), Self::Error>;
+    fn put_garbage(&mut self, at: At, note: Option<&[u8]>) -> Result<(), Self::Error>;
 
     /// Stores a record of the view, or removes it. Returns what was there.
     ///
@@ -101,7 +114,7 @@ pub trait Tables: Lookup {
 pub struct MemoryTables {
     meta: BTreeMap<String, Bytes>,
     segments: BTreeMap<At, Bytes>,
-    garbage: BTreeMap<At, u64>,
+    garbage: BTreeMap<At, Bytes>,
     view: BTreeMap<String, Bytes>,
 }
 
@@ -160,21 +173,31 @@ impl Tables for MemoryTables {
         Ok(self.segments.range(from..).next().map(|(at, bytes)| (*at, bytes.clone())))
     }
 
-    fn put_segment(&mut self, at: At, segment: Option<&[u8]>) -> Result<(), Infallible> {
-        set(&mut self.segments, at, segment.map(Bytes::copy_from_slice));
+    fn put_segment(&mut self, at: At, segment: &[u8], _: Revision) -> Result<(), Infallible> {
+        self.segments.insert(at, Bytes::copy_from_slice(segment));
         Ok(())
     }
 
-    fn garbage(&self, at: At) -> Result<Option<u64>, Infallible> {
-        Ok(self.garbage.get(&at).copied())
+    fn remove_segment(&mut self, at: At) -> Result<(), Infallible> {
+        self.segments.remove(&at);
+        Ok(())
     }
 
-    fn next_garbage(&self, from: At) -> Result<Option<(At, u64)>, Infallible> {
-        Ok(self.garbage.range(from..).next().map(|(at, note)| (*at, *note)))
+    /// There is no history in memory.
+    fn is_in_history(&self, _: At) -> Result<bool, Infallible> {
+        Ok(false)
     }
 
-    fn put_garbage(&mut self, at: At, note: Option<u64>) -> Result<(), Infallible> {
-        set(&mut self.garbage, at, note);
+    fn garbage(&self, at: At) -> Result<Option<Bytes>, Infallible> {
+        Ok(self.garbage.get(&at).cloned())
+    }
+
+    fn next_garbage(&self, from: At) -> Result<Option<(At, Bytes)>, Infallible> {
+        Ok(self.garbage.range(from..).next().map(|(at, note)| (*at, note.clone())))
+    }
+
+    fn put_garbage(&mut self, at: At, note: Option<&[u8]>) -> Result<(), Infallible> {
+        set(&mut self.garbage, at, note.map(Bytes::copy_from_slice));
         Ok(())
     }
 

@@ -5,13 +5,16 @@
 //! member that is not away has what overwrote it, the third when every member has the delete and we have all that they
 //! had then.
 
+use bytes::Bytes;
+use orch_core::store::{Revision, Write};
+
 use super::{Moment, Replica};
 use crate::crdt::{
+    codec::{Input, Malformed},
     record::Record,
     segment::Segment,
     tables::{At, Tables},
 };
-use orch_core::store::Write;
 
 /// Notes that are looked at in one step.
 const STEP: usize = 64;
@@ -25,22 +28,34 @@ pub(super) struct Garbage {
     pub(super) deletes: bool,
     /// Entries that are left in it.
     left: u32,
+    /// Until everybody has this one, looking for overwritten entries finds no more than the last time.
+    overwritten_by: Option<At>,
+    /// The same for deletes, until this one is covered.
+    hidden_by: Option<At>,
 }
 
 impl Garbage {
-    const DELETES: u64 = 1 << 63;
-
-    fn pack(self) -> u64 {
-        // A segment has at most 65,536 entries.
-        u64::from(self.overwritten)
-            | u64::from(self.left) << 32
-            | if self.deletes { Self::DELETES } else { 0 }
+    fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(31);
+        out.extend(self.overwritten.to_le_bytes());
+        out.extend(self.left.to_le_bytes());
+        out.push(u8::from(self.deletes));
+        for place in [self.overwritten_by, self.hidden_by] {
+            // There is no position zero.
+            let (author, position) = place.unwrap_or_default();
+            out.extend(author.to_le_bytes());
+            out.extend(position.to_le_bytes());
+        }
+        out
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "it takes the number apart")]
-    fn unpack(note: u64) -> Self {
-        let left = (note & !Self::DELETES) >> 32;
-        Self { overwritten: note as u32, deletes: note & Self::DELETES != 0, left: left as u32 }
+    fn decode(bytes: Bytes) -> Result<Self, Malformed> {
+        let mut input = Input(bytes);
+        let (overwritten, left, deletes) = (input.u32()?, input.u32()?, input.flag()?);
+        let mut place = || Ok(Some((input.u16()?, input.u64()?)).filter(|(_, position)| *position > 0));
+        let (overwritten_by, hidden_by) = (place()?, place()?);
+        input.end()?;
+        Ok(Self { overwritten, deletes, left, overwritten_by, hidden_by })
     }
 }
 
@@ -62,7 +77,7 @@ impl Replica {
                 break;
             };
             self.collected_to = (at.0, at.1 + 1);
-            self.collect_one(tables, at, Garbage::unpack(note))?;
+            self.collect_one(tables, at, read::<T>(note)?)?;
         }
         self.finish(tables)
     }
@@ -70,7 +85,7 @@ impl Replica {
     /// Adds to what is noted of a segment.
     pub(super) fn note<T: Tables>(&self, tables: &mut T, at: At, more: Garbage) -> Result<(), T::Error> {
         let mut note = match tables.garbage(at)? {
-            Some(note) => Garbage::unpack(note),
+            Some(note) => read::<T>(note)?,
             None => match self.own_segment(tables, at)? {
                 Some(segment) => Garbage { left: count(&segment), ..Garbage::default() },
                 None => return Ok(()),
@@ -78,14 +93,36 @@ impl Replica {
         };
         note.overwritten = note.overwritten.saturating_add(more.overwritten);
         note.deletes |= more.deletes;
-        tables.put_garbage(at, Some(note.pack()))
+        tables.put_garbage(at, Some(&note.encode()))
+    }
+
+    /// Part of a log was taken back: what waits for it is looked at again.
+    pub(super) fn wait_no_longer<T: Tables>(
+        &self,
+        tables: &mut T,
+        index: u16,
+        after: u64,
+    ) -> Result<(), T::Error> {
+        let mut from = (0, 0);
+        while let Some((at, note)) = tables.next_garbage(from)? {
+            let mut note = read::<T>(note)?;
+            for place in [&mut note.overwritten_by, &mut note.hidden_by] {
+                *place = place.filter(|place| place.0 != index || place.1 <= after);
+            }
+            tables.put_garbage(at, Some(&note.encode()))?;
+            from = (at.0, at.1 + 1);
+        }
+        Ok(())
     }
 
     fn collect_one<T: Tables>(&mut self, tables: &mut T, at: At, note: Garbage) -> Result<(), T::Error> {
+        let everybody_has = |place: At| place.1 <= self.acknowledged_by_all(place.0);
+        let is_covered = |place: At| place.1 <= self.covered_by_all(place.0);
         // Rewriting a segment pays when half of it goes. Deletes go when they can.
         let overwritten = note.overwritten > 0 && note.overwritten.saturating_mul(2) >= note.left;
-        let deletes = note.deletes && at.1 <= self.covered_by_all(at.0);
-        if at.1 > self.acknowledged_by_all(at.0) || !(overwritten || deletes) {
+        let overwritten = overwritten && everybody_has(note.overwritten_by.unwrap_or(at));
+        let deletes = note.deletes && is_covered(at) && is_covered(note.hidden_by.unwrap_or(at));
+        if !(overwritten || deletes) || !everybody_has(at) || tables.is_in_history(at)? {
             return Ok(());
         }
         let Some(mut segment) = self.own_segment(tables, at)? else {
@@ -93,6 +130,7 @@ impl Replica {
         };
         let left = count(&segment);
         let (mut kept, mut waiting, mut deletes) = (0u32, 0u32, 0u32);
+        let (mut overwritten_by, mut hidden_by) = (None, None);
         let mut failure = None;
         segment.prune(|write| {
             let fate = self.fate(tables, at, write).unwrap_or_else(|error| {
@@ -102,8 +140,14 @@ impl Replica {
             match fate {
                 Fate::Gone => return false,
                 Fate::Lives => {}
-                Fate::Overwritten => waiting += 1,
-                Fate::Delete => deletes += 1,
+                Fate::Overwritten { by } => {
+                    waiting += 1;
+                    overwritten_by = Some(by);
+                }
+                Fate::Delete { until } => {
+                    deletes += 1;
+                    hidden_by = Some(until);
+                }
             }
             kept += 1;
             true
@@ -113,15 +157,16 @@ impl Replica {
         }
         let is_head = at.1 == self.authors[usize::from(at.0)].head.position;
         if kept == 0 && !is_head {
-            tables.put_segment(at, None)?;
+            tables.remove_segment(at)?;
         } else if kept < left {
-            tables.put_segment(at, Some(&segment.encode()))?;
+            tables.put_segment(at, &segment.encode(), Revision::ZERO)?;
         }
         // The last segment of a log stays, so that others see how far it goes; one without entries goes later.
         let empty_head = u32::from(kept == 0 && is_head);
-        let note = Garbage { overwritten: waiting + empty_head, deletes: deletes > 0, left: kept };
+        let overwritten = waiting + empty_head;
+        let note = Garbage { overwritten, deletes: deletes > 0, left: kept, overwritten_by, hidden_by };
         let look_again = note.overwritten > 0 || note.deletes;
-        tables.put_garbage(at, look_again.then(|| note.pack()))
+        tables.put_garbage(at, look_again.then(|| note.encode()).as_deref())
     }
 
     /// What is to become of an entry. Forgets the record of a delete that has done its work.
@@ -129,28 +174,33 @@ impl Replica {
         let key = write.key.as_str();
         let Some(record) = tables.record(key)? else { return Ok(Fate::Gone) };
         if !record.places().any(|place| place == at) {
-            let overwritten_by = self.replacement(&record, at);
-            let safe = overwritten_by.1 <= self.acknowledged_by_all(overwritten_by.0);
-            return Ok(if safe { Fate::Gone } else { Fate::Overwritten });
+            let by = self.replacement(&record, at);
+            let safe = by.1 <= self.acknowledged_by_all(by.0);
+            return Ok(if safe { Fate::Gone } else { Fate::Overwritten { by } });
         }
         if record.value.is_some() || record.at != at {
             return Ok(Fate::Lives);
         }
-        if record.places().all(|place| place.1 <= self.covered_by_all(place.0)) {
+        let open = record.places().find(|place| place.1 > self.covered_by_all(place.0));
+        let Some(until) = open else {
             // The entries of the others are looked at again, and find no record.
             record.others.iter().for_each(|other| self.overwrite(other.at));
             self.forgotten = self.forgotten.max(record.stamp);
             self.meta_changed = true;
             tables.swap_record(key, None)?;
             return Ok(Fate::Gone);
-        }
-        Ok(Fate::Delete)
+        };
+        Ok(Fate::Delete { until })
     }
 
     /// Where the write is that took the place of one: the same author's, or the winner.
     fn replacement(&self, record: &Record, at: At) -> At {
         record.places().find(|place| place.0 == at.0).unwrap_or(record.at)
     }
+}
+
+fn read<T: Tables>(note: Bytes) -> Result<Garbage, T::Error> {
+    Garbage::decode(note).map_err(|_| T::corrupt("a note of what to collect"))
 }
 
 fn count(segment: &Segment) -> u32 {
@@ -161,9 +211,9 @@ enum Fate {
     /// Readers may see it.
     Lives,
     /// Overwritten, and that might be taken back.
-    Overwritten,
+    Overwritten { by: At },
     /// A delete that may still have to hide something.
-    Delete,
+    Delete { until: At },
     /// Nobody needs it.
     Gone,
 }

@@ -13,11 +13,12 @@ use super::{
     read::{confirmed_name, value_with_hash},
 };
 use crate::crdt::{
+    applied::Applied,
     clock::Stamp,
     merkle::Hash,
     message::AUTHORS_MAX,
     record::Record,
-    segment::{Applied, Head, Segment},
+    segment::{Head, Segment},
     tables::Tables,
 };
 
@@ -208,7 +209,7 @@ impl Replica {
             && at.0 == index
         {
             keys.extend(read(bytes)?.entries().map(|write| write.key.clone()));
-            tables.put_segment(at, None)?;
+            tables.remove_segment(at)?;
             tables.put_garbage(at, None)?;
         }
         let mut before: BTreeMap<Key, Option<Record>> = BTreeMap::new();
@@ -226,6 +227,7 @@ impl Replica {
             }
             from = (at.0, at.1 + 1);
         }
+        self.wait_no_longer(tables, index, keep)?;
         let mut writes = Vec::new();
         for (key, before) in before {
             let value: Option<Bytes> = tables.record(key.as_str())?.and_then(|record| record.value);
@@ -233,7 +235,7 @@ impl Replica {
                 writes.push(Write { key, value });
             }
         }
-        out.push(Effect::Applied(Applied { revision, writes }));
+        out.push(Effect::Applied(Applied { writes, ..Applied::new(revision, None) }));
         let (head, stamp) = match self.header(tables, (index, keep))? {
             Some(header) => (header.head(), header.header.stamp),
             None => (Head::default(), Stamp::default()),

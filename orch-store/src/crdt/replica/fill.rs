@@ -438,7 +438,7 @@ impl Replica {
                 ours
             }
         };
-        tables.put_segment(at, Some(&stored.encode()))?;
+        tables.put_segment(at, &stored.encode(), self.revision.next())?;
         self.place_entries(tables, at, &segment, out)?;
         Ok(true)
     }

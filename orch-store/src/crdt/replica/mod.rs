@@ -33,12 +33,13 @@ pub use self::{
     write::{Refusal, Verdict},
 };
 use super::{
+    applied::Applied,
     clock::{Clock, Stamp},
     codec::{Input, Malformed},
     key::AuthorKey,
     merkle::Hash,
     message::{Evidence, Message},
-    segment::{Applied, Head},
+    segment::Head,
     tables::{At, Tables},
 };
 

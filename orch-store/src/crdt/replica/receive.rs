@@ -7,9 +7,10 @@ use orch_core::{store::Write, transport::PeerId};
 
 use super::{Effect, Event, Fill, Moment, Replica};
 use crate::crdt::{
+    applied::Applied,
     clock::Stamp,
     message::{Evidence, Message},
-    segment::{Applied, Head, Segment, SignedHeader},
+    segment::{Head, Segment, SignedHeader},
     tables::{At, Tables},
 };
 
@@ -268,14 +269,14 @@ impl Replica {
         self.changed.insert(index);
         self.clock.saw(header.stamp);
         let at = (index, header.position);
-        tables.put_segment(at, Some(bytes))?;
+        tables.put_segment(at, bytes, self.revision.next())?;
         if gap || !segment.is_whole() {
             self.must_fill(out);
         }
         self.place_entries(tables, at, segment, out)
     }
 
-    /// Takes the entries of a segment into the view, as one revision.
+    /// Takes the entries of a segment, which was stored, into the view: as one revision, the next one.
     pub(super) fn place_entries<T: Tables>(
         &mut self,
         tables: &mut T,
@@ -283,19 +284,19 @@ impl Replica {
         segment: &Segment,
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        let revision = self.next_revision();
+        let mut applied = Applied::new(self.next_revision(), Some(at));
         let stamp = segment.signed().header.stamp;
-        let mut writes = Vec::new();
-        for Write { key, value } in segment.entries() {
+        for (leaf, Write { key, value }) in segment.leaves() {
             if value.is_none() {
                 // Collecting looks here again once everybody knows of the delete.
                 self.garbage.entry(at).or_default().deletes = true;
             }
-            if self.place(tables, (at, stamp), revision, key, value.as_ref())? {
-                writes.push(Write { key: key.clone(), value: value.clone() });
+            if self.place(tables, (at, stamp), applied.revision, key, value.as_ref())? {
+                applied.writes.push(Write { key: key.clone(), value: value.clone() });
+                applied.kept.iter_mut().for_each(|kept| kept.leaves.push(leaf));
             }
         }
-        out.push(Effect::Applied(Applied { revision, writes }));
+        out.push(Effect::Applied(applied));
         Ok(())
     }
 

@@ -10,13 +10,12 @@ use orch_core::{
 
 use super::{Effect, Moment, Replica};
 use crate::crdt::{
+    applied::Applied,
     clock::Stamp,
     message::Message,
     owned::Owned,
-    segment::{
-        Applied, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, SEGMENT_FRAME, Segment, VALUE_BYTES_MAX, entry_bytes,
-    },
-    tables::Tables,
+    segment::{SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, SEGMENT_FRAME, Segment, VALUE_BYTES_MAX, entry_bytes},
+    tables::{At, Tables},
 };
 
 /// Transactions share a segment up to this size: a little below a power of two, which is what pages of a disk are.
@@ -131,28 +130,34 @@ impl Replica {
         }
         let revision = self.next_revision();
         let net = txn.into_net_writes();
-        let mut applied = Applied { revision, writes: Vec::with_capacity(net.len()) };
         let (size, entries) = (net_bytes(&net), net.len());
         if entries > 0 && draft.as_ref().is_some_and(|draft| !draft.has_room(size, entries)) {
             self.sign(tables, draft.take(), out)?;
         }
+        if entries == 0 {
+            // It signs nothing.
+            let applied = Applied::new(revision, None);
+            match draft {
+                Some(draft) => draft.applied.push(applied),
+                None => out.push(Effect::Applied(applied)),
+            }
+            return Ok(Verdict::Applied(revision));
+        }
+        let me = self.me.expect("who writes is an author");
+        let draft = draft.get_or_insert_with(|| {
+            let position = self.authors[usize::from(me)].head.position + 1;
+            Draft::new((me, position), self.clock.next(now.wall))
+        });
+        let mut applied = Applied::new(revision, Some(draft.at));
+        applied.writes.reserve(entries);
         for (key, value) in net {
-            // Transactions without writes sign nothing.
-            let me = self.me.expect("who writes is an author");
-            let draft = draft.get_or_insert_with(|| Draft {
-                stamp: self.clock.next(now.wall),
-                position: self.authors[usize::from(me)].head.position + 1,
-                writes: BTreeMap::new(),
-                bytes: SEGMENT_FRAME,
-            });
-            let at = (me, draft.position);
-            let seen = self.place(tables, (at, draft.stamp), revision, &key, value.as_ref())?;
-            draft.put(&key, value.clone());
+            let seen = self.place(tables, (draft.at, draft.stamp), revision, &key, value.as_ref())?;
+            draft.put(&key, value.clone(), seen);
             if seen {
                 applied.writes.push(Write { key, value });
             }
         }
-        out.push(Effect::Applied(applied));
+        draft.applied.push(applied);
         Ok(Verdict::Applied(revision))
     }
 
@@ -164,7 +169,7 @@ impl Replica {
             if size > VALUE_BYTES_MAX {
                 return Err(Refusal::TooLarge { what: "bytes in one value", size, max: VALUE_BYTES_MAX });
             }
-            bytes += entry_bytes(write);
+            bytes += entry_bytes(&write.key, write.value.as_ref());
             if let Some(owner) = self.foreign_owner(self.key.author(), &write.key) {
                 return Err(Refusal::Owned { key: write.key.clone(), owner });
             }
@@ -200,19 +205,23 @@ impl Replica {
         draft: Option<Draft>,
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        let (Some(draft), Some(me)) = (draft, self.me) else { return Ok(()) };
-        let previous = self.authors[usize::from(me)].head;
-        let deletes = draft.writes.values().any(Option::is_none);
-        let (segment, bytes) =
-            Segment::sign_encoded(&self.key, self.config.group, previous, draft.stamp, draft.writes);
-        let at = (me, draft.position);
-        tables.put_segment(at, Some(&bytes))?;
+        let Some(Draft { at, stamp, writes, mut applied, .. }) = draft else { return Ok(()) };
+        let previous = self.authors[usize::from(at.0)].head;
+        let deletes = writes.values().any(|entry| entry.value.is_none());
+        let entries = writes.into_iter().enumerate().map(|(leaf, (key, entry))| {
+            if let Some(kept) = entry.seen_in.and_then(|number| applied[number].kept.as_mut()) {
+                kept.leaves.push(leaf);
+            }
+            Write { key, value: entry.value }
+        });
+        let (segment, bytes) = Segment::sign_encoded(&self.key, self.config.group, previous, stamp, entries);
+        tables.put_segment(at, &bytes, self.revision)?;
+        out.extend(applied.into_iter().map(Effect::Applied));
         if deletes {
             self.garbage.entry(at).or_default().deletes = true;
         }
-        let author = &mut self.authors[usize::from(me)];
-        author.reach(segment.signed().head(), draft.stamp);
-        self.changed.insert(me);
+        self.authors[usize::from(at.0)].reach(segment.signed().head(), stamp);
+        self.changed.insert(at.0);
         let message = Message::Supply {
             author: self.key.author(),
             after: previous.position,
@@ -226,26 +235,42 @@ impl Replica {
 
 /// A segment before it is signed. The view has its entries already.
 struct Draft {
+    at: At,
     stamp: Stamp,
-    position: u64,
-    writes: BTreeMap<Key, Option<Bytes>>,
+    writes: BTreeMap<Key, Entry>,
     bytes: usize,
+    /// What its transactions have changed, in their order.
+    applied: Vec<Applied>,
+}
+
+struct Entry {
+    value: Option<Bytes>,
+    /// The number in `applied` of the transaction in which readers saw it, if they did.
+    seen_in: Option<usize>,
 }
 
 impl Draft {
+    fn new(at: At, stamp: Stamp) -> Self {
+        Self { at, stamp, writes: BTreeMap::new(), bytes: SEGMENT_FRAME, applied: Vec::new() }
+    }
+
     fn has_room(&self, bytes: usize, entries: usize) -> bool {
         self.bytes + bytes <= SHARED_BYTES && self.writes.len() + entries <= SEGMENT_ENTRIES_MAX
     }
 
-    fn put(&mut self, key: &Key, value: Option<Bytes>) {
-        let write = Write { key: key.clone(), value };
-        self.bytes += entry_bytes(&write);
-        self.writes.insert(write.key, write.value);
+    /// Adds an entry of the transaction that comes next in `applied`.
+    fn put(&mut self, key: &Key, value: Option<Bytes>, seen: bool) {
+        self.bytes += entry_bytes(key, value.as_ref());
+        let entry = Entry { value, seen_in: seen.then_some(self.applied.len()) };
+        let Some(before) = self.writes.insert(key.clone(), entry) else { return };
+        if let Some(kept) = before.seen_in.and_then(|number| self.applied[number].kept.as_mut()) {
+            kept.rest.push(Write { key: key.clone(), value: before.value });
+        }
     }
 }
 
 fn net_bytes(net: &BTreeMap<Key, Option<Bytes>>) -> usize {
-    net.iter().map(|(key, value)| 7 + key.as_str().len() + value.as_ref().map_or(0, Bytes::len)).sum()
+    net.iter().map(|(key, value)| entry_bytes(key, value.as_ref())).sum()
 }
 
 fn holds<T: Tables>(tables: &T, guard: &Guard) -> Result<bool, T::Error> {

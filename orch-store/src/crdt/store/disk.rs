@@ -1,35 +1,35 @@
-//! The tables of a replica in redb, and the log that watches read. Everything here blocks.
+//! The tables of a replica in redb. Everything here blocks.
 
-use std::ops::{Bound, ControlFlow};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, ControlFlow},
+};
 
-use bytes::Bytes;
-use orch_core::store::{Entry, Key, Page, Revision, StoreError, WatchBatch, Write};
+use bytes::{Bytes, BytesMut};
+use orch_core::store::{Entry, Key, Page, Revision};
 use redb::{
     Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
     TableError, WriteTransaction,
 };
 
-use crate::{
-    crdt::{
-        codec::{Input, Malformed, put_bytes, put_list, put_text},
-        record::Record,
-        segment::Applied,
-        tables::{At, Lookup, Tables},
-    },
-    file::File,
+use super::log::{Extent, Keep, LOG, Log};
+use crate::crdt::{
+    applied::Applied,
+    record::Record,
+    tables::{At, Lookup, Tables},
 };
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const SEGMENTS: TableDefinition<'_, At, &[u8]> = TableDefinition::new("segments");
-const GARBAGE: TableDefinition<'_, At, u64> = TableDefinition::new("garbage");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Pieces of segments; see [`Segments`].
+const SEGMENTS: TableDefinition<'_, PieceAt, &[u8]> = TableDefinition::new("segments");
+const GARBAGE: TableDefinition<'_, At, &[u8]> = TableDefinition::new("garbage");
 /// By the bytes of the key: comparing texts would check each time that they are ones.
 const VIEW: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("view");
-/// The last revision of a group to the changes of all its revisions.
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-/// In [`META`]: the earliest start of a watch, and the bytes of [`LOG`].
-const LOG_EXTENT: &str = "log";
 /// In [`META`]: what a replica writes there. Where it is missing, the file is another program's.
 const REPLICA: &str = "replica";
+
+/// A piece of a segment in bytes: pages are powers of two, and this leaves room for what a page holds besides.
+const PIECE: usize = (16 << 10) - 64;
 
 /// Whose tables a file has.
 pub(super) enum Found {
@@ -53,36 +53,29 @@ pub(super) fn inspect(database: &Database) -> Result<Found, redb::Error> {
 /// The tables within one transaction that writes.
 pub(super) struct DiskTables<'txn> {
     meta: Table<'txn, &'static str, &'static [u8]>,
-    segments: Table<'txn, At, &'static [u8]>,
-    garbage: Table<'txn, At, u64>,
+    segments: Segments<Table<'txn, PieceAt, &'static [u8]>>,
+    garbage: Table<'txn, At, &'static [u8]>,
     view: Table<'txn, &'static [u8], &'static [u8]>,
-    log: Table<'txn, u64, &'static [u8]>,
+    log: Log<'txn>,
+    extent: Extent,
+    /// Segments that the log names and that were removed in this transaction.
+    removed: BTreeMap<At, Bytes>,
     scratch: Vec<u8>,
     changed: bool,
 }
 
-/// The earliest start of a watch, and how many bytes the log has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) struct Extent {
-    pub(super) oldest: Revision,
-    pub(super) bytes: u64,
-}
-
-/// How much of the log is kept.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Keep {
-    pub(super) revisions: u64,
-    pub(super) bytes: u64,
-}
-
 impl<'txn> DiskTables<'txn> {
     pub(super) fn open(transaction: &'txn WriteTransaction) -> Result<Self, redb::Error> {
+        let meta = transaction.open_table(META)?;
+        let extent = Extent::read(&meta)?;
         Ok(Self {
-            meta: transaction.open_table(META)?,
-            segments: transaction.open_table(SEGMENTS)?,
+            meta,
+            segments: Segments(transaction.open_table(SEGMENTS)?),
             garbage: transaction.open_table(GARBAGE)?,
             view: transaction.open_table(VIEW)?,
-            log: transaction.open_table(LOG)?,
+            log: Log::new(transaction.open_table(LOG)?),
+            extent,
+            removed: BTreeMap::new(),
             scratch: Vec::new(),
             changed: false,
         })
@@ -94,73 +87,104 @@ impl<'txn> DiskTables<'txn> {
     }
 
     /// Where the log begins, and how large it is.
-    pub(super) fn extent(&self) -> Result<Extent, redb::Error> {
-        read_extent(&self.meta)
+    pub(super) fn extent(&self) -> Extent {
+        self.extent
     }
 
-    /// Adds the revisions of a group to the log, and forgets what is too much.
+    /// Adds the revisions of a group to the log, and forgets what is too much. Comes last in a transaction.
     pub(super) fn log(&mut self, group: &[Applied], keep: Keep) -> Result<Extent, redb::Error> {
-        let mut extent = self.extent()?;
-        let Some(last) = group.last() else { return Ok(extent) };
-        let row = encode_group(group);
-        self.log.insert(last.revision.0, row.as_slice())?;
-        extent.bytes += row.len() as u64;
-        let mut forget = extent.oldest;
-        let mut left = extent.bytes;
-        for found in self.log.iter()? {
-            let (end, row) = found?;
-            let end = Revision(end.value());
-            let surplus = last.revision.0 - forget.0 > keep.revisions || left > keep.bytes;
-            if end == last.revision || !surplus {
-                break;
-            }
-            forget = end;
-            left -= row.value().len() as u64;
-        }
-        if forget > extent.oldest {
-            self.log.retain_in(..=forget.0, |_, _| false)?;
-            extent = Extent { oldest: forget, bytes: left };
-        }
-        self.put_extent(extent)?;
-        Ok(extent)
+        let removed = std::mem::take(&mut self.removed);
+        let extent = self.log.append(self.extent, group, &removed, keep)?;
+        self.put_extent(extent)
     }
 
     /// Lets watches begin at `oldest` at the earliest.
     pub(super) fn forget(&mut self, oldest: Revision, head: Revision) -> Result<Extent, redb::Error> {
-        let before = self.extent()?;
-        let oldest = oldest.clamp(before.oldest, head);
-        let mut bytes = before.bytes;
-        let dropped = self.log.extract_from_if(..=oldest.0, |_, _| true)?;
-        for row in dropped {
-            bytes -= row?.1.value().len() as u64;
-        }
-        let extent = Extent { oldest, bytes };
-        if extent != before {
-            self.put_extent(extent)?;
+        let extent = self.log.forget(self.extent, oldest.min(head))?;
+        self.put_extent(extent)
+    }
+
+    fn put_extent(&mut self, extent: Extent) -> Result<Extent, redb::Error> {
+        if extent != self.extent {
+            self.changed = true;
+            self.extent = extent;
+            extent.write(&mut self.meta)?;
         }
         Ok(extent)
     }
+}
 
-    fn put_extent(&mut self, extent: Extent) -> Result<(), redb::Error> {
-        self.changed = true;
-        let bytes = [extent.oldest.0.to_le_bytes(), extent.bytes.to_le_bytes()].concat();
-        self.meta.insert(LOG_EXTENT, bytes.as_slice())?;
+/// Segments, cut into pieces, because a page of the disk is used by one value alone when that is large. In front of the
+/// first piece is the last revision that took entries of the segment into the view.
+pub(super) struct Segments<T>(T);
+
+/// The place of a segment, and the number of a piece of it.
+type PieceAt = (u16, u64, u16);
+
+impl Segments<ReadOnlyTable<PieceAt, &'static [u8]>> {
+    pub(super) fn open_read(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
+        Ok(Self(transaction.open_table(SEGMENTS)?))
+    }
+}
+
+impl<T: ReadableTable<PieceAt, &'static [u8]>> Segments<T> {
+    pub(super) fn get(&self, at: At) -> Result<Option<Bytes>, redb::Error> {
+        let mut whole = BytesMut::new();
+        for found in self.0.range(piece(at, 0)..=piece(at, u16::MAX))? {
+            whole.extend_from_slice(found?.1.value());
+        }
+        if whole.is_empty() {
+            return Ok(None);
+        }
+        let mut whole = whole.freeze();
+        if whole.len() < REVISION_BYTES {
+            return Err(corrupt("a segment"));
+        }
+        Ok(Some(whole.split_off(REVISION_BYTES)))
+    }
+
+    fn next(&self, from: At) -> Result<Option<(At, Bytes)>, redb::Error> {
+        let Some(found) = self.0.range(piece(from, 0)..)?.next() else { return Ok(None) };
+        let (author, position, _) = found?.0.value();
+        let at = (author, position);
+        Ok(self.get(at)?.map(|bytes| (at, bytes)))
+    }
+
+    /// The revision in front of it.
+    fn revision(&self, at: At) -> Result<Option<Revision>, redb::Error> {
+        let Some(first) = self.0.get(piece(at, 0))? else { return Ok(None) };
+        let revision = first.value().first_chunk().ok_or_else(|| corrupt("a segment"))?;
+        Ok(Some(Revision(u64::from_le_bytes(*revision))))
+    }
+}
+
+const REVISION_BYTES: usize = size_of::<u64>();
+
+impl Segments<Table<'_, PieceAt, &'static [u8]>> {
+    fn put(&mut self, at: At, segment: &[u8], revision: Revision) -> Result<(), redb::Error> {
+        let (first, rest) = segment.split_at(segment.len().min(PIECE - REVISION_BYTES));
+        let first = [revision.0.to_le_bytes().as_slice(), first].concat();
+        let mut count = 0;
+        for bytes in std::iter::once(first.as_slice()).chain(rest.chunks(PIECE)) {
+            self.0.insert(piece(at, count), bytes)?;
+            count += 1;
+        }
+        self.remove_from(at, count)
+    }
+
+    fn remove_from(&mut self, at: At, mut number: u16) -> Result<(), redb::Error> {
+        while self.0.remove(piece(at, number))?.is_some() {
+            number += 1;
+        }
         Ok(())
     }
 }
 
-fn read_extent(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Extent, redb::Error> {
-    let Some(found) = meta.get(LOG_EXTENT)? else { return Ok(Extent::default()) };
-    let bytes = found.value();
-    match (bytes.first_chunk(), bytes.last_chunk()) {
-        (Some(oldest), Some(size)) if bytes.len() == 16 => {
-            Ok(Extent { oldest: Revision(u64::from_le_bytes(*oldest)), bytes: u64::from_le_bytes(*size) })
-        }
-        _ => Err(corrupt("the extent of the log")),
-    }
+fn piece((author, position): At, number: u16) -> PieceAt {
+    (author, position, number)
 }
 
-fn corrupt(what: &'static str) -> redb::Error {
+pub(super) fn corrupt(what: &'static str) -> redb::Error {
     redb::Error::Corrupted(format!("{what} cannot be read"))
 }
 
@@ -185,7 +209,7 @@ impl Lookup for DiskTables<'_> {
     }
 
     fn segment(&self, at: At) -> Result<Option<Bytes>, redb::Error> {
-        Ok(bytes_of(self.segments.get(at)?))
+        self.segments.get(at)
     }
 
     fn record(&self, key: &str) -> Result<Option<Record>, redb::Error> {
@@ -204,31 +228,40 @@ impl Tables for DiskTables<'_> {
     }
 
     fn next_segment(&self, from: At) -> Result<Option<(At, Bytes)>, redb::Error> {
-        let Some(found) = self.segments.range(from..)?.next() else { return Ok(None) };
-        let (at, bytes) = found?;
-        Ok(Some((at.value(), Bytes::copy_from_slice(bytes.value()))))
+        self.segments.next(from)
     }
 
-    fn put_segment(&mut self, at: At, segment: Option<&[u8]>) -> Result<(), redb::Error> {
+    fn put_segment(&mut self, at: At, segment: &[u8], revision: Revision) -> Result<(), redb::Error> {
         self.changed = true;
-        match segment {
-            Some(segment) => drop(self.segments.insert(at, segment)?),
-            None => drop(self.segments.remove(at)?),
+        self.segments.put(at, segment, revision)
+    }
+
+    fn remove_segment(&mut self, at: At) -> Result<(), redb::Error> {
+        if self.is_in_history(at)?
+            && let Some(segment) = self.segments.get(at)?
+        {
+            // What is put there later is another one.
+            self.removed.entry(at).or_insert(segment);
         }
-        Ok(())
+        self.changed = true;
+        self.segments.remove_from(at, 0)
     }
 
-    fn garbage(&self, at: At) -> Result<Option<u64>, redb::Error> {
-        Ok(self.garbage.get(at)?.map(|found| found.value()))
+    fn is_in_history(&self, at: At) -> Result<bool, redb::Error> {
+        Ok(self.segments.revision(at)?.is_some_and(|revision| revision > self.extent.oldest))
     }
 
-    fn next_garbage(&self, from: At) -> Result<Option<(At, u64)>, redb::Error> {
+    fn garbage(&self, at: At) -> Result<Option<Bytes>, redb::Error> {
+        Ok(bytes_of(self.garbage.get(at)?))
+    }
+
+    fn next_garbage(&self, from: At) -> Result<Option<(At, Bytes)>, redb::Error> {
         let Some(found) = self.garbage.range(from..)?.next() else { return Ok(None) };
         let (at, note) = found?;
-        Ok(Some((at.value(), note.value())))
+        Ok(Some((at.value(), Bytes::copy_from_slice(note.value()))))
     }
 
-    fn put_garbage(&mut self, at: At, note: Option<u64>) -> Result<(), redb::Error> {
+    fn put_garbage(&mut self, at: At, note: Option<&[u8]>) -> Result<(), redb::Error> {
         self.changed = true;
         match note {
             Some(note) => drop(self.garbage.insert(at, note)?),
@@ -315,7 +348,7 @@ impl DiskView {
     pub(super) fn revision(&self) -> Result<Revision, redb::Error> {
         let log = self.transaction.open_table(LOG)?;
         let last = log.last()?.map(|(revision, _)| Revision(revision.value()));
-        let extent = read_extent(&self.transaction.open_table(META)?)?;
+        let extent = Extent::read(&self.transaction.open_table(META)?)?;
         Ok(last.unwrap_or(extent.oldest))
     }
 }
@@ -332,65 +365,10 @@ impl Lookup for DiskView {
     }
 
     fn segment(&self, at: At) -> Result<Option<Bytes>, redb::Error> {
-        Ok(bytes_of(self.transaction.open_table(SEGMENTS)?.get(at)?))
+        Segments::open_read(&self.transaction)?.get(at)
     }
 
     fn record(&self, key: &str) -> Result<Option<Record>, redb::Error> {
         record_of(self.view.get(key.as_bytes())?)
     }
-}
-
-/// The revisions after `after`, at most `limit`, at least one.
-pub(super) fn recall(file: &File, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-    let recalled = file.read(|database| {
-        let transaction = database.begin_read()?;
-        let oldest = read_extent(&transaction.open_table(META)?)?.oldest;
-        if after < oldest {
-            return Ok(Err(oldest));
-        }
-        let log = transaction.open_table(LOG)?;
-        let mut batches = Vec::new();
-        for found in log.range(after.0 + 1..)? {
-            let (_, row) = found?;
-            let group = decode_group(Bytes::copy_from_slice(row.value())).map_err(|_| corrupt("the log"))?;
-            let new = group.into_iter().filter(|batch| batch.revision > after);
-            batches.extend(new.take(limit - batches.len()));
-            if batches.len() == limit {
-                break;
-            }
-        }
-        Ok(Ok(batches))
-    })?;
-    recalled.map_err(|oldest| StoreError::Compacted { oldest })
-}
-
-/// In front of each revision its number, then its writes.
-fn encode_group(group: &[Applied]) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_list(group, &mut out, |Applied { revision, writes }, out| {
-        out.extend(revision.0.to_le_bytes());
-        put_list(writes, out, |Write { key, value }, out| {
-            put_text(key.as_str(), out);
-            out.push(u8::from(value.is_some()));
-            if let Some(value) = value {
-                put_bytes(value, out);
-            }
-        });
-    });
-    out
-}
-
-fn decode_group(bytes: Bytes) -> Result<Vec<WatchBatch>, Malformed> {
-    let mut input = Input(bytes);
-    let group = input.list(12, usize::MAX, |input| {
-        let revision = Revision(input.u64()?);
-        let writes = input.list(3, usize::MAX, |input| {
-            let key = input.key()?;
-            let value = input.flag()?.then(|| input.bytes()).transpose()?;
-            Ok(Write { key, value })
-        })?;
-        Ok(WatchBatch { revision, writes })
-    })?;
-    input.end()?;
-    Ok(group)
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod disk;
+mod log;
 mod network;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 pub use self::config::CrdtStoreConfig;
 use self::{
-    disk::{DiskTables, DiskView, Found, Keep},
+    disk::{DiskTables, DiskView, Found},
+    log::Keep,
     network::Network,
     writer::{Job, Parcel, Writer},
 };
@@ -152,7 +154,7 @@ impl CrdtStore {
             let transaction = database.begin_write()?;
             let mut tables = DiskTables::open(&transaction)?;
             let replica = Replica::open(&mut tables, config.replica.clone(), key)?;
-            let (oldest, changed) = (tables.extent()?.oldest, tables.changed());
+            let (oldest, changed) = (tables.extent().oldest, tables.changed());
             drop(tables);
             if changed && replica.is_ok() {
                 transaction.commit()?;
@@ -360,7 +362,7 @@ struct Log(Arc<File>);
 impl Recall for Log {
     async fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let file = Arc::clone(&self.0);
-        blocking(move || disk::recall(&file, after, limit)).await
+        blocking(move || log::recall(&file, after, limit)).await
     }
 }
 

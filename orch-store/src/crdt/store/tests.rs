@@ -7,7 +7,9 @@ use orch_core::store::{CommitError, Key, Revision, StateStore, StoreError, Txn, 
 
 use super::{CrdtStore, CrdtStoreConfig};
 use crate::{
-    crdt::{AuthorKey, Hash, MemoryTables, Message, Moment, Replica, ReplicaConfig, replica::Effect},
+    crdt::{
+        AuthorKey, Decision, Hash, MemoryTables, Message, Moment, Replica, ReplicaConfig, replica::Effect,
+    },
     file::sim_disk::{SimDisk, Step},
 };
 
@@ -167,4 +169,32 @@ async fn a_failed_sync_stops_the_store_and_sends_nothing() {
     let synced = disk.change(|state| state.after_crash(state.steps.len(), 7));
     let (store, _) = open(&SimDisk::with(synced)).unwrap();
     assert_eq!(text(&store, "k").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_outlives_the_segments_that_a_decision_takes_back() {
+    let disk = SimDisk::default();
+    let (store, _outgoing) = open(&disk).unwrap();
+    let mut peer = Peer::new();
+    let mut live = store.watch("", Revision::ZERO).await.unwrap();
+    let mut seen = Vec::new();
+    let mut head = None;
+    for value in ["stays", "goes"] {
+        let room = std::sync::Arc::clone(&store.messages).acquire_owned().await.unwrap();
+        let message = peer.write(Txn::of(vec![put("a", value), put("k", value)])).encode().into();
+        store.jobs.send(super::Job::Receive { from: author(2).author(), message, room }).unwrap();
+        seen.push(live.next().await.unwrap().unwrap());
+        let status = store.status().await.unwrap();
+        let theirs = status.authors.into_iter().find(|known| known.id == author(2).author());
+        head = head.or(theirs.map(|author| author.head));
+    }
+    let back = Decision::Settle { author: author(2).author(), head: head.unwrap() };
+    store.apply(1, back).await.unwrap().unwrap();
+    seen.push(live.next().await.unwrap().unwrap());
+    assert_eq!(seen[2].writes, [put("a", "stays"), put("k", "stays")]);
+    store.close().await.unwrap();
+    let kept = disk.change(|state| state.after_crash(state.steps.len(), 1));
+    let (store, _outgoing) = open(&SimDisk::with(kept)).unwrap();
+    let again: Vec<_> = store.watch("", Revision::ZERO).await.unwrap().take(3).collect().await;
+    assert_eq!(again.into_iter().map(Result::unwrap).collect::<Vec<_>>(), seen);
 }

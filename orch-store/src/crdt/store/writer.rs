@@ -19,14 +19,15 @@ use orch_core::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender, oneshot};
 
 use super::{
-    disk::{DiskTables, Extent, Keep},
+    disk::DiskTables,
+    log::{Extent, Keep},
     refused,
 };
 use crate::{
     crdt::{
+        applied::Applied,
         message::Message,
         replica::{Decision, DecisionError, Effect, Event, Moment, Replica, Verdict},
-        segment::Applied,
     },
     file::{
         File,
@@ -138,7 +139,7 @@ impl Writer {
         let transaction = database.begin_write()?;
         let mut tables = DiskTables::open(&transaction)?;
         let now = self.now();
-        group.extent = tables.extent()?;
+        group.extent = tables.extent();
         let mut out = Vec::new();
         while let Some(job) = group.jobs.pop_front() {
             if let Job::Commit { txn, answer, room } = job {
