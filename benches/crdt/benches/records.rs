@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use orch_crdt_benches::{Automerge, Documents, Loro, Pair, Stores, Yrs, put_all};
+use orch_crdt_benches::{Automerge, Documents, Loro, Pair, Stores, Yrs, put_all, transactions};
 use tempfile::TempDir;
 
 const RECORDS: u64 = 100_000;
@@ -24,8 +24,9 @@ fn puts<P: Pair>(c: &mut Criterion) {
             let mut time = Duration::ZERO;
             for _ in 0..rounds {
                 let (mut pair, _places) = open::<P>();
+                let records = transactions(0, 0..RECORDS, 0);
                 let begun = Instant::now();
-                put_all(&mut pair, 0, 0..RECORDS, 0);
+                pair.put(0, records);
                 time += begun.elapsed();
                 assert_eq!(pair.count(0) as u64, RECORDS);
             }

@@ -4,7 +4,7 @@ use ::automerge::{
     ActorId, AutoCommit, ChangeHash, ROOT, ReadDoc as _, ScalarValue, transaction::Transactable as _,
 };
 
-use crate::{Document, records::Log};
+use crate::{Document, Transaction, records::Log};
 
 /// The crate `automerge`.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Document for Automerge {
         Self { document, log: Log::open(directory) }
     }
 
-    fn put(&mut self, records: Vec<(String, Vec<u8>)>) {
+    fn put(&mut self, records: Transaction) {
         for (key, value) in records {
             self.document.put(ROOT, key, ScalarValue::Bytes(value)).expect("a map takes it");
         }

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use crate::Pair;
+use crate::{Pair, Transaction};
 
 /// A document CRDT that holds a map of records.
 pub trait Document {
@@ -11,7 +11,7 @@ pub trait Document {
     fn open(directory: &Path, author: u8) -> Self;
 
     /// Puts records in one transaction, whose update is written and not yet synced.
-    fn put(&mut self, records: Vec<(String, Vec<u8>)>);
+    fn put(&mut self, records: Transaction);
 
     /// Syncs what was written.
     fn sync(&mut self);
@@ -43,7 +43,7 @@ impl<D: Document> Pair for Documents<D> {
         Self([D::open(ours, 0), D::open(theirs, 1)])
     }
 
-    fn put(&mut self, at: usize, transactions: Vec<Vec<(String, Vec<u8>)>>) {
+    fn put(&mut self, at: usize, transactions: Vec<Transaction>) {
         transactions.into_iter().for_each(|records| self.0[at].put(records));
         self.0[at].sync();
     }

@@ -14,7 +14,7 @@ pub use self::{
     automerge::Automerge,
     document::{Document, Documents},
     loro::Loro,
-    records::{RECORD_BYTES, file_bytes, key, put_all},
+    records::{RECORD_BYTES, Transaction, file_bytes, key, put_all, transactions},
     stores::Stores,
     yrs::Yrs,
 };
@@ -29,7 +29,7 @@ pub trait Pair {
 
     /// Puts records into one of them, each list in a transaction of its own, all asked for at once; comes back when all are
     /// synced.
-    fn put(&mut self, at: usize, transactions: Vec<Vec<(String, Vec<u8>)>>);
+    fn put(&mut self, at: usize, transactions: Vec<Transaction>);
 
     /// Brings to number 0 what number 1 has, synced, and says how many bytes travelled for that.
     fn sync(&mut self) -> u64;

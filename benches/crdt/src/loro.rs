@@ -2,7 +2,7 @@ use std::path::Path;
 
 use ::loro::{ExportMode, LoroDoc, LoroMap, LoroValue, VersionVector};
 
-use crate::{Document, records::Log};
+use crate::{Document, Transaction, records::Log};
 
 /// The crate `loro`.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Document for Loro {
         Self { records, log: Log::open(directory), written: document.oplog_vv(), document }
     }
 
-    fn put(&mut self, records: Vec<(String, Vec<u8>)>) {
+    fn put(&mut self, records: Transaction) {
         for (key, value) in records {
             self.records.insert(&key, LoroValue::from(value)).expect("a map takes it");
         }

@@ -31,14 +31,23 @@ fn value(number: u64, round: u64) -> Vec<u8> {
     (0..RECORD_BYTES).map(|_| next()).collect()
 }
 
-/// Puts all records of a range of numbers into one of the two, 1,000 in a transaction.
-pub fn put_all<P: Pair>(pair: &mut P, at: usize, numbers: Range<u64>, round: u64) {
+/// Keys and values that are put together.
+pub type Transaction = Vec<(String, Vec<u8>)>;
+
+/// The records of a range of numbers as one of the two writes them, 1,000 in a transaction.
+#[must_use]
+pub fn transactions(at: usize, numbers: Range<u64>, round: u64) -> Vec<Transaction> {
     let starts = (numbers.start..numbers.end).step_by(TRANSACTION);
-    let transactions = starts.map(|from| {
+    let transaction = |from: u64| {
         let to = (from + TRANSACTION as u64).min(numbers.end);
         (from..to).map(|number| (key(at, number), value(number, round))).collect()
-    });
-    pair.put(at, transactions.collect());
+    };
+    starts.map(transaction).collect()
+}
+
+/// Makes them and puts them into it.
+pub fn put_all<P: Pair>(pair: &mut P, at: usize, numbers: Range<u64>, round: u64) {
+    pair.put(at, transactions(at, numbers, round));
 }
 
 /// What all files of a directory take.

@@ -20,7 +20,7 @@ use orch_core::{
 use orch_store::crdt::{AuthorKey, CrdtStore, CrdtStoreConfig, Hash, ReplicaConfig, Status};
 use tokio::runtime::Runtime;
 
-use crate::Pair;
+use crate::{Pair, Transaction};
 
 /// The crate `orch-store`, on a network in this process that is cut except while they sync.
 pub struct Stores {
@@ -82,7 +82,7 @@ impl Pair for Stores {
         pair
     }
 
-    fn put(&mut self, at: usize, transactions: Vec<Vec<(String, Vec<u8>)>>) {
+    fn put(&mut self, at: usize, transactions: Vec<Transaction>) {
         let write = |(at, value)| Write::put(Key::new(at).expect("a key"), value);
         let commits = transactions
             .into_iter()

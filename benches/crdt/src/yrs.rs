@@ -5,7 +5,7 @@ use ::yrs::{
     updates::{decoder::Decode as _, encoder::Encode as _},
 };
 
-use crate::{Document, records::Log};
+use crate::{Document, Transaction, records::Log};
 
 /// The crate `yrs`.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Document for Yrs {
         Self { document, records, log: Log::open(directory) }
     }
 
-    fn put(&mut self, records: Vec<(String, Vec<u8>)>) {
+    fn put(&mut self, records: Transaction) {
         let mut transaction = self.document.transact_mut();
         for (key, value) in records {
             self.records.insert(&mut transaction, key, Any::from(value));
