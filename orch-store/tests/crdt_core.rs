@@ -379,6 +379,51 @@ fn confirmed_reads_need_several_authors_or_a_decision() {
 }
 
 #[test]
+fn what_several_authors_say_outlives_the_delete_of_another() {
+    let mut group = Group::new(4, 7);
+    group.config.confirmations = NonZeroUsize::new(2).unwrap();
+    group.rebuild();
+    for author in [0, 1] {
+        group.write(author, put("k", "truth"));
+        group.settle();
+    }
+    let early = group.wall();
+    group.advance(Duration::from_secs(10));
+    group.write(2, delete("k"));
+    for _ in 0..8 {
+        group.settle();
+    }
+    group.restart(3);
+    for member in 0..4 {
+        assert_eq!(group.read(member, "k"), None);
+        assert_eq!(
+            group.read_at(member, "k", ReadLevel::Confirmed),
+            value("truth"),
+            "two say so, one does not"
+        );
+    }
+    // The first who agrees with the delete ends it; once all do, nothing is left.
+    group.write(1, delete("k"));
+    group.settle();
+    assert_eq!(group.read_at(3, "k", ReadLevel::Confirmed), None);
+    for _ in 0..8 {
+        group.settle();
+    }
+    assert_eq!(group.members[3].tables.records(), 1);
+    // Even if it says so with a stamp from before the others' deletes.
+    let late = group.forge_at(0, vec![Write::delete(key("k"))], early);
+    for member in 1..4 {
+        group.give(member, group.id(0), late.clone());
+    }
+    for _ in 0..8 {
+        group.settle();
+    }
+    for member in &group.members {
+        assert_eq!(member.tables.records(), 0);
+    }
+}
+
+#[test]
 fn an_author_with_an_old_disk_does_not_write_before_it_caught_up() {
     let mut group = Group::new(2, 7);
     group.write(0, put("k", "1"));

@@ -179,7 +179,7 @@ fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), Str
     if let Some(violation) = shared.violations.first() {
         return Err(violation.clone());
     }
-    let mut digests = BTreeSet::new();
+    let (mut digests, mut confirmed) = (BTreeSet::new(), BTreeSet::new());
     for (node, host) in hosts(sim) {
         let status = host.replica.status();
         if !status.whole {
@@ -198,10 +198,14 @@ fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), Str
         for number in 0..SHARED_KEYS {
             let key = Key::new(format!("k/{number}")).expect("a valid key");
             let Ok(found) = host.replica.read(&host.tables, &key, ReadLevel::Confirmed);
-            if found.is_some_and(|value| value.starts_with(b"a lie")) {
+            if found.as_ref().is_some_and(|value| value.starts_with(b"a lie")) {
                 return Err(format!("node {node} confirms a lie for {key}"));
             }
+            confirmed.insert((number, found));
         }
+    }
+    if confirmed.len() as u64 != SHARED_KEYS {
+        return Err(format!("honest replicas confirm different things: {confirmed:?}"));
     }
     if digests.len() != 1 {
         let heads: Vec<_> = hosts(sim).map(|(node, host)| (node, host.replica.status().authors)).collect();

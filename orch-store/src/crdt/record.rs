@@ -42,6 +42,12 @@ impl Record {
         Candidate { at: self.at, stamp: self.stamp, hash: self.value.as_deref().map(Hash::of) }
     }
 
+    /// Whether nobody who wrote the key says any more that it has a value. As long as somebody does, that counts for confirmed
+    /// reads, whatever another one has deleted.
+    pub(super) fn is_deleted_by_all(&self) -> bool {
+        self.value.is_none() && self.others.iter().all(|other| other.hash.is_none())
+    }
+
     /// The writes of all authors, the winner's first.
     pub(super) fn places(&self) -> impl Iterator<Item = At> {
         std::iter::once(self.at).chain(self.others.iter().map(|other| other.at))

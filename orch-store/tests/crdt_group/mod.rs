@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::{Bound, ControlFlow},
     time::Duration,
 };
 
@@ -349,7 +350,25 @@ impl Group {
         for pair in here.windows(2) {
             assert_eq!(self.view(pair[0]), self.view(pair[1]), "members {pair:?} see different things");
             assert_eq!(self.digest(pair[0]), self.digest(pair[1]), "members {pair:?}");
+            assert_eq!(
+                self.confirmed(pair[0]),
+                self.confirmed(pair[1]),
+                "members {pair:?} confirm different things"
+            );
         }
+    }
+
+    /// All that is confirmed at a member, deleted keys too that somebody still says something of.
+    pub fn confirmed(&self, member: usize) -> BTreeMap<String, Bytes> {
+        let mut keys = Vec::new();
+        let tables = &self.members[member].tables;
+        let visit = &mut |key: &str, _| {
+            keys.push(key.to_owned());
+            ControlFlow::Continue(())
+        };
+        tables.each_record(Bound::Unbounded, visit).unwrap();
+        let read = |key: String| Some((key.clone(), self.read_at(member, &key, ReadLevel::Confirmed)?));
+        keys.into_iter().filter_map(read).collect()
     }
 
     pub fn head(&self, member: usize, author: usize) -> Head {

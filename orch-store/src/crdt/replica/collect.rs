@@ -178,7 +178,7 @@ impl Replica {
             let safe = by.1 <= self.acknowledged_by_all(by.0);
             return Ok(if safe { Fate::Gone } else { Fate::Overwritten { by } });
         }
-        if record.value.is_some() || record.at != at {
+        if !record.is_deleted_by_all() || record.at != at {
             return Ok(Fate::Lives);
         }
         let open = record.places().find(|place| place.1 > self.covered_by_all(place.0));

@@ -76,6 +76,10 @@ impl Replica {
         let version = if ours { new.version } else { old.version };
         let record = Record { version, value, at: winner.at, stamp: winner.stamp, others: all };
         tables.swap_record(key.as_str(), Some(&record))?;
+        if record.is_deleted_by_all() {
+            // The winner may have been there before, and have been kept for what another one said until now.
+            self.garbage.entry(record.at).or_default().deletes = true;
+        }
         Ok(seen)
     }
 
