@@ -80,6 +80,32 @@ fn sync<P: Pair>(c: &mut Criterion) {
     group.finish();
 }
 
+/// A member that lost its disk gets all from the other, which has forgotten what was overwritten.
+fn refill(c: &mut Criterion) {
+    let mut group = c.benchmark_group("refill_100k");
+    group.sample_size(10).throughput(Throughput::Elements(RECORDS));
+    let (mut pair, _places) = open::<Stores>();
+    for round in 0..3 {
+        put_all(&mut pair, 0, 0..RECORDS / 2, round);
+        put_all(&mut pair, 1, 0..RECORDS / 2, round);
+        pair.settle();
+    }
+    group.bench_function(Stores::NAME, |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut time = Duration::ZERO;
+            for _ in 0..rounds {
+                let place = tempfile::tempdir().expect("a directory");
+                let begun = Instant::now();
+                pair.replace_disk(place.path());
+                time += begun.elapsed();
+                assert_eq!(pair.count(0) as u64, RECORDS);
+            }
+            time
+        });
+    });
+    group.finish();
+}
+
 fn each<P: Pair>(c: &mut Criterion) {
     puts::<P>(c);
     merge::<P>(c);
@@ -88,6 +114,7 @@ fn each<P: Pair>(c: &mut Criterion) {
 
 fn all(c: &mut Criterion) {
     each::<Stores>(c);
+    refill(c);
     each::<Documents<Loro>>(c);
     each::<Documents<Automerge>>(c);
     each::<Documents<Yrs>>(c);

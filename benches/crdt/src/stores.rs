@@ -36,6 +36,16 @@ impl Stores {
         self.network.partition(&[&[ours], &[theirs]]);
     }
 
+    /// Puts a new disk into number 0, and waits until it has everything again, its own writes too.
+    pub fn replace_disk(&mut self, directory: &Path) {
+        self.runtime.block_on(self.stores[0].close()).expect("it closes");
+        self.network.heal();
+        self.stores[0] = open(&self.runtime, &self.network, &self.travelled, 0, directory);
+        let has_all = |of| self.position(of, 0) == self.position(of, 1);
+        self.wait(|| has_all(0) && has_all(1) && self.status(0).whole);
+        self.cut();
+    }
+
     fn status(&self, at: usize) -> Status {
         self.runtime.block_on(self.stores[at].status()).expect("a store that works")
     }
@@ -53,6 +63,27 @@ impl Stores {
     }
 }
 
+/// Opens one of the two.
+fn open(
+    runtime: &Runtime,
+    network: &InProcessNetwork,
+    travelled: &Arc<AtomicU64>,
+    at: usize,
+    directory: &Path,
+) -> CrdtStore {
+    let key = |seed| AuthorKey::from_seed(&[seed; 32]);
+    let members = [1, 2].map(|seed| key(seed).author());
+    let key = key([1, 2][at]);
+    // What was pushed while the network was cut is never on its way: waiting for it would be all that is measured.
+    let patience = Duration::ZERO;
+    let replica = ReplicaConfig { patience, ..ReplicaConfig::new(Hash::of(b"benches"), members.to_vec()) };
+    let digest_interval = Duration::from_millis(5);
+    let config = CrdtStoreConfig { digest_interval, ..CrdtStoreConfig::new(directory, replica) };
+    let transport = Counted { inner: network.join(key.author()), sent: Arc::clone(travelled) };
+    let store = CrdtStore::open_on(config, key, Arc::new(transport), Channel(0));
+    runtime.block_on(store).expect("a store")
+}
+
 impl Pair for Stores {
     const NAME: &'static str = "orch-store";
 
@@ -60,21 +91,7 @@ impl Pair for Stores {
         let runtime = Runtime::new().expect("a runtime");
         let network = InProcessNetwork::new(InProcessConfig::default());
         let travelled = Arc::new(AtomicU64::new(0));
-        let keys = || [1, 2].map(|seed| AuthorKey::from_seed(&[seed; 32]));
-        let members: Vec<_> = keys().iter().map(AuthorKey::author).collect();
-        let open = |directory: &Path, key: AuthorKey| {
-            // What was pushed while the network was cut is never on its way: waiting for it would be all that is measured.
-            let patience = Duration::ZERO;
-            let replica =
-                ReplicaConfig { patience, ..ReplicaConfig::new(Hash::of(b"benches"), members.clone()) };
-            let digest_interval = Duration::from_millis(5);
-            let config = CrdtStoreConfig { digest_interval, ..CrdtStoreConfig::new(directory, replica) };
-            let transport = Counted { inner: network.join(key.author()), sent: Arc::clone(&travelled) };
-            let store = CrdtStore::open_on(config, key, Arc::new(transport), Channel(0));
-            runtime.block_on(store).expect("a store")
-        };
-        let [ours, theirs] = keys();
-        let stores = [open(directories[0], ours), open(directories[1], theirs)];
+        let stores = [0, 1].map(|at| open(&runtime, &network, &travelled, at, directories[at]));
         let pair = Self { runtime, network, travelled, stores };
         // A member writes once it has heard another.
         pair.wait(|| pair.status(0).writes.is_ok() && pair.status(1).writes.is_ok());

@@ -168,8 +168,13 @@ impl Segment {
         writes: impl Iterator<Item = Write>,
     ) -> (Self, Vec<u8>) {
         let mut tree = Tree::default();
-        let mut encoded = vec![0; SignedHeader::BYTES];
-        let nodes: Vec<_> = writes.map(Node::Entry).collect();
+        let mut size = SEGMENT_FRAME;
+        let nodes: Vec<_> = writes
+            .inspect(|write| size += entry_bytes(&write.key, write.value.as_ref()))
+            .map(Node::Entry)
+            .collect();
+        let mut encoded = Vec::with_capacity(size);
+        encoded.resize(SEGMENT_FRAME, 0);
         for node in &nodes {
             let begin = encoded.len();
             node.put(&mut encoded);
@@ -186,9 +191,9 @@ impl Segment {
             root: tree.root(),
         };
         let signed = SignedHeader { header, signature: key.sign(&header.statement()) };
-        let mut front = Vec::with_capacity(SignedHeader::BYTES);
+        let mut front = Vec::with_capacity(SEGMENT_FRAME);
         signed.put(&mut front);
-        encoded[..SignedHeader::BYTES].copy_from_slice(&front);
+        encoded[..SEGMENT_FRAME].copy_from_slice(&front);
         (Self { signed, nodes }, encoded)
     }
 
