@@ -14,9 +14,9 @@ pub struct CrdtStoreConfig {
     /// How often the other members are told what is here. Each time is up to a quarter longer or shorter, so that not all
     /// speak at once.
     pub digest_interval: Duration,
-    /// The most revisions that are kept for watches, on disk.
+    /// The most revisions that are kept for watches, on disk. What they wrote is not collected meanwhile, though it be overwritten.
     pub history_revisions: NonZeroU64,
-    /// The most bytes of those revisions, on disk; the last group of them is always there.
+    /// The most bytes that those revisions wrote; the last group of them is always there.
     pub history_bytes: u64,
     /// Bytes of transactions that wait for the disk; a `commit` beyond waits for room. So much again of messages that wait to
     /// be taken in, and so much of those that wait to be sent, where what does not fit is lost, as in a network. Each counts
