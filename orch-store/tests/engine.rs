@@ -4,29 +4,21 @@
 
 mod common;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::Future,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::{future::BoxFuture, future::join_all};
+use futures_util::future::BoxFuture;
 use orch_core::{
-    Orchestrator,
     consensus::{Consensus, StoreConsensus},
-    engine::{Agent, AgentConfig, AgentHandle, EngineConfig, TaskView},
-    model::{AttemptEnd, Exit, Resources, TaskId, TaskSpec, WorkKind},
-    state::TaskResult,
     store::StateStore,
-    testkit::{SimulatedRuntime, consensus as suite},
+    testkit::{
+        consensus as decisions,
+        engine::{self, EngineHarness, Parts},
+    },
 };
+use tokio::sync::Mutex;
 
 use common::unused_name;
-
-/// Longer than anything here takes, so that a hang has a name.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Opens the store of a name.
 type Open = Box<dyn Fn(String) -> BoxFuture<'static, Arc<dyn StateStore>> + Send + Sync>;
@@ -37,159 +29,76 @@ fn opener<F: Future<Output = Arc<dyn StateStore>> + Send + 'static>(
     Box::new(move |name| Box::pin(open(name)))
 }
 
-/// What each of `members` has open: the same store once if it cannot be opened twice.
-async fn opened(open: &Open, members: usize) -> Vec<Arc<dyn StateStore>> {
-    let name = unused_name();
-    let first = open(name.clone()).await;
-    assert!(first.capabilities().compare_and_swap);
-    let mut stores = vec![first.clone()];
-    while stores.len() < members {
-        stores.push(if first.capabilities().shared { open(name.clone()).await } else { first.clone() });
-    }
-    stores
-}
-
-async fn member(store: &Arc<dyn StateStore>, name: &str) -> Orchestrator {
-    let engine = EngineConfig {
-        member: name.into(),
-        heartbeat_interval: Duration::from_millis(500),
-        node_timeout: Duration::from_secs(5),
-        ..EngineConfig::default()
-    };
-    let consensus = Arc::new(StoreConsensus::new(store.clone()));
-    Orchestrator::builder().store(store.clone()).consensus(consensus).engine(engine).build().await.unwrap()
-}
-
-/// An agent keeps its configuration over its lives: that is how it is known again.
-fn agent(node: &str) -> AgentConfig {
-    let mut config = AgentConfig::local(node, [WorkKind::Program]).unwrap();
-    config.node.capacity = Resources::new(64_000, 64 << 30);
-    config
-}
-
-async fn join(orch: &Orchestrator, config: &AgentConfig, runtime: &SimulatedRuntime) -> AgentHandle {
-    let agent = Agent::start(config.clone(), Arc::new(runtime.clone()), orch.link());
-    agent.registered().await.unwrap();
-    agent
-}
-
-async fn done(orch: &Orchestrator, task: TaskId) -> TaskView {
-    // A member hears of another one's tasks a moment later.
-    let known = async {
-        let mut events = orch.events();
-        while orch.get(task).is_none() {
-            events.next().await.unwrap().unwrap();
-        }
-        orch.wait(task).await.unwrap()
-    };
-    tokio::time::timeout(PATIENCE, known).await.unwrap_or_else(|_| panic!("{task} did not end"))
-}
-
 async fn everything(open: Open) {
-    tasks_are_run_tried_again_and_cancelled(&open).await;
-    members_share_the_work(&open).await;
-    a_restart_forgets_nothing(&open).await;
-    suite::run_all(&Groups { open, stores: tokio::sync::Mutex::default() }).await;
+    let groups = Groups { open, groups: Mutex::default() };
+    engine::run_all(&groups).await;
+    decisions::run_all(&groups).await;
 }
 
-async fn tasks_are_run_tried_again_and_cancelled(open: &Open) {
-    let stores = opened(open, 1).await;
-    let (orch, runtime) = (member(&stores[0], "one").await, SimulatedRuntime::new());
-    let _agent = join(&orch, &agent("a"), &runtime).await;
-    let task = orch.submit(TaskSpec::program("hello", "say").args(["hello", "there"])).await.unwrap();
-    assert_eq!(done(&orch, task).await.status(), "succeeded");
-    assert_eq!(orch.logs(task, true).await.unwrap().text().await.unwrap(), "hello there\n");
-
-    let bad = TaskSpec::program("bad", "exit").args(["7"]).max_attempts(3).backoff(Duration::from_millis(10));
-    let bad = orch.submit(bad).await.unwrap();
-    let view = done(&orch, bad).await;
-    assert_eq!(view.record.result(), Some(&TaskResult::Failed));
-    assert_eq!(view.record.attempts_made, 3);
-    assert_eq!(view.record.last_end(), Some(&AttemptEnd::Exited { exit: Exit::from_code(7) }));
-
-    let hang = orch.submit(TaskSpec::program("hang", "hang")).await.unwrap();
-    orch.cancel(hang, "changed my mind").await.unwrap();
-    let reason = "changed my mind".to_owned();
-    assert_eq!(done(&orch, hang).await.record.result(), Some(&TaskResult::Cancelled { reason }));
-    orch.shutdown().await.unwrap();
-}
-
-/// Two members race for every decision, and each task runs once.
-async fn members_share_the_work(open: &Open) {
-    const EACH: usize = 60;
-    let stores = opened(open, 2).await;
-    let members = [member(&stores[0], "one").await, member(&stores[1], "two").await];
-    let runtimes = [SimulatedRuntime::new(), SimulatedRuntime::new()];
-    let _agents = (
-        join(&members[0], &agent("a"), &runtimes[0]).await,
-        join(&members[1], &agent("b"), &runtimes[1]).await,
-    );
-    let submitted = members
-        .iter()
-        .flat_map(|orch| (0..EACH).map(move |n| orch.submit(TaskSpec::program(format!("task-{n}"), "true"))));
-    let tasks: Vec<TaskId> = join_all(submitted).await.into_iter().map(Result::unwrap).collect();
-    assert_eq!(tasks.iter().collect::<BTreeSet<_>>().len(), 2 * EACH, "no id is given twice");
-    for task in &tasks {
-        for orch in &members {
-            assert_eq!(done(orch, *task).await.status(), "succeeded");
-        }
-    }
-    let starts: Vec<_> = runtimes.iter().flat_map(SimulatedRuntime::starts).collect();
-    assert_eq!(starts.len(), 2 * EACH, "each task is started once");
-    assert_eq!(starts.iter().map(|attempt| attempt.task).collect::<BTreeSet<_>>().len(), 2 * EACH);
-    for orch in members {
-        orch.shutdown().await.unwrap();
-    }
-}
-
-async fn a_restart_forgets_nothing(open: &Open) {
-    let name = unused_name();
-    let (runtime, config) = (SimulatedRuntime::new(), agent("a"));
-    let (finished, running) = {
-        let store = open(name.clone()).await;
-        let orch = member(&store, "one").await;
-        let agent = join(&orch, &config, &runtime).await;
-        let finished = orch.submit(TaskSpec::program("before", "true")).await.unwrap();
-        done(&orch, finished).await;
-        let running = orch.submit(TaskSpec::program("through", "hang")).await.unwrap();
-        let mut events = orch.events();
-        while orch.get(running).unwrap().status() != "running" {
-            events.next().await.unwrap().unwrap();
-        }
-        agent.leave().await;
-        orch.shutdown().await.unwrap();
-        store.close().await.unwrap();
-        (finished, running)
-    };
-    let store = open(name).await;
-    let orch = member(&store, "one").await;
-    assert_eq!(orch.get(finished).unwrap().status(), "succeeded");
-    let _agent = join(&orch, &config, &runtime).await;
-    runtime.finish(
-        orch_core::model::AttemptId { task: running, attempt: std::num::NonZeroU32::MIN },
-        Exit::from_code(0),
-    );
-    assert_eq!(done(&orch, running).await.status(), "succeeded");
-    assert_eq!(runtime.starts().len(), 2, "what runs is taken over and not started again");
-    orch.shutdown().await.unwrap();
-}
-
-/// Groups of three that decide over one store, which stays open between their lives.
+/// Groups that decide over one store.
 struct Groups {
     open: Open,
-    stores: tokio::sync::Mutex<BTreeMap<String, Vec<Arc<dyn StateStore>>>>,
+    groups: Mutex<BTreeMap<String, Group>>,
+}
+
+struct Group {
+    /// What the store is called.
+    name: String,
+    /// What each member has open: the same store if it cannot be opened twice.
+    stores: BTreeMap<usize, Arc<dyn StateStore>>,
+}
+
+impl Groups {
+    /// What a member has open, or had, which is closed then.
+    async fn open(&self, group: &str, member: usize) -> Arc<dyn StateStore> {
+        let mut groups = self.groups.lock().await;
+        let new = || Group { name: unused_name(), stores: BTreeMap::new() };
+        let group = groups.entry(group.into()).or_insert_with(new);
+        if let Some(earlier) = group.stores.remove(&member) {
+            earlier.close().await.unwrap();
+            // It was the others' too.
+            group.stores.retain(|_, store| store.capabilities().shared);
+        }
+        let other = group.stores.values().find(|store| !store.capabilities().shared).cloned();
+        let store = match other {
+            Some(store) => store,
+            None => (self.open)(group.name.clone()).await,
+        };
+        assert!(store.capabilities().compare_and_swap);
+        group.stores.insert(member, store.clone());
+        store
+    }
 }
 
 #[async_trait]
-impl suite::ConsensusHarness for Groups {
+impl EngineHarness for Groups {
+    async fn member(&self, group: &str, number: usize) -> Parts {
+        let store = self.open(&format!("engine {group}"), number).await;
+        Parts { consensus: Arc::new(StoreConsensus::new(store.clone())), store }
+    }
+
+    fn members(&self) -> usize {
+        2
+    }
+
+    fn reopens(&self) -> bool {
+        true
+    }
+
+    fn node_timeout(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+}
+
+#[async_trait]
+impl decisions::ConsensusHarness for Groups {
     async fn group(&self, name: &str) -> Vec<Arc<dyn Consensus>> {
-        let mut stores = self.stores.lock().await;
-        if !stores.contains_key(name) {
-            stores.insert(name.into(), opened(&self.open, 3).await);
+        let mut members: Vec<Arc<dyn Consensus>> = Vec::new();
+        for number in 0..3 {
+            let store = self.open(name, number).await;
+            members.push(Arc::new(StoreConsensus::new(store)));
         }
-        let member =
-            |store: &Arc<dyn StateStore>| Arc::new(StoreConsensus::new(store.clone())) as Arc<dyn Consensus>;
-        stores[name].iter().map(member).collect()
+        members
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod consensus;
 mod counter;
+pub mod engine;
 pub mod runtime;
 pub mod scheduler;
 mod simulated;
