@@ -279,3 +279,16 @@ pub(super) struct LeaseKeepAliveResponse {
     #[prost(int64, tag = "3")]
     pub(super) ttl: i64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_message_shows_a_password_or_a_token() {
+        let question = AuthenticateRequest { name: "me".into(), password: "hidden".into() };
+        let answer = AuthenticateResponse { token: "hidden".into() };
+        let shown = format!("{question:?} {answer:?}");
+        assert!(shown.contains("\"me\"") && !shown.contains("hidden"), "{shown}");
+    }
+}

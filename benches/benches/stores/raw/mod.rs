@@ -2,6 +2,7 @@
 //! trimmed, the number of the revision, and the guard of a claim. Each does it as well as somebody can who knows the client,
 //! and is called from async code as a store is: a file is written on a thread for work that blocks.
 
+mod etcd;
 mod file;
 mod postgres;
 mod redb;
@@ -26,6 +27,7 @@ pub(super) async fn open(name: &str, url: &str, dir: &Path) -> Option<Box<dyn Ra
         "redb" => Some(Box::new(InFile::new(redb::Redb::open(dir)))),
         "sqlite" => Some(Box::new(InFile::new(sqlite::Sqlite::open(dir)))),
         "postgres" => Some(Box::new(postgres::Postgres::open(url).await)),
+        "etcd" => Some(Box::new(etcd::Etcd::open(url).await)),
         "redis" => Some(Box::new(redis::Redis::open(url).await)),
         _ => None,
     }
