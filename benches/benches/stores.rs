@@ -15,7 +15,7 @@ use futures_util::{
     StreamExt as _,
     future::{BoxFuture, join_all},
 };
-use orch_core::store::{Guard, Key, Revision, StateStore, Txn, Watch, Write};
+use orch_core::store::{Guard, Key, StateStore, Txn, Watch, Write};
 use tokio::runtime::Runtime;
 
 #[path = "stores/raw/mod.rs"]
@@ -23,6 +23,9 @@ mod raw;
 
 /// The size of a value.
 const BYTES: usize = 400;
+
+/// The key that watches wait for.
+const WATCHED: &str = "watched/one";
 
 /// Numbers that are used once, so that a claim is always a new one.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -35,6 +38,11 @@ fn next() -> u64 {
 trait Raw {
     /// Writes so many records durably, each with what a store notes of it; or only those that are not there.
     fn write(&mut self, together: u64, claim: bool) -> BoxFuture<'_, ()>;
+
+    /// How long so many durable writes take, one after the other, each until it is written and somebody else who was told
+    /// of it has the change in hand: another connection, told by the server, or another task of this process where there
+    /// is only a file.
+    fn seen(&mut self, times: u64) -> BoxFuture<'_, Duration>;
 }
 
 /// A name that no earlier run has used.
@@ -43,7 +51,7 @@ fn unused_name() -> String {
     format!("bench_{:x}_{}", time.as_micros(), next())
 }
 
-/// The stores that can be measured here: name, URL, and what is needed for the raw client.
+/// The stores that can be measured here: name and URL.
 fn stores(dir: &std::path::Path) -> Vec<(&'static str, String)> {
     let name = unused_name();
     let mut stores = vec![
@@ -71,17 +79,22 @@ async fn commit(store: &Arc<dyn StateStore>, together: u64, claim: bool) {
     }
 }
 
-/// From the call of a commit to the watch's batch.
+/// From the call of a commit to the watch's batch. The watch may be another store's on the same records.
 async fn seen(store: &Arc<dyn StateStore>, watch: &mut Watch, times: u64) -> Duration {
     let mut total = Duration::ZERO;
     for _ in 0..times {
         let begin = Instant::now();
-        let key = Key::new("watched/one").expect("a valid key");
+        let key = Key::new(WATCHED).expect("a valid key");
         store.commit(Txn::of(vec![Write::put(key, vec![7; BYTES])])).await.expect("it is committed");
         watch.next().await.expect("the watch goes on").expect("the watch goes on");
         total += begin.elapsed();
     }
     total
+}
+
+async fn watch(store: &Arc<dyn StateStore>) -> Watch {
+    let from = store.revision().await.expect("the store answers");
+    store.watch("watched/", from).await.expect("a watch")
 }
 
 fn all(criterion: &mut Criterion) {
@@ -108,13 +121,26 @@ fn all(criterion: &mut Criterion) {
         }
         let mut group = criterion.benchmark_group("stores/watch");
         group.sampling_mode(SamplingMode::Flat).sample_size(20);
-        let from = runtime.block_on(store.revision()).unwrap_or(Revision::ZERO);
-        let mut watch = runtime.block_on(store.watch("watched/", from)).expect("a watch");
+        let mut watch = runtime.block_on(watch(&store));
         group.bench_function(BenchmarkId::new(name, "orch"), |bencher| {
             bencher.iter_custom(|times| runtime.block_on(seen(&store, &mut watch, times)));
         });
-        group.finish();
         drop(watch);
+        if store.capabilities().shared {
+            let other = runtime.block_on(orch_store::connect(&url)).expect("the store opens twice");
+            let mut watch = runtime.block_on(self::watch(&other));
+            group.bench_function(BenchmarkId::new(name, "orch_elsewhere"), |bencher| {
+                bencher.iter_custom(|times| runtime.block_on(seen(&store, &mut watch, times)));
+            });
+            drop(watch);
+            runtime.block_on(other.close()).expect("it closes");
+        }
+        if let Some(raw) = &mut raw {
+            group.bench_function(BenchmarkId::new(name, "raw"), |bencher| {
+                bencher.iter_custom(|times| runtime.block_on(raw.seen(times)));
+            });
+        }
+        group.finish();
         drop(raw);
         runtime.block_on(store.close()).expect("it closes");
     }

@@ -1,7 +1,7 @@
 //! Runs the seeds of the fuzz targets, and what the fuzzers found and was mended, as the targets do. With ORCH_RECORD_SEEDS set
 //! it writes the seeds anew.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use orch_consensus::pbft::Message;
 use orch_sim::pbft::fuzz;
@@ -34,8 +34,11 @@ fn run(target: &str, entry: fn(&[u8])) {
 #[test]
 fn messages() {
     run("pbft_message", fuzz::message);
-    let (_, bytes) = &inputs("pbft_message")[0];
-    assert!(Message::from_wire(bytes.clone().into()).is_ok(), "the seeds are messages of this version");
+    let there: BTreeMap<_, _> = inputs("pbft_message").into_iter().collect();
+    for (_, name, _) in fuzz::seeds().into_iter().filter(|(target, ..)| *target == "pbft_message") {
+        let seed = there.get(&name).map(|bytes| Message::from_wire(bytes.clone().into()));
+        assert!(matches!(seed, Some(Ok(_))), "{name} is there, as a message of this version");
+    }
 }
 
 #[test]

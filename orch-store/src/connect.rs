@@ -12,8 +12,11 @@ use orch_core::store::{MemoryStore, StateStore, StoreError};
 /// | `redb:///var/lib/orch`, `redb:data` | `embedded::RedbStore` in this directory | `embedded` |
 /// | `sqlite:///var/lib/orch`, `sqlite:data` | `sqlite::SqliteStore` in this directory | `sqlite` |
 /// | `postgres://user:password@host:5432/database?sslmode=verify-full&schema=orch` | `postgres::PostgresStore` | `postgres` |
-/// | `etcd://host:2379,host:2379/namespace`, `etcds://` with TLS | `etcd::EtcdStore` | `etcd` |
-/// | `redis://user:password@host:6379/0?namespace=orch` | `redis::RedisStore` | `redis` |
+/// | `etcd://host:2379,host:2379/namespace`, `etcds://user:password@host` with TLS | `etcd::EtcdStore` | `etcd` |
+/// | `redis://user:password@host:6379/0?namespace=orch`, `rediss://` with TLS | `redis::RedisStore` | `redis` |
+///
+/// The signed store of the feature `crdt` is opened by `crdt::CrdtStore::open_on`: it takes the key that a member signs with and
+/// a transport to the others, which no URL holds.
 ///
 /// A path may contain `%20` and the like. Everything else is as each backend's configuration has it by default; for other
 /// settings open the backend by its own type.
@@ -46,10 +49,11 @@ pub async fn connect(url: &str) -> Result<Arc<dyn StateStore>, ConnectError> {
             Ok(Arc::new(crate::etcd::EtcdStore::open(config).await?))
         }
         #[cfg(feature = "redis")]
-        "redis" => {
+        "redis" | "rediss" => {
             let config = crate::redis::RedisStoreConfig::from_url(url)?;
             Ok(Arc::new(crate::redis::RedisStore::open(config).await?))
         }
+        "crdt" => Err(ConnectError::NoUrl),
         _ => Err(unknown(scheme)),
     }
 }
@@ -69,6 +73,12 @@ pub enum ConnectError {
         /// What the URL begins with.
         scheme: String,
     },
+    /// The store takes more than a URL.
+    #[error(
+        "crdt: URLs cannot open the signed store, which takes a key to sign with and a transport to the other members; call \
+         orch_store::crdt::CrdtStore::open_on (feature \"crdt\") with them"
+    )]
+    NoUrl,
     /// The backend was not compiled in.
     #[error("{scheme:?} URLs need the feature {feature:?} of orch-store; switch it on in Cargo.toml")]
     MissingFeature {
@@ -91,7 +101,7 @@ pub enum ConnectError {
 }
 
 /// Schemes and the features that bring them.
-const SCHEMES: [(&str, &str); 8] = [
+const SCHEMES: [(&str, &str); 9] = [
     ("memory", ""),
     ("redb", "embedded"),
     ("sqlite", "sqlite"),
@@ -100,6 +110,7 @@ const SCHEMES: [(&str, &str); 8] = [
     ("etcd", "etcd"),
     ("etcds", "etcd"),
     ("redis", "redis"),
+    ("rediss", "redis"),
 ];
 
 fn schemes() -> String {

@@ -65,3 +65,16 @@ async fn an_unknown_scheme_is_answered_with_those_that_there_are() {
     assert!(complaint("data").await.contains("sqlite:///"));
     assert!(!complaint("my password: secret").await.contains("password"));
 }
+
+#[tokio::test]
+async fn the_signed_store_has_no_url_and_the_answer_says_how_to_open_it() {
+    for url in ["crdt:", "crdt:///var/lib/orch", "crdt://secret@host"] {
+        assert!(matches!(connect(url).await, Err(ConnectError::NoUrl)));
+        let text = complaint(url).await;
+        assert!(
+            text.contains("CrdtStore::open_on") && text.contains("key") && text.contains("transport"),
+            "{text}"
+        );
+        assert!(!text.contains("secret"), "{text}");
+    }
+}

@@ -12,7 +12,7 @@ use orch_core::{
     store::{Guard, Revision, StateStore, StoreError},
     testkit::store::{StoreHarness, run_all},
 };
-use orch_store::etcd::{EtcdStore, EtcdStoreConfig};
+use orch_store::etcd::{EtcdLogin, EtcdStore, EtcdStoreConfig};
 
 use common::{full, key, put, unused_name, variable};
 
@@ -186,9 +186,16 @@ async fn the_url_opens_it_or_says_what_is_wrong() {
     let named = EtcdStoreConfig::from_url("etcd://one,[::1],two:99/my%20space").unwrap();
     assert_eq!(named.members, ["one:2379", "[::1]:2379", "two:99"]);
     assert_eq!(named.namespace, "my space");
+    for with_password in ["etcd://me:a%40b%3A@localhost,127.0.0.2,[::1]:99", "etcds://me:a%40b%3A@host"] {
+        let config = EtcdStoreConfig::from_url(with_password).unwrap();
+        assert_eq!(config.login, Some(EtcdLogin { user: "me".into(), password: "a@b:".into() }));
+        assert!(!format!("{config:?}").contains("a@b"), "{config:?}");
+    }
     for (url, says) in [
         ("etcd://", "names no member"),
-        ("etcd://user:hidden@host", "not supported"),
+        ("etcd://hidden@127.0.0.1", "password is missing"),
+        ("etcd://user:hidden@127.0.0.1,host", "for anybody to read"),
+        ("etcd://user:%FF@127.0.0.1", "not UTF-8"),
         ("http://x", "begins with"),
         ("etcd://x?ca=y", "only with"),
         ("etcds://x?cert=y", "belong together"),
@@ -221,4 +228,84 @@ async fn certificates_say_who_is_who() {
         let text = full(&at(&parameters).await.unwrap_err());
         assert!(text.contains(says), "{parameters}: {text}");
     }
+}
+
+fn closed() -> EtcdStoreConfig {
+    let config = EtcdStoreConfig::from_url(&variable("ORCH_TEST_ETCD_CLOSED")).unwrap();
+    let patience = Duration::from_secs(3);
+    EtcdStoreConfig { namespace: format!("{}/{}", config.namespace, unused_name()), patience, ..config }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_lets_in_and_a_login_that_ended_is_made_again() {
+    let store = open(&closed()).await;
+    let begin = std::time::Instant::now();
+    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut count = 0;
+    // A login of this server lasts a second.
+    while begin.elapsed() < Duration::from_secs(3) {
+        let written = join_all((0..16).map(|n| store.commit(put("a", &n.to_string())))).await;
+        count += written.into_iter().map(Result::unwrap).count();
+    }
+    store.scan("", None, 10).await.unwrap();
+    let late = store.watch("", Revision::ZERO).await.unwrap();
+    assert_eq!(watch.by_ref().take(count).map(Result::unwrap).count().await, count);
+    assert_eq!(late.take(count).map(Result::unwrap).count().await, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_in_hears_why_and_no_password_is_shown() {
+    let login = |user: &str, password: &str| Some(EtcdLogin { user: user.into(), password: password.into() });
+    for (login, says) in [
+        (login("orch", "hidden"), "name and password"),
+        (login("nobody", "hidden"), "name and password"),
+        (None, "name and password"),
+    ] {
+        let error = EtcdStore::open(EtcdStoreConfig { login, ..closed() }).await.unwrap_err();
+        let text = full(&error);
+        assert!(text.contains(says) && !error.is_retryable(), "{text}");
+        assert!(!text.contains("hidden") && !format!("{error:?}").contains("hidden"), "{error:?}");
+    }
+    let _turn = turn(false).await;
+    let open_to_all = EtcdStoreConfig { login: login("orch", "hidden"), ..cluster() };
+    let text = full(&EtcdStore::open(open_to_all).await.unwrap_err());
+    assert!(text.contains("authentication is not enabled") && !text.contains("hidden"), "{text}");
+}
+
+/// `etcdctl` as the user who may change rights.
+async fn as_root(args: &[&str]) {
+    let EtcdStoreConfig { members, login, .. } = closed();
+    let user = format!("root:{}", login.unwrap().password);
+    let mut command = tokio::process::Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").args(["--endpoints", &members.join(","), "--user", &user]).args(args);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_loses_a_right_hears_of_it_in_reads_commits_and_watches() {
+    let (name, namespace) = (unused_name(), unused_name());
+    let below = format!("{namespace}/");
+    as_root(&["role", "add", &name]).await;
+    as_root(&["role", "grant-permission", &name, "--prefix=true", "readwrite", &below]).await;
+    as_root(&["user", "add", &format!("{name}:hidden")]).await;
+    as_root(&["user", "grant-role", &name, &name]).await;
+    let login = Some(EtcdLogin { user: name.clone(), password: "hidden".into() });
+    let store = open(&EtcdStoreConfig { namespace, login, ..closed() }).await;
+    store.commit(put("a", "1")).await.unwrap();
+    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    watch.next().await.unwrap().unwrap();
+    let later = store.watch("", Revision::ZERO).await.unwrap();
+
+    as_root(&["role", "revoke-permission", &name, "--prefix=true", &below]).await;
+    let refused = store.commit(put("a", "2")).await.unwrap_err();
+    assert!(full(&refused).contains("permission denied"), "{}", full(&refused));
+    let text = full(&store.get(&key("a")).await.unwrap_err());
+    assert!(text.contains("permission denied"), "{text}");
+    let ended = later.collect::<Vec<_>>().await.pop().unwrap().unwrap_err();
+    assert!(full(&ended).contains("permission denied"), "{}", full(&ended));
+
+    as_root(&["role", "grant-permission", &name, "--prefix=true", "readwrite", &below]).await;
+    let revision = store.commit(put("a", "3")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision, "a watch that had begun goes on");
 }

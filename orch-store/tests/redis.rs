@@ -40,12 +40,21 @@ async fn cli() -> redis::aio::MultiplexedConnection {
 struct Redis {
     run: String,
     crash: Option<String>,
+    encrypted: bool,
+}
+
+/// A store over encrypted connections.
+fn encrypted() -> RedisStoreConfig {
+    let files = variable("ORCH_TEST_REDIS_CERTIFICATES");
+    let files = format!("ca={files}/ca.pem&cert={files}/client.pem&key={files}/client.key");
+    RedisStoreConfig::from_url(&format!("{}?{files}", variable("ORCH_TEST_REDIS_TLS"))).unwrap()
 }
 
 #[async_trait]
 impl StoreHarness for Redis {
     async fn open(&self, name: &str) -> Arc<dyn StateStore> {
-        open(&RedisStoreConfig { namespace: format!("{}/{name}", self.run), ..fresh() }).await
+        let config = if self.encrypted { encrypted() } else { fresh() };
+        open(&RedisStoreConfig { namespace: format!("{}/{name}", self.run), ..config }).await
     }
 
     fn reopens(&self) -> bool {
@@ -64,15 +73,18 @@ impl StoreHarness for Redis {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_store_conforms() {
     let _turn = turn(false).await;
-    run_all(&Redis { run: unused_name(), crash: None }).await;
+    run_all(&Redis { run: unused_name(), crash: None, encrypted: false }).await;
 }
 
 /// `kill -9` of a server that syncs before it answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_loses_nothing() {
     let _turn = turn(true).await;
-    let harness = Redis { run: unused_name(), crash: Some(variable("ORCH_TEST_REDIS_CRASH")) };
-    orch_core::testkit::store::a_disturbance_loses_nothing(&harness).await;
+    for encrypted in [false, true] {
+        let crash = Some(variable("ORCH_TEST_REDIS_CRASH"));
+        let harness = Redis { run: unused_name(), crash, encrypted };
+        orch_core::testkit::store::a_disturbance_loses_nothing(&harness).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,6 +232,50 @@ async fn the_url_opens_it_or_says_what_is_wrong() {
     assert_eq!(orch_store::connect(&url).await.unwrap().capabilities().name, "redis");
     let braces = orch_store::connect(&format!("{}?namespace=%7Ba%7D", server())).await.unwrap_err();
     assert!(full(&braces).contains("without braces"), "{}", full(&braces));
-    let text = full(&RedisStoreConfig::from_url("redis://:hidden@host:port").unwrap_err());
-    assert!(text.contains("cannot be understood") && !text.contains("hidden"), "{text}");
+    for (url, says) in [
+        ("redis://:hidden@host:port", "cannot be understood"),
+        ("rediss://:hidden@host#insecure", "%23"),
+        ("redis://:hidden@host?ca=file", "for rediss:// URLs"),
+        ("rediss://:hidden@host?cert=file", "belong together"),
+        ("rediss://:hidden@host?ca=%FF", "not UTF-8"),
+    ] {
+        let text = full(&RedisStoreConfig::from_url(url).unwrap_err());
+        assert!(text.contains(says) && !text.contains("hidden"), "{url}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_say_who_is_who() {
+    let _turn = turn(false).await;
+    let (files, others) = (variable("ORCH_TEST_REDIS_CERTIFICATES"), variable("ORCH_TEST_ETCD_CERTIFICATES"));
+    let at = |parameters: &str| {
+        let url = format!("{}?namespace={}&{parameters}", variable("ORCH_TEST_REDIS_TLS"), unused_name());
+        let config = RedisStoreConfig::from_url(&url).unwrap();
+        RedisStore::open(RedisStoreConfig { poll_interval: Duration::from_secs(600), ..config })
+    };
+    let identity = format!("cert={files}/client.pem&key={files}/client.key");
+    let store = at(&format!("ca={files}/ca.pem&{identity}")).await.unwrap();
+    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let revision = store.commit(put("a", "1")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision, "news are heard encrypted too");
+
+    for (parameters, says) in [
+        (identity.clone(), "the other's certificate"),
+        (format!("ca={others}/ca.pem&{identity}"), "the other's certificate"),
+        (format!("ca={files}/ca.pem"), "the other's certificate"),
+        (format!("ca={files}/nothing&{identity}"), "nothing cannot be read"),
+        (format!("ca={files}/ca.key&{identity}"), "ca.key cannot be read"),
+        (format!("ca={files}/ca.pem&cert={files}/client.pem&key={files}/ca.pem"), "ca.pem cannot be read"),
+        (format!("ca={files}/ca.pem&cert={files}/client.pem&key={files}/server.key"), "cannot be used"),
+    ] {
+        let error = at(&parameters).await.unwrap_err();
+        let text = full(&error);
+        assert!(text.contains(says) && !error.is_retryable(), "{parameters}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_store_conforms() {
+    let _turn = turn(false).await;
+    run_all(&Redis { run: unused_name(), crash: None, encrypted: true }).await;
 }

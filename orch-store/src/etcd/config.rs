@@ -1,6 +1,6 @@
 //! Settings of the etcd store, and its URL.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use orch_core::store::StoreError;
 use percent_encoding::percent_decode_str;
@@ -14,6 +14,8 @@ pub struct EtcdStoreConfig {
     pub members: Vec<String>,
     /// How connections are encrypted; `None` for not at all.
     pub tls: Option<EtcdTls>,
+    /// As whom to log in, where the cluster wants a password. It is sent encrypted, or to this machine only.
+    pub login: Option<EtcdLogin>,
     /// What the store's keys in etcd begin with. Stores with different namespaces share a cluster, and its compactions.
     pub namespace: String,
     /// The largest value in bytes. A transaction has to fit into one request, for which etcd's default is 1.5 MiB
@@ -43,6 +45,15 @@ pub struct EtcdTls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+/// A user of the cluster. Its `Debug` form shows no password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EtcdLogin {
+    /// Its name.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+}
+
 impl EtcdStoreConfig {
     /// A store in the cluster of these members.
     #[must_use]
@@ -50,6 +61,7 @@ impl EtcdStoreConfig {
         Self {
             members: members.into_iter().map(Into::into).collect(),
             tls: None,
+            login: None,
             namespace: "orch".into(),
             max_value_bytes: 1 << 20,
             max_txn_bytes: 1_400_000,
@@ -61,8 +73,9 @@ impl EtcdStoreConfig {
         }
     }
 
-    /// Reads `etcd://host:port,host:port/namespace`, and `etcds://` for encrypted connections, with the parameters `ca`, `cert`
-    /// and `key`: the files of [`EtcdTls`]. The port is 2379 and the namespace `orch` where they are missing.
+    /// Reads `etcd://user:password@host:port,host:port/namespace`, and `etcds://` for encrypted connections, with the parameters
+    /// `ca`, `cert` and `key`: the files of [`EtcdTls`]. The port is 2379 and the namespace `orch` where they are missing;
+    /// without a user there is no login.
     ///
     /// # Errors
     /// [`StoreError::Backend`] names what cannot be understood, and never shows the URL.
@@ -92,23 +105,52 @@ impl EtcdStoreConfig {
             _ => return Err(invalid("cert and key belong together")),
         }
         let (members, namespace) = rest.split_once('/').unwrap_or((rest, ""));
-        if members.contains('@') {
-            return Err(invalid(
-                "logging in with a password is not supported; name the members alone, or use a certificate",
-            ));
-        }
+        let (login, members) = match members.rsplit_once('@') {
+            None => (None, members),
+            Some((login, members)) => {
+                let (user, password) = login
+                    .split_once(':')
+                    .ok_or_else(|| invalid("a password is missing after the user's name"))?;
+                let text = |text| Ok(percent_decode_str(text).decode_utf8().map_err(not_text)?.into_owned());
+                (Some(EtcdLogin { user: text(user)?, password: text(password)? }), members)
+            }
+        };
         let members = members.split(',').filter(|member| !member.is_empty()).map(|member| {
             let has_port = member.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
             if has_port { member.to_owned() } else { format!("{member}:2379") }
         });
-        let mut config = Self { tls, ..Self::new(members) };
+        let mut config = Self { tls, login, ..Self::new(members) };
         let namespace = percent_decode_str(namespace).decode_utf8().map_err(not_text)?;
         if !namespace.is_empty() {
             config.namespace = namespace.into_owned();
         }
-        match config.members.is_empty() {
-            true => Err(invalid("it names no member")),
-            false => Ok(config),
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what cannot work, and a password that anybody could read on its way.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let refuse = |reason| Err(error::backend("reading the configuration", false, Cause::Url(reason)));
+        if self.members.is_empty() {
+            return refuse("it names no member");
         }
+        if self.login.is_some() && self.tls.is_none() && !self.members.iter().all(|member| is_here(member)) {
+            return refuse(
+                "a password would go over the network for anybody to read; use etcds://, or a member on this machine",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether `host:port` is on this machine.
+fn is_here(member: &str) -> bool {
+    let host = member.rsplit_once(':').map_or(member, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+impl fmt::Debug for EtcdLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdLogin").field("user", &self.user).finish_non_exhaustive()
     }
 }

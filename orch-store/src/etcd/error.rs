@@ -23,8 +23,19 @@ pub(super) enum Cause {
     Unreachable { patience: Duration, source: Status },
     #[error("the cluster refused")]
     Refused { source: Status },
+    #[error(
+        "the cluster does not let us in with this name and password; give those of one of its users, as in \
+         etcds://name:password@host:port, and percent-encode what is not a letter or a digit"
+    )]
+    Login { source: Status },
     #[error("the connection to the cluster was lost")]
     Lost { source: Status },
+    #[cfg(feature = "lease")]
+    #[error(
+        "this lease was taken by Lease::take; let all who want it take it in one way, and delete its records if nobody holds \
+         it any more"
+    )]
+    OtherLease,
     #[error("the answer is not one of etcd to this question")]
     Answer,
 }
@@ -33,18 +44,32 @@ pub(super) fn backend(operation: &'static str, retryable: bool, cause: Cause) ->
     StoreError::Backend { store: NAME, operation, retryable, outcome_unknown: false, source: Arc::new(cause) }
 }
 
+pub(super) fn refused(operation: &'static str, source: Status) -> StoreError {
+    let cause = if is_wrong_login(&source) { Cause::Login { source } } else { Cause::Refused { source } };
+    backend(operation, false, cause)
+}
+
 /// What a transaction came to that may have reached the cluster.
 pub(super) fn lost_commit(source: Status) -> StoreError {
     let (store, operation, source) = (NAME, "committing", Arc::new(Cause::Lost { source }));
     StoreError::Backend { store, operation, retryable: true, outcome_unknown: true, source }
 }
 
+/// Whether the cluster refused with this.
+pub(super) fn is(error: &StoreError, code: Code, text: &str) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Cause>());
+    matches!(cause, Some(Cause::Refused { source }) if source.code() == code && source.message().contains(text))
+}
+
 /// What to do about a request that failed.
+#[derive(Clone, Copy)]
 pub(super) enum Remedy {
     /// It did not reach a member: another one may take it.
     Elsewhere,
     /// Another try may work; whether this one did is not known.
     Unknown,
+    /// It was refused because a login has ended: at its time, with a restart of the member, or with a change of rights.
+    LogIn,
     /// It was refused, and would be again.
     None,
 }
@@ -52,6 +77,9 @@ pub(super) enum Remedy {
 pub(super) fn remedy(status: &Status) -> Remedy {
     if refused_connection(status) {
         return Remedy::Elsewhere;
+    }
+    if has_logged_out(status) {
+        return Remedy::LogIn;
     }
     match status.code() {
         Code::Unavailable
@@ -62,6 +90,17 @@ pub(super) fn remedy(status: &Status) -> Remedy {
         | Code::Aborted => Remedy::Unknown,
         _ => Remedy::None,
     }
+}
+
+/// Whether the cluster does not know our token any more.
+fn has_logged_out(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated || status.message().contains("revision of auth store is old")
+}
+
+/// Whether it is the name or the password that is not right, or missing. etcd has no code for that.
+pub(super) fn is_wrong_login(status: &Status) -> bool {
+    let says = |text| status.message().contains(text);
+    says("authentication failed") || says("user name is empty")
 }
 
 /// Nothing was sent where nobody listens.

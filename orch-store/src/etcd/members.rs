@@ -7,21 +7,22 @@ use std::{
 };
 
 use futures_util::Stream;
+#[cfg(feature = "lease")]
+use futures_util::stream;
 use orch_core::store::StoreError;
 use prost::Message;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{
-    Request, Status, Streaming,
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
-    metadata::MetadataValue,
+    Status, Streaming,
+    metadata::AsciiMetadataValue,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
-use tonic_prost::ProstCodec;
 
 use super::{
     EtcdStoreConfig, EtcdTls,
+    call::Caller,
     error::{self, Cause, Remedy},
+    login::Login,
     wire,
 };
 
@@ -33,13 +34,27 @@ pub(super) struct Members {
     channels: Vec<Channel>,
     /// Counts up with each change of the member; which one it is is the rest of a division.
     current: AtomicUsize,
+    login: Option<Login>,
     room: Semaphore,
     timeout: Duration,
     patience: Duration,
 }
 
+/// The stream of a watch, and the token that it began with.
+pub(super) struct Opened {
+    pub(super) inbound: Streaming<wire::WatchResponse>,
+    pub(super) token: Option<AsciiMetadataValue>,
+}
+
+/// A call that failed, and what to do about it.
+struct Failure {
+    status: Status,
+    remedy: Remedy,
+}
+
 impl Members {
     pub(super) fn new(config: &EtcdStoreConfig) -> Result<Self, StoreError> {
+        config.check()?;
         let tls = config.tls.as_ref().map(tls_of).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let channel = |member: &String| {
@@ -58,12 +73,10 @@ impl Members {
             Ok(endpoint.keep_alive_timeout(Duration::from_secs(3)).connect_lazy())
         };
         let channels = config.members.iter().map(channel).collect::<Result<Vec<_>, StoreError>>()?;
-        if channels.is_empty() {
-            return Err(error::backend("connecting", false, Cause::Url("there is no member to talk to")));
-        }
         Ok(Self {
             channels,
             current: AtomicUsize::new(0),
+            login: config.login.clone().map(Login::new),
             room: Semaphore::new(config.requests.get()),
             timeout: config.timeout,
             patience: config.patience,
@@ -81,44 +94,61 @@ impl Members {
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
-        self.try_members(operation, path, question, |status| !matches!(error::remedy(status), Remedy::None))
+        let again = |remedy| !matches!(remedy, Remedy::None);
+        self.try_members(operation, again, |caller| caller.unary(path, question.clone()))
             .await?
-            .map_err(|source| match error::remedy(&source) {
-                Remedy::None => error::backend(operation, false, Cause::Refused { source }),
-                _ => error::backend(operation, true, Cause::Unreachable { patience: self.patience, source }),
-            })
+            .map_err(|failure| self.unreachable_or_refused(operation, failure))
     }
 
-    /// Sends a transaction that changes something. It is sent again only when it was not sent at all.
+    /// Sends a transaction that changes something. It is sent again only when nothing was done about it.
     pub(super) async fn change(&self, txn: wire::TxnRequest) -> Result<wire::TxnResponse, StoreError> {
-        let unsent = |status: &Status| matches!(error::remedy(status), Remedy::Elsewhere);
-        self.try_members("committing", wire::TXN, txn, unsent).await?.map_err(|source| {
-            match error::remedy(&source) {
-                Remedy::Elsewhere => {
-                    error::backend("committing", true, Cause::Unreachable { patience: self.patience, source })
-                }
-                Remedy::Unknown => error::lost_commit(source),
-                Remedy::None => error::backend("committing", false, Cause::Refused { source }),
-            }
-        })
+        let unsent = |remedy| matches!(remedy, Remedy::Elsewhere | Remedy::LogIn);
+        self.try_members("committing", unsent, |caller| caller.unary(wire::TXN, txn.clone())).await?.map_err(
+            |failure| match failure.remedy {
+                Remedy::Unknown => error::lost_commit(failure.status),
+                _ => self.unreachable_or_refused("committing", failure),
+            },
+        )
+    }
+
+    /// Renews a lease of the cluster. Whether there is one.
+    #[cfg(feature = "lease")]
+    pub(super) async fn keep_alive(&self, id: i64) -> Result<bool, StoreError> {
+        let operation = "renewing a lease";
+        let again = |remedy| !matches!(remedy, Remedy::None);
+        let call = |caller: Caller| async move {
+            let request = stream::iter([wire::LeaseId { id }]);
+            let mut answers = caller.streaming(wire::LEASE_KEEP_ALIVE, request).await?;
+            answers.message().await?.ok_or_else(|| Status::unavailable("the member ended the stream"))
+        };
+        let answer = self.try_members(operation, again, call).await?;
+        let answer: wire::LeaseKeepAliveResponse =
+            answer.map_err(|failure| self.unreachable_or_refused(operation, failure))?;
+        Ok(answer.ttl > 0)
     }
 
     /// Opens the stream of a watch, on the member of this turn.
     pub(super) async fn stream(
         &self,
         requests: impl Stream<Item = wire::WatchRequest> + Send + 'static,
-    ) -> (usize, Result<Streaming<wire::WatchResponse>, Status>) {
+    ) -> (usize, Result<Opened, Status>) {
         let (turn, channel) = self.channel();
         let opened = async {
-            let mut client = client(channel).await?;
-            let mut request = Request::new(requests);
-            // A member that lost sight of the others ends the stream, instead of being silent for ever.
-            request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
-            let path = PathAndQuery::from_static(wire::WATCH);
-            Ok(client.streaming(request, path, ProstCodec::default()).await?.into_inner())
+            let caller = self.logged_in(channel).await.map_err(|failure| failure.status)?;
+            let token = caller.token.clone();
+            let inbound = caller.streaming(wire::WATCH, requests).await;
+            let inbound = inbound.inspect_err(|status| self.log_out_if(status, token.as_ref()))?;
+            Ok(Opened { inbound, token })
         };
         let opened = tokio::time::timeout(self.timeout, opened).await;
         (turn, opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("the watch did not begin"))))
+    }
+
+    /// A member did not take this token: the next call logs in again.
+    pub(super) fn log_out(&self, token: Option<&AsciiMetadataValue>) {
+        if let (Some(login), Some(token)) = (&self.login, token) {
+            login.forget(token);
+        }
     }
 
     /// The member of this turn does not answer: it is somebody else's turn. Many that find out together move on once.
@@ -128,36 +158,76 @@ impl Members {
     }
 
     /// Asks one member after the other while `again` allows it and patience lasts.
-    async fn try_members<Q, A>(
+    async fn try_members<A, F>(
         &self,
         operation: &'static str,
-        path: &'static str,
-        question: Q,
-        again: impl Fn(&Status) -> bool,
-    ) -> Result<Result<A, Status>, StoreError>
+        again: impl Fn(Remedy) -> bool,
+        call: impl Fn(Caller) -> F,
+    ) -> Result<Result<A, Failure>, StoreError>
     where
-        Q: Message + Clone + 'static,
-        A: Message + Default + 'static,
+        F: Future<Output = Result<A, Status>>,
     {
         let _room = self.room.acquire().await.map_err(|_| StoreError::Closed)?;
         let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
         loop {
             let (turn, channel) = self.channel();
-            let answer = tokio::time::timeout(self.timeout, unary(channel, path, question.clone())).await;
-            let status = match answer {
-                Ok(Ok(answer)) => return Ok(Ok(answer)),
-                Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded("the member did not answer"),
+            let failure = match self.call(channel, &call).await {
+                Ok(answer) => return Ok(Ok(answer)),
+                Err(failure) => failure,
             };
-            if !matches!(error::remedy(&status), Remedy::None) {
+            if matches!(failure.remedy, Remedy::Elsewhere | Remedy::Unknown) {
                 self.pass_on(turn);
             }
-            if !again(&status) || Instant::now() + wait > end {
-                return Ok(Err(status));
+            if !again(failure.remedy) || Instant::now() + wait > end {
+                return Ok(Err(failure));
             }
-            tracing::debug!(operation, %status, "asking another member");
+            tracing::debug!(operation, status = %failure.status, "asking again");
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    async fn call<A, F>(&self, channel: Channel, call: impl Fn(Caller) -> F) -> Result<A, Failure>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
+        let caller = self.logged_in(channel).await?;
+        let token = caller.token.clone();
+        let answer = tokio::time::timeout(self.timeout, call(caller)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the member did not answer")));
+        answer.map_err(|status| {
+            self.log_out_if(&status, token.as_ref());
+            Failure { remedy: error::remedy(&status), status }
+        })
+    }
+
+    async fn logged_in(&self, channel: Channel) -> Result<Caller, Failure> {
+        let Some(login) = &self.login else { return Ok(Caller { channel, token: None }) };
+        let token = tokio::time::timeout(self.timeout, login.token(&channel)).await;
+        let token = token.unwrap_or_else(|_| Err(Status::deadline_exceeded("the member did not answer")));
+        match token {
+            Ok(token) => Ok(Caller { channel, token: Some(token) }),
+            // What comes after a login was not sent.
+            Err(status) => match error::remedy(&status) {
+                Remedy::Unknown => Err(Failure { remedy: Remedy::Elsewhere, status }),
+                remedy => Err(Failure { remedy, status }),
+            },
+        }
+    }
+
+    fn log_out_if(&self, status: &Status, token: Option<&AsciiMetadataValue>) {
+        if matches!(error::remedy(status), Remedy::LogIn) {
+            self.log_out(token);
+        }
+    }
+
+    fn unreachable_or_refused(&self, operation: &'static str, failure: Failure) -> StoreError {
+        let Failure { status: source, remedy } = failure;
+        match remedy {
+            Remedy::None | Remedy::LogIn => error::refused(operation, source),
+            Remedy::Elsewhere | Remedy::Unknown => {
+                error::backend(operation, true, Cause::Unreachable { patience: self.patience, source })
+            }
         }
     }
 
@@ -180,27 +250,4 @@ fn tls_of(files: &EtcdTls) -> Result<ClientTlsConfig, StoreError> {
         tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
     }
     Ok(tls)
-}
-
-async fn unary<Q, A>(channel: Channel, path: &'static str, question: Q) -> Result<A, Status>
-where
-    Q: Message + 'static,
-    A: Message + Default + 'static,
-{
-    let mut client = client(channel).await?;
-    let path = PathAndQuery::from_static(path);
-    Ok(client.unary(Request::new(question), path, ProstCodec::default()).await?.into_inner())
-}
-
-async fn client(channel: Channel) -> Result<Grpc<Channel>, Status> {
-    // What a page or a batch may hold is bounded by what was asked for and by etcd.
-    let mut client = Grpc::new(channel).max_decoding_message_size(usize::MAX);
-    client.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
-    Ok(client)
-}
-
-/// Whether the cluster has compacted what it was asked for before.
-pub(super) fn is_compacted(error: &StoreError) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Cause>());
-    matches!(cause, Some(Cause::Refused { source }) if source.code() == tonic::Code::OutOfRange && source.message().contains("compacted"))
 }

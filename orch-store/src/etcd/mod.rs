@@ -11,11 +11,15 @@
 //! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried at
 //! other members.
 //!
-//! Connections are encrypted, and log in by a certificate, where [`EtcdStoreConfig::tls`] says so. Logging in with a password is
-//! not supported.
+//! Connections are encrypted, and log in by a certificate, where [`EtcdStoreConfig::tls`] says so; or with a password, where
+//! [`EtcdStoreConfig::login`] does.
 
+mod call;
 mod config;
 mod error;
+#[cfg(feature = "lease")]
+mod lease;
+mod login;
 mod members;
 mod watch;
 mod wire;
@@ -29,8 +33,9 @@ use orch_core::store::{
     Txn, Watch,
 };
 use tokio::sync::watch::Sender;
+use tonic::Code;
 
-pub use self::config::{EtcdStoreConfig, EtcdTls};
+pub use self::config::{EtcdLogin, EtcdStoreConfig, EtcdTls};
 use self::{
     error::Cause,
     members::Members,
@@ -212,10 +217,10 @@ impl StateStore for EtcdStore {
                 .into_net_writes()
                 .into_iter()
                 .map(|(key, value)| match value {
-                    Some(value) => Request::Put(PutRequest { key: self.at(&key), value }),
+                    Some(value) => Request::Put(PutRequest::new(self.at(&key), value)),
                     None => Request::Delete(DeleteRangeRequest { key: self.at(&key) }),
                 })
-                .chain([Request::Put(PutRequest { key: self.head.clone(), value: Bytes::new() })])
+                .chain([Request::Put(PutRequest::new(self.head.clone(), Bytes::new()))])
                 .map(Into::into)
                 .collect(),
         };
@@ -258,10 +263,9 @@ impl StateStore for EtcdStore {
             if wanted <= extent.oldest {
                 return Ok(());
             }
-            let value = wanted.to_string().into();
             let mark = wire::TxnRequest {
                 compare: vec![Compare::unchanged_since(self.oldest.clone(), extent.oldest_version)],
-                success: vec![Request::Put(PutRequest { key: self.oldest.clone(), value }).into()],
+                success: vec![Request::Put(PutRequest::new(self.oldest.clone(), wanted.to_string())).into()],
                 failure: Vec::new(),
             };
             // Asking twice does no harm: the second finds that it is done.
@@ -294,7 +298,7 @@ impl EtcdStore {
         let compacted: Result<(), _> = self.members.ask("compacting", wire::COMPACT, request).await;
         match compacted {
             // Somebody was there before.
-            Err(error) if members::is_compacted(&error) => Ok(()),
+            Err(error) if error::is(&error, Code::OutOfRange, "compacted") => Ok(()),
             done => done,
         }
     }

@@ -6,9 +6,13 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use orch_core::store::{Key, StoreError, Watch, WatchBatch, Write};
 use tokio::sync::watch;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status};
 
-use super::{error, members::Members, wire};
+use super::{
+    error,
+    members::{Members, Opened},
+    wire,
+};
 
 /// Waits before a stream is opened again.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
@@ -26,8 +30,15 @@ pub(super) struct Range {
 
 /// The changes in `range`, until the other end of `open` says false or is gone.
 pub(super) fn watch(members: Arc<Members>, range: Range, open: watch::Receiver<bool>) -> Watch {
-    let watching =
-        Watching { members, range, open, inbound: None, ready: VecDeque::new(), wait: Duration::ZERO };
+    let watching = Watching {
+        members,
+        range,
+        open,
+        inbound: None,
+        denied: false,
+        ready: VecDeque::new(),
+        wait: Duration::ZERO,
+    };
     let items = stream::unfold(Some(watching), |watching| async {
         let mut watching = watching?;
         let mut open = watching.open.clone();
@@ -47,7 +58,9 @@ struct Watching {
     range: Range,
     open: watch::Receiver<bool>,
     /// The stream, and whose turn it was when it was opened.
-    inbound: Option<(usize, Streaming<wire::WatchResponse>)>,
+    inbound: Option<(usize, Opened)>,
+    /// A member did not let us watch; with an old token it says the same as without the right to.
+    denied: bool,
     /// One response may have several revisions.
     ready: VecDeque<WatchBatch>,
     wait: Duration,
@@ -61,6 +74,7 @@ impl Watching {
             }
             match self.receive().await {
                 Ok(response) => self.take(response)?,
+                Err(status) if self.is_denied(&status) => return Err(error::refused("watching", status)),
                 Err(status) => {
                     tracing::debug!(%status, "a watch begins again where it was");
                     self.inbound = None;
@@ -72,8 +86,8 @@ impl Watching {
     }
 
     async fn receive(&mut self) -> Result<wire::WatchResponse, Status> {
-        let (turn, inbound) = match &mut self.inbound {
-            Some((turn, inbound)) => (*turn, inbound),
+        let (turn, opened) = match &mut self.inbound {
+            Some((turn, opened)) => (*turn, opened),
             none => {
                 let create = wire::WatchCreateRequest {
                     key: self.range.key.clone(),
@@ -85,27 +99,39 @@ impl Watching {
                 let request = wire::WatchRequest { create: Some(create) };
                 let requests = stream::iter([request]).chain(stream::pending());
                 let (turn, opened) = self.members.stream(requests).await;
-                let inbound = opened.inspect_err(|_| self.members.pass_on(turn))?;
-                (turn, &mut none.insert((turn, inbound)).1)
+                let opened = opened.inspect_err(|_| self.members.pass_on(turn))?;
+                (turn, &mut none.insert((turn, opened)).1)
             }
         };
-        let received = inbound.message().await;
+        let received = opened.inbound.message().await;
         if received.is_err() {
             self.members.pass_on(turn);
         }
-        received?.ok_or_else(|| Status::unavailable("the member ended the stream"))
+        let response = received?.ok_or_else(|| Status::unavailable("the member ended the stream"))?;
+        match response.canceled && response.compact_revision == 0 {
+            true if ["permission denied", "auth"].iter().any(|why| response.cancel_reason.contains(why)) => {
+                self.members.log_out(opened.token.as_ref());
+                Err(Status::permission_denied(response.cancel_reason))
+            }
+            true => Err(Status::aborted(response.cancel_reason)),
+            false => Ok(response),
+        }
+    }
+
+    /// Whether another try would end in the same way.
+    fn is_denied(&mut self, status: &Status) -> bool {
+        match status.code() {
+            // Once more, with a new token.
+            Code::PermissionDenied => std::mem::replace(&mut self.denied, true),
+            _ => error::is_wrong_login(status),
+        }
     }
 
     fn take(&mut self, response: wire::WatchResponse) -> Result<(), StoreError> {
         if response.compact_revision > 0 {
             return Err(StoreError::Compacted { oldest: super::revision(response.compact_revision) });
         }
-        if response.canceled {
-            tracing::debug!(reason = response.cancel_reason, "a watch was cancelled");
-            self.inbound = None;
-            return Ok(());
-        }
-        self.wait = Duration::ZERO;
+        (self.wait, self.denied) = (Duration::ZERO, false);
         for event in response.events {
             let (kind, Some(kv)) = (event.kind, event.kv) else { continue };
             let revision = super::revision(kv.mod_revision);

@@ -1,6 +1,8 @@
 //! The messages of etcd's API (`etcdserverpb`, version 3) that the store needs, with the fields that it needs. They are
 //! written by hand, so that building the crate takes no `protoc`.
 
+use std::fmt;
+
 use bytes::Bytes;
 use prost::{Message, Oneof};
 
@@ -8,6 +10,13 @@ pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
 pub(super) const TXN: &str = "/etcdserverpb.KV/Txn";
 pub(super) const COMPACT: &str = "/etcdserverpb.KV/Compact";
 pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub(super) const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
+#[cfg(feature = "lease")]
+pub(super) const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
+#[cfg(feature = "lease")]
+pub(super) const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
+#[cfg(feature = "lease")]
+pub(super) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ResponseHeader {
@@ -56,6 +65,16 @@ pub(super) struct PutRequest {
     pub(super) key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub(super) value: Bytes,
+    /// The lease that it ends with; zero for none.
+    #[prost(int64, tag = "3")]
+    pub(super) lease: i64,
+}
+
+impl PutRequest {
+    /// What stays.
+    pub(super) fn new(key: Bytes, value: impl Into<Bytes>) -> Self {
+        Self { key, value: value.into(), lease: 0 }
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -195,4 +214,81 @@ pub(super) struct Event {
 
 impl Event {
     pub(super) const DELETE: i32 = 1;
+}
+
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(super) struct AuthenticateRequest {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) password: String,
+}
+
+/// Without the password.
+impl fmt::Debug for AuthenticateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthenticateRequest").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(super) struct AuthenticateResponse {
+    #[prost(string, tag = "2")]
+    pub(super) token: String,
+}
+
+/// Without the token.
+impl fmt::Debug for AuthenticateResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthenticateResponse").finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "lease")]
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeaseGrantRequest {
+    /// In seconds. The server may give more.
+    #[prost(int64, tag = "1")]
+    pub(super) ttl: i64,
+}
+
+#[cfg(feature = "lease")]
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeaseGrantResponse {
+    #[prost(int64, tag = "2")]
+    pub(super) id: i64,
+}
+
+#[cfg(feature = "lease")]
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeaseId {
+    #[prost(int64, tag = "1")]
+    pub(super) id: i64,
+}
+
+#[cfg(feature = "lease")]
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeaseRevokeResponse {}
+
+#[cfg(feature = "lease")]
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeaseKeepAliveResponse {
+    /// How long it has from now on; zero when there is no such lease.
+    #[prost(int64, tag = "3")]
+    pub(super) ttl: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_message_shows_a_password_or_a_token() {
+        let question = AuthenticateRequest { name: "me".into(), password: "hidden".into() };
+        let answer = AuthenticateResponse { token: "hidden".into() };
+        let shown = format!("{question:?} {answer:?}");
+        assert!(shown.contains("\"me\"") && !shown.contains("hidden"), "{shown}");
+    }
 }

@@ -1,11 +1,15 @@
 //! Settings of the Redis store, and its URL.
 
-use std::{fmt, num::NonZeroU64, time::Duration};
+use std::{fmt, num::NonZeroU64, path::PathBuf, time::Duration};
 
 use orch_core::store::StoreError;
+use percent_encoding::percent_decode_str;
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
-use super::error::{self, Cause};
+use super::{
+    error::{self, Cause},
+    tls::Files,
+};
 
 /// Where a [`RedisStore`](super::RedisStore) is and how far it goes.
 #[derive(Clone, Debug)]
@@ -30,32 +34,59 @@ pub struct RedisStoreConfig {
     pub poll_interval: Duration,
 }
 
-/// Address, database and login. Its `Debug` form shows no password.
+/// Address, database, login, and whom to trust. Its `Debug` form shows no password.
 #[derive(Clone)]
-pub struct RedisServer(pub(super) ConnectionInfo);
+pub struct RedisServer {
+    pub(super) info: ConnectionInfo,
+    /// How connections are encrypted; `None` for not at all.
+    pub(super) tls: Option<Files>,
+}
 
 impl RedisStoreConfig {
-    /// Reads `redis://user:password@host:port/database?namespace=orch`. Everything but the host may be missing.
+    /// Reads `redis://user:password@host:port/database?namespace=orch`, and `rediss://` for encrypted connections. Everything
+    /// but the host may be missing. Only with `rediss://` there are the parameters:
+    ///
+    /// - `ca`: a file with the certificates of authorities, in PEM, in place of those that browsers trust;
+    /// - `cert` and `key`: files with the certificate that the server knows this process by, and its private key, in PEM.
     ///
     /// # Errors
     /// [`StoreError::Backend`] names what cannot be understood, and never shows the URL.
     pub fn from_url(url: &str) -> Result<Self, StoreError> {
         let invalid = |cause| error::backend("reading the URL", false, cause);
+        if url.contains('#') {
+            return Err(invalid(Cause::Setting("it ends before a #; write %23 for one in a password")));
+        }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let (mut namespace, mut others) = (String::from("orch"), Vec::new());
+        let (mut namespace, mut ca, mut cert, mut key) = (String::from("orch"), None, None, None);
+        let mut others = Vec::new();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            match parameter.strip_prefix("namespace=") {
-                Some(name) => {
-                    namespace = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
-                }
-                None => others.push(parameter),
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let value = percent_decode_str(value).decode_utf8();
+            let value = value.map_err(|_| invalid(Cause::Setting("the URL is not UTF-8")))?.into_owned();
+            match name {
+                "namespace" => namespace = value,
+                "ca" => ca = Some(PathBuf::from(value)),
+                "cert" => cert = Some(PathBuf::from(value)),
+                "key" => key = Some(PathBuf::from(value)),
+                _ => others.push(parameter),
             }
         }
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => return Err(invalid(Cause::Setting("cert and key belong together"))),
+        };
+        // Encryption is ours; the client has it only with more of other crates.
+        let (base, files) = match base.strip_prefix("rediss://") {
+            Some(rest) => (format!("redis://{rest}"), Some(Files { ca, identity })),
+            None if ca.is_none() && identity.is_none() => (base.to_owned(), None),
+            None => return Err(invalid(Cause::Setting("ca, cert and key are for rediss:// URLs"))),
+        };
         let info = format!("{base}?{}", others.join("&"));
         let info = info.trim_end_matches('?').into_connection_info();
         let info = info.map_err(|source| invalid(Cause::Parameters { source }))?;
         Ok(Self {
-            server: RedisServer(info),
+            server: RedisServer { info, tls: files },
             namespace,
             history_revisions: const { NonZeroU64::new(65_536).expect("not zero") },
             max_value_bytes: 4 << 20,
@@ -85,6 +116,6 @@ const MAX_TXN_WRITES: usize = 1_000;
 
 impl fmt::Debug for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisServer({})", self.0.addr())
+        write!(f, "RedisServer({})", self.info.addr())
     }
 }

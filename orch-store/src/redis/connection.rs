@@ -1,25 +1,35 @@
 //! One connection that all calls share, made again when it was lost. Requests follow each other on it without waiting for
 //! answers.
 
-use redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
+use std::{io, sync::Arc};
+
+use orch_core::store::StoreError;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, RedisError,
+    aio::{MultiplexedConnection, PubSub},
+};
 use tokio::{
     sync::Mutex,
-    time::{Duration, Instant},
+    time::{Duration, Instant, timeout},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    RedisStoreConfig,
+    error::{self, Cause},
+    tls,
 };
 
 pub(super) struct Connection {
-    client: Client,
-    settings: AsyncConnectionConfig,
+    door: Arc<Door>,
     /// With the moment when it was made.
     current: Mutex<Option<(Instant, MultiplexedConnection)>>,
 }
 
 impl Connection {
-    /// Connects with the first call. `timeout` is that of connecting, and of each answer.
-    pub(super) fn new(client: Client, timeout: Duration) -> Self {
-        let settings = AsyncConnectionConfig::new();
-        let settings = settings.set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
-        Self { client, settings, current: Mutex::new(None) }
+    /// Connects with the first call.
+    pub(super) fn new(door: Arc<Door>) -> Self {
+        Self { door, current: Mutex::new(None) }
     }
 
     /// A handle to the connection, which is made if there is none.
@@ -28,7 +38,7 @@ impl Connection {
         if let Some((_, connection)) = &*current {
             return Ok(connection.clone());
         }
-        let connection = self.client.get_multiplexed_async_connection_with_config(&self.settings).await?;
+        let connection = self.door.commands().await?;
         Ok(current.insert((Instant::now(), connection)).1.clone())
     }
 
@@ -38,5 +48,67 @@ impl Connection {
         if current.as_ref().is_some_and(|(made, _)| *made <= asked) {
             current.take();
         }
+    }
+}
+
+/// Makes connections, encrypted or not.
+pub(super) struct Door {
+    client: Client,
+    tls: Option<TlsConnector>,
+    /// That of connecting, and of each answer.
+    timeout: Duration,
+}
+
+impl Door {
+    pub(super) fn new(config: &RedisStoreConfig) -> Result<Self, StoreError> {
+        let failed = |cause| error::backend("connecting", false, cause);
+        let client = Client::open(config.server.info.clone());
+        let client = client.map_err(|source| failed(Cause::Parameters { source }))?;
+        let tls = config.server.tls.as_ref().map(|files| files.connector().map_err(failed)).transpose()?;
+        Ok(Self { client, tls, timeout: config.timeout })
+    }
+
+    /// For requests and their answers.
+    async fn commands(&self) -> Result<MultiplexedConnection, RedisError> {
+        let settings = AsyncConnectionConfig::new();
+        let settings =
+            settings.set_connection_timeout(Some(self.timeout)).set_response_timeout(Some(self.timeout));
+        let Some(connector) = &self.tls else {
+            return self.client.get_multiplexed_async_connection_with_config(&settings).await;
+        };
+        let made = self.encrypted(connector, async |stream| {
+            let info = self.client.get_connection_info().redis_settings();
+            MultiplexedConnection::new_with_config(info, stream, settings).await
+        });
+        let (connection, working) = made.await?;
+        // It ends with the last handle.
+        tokio::spawn(working);
+        Ok(connection)
+    }
+
+    /// For messages of the server.
+    pub(super) async fn news(&self) -> Result<PubSub, RedisError> {
+        match &self.tls {
+            None => self.client.get_async_pubsub().await,
+            Some(connector) => {
+                let info = self.client.get_connection_info().redis_settings();
+                self.encrypted(connector, async |stream| PubSub::new(info, stream).await).await
+            }
+        }
+    }
+
+    /// Connects, and logs in by `log_in`.
+    async fn encrypted<T>(
+        &self,
+        connector: &TlsConnector,
+        log_in: impl AsyncFnOnce(tls::Stream) -> Result<T, RedisError>,
+    ) -> Result<T, RedisError> {
+        let ConnectionAddr::Tcp(host, port) = self.client.get_connection_info().addr() else {
+            return Err(io::Error::other("only connections over a network are encrypted").into());
+        };
+        let made = async { log_in(tls::connect(connector, host, *port).await?).await };
+        timeout(self.timeout, made)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }
 }

@@ -1,6 +1,6 @@
 //! What Redis says, in words that say what to do.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use orch_core::store::StoreError;
 use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
@@ -15,6 +15,15 @@ pub(super) enum Cause {
     Parameters { source: RedisError },
     #[error("{0}")]
     Setting(&'static str),
+    #[error("{} cannot be read, or is not in PEM form", path.display())]
+    Pem { path: PathBuf },
+    #[error("the certificates cannot be used for connections")]
+    Tls { source: rustls::Error },
+    #[error(
+        "one end does not know the other's certificate; name the authority that signed the server's by the parameter ca, and \
+         ours by cert and key if the server asks for one"
+    )]
+    Stranger { source: RedisError },
     #[error("no connection to the server within {patience:?}; check its address, and that it runs")]
     Unreachable { patience: Duration, source: RedisError },
     #[error("the server refused, or the connection to it broke")]
@@ -27,6 +36,7 @@ pub(super) fn backend(operation: &'static str, retryable: bool, cause: Cause) ->
 
 pub(super) fn command(operation: &'static str, source: RedisError) -> StoreError {
     match source.kind() {
+        _ if is_stranger(&source) => backend(operation, false, Cause::Stranger { source }),
         ErrorKind::UnexpectedReturnType | ErrorKind::Parse => corrupt(&source),
         ErrorKind::Server(ServerErrorKind::ResponseError) if source.code() == Some("WRONGTYPE") => {
             corrupt(&source)
@@ -48,6 +58,12 @@ pub(super) fn commit(source: RedisError) -> StoreError {
 pub(super) fn lost(error: &RedisError) -> bool {
     (error.is_io_error() || error.is_timeout() || error.is_connection_dropped())
         && !error.is_connection_refusal()
+        && !is_stranger(error)
+}
+
+/// Whether a certificate was refused, by either end. The client hands that on as a text.
+fn is_stranger(error: &RedisError) -> bool {
+    error.is_io_error() && error.to_string().to_lowercase().contains("certificate")
 }
 
 /// Whether the same may work a moment later.

@@ -19,11 +19,13 @@
 //! commits.
 //!
 //! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried
-//! again. Connections are not encrypted: keep the server on a network of its own.
+//! again. Connections are encrypted where the URL begins with `rediss:`. Without that keep the server on a network of its own:
+//! records and the password can be read on their way.
 
 mod config;
 mod connection;
 mod error;
+mod tls;
 
 use std::{
     fmt,
@@ -40,7 +42,7 @@ use orch_core::store::{
     CommitError, Durability, Entry, Guard, Key, Page, Revision, StateStore, StoreCapabilities, StoreError,
     Txn, Watch, WatchBatch, Write,
 };
-use redis::{Client, RedisError, Script};
+use redis::{RedisError, Script};
 use tokio::{
     sync::Semaphore,
     task::JoinHandle,
@@ -48,7 +50,10 @@ use tokio::{
 };
 
 pub use self::config::{RedisServer, RedisStoreConfig};
-use self::{connection::Connection, error::Cause};
+use self::{
+    connection::{Connection, Door},
+    error::Cause,
+};
 use crate::{
     prefix,
     tail::{Piece, SharedLog, Tail},
@@ -88,9 +93,8 @@ impl RedisStore {
     /// is full.
     pub async fn open(config: RedisStoreConfig) -> Result<Self, StoreError> {
         config.check()?;
-        let client = Client::open(config.server.0.clone())
-            .map_err(|source| error::backend("connecting", false, Cause::Parameters { source }))?;
-        let connection = Connection::new(client.clone(), config.timeout);
+        let door = Arc::new(Door::new(&config)?);
+        let connection = Connection::new(Arc::clone(&door));
         let server = Arc::new(Server::new(connection, &config));
         let durability = server.read("opening", |server| async move { server.durability().await }).await?;
         let durability = durability.ok_or_else(|| {
@@ -99,7 +103,7 @@ impl RedisStore {
             error::backend("opening", false, Cause::Setting(reason))
         })?;
         let tail = Arc::new(Tail::start(Arc::new(Log(Arc::clone(&server)))).await?);
-        let listening = listen(client, Arc::clone(&tail), server.channel.clone(), config.poll_interval);
+        let listening = listen(door, Arc::clone(&tail), server.channel.clone(), config.poll_interval);
         Ok(Self {
             server,
             listening: tokio::spawn(listening),
@@ -442,11 +446,11 @@ fn writes_of(fields: &[Bytes]) -> Result<Vec<Write>, StoreError> {
 }
 
 /// Hears of news, and follows the log.
-async fn listen(client: Client, tail: Arc<Tail>, channel: String, poll_interval: Duration) {
+async fn listen(door: Arc<Door>, tail: Arc<Tail>, channel: String, poll_interval: Duration) {
     let hear = async {
         loop {
             let heard = async {
-                let mut news = client.get_async_pubsub().await?;
+                let mut news = door.news().await?;
                 news.subscribe(&channel).await?;
                 // What came before the ear was there.
                 tail.wake();

@@ -1,13 +1,21 @@
-//! The clients that stores are made of, used by hand for the same work: the record, its version, an entry of a log, the
-//! number of the revision, and the guard of a claim.
+//! The clients that stores are made of, used by hand for the same work: the record, its version, an entry of a log that is
+//! trimmed, the number of the revision, and the guard of a claim. Each does it as well as somebody can who knows the client,
+//! and is called from async code as a store is: a file is written on a thread for work that blocks.
 
+mod etcd;
+mod file;
 mod postgres;
+mod redb;
 mod redis;
 mod sqlite;
 
 use std::path::Path;
 
+use self::file::InFile;
 use crate::{Raw, next};
+
+/// Revisions that a log keeps, as the stores do by default. It is trimmed when there are an eighth more.
+const KEPT: u64 = 65_536;
 
 pub(super) fn key(number: u64, claim: bool) -> String {
     // Claims are of keys that are not there; other commits come back to the same ones.
@@ -16,14 +24,22 @@ pub(super) fn key(number: u64, claim: bool) -> String {
 
 pub(super) async fn open(name: &str, url: &str, dir: &Path) -> Option<Box<dyn Raw>> {
     match name {
-        "sqlite" => Some(Box::new(sqlite::Sqlite::open(dir))),
+        "redb" => Some(Box::new(InFile::new(redb::Redb::open(dir)))),
+        "sqlite" => Some(Box::new(InFile::new(sqlite::Sqlite::open(dir)))),
         "postgres" => Some(Box::new(postgres::Postgres::open(url).await)),
+        "etcd" => Some(Box::new(etcd::Etcd::open(url).await)),
         "redis" => Some(Box::new(redis::Redis::open(url).await)),
         _ => None,
     }
 }
 
-/// The next number, as databases count.
-fn number() -> i64 {
-    i64::try_from(next()).expect("not so many")
+/// The keys of so many writes.
+fn keys(together: u64, claim: bool) -> Vec<String> {
+    (0..together).map(|_| key(next(), claim)).collect()
+}
+
+/// Where a log that reaches to `head` begins once it is trimmed, if it is time for that.
+fn trimmed(oldest: u64, head: u64) -> Option<u64> {
+    let surplus = (head - oldest).saturating_sub(KEPT);
+    (surplus > KEPT / 8).then_some(oldest + surplus)
 }

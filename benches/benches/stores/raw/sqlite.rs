@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use super::{file::Client, trimmed};
 
-use super::{key, number};
-use crate::{BYTES, Raw};
-
-pub(super) struct Sqlite(rusqlite::Connection);
+pub(super) struct Sqlite {
+    connection: rusqlite::Connection,
+    head: u64,
+    oldest: u64,
+}
 
 impl Sqlite {
     pub(super) fn open(dir: &Path) -> Self {
@@ -15,37 +16,41 @@ impl Sqlite {
         let set_up = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
             CREATE TABLE records (key TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL); \
             CREATE TABLE log (revision INTEGER, key TEXT, value BLOB, PRIMARY KEY (revision, key)) WITHOUT ROWID; \
-            CREATE TABLE meta (revision INTEGER); INSERT INTO meta VALUES (0)";
+            CREATE TABLE meta (revision INTEGER, oldest INTEGER); INSERT INTO meta VALUES (0, 0)";
         connection.execute_batch(set_up).expect("tables");
-        Self(connection)
+        Self { connection, head: 0, oldest: 0 }
+    }
+
+    fn put(&mut self, keys: &[String], value: &[u8], claim: bool) -> rusqlite::Result<()> {
+        let transaction =
+            self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut look = transaction.prepare_cached("SELECT 1 FROM records WHERE key = ?")?;
+        let mut put = transaction.prepare_cached(
+            "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
+             version = excluded.version",
+        )?;
+        let mut log = transaction.prepare_cached("INSERT INTO log VALUES (?, ?, ?)")?;
+        for key in keys {
+            assert!(!claim || !look.exists([key])?);
+            self.head += 1;
+            put.execute((key, value, self.head.cast_signed()))?;
+            log.execute((self.head.cast_signed(), key, value))?;
+        }
+        if let Some(oldest) = trimmed(self.oldest, self.head) {
+            transaction
+                .prepare_cached("DELETE FROM log WHERE revision <= ?")?
+                .execute([oldest.cast_signed()])?;
+            self.oldest = oldest;
+        }
+        let extent = [self.head.cast_signed(), self.oldest.cast_signed()];
+        transaction.prepare_cached("UPDATE meta SET revision = ?, oldest = ?")?.execute(extent)?;
+        drop((look, put, log));
+        transaction.commit()
     }
 }
 
-impl Raw for Sqlite {
-    fn write(&mut self, together: u64, claim: bool) -> BoxFuture<'_, ()> {
-        let mut write = || {
-            let transaction = self.0.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let value = vec![7; BYTES];
-            for _ in 0..together {
-                let revision = number();
-                let key = key(revision.unsigned_abs(), claim);
-                if claim {
-                    let mut look = transaction.prepare_cached("SELECT 1 FROM records WHERE key = ?")?;
-                    assert!(!look.exists([&key])?);
-                }
-                let mut put = transaction.prepare_cached(
-                    "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
-                     version = excluded.version",
-                )?;
-                put.execute((&key, &value, revision))?;
-                let mut log = transaction.prepare_cached("INSERT INTO log VALUES (?, ?, ?)")?;
-                log.execute((revision, &key, &value))?;
-            }
-            transaction.prepare_cached("UPDATE meta SET revision = ?")?.execute([number()])?;
-            transaction.commit()
-        };
-        let done: rusqlite::Result<()> = write();
-        done.expect("it is written");
-        std::future::ready(()).boxed()
+impl Client for Sqlite {
+    fn write(&mut self, keys: &[String], value: &[u8], claim: bool) {
+        self.put(keys, value, claim).expect("it is written");
     }
 }

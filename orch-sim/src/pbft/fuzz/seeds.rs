@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use orch_consensus::pbft::Message;
+use orch_consensus::pbft::{Epoch, Fetch, Message, Supply};
 
 use super::step::spell;
 use crate::pbft::lab::{Lab, kind};
@@ -59,6 +59,9 @@ fn of_a_group() -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
     listen(&mut lab, 60);
     lab.propose(4, 30);
     listen(&mut lab, 20);
+    // As a client does that knows the first members only.
+    lab.say(4, 1, Arc::new(Message::Fetch(Fetch::Members(Epoch(0)))));
+    listen(&mut lab, 2);
     write_down(&lab, "other-members");
     // Where all are equally large.
     messages.retain(|_, bytes| !bytes.is_empty());
@@ -66,7 +69,12 @@ fn of_a_group() -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
 }
 
 fn keep(messages: &mut BTreeMap<String, Vec<u8>>, message: &Arc<Message>) {
-    let (name, bytes) = (kind(message), message.to_wire());
+    let name = match &**message {
+        Message::Fetch(Fetch::Members(_)) => "fetch-members",
+        Message::Supply(Supply::Members(_)) => "supply-members",
+        message => kind(message),
+    };
+    let bytes = message.to_wire();
     let first = messages.entry(name.to_owned()).or_insert_with(|| bytes.clone());
     let known = first.len();
     let largest = messages.entry(format!("{name}-largest")).or_default();

@@ -5,17 +5,23 @@
 //! duration *by its own clock*; clocks of different machines are never compared. The holder gives up by itself after two
 //! thirds of that time without a renewal that was answered.
 //!
+//! A store may have something better than records to tell whether a holder is alive: a lease that `EtcdStore::lease` takes is
+//! renewed without a commit, and is the same in everything else. All who want a lease take it in the same way.
+//!
 //! Time alone is no proof: a holder may sleep through its own end. So put [`Lease::guard`] into the transactions that only
 //! the holder may make. It fails once somebody else has taken the lease.
 
+mod records;
+
 use std::{
+    fmt,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
-use orch_core::store::{CommitError, Guard, Key, KeyError, Revision, StateStore, StoreError, Txn, Write};
+use async_trait::async_trait;
+use orch_core::store::{Guard, Key, KeyError, Revision, StateStore, StoreError};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -25,8 +31,8 @@ use tokio::{
 /// Which lease, for whom, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseConfig {
-    holder: Key,
-    renewed: Key,
+    pub(crate) holder: Key,
+    pub(crate) renewed: Key,
     /// Who takes it, for people who look into the store.
     pub who: String,
     /// How long the others wait without a renewal. It is renewed six times as often. Choose it longer than the store's
@@ -55,8 +61,13 @@ impl LeaseConfig {
     }
 
     /// What begins both keys.
-    fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         self.holder.as_str().trim_end_matches("holder")
+    }
+
+    /// The content of the holder's record. A number that nobody had before tells it from any other.
+    pub(crate) fn mark(&self) -> String {
+        format!("{} {:016x}", self.who, RandomState::new().hash_one(&self.who))
     }
 }
 
@@ -64,12 +75,21 @@ impl LeaseConfig {
 #[error("a lease needs a store with compare-and-swap; choose another one")]
 struct NoOrder;
 
+fn failed(store: &dyn StateStore, cause: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Backend {
+        store: store.capabilities().name,
+        operation: "taking a lease",
+        retryable: false,
+        outcome_unknown: false,
+        source: Arc::new(cause),
+    }
+}
+
 /// A lease that was taken. It is renewed in the background until it is dropped, released or lost.
 #[derive(Debug)]
 pub struct Lease {
-    store: Arc<dyn StateStore>,
-    config: LeaseConfig,
-    taken: Revision,
+    hold: Arc<dyn Hold>,
+    guard: Guard,
     held: watch::Receiver<bool>,
     renewing: JoinHandle<()>,
 }
@@ -81,17 +101,19 @@ impl Lease {
     /// [`StoreError`] when the store fails for good, or has no compare-and-swap.
     pub async fn take(store: Arc<dyn StateStore>, config: LeaseConfig) -> Result<Self, StoreError> {
         if !store.capabilities().compare_and_swap {
-            return Err(StoreError::Backend {
-                store: store.capabilities().name,
-                operation: "taking a lease",
-                retryable: false,
-                outcome_unknown: false,
-                source: Arc::new(NoOrder),
-            });
+            return Err(failed(&*store, NoOrder));
         }
+        Self::take_by(&config, || records::try_take(Arc::clone(&store), config.clone())).await
+    }
+
+    /// Tries until it is taken. A try that finds it held waits itself until it may be free.
+    pub(crate) async fn take_by<F>(config: &LeaseConfig, try_take: impl Fn() -> F) -> Result<Self, StoreError>
+    where
+        F: Future<Output = Result<Option<Taken>, StoreError>>,
+    {
         loop {
-            match try_take(&*store, &config).await {
-                Ok(Some((taken, since))) => return Ok(Self::held(store, config, taken, since)),
+            match try_take().await {
+                Ok(Some(taken)) => return Ok(Self::held(taken, config)),
                 Ok(None) => {}
                 Err(error) if error.is_retryable() || matches!(error, StoreError::Compacted { .. }) => {
                     sleep(config.duration / 6).await;
@@ -104,7 +126,7 @@ impl Lease {
     /// Holds as long as nobody else has taken the lease.
     #[must_use]
     pub fn guard(&self) -> Guard {
-        Guard::Version(self.config.holder.clone(), self.taken)
+        self.guard.clone()
     }
 
     /// Whether it is held, as far as this process can tell by now.
@@ -125,17 +147,15 @@ impl Lease {
     /// [`StoreError`] when that could not be written; it is free after its duration then.
     pub async fn release(self) -> Result<(), StoreError> {
         self.renewing.abort();
-        let writes = [&self.config.holder, &self.config.renewed].map(|key| Write::delete(key.clone()));
-        match self.store.commit(Txn::of(writes.into()).guarded(self.guard())).await {
-            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
-            Err(CommitError::Store(error)) => Err(error),
-        }
+        self.hold.release().await
     }
 
-    fn held(store: Arc<dyn StateStore>, config: LeaseConfig, taken: Revision, since: Instant) -> Self {
+    fn held(taken: Taken, config: &LeaseConfig) -> Self {
         let (sender, held) = watch::channel(true);
-        let renewing = renew(Arc::clone(&store), config.clone(), taken, since, sender);
-        Self { store, config, taken, held, renewing: tokio::spawn(renewing) }
+        let guard = Guard::Version(config.holder.clone(), taken.version);
+        let hold = Arc::clone(&taken.hold);
+        let renewing = tokio::spawn(renew(taken, config.clone(), sender));
+        Self { hold, guard, held, renewing }
     }
 }
 
@@ -145,67 +165,35 @@ impl Drop for Lease {
     }
 }
 
-/// Takes the lease if it is free, or once it has not been renewed for its duration. Since when it is ours is the moment
-/// before it was asked for. `None` when somebody was quicker, or it was renewed.
-async fn try_take(
-    store: &dyn StateStore,
-    config: &LeaseConfig,
-) -> Result<Option<(Revision, Instant)>, StoreError> {
-    let page = store.scan(config.prefix(), None, 3).await?;
-    let version = |key: &Key| page.entries.iter().find(|entry| entry.key == *key).map(|entry| entry.version);
-    let (holder, renewed) = (version(&config.holder), version(&config.renewed));
-    if holder.is_some() {
-        let mut changes = store.watch(config.prefix(), page.revision).await?;
-        match timeout_at(Instant::now() + config.duration, changes.next()).await {
-            Ok(Some(Err(error))) => return Err(error),
-            Ok(None) => return Err(StoreError::Closed),
-            Ok(Some(Ok(_))) => return Ok(None),
-            // Nobody has renewed it.
-            Err(_) => {}
-        }
-    }
-    let guard = |key: &Key, version: Option<Revision>| match version {
-        Some(version) => Guard::Version(key.clone(), version),
-        None => Guard::Absent(key.clone()),
-    };
-    // A number that nobody had before tells our record from any other.
-    let mark = format!("{} {:016x}", config.who, RandomState::new().hash_one(&config.who));
-    let writes = vec![Write::put(config.holder.clone(), mark.clone()), renewal(config, 0)];
-    let txn = Txn::of(writes).guarded(guard(&config.holder, holder)).guarded(guard(&config.renewed, renewed));
-    let since = Instant::now();
-    match store.commit(txn).await {
-        Ok(taken) => Ok(Some((taken, since))),
-        Err(CommitError::Conflict { .. }) => Ok(None),
-        Err(CommitError::Store(error)) if error.outcome_unknown() => {
-            let found = store.get(&config.holder).await?.filter(|entry| entry.value == mark.as_bytes());
-            Ok(found.map(|entry| (entry.version, since)))
-        }
-        Err(CommitError::Store(error)) => Err(error),
-    }
+/// A lease that is ours, however the store keeps it.
+#[async_trait]
+pub(crate) trait Hold: Send + Sync + fmt::Debug + 'static {
+    /// Shows the others that the holder is alive. False when somebody else holds it. May be dropped.
+    async fn renew(&self) -> Result<bool, StoreError>;
+
+    /// Frees it for others. Nothing happens when somebody else holds it.
+    async fn release(&self) -> Result<(), StoreError>;
 }
 
-fn renewal(config: &LeaseConfig, count: u64) -> Write {
-    Write::put(config.renewed.clone(), count.to_string())
+/// What a try came to that got the lease.
+pub(crate) struct Taken {
+    pub(crate) hold: Arc<dyn Hold>,
+    /// That of the holder's record, which nobody writes but who takes the lease.
+    pub(crate) version: Revision,
+    /// A moment before it was asked for: the others count from a later one.
+    pub(crate) since: Instant,
 }
 
 /// Renews until it cannot, and says so.
-async fn renew(
-    store: Arc<dyn StateStore>,
-    config: LeaseConfig,
-    taken: Revision,
-    since: Instant,
-    held: watch::Sender<bool>,
-) {
-    let mut end = since + config.duration * 2 / 3;
-    for count in 1.. {
+async fn renew(taken: Taken, config: LeaseConfig, held: watch::Sender<bool>) {
+    let mut end = taken.since + config.duration * 2 / 3;
+    loop {
         sleep_until((end - config.duration / 2).max(Instant::now())).await;
         let asked = Instant::now();
-        let txn =
-            Txn::of(vec![renewal(&config, count)]).guarded(Guard::Version(config.holder.clone(), taken));
-        match timeout_at(end, store.commit(txn)).await {
-            Ok(Ok(_)) => end = asked + config.duration * 2 / 3,
-            Ok(Err(CommitError::Conflict { .. })) | Err(_) => break,
-            Ok(Err(CommitError::Store(error))) => {
+        match timeout_at(end, taken.hold.renew()).await {
+            Ok(Ok(true)) => end = asked + config.duration * 2 / 3,
+            Ok(Ok(false)) | Err(_) => break,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, lease = %config.holder, "could not be renewed; trying again");
                 if timeout_at(end, sleep(config.duration / 12)).await.is_err() {
                     break;
