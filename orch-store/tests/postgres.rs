@@ -9,7 +9,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all};
 use orch_core::{
-    store::{CommitError, Durability, Guard, Revision, StateStore, StoreError},
+    store::{CommitError, Durability, Guard, Revision, StateStore, StoreError, Txn, WatchBatch, Write},
     testkit::store::{StoreHarness, run_all},
 };
 use orch_store::postgres::{PostgresStore, PostgresStoreConfig};
@@ -132,6 +132,57 @@ async fn of_many_claims_at_once_one_wins_each() {
         assert_eq!(lost.count(), 3, "claim {n}: {four:?}");
     }
     assert_eq!(stores[0].revision().await.unwrap(), Revision(300), "a lost claim takes no revision");
+}
+
+/// On one thread, so that all are asked for before the first is sent.
+#[tokio::test]
+async fn claims_of_one_moment_are_one_transaction_of_the_database() {
+    let config = fresh();
+    let stores = join_all((0..4).map(|_| open(&config))).await;
+    let client = psql(&config.schema).await;
+    let claim = |store: Arc<PostgresStore>, name: String| async move {
+        store.commit(put(&name, "me").guarded(Guard::Absent(key(&name)))).await.unwrap()
+    };
+    for (prefix, among, transactions) in [("one", 1, 1_i64), ("four", 4, 4)] {
+        join_all((0..64).map(|n| claim(Arc::clone(&stores[n % among]), format!("{prefix}/{n}")))).await;
+        let counted = "SELECT count(*), count(DISTINCT xmin::text) FROM records WHERE key ^@ $1";
+        let counted = client.query_one(counted, &[&prefix]).await.unwrap();
+        assert_eq!((counted.get(0), counted.get(1)), (64_i64, transactions), "claims and transactions");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_in_turns_reach_the_watches_of_both_without_a_gap() {
+    let config = PostgresStoreConfig { poll_interval: Duration::from_secs(600), ..fresh() };
+    let stores = [open(&config).await, open(&config).await];
+    let mut watches = Vec::new();
+    for store in &stores {
+        watches.push(store.watch("", Revision::ZERO).await.unwrap());
+    }
+    let mut expected = Vec::new();
+    for n in 0..60 {
+        // Sometimes one follows on itself, sometimes on the other; of the deletions one in two finds something.
+        let (store, name) = (&stores[usize::from(n % 3 == 0)], format!("k/{}", n % 5));
+        let txn = match n % 4 {
+            3 => Txn::of(vec![Write::delete(key(&name)), Write::delete(key("never"))]),
+            _ => put(&name, &n.to_string()),
+        };
+        let there = store.get(&key(&name)).await.unwrap().is_some();
+        let writes: Vec<_> = txn
+            .writes
+            .iter()
+            .filter(|write| write.value.is_some() || there && write.key.as_str() != "never")
+            .cloned()
+            .collect();
+        let revision = store.commit(txn).await.unwrap();
+        if !writes.is_empty() {
+            expected.push(WatchBatch { revision, writes });
+        }
+    }
+    for watch in watches {
+        let seen: Vec<_> = watch.take(expected.len()).map(Result::unwrap).collect().await;
+        assert_eq!(seen, expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

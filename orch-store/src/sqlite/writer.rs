@@ -67,15 +67,23 @@ impl Writer {
         }
     }
 
-    /// Adds the commits that are queued already. Returns the job that came after them, if another kind did.
+    /// Adds the commits that are queued already, and those that are asked for in the same moment: looks again while there
+    /// were more. Returns the job that came after them, if another kind did.
     fn gather(&self, group: &mut Vec<Commit>) -> Option<Job> {
-        while group.len() < GROUP_MAX {
-            match self.jobs.try_recv().ok()? {
-                Job::Commit(commit) => group.push(commit),
-                other => return Some(other),
+        loop {
+            let before = group.len();
+            std::thread::yield_now();
+            while group.len() < GROUP_MAX {
+                match self.jobs.try_recv() {
+                    Ok(Job::Commit(commit)) => group.push(commit),
+                    Ok(other) => return Some(other),
+                    Err(_) => break,
+                }
+            }
+            if group.len() == before || group.len() == GROUP_MAX {
+                return None;
             }
         }
-        None
     }
 
     fn commit(&mut self, mut group: Vec<Commit>) -> Result<(), StoreError> {
