@@ -126,12 +126,13 @@ impl Tail {
     fn append(&self, batches: Vec<WatchBatch>) -> Revision {
         // Held to the end: whoever reads the log and whoever commits may come at once.
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        for batch in batches {
-            if batch.revision == history.head().next() {
-                history.append(batch.writes);
-            }
-        }
-        history.head()
+        let mut next = history.head().next();
+        history.extend(batches.into_iter().filter_map(|batch| {
+            (batch.revision == next).then(|| {
+                next = next.next();
+                batch.writes
+            })
+        }))
     }
 
     fn history(&self) -> Arc<History> {
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     fn batch(revision: u64) -> WatchBatch {
-        let write = Write::put(Key::new("a").unwrap(), revision.to_string());
+        let write = Write::put(Key::new("a").expect("a valid key"), revision.to_string());
         WatchBatch { revision: Revision(revision), writes: vec![write] }
     }
 
@@ -199,8 +200,8 @@ mod tests {
 
     /// A tail and a watch of everything.
     async fn follow(server: &Arc<Server>) -> (Tail, Watch) {
-        let tail = Tail::start(Arc::clone(server) as _).await.unwrap();
-        let watch = tail.watch("", Revision::ZERO).await.unwrap();
+        let tail = Tail::start(Arc::clone(server) as _).await.expect("the log can be read");
+        let watch = tail.watch("", Revision::ZERO).await.expect("nothing is compacted");
         server.reads.store(0, Ordering::Relaxed);
         (tail, watch)
     }

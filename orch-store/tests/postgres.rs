@@ -322,6 +322,39 @@ async fn processes_that_open_a_new_schema_at_once_make_it_once() {
     }
 }
 
+#[tokio::test]
+async fn a_schema_of_the_first_format_is_brought_up_to_date() {
+    let config = fresh();
+    let (client, schema) = (psql("public").await, &config.schema);
+    let first = include_str!("../src/postgres/sql/schema-1.sql");
+    let made = format!("CREATE SCHEMA {schema}; SET search_path TO {schema}; {first}");
+    client.batch_execute(&made).await.unwrap();
+    let old = "INSERT INTO records VALUES ('a', 'x', 1); INSERT INTO log VALUES (1, 'a', 'x'); UPDATE meta SET revision = 1";
+    client.batch_execute(old).await.unwrap();
+    let store = open(&config).await;
+    assert_eq!(store.get(&key("a")).await.unwrap().unwrap().version, Revision(1));
+    let claim = put("b", "y").guarded(Guard::Version(key("a"), Revision(1)));
+    assert_eq!(store.commit(claim).await.unwrap(), Revision(2));
+    let format: i32 = client.query_one("SELECT format FROM meta", &[]).await.unwrap().get(0);
+    assert_eq!(format, 2);
+}
+
+/// Whatever isolation is usual in the database: what is decided is decided on what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_isolates_more_by_itself_changes_nothing() {
+    let config = fresh();
+    let role = format!("options=-c%20default_transaction_isolation%3Dserializable&schema={}", config.schema);
+    let strict = PostgresStoreConfig { schema: config.schema, ..at(&server(), &role) };
+    let stores = join_all((0..3).map(|_| open(&strict))).await;
+    let all = (0..90).map(|n| {
+        let store = &stores[n % 3];
+        async move { store.commit(put("hot", &n.to_string())).await.unwrap() }
+    });
+    let mut revisions = join_all(all).await;
+    revisions.sort();
+    assert_eq!(revisions, (1..=90).map(Revision).collect::<Vec<_>>());
+}
+
 async fn opening_fails(config: PostgresStoreConfig) -> StoreError {
     PostgresStore::open(config).await.expect_err("opening must fail")
 }

@@ -17,14 +17,17 @@ use super::{
     config::SyncPolicy,
     core::{Core, Extent, Verdict},
 };
-use crate::file::error::{self, Cause};
+use crate::{
+    answer::{Question, answer_all},
+    file::error::{self, Cause},
+};
 
 /// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
 const GROUP_MAX: usize = 2048;
 
 /// What the writer is asked to do. Each is answered once it is as durable as it gets.
 pub(super) enum Job {
-    Commit { txn: Txn, answer: oneshot::Sender<Result<Revision, CommitError>>, room: OwnedSemaphorePermit },
+    Commit { txn: Txn, answer: Question<Result<Revision, CommitError>>, room: OwnedSemaphorePermit },
     Compact { before: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
     Close { answer: oneshot::Sender<Result<(), StoreError>> },
 }
@@ -42,7 +45,7 @@ pub(super) struct Writer {
 
 struct Commit {
     txn: Txn,
-    answer: oneshot::Sender<Result<Revision, CommitError>>,
+    answer: Question<Result<Revision, CommitError>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -118,24 +121,25 @@ impl Writer {
         match self.core.apply(self.extent, txns, trim, self.durability()) {
             Ok((verdicts, reached)) => {
                 self.reach(reached);
-                let answers: Vec<_> = verdicts
-                    .into_iter()
-                    .map(|verdict| match verdict {
-                        Verdict::Applied(writes) => Ok(self.history.append(writes)),
-                        Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
-                    })
-                    .collect();
+                let (mut head, mut changes) = (self.history.head(), Vec::new());
+                let mut answer_to = |verdict| match verdict {
+                    Verdict::Applied(writes) => {
+                        changes.push(writes);
+                        head = head.next();
+                        Ok(head)
+                    }
+                    Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
+                };
+                let questions = group.into_iter().map(|commit| commit.answer);
+                let answers: Vec<_> = questions.zip(verdicts.into_iter().map(&mut answer_to)).collect();
+                self.history.extend(changes);
                 // Whoever has an answer must not be told of an older beginning than there is.
                 self.history.forget(reached.oldest);
-                for (commit, answer) in group.into_iter().zip(answers) {
-                    let _ = commit.answer.send(answer);
-                }
+                answer_all(answers);
                 Ok(())
             }
             Err(error) => {
-                for commit in group {
-                    let _ = commit.answer.send(Err(error.clone().into()));
-                }
+                answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
                 Err(error)
             }
         }

@@ -46,7 +46,7 @@ use orch_core::store::{
     Watch, WatchBatch, Write,
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
 };
 use tokio_postgres::{Error, Row};
@@ -58,6 +58,7 @@ use self::{
     writer::{Commit, Writer},
 };
 use crate::{
+    answer::question,
     prefix,
     tail::{Piece, SharedLog, Tail},
 };
@@ -186,14 +187,14 @@ impl StateStore for PostgresStore {
         let units = room_units(bytes).min(room_units(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = question();
         jobs.send(Commit { txn, bytes, answer, _room: room }).await.map_err(|_| StoreError::Closed)?;
         drop(jobs);
-        let unanswered = |_| {
+        let unanswered = || {
             let (store, operation, source) = (error::NAME, "committing", Arc::new(Cause::Writer));
             StoreError::Backend { store, operation, retryable: false, outcome_unknown: true, source }.into()
         };
-        answered.await.unwrap_or_else(|lost| Err(unanswered(lost)))
+        answered.await.unwrap_or_else(|| Err(unanswered()))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {

@@ -7,7 +7,7 @@ use std::{future::poll_fn, iter::once, num::NonZeroU64, pin::Pin, sync::Arc, tas
 
 use futures_util::future::{FutureExt as _, MaybeDone, maybe_done};
 use orch_core::store::{CommitError, Revision, StoreError, Txn};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_postgres::{Error, Row, Statement};
 
 use super::{
@@ -15,7 +15,10 @@ use super::{
     plan::Plan,
     session::{Connector, Readers, Session},
 };
-use crate::tail::Tail;
+use crate::{
+    answer::{Question, answer_all},
+    tail::Tail,
+};
 
 /// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
 const GROUP_MAX: usize = 1024;
@@ -27,7 +30,7 @@ pub(super) struct Commit {
     pub(super) txn: Txn,
     /// Bytes of its keys and values.
     pub(super) bytes: usize,
-    pub(super) answer: oneshot::Sender<Result<Revision, CommitError>>,
+    pub(super) answer: Question<Result<Revision, CommitError>>,
     /// Its part of the queue's bound.
     pub(super) _room: OwnedSemaphorePermit,
 }
@@ -60,17 +63,13 @@ impl Writer {
                         None => self.tail.wake(),
                     }
                     let head = verdicts.iter().filter_map(|verdict| verdict.as_ref().ok()).max().copied();
-                    for (commit, verdict) in group.into_iter().zip(verdicts) {
-                        let _ = commit.answer.send(verdict);
-                    }
+                    answer_all(group.into_iter().map(|commit| commit.answer).zip(verdicts));
                     self.trim(head).await;
                 }
                 Err(error) => {
                     // It may have happened, and the word of our own commits is not listened for.
                     self.tail.wake();
-                    for commit in group {
-                        let _ = commit.answer.send(Err(error.clone().into()));
-                    }
+                    answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
                 }
             }
         }

@@ -13,6 +13,7 @@ use super::{
     core::{Core, Extent, Verdict},
     error::{self, Cause},
 };
+use crate::answer::{Question, answer_all};
 
 /// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
 const GROUP_MAX: usize = 2048;
@@ -26,7 +27,7 @@ pub(super) enum Job {
 
 pub(super) struct Commit {
     pub(super) txn: Txn,
-    pub(super) answer: oneshot::Sender<Result<Revision, CommitError>>,
+    pub(super) answer: Question<Result<Revision, CommitError>>,
     /// Its part of the queue's bound.
     pub(super) _room: OwnedSemaphorePermit,
 }
@@ -95,24 +96,25 @@ impl Writer {
         match self.core.apply(self.extent, group.iter_mut().map(|commit| &mut commit.txn), trim) {
             Ok((verdicts, reached)) => {
                 self.extent = reached;
-                let answers: Vec<_> = verdicts
-                    .into_iter()
-                    .map(|verdict| match verdict {
-                        Verdict::Applied(writes) => Ok(self.history.append(writes)),
-                        Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
-                    })
-                    .collect();
+                let (mut head, mut changes) = (self.history.head(), Vec::new());
+                let mut answer_to = |verdict| match verdict {
+                    Verdict::Applied(writes) => {
+                        changes.push(writes);
+                        head = head.next();
+                        Ok(head)
+                    }
+                    Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
+                };
+                let questions = group.into_iter().map(|commit| commit.answer);
+                let answers: Vec<_> = questions.zip(verdicts.into_iter().map(&mut answer_to)).collect();
+                self.history.extend(changes);
                 // Whoever has an answer must not be told of an older beginning than there is.
                 self.history.forget(reached.oldest);
-                for (commit, answer) in group.into_iter().zip(answers) {
-                    let _ = commit.answer.send(answer);
-                }
+                answer_all(answers);
                 Ok(())
             }
             Err(error) => {
-                for commit in group {
-                    let _ = commit.answer.send(Err(error.clone().into()));
-                }
+                answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
                 Err(error)
             }
         }
