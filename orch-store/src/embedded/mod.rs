@@ -95,6 +95,7 @@ impl RedbStore {
             jobs: queue,
             extent,
             keep: config.history_revisions,
+            last: Default::default(),
             sync: config.sync,
             sync_due: None,
         };

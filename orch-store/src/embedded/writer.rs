@@ -1,5 +1,5 @@
 //! The one thread that writes. It takes what is queued, commits it as one group, and answers; while the disk works,
-//! the next group gathers by itself, so that nobody ever waits for a timer.
+//! the next group gathers by itself.
 
 use std::{
     num::NonZeroU64,
@@ -7,7 +7,7 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
@@ -38,6 +38,8 @@ pub(super) struct Writer {
     pub(super) jobs: Receiver<Job>,
     pub(super) extent: Extent,
     pub(super) keep: NonZeroU64,
+    /// How many the last group had, and how long it took.
+    pub(super) last: (usize, Duration),
     pub(super) sync: SyncPolicy,
     /// When the oldest commit that is not on the disk yet must be there.
     pub(super) sync_due: Option<Instant>,
@@ -58,7 +60,10 @@ impl Writer {
                 Job::Commit { txn, answer, room } => {
                     let mut group = vec![Commit { txn, answer, _room: room }];
                     next = self.gather(&mut group);
-                    self.commit(group)
+                    let (size, begin) = (group.len(), Instant::now());
+                    let done = self.commit(group);
+                    self.last = (size, begin.elapsed());
+                    done
                 }
                 Job::Compact { before, answer } => {
                     let done = self.compact(before);
@@ -92,23 +97,23 @@ impl Writer {
         }
     }
 
-    /// Adds the commits that are queued already, and those that are asked for in the same moment: looks again while there
-    /// were more. Returns the job that came after them, if another kind did.
+    /// Adds the commits that are queued already. Who was answered together is likely to ask together again: if the last
+    /// group was larger, others are waited for, a quarter of its time at most. Returns the job that came after them, if
+    /// another kind did.
     fn gather(&self, group: &mut Vec<Commit>) -> Option<Job> {
-        loop {
-            let before = group.len();
-            std::thread::yield_now();
-            while group.len() < GROUP_MAX {
-                match self.jobs.try_recv() {
-                    Ok(Job::Commit { txn, answer, room }) => group.push(Commit { txn, answer, _room: room }),
-                    Ok(other) => return Some(other),
-                    Err(_) => break,
-                }
-            }
-            if group.len() == before || group.len() == GROUP_MAX {
-                return None;
+        let (expected, took) = self.last;
+        let until = Instant::now() + took / 4;
+        while group.len() < GROUP_MAX {
+            let job = match group.len() < expected {
+                true => self.jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+                false => self.jobs.try_recv().ok(),
+            };
+            match job? {
+                Job::Commit { txn, answer, room } => group.push(Commit { txn, answer, _room: room }),
+                other => return Some(other),
             }
         }
+        None
     }
 
     fn commit(&mut self, mut group: Vec<Commit>) -> Result<(), StoreError> {

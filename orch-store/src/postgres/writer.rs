@@ -3,7 +3,15 @@
 //! and the row that orders the commits of all processes is never held for the time of a client. Meanwhile the next group
 //! gathers by itself.
 
-use std::{future::poll_fn, iter::once, num::NonZeroU64, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    iter::once,
+    num::NonZeroU64,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::{FutureExt as _, MaybeDone, maybe_done};
 use orch_core::store::{CommitError, Revision, StoreError, Txn};
@@ -43,6 +51,8 @@ pub(super) struct Writer {
     pub(super) keep: NonZeroU64,
     /// Where this process trimmed the log the last time.
     pub(super) trimmed: Revision,
+    /// How many the last group had, and how long it took.
+    pub(super) last: (usize, Duration),
 }
 
 impl Writer {
@@ -56,7 +66,10 @@ impl Writer {
         } {
             self.settle().await;
             let (group, plan) = self.gather(first, &mut next);
-            match self.carry_out(&mut session, &plan).await {
+            let begin = Instant::now();
+            let done = self.carry_out(&mut session, &plan).await;
+            self.last = (group.len(), begin.elapsed());
+            match done {
                 Ok(verdicts) => {
                     match plan.into_batches(&verdicts) {
                         Some(batches) => self.tail.committed(batches),
@@ -75,12 +88,16 @@ impl Writer {
         }
     }
 
-    /// Those who ask in the same moment come along: lets others run while the queue grows by that.
+    /// Those who ask in the same moment come along. Who was answered together is likely to ask together again: if the last
+    /// group was larger, others are waited for, a quarter of its time at most.
     async fn settle(&self) {
-        let mut before = None;
-        while before.is_none_or(|before| before < self.jobs.len().min(GROUP_MAX)) {
-            before = Some(self.jobs.len());
+        let (expected, took) = self.last;
+        let until = Instant::now() + took / 4;
+        loop {
             tokio::task::yield_now().await;
+            if self.jobs.len() + 1 >= expected || Instant::now() >= until {
+                return;
+            }
         }
     }
 

@@ -95,6 +95,7 @@ impl SqliteStore {
                 jobs: queue,
                 extent,
                 keep: config.history_revisions,
+                last: Default::default(),
             };
             std::thread::Builder::new()
                 .name("orch-store-sqlite".into())
