@@ -1,6 +1,7 @@
 //! Stores on their servers, each beside its raw client doing the same: one durable commit, 64 commits together, 64 claims
-//! together, and how long until a watch shows a commit. `cargo xtask stores up` says which variables to set; a store whose
-//! variable is missing is left out.
+//! together, and how long until a watch shows a commit: one of the same store and, where processes share the records, one
+//! of another store (`orch_elsewhere`), which is what the raw client does. `cargo xtask stores up` says which variables to
+//! set; a store whose variable is missing is left out.
 
 use std::{
     sync::{

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+#[cfg(any(feature = "embedded", feature = "postgres", feature = "sqlite"))]
+mod answer;
 mod connect;
 #[cfg(feature = "crdt")]
 pub mod crdt;

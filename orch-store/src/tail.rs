@@ -73,6 +73,16 @@ impl Tail {
         self.news.notify_one();
     }
 
+    /// Takes in what this process has committed itself, without asking the server for it again. If it does not follow
+    /// directly on what is known, because somebody else has committed in between, the log is read.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn committed(&self, batches: Vec<WatchBatch>) {
+        let Some(last) = batches.last().map(|batch| batch.revision) else { return };
+        if self.append(batches) != last {
+            self.wake();
+        }
+    }
+
     /// Reads everything that is there now.
     pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.reading.lock().await;
@@ -88,11 +98,9 @@ impl Tail {
                 self.begin_anew(&piece, StoreError::Compacted { oldest: piece.oldest });
                 return Ok(());
             }
-            for batch in piece.batches {
-                history.append(batch.writes);
-            }
+            let reached = self.append(piece.batches);
             history.forget(piece.oldest);
-            if history.head() >= piece.head {
+            if reached >= piece.head {
                 return Ok(());
             }
         }
@@ -111,6 +119,20 @@ impl Tail {
     /// Ends every watch.
     pub(crate) fn close(&self) {
         self.history().close();
+    }
+
+    /// Adds those that are next to what is known: others are known already, or come too early. Returns the newest
+    /// revision then.
+    fn append(&self, batches: Vec<WatchBatch>) -> Revision {
+        // Held to the end: whoever reads the log and whoever commits may come at once.
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = history.head().next();
+        history.extend(batches.into_iter().filter_map(|batch| {
+            (batch.revision == next).then(|| {
+                next = next.next();
+                batch.writes
+            })
+        }))
     }
 
     fn history(&self) -> Arc<History> {
@@ -142,5 +164,98 @@ impl Recall for Past {
             return Err(StoreError::Compacted { oldest: piece.oldest });
         }
         Ok(piece.batches)
+    }
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::StreamExt as _;
+    use orch_core::store::{Key, Write};
+
+    use super::*;
+
+    fn batch(revision: u64) -> WatchBatch {
+        let write = Write::put(Key::new("a").expect("a valid key"), revision.to_string());
+        WatchBatch { revision: Revision(revision), writes: vec![write] }
+    }
+
+    /// A log with so many revisions.
+    #[derive(Default)]
+    struct Server {
+        head: AtomicUsize,
+        reads: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl SharedLog for Server {
+        async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            let head = self.head.load(Ordering::Relaxed) as u64;
+            let batches = (after.0 + 1..=head).take(limit).map(batch).collect();
+            Ok(Piece { oldest: Revision::ZERO, head: Revision(head), batches })
+        }
+    }
+
+    /// A tail and a watch of everything.
+    async fn follow(server: &Arc<Server>) -> (Tail, Watch) {
+        let tail = Tail::start(Arc::clone(server) as _).await.expect("the log can be read");
+        let watch = tail.watch("", Revision::ZERO).await.expect("nothing is compacted");
+        server.reads.store(0, Ordering::Relaxed);
+        (tail, watch)
+    }
+
+    #[tokio::test]
+    async fn what_follows_on_what_is_known_is_not_asked_for() {
+        let server = Arc::new(Server::default());
+        let (tail, watch) = follow(&server).await;
+        tail.committed(vec![batch(1), batch(2)]);
+        tail.committed(vec![batch(3)]);
+        let seen: Vec<_> = watch.take(3).map(Result::unwrap).collect().await;
+        assert_eq!(seen, [batch(1), batch(2), batch(3)]);
+        assert_eq!(server.reads.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_gap_is_read_from_the_log_before_what_comes_after_it_is_shown() {
+        let server = Arc::new(Server::default());
+        let (tail, watch) = follow(&server).await;
+        server.head.store(3, Ordering::Relaxed);
+        // Somebody else committed the second.
+        tail.committed(vec![batch(1), batch(3)]);
+        tail.committed(vec![batch(3)]);
+        let follows = tail.run(Duration::from_secs(600));
+        let seen = watch.take(3).map(Result::unwrap).collect::<Vec<_>>();
+        let seen =
+            tokio::select! { seen = seen => seen, () = follows => unreachable!("it follows for ever") };
+        assert_eq!(seen, [batch(1), batch(2), batch(3)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_already_is_not_shown_twice() {
+        let server = Arc::new(Server::default());
+        let (tail, watch) = follow(&server).await;
+        server.head.store(2, Ordering::Relaxed);
+        tail.catch_up().await.unwrap();
+        tail.committed(vec![batch(1), batch(2)]);
+        tail.committed(vec![batch(3)]);
+        let seen: Vec<_> = watch.take(3).map(Result::unwrap).collect().await;
+        assert_eq!(seen, [batch(1), batch(2), batch(3)]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_behind_what_is_known_shows_that_the_server_went_back() {
+        let server = Arc::new(Server::default());
+        let (tail, watch) = follow(&server).await;
+        tail.committed(vec![batch(1), batch(2)]);
+        // Restored to its beginning, where this is the first commit again.
+        server.head.store(1, Ordering::Relaxed);
+        tail.committed(vec![batch(1)]);
+        let follows = tail.run(Duration::from_secs(600));
+        let seen = watch.collect::<Vec<_>>();
+        let seen =
+            tokio::select! { seen = seen => seen, () = follows => unreachable!("it follows for ever") };
+        assert!(matches!(seen.last(), Some(Err(StoreError::Corrupt(_)))), "{seen:?}");
     }
 }

@@ -9,7 +9,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all};
 use orch_core::{
-    store::{CommitError, Durability, Guard, Revision, StateStore, StoreError},
+    store::{CommitError, Durability, Guard, Revision, StateStore, StoreError, Txn, WatchBatch, Write},
     testkit::store::{StoreHarness, run_all},
 };
 use orch_store::postgres::{PostgresStore, PostgresStoreConfig};
@@ -132,6 +132,57 @@ async fn of_many_claims_at_once_one_wins_each() {
         assert_eq!(lost.count(), 3, "claim {n}: {four:?}");
     }
     assert_eq!(stores[0].revision().await.unwrap(), Revision(300), "a lost claim takes no revision");
+}
+
+/// On one thread, so that all are asked for before the first is sent.
+#[tokio::test]
+async fn claims_of_one_moment_are_one_transaction_of_the_database() {
+    let config = fresh();
+    let stores = join_all((0..4).map(|_| open(&config))).await;
+    let client = psql(&config.schema).await;
+    let claim = |store: Arc<PostgresStore>, name: String| async move {
+        store.commit(put(&name, "me").guarded(Guard::Absent(key(&name)))).await.unwrap()
+    };
+    for (prefix, among, transactions) in [("one", 1, 1_i64), ("four", 4, 4)] {
+        join_all((0..64).map(|n| claim(Arc::clone(&stores[n % among]), format!("{prefix}/{n}")))).await;
+        let counted = "SELECT count(*), count(DISTINCT xmin::text) FROM records WHERE key ^@ $1";
+        let counted = client.query_one(counted, &[&prefix]).await.unwrap();
+        assert_eq!((counted.get(0), counted.get(1)), (64_i64, transactions), "claims and transactions");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_in_turns_reach_the_watches_of_both_without_a_gap() {
+    let config = PostgresStoreConfig { poll_interval: Duration::from_secs(600), ..fresh() };
+    let stores = [open(&config).await, open(&config).await];
+    let mut watches = Vec::new();
+    for store in &stores {
+        watches.push(store.watch("", Revision::ZERO).await.unwrap());
+    }
+    let mut expected = Vec::new();
+    for n in 0..60 {
+        // Sometimes one follows on itself, sometimes on the other; of the deletions one in two finds something.
+        let (store, name) = (&stores[usize::from(n % 3 == 0)], format!("k/{}", n % 5));
+        let txn = match n % 4 {
+            3 => Txn::of(vec![Write::delete(key(&name)), Write::delete(key("never"))]),
+            _ => put(&name, &n.to_string()),
+        };
+        let there = store.get(&key(&name)).await.unwrap().is_some();
+        let writes: Vec<_> = txn
+            .writes
+            .iter()
+            .filter(|write| write.value.is_some() || there && write.key.as_str() != "never")
+            .cloned()
+            .collect();
+        let revision = store.commit(txn).await.unwrap();
+        if !writes.is_empty() {
+            expected.push(WatchBatch { revision, writes });
+        }
+    }
+    for watch in watches {
+        let seen: Vec<_> = watch.take(expected.len()).map(Result::unwrap).collect().await;
+        assert_eq!(seen, expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,6 +320,39 @@ async fn processes_that_open_a_new_schema_at_once_make_it_once() {
     for store in join_all((0..8).map(|_| open(&config))).await {
         assert_eq!(store.revision().await.unwrap(), Revision::ZERO);
     }
+}
+
+#[tokio::test]
+async fn a_schema_of_the_first_format_is_brought_up_to_date() {
+    let config = fresh();
+    let (client, schema) = (psql("public").await, &config.schema);
+    let first = include_str!("../src/postgres/sql/schema-1.sql");
+    let made = format!("CREATE SCHEMA {schema}; SET search_path TO {schema}; {first}");
+    client.batch_execute(&made).await.unwrap();
+    let old = "INSERT INTO records VALUES ('a', 'x', 1); INSERT INTO log VALUES (1, 'a', 'x'); UPDATE meta SET revision = 1";
+    client.batch_execute(old).await.unwrap();
+    let store = open(&config).await;
+    assert_eq!(store.get(&key("a")).await.unwrap().unwrap().version, Revision(1));
+    let claim = put("b", "y").guarded(Guard::Version(key("a"), Revision(1)));
+    assert_eq!(store.commit(claim).await.unwrap(), Revision(2));
+    let format: i32 = client.query_one("SELECT format FROM meta", &[]).await.unwrap().get(0);
+    assert_eq!(format, 2);
+}
+
+/// Whatever isolation is usual in the database: what is decided is decided on what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_isolates_more_by_itself_changes_nothing() {
+    let config = fresh();
+    let role = format!("options=-c%20default_transaction_isolation%3Dserializable&schema={}", config.schema);
+    let strict = PostgresStoreConfig { schema: config.schema, ..at(&server(), &role) };
+    let stores = join_all((0..3).map(|_| open(&strict))).await;
+    let all = (0..90).map(|n| {
+        let store = &stores[n % 3];
+        async move { store.commit(put("hot", &n.to_string())).await.unwrap() }
+    });
+    let mut revisions = join_all(all).await;
+    revisions.sort();
+    assert_eq!(revisions, (1..=90).map(Revision).collect::<Vec<_>>());
 }
 
 async fn opening_fails(config: PostgresStoreConfig) -> StoreError {

@@ -83,19 +83,19 @@ impl History {
 
     /// Adds the next revision with its writes, in byte order of keys, and wakes the watches. Returns it.
     pub fn append(&self, writes: Vec<Write>) -> Revision {
+        self.extend([writes])
+    }
+
+    /// Adds the next revisions, each as [`History::append`] does, and wakes the watches once. Returns the newest revision.
+    pub fn extend(&self, revisions: impl IntoIterator<Item = Vec<Write>>) -> Revision {
         let head = {
             let mut log = self.log();
-            log.head = log.head.next();
-            log.bytes += bytes_of(&writes);
-            log.batches.push_back(writes.into());
-            while log.batches.len() > self.bounds.revisions.get()
-                || log.bytes > self.bounds.bytes && log.batches.len() > 1
-            {
-                log.drop_oldest();
+            for writes in revisions {
+                log.push(writes, self.bounds);
             }
             log.head
         };
-        self.progress.send_modify(|progress| progress.head = head);
+        self.progress.send_if_modified(|progress| std::mem::replace(&mut progress.head, head) != head);
         head
     }
 
@@ -194,6 +194,17 @@ impl Log {
     /// Everything after this revision is in memory.
     fn start(&self) -> Revision {
         Revision(self.head.0 - self.batches.len() as u64)
+    }
+
+    fn push(&mut self, writes: Vec<Write>, bounds: HistoryBounds) {
+        self.head = self.head.next();
+        self.bytes += bytes_of(&writes);
+        self.batches.push_back(writes.into());
+        while self.batches.len() > bounds.revisions.get()
+            || self.bytes > bounds.bytes && self.batches.len() > 1
+        {
+            self.drop_oldest();
+        }
     }
 
     fn drop_oldest(&mut self) {

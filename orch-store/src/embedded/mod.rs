@@ -34,10 +34,13 @@ use self::{
     core::Core,
     writer::{Job, Writer},
 };
-use crate::file::{
-    blocking, bytes_of,
-    error::{self, Cause},
-    guarded, prepare_dir, room_units, sync_dir,
+use crate::{
+    answer::question,
+    file::{
+        blocking, bytes_of,
+        error::{self, Cause},
+        guarded, prepare_dir, room_units, sync_dir,
+    },
 };
 
 /// The file in the store's directory.
@@ -92,6 +95,7 @@ impl RedbStore {
             jobs: queue,
             extent,
             keep: config.history_revisions,
+            last: Default::default(),
             sync: config.sync,
             sync_due: None,
         };
@@ -163,9 +167,9 @@ impl StateStore for RedbStore {
         let units = room_units(bytes_of(&txn)).min(room_units(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = question();
         self.jobs.send(Job::Commit { txn, answer, room }).map_err(|_| self.unanswered(false))?;
-        answered.await.unwrap_or_else(|_| Err(self.unanswered(true).into()))
+        answered.await.unwrap_or_else(|| Err(self.unanswered(true).into()))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {

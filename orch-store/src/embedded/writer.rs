@@ -1,5 +1,5 @@
 //! The one thread that writes. It takes what is queued, commits it as one group, and answers; while the disk works,
-//! the next group gathers by itself, so that nobody ever waits for a timer.
+//! the next group gathers by itself.
 
 use std::{
     num::NonZeroU64,
@@ -7,7 +7,7 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
@@ -17,14 +17,17 @@ use super::{
     config::SyncPolicy,
     core::{Core, Extent, Verdict},
 };
-use crate::file::error::{self, Cause};
+use crate::{
+    answer::{Question, answer_all},
+    file::error::{self, Cause},
+};
 
 /// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
 const GROUP_MAX: usize = 2048;
 
 /// What the writer is asked to do. Each is answered once it is as durable as it gets.
 pub(super) enum Job {
-    Commit { txn: Txn, answer: oneshot::Sender<Result<Revision, CommitError>>, room: OwnedSemaphorePermit },
+    Commit { txn: Txn, answer: Question<Result<Revision, CommitError>>, room: OwnedSemaphorePermit },
     Compact { before: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
     Close { answer: oneshot::Sender<Result<(), StoreError>> },
 }
@@ -35,6 +38,8 @@ pub(super) struct Writer {
     pub(super) jobs: Receiver<Job>,
     pub(super) extent: Extent,
     pub(super) keep: NonZeroU64,
+    /// How many the last group had, and how long it took.
+    pub(super) last: (usize, Duration),
     pub(super) sync: SyncPolicy,
     /// When the oldest commit that is not on the disk yet must be there.
     pub(super) sync_due: Option<Instant>,
@@ -42,7 +47,7 @@ pub(super) struct Writer {
 
 struct Commit {
     txn: Txn,
-    answer: oneshot::Sender<Result<Revision, CommitError>>,
+    answer: Question<Result<Revision, CommitError>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -55,7 +60,10 @@ impl Writer {
                 Job::Commit { txn, answer, room } => {
                     let mut group = vec![Commit { txn, answer, _room: room }];
                     next = self.gather(&mut group);
-                    self.commit(group)
+                    let (size, begin) = (group.len(), Instant::now());
+                    let done = self.commit(group);
+                    self.last = (size, begin.elapsed());
+                    done
                 }
                 Job::Compact { before, answer } => {
                     let done = self.compact(before);
@@ -89,10 +97,18 @@ impl Writer {
         }
     }
 
-    /// Adds the commits that are queued already. Returns the job that came after them, if another kind did.
+    /// Adds the commits that are queued already. Who was answered together is likely to ask together again: if the last
+    /// group was larger, others are waited for, a quarter of its time at most. Returns the job that came after them, if
+    /// another kind did.
     fn gather(&self, group: &mut Vec<Commit>) -> Option<Job> {
+        let (expected, took) = self.last;
+        let until = Instant::now() + took / 4;
         while group.len() < GROUP_MAX {
-            match self.jobs.try_recv().ok()? {
+            let job = match group.len() < expected {
+                true => self.jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+                false => self.jobs.try_recv().ok(),
+            };
+            match job? {
                 Job::Commit { txn, answer, room } => group.push(Commit { txn, answer, _room: room }),
                 other => return Some(other),
             }
@@ -110,24 +126,25 @@ impl Writer {
         match self.core.apply(self.extent, txns, trim, self.durability()) {
             Ok((verdicts, reached)) => {
                 self.reach(reached);
-                let answers: Vec<_> = verdicts
-                    .into_iter()
-                    .map(|verdict| match verdict {
-                        Verdict::Applied(writes) => Ok(self.history.append(writes)),
-                        Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
-                    })
-                    .collect();
+                let (mut head, mut changes) = (self.history.head(), Vec::new());
+                let mut answer_to = |verdict| match verdict {
+                    Verdict::Applied(writes) => {
+                        changes.push(writes);
+                        head = head.next();
+                        Ok(head)
+                    }
+                    Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
+                };
+                let questions = group.into_iter().map(|commit| commit.answer);
+                let answers: Vec<_> = questions.zip(verdicts.into_iter().map(&mut answer_to)).collect();
+                self.history.extend(changes);
                 // Whoever has an answer must not be told of an older beginning than there is.
                 self.history.forget(reached.oldest);
-                for (commit, answer) in group.into_iter().zip(answers) {
-                    let _ = commit.answer.send(answer);
-                }
+                answer_all(answers);
                 Ok(())
             }
             Err(error) => {
-                for commit in group {
-                    let _ = commit.answer.send(Err(error.clone().into()));
-                }
+                answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
                 Err(error)
             }
         }

@@ -1,11 +1,12 @@
 //! Records in a PostgreSQL database (version 12 or later), for several processes that decide over the same records.
 //!
-//! | table | holds |
+//! | name | holds |
 //! |---|---|
 //! | `records` | key, value, and the revision that wrote it |
 //! | `log` | what each of the newest revisions changed, for watches |
 //! | `meta` | the format, the newest revision, and where the log begins |
 //! | `readable` | a view of the records with values as text, for `psql` |
+//! | `apply` | the function that decides and applies commits |
 //!
 //! All are in a schema of their own (`orch` unless the URL says otherwise), which is made and brought up to date when the
 //! store is opened. Changing records by hand goes past the revisions and the log, so that nobody who watches would hear
@@ -13,9 +14,10 @@
 //!
 //! Every commit locks the one row of `meta`, takes its revision from there and releases the row at the end. So revisions
 //! become visible in their order, and a watch that has seen 7 will never be shown a 6. Commits that wait together are
-//! one transaction of the database, sent in one go: they share the lock, the round trip and the sync, and the lock is
-//! never held while a client thinks. Watches are woken by `NOTIFY` and read the log, so that a lost notification costs them
-//! [`PostgresStoreConfig::poll_interval`] and nothing else.
+//! one transaction of the database, and one call of a function: they share the lock, the round trip and the sync, and the
+//! lock is never held while a client thinks. Watches of what this process commits are fed from memory; those of others are
+//! woken by `NOTIFY` and read the log, so that a lost notification costs them [`PostgresStoreConfig::poll_interval`] and
+//! nothing else.
 //!
 //! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried
 //! again on a new connection.
@@ -46,7 +48,7 @@ use orch_core::store::{
     Watch, WatchBatch, Write,
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
 };
 use tokio_postgres::{Error, Row};
@@ -58,6 +60,7 @@ use self::{
     writer::{Commit, Writer},
 };
 use crate::{
+    answer::question,
     prefix,
     tail::{Piece, SharedLog, Tail},
 };
@@ -111,6 +114,7 @@ impl PostgresStore {
             jobs: queue,
             keep: config.history_revisions,
             trimmed: Revision::ZERO,
+            last: Default::default(),
         };
         Ok(Self {
             listening: tokio::spawn(listen(connector, Arc::clone(&tail), config.clone())),
@@ -186,14 +190,14 @@ impl StateStore for PostgresStore {
         let units = room_units(bytes).min(room_units(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = question();
         jobs.send(Commit { txn, bytes, answer, _room: room }).await.map_err(|_| StoreError::Closed)?;
         drop(jobs);
-        let unanswered = |_| {
+        let unanswered = || {
             let (store, operation, source) = (error::NAME, "committing", Arc::new(Cause::Writer));
             StoreError::Backend { store, operation, retryable: false, outcome_unknown: true, source }.into()
         };
-        answered.await.unwrap_or_else(|lost| Err(unanswered(lost)))
+        answered.await.unwrap_or_else(|| Err(unanswered()))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {

@@ -1,9 +1,12 @@
 //! Which transactions of a group can be decided by one statement.
 
-use std::{collections::HashMap, error::Error};
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+};
 
 use bytes::{Bytes, BytesMut};
-use orch_core::store::{Guard, Key, Revision, Txn};
+use orch_core::store::{CommitError, Guard, Key, Revision, Txn, WatchBatch, Write};
 use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 
 /// Statements of one group. Transactions on one key that follow each other take one each.
@@ -17,9 +20,11 @@ pub(super) struct Plan {
     /// The step after the last one that writes a key.
     free: HashMap<Key, usize>,
     count: usize,
+    /// Only the database knows whether there is something to delete.
+    deletes: bool,
 }
 
-/// What one statement decides: lists of transactions, guards and writes, as `apply.sql` takes them.
+/// What one statement decides: lists of transactions, guards and writes, as the function `apply` takes them.
 #[derive(Default)]
 pub(super) struct Step {
     /// Where its transactions are in the group.
@@ -58,6 +63,7 @@ impl Plan {
             self.steps.push(Step::default());
         }
         for write in &txn.writes {
+            self.deletes |= write.value.is_none();
             self.free.insert(write.key.clone(), at + 1);
         }
         self.steps[at].add(self.count, std::mem::take(txn));
@@ -67,6 +73,28 @@ impl Plan {
 
     pub(super) fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// What the transactions that were applied have changed, in the order of revisions; `None` when that is not known
+    /// here.
+    pub(super) fn into_batches(self, verdicts: &[Result<Revision, CommitError>]) -> Option<Vec<WatchBatch>> {
+        if self.deletes {
+            return None;
+        }
+        let mut batches = BTreeMap::new();
+        for step in self.steps {
+            for revision in step.places.iter().filter_map(|place| verdicts[*place].as_ref().ok()) {
+                batches.insert(*revision, Vec::new());
+            }
+            let Lists { txns, keys, values } = step.writes;
+            for ((txn, Text(key)), value) in txns.into_iter().zip(keys).zip(values) {
+                let place = step.places[usize::try_from(txn).unwrap_or(usize::MAX)];
+                if let Some(writes) = verdicts[place].as_ref().ok().and_then(|at| batches.get_mut(at)) {
+                    writes.push(Write { key, value: value.map(|Value(value)| value) });
+                }
+            }
+        }
+        Some(batches.into_iter().map(|(revision, writes)| WatchBatch { revision, writes }).collect())
     }
 
     /// Transactions.
@@ -138,8 +166,6 @@ impl ToSql for Value {
 
 #[cfg(test)]
 mod tests {
-    use orch_core::store::Write;
-
     use super::*;
 
     fn key(text: &str) -> Key {

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    hash::{BuildHasher as _, RandomState},
     num::NonZeroUsize,
     sync::{
         Arc,
@@ -41,9 +42,7 @@ pub(super) struct Statements {
     pub(super) log: Statement,
     pub(super) compact: Statement,
     pub(super) begin: Statement,
-    pub(super) lock: Statement,
     pub(super) apply: Statement,
-    pub(super) notify: Statement,
     pub(super) commit: Statement,
 }
 
@@ -53,6 +52,8 @@ pub(super) struct Connector {
     tls: MakeRustlsConnect,
     schema: String,
     patience: Duration,
+    /// Told with the news of what this store commits, which it knows already.
+    mark: String,
 }
 
 impl Connector {
@@ -60,16 +61,19 @@ impl Connector {
         let tls =
             config.server.trust.connector().map_err(|cause| error::backend("connecting", false, cause))?;
         let PostgresStoreConfig { server, schema, patience, .. } = config.clone();
-        Ok(Self { server: server.config, tls, schema, patience })
+        let mark = format!("{:016x}", RandomState::new().hash_one(&schema));
+        Ok(Self { server: server.config, tls, schema, patience, mark })
     }
 
     /// A connection without prepared statements; the schema may be missing.
     pub(super) async fn connect(&self, on_news: Option<OnNews>) -> Result<Client, Error> {
         let (client, mut connection) = self.server.connect(self.tls.clone()).await?;
+        let mark = self.mark.clone();
         // Ends with the client, or when the connection is lost.
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
                 match (message, &on_news) {
+                    (AsyncMessage::Notification(said), _) if said.payload() == mark => {}
                     (AsyncMessage::Notification(_), Some(on_news)) => on_news(),
                     (AsyncMessage::Notice(notice), _) => tracing::debug!(%notice, "the server says"),
                     _ => {}
@@ -79,11 +83,13 @@ impl Connector {
             // Whoever waits for news must look for itself now.
             on_news.iter().for_each(|on_news| on_news());
         });
-        // A connection that hangs in the middle of a commit must not hold up everybody else. Statements are planned once,
-        // perhaps while the tables are small, and must stay good when they are large.
+        // Each statement of a commit sees what was committed before it, whatever is usual in this database. A connection
+        // that hangs in the middle of one must not hold up everybody else. Statements are planned once, perhaps while the
+        // tables are small, and must stay good when they are large.
         let set_up = format!(
-            "SET search_path TO {}; SET idle_in_transaction_session_timeout TO '15s'; \
-             SET enable_seqscan TO off; SET jit TO off; \
+            "SET search_path TO {}; SET default_transaction_isolation TO 'read committed'; \
+             SET default_transaction_read_only TO off; SET idle_in_transaction_session_timeout TO '15s'; \
+             SET enable_seqscan TO off; SET jit TO off; SET plan_cache_mode TO force_generic_plan; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
             self.schema
         );
@@ -95,7 +101,7 @@ impl Connector {
     pub(super) async fn session(&self) -> Result<Session, StoreError> {
         let try_once = async || {
             let client = self.connect(None).await?;
-            let statements = Statements::prepare(&client, &self.schema).await?;
+            let statements = Statements::prepare(&client, &self.schema, &self.mark).await?;
             Ok(Session { client, statements })
         };
         self.patiently(try_once).await
@@ -129,8 +135,11 @@ impl Connector {
 }
 
 impl Statements {
-    async fn prepare(client: &Client, schema: &str) -> Result<Self, Error> {
-        let notify = format!("NOTIFY {}", channel(schema));
+    async fn prepare(client: &Client, schema: &str, mark: &str) -> Result<Self, Error> {
+        let apply = format!(
+            "SELECT revisions, places FROM apply($1, $2, $3, $4, $5, $6, $7, '{}', '{mark}')",
+            channel(schema)
+        );
         let prepare = |sql| client.prepare(sql);
         let (get, scan, revision, log, compact) = futures_util::try_join!(
             prepare("SELECT value, version FROM records WHERE key = $1"),
@@ -139,14 +148,9 @@ impl Statements {
             prepare(include_str!("sql/log.sql")),
             prepare(include_str!("sql/compact.sql")),
         )?;
-        let (begin, lock, apply, notify, commit) = futures_util::try_join!(
-            prepare("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
-            prepare("SELECT FROM meta FOR NO KEY UPDATE"),
-            prepare(include_str!("sql/apply.sql")),
-            prepare(&notify),
-            prepare("COMMIT"),
-        )?;
-        Ok(Self { get, scan, revision, log, compact, begin, lock, apply, notify, commit })
+        let (begin, apply, commit) =
+            futures_util::try_join!(prepare("BEGIN"), prepare(&apply), prepare("COMMIT"))?;
+        Ok(Self { get, scan, revision, log, compact, begin, apply, commit })
     }
 }
 

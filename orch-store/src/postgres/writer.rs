@@ -1,21 +1,32 @@
-//! The one task that writes. It takes what is queued and commits it as one transaction of the database, whose
-//! statements are sent together without waiting for answers in between: a group costs one round trip and one sync, and
-//! the row that orders the commits of all processes is never held for the time of a client. Meanwhile the next group
+//! The one task that writes. It takes what is queued and commits it as one transaction of the database, by one statement
+//! or by several that are sent together without waiting for answers in between: a group costs one round trip and one sync,
+//! and the row that orders the commits of all processes is never held for the time of a client. Meanwhile the next group
 //! gathers by itself.
 
-use std::{future::poll_fn, num::NonZeroU64, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    iter::once,
+    num::NonZeroU64,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::{FutureExt as _, MaybeDone, maybe_done};
 use orch_core::store::{CommitError, Revision, StoreError, Txn};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_postgres::{Error, Row, Statement};
 
 use super::{
     error,
-    plan::{Plan, Step},
+    plan::Plan,
     session::{Connector, Readers, Session},
 };
-use crate::tail::Tail;
+use crate::{
+    answer::{Question, answer_all},
+    tail::Tail,
+};
 
 /// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
 const GROUP_MAX: usize = 1024;
@@ -27,7 +38,7 @@ pub(super) struct Commit {
     pub(super) txn: Txn,
     /// Bytes of its keys and values.
     pub(super) bytes: usize,
-    pub(super) answer: oneshot::Sender<Result<Revision, CommitError>>,
+    pub(super) answer: Question<Result<Revision, CommitError>>,
     /// Its part of the queue's bound.
     pub(super) _room: OwnedSemaphorePermit,
 }
@@ -40,6 +51,8 @@ pub(super) struct Writer {
     pub(super) keep: NonZeroU64,
     /// Where this process trimmed the log the last time.
     pub(super) trimmed: Revision,
+    /// How many the last group had, and how long it took.
+    pub(super) last: (usize, Duration),
 }
 
 impl Writer {
@@ -51,23 +64,39 @@ impl Writer {
             Some(first) => Some(first),
             None => self.jobs.recv().await,
         } {
-            // Those who ask in the same moment come along.
-            tokio::task::yield_now().await;
+            self.settle().await;
             let (group, plan) = self.gather(first, &mut next);
-            match self.carry_out(&mut session, &plan).await {
+            let begin = Instant::now();
+            let done = self.carry_out(&mut session, &plan).await;
+            self.last = (group.len(), begin.elapsed());
+            match done {
                 Ok(verdicts) => {
-                    self.tail.wake();
-                    let head = verdicts.iter().filter_map(|verdict| verdict.as_ref().ok()).max().copied();
-                    for (commit, verdict) in group.into_iter().zip(verdicts) {
-                        let _ = commit.answer.send(verdict);
+                    match plan.into_batches(&verdicts) {
+                        Some(batches) => self.tail.committed(batches),
+                        None => self.tail.wake(),
                     }
+                    let head = verdicts.iter().filter_map(|verdict| verdict.as_ref().ok()).max().copied();
+                    answer_all(group.into_iter().map(|commit| commit.answer).zip(verdicts));
                     self.trim(head).await;
                 }
                 Err(error) => {
-                    for commit in group {
-                        let _ = commit.answer.send(Err(error.clone().into()));
-                    }
+                    // It may have happened, and the word of our own commits is not listened for.
+                    self.tail.wake();
+                    answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
                 }
+            }
+        }
+    }
+
+    /// Those who ask in the same moment come along. Who was answered together is likely to ask together again: if the last
+    /// group was larger, others are waited for, a quarter of its time at most.
+    async fn settle(&self) {
+        let (expected, took) = self.last;
+        let until = Instant::now() + took / 4;
+        loop {
+            tokio::task::yield_now().await;
+            if self.jobs.len() + 1 >= expected || Instant::now() >= until {
+                return;
             }
         }
     }
@@ -119,29 +148,37 @@ impl Writer {
     }
 }
 
-/// Sends everything at once and waits for all answers.
+/// Has the database decide and apply the plan. One step is a statement by itself, and a transaction with that; several are
+/// sent at once, between the begin and the end of a transaction.
 async fn fly(session: &Session, plan: &Plan) -> Result<Vec<Result<Revision, CommitError>>, StoreError> {
     let Session { client, statements } = session;
     let plain = |statement: &Statement| {
         let statement = statement.clone();
         async move { client.query(&statement, &[]).await }.boxed()
     };
-    let mut flight = vec![plain(&statements.begin), plain(&statements.lock)];
-    for step in plan.steps() {
+    let steps = plan.steps().iter().map(|step| {
         let apply = &statements.apply;
-        flight.push(async move { client.query(apply, &step.parameters()).await }.boxed());
-    }
-    flight.push(plain(&statements.notify));
-    flight.push(plain(&statements.commit));
+        async move { client.query(apply, &step.parameters()).await }.boxed()
+    });
+    let alone = plan.steps().len() == 1;
+    let flight = match alone {
+        true => steps.collect(),
+        false => once(plain(&statements.begin)).chain(steps).chain([plain(&statements.commit)]).collect(),
+    };
     let mut answers = in_order(flight).await;
 
-    let committed = answers.pop().unwrap_or(Ok(Vec::new()));
+    let last = answers.pop().unwrap_or(Ok(Vec::new()));
     // A statement that failed before makes COMMIT roll back, and succeed at that.
     let before: Result<Vec<_>, _> = answers.into_iter().collect();
-    match (before, committed) {
-        (Ok(rows), Ok(_)) => verdicts_of(plan, &rows[2..rows.len() - 1]).map_err(error::lost_commit),
+    match (before, last) {
+        (Ok(_), Ok(rows)) if alone => verdicts_of(plan, &[rows]).map_err(error::lost_commit),
+        (Ok(rows), Ok(_)) => verdicts_of(plan, &rows[1..]).map_err(error::lost_commit),
         // The server said that a statement failed: what came after it was not carried out.
         (Err(error), _) if error.as_db_error().is_some() => Err(error::statement("committing", error)),
+        // And nothing of one that is a transaction, unless the server goes down, which it may do after that.
+        (Ok(_), Err(error)) if alone && !error::is_connection(&error) => {
+            Err(error::statement("committing", error))
+        }
         (Err(error), _) | (Ok(_), Err(error)) => Err(error::lost_commit(error)),
     }
 }
@@ -149,23 +186,20 @@ async fn fly(session: &Session, plan: &Plan) -> Result<Vec<Result<Revision, Comm
 /// One answer for each transaction of the plan, in the order of their coming.
 fn verdicts_of(plan: &Plan, rows: &[Vec<Row>]) -> Result<Vec<Result<Revision, CommitError>>, Error> {
     let mut verdicts: Vec<_> = std::iter::repeat_with(|| None).take(plan.len()).collect();
-    for (step, rows) in plan.steps().iter().zip(rows) {
-        for row in rows {
-            let (place, verdict) = verdict_of(step, row)?;
-            verdicts[place] = Some(verdict);
+    for (step, row) in plan.steps().iter().zip(rows.iter().flatten()) {
+        let revisions: Vec<Option<i64>> = row.try_get(0)?;
+        // None when all guards held.
+        let places: Option<Vec<Option<i64>>> = row.try_get(1)?;
+        for (txn, revision) in revisions.into_iter().enumerate() {
+            let place = || places.as_ref().and_then(|places| places[txn]).unwrap_or(1);
+            verdicts[step.place_of(txn)] = Some(match revision {
+                Some(revision) => Ok(super::revision(revision)),
+                None => Err(CommitError::Conflict { key: step.guard(place()).clone() }),
+            });
         }
     }
     let each = verdicts.into_iter().map(|verdict| verdict.expect("each transaction is applied or failed"));
     Ok(each.collect())
-}
-
-fn verdict_of(step: &Step, row: &Row) -> Result<(usize, Result<Revision, CommitError>), Error> {
-    let txn = usize::try_from(row.try_get::<_, i32>(0)?).unwrap_or(usize::MAX);
-    let verdict = match (row.try_get::<_, Option<i64>>(1)?, row.try_get::<_, Option<i64>>(2)?) {
-        (Some(revision), _) => Ok(super::revision(revision)),
-        (None, place) => Err(CommitError::Conflict { key: step.guard(place.unwrap_or(1)).clone() }),
-    };
-    Ok((step.place_of(txn), verdict))
 }
 
 /// Polls the futures in their order, so that their requests are sent in it, until all are done.

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, Write};
-use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params, types::Type};
 
 use super::error::{self, Cause};
 use crate::prefix;
@@ -147,10 +147,11 @@ impl Core {
         self.write("committing", |connection| {
             let transaction =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let mut statements = Statements::prepare(&transaction)?;
             let mut head = extent.head;
             let mut verdicts = Vec::new();
             for txn in group {
-                let verdict = apply_one(&transaction, head.next(), std::mem::take(txn))?;
+                let verdict = statements.apply(head.next(), std::mem::take(txn))?;
                 if matches!(verdict, Verdict::Applied(_)) {
                     head = head.next();
                 }
@@ -165,6 +166,7 @@ impl Core {
                 let mut meta = transaction.prepare_cached("UPDATE meta SET revision = ?, oldest = ?")?;
                 meta.execute([number(reached.head), number(reached.oldest)])?;
             }
+            drop(statements);
             transaction.commit()?;
             Ok((verdicts, reached))
         })
@@ -311,33 +313,49 @@ fn extent_of(connection: &Connection) -> rusqlite::Result<Extent> {
     query.query_row([], |row| Ok(Extent { oldest: revision_of(row, 0)?, head: revision_of(row, 1)? }))
 }
 
-fn apply_one(connection: &Connection, revision: Revision, txn: Txn) -> rusqlite::Result<Verdict> {
-    let mut version = connection.prepare_cached("SELECT version FROM records WHERE key = ?")?;
-    for guard in &txn.guards {
-        let stored = version.query_row([guard.key().as_str()], |row| revision_of(row, 0)).optional()?;
-        if !guard.holds(stored) {
-            return Ok(Verdict::Conflict(guard.key().clone()));
-        }
+/// What a group is decided and applied with.
+struct Statements<'a> {
+    version: CachedStatement<'a>,
+    put: CachedStatement<'a>,
+    delete: CachedStatement<'a>,
+    log: CachedStatement<'a>,
+}
+
+impl<'a> Statements<'a> {
+    fn prepare(connection: &'a Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            version: connection.prepare_cached("SELECT version FROM records WHERE key = ?")?,
+            put: connection.prepare_cached(
+                "INSERT INTO records (key, value, version) VALUES (?, ?, ?) \
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version",
+            )?,
+            delete: connection.prepare_cached("DELETE FROM records WHERE key = ?")?,
+            log: connection.prepare_cached("INSERT INTO log (revision, key, value) VALUES (?, ?, ?)")?,
+        })
     }
-    let mut put = connection.prepare_cached(
-        "INSERT INTO records (key, value, version) VALUES (?, ?, ?) \
-         ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version",
-    )?;
-    let mut delete = connection.prepare_cached("DELETE FROM records WHERE key = ?")?;
-    let mut log = connection.prepare_cached("INSERT INTO log (revision, key, value) VALUES (?, ?, ?)")?;
-    let net: BTreeMap<_, _> = txn.into_net_writes();
-    let mut changes = Vec::with_capacity(net.len());
-    for (key, value) in net {
-        let changed = match &value {
-            Some(value) => put.execute(params![key.as_str(), &**value, number(revision)])? > 0,
-            None => delete.execute([key.as_str()])? > 0,
-        };
-        if changed {
-            log.execute(params![number(revision), key.as_str(), value.as_deref()])?;
-            changes.push(Write { key, value });
+
+    fn apply(&mut self, revision: Revision, txn: Txn) -> rusqlite::Result<Verdict> {
+        for guard in &txn.guards {
+            let key = guard.key();
+            let stored = self.version.query_row([key.as_str()], |row| revision_of(row, 0)).optional()?;
+            if !guard.holds(stored) {
+                return Ok(Verdict::Conflict(key.clone()));
+            }
         }
+        let net: BTreeMap<_, _> = txn.into_net_writes();
+        let mut changes = Vec::with_capacity(net.len());
+        for (key, value) in net {
+            let changed = match &value {
+                Some(value) => self.put.execute(params![key.as_str(), &**value, number(revision)])? > 0,
+                None => self.delete.execute([key.as_str()])? > 0,
+            };
+            if changed {
+                self.log.execute(params![number(revision), key.as_str(), value.as_deref()])?;
+                changes.push(Write { key, value });
+            }
+        }
+        Ok(Verdict::Applied(changes))
     }
-    Ok(Verdict::Applied(changes))
 }
 
 /// As SQLite counts.

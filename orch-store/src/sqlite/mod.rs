@@ -49,6 +49,7 @@ use self::{
     error::Cause,
     writer::{Commit, Job, Writer},
 };
+use crate::answer::question;
 
 /// The file in the store's directory, and the one that its writer locks.
 const FILE: &str = "orch.sqlite";
@@ -94,6 +95,7 @@ impl SqliteStore {
                 jobs: queue,
                 extent,
                 keep: config.history_revisions,
+                last: Default::default(),
             };
             std::thread::Builder::new()
                 .name("orch-store-sqlite".into())
@@ -160,10 +162,10 @@ impl StateStore for SqliteStore {
         let units = room_units(bytes_of(&txn)).min(room_units(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = question();
         let job = Job::Commit(Commit { txn, answer, _room: room });
         self.jobs.send(job).map_err(|_| self.unanswered(false))?;
-        answered.await.unwrap_or_else(|_| Err(self.unanswered(true).into()))
+        answered.await.unwrap_or_else(|| Err(self.unanswered(true).into()))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {

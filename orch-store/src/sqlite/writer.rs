@@ -1,9 +1,10 @@
 //! The one thread that writes. It takes what is queued, commits it as one group, and answers; while the disk works,
-//! the next group gathers by itself, so that nobody ever waits for a timer.
+//! the next group gathers by itself.
 
 use std::{
     num::NonZeroU64,
     sync::{Arc, mpsc::Receiver},
+    time::{Duration, Instant},
 };
 
 use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
@@ -13,6 +14,7 @@ use super::{
     core::{Core, Extent, Verdict},
     error::{self, Cause},
 };
+use crate::answer::{Question, answer_all};
 
 /// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
 const GROUP_MAX: usize = 2048;
@@ -26,7 +28,7 @@ pub(super) enum Job {
 
 pub(super) struct Commit {
     pub(super) txn: Txn,
-    pub(super) answer: oneshot::Sender<Result<Revision, CommitError>>,
+    pub(super) answer: Question<Result<Revision, CommitError>>,
     /// Its part of the queue's bound.
     pub(super) _room: OwnedSemaphorePermit,
 }
@@ -37,6 +39,8 @@ pub(super) struct Writer {
     pub(super) jobs: Receiver<Job>,
     pub(super) extent: Extent,
     pub(super) keep: NonZeroU64,
+    /// How many the last group had, and how long it took.
+    pub(super) last: (usize, Duration),
 }
 
 impl Writer {
@@ -48,7 +52,10 @@ impl Writer {
                 Job::Commit(first) => {
                     let mut group = vec![first];
                     next = self.gather(&mut group);
-                    self.commit(group)
+                    let (size, begin) = (group.len(), Instant::now());
+                    let done = self.commit(group);
+                    self.last = (size, begin.elapsed());
+                    done
                 }
                 Job::Compact { before, answer } => {
                     let done = self.compact(before);
@@ -67,10 +74,18 @@ impl Writer {
         }
     }
 
-    /// Adds the commits that are queued already. Returns the job that came after them, if another kind did.
+    /// Adds the commits that are queued already. Who was answered together is likely to ask together again: if the last
+    /// group was larger, others are waited for, a quarter of its time at most. Returns the job that came after them, if
+    /// another kind did.
     fn gather(&self, group: &mut Vec<Commit>) -> Option<Job> {
+        let (expected, took) = self.last;
+        let until = Instant::now() + took / 4;
         while group.len() < GROUP_MAX {
-            match self.jobs.try_recv().ok()? {
+            let job = match group.len() < expected {
+                true => self.jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+                false => self.jobs.try_recv().ok(),
+            };
+            match job? {
                 Job::Commit(commit) => group.push(commit),
                 other => return Some(other),
             }
@@ -87,24 +102,25 @@ impl Writer {
         match self.core.apply(self.extent, group.iter_mut().map(|commit| &mut commit.txn), trim) {
             Ok((verdicts, reached)) => {
                 self.extent = reached;
-                let answers: Vec<_> = verdicts
-                    .into_iter()
-                    .map(|verdict| match verdict {
-                        Verdict::Applied(writes) => Ok(self.history.append(writes)),
-                        Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
-                    })
-                    .collect();
+                let (mut head, mut changes) = (self.history.head(), Vec::new());
+                let mut answer_to = |verdict| match verdict {
+                    Verdict::Applied(writes) => {
+                        changes.push(writes);
+                        head = head.next();
+                        Ok(head)
+                    }
+                    Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
+                };
+                let questions = group.into_iter().map(|commit| commit.answer);
+                let answers: Vec<_> = questions.zip(verdicts.into_iter().map(&mut answer_to)).collect();
+                self.history.extend(changes);
                 // Whoever has an answer must not be told of an older beginning than there is.
                 self.history.forget(reached.oldest);
-                for (commit, answer) in group.into_iter().zip(answers) {
-                    let _ = commit.answer.send(answer);
-                }
+                answer_all(answers);
                 Ok(())
             }
             Err(error) => {
-                for commit in group {
-                    let _ = commit.answer.send(Err(error.clone().into()));
-                }
+                answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
                 Err(error)
             }
         }

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::watch;
-use tokio_postgres::{AsyncMessage, Client, NoTls, Statement, types::ToSql};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::{keys, trimmed};
 use crate::{BYTES, Raw, WATCHED, unused_name};
@@ -18,17 +18,11 @@ pub(super) struct Postgres {
     listener: Listener,
 }
 
-/// One transaction, sent in one go, as somebody would write it who knows the client well.
+/// One statement, which is a transaction, as somebody would write it who knows the server well.
 struct Writer {
     client: Client,
-    begin: Statement,
-    lock: Statement,
     put: Statement,
     claim: Statement,
-    log: Statement,
-    meta: Statement,
-    notify: Statement,
-    commit: Statement,
     trim: Statement,
     head: u64,
     oldest: u64,
@@ -54,31 +48,30 @@ impl Writer {
         let (client, connection) = connect(server).await;
         tokio::spawn(connection);
         let set_up = format!(
-            "CREATE SCHEMA {schema}; SET search_path TO {schema}; \
+            "CREATE SCHEMA {schema}; SET search_path TO {schema}; SET plan_cache_mode TO force_generic_plan; \
              CREATE TABLE records (key text COLLATE \"C\" PRIMARY KEY, value bytea, version bigint); \
              CREATE TABLE log (revision bigint, key text COLLATE \"C\", value bytea, PRIMARY KEY (revision, key)); \
              CREATE TABLE meta (revision bigint, oldest bigint) WITH (fillfactor = 10); INSERT INTO meta VALUES (0, 0)"
         );
         client.batch_execute(&set_up).await.expect("tables");
-        let prepare = async |sql: &str| client.prepare(sql).await.expect("a statement");
-        let rows = "SELECT * FROM unnest($1::text[], $2::bytea[], $3::int8[])";
-        Self {
-            begin: prepare("BEGIN").await,
-            lock: prepare("SELECT revision FROM meta FOR UPDATE").await,
-            put: prepare(&format!(
-                "INSERT INTO records {rows} ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
-                 version = excluded.version"
-            ))
-            .await,
-            claim: prepare(&format!("INSERT INTO records {rows} ON CONFLICT DO NOTHING")).await,
-            log: prepare(
-                "INSERT INTO log (key, value, revision) SELECT * FROM unnest($1::text[], $2::bytea[], $3::int8[])",
+        let write = |put: &str, log: &str| {
+            format!(
+                "WITH head AS (UPDATE meta SET revision = revision + $3::int8 RETURNING revision - $3 AS before), \
+                 rows AS (SELECT key, value, before + place AS version FROM head, \
+                 unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS row (key, value, place)), \
+                 put AS (INSERT INTO records SELECT * FROM rows ON CONFLICT {put} RETURNING *), \
+                 logged AS (INSERT INTO log (key, value, revision) SELECT * FROM {log}), \
+                 told AS (SELECT pg_notify('{schema}', '')) \
+                 SELECT count(*) FROM put, told"
             )
-            .await,
-            meta: prepare("UPDATE meta SET revision = revision + $1").await,
-            notify: prepare(&format!("NOTIFY {schema}")).await,
-            commit: prepare("COMMIT").await,
-            trim: prepare("WITH moved AS (UPDATE meta SET oldest = $1) DELETE FROM log WHERE revision <= $1").await,
+        };
+        let update = "(key) DO UPDATE SET value = excluded.value, version = excluded.version";
+        let trim = "WITH moved AS (UPDATE meta SET oldest = $1) DELETE FROM log WHERE revision <= $1";
+        let prepare = async |sql: &str| client.prepare(sql).await.expect("a statement");
+        Self {
+            put: prepare(&write(update, "rows")).await,
+            claim: prepare(&write("DO NOTHING", "put")).await,
+            trim: prepare(trim).await,
             head: 0,
             oldest: 0,
             client,
@@ -86,24 +79,12 @@ impl Writer {
     }
 
     async fn put(&mut self, keys: Vec<String>, claim: bool) {
-        let count = keys.len() as u64;
-        let numbers: Vec<i64> = (self.head + 1..=self.head + count).map(u64::cast_signed).collect();
-        self.head += count;
+        let count = (keys.len() as u64).cast_signed();
+        self.head += count.cast_unsigned();
         let values = vec![vec![7u8; BYTES]; keys.len()];
-        let rows: [&(dyn ToSql + Sync); 3] = [&keys, &values, &numbers];
-        let count = count.cast_signed();
-        let counted: [&(dyn ToSql + Sync); 1] = [&count];
         let put = if claim { &self.claim } else { &self.put };
-        let done = futures_util::try_join!(
-            self.client.execute(&self.begin, &[]),
-            self.client.query(&self.lock, &[]),
-            self.client.execute(put, &rows),
-            self.client.execute(&self.log, &rows),
-            self.client.execute(&self.meta, &counted),
-            self.client.execute(&self.notify, &[]),
-            self.client.execute(&self.commit, &[]),
-        );
-        done.expect("it is written");
+        let row = self.client.query_one(put, &[&keys, &values, &count]).await.expect("it is written");
+        assert_eq!(row.get::<_, i64>(0), count);
         if let Some(oldest) = trimmed(self.oldest, self.head) {
             self.client.execute(&self.trim, &[&oldest.cast_signed()]).await.expect("it is trimmed");
             self.oldest = oldest;
