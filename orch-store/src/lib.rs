@@ -3,6 +3,8 @@
 
 #[cfg(any(feature = "embedded", feature = "postgres", feature = "sqlite"))]
 mod answer;
+#[cfg(any(feature = "embedded", feature = "postgres", feature = "sqlite"))]
+mod company;
 mod connect;
 #[cfg(feature = "crdt")]
 pub mod crdt;

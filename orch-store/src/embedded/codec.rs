@@ -5,7 +5,8 @@ use bytes::Bytes;
 use orch_core::store::{Key, Write};
 
 pub(super) fn encode(writes: &[Write]) -> Vec<u8> {
-    let mut out = Vec::new();
+    let size = |write: &Write| 6 + write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len);
+    let mut out = Vec::with_capacity(writes.iter().map(size).sum());
     for Write { key, value } in writes {
         let key = key.as_str().as_bytes();
         out.extend(u16::try_from(key.len()).expect("keys are at most 512 bytes").to_le_bytes());

@@ -7,7 +7,7 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     answer::{Question, answer_all},
+    company::Company,
     file::error::{self, Cause},
 };
 
@@ -38,8 +39,7 @@ pub(super) struct Writer {
     pub(super) jobs: Receiver<Job>,
     pub(super) extent: Extent,
     pub(super) keep: NonZeroU64,
-    /// How many the last group had, and how long it took.
-    pub(super) last: (usize, Duration),
+    pub(super) last: Company,
     pub(super) sync: SyncPolicy,
     /// When the oldest commit that is not on the disk yet must be there.
     pub(super) sync_due: Option<Instant>,
@@ -62,7 +62,7 @@ impl Writer {
                     next = self.gather(&mut group);
                     let (size, begin) = (group.len(), Instant::now());
                     let done = self.commit(group);
-                    self.last = (size, begin.elapsed());
+                    self.last = Company::done(size, begin);
                     done
                 }
                 Job::Compact { before, answer } => {
@@ -97,14 +97,12 @@ impl Writer {
         }
     }
 
-    /// Adds the commits that are queued already. Who was answered together is likely to ask together again: if the last
-    /// group was larger, others are waited for, a quarter of its time at most. Returns the job that came after them, if
-    /// another kind did.
+    /// Adds the commits that are queued already, and those that are expected. Returns the job that came after them, if another
+    /// kind did.
     fn gather(&self, group: &mut Vec<Commit>) -> Option<Job> {
-        let (expected, took) = self.last;
-        let until = Instant::now() + took / 4;
+        let until = self.last.deadline();
         while group.len() < GROUP_MAX {
-            let job = match group.len() < expected {
+            let job = match self.last.is_larger_than(group.len()) {
                 true => self.jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
                 false => self.jobs.try_recv().ok(),
             };

@@ -3,15 +3,7 @@
 //! and the row that orders the commits of all processes is never held for the time of a client. Meanwhile the next group
 //! gathers by itself.
 
-use std::{
-    future::poll_fn,
-    iter::once,
-    num::NonZeroU64,
-    pin::Pin,
-    sync::Arc,
-    task::Poll,
-    time::{Duration, Instant},
-};
+use std::{future::poll_fn, iter::once, num::NonZeroU64, pin::Pin, sync::Arc, task::Poll, time::Instant};
 
 use futures_util::future::{FutureExt as _, MaybeDone, maybe_done};
 use orch_core::store::{CommitError, Revision, StoreError, Txn};
@@ -25,6 +17,7 @@ use super::{
 };
 use crate::{
     answer::{Question, answer_all},
+    company::Company,
     tail::Tail,
 };
 
@@ -51,8 +44,7 @@ pub(super) struct Writer {
     pub(super) keep: NonZeroU64,
     /// Where this process trimmed the log the last time.
     pub(super) trimmed: Revision,
-    /// How many the last group had, and how long it took.
-    pub(super) last: (usize, Duration),
+    pub(super) last: Company,
 }
 
 impl Writer {
@@ -68,7 +60,7 @@ impl Writer {
             let (group, plan) = self.gather(first, &mut next);
             let begin = Instant::now();
             let done = self.carry_out(&mut session, &plan).await;
-            self.last = (group.len(), begin.elapsed());
+            self.last = Company::done(group.len(), begin);
             match done {
                 Ok(verdicts) => {
                     match plan.into_batches(&verdicts) {
@@ -88,14 +80,12 @@ impl Writer {
         }
     }
 
-    /// Those who ask in the same moment come along. Who was answered together is likely to ask together again: if the last
-    /// group was larger, others are waited for, a quarter of its time at most.
+    /// Those who ask in the same moment come along, and those that are expected.
     async fn settle(&self) {
-        let (expected, took) = self.last;
-        let until = Instant::now() + took / 4;
+        let until = self.last.deadline();
         loop {
             tokio::task::yield_now().await;
-            if self.jobs.len() + 1 >= expected || Instant::now() >= until {
+            if !self.last.is_larger_than(self.jobs.len() + 1) || Instant::now() >= until {
                 return;
             }
         }
