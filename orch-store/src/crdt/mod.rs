@@ -50,8 +50,8 @@ pub use self::{
     owned::Owned,
     record::Record,
     replica::{
-        AuthorStatus, Decision, DecisionError, Effect, Event, Moment, OpenError, ReadLevel, Refusal, Replica,
-        ReplicaConfig, Status, Verdict,
+        AuthorStatus, Decision, DecisionError, Effect, Event, Moment, OpenError, Prepared, ReadLevel,
+        Refusal, Replica, ReplicaConfig, Status, Verdict,
     },
     segment::{Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SignedHeader, VALUE_BYTES_MAX},
     store::{CrdtStore, CrdtStoreConfig},

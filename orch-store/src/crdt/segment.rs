@@ -72,6 +72,13 @@ pub struct Segment {
     pub(super) nodes: Vec<Node>,
 }
 
+/// An entry with its hash in the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Leaf {
+    pub(super) write: Write,
+    pub(super) hash: Hash,
+}
+
 /// A part of the tree, from left to right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Node {
@@ -155,32 +162,31 @@ impl Segment {
     #[must_use]
     pub fn sign(key: &AuthorKey, group: Hash, previous: Head, stamp: Stamp, writes: Vec<Write>) -> Self {
         let net: BTreeMap<_, _> = writes.into_iter().map(|write| (write.key, write.value)).collect();
-        let writes = net.into_iter().map(|(key, value)| Write { key, value });
-        Self::sign_encoded(key, group, previous, stamp, writes).0
+        let leaves = net.into_iter().map(|(key, value)| Leaf::new(Write { key, value }));
+        Self::sign_encoded(key, group, previous, stamp, leaves).0
     }
 
-    /// Signs these writes, and gives the bytes too. There is at least one, their keys ascend, and they are within the bounds.
+    /// Signs these leaves, and gives the bytes too. There is at least one, their keys ascend, and they are within the bounds.
     pub(super) fn sign_encoded(
         key: &AuthorKey,
         group: Hash,
         previous: Head,
         stamp: Stamp,
-        writes: impl Iterator<Item = Write>,
+        leaves: impl Iterator<Item = Leaf>,
     ) -> (Self, Vec<u8>) {
         let mut tree = Tree::default();
         let mut size = SEGMENT_FRAME;
-        let nodes: Vec<_> = writes
-            .inspect(|write| size += entry_bytes(&write.key, write.value.as_ref()))
-            .map(Node::Entry)
+        let nodes: Vec<_> = leaves
+            .map(|Leaf { write, hash }| {
+                size += entry_bytes(&write.key, write.value.as_ref());
+                let fits = tree.push(0, hash);
+                debug_assert!(fits, "leaves fit everywhere");
+                Node::Entry(write)
+            })
             .collect();
         let mut encoded = Vec::with_capacity(size);
         encoded.resize(SEGMENT_FRAME, 0);
-        for node in &nodes {
-            let begin = encoded.len();
-            node.put(&mut encoded);
-            let fits = tree.push(0, Hash::of(&encoded[begin..]));
-            debug_assert!(fits, "leaves fit everywhere");
-        }
+        nodes.iter().for_each(|node| node.put(&mut encoded));
         let header = Header {
             group,
             author: key.author(),
@@ -359,6 +365,22 @@ impl Segment {
     }
 }
 
+impl Leaf {
+    pub(super) fn new(write: Write) -> Self {
+        let mut bytes = Vec::with_capacity(entry_bytes(&write.key, write.value.as_ref()));
+        put_entry(&write, &mut bytes);
+        Self { hash: Hash::of(&bytes), write }
+    }
+}
+
+fn put_entry(Write { key, value }: &Write, out: &mut Vec<u8>) {
+    out.push(if value.is_some() { TAG_PUT } else { TAG_DELETE });
+    put_text(key.as_str(), out);
+    if let Some(value) = value {
+        super::codec::put_bytes(value, out);
+    }
+}
+
 impl Node {
     /// Of the full subtree that it stands for.
     fn height(&self) -> u8 {
@@ -380,13 +402,7 @@ impl Node {
 
     fn put(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Entry(Write { key, value }) => {
-                out.push(if value.is_some() { TAG_PUT } else { TAG_DELETE });
-                put_text(key.as_str(), out);
-                if let Some(value) = value {
-                    super::codec::put_bytes(value, out);
-                }
-            }
+            Self::Entry(write) => put_entry(write, out),
             Self::Pruned(height, hash) => {
                 out.extend([TAG_PRUNED, *height]);
                 out.extend(hash.0);
@@ -430,7 +446,7 @@ mod tests {
         let key = AuthorKey::from_seed(&[1; 32]);
         let writes = (0..entries).map(|n| {
             let value = (n % 5 != 4).then(|| Bytes::from(vec![7; n % 9]));
-            Write { key: Key::new(format!("k/{n:04}")).unwrap(), value }
+            Leaf::new(Write { key: Key::new(format!("k/{n:04}")).unwrap(), value })
         });
         let (segment, bytes) =
             Segment::sign_encoded(&key, Hash::of(b"g"), Head::default(), Stamp(77), writes);

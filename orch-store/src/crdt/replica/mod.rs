@@ -30,7 +30,7 @@ use self::{
 pub use self::{
     decide::{Decision, DecisionError},
     read::ReadLevel,
-    write::{Refusal, Verdict},
+    write::{Prepared, Refusal, Verdict},
 };
 use super::{
     applied::Applied,

@@ -12,14 +12,25 @@ use super::{Effect, Moment, Replica};
 use crate::crdt::{
     applied::Applied,
     clock::Stamp,
+    merkle::Hash,
     message::Message,
     owned::Owned,
-    segment::{SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, SEGMENT_FRAME, Segment, VALUE_BYTES_MAX, entry_bytes},
+    segment::{
+        Leaf, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, SEGMENT_FRAME, Segment, VALUE_BYTES_MAX, entry_bytes,
+    },
     tables::{At, Tables},
 };
 
 /// Transactions share a segment up to this size: a little below a power of two, which is what pages of a disk are.
 const SHARED_BYTES: usize = 252 << 10;
+
+/// A transaction with the hashes of its writes. They take a while, so whoever asks may make them before its turn comes.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    guards: Vec<Guard>,
+    /// In order of their keys, each once.
+    leaves: Vec<Leaf>,
+}
 
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +85,32 @@ pub enum Refusal {
     },
 }
 
+impl Prepared {
+    /// Makes the hashes, and lets others go on meanwhile.
+    pub(in crate::crdt) async fn patiently(txn: Txn) -> Self {
+        /// Entries that are hashed in a millisecond or two.
+        const PART: usize = 4096;
+        let guards = txn.guards.clone();
+        let net = txn.into_net_writes();
+        let mut leaves = Vec::with_capacity(net.len());
+        for (key, value) in net {
+            leaves.push(Leaf::new(Write { key, value }));
+            if leaves.len().is_multiple_of(PART) {
+                tokio::task::yield_now().await;
+            }
+        }
+        Self { guards, leaves }
+    }
+}
+
+impl From<Txn> for Prepared {
+    fn from(txn: Txn) -> Self {
+        let guards = txn.guards.clone();
+        let leaves = txn.into_net_writes().into_iter().map(|(key, value)| Leaf::new(Write { key, value }));
+        Self { guards, leaves: leaves.collect() }
+    }
+}
+
 impl Replica {
     /// Applies transactions one after the other. They become few segments, and go to all members.
     ///
@@ -83,13 +120,13 @@ impl Replica {
         &mut self,
         tables: &mut T,
         now: Moment,
-        txns: impl IntoIterator<Item = Txn>,
+        txns: impl IntoIterator<Item = impl Into<Prepared>>,
         out: &mut Vec<Effect>,
     ) -> Result<Vec<Verdict>, T::Error> {
         let mut draft = None;
         let mut verdicts = Vec::new();
         for txn in txns {
-            verdicts.push(self.write_one(tables, now, txn, &mut draft, out)?);
+            verdicts.push(self.write_one(tables, now, txn.into(), &mut draft, out)?);
         }
         self.sign(tables, draft, out)?;
         self.finish(tables)?;
@@ -114,7 +151,7 @@ impl Replica {
         &mut self,
         tables: &mut T,
         now: Moment,
-        txn: Txn,
+        txn: Prepared,
         draft: &mut Option<Draft>,
         out: &mut Vec<Effect>,
     ) -> Result<Verdict, T::Error> {
@@ -123,14 +160,13 @@ impl Replica {
                 return Ok(Verdict::Conflict(guard.key().clone()));
             }
         }
-        if !txn.writes.is_empty()
-            && let Err(refusal) = self.may_write().and_then(|()| self.check(&txn))
+        if !txn.leaves.is_empty()
+            && let Err(refusal) = self.may_write().and_then(|()| self.check(&txn.leaves))
         {
             return Ok(Verdict::Refused(refusal));
         }
         let revision = self.next_revision();
-        let net = txn.into_net_writes();
-        let (size, entries) = (net_bytes(&net), net.len());
+        let (size, entries) = (bytes_of(&txn.leaves), txn.leaves.len());
         if entries > 0 && draft.as_ref().is_some_and(|draft| !draft.has_room(size, entries)) {
             self.sign(tables, draft.take(), out)?;
         }
@@ -150,9 +186,9 @@ impl Replica {
         });
         let mut applied = Applied::new(revision, Some(draft.at));
         applied.writes.reserve(entries);
-        for (key, value) in net {
+        for Leaf { write: Write { key, value }, hash } in txn.leaves {
             let seen = self.place(tables, (draft.at, draft.stamp), revision, &key, value.as_ref())?;
-            draft.put(&key, value.clone(), seen);
+            draft.put(&key, value.clone(), hash, seen);
             if seen {
                 applied.writes.push(Write { key, value });
             }
@@ -162,20 +198,18 @@ impl Replica {
     }
 
     /// Refuses what a segment cannot hold.
-    fn check(&self, txn: &Txn) -> Result<(), Refusal> {
-        let mut bytes = SEGMENT_FRAME;
-        for write in &txn.writes {
+    fn check(&self, leaves: &[Leaf]) -> Result<(), Refusal> {
+        for Leaf { write, .. } in leaves {
             let size = write.value.as_ref().map_or(0, Bytes::len);
             if size > VALUE_BYTES_MAX {
                 return Err(Refusal::TooLarge { what: "bytes in one value", size, max: VALUE_BYTES_MAX });
             }
-            bytes += entry_bytes(&write.key, write.value.as_ref());
             if let Some(owner) = self.foreign_owner(self.key.author(), &write.key) {
                 return Err(Refusal::Owned { key: write.key.clone(), owner });
             }
         }
-        if txn.writes.len() > SEGMENT_ENTRIES_MAX {
-            let size = txn.writes.len();
+        let (size, bytes) = (leaves.len(), SEGMENT_FRAME + bytes_of(leaves));
+        if size > SEGMENT_ENTRIES_MAX {
             return Err(Refusal::TooLarge { what: "writes", size, max: SEGMENT_ENTRIES_MAX });
         }
         if bytes > SEGMENT_BYTES_MAX {
@@ -212,7 +246,7 @@ impl Replica {
             if let Some(kept) = entry.seen_in.and_then(|number| applied[number].kept.as_mut()) {
                 kept.leaves.push(leaf);
             }
-            Write { key, value: entry.value }
+            Leaf { write: Write { key, value: entry.value }, hash: entry.hash }
         });
         let (segment, bytes) = Segment::sign_encoded(&self.key, self.config.group, previous, stamp, entries);
         tables.put_segment(at, &bytes, self.revision)?;
@@ -245,6 +279,7 @@ struct Draft {
 
 struct Entry {
     value: Option<Bytes>,
+    hash: Hash,
     /// The number in `applied` of the transaction in which readers saw it, if they did.
     seen_in: Option<usize>,
 }
@@ -259,9 +294,9 @@ impl Draft {
     }
 
     /// Adds an entry of the transaction that comes next in `applied`.
-    fn put(&mut self, key: &Key, value: Option<Bytes>, seen: bool) {
+    fn put(&mut self, key: &Key, value: Option<Bytes>, hash: Hash, seen: bool) {
         self.bytes += entry_bytes(key, value.as_ref());
-        let entry = Entry { value, seen_in: seen.then_some(self.applied.len()) };
+        let entry = Entry { value, hash, seen_in: seen.then_some(self.applied.len()) };
         let Some(before) = self.writes.insert(key.clone(), entry) else { return };
         if let Some(kept) = before.seen_in.and_then(|number| self.applied[number].kept.as_mut()) {
             kept.rest.push(Write { key: key.clone(), value: before.value });
@@ -269,8 +304,8 @@ impl Draft {
     }
 }
 
-fn net_bytes(net: &BTreeMap<Key, Option<Bytes>>) -> usize {
-    net.iter().map(|(key, value)| entry_bytes(key, value.as_ref())).sum()
+fn bytes_of(leaves: &[Leaf]) -> usize {
+    leaves.iter().map(|Leaf { write, .. }| entry_bytes(&write.key, write.value.as_ref())).sum()
 }
 
 fn holds<T: Tables>(tables: &T, guard: &Guard) -> Result<bool, T::Error> {

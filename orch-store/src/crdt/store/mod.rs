@@ -41,7 +41,7 @@ use self::{
 use super::{
     key::AuthorKey,
     message::Evidence,
-    replica::{Decision, DecisionError, OpenError, ReadLevel, Refusal, Replica, Status, confirmed},
+    replica::{Decision, DecisionError, OpenError, Prepared, ReadLevel, Refusal, Replica, Status, confirmed},
     segment::{SEGMENT_ENTRIES_MAX, VALUE_BYTES_MAX},
 };
 use crate::file::{
@@ -322,6 +322,7 @@ impl StateStore for CrdtStore {
         let units = room_units(bytes_of(&txn)).min(room_units(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        let txn = Prepared::patiently(txn).await;
         let (answer, answered) = oneshot::channel();
         self.jobs.send(Job::Commit { txn, answer, room }).map_err(|_| self.unanswered(false))?;
         answered.await.unwrap_or_else(|_| Err(self.unanswered(true).into()))

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use orch_core::{
     model::Timestamp,
-    store::{CommitError, History, Revision, StoreError, Txn},
+    store::{CommitError, History, Revision, StoreError},
     transport::PeerId,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender, oneshot};
@@ -27,7 +27,7 @@ use crate::{
     crdt::{
         applied::Applied,
         message::Message,
-        replica::{Decision, DecisionError, Effect, Event, Moment, Replica, Verdict},
+        replica::{Decision, DecisionError, Effect, Event, Moment, Prepared, Replica, Verdict},
     },
     file::{
         File,
@@ -41,12 +41,29 @@ const GROUP_MAX: usize = 8192;
 
 /// What the writer is asked to do. Each is answered once it is durable.
 pub(super) enum Job {
-    Commit { txn: Txn, answer: oneshot::Sender<Result<Revision, CommitError>>, room: OwnedSemaphorePermit },
-    Receive { from: PeerId, message: Bytes, room: OwnedSemaphorePermit },
-    Decide { number: u64, decision: Decision, answer: oneshot::Sender<Result<(), DecisionError>> },
+    Commit {
+        txn: Prepared,
+        answer: oneshot::Sender<Result<Revision, CommitError>>,
+        room: OwnedSemaphorePermit,
+    },
+    Receive {
+        from: PeerId,
+        message: Bytes,
+        room: OwnedSemaphorePermit,
+    },
+    Decide {
+        number: u64,
+        decision: Decision,
+        answer: oneshot::Sender<Result<(), DecisionError>>,
+    },
     Look(Box<dyn FnOnce(&Replica) + Send>),
-    Compact { before: Revision, answer: oneshot::Sender<()> },
-    Close { answer: oneshot::Sender<()> },
+    Compact {
+        before: Revision,
+        answer: oneshot::Sender<()>,
+    },
+    Close {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 pub(super) struct Writer {
@@ -80,7 +97,7 @@ pub(super) type Parcel = (PeerId, Bytes, OwnedSemaphorePermit);
 struct Group {
     jobs: VecDeque<Job>,
     /// Neighbours that will share segments, and who waits for them.
-    txns: Vec<Txn>,
+    txns: Vec<Prepared>,
     committing: Vec<oneshot::Sender<Result<Revision, CommitError>>>,
     deciding: Option<oneshot::Sender<Result<(), DecisionError>>>,
     applied: Vec<Applied>,
