@@ -14,6 +14,8 @@ pub mod embedded;
 pub mod etcd;
 #[cfg(any(feature = "crdt", feature = "embedded"))]
 mod file;
+#[cfg(any(feature = "embedded", feature = "sqlite"))]
+mod group;
 #[cfg(feature = "layers")]
 pub mod layers;
 #[cfg(feature = "lease")]

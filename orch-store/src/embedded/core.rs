@@ -7,9 +7,12 @@ use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, 
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
 
 use super::codec;
-use crate::file::{
-    File,
-    error::{self, Cause},
+use crate::{
+    file::{
+        File,
+        error::{self, Cause},
+    },
+    group::Verdict,
 };
 
 /// The newest format that this version reads, and the one it writes.
@@ -38,12 +41,6 @@ pub(super) struct Extent {
     pub(super) oldest: Revision,
     /// The newest revision.
     pub(super) head: Revision,
-}
-
-/// What became of one transaction of a group.
-pub(super) enum Verdict {
-    Applied(Vec<Write>),
-    Conflict(Key),
 }
 
 impl Core {

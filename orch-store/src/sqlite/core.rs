@@ -13,7 +13,7 @@ use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params, types::Type};
 
 use super::error::{self, Cause};
-use crate::prefix;
+use crate::{group::Verdict, prefix};
 
 /// Marks the file as one of ours: "orch" in ASCII.
 const APPLICATION: i64 = 0x6f72_6368;
@@ -43,12 +43,6 @@ pub(super) struct Extent {
     pub(super) oldest: Revision,
     /// The newest revision.
     pub(super) head: Revision,
-}
-
-/// What became of one transaction of a group.
-pub(super) enum Verdict {
-    Applied(Vec<Write>),
-    Conflict(Key),
 }
 
 impl Core {

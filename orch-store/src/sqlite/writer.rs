@@ -11,12 +11,13 @@ use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    core::{Core, Extent, Verdict},
+    core::{Core, Extent},
     error::{self, Cause},
 };
 use crate::{
     answer::{Question, answer_all},
     company::Company,
+    group::{publish, trimmed},
 };
 
 /// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
@@ -94,29 +95,13 @@ impl Writer {
     }
 
     fn commit(&mut self, mut group: Vec<Commit>) -> Result<(), StoreError> {
-        let (keep, oldest) = (self.keep.get(), self.extent.oldest);
-        let trim = |head: Revision| {
-            let surplus = (head.0 - oldest.0).saturating_sub(keep);
-            if surplus > keep / 8 { Revision(oldest.0 + surplus) } else { oldest }
-        };
+        let (keep, oldest) = (self.keep, self.extent.oldest);
+        let trim = |head| trimmed(oldest, head, keep);
         match self.core.apply(self.extent, group.iter_mut().map(|commit| &mut commit.txn), trim) {
             Ok((verdicts, reached)) => {
                 self.extent = reached;
-                let (mut head, mut changes) = (self.history.head(), Vec::new());
-                let mut answer_to = |verdict| match verdict {
-                    Verdict::Applied(writes) => {
-                        changes.push(writes);
-                        head = head.next();
-                        Ok(head)
-                    }
-                    Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
-                };
                 let questions = group.into_iter().map(|commit| commit.answer);
-                let answers: Vec<_> = questions.zip(verdicts.into_iter().map(&mut answer_to)).collect();
-                self.history.extend(changes);
-                // Whoever has an answer must not be told of an older beginning than there is.
-                self.history.forget(reached.oldest);
-                answer_all(answers);
+                publish(&self.history, reached.oldest, questions, verdicts);
                 Ok(())
             }
             Err(error) => {

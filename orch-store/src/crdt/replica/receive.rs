@@ -243,26 +243,15 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
         let header = segment.signed().header;
-        if self.is_forgotten(index, header.stamp) {
-            // A decision says that it counts, and a delete that is forgotten may have hidden some of it: what is left is what
-            // the others still name.
+        // A decision says that it counts, and a delete that is forgotten may have hidden some of it: what is left is what the
+        // others still name.
+        let hidden = self.is_forgotten(index, header.stamp).then(|| {
             let mut hidden = segment.clone();
             hidden.prune(|_| false);
             let bytes = hidden.encode();
-            return self.apply_what_is_left(tables, index, &hidden, &bytes, out);
-        }
-        self.apply_what_is_left(tables, index, segment, bytes, out)
-    }
-
-    fn apply_what_is_left<T: Tables>(
-        &mut self,
-        tables: &mut T,
-        index: u16,
-        segment: &Segment,
-        bytes: &[u8],
-        out: &mut Vec<Effect>,
-    ) -> Result<(), T::Error> {
-        let header = segment.signed().header;
+            (hidden, bytes)
+        });
+        let (segment, bytes) = hidden.as_ref().map_or((segment, bytes), |(segment, bytes)| (segment, bytes));
         let author = &mut self.authors[usize::from(index)];
         let gap = header.position > author.head.position + 1;
         author.reach(segment.signed().head(), header.stamp);
