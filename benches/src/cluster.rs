@@ -1,17 +1,14 @@
 //! Nodes, tasks and agents of the same shape in every benchmark.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
-    sync::Arc,
-};
+use std::{num::NonZeroU32, sync::Arc};
 
 use orch_core::{
     Orchestrator,
+    consensus::{Author, Context},
     engine::{Agent, AgentConfig, AgentHandle, ControlLink},
     model::{
-        AttemptEnd, AttemptId, CommandId, Exit, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources,
-        TaskId, TaskSpec, Timestamp, WorkKind,
+        AttemptEnd, AttemptId, CommandId, Exit, IncarnationId, InstanceId, NodeId, NodeSpec, Report,
+        ReportKind, Resources, TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::BestFit,
     state::{ClusterConfig, ClusterState, Command, Envelope, NewTask},
@@ -32,14 +29,9 @@ pub fn small_task(name: impl Into<String>) -> TaskSpec {
 /// Never: the name is a valid one.
 #[must_use]
 pub fn node(number: usize) -> NodeSpec {
-    NodeSpec {
-        id: NodeId::new(format!("node-{number:05}")).expect("a valid name"),
-        instance: InstanceId::from_bytes((number as u128).to_be_bytes()),
-        capacity: Resources::new(8000, 16 << 30),
-        kinds: BTreeSet::from([WorkKind::Program]),
-        max_tasks: NodeSpec::DEFAULT_MAX_TASKS,
-        labels: BTreeMap::new(),
-    }
+    let id = NodeId::new(format!("node-{number:05}")).expect("a valid name");
+    let instance = InstanceId::from_bytes((number as u128).to_be_bytes());
+    NodeSpec::new(id, instance, Resources::new(8000, 16 << 30), [WorkKind::Program])
 }
 
 /// Starts an agent for `node` on a simulated runtime and waits until it is registered.
@@ -73,6 +65,7 @@ pub async fn run_all(
 #[derive(Debug)]
 pub struct Core {
     state: ClusterState,
+    author: Author,
     /// Tasks so far; the next one gets an id made from this number.
     submitted: u64,
     ended: u64,
@@ -83,9 +76,14 @@ impl Core {
     #[must_use]
     pub fn new(nodes: usize, finished_max: usize) -> Self {
         let config = ClusterConfig { finished_max, ..ClusterConfig::default() };
-        let mut core = Self { state: ClusterState::new(config, Arc::new(BestFit)), submitted: 0, ended: 0 };
+        let mut core = Self {
+            state: ClusterState::new(config, Arc::new(BestFit)),
+            author: Author::local(),
+            submitted: 0,
+            ended: 0,
+        };
         for number in 0..nodes {
-            core.carry_out(&Envelope::anonymous(Command::RegisterNode { spec: node(number) }));
+            core.carry_out(&Envelope::anonymous(register(number)));
         }
         core
     }
@@ -112,19 +110,26 @@ impl Core {
             node: record.node().expect("it was placed").clone(),
             kind: ReportKind::Ended(AttemptEnd::Exited { exit: Exit::from_code(0) }),
         };
-        self.carry_out(&Envelope::anonymous(Command::Report(report)));
+        let node = self.state.nodes().iter().find(|view| *view.id() == report.node).expect("it has the task");
+        let session = node.record.session;
+        self.carry_out(&Envelope::anonymous(Command::Report { session, report }));
     }
 
     /// Decides and absorbs one command.
     fn carry_out(&mut self, envelope: &Envelope) {
         // A millisecond passes every 64 commands.
         let now = Timestamp::from_millis((self.submitted + self.ended) >> 6);
-        let decided = self.state.decide(now, envelope);
+        let decided = self.state.decide(&Context { time: now, author: &self.author }, envelope);
         assert!(decided.outcome.is_ok(), "{:?}", decided.outcome);
         for change in decided.changes {
             self.state.absorb(change);
         }
     }
+}
+
+fn register(number: usize) -> Command {
+    let incarnation = IncarnationId::from_bytes((number as u128).to_be_bytes());
+    Command::RegisterNode { spec: node(number), incarnation, held: Vec::new() }
 }
 
 /// Ids that are spread as random ones are, without the cost of making those.

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, error::Error, net::SocketAddr, sync::Arc, time:
 use bytes::Bytes;
 use orch_consensus::pbft::{Ed25519Signer, PbftConfig, PbftConsensus};
 use orch_core::{
-    consensus::{Consensus, Decision, MachineError, StateMachine},
+    consensus::{Consensus, Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Revision, Write},
 };
@@ -124,8 +124,8 @@ impl Values {
 }
 
 impl StateMachine for Values {
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
-        self.1 = self.1.max(at);
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
+        self.1 = self.1.max(context.time);
         if let Some((key, value)) = Self::read(&String::from_utf8_lossy(command)) {
             self.0.send_modify(|values| drop(values.insert(key, value)));
         }

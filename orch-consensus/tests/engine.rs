@@ -12,7 +12,7 @@ use orch_consensus::{
 use orch_core::{
     Orchestrator,
     consensus::Consensus,
-    engine::{Agent, AgentConfig, EngineConfig, EventKind},
+    engine::{Agent, AgentConfig, EventKind},
     model::{Resources, TaskId, TaskSpec, WorkKind},
     state::ClusterConfig,
     testkit::SimulatedRuntime,
@@ -25,10 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PBFT: Channel = Channel(0);
 const RAFT: Channel = Channel(3);
 
-async fn member(number: usize, consensus: Arc<dyn Consensus>, suspicions_needed: usize) -> Orchestrator {
-    let engine = EngineConfig { member: format!("member-{number}"), ..EngineConfig::default() };
+async fn member(consensus: Arc<dyn Consensus>, suspicions_needed: usize) -> Orchestrator {
     let cluster = ClusterConfig { suspicions_needed, ..ClusterConfig::default() };
-    Orchestrator::builder().consensus(consensus).engine(engine).cluster(cluster).build().await.unwrap()
+    Orchestrator::builder().consensus(consensus).cluster(cluster).build().await.unwrap()
 }
 
 fn signer(number: usize) -> Ed25519Signer {
@@ -60,8 +59,7 @@ async fn pbft_group(transports: Vec<Arc<dyn Transport>>) -> Vec<Orchestrator> {
 }
 
 async fn start(group: Vec<Arc<dyn Consensus>>, suspicions_needed: usize) -> Vec<Orchestrator> {
-    let members = group.into_iter().enumerate();
-    join_all(members.map(|(number, consensus)| member(number, consensus, suspicions_needed))).await
+    join_all(group.into_iter().map(|consensus| member(consensus, suspicions_needed))).await
 }
 
 fn network_of(members: usize) -> Vec<Arc<dyn Transport>> {

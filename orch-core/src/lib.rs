@@ -4,6 +4,7 @@
 pub mod consensus;
 pub mod engine;
 pub mod model;
+mod panics;
 pub mod runtime;
 pub mod scheduler;
 pub mod state;

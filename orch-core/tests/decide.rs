@@ -2,35 +2,36 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
-    sync::Arc,
-};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use orch_core::{
-    consensus::StateMachine,
+    consensus::{Author, Context, StateMachine},
     model::{
-        AttemptEnd, AttemptId, CommandId, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources,
+        AttemptEnd, AttemptId, CommandId, Exit, IncarnationId, InstanceId, KeptAttempt, NodeId,
+        NodeLossPolicy, NodeSpec, NodeState, Report, ReportKind, Resources, RestartPolicy, StartFailure,
         TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::BestFit,
     state::{
         Change, ClusterConfig, ClusterMachine, ClusterState, Command, Decided, Envelope, NewTask, Outcome,
-        Publish, Rejection, TaskState,
+        Publish, Rejection, TaskRecord, TaskState,
     },
     store::{Key, Revision, Write},
 };
 
 fn node(id: &str) -> NodeSpec {
-    NodeSpec {
-        id: NodeId::new(id).unwrap(),
-        instance: InstanceId::from_bytes([1; 16]),
-        capacity: Resources::new(8000, 16 << 30),
-        kinds: BTreeSet::from([WorkKind::Program]),
-        max_tasks: 10,
-        labels: BTreeMap::new(),
-    }
+    let (id, instance) = (NodeId::new(id).unwrap(), InstanceId::from_bytes([1; 16]));
+    NodeSpec::new(id, instance, Resources::new(8000, 16 << 30), [WorkKind::Program])
+}
+
+/// Registration by the first process of the node's agent.
+fn register(id: &str) -> Command {
+    register_as(id, 1, &[])
+}
+
+fn register_as(id: &str, process: u8, held: &[AttemptId]) -> Command {
+    let incarnation = IncarnationId::from_bytes([process; 16]);
+    Command::RegisterNode { spec: node(id), incarnation, held: held.to_vec() }
 }
 
 struct Cluster(ClusterState);
@@ -38,37 +39,86 @@ struct Cluster(ClusterState);
 impl Cluster {
     fn with_node() -> Self {
         let mut cluster = Self(ClusterState::new(ClusterConfig::default(), Arc::new(BestFit)));
-        let register = Command::RegisterNode { spec: node("n") };
-        cluster.carry_out(0, &Envelope::anonymous(register)).outcome.unwrap();
+        cluster.command(0, register("n")).unwrap();
         cluster
     }
 
+    fn with_config(config: ClusterConfig) -> Self {
+        let mut cluster = Self(ClusterState::new(config, Arc::new(BestFit)));
+        cluster.command(0, register("n")).unwrap();
+        cluster
+    }
+
+    fn decide(&self, at: u64, author: &Author, envelope: &Envelope) -> Decided {
+        self.0.decide(&Context { time: Timestamp::from_millis(at), author }, envelope)
+    }
+
     fn carry_out(&mut self, at: u64, envelope: &Envelope) -> Decided {
-        let decided = self.0.decide(Timestamp::from_millis(at), envelope);
+        self.carry_out_for(at, &Author::local(), envelope)
+    }
+
+    fn carry_out_for(&mut self, at: u64, author: &Author, envelope: &Envelope) -> Decided {
+        let decided = self.decide(at, author, envelope);
         for change in decided.changes.clone() {
             self.0.absorb(change);
         }
         decided
+    }
+
+    fn command(&mut self, at: u64, command: Command) -> Result<Outcome, Rejection> {
+        self.carry_out(at, &Envelope::anonymous(command)).outcome
+    }
+
+    fn session(&self, id: &str) -> u64 {
+        self.0.nodes().iter().find(|view| view.id().as_str() == id).unwrap().record.session
+    }
+
+    /// Loses a node.
+    fn lose(&mut self, at: u64, id: &str) {
+        let command = Command::SuspectNode { node: node(id).id, session: self.session(id) };
+        self.command(at, command).unwrap();
+    }
+
+    fn submit(&mut self, at: u64, spec: TaskSpec) -> TaskId {
+        let id = TaskId::generate();
+        let tasks = vec![NewTask { id, spec: Arc::new(spec) }];
+        self.command(at, Command::Submit { tasks }).unwrap();
+        id
+    }
+
+    fn task(&self, task: TaskId) -> Arc<TaskRecord> {
+        self.0.task(task).unwrap().clone()
+    }
+
+    fn current(&self, task: TaskId) -> AttemptId {
+        self.task(task).current_attempt().unwrap()
+    }
+
+    /// Reports the end of the current attempt, from its node.
+    fn end(&mut self, at: u64, task: TaskId, end: AttemptEnd) -> Result<Outcome, Rejection> {
+        let record = self.task(task);
+        let node = record.node().unwrap().clone();
+        let session = self.session(node.as_str());
+        let report =
+            Report { attempt: record.current_attempt().unwrap(), node, kind: ReportKind::Ended(end) };
+        self.command(at, Command::Report { session, report })
     }
 }
 
 #[test]
 fn a_suspicion_of_an_earlier_registration_is_void_even_within_one_millisecond() {
     let mut cluster = Cluster::with_node();
-    let suspect = |cluster: &mut Cluster, registered_at| {
-        let command = Command::SuspectNode { node: node("n").id, registered_at, by: "m".into() };
-        cluster.carry_out(1, &Envelope::anonymous(command)).outcome
+    let suspect = |cluster: &mut Cluster, session| {
+        cluster.command(1, Command::SuspectNode { node: node("n").id, session })
     };
-    let registered_at = |cluster: &Cluster| cluster.0.nodes().iter().next().unwrap().record.registered_at;
-    let first = registered_at(&cluster);
+    let first = cluster.session("n");
     assert_eq!(suspect(&mut cluster, first), Ok(Outcome::Done));
     for _ in 0..3 {
-        let before = registered_at(&cluster);
-        let back = Envelope::anonymous(Command::RegisterNode { spec: node("n") });
-        assert_eq!(cluster.carry_out(0, &back).outcome, Ok(Outcome::Done));
-        assert!(registered_at(&cluster) > before);
+        let before = cluster.session("n");
+        assert_eq!(cluster.command(0, register("n")), Ok(Outcome::Done));
+        assert!(cluster.session("n") > before);
         assert_eq!(suspect(&mut cluster, before), Ok(Outcome::Unchanged));
-        let now = registered_at(&cluster);
+        let now = cluster.session("n");
         assert_eq!(suspect(&mut cluster, now), Ok(Outcome::Done), "a suspicion of this one counts");
     }
 }
@@ -113,8 +163,8 @@ fn a_node_whose_clock_is_off_ends_no_attempt_early() {
             node: NodeId::new("n").unwrap(),
             kind: ReportKind::Started { at: Timestamp::from_millis(says) },
         };
-        let decided =
-            cluster.0.decide(Timestamp::from_millis(5000), &Envelope::anonymous(Command::Report(report)));
+        let command = Command::Report { session: cluster.session("n"), report };
+        let decided = cluster.decide(5000, &Author::local(), &Envelope::anonymous(command));
         let [Change::PutTask(record), ..] = &decided.changes[..] else { panic!("{decided:?}") };
         let TaskState::Placed { started_at, .. } = record.state else { panic!("{record:?}") };
         started_at.unwrap()
@@ -155,22 +205,222 @@ fn records_of_another_member_that_contradict_each_other_are_refused_and_change_n
 fn a_task_goes_elsewhere_at_once_when_its_node_could_not_start_it() {
     let mut cluster = Cluster::with_node();
     let (task, mut now) = (TaskId::generate(), 10);
-    cluster.carry_out(1, &submission(CommandId::generate(), task, "true")).outcome.unwrap();
-    cluster
-        .carry_out(2, &Envelope::anonymous(Command::RegisterNode { spec: node("other") }))
-        .outcome
-        .unwrap();
+    let spec = Arc::new(TaskSpec::program("t", "true").max_attempts(5));
+    cluster.command(1, Command::Submit { tasks: vec![NewTask { id: task, spec }] }).unwrap();
+    cluster.command(2, register("other")).unwrap();
     let mut seen = Vec::new();
-    for attempt in 1..=2 {
-        let on = cluster.0.task(task).unwrap().node().unwrap().clone();
-        seen.push(on.to_string());
-        let report = Report {
-            attempt: AttemptId { task, attempt: NonZeroU32::new(attempt).unwrap() },
-            node: on,
-            kind: ReportKind::Ended(AttemptEnd::NodeLost),
-        };
-        cluster.carry_out(now, &Envelope::anonymous(Command::Report(report))).outcome.unwrap();
-        now += 1;
+    for _ in 1..=2 {
+        seen.push(cluster.task(task).node().unwrap().to_string());
+        let failure = StartFailure { reason: "no_space".into(), message: "full".into(), retryable: true };
+        cluster.end(now, task, AttemptEnd::StartFailed { failure: failure.into() }).unwrap();
+        now += 10_000;
+        cluster.command(now, Command::Tick).unwrap();
     }
     assert_eq!(seen, ["n", "other"]);
+}
+
+#[test]
+fn a_newer_process_fences_an_older_one_with_the_same_data() {
+    let mut cluster = Cluster::with_node();
+    let task = cluster.submit(1, TaskSpec::program("t", "true"));
+    let (old, attempt) = (cluster.session("n"), cluster.current(task));
+    cluster.command(2, register_as("n", 2, &[])).unwrap();
+    assert_ne!(cluster.session("n"), old);
+    let kind = ReportKind::Ended(AttemptEnd::Exited { exit: Exit::from_code(0) });
+    let report = Report { attempt, node: node("n").id, kind };
+    let late = cluster.command(3, Command::Report { session: old, report });
+    assert_eq!(late, Err(Rejection::StaleSession { node: node("n").id }));
+    assert_eq!(cluster.command(4, register("n")), Err(Rejection::Fenced { node: node("n").id }));
+    assert_eq!(cluster.task(task).node(), Some(&node("n").id), "the newer process has the task now");
+}
+
+#[test]
+fn a_registration_that_is_repeated_keeps_its_session() {
+    let mut cluster = Cluster::with_node();
+    let session = cluster.session("n");
+    assert_eq!(cluster.command(1, register("n")), Ok(Outcome::Unchanged));
+    let smaller = NodeSpec { max_tasks: 0, ..node("n") };
+    let incarnation = IncarnationId::from_bytes([1; 16]);
+    cluster.command(2, Command::RegisterNode { spec: smaller, incarnation, held: vec![] }).unwrap();
+    assert_eq!(cluster.session("n"), session, "what it offers may change within a session");
+}
+
+#[test]
+fn a_lost_attempt_that_is_heard_of_before_it_is_replaced_goes_on() {
+    let mut cluster = Cluster::with_node();
+    let mut pinned = TaskSpec::program("t", "true");
+    pinned.constraints.push(orch_core::model::Constraint::Node { node: node("n").id });
+    let task = cluster.submit(1, pinned);
+    let attempt = cluster.current(task);
+    cluster.lose(10_000, "n");
+    assert_eq!(cluster.task(task).status(), "pending");
+    cluster.command(16_000, register_as("n", 1, &[attempt])).unwrap();
+    assert_eq!((cluster.current(task), cluster.task(task).node_losses), (attempt, 0));
+    cluster.end(17_000, task, AttemptEnd::Exited { exit: Exit::from_code(0) }).unwrap();
+    assert_eq!(cluster.task(task).status(), "succeeded");
+}
+
+fn with_policy(policy: NodeLossPolicy) -> TaskSpec {
+    TaskSpec { node_loss: Some(policy.into()), ..TaskSpec::program("t", "true") }
+}
+
+#[test]
+fn a_task_may_wait_for_its_lost_node() {
+    let mut cluster = Cluster::with_node();
+    let wait = Duration::from_secs(60);
+    let waits = cluster.submit(1, with_policy(NodeLossPolicy { wait, ..NodeLossPolicy::default() }));
+    let stays =
+        cluster.submit(1, with_policy(NodeLossPolicy { replace: false, ..NodeLossPolicy::default() }));
+    let back = cluster.submit(1, with_policy(NodeLossPolicy { replace: false, ..NodeLossPolicy::default() }));
+    let attempt = cluster.current(back);
+    cluster.command(2, register("other")).unwrap();
+    cluster.lose(10_000, "n");
+    for task in [waits, stays, back] {
+        assert_eq!(cluster.task(task).status(), "disconnected");
+    }
+    assert_eq!(cluster.0.next_due(), Some(Timestamp::from_millis(70_000)));
+    cluster.command(70_000, Command::Tick).unwrap();
+    assert_eq!(cluster.task(waits).node().unwrap().as_str(), "other");
+    assert_eq!(cluster.task(stays).status(), "disconnected");
+    cluster.command(80_000, register_as("n", 1, &[attempt])).unwrap();
+    assert_eq!(cluster.current(back), attempt);
+    assert_eq!(cluster.task(stays).attempts_made, 2, "its node came back without it");
+}
+
+#[test]
+fn removing_a_lost_node_ends_the_wait_for_it() {
+    let mut cluster = Cluster::with_node();
+    let task = cluster.submit(1, with_policy(NodeLossPolicy { replace: false, ..NodeLossPolicy::default() }));
+    cluster.lose(10_000, "n");
+    cluster.command(11_000, Command::RemoveNode { node: node("n").id }).unwrap();
+    assert_eq!(cluster.task(task).status(), "pending");
+}
+
+#[test]
+fn the_spec_says_which_of_two_living_attempts_goes_on() {
+    for keep in [KeptAttempt::Replacement, KeptAttempt::Original] {
+        let mut cluster = Cluster::with_node();
+        let task = cluster.submit(1, with_policy(NodeLossPolicy { keep, ..NodeLossPolicy::default() }));
+        let original = cluster.current(task);
+        cluster.command(2, register("other")).unwrap();
+        cluster.lose(10_000, "n");
+        let replacement = cluster.current(task);
+        assert_ne!(original, replacement);
+        cluster.command(16_000, register_as("n", 1, &[original])).unwrap();
+        let (kept, other) = match keep {
+            KeptAttempt::Replacement => (replacement, "n"),
+            KeptAttempt::Original => (original, "other"),
+        };
+        assert_eq!(cluster.current(task), kept);
+        let free = cluster.0.nodes().iter().find(|view| view.id().as_str() == other).unwrap();
+        assert_eq!(free.tasks, 0);
+    }
+}
+
+#[test]
+fn one_author_is_one_suspicion_whatever_it_says() {
+    let config = ClusterConfig { suspicions_needed: 2, ..ClusterConfig::default() };
+    let mut cluster = Cluster::with_config(config);
+    let suspicion = Command::SuspectNode { node: node("n").id, session: cluster.session("n") };
+    let state = |cluster: &Cluster| cluster.0.nodes()[0].record.state;
+    for _ in 0..3 {
+        cluster.carry_out_for(5, &Author::member("a"), &Envelope::anonymous(suspicion.clone()));
+        assert_eq!(state(&cluster), NodeState::Ready);
+    }
+    cluster.carry_out_for(5, &Author::member("b"), &Envelope::anonymous(suspicion));
+    assert_eq!(state(&cluster), NodeState::Lost);
+}
+
+#[test]
+fn only_the_key_that_a_node_registered_with_speaks_for_it() {
+    let mut cluster = Cluster(ClusterState::new(ClusterConfig::default(), Arc::new(BestFit)));
+    let member = |key: u8| Author::Key { key: [key; 32], member: true };
+    let outsider = Author::Key { key: [9; 32], member: false };
+    let mut carry_out = |author: &Author, command: Command| {
+        let outcome = cluster.carry_out_for(1, author, &Envelope::anonymous(command)).outcome;
+        (outcome, cluster.0.nodes().first().map(|view| view.record.session))
+    };
+    let refused = |(outcome, _): (Result<Outcome, Rejection>, Option<u64>)| {
+        assert!(matches!(outcome, Err(Rejection::NotAllowed { .. })), "{outcome:?}");
+    };
+    refused(carry_out(&outsider, register("n")));
+    let (registered, session) = carry_out(&member(1), register("n"));
+    registered.unwrap();
+    let (task, session) = (TaskId::generate(), session.unwrap());
+    let submission =
+        Command::Submit { tasks: vec![NewTask { id: task, spec: Arc::new(TaskSpec::program("t", "true")) }] };
+    refused(carry_out(&outsider, submission.clone()));
+    carry_out(&member(2), submission).0.unwrap();
+    let attempt = AttemptId { task, attempt: NonZeroU32::MIN };
+    let kind = ReportKind::Ended(AttemptEnd::Exited { exit: Exit::from_code(0) });
+    let report = Command::Report { session, report: Report { attempt, node: node("n").id, kind } };
+    refused(carry_out(&member(2), report.clone()));
+    refused(carry_out(&member(2), register_as("n", 7, &[])));
+    refused(carry_out(&outsider, Command::SuspectNode { node: node("n").id, session }));
+    refused(carry_out(&outsider, Command::Tick));
+    carry_out(&member(1), report).0.unwrap();
+}
+
+#[test]
+fn clients_that_are_no_members_may_submit_where_the_cluster_is_open_to_them() {
+    let config = ClusterConfig { open_to_clients: true, ..ClusterConfig::default() };
+    let mut cluster = Cluster::with_config(config);
+    let outsider = Author::Key { key: [9; 32], member: false };
+    let submission = submission(CommandId::generate(), TaskId::generate(), "true");
+    assert_eq!(cluster.carry_out_for(1, &outsider, &submission).outcome, Ok(Outcome::Done));
+    let drain = Command::DrainNode { node: node("n").id, patience: Duration::ZERO };
+    let refused = cluster.carry_out_for(1, &outsider, &Envelope::anonymous(drain)).outcome;
+    assert!(matches!(refused, Err(Rejection::NotAllowed { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_clock_that_is_far_ahead_does_not_move_the_cluster() {
+    let mut cluster = Cluster::with_node();
+    let year = 366 * 86_400_000;
+    cluster.command(1_000_000, Command::Tick).unwrap();
+    cluster.submit(1_000_001, TaskSpec::program("t", "true"));
+    let time = cluster.0.time();
+    for ahead in [u64::MAX / 2, u64::MAX, time.as_millis() + year + 1] {
+        let refused = cluster.command(ahead, Command::Tick);
+        assert!(matches!(refused, Err(Rejection::ClockAhead { .. })), "{refused:?}");
+        assert_eq!(cluster.0.time(), time);
+    }
+    cluster.submit(time.as_millis() + year, TaskSpec::program("t", "true"));
+}
+
+#[test]
+fn what_went_wrong_long_ago_is_forgotten() {
+    let mut cluster = Cluster::with_node();
+    cluster.command(1, register("other")).unwrap();
+    let always = TaskSpec::program("service", "serve").restart(RestartPolicy::Always);
+    let (service, day) = (cluster.submit(2, always), 86_400_000);
+    let mut now = 2;
+    for _ in 0..40 {
+        now += 30 * day;
+        let on = cluster.task(service).node().unwrap().to_string();
+        cluster.lose(now, &on);
+        cluster.command(now + 1000, register(&on)).unwrap();
+    }
+    assert_eq!((cluster.task(service).status(), cluster.task(service).node_losses), ("placed", 1));
+    for _ in 0..12 {
+        now += 30 * day;
+        cluster.end(now, service, AttemptEnd::Exited { exit: Exit::from_code(1) }).unwrap();
+        let TaskState::Pending { not_before: Some(due), .. } = cluster.task(service).state else { panic!() };
+        assert!(
+            due.since(Timestamp::from_millis(now)) <= Duration::from_secs(1),
+            "as after the first failure"
+        );
+        now = due.as_millis();
+        cluster.command(now, Command::Tick).unwrap();
+    }
+
+    // Work that ends by itself has a number of tries, however long they take.
+    let batch = cluster.submit(now, TaskSpec::program("batch", "work").max_attempts(2));
+    for _ in 0..2 {
+        now += day;
+        cluster.end(now, batch, AttemptEnd::Exited { exit: Exit::from_code(1) }).unwrap();
+        now += 10_000;
+        let _ = cluster.command(now, Command::Tick);
+    }
+    assert_eq!(cluster.task(batch).status(), "failed");
 }

@@ -5,7 +5,10 @@
 //! | no task is lost: every accepted one is pending, placed, finished or was forgotten as finished | [`Oracle::tasks_are_kept`] |
 //! | no attempt without its placement, and none on a node that is not there | [`attempts_match_placements`] |
 //! | the capacity of a node is never exceeded by placing | [`capacity_holds`] |
-//! | states only move forward | [`Oracle::states_move_forward`] |
+//! | states only move forward, but for an attempt that is taken back from a lost node | [`Oracle::states_move_forward`] |
+//! | only an attempt that was given up with its node is ever taken back | [`only_lost_attempts_come_back`] |
+//! | a report under an earlier registration changes nothing | [`Oracle::stale_reports_change_nothing`] |
+//! | a process that another one has taken over from never registers again | [`fenced_processes_stay_out`] |
 //! | a report of a stale attempt changes nothing | [`Oracle::stale_reports_change_nothing`] |
 //! | a client's command is applied at most once | [`Oracle::repeated_commands_change_nothing`] |
 //! | a task that could be placed is placed | [`nothing_placeable_waits`] |
@@ -23,9 +26,11 @@ use std::{
 };
 
 use orch_core::{
+    consensus::{Author, Context},
     model::{
-        AttemptEnd, AttemptId, CommandId, Exit, InstanceId, NodeId, NodeSpec, NodeState, Report, ReportKind,
-        Resources, RestartPolicy, StartFailure, TaskId, TaskSpec, Timestamp, WorkKind,
+        AttemptEnd, AttemptId, CommandId, Exit, IncarnationId, InstanceId, KeptAttempt, NodeId,
+        NodeLossPolicy, NodeSpec, NodeState, Report, ReportKind, Resources, RestartPolicy, StartFailure,
+        TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::BestFit,
     state::{
@@ -47,6 +52,7 @@ enum Step {
         restart: u8,
         retries: u8,
         limits: u8,
+        loss: u8,
     },
     Resubmit {
         task: u16,
@@ -60,6 +66,7 @@ enum Step {
     End {
         task: u16,
         end: u8,
+        outdated: bool,
     },
     Stale {
         task: u16,
@@ -70,6 +77,8 @@ enum Step {
         cpu: u8,
         memory: u8,
         instance: u8,
+        incarnation: u8,
+        held: u8,
     },
     Suspect {
         node: u8,
@@ -101,25 +110,30 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let submit =
-        (1..4u8, 0..5u8, 0..5u8, prop::option::weighted(0.1, 0..3u8), -2..3i8, 0..3u8, 1..4u8, 0..8u8)
-            .prop_map(|(count, cpu, memory, port, priority, restart, retries, limits)| Step::Submit {
-                count,
-                cpu,
-                memory,
-                port,
-                priority,
-                restart,
-                retries,
-                limits,
+        (
+            1..4u8,
+            0..5u8,
+            0..5u8,
+            prop::option::weighted(0.1, 0..3u8),
+            -2..3i8,
+            0..3u8,
+            1..4u8,
+            0..8u8,
+            0..12u8,
+        )
+            .prop_map(|(count, cpu, memory, port, priority, restart, retries, limits, loss)| {
+                Step::Submit { count, cpu, memory, port, priority, restart, retries, limits, loss }
             });
     prop_oneof![
         8 => submit,
         1 => any::<u16>().prop_map(|task| Step::Resubmit { task }),
         2 => any::<u16>().prop_map(|task| Step::Cancel { task }),
         3 => any::<u16>().prop_map(|task| Step::Start { task }),
-        10 => (any::<u16>(), 0..7u8).prop_map(|(task, end)| Step::End { task, end }),
+        10 => (any::<u16>(), 0..8u8, prop::bool::weighted(0.1)).prop_map(|(task, end, outdated)| Step::End { task, end, outdated }),
         2 => (any::<u16>(), any::<u8>()).prop_map(|(task, back)| Step::Stale { task, back }),
-        3 => (0..5u8, 0..12u8, 0..12u8, 0..2u8).prop_map(|(node, cpu, memory, instance)| Step::Register { node, cpu, memory, instance }),
+        4 => (0..5u8, 0..12u8, 0..12u8, 0..2u8, 0..4u8, any::<u8>()).prop_map(|(node, cpu, memory, instance, incarnation, held)| {
+            Step::Register { node, cpu, memory, instance, incarnation, held }
+        }),
         2 => (0..5u8, 0..3u8, any::<bool>()).prop_map(|(node, member, outdated)| Step::Suspect { node, member, outdated }),
         1 => (0..5u8, 0..3u8).prop_map(|(node, member)| Step::Trust { node, member }),
         1 => (0..5u8).prop_map(|node| Step::Open { node }),
@@ -164,12 +178,14 @@ fn pick<T: Clone>(from: &[T], at: u16) -> Option<T> {
 /// Turns steps into commands by looking at the state.
 struct Driver {
     ids: u64,
+    /// Who proposes the command.
+    member: u8,
     sent: Vec<Envelope>,
 }
 
 impl Driver {
     fn new() -> Self {
-        Self { ids: 0, sent: Vec::new() }
+        Self { ids: 0, member: 0, sent: Vec::new() }
     }
 
     fn fresh_bytes(&mut self) -> [u8; 16] {
@@ -185,7 +201,7 @@ impl Driver {
         let tasks = state.tasks();
         let placed: Vec<_> = tasks.iter().filter(|task| task.node().is_some()).cloned().collect();
         let command = match step {
-            Step::Submit { count, cpu, memory, port, priority, restart, retries, limits } => {
+            Step::Submit { count, cpu, memory, port, priority, restart, retries, limits, loss } => {
                 let mut spec = TaskSpec::program("t", "x")
                     .cpu_millis(u64::from(*cpu) * 500)
                     .memory_mib(u64::from(*memory) * 100)
@@ -202,6 +218,12 @@ impl Driver {
                 spec.timeouts.queue = (limits & 1 != 0).then_some(second * 20);
                 spec.timeouts.run = (limits & 2 != 0).then_some(second * 10);
                 spec.timeouts.total = (limits & 4 != 0).then_some(second * 90);
+                let policy = NodeLossPolicy {
+                    wait: second * [0, 0, 20][usize::from(loss % 3)],
+                    replace: loss / 3 != 0,
+                    keep: if loss / 6 == 0 { KeptAttempt::Replacement } else { KeptAttempt::Original },
+                };
+                spec.node_loss = (policy != NodeLossPolicy::default()).then(|| Box::new(policy));
                 let spec = Arc::new(spec);
                 let new = |bytes| NewTask { id: TaskId::from_bytes(bytes), spec: spec.clone() };
                 Command::Submit { tasks: (0..*count).map(|_| new(self.fresh_bytes())).collect() }
@@ -216,39 +238,50 @@ impl Driver {
             Step::Start { task } => {
                 let task = pick(&placed, *task)?;
                 report(
+                    state,
                     &task,
+                    false,
                     ReportKind::Started { at: Timestamp::from_millis(state.time().as_millis() / 2) },
                 )?
             }
-            Step::End { task, end } => {
+            Step::End { task, end, outdated } => {
                 let task = pick(&placed, *task)?;
-                report(&task, ReportKind::Ended(some_end(*end)))?
+                report(state, &task, *outdated, ReportKind::Ended(some_end(*end)))?
             }
             Step::Stale { task, back } => {
                 let task = pick(&tasks, *task)?;
                 let number = NonZeroU32::new(u32::from(*back) % (task.attempts_made + 2))?;
                 let node = task.attempts.last().map_or(node_id(0), |attempt| attempt.node.clone());
                 let attempt = AttemptId { task: task.id, attempt: number };
-                Command::Report(Report { attempt, node, kind: ReportKind::Ended(AttemptEnd::Stopped) })
+                let session = session_of(state, &node).unwrap_or_default();
+                let report = Report { attempt, node, kind: ReportKind::Ended(AttemptEnd::Stopped) };
+                Command::Report { session, report }
             }
-            Step::Register { node, cpu, memory, instance } => Command::RegisterNode {
-                spec: NodeSpec {
-                    id: node_id(*node),
-                    instance: InstanceId::from_bytes([*instance; 16]),
-                    capacity: Resources::new(u64::from(*cpu) * 500, (u64::from(*memory) * 100) << 20),
-                    kinds: BTreeSet::from([WorkKind::Program]),
+            Step::Register { node, cpu, memory, instance, incarnation, held } => {
+                let capacity = Resources::new(u64::from(*cpu) * 500, (u64::from(*memory) * 100) << 20);
+                let instance = InstanceId::from_bytes([*instance; 16]);
+                let spec = NodeSpec {
                     max_tasks: 5,
-                    labels: BTreeMap::new(),
-                },
-            },
+                    ..NodeSpec::new(node_id(*node), instance, capacity, [WorkKind::Program])
+                };
+                let attempts = tasks.iter().flat_map(|task| {
+                    let of = |number| AttemptId { task: task.id, attempt: number };
+                    task.attempts.iter().map(move |known| of(known.number))
+                });
+                let some = attempts.enumerate().filter(|(at, _)| (at % 3 == 0) == (held % 3 == 0));
+                let held = some.map(|(_, attempt)| attempt).take(usize::from(*held)).collect();
+                let incarnation = IncarnationId::from_bytes([*incarnation; 16]);
+                Command::RegisterNode { spec, incarnation, held }
+            }
             Step::Suspect { node, member, outdated } => {
-                let id = node_id(*node);
-                let registered_at = state.nodes().iter().find(|view| *view.id() == id)?.record.registered_at;
-                let registered_at = if *outdated { Timestamp::ZERO } else { registered_at };
-                Command::SuspectNode { node: id, registered_at, by: format!("m{member}") }
+                self.member = *member;
+                let node = node_id(*node);
+                let session = session_of(state, &node)?;
+                Command::SuspectNode { node, session: session.saturating_sub(u64::from(*outdated)) }
             }
             Step::Trust { node, member } => {
-                Command::TrustNode { node: node_id(*node), by: format!("m{member}") }
+                self.member = *member;
+                Command::TrustNode { node: node_id(*node) }
             }
             Step::Open { node } => Command::OpenNode { node: node_id(*node) },
             Step::Cordon { node } => Command::CordonNode { node: node_id(*node) },
@@ -270,8 +303,14 @@ impl Driver {
     }
 }
 
-fn report(task: &TaskRecord, kind: ReportKind) -> Option<Command> {
-    Some(Command::Report(Report { attempt: task.current_attempt()?, node: task.node()?.clone(), kind }))
+fn session_of(state: &ClusterState, node: &NodeId) -> Option<u64> {
+    state.nodes().iter().find(|view| view.id() == node).map(|view| view.record.session)
+}
+
+fn report(state: &ClusterState, task: &TaskRecord, outdated: bool, kind: ReportKind) -> Option<Command> {
+    let node = task.node()?.clone();
+    let session = session_of(state, &node)? - u64::from(outdated);
+    Some(Command::Report { session, report: Report { attempt: task.current_attempt()?, node, kind } })
 }
 
 fn some_end(end: u8) -> AttemptEnd {
@@ -287,6 +326,7 @@ fn some_end(end: u8) -> AttemptEnd {
         },
         4 => AttemptEnd::RunTimeout,
         5 => AttemptEnd::Stopped,
+        6 => AttemptEnd::Lost { message: "rebooted".into() },
         _ => AttemptEnd::Unhealthy { output: String::new() },
     }
 }
@@ -297,6 +337,7 @@ struct Oracle {
     accepted: BTreeSet<TaskId>,
     forgotten: BTreeSet<TaskId>,
     progress: BTreeMap<TaskId, (u32, u8)>,
+    fenced: BTreeSet<(NodeId, IncarnationId)>,
     time: Timestamp,
 }
 
@@ -323,13 +364,7 @@ impl Oracle {
         assert!(state.time() >= self.time, "time never goes back");
         self.time = state.time();
         for task in state.tasks() {
-            let phase = match task.state {
-                TaskState::Finished { .. } => 2,
-                TaskState::Placed { .. } => 1,
-                TaskState::Pending { .. } => 0,
-            };
-            // A pending task has made its last attempt and not yet the next: it comes after the placed one of that number.
-            let now = (task.attempts_made * 2 + u32::from(phase != 1), u8::from(phase == 2) * 2);
+            let now = (task.attempts_made, u8::from(task.is_finished()) * 2);
             let before = self.progress.insert(task.id, now).unwrap_or_default();
             assert!(now >= before, "task {} went from {before:?} to {now:?}", task.id);
             if before.1 == 2 {
@@ -339,9 +374,9 @@ impl Oracle {
     }
 
     fn stale_reports_change_nothing(before: &ClusterState, envelope: &Envelope, decided: &Decided) {
-        let Command::Report(report) = &envelope.command else { return };
+        let Command::Report { session, report } = &envelope.command else { return };
         let current = before.task(report.attempt.task).and_then(|task| task.current_attempt());
-        if current != Some(report.attempt) {
+        if current != Some(report.attempt) || session_of(before, &report.node) != Some(*session) {
             let touched = decided.changes.iter().any(|change| matches!(change, Change::PutTask(_)));
             assert!(
                 !touched,
@@ -352,7 +387,7 @@ impl Oracle {
     }
 
     fn repeated_commands_change_nothing(state: &ClusterState, envelope: &Envelope, outcome: &Decided) {
-        let again = state.decide(state.time(), envelope);
+        let again = decide(state, state.time(), 0, envelope);
         assert_eq!(again.outcome, outcome.outcome, "a repeated command gets the same answer");
         assert!(again.changes.is_empty(), "a repeated command changes nothing");
     }
@@ -366,7 +401,9 @@ fn attempts_match_placements(state: &ClusterState) {
             Some(node) => {
                 placed += 1;
                 assert_eq!(current.len(), 1, "a placed task has exactly one attempt that goes on");
-                assert_eq!((&current[0].node, current[0].number.get()), (node, task.attempts_made));
+                let last = task.attempts.last().unwrap();
+                assert_eq!((&current[0].node, current[0].number), (node, last.number));
+                assert!(last.number.get() <= task.attempts_made);
                 let view = state.nodes().iter().find(|view| view.id() == node).expect("the node is known");
                 assert_eq!(view.record.state, NodeState::Ready, "no attempt belongs to a lost node");
                 assert!(state.tasks_of(node).any(|known| known.id == task.id));
@@ -392,8 +429,44 @@ fn capacity_holds(before: &ClusterState, state: &ClusterState, decided: &Decided
         let capacity = &view.record.spec.capacity;
         let was_within = before.nodes().iter().any(|known| known.id() == node && known.held.within(capacity));
         assert!(!was_within || view.held.within(capacity), "placing overfilled {node}");
-        assert!(view.tasks <= view.record.spec.max_tasks);
+        let taken_back = before.task(task.id).is_some_and(|known| known.attempts_made == task.attempts_made);
+        assert!(taken_back || view.tasks <= view.record.spec.max_tasks);
     }
+}
+
+fn only_lost_attempts_come_back(before: &ClusterState, envelope: &Envelope, decided: &Decided) {
+    for change in &decided.changes {
+        let Change::PutTask(task) = change else { continue };
+        let (Some(known), Some(current)) = (before.task(task.id), task.current_attempt()) else { continue };
+        let earlier = known.attempts.iter().find(|attempt| attempt.number == current.attempt);
+        let Some(end) = earlier.and_then(|attempt| attempt.end.as_ref()) else { continue };
+        assert_eq!(*end, AttemptEnd::NodeLost, "{current} goes on after it has ended");
+        let Command::RegisterNode { spec, held, .. } = &envelope.command else {
+            panic!("{current} goes on though its node did not come back")
+        };
+        assert!(held.contains(&current) && task.node() == Some(&spec.id));
+        let replaced = known.attempts.last().is_some_and(|last| last.number != current.attempt);
+        assert!(!replaced || task.spec.node_loss_policy().keep == KeptAttempt::Original);
+    }
+}
+
+fn fenced_processes_stay_out(
+    fenced: &mut BTreeSet<(NodeId, IncarnationId)>,
+    before: &ClusterState,
+    state: &ClusterState,
+) {
+    for view in state.nodes() {
+        let (id, now) = (view.id(), view.record.incarnation);
+        assert!(!fenced.contains(&(id.clone(), now)), "{now} of {id} is back");
+        let was = before.nodes().iter().find(|known| known.id() == id).map(|known| known.record.incarnation);
+        fenced.extend(was.filter(|was| *was != now).map(|was| (id.clone(), was)));
+    }
+    // A node that was removed starts anew.
+    fenced.retain(|(id, _)| state.nodes().iter().any(|view| view.id() == id));
+}
+
+fn decide(state: &ClusterState, time: Timestamp, member: u8, envelope: &Envelope) -> Decided {
+    state.decide(&Context { time, author: &Author::member(format!("m{member}")) }, envelope)
 }
 
 fn nothing_placeable_waits(state: &ClusterState, after: &Envelope) {
@@ -423,8 +496,11 @@ fn records_survive_their_bytes(decided: &Decided) {
     }
 }
 
-/// Runs all steps, checks everything after each, and returns the commands with their times and the state.
-fn run(steps: &[(Step, i32)]) -> (ClusterState, Vec<(Timestamp, Envelope)>) {
+/// A command with its time and its proposer.
+type Logged = (Timestamp, u8, Envelope);
+
+/// Runs all steps, checks everything after each, and returns the commands and the state.
+fn run(steps: &[(Step, i32)]) -> (ClusterState, Vec<Logged>) {
     let (mut state, mut driver, mut oracle) = (fresh(), Driver::new(), Oracle::default());
     let (mut clock, mut log) = (1_000_000i64, Vec::new());
     for (step, moved) in steps {
@@ -434,8 +510,9 @@ fn run(steps: &[(Step, i32)]) -> (ClusterState, Vec<(Timestamp, Envelope)>) {
         let remembered = !matches!(step, Step::Repeat { .. });
         let mut before = fresh();
         before.restore(&state.snapshot()).unwrap();
-        let decided = state.decide(now, &envelope);
-        assert_eq!(before.decide(now, &envelope), decided, "a restored state decides the same");
+        let member = driver.member;
+        let decided = decide(&state, now, member, &envelope);
+        assert_eq!(decide(&before, now, member, &envelope), decided, "a restored state decides the same");
         Oracle::stale_reports_change_nothing(&before, &envelope, &decided);
         records_survive_their_bytes(&decided);
         changes_can_be_taken_back(&mut state, &decided);
@@ -446,28 +523,30 @@ fn run(steps: &[(Step, i32)]) -> (ClusterState, Vec<(Timestamp, Envelope)>) {
         oracle.states_move_forward(&state);
         attempts_match_placements(&state);
         capacity_holds(&before, &state, &decided);
+        only_lost_attempts_come_back(&before, &envelope, &decided);
+        fenced_processes_stay_out(&mut oracle.fenced, &before, &state);
         nothing_placeable_waits(&state, &envelope);
         if remembered {
             Oracle::repeated_commands_change_nothing(&state, &envelope, &decided);
         }
         if let Some(due) = state.next_due() {
-            let acts = state.decide(due.max(state.time()), &Envelope::anonymous(Command::Tick));
+            let acts = decide(&state, due.max(state.time()), 0, &Envelope::anonymous(Command::Tick));
             assert_eq!(acts.outcome, Ok(Outcome::Done), "a tick that is due has something to do");
         }
-        log.push((now, envelope));
+        log.push((now, member, envelope));
     }
     (state, log)
 }
 
-fn apply(state: &mut ClusterState, log: &[(Timestamp, Envelope)]) {
-    for (now, envelope) in log {
-        for change in state.decide(*now, envelope).changes {
+fn apply(state: &mut ClusterState, log: &[Logged]) {
+    for (now, member, envelope) in log {
+        for change in decide(state, *now, *member, envelope).changes {
             state.absorb(change);
         }
     }
 }
 
-fn replay_and_snapshots_agree(whole: &ClusterState, log: &[(Timestamp, Envelope)]) {
+fn replay_and_snapshots_agree(whole: &ClusterState, log: &[Logged]) {
     let mut replayed = fresh();
     apply(&mut replayed, log);
     assert_eq!(replayed.digest(), whole.digest(), "the same commands give the same digest");

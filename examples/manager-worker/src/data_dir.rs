@@ -1,17 +1,22 @@
 //! Where a manager or worker keeps what must survive it: tokens, its instance id, its state.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use uuid::Uuid;
 
-/// A directory that only its owner may read.
+/// A directory that only its owner may read, and one process at a time uses.
 #[derive(Clone, Debug)]
-pub(crate) struct DataDir(PathBuf);
+pub(crate) struct DataDir {
+    dir: PathBuf,
+    /// Locked until the last clone is gone.
+    _lock: Arc<File>,
+}
 
 impl DataDir {
     /// Opens `dir`, or makes it.
@@ -25,11 +30,25 @@ impl DataDir {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
         let probe = dir.join(".writable");
         fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(failed)?;
-        Ok(Self(dir))
+        let mut options = OpenOptions::new();
+        let lock = options.write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"));
+        let lock = lock.map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(format!(
+                    "the data directory {} is in use by another process; end that one, or give this one a directory of \
+                     its own with --data-dir",
+                    dir.display()
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        Ok(Self { dir, _lock: Arc::new(lock) })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.dir.join(name)
     }
 
     /// The secret kept in the file `name`, made up at the first call.
@@ -51,10 +70,22 @@ impl DataDir {
     where
         T::Err: std::fmt::Display,
     {
+        self.kept(name, || Ok(Uuid::new_v4().to_string()))
+    }
+
+    /// The value kept in the file `name`, which is that of the first call.
+    pub(crate) fn kept<T: std::str::FromStr>(
+        &self,
+        name: &str,
+        first: impl FnOnce() -> Result<String, String>,
+    ) -> Result<T, String>
+    where
+        T::Err: std::fmt::Display,
+    {
         let path = self.path(name);
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let id = Uuid::new_v4().to_string();
+                let id = first()?;
                 write_new(&path, id.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
                 id
             }
@@ -112,6 +143,16 @@ mod tests {
         assert_eq!(data.token("t").unwrap(), token);
         fs::set_permissions(data.path("t"), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(data.token("t").unwrap_err().contains("chmod 600"));
+    }
+
+    #[test]
+    fn a_directory_is_for_one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path().into()).unwrap();
+        let refused = DataDir::open(dir.path().into()).unwrap_err();
+        assert!(refused.contains("is in use by another process"), "{refused}");
+        drop(data);
+        DataDir::open(dir.path().into()).unwrap();
     }
 
     #[test]

@@ -61,7 +61,6 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let tokens = Tokens::new(&data.token(ADMIN_TOKEN)?, &data.token(WORKER_TOKEN)?).map_err(explain)?;
     let store = RedbStore::open(RedbStoreConfig::new(data.path("state"))).await.map_err(explain)?;
     let engine = EngineConfig {
-        member: "manager".into(),
         heartbeat_interval: args.heartbeat_interval,
         node_timeout: args.node_timeout,
         ..EngineConfig::default()

@@ -103,11 +103,15 @@ pub enum RuntimeChoice {
 /// # Errors
 /// What kept it from starting, for people.
 pub async fn run(args: WorkerArgs) -> Result<(), String> {
+    let data = DataDir::open(match &args.data_dir {
+        Some(dir) => dir.clone(),
+        None => default_data(&args)?,
+    })?;
     let id = match args.id.clone() {
         Some(id) => id,
-        None => host_name()?,
+        // A machine that is renamed stays the node that it was: it may have work.
+        None => data.kept("name", || host_name().map(|id| id.to_string()))?,
     };
-    let data = DataDir::open(args.data_dir.clone().unwrap_or_else(|| default_dir(&format!("worker-{id}"))))?;
     let instance: InstanceId = data.id("instance")?;
     let runtime = runtime(&args, &data, instance).await?;
     let capabilities = runtime.capabilities();
@@ -116,12 +120,9 @@ pub async fn run(args: WorkerArgs) -> Result<(), String> {
         None => Arc::new(NoSecrets),
     };
     let node = NodeSpec {
-        id: id.clone(),
-        instance,
-        capacity: capacity(&args)?,
-        kinds: [capabilities.kind].into(),
         max_tasks: args.max_tasks,
         labels: args.label.iter().cloned().collect::<BTreeMap<_, _>>(),
+        ..NodeSpec::new(id.clone(), instance, capacity(&args)?, [capabilities.kind])
     };
     let link = link(&args, &data).await?;
     let mut agent_config = AgentConfig::new(node);
@@ -134,10 +135,11 @@ pub async fn run(args: WorkerArgs) -> Result<(), String> {
     let agent = Agent::start(agent_config, runtime, link);
     let manager = args.legacy.as_ref().unwrap_or(&args.manager);
     info!(node = %id, runtime = capabilities.name, %manager, "starting");
-    let told = tokio::spawn(tell_state(id.clone(), agent.state()));
-
-    shutdown::requested().await.map_err(explain)?;
-    told.abort();
+    let fenced = tell_state(id.clone(), agent.state());
+    tokio::select! {
+        requested = shutdown::requested() => requested.map_err(explain)?,
+        why = fenced => return Err(why),
+    }
     match args.drain_on_exit {
         Some(grace) => agent.drain(grace).await,
         None => agent.leave().await,
@@ -158,16 +160,18 @@ async fn link(args: &WorkerArgs, data: &DataDir) -> Result<Arc<dyn ControlLink>,
     Ok(Arc::new(HttpLink::new(&config).map_err(explain)?))
 }
 
-async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentState>) {
+/// Tells how the agent gets on. Returns when it has ended because a newer process has taken the node over, with the reason.
+async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentState>) -> String {
     loop {
         let now = state.borrow_and_update().clone();
         match now {
             AgentState::Registered => announce(&format!("orch-worker {id} is registered")),
             AgentState::Refused(why) => warn!(%why, "the manager will not have this worker; asking again"),
             AgentState::Connecting(why) => info!(%why, "not connected to the manager yet"),
+            AgentState::Fenced(why) => return why,
         }
         if state.changed().await.is_err() {
-            return;
+            return std::future::pending().await;
         }
     }
 }
@@ -232,6 +236,16 @@ fn token(args: &WorkerArgs) -> Result<String, String> {
     read_secret(&path).map_err(|error| {
         format!("no worker token: {}: {error}; give --token-file, or set ORCH_WORKER_TOKEN", path.display())
     })
+}
+
+/// The directory of a worker that was given none. One without a name of its own has the same whatever the machine is called;
+/// where an earlier version made one with the machine's name, that is it.
+fn default_data(args: &WorkerArgs) -> Result<PathBuf, String> {
+    if let Some(id) = &args.id {
+        return Ok(default_dir(&format!("worker-{id}")));
+    }
+    let named = default_dir(&format!("worker-{}", host_name()?));
+    Ok(if named.is_dir() { named } else { default_dir("worker") })
 }
 
 fn host_name() -> Result<NodeId, String> {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use orch_core::{consensus::StateMachine, store::Revision};
+use orch_core::{
+    consensus::{Author, Context, StateMachine},
+    store::Revision,
+};
 
 use super::{
     batch::{Batch, Body, Request},
@@ -120,7 +123,10 @@ impl Service {
     fn carry_out(&mut self, request: &Request, batch: &Batch, config: &Config) -> Executed {
         let outcomes = match &request.body {
             Body::Commands(commands) => {
-                commands.iter().map(|command| self.machine.decide(batch.time, command).outcome).collect()
+                let member = self.protocol.membership.by_key(&request.client).is_some();
+                let author = Author::Key { key: request.client.0, member };
+                let context = Context { time: batch.time, author: &author };
+                commands.iter().map(|command| self.machine.decide(&context, command).outcome).collect()
             }
             Body::Barrier => Vec::new(),
             Body::Membership(change) => vec![self.vote(&request.client, change, config)],

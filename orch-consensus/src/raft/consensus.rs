@@ -11,12 +11,12 @@ use bytes::Bytes;
 use openraft::error::{InitializeError, RaftError};
 use orch_core::{
     consensus::{
-        Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence, FaultModel,
-        MembershipChange, Records, StateMachine,
+        Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence,
+        FaultModel, MembershipChange, Records, StateMachine,
     },
     model::Timestamp,
     store::{Revision, StoreError},
-    transport::Transport,
+    transport::{PeerId, Transport},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -297,6 +297,17 @@ impl Consensus for RaftConsensus {
         self.view.clock.now()
     }
 
+    fn author(&self) -> Author {
+        let peer = self.transport.local_peer();
+        let known = self.stage(|stage| match stage {
+            Stage::Running(Running { node, .. }) => name_of(node, peer),
+            _ => None,
+        });
+        let configured = || self.config.members.iter().find(|(_, other)| **other == peer);
+        let name = known.or_else(|| configured().map(|(name, _)| name.clone()));
+        Author::member(name.unwrap_or_else(|| peer.to_string()))
+    }
+
     fn status(&self) -> ConsensusStatus {
         let applied = Revision(*self.view.applied.borrow());
         self.stage(|stage| match stage {
@@ -362,6 +373,10 @@ impl Consensus for RaftConsensus {
 }
 
 /// The members by name, in order.
+fn name_of(node: &Node, peer: PeerId) -> Option<String> {
+    node.members().get_node(&node_of(peer)).map(|seat| seat.name.clone())
+}
+
 fn names(node: &Node) -> Vec<String> {
     let mut names: Vec<String> = node.members().nodes().map(|(_, seat)| seat.name.clone()).collect();
     names.sort();

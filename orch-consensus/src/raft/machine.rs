@@ -14,13 +14,12 @@ use openraft::{
     storage::RaftStateMachine,
 };
 use orch_core::{
-    consensus::{ConsensusError, MachineError, StateMachine},
+    consensus::{Author, ConsensusError, Context, HybridClock, MachineError, StateMachine},
     store::Revision,
 };
 use tokio::sync::{Notify, watch};
 
 use super::{
-    clock::Clock,
     sessions::{Admission, Sessions},
     snapshot::{self, Image, Meta, Shelf},
     types::{Applied, Command, Entry, Lease, LogId, Members, Outcomes, StorageError, Types},
@@ -31,7 +30,7 @@ use super::{
 pub(super) struct View {
     /// The last entry that was applied.
     pub(super) applied: watch::Sender<u64>,
-    pub(super) clock: Clock,
+    pub(super) clock: HybridClock,
     /// Rung when a snapshot is due.
     pub(super) snapshot_due: Notify,
     /// The life of this member that the group saw last.
@@ -42,7 +41,7 @@ impl View {
     pub(super) fn new() -> Self {
         Self {
             applied: watch::Sender::new(0),
-            clock: Clock::new(),
+            clock: HybridClock::new(),
             snapshot_due: Notify::new(),
             session: AtomicU64::new(0),
         }
@@ -142,9 +141,10 @@ impl Replica {
 
     fn apply_command(&mut self, log_id: LogId, command: &Command) -> Applied {
         self.log_bytes += command.size() as u64;
-        if self.members.membership().get_node(&command.origin).is_none() {
+        let Some(proposer) = self.members.membership().get_node(&command.origin) else {
             return Applied::Refused(super::types::Refusal::NotMember);
-        }
+        };
+        let author = Author::member(proposer.name.as_str());
         match self.sessions.admit(command) {
             Admission::Refused(refusal) => return Applied::Refused(refusal),
             Admission::Known(outcomes) => return Applied::Outcomes(outcomes),
@@ -152,7 +152,8 @@ impl Replica {
         }
         let revision = Revision(log_id.index);
         let machine = self.machine();
-        let decide = |bytes: &[u8]| machine.decide(command.at, bytes).outcome;
+        let context = Context { time: command.at, author: &author };
+        let decide = |bytes: &[u8]| machine.decide(&context, bytes).outcome;
         let each: Arc<[Bytes]> = command.commands.iter().map(decide).collect();
         machine.commit(revision);
         let outcomes = Outcomes { revision, each };

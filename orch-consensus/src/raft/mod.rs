@@ -25,7 +25,6 @@
 //!
 //! A member that was removed is done: it has to be started anew before it is added again.
 
-mod clock;
 mod config;
 mod consensus;
 mod forms;

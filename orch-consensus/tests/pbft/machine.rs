@@ -1,7 +1,7 @@
 //! A machine that writes down every command, and says how many it has.
 
 use orch_core::{
-    consensus::{Decision, MachineError, StateMachine},
+    consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Revision, Write},
 };
@@ -31,8 +31,8 @@ impl Journal {
 }
 
 impl StateMachine for Journal {
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
-        self.time = self.time.max(at);
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
+        self.time = self.time.max(context.time);
         let line = String::from_utf8_lossy(command).into_owned();
         self.lines.send_modify(|lines| lines.push(line));
         let outcome = self.lines.borrow().len().to_string();

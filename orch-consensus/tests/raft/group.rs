@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use orch_consensus::raft::{RaftConfig, RaftConsensus, Storage};
 use orch_core::{
-    consensus::{Consensus, ConsensusStatus, Decision, MachineError, StateMachine},
+    consensus::{Consensus, ConsensusStatus, Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Revision, Write},
     transport::{Channel, Faults, InProcessConfig, InProcessNetwork, PeerId},
@@ -41,10 +41,10 @@ pub(crate) struct Recorder {
 }
 
 impl StateMachine for Recorder {
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
-        self.time = self.time.max(at);
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
+        self.time = self.time.max(context.time);
         let place = self.book.lock().unwrap().len() + self.tentative.len();
-        self.tentative.push((Bytes::copy_from_slice(command), at));
+        self.tentative.push((Bytes::copy_from_slice(command), context.time));
         let outcome = Bytes::copy_from_slice(&(place as u64).to_be_bytes());
         Decision { outcome, changes: Vec::new().into() }
     }

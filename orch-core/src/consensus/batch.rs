@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -12,13 +11,9 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-use tracing::warn;
 
-use super::{Committed, ConsensusError, ConsensusStatus, StateMachine};
-use crate::{
-    model::Timestamp,
-    store::{Key, Revision, StateStore, StoreError, Write},
-};
+use super::{Committed, ConsensusError, ConsensusStatus, Context, HybridClock, StateMachine};
+use crate::store::{Key, Revision, StateStore, StoreError, Write};
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
 
@@ -36,7 +31,7 @@ pub(super) struct Front {
     waiting: Mutex<Option<mpsc::Receiver<Request>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     status: Arc<Mutex<ConsensusStatus>>,
-    clock: Mutex<ProposerClock>,
+    clock: HybridClock,
     max_command_bytes: usize,
 }
 
@@ -54,7 +49,7 @@ impl Front {
             waiting: Mutex::new(Some(waiting)),
             task: tokio::sync::Mutex::new(None),
             status: Arc::new(Mutex::new(status)),
-            clock: Mutex::new(ProposerClock::starting_after(Timestamp::ZERO)),
+            clock: HybridClock::new(),
             max_command_bytes,
         }
     }
@@ -73,15 +68,8 @@ impl Front {
         *self.task.lock().await = Some(tokio::spawn(driver));
     }
 
-    /// The clock for proposals to a machine that has seen this time.
-    pub(super) fn start_clock(&self, machine: Timestamp) -> ProposerClock {
-        let clock = ProposerClock::starting_after(machine);
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
-        clock
-    }
-
-    pub(super) fn now(&self) -> Timestamp {
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner).now()
+    pub(super) fn clock(&self) -> HybridClock {
+        self.clock.clone()
     }
 
     pub(super) fn status(&self) -> ConsensusStatus {
@@ -191,29 +179,6 @@ impl Batch {
     }
 }
 
-/// What time it is, for proposals: it goes on evenly from the system clock as it was at the start, or from the machine's
-/// time where that is later. Setting the system clock while the process runs neither ends tasks early nor holds them up.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ProposerClock {
-    base: Timestamp,
-    since: Instant,
-}
-
-impl ProposerClock {
-    fn starting_after(machine: Timestamp) -> Self {
-        let system = Timestamp::now();
-        let ahead = machine.since(system);
-        if ahead > Duration::from_secs(60) {
-            warn!(?ahead, "the system clock is behind the cluster's time; times will be off by as much");
-        }
-        Self { base: system.max(machine), since: Instant::now() }
-    }
-
-    pub(super) fn now(&self) -> Timestamp {
-        self.base.after(self.since.elapsed())
-    }
-}
-
 /// How many writes of a transaction of this store one batch may fill before no further proposal is added to it. A single
 /// decision may go beyond: the cluster's own bounds keep it far below what a store takes.
 pub(super) fn writes_wanted(store: &dyn StateStore) -> usize {
@@ -225,14 +190,14 @@ pub(super) fn writes_wanted(store: &dyn StateStore) -> usize {
 /// written down and all are decided.
 pub(super) fn decide_some(
     machine: &mut dyn StateMachine,
-    now: Timestamp,
+    context: &Context<'_>,
     proposals: &[(Bytes, Reply<Committed>)],
     writes_wanted: Option<usize>,
 ) -> (Vec<Bytes>, Vec<Write>) {
     let (mut outcomes, mut writes) =
         (Vec::with_capacity(proposals.len()), BTreeMap::<Key, Option<Bytes>>::new());
     for (command, _) in proposals {
-        let decision = machine.decide(now, command);
+        let decision = machine.decide(context, command);
         outcomes.push(decision.outcome);
         if let Some(wanted) = writes_wanted {
             writes.extend(decision.changes.into_writes().into_iter().map(|write| (write.key, write.value)));

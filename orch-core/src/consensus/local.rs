@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{
-    Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence, FaultModel,
-    MembershipChange, Records, StateMachine,
-    batch::{Batch, Front, ProposerClock, Reporter, Request, decide_some, read_all, writes_wanted},
+    Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context, Evidence,
+    FaultModel, HybridClock, MembershipChange, Records, StateMachine,
+    batch::{Batch, Front, Reporter, Request, decide_some, read_all, writes_wanted},
 };
 use crate::model::Timestamp;
 use crate::store::{CommitError, Durability, Revision, StateStore, StoreError, Txn};
@@ -90,8 +90,10 @@ impl Consensus for LocalConsensus {
         };
         let reporter = self.front.reporter();
         reporter.applied(revision);
-        let clock = self.front.start_clock(machine.time());
-        let home = Home { store: self.store.clone(), machine, clock, revision, reporter };
+        let clock = self.front.clock();
+        clock.reach(machine.time());
+        let home =
+            Home { store: self.store.clone(), machine, clock, author: self.author(), revision, reporter };
         self.front.run(home.run(queue, self.config.batch_max)).await;
         Ok(())
     }
@@ -105,7 +107,11 @@ impl Consensus for LocalConsensus {
     }
 
     fn now(&self) -> Timestamp {
-        self.front.now()
+        self.front.clock().now()
+    }
+
+    fn author(&self) -> Author {
+        Author::local()
     }
 
     fn status(&self) -> ConsensusStatus {
@@ -135,7 +141,8 @@ async fn load(store: &dyn StateStore, machine: &mut dyn StateMachine) -> Result<
 struct Home {
     store: Option<Arc<dyn StateStore>>,
     machine: Box<dyn StateMachine>,
-    clock: ProposerClock,
+    clock: HybridClock,
+    author: Author,
     revision: Revision,
     reporter: Reporter,
 }
@@ -161,8 +168,8 @@ impl Home {
     async fn carry_out(&mut self, mut batch: Batch) -> Result<(), ConsensusError> {
         let wanted = self.store.as_deref().map(writes_wanted);
         while !batch.proposals.is_empty() {
-            let (outcomes, writes) =
-                decide_some(&mut *self.machine, self.clock.now(), &batch.proposals, wanted);
+            let context = Context { time: self.clock.now(), author: &self.author };
+            let (outcomes, writes) = decide_some(&mut *self.machine, &context, &batch.proposals, wanted);
             let committed = match &self.store {
                 None => Ok(self.revision.next()),
                 Some(_) if writes.is_empty() => Ok(self.revision),

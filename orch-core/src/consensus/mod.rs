@@ -9,7 +9,10 @@
 //!    under a guard, and calls `commit` on success; when it lost the race, it calls [`StateMachine::rollback`],
 //!    [`StateMachine::absorb`]s what the winner wrote, and decides again.
 
+mod author;
 mod batch;
+mod clock;
+mod head;
 mod local;
 mod shared;
 
@@ -23,6 +26,8 @@ use crate::{
     store::{Durability, Revision, StoreError, Write},
 };
 
+pub use author::{Author, Context};
+pub use clock::HybridClock;
 pub use local::{LocalConfig, LocalConsensus};
 pub use shared::{StoreConsensus, StoreConsensusConfig};
 
@@ -31,7 +36,8 @@ pub use shared::{StoreConsensus, StoreConsensusConfig};
 /// A backend MUST:
 /// - resolve a proposal with its outcome only once its changes are as durable as declared, and apply each accepted
 ///   proposal exactly once;
-/// - give every replica the same commands with the same times in the same order;
+/// - give every replica the same commands with the same contexts in the same order, each with the author that it
+///   authenticated;
 /// - never call the machine from two places at once.
 #[async_trait]
 pub trait Consensus: Send + Sync + fmt::Debug + 'static {
@@ -57,8 +63,12 @@ pub trait Consensus: Send + Sync + fmt::Debug + 'static {
     /// [`ConsensusError`] when that cannot be found out.
     async fn read_barrier(&self) -> Result<Revision, ConsensusError>;
 
-    /// The time that a proposal made now would carry. Never goes back, and may be ahead of the system clock.
+    /// The time that a proposal made now would carry: the later of the system clock and the latest time of the group, going on
+    /// evenly (a hybrid logical clock; Kulkarni et al., "Logical Physical Clocks", OPODIS 2014). Never goes back.
     fn now(&self) -> Timestamp;
+
+    /// The author that proposals of this replica carry.
+    fn author(&self) -> Author;
 
     /// How the group is doing, as far as this replica knows.
     fn status(&self) -> ConsensusStatus;
@@ -78,11 +88,11 @@ pub trait Consensus: Send + Sync + fmt::Debug + 'static {
 }
 
 /// What is replicated. Implementations are deterministic: the outcome of `decide` depends on the applied commands and
-/// their times alone.
+/// their contexts alone.
 pub trait StateMachine: Send + fmt::Debug + 'static {
     /// Decides `command` on top of everything decided so far and takes it in tentatively, so that the next `decide`
-    /// sees it. `at` is the proposer's clock and may jump; the machine keeps its own time monotonic.
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision;
+    /// sees it.
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision;
 
     /// Everything tentative is final, at this position. From now on readers and watchers may see it.
     fn commit(&mut self, revision: Revision);

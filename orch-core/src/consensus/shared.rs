@@ -1,28 +1,31 @@
 //! [`StoreConsensus`]: turns any store with compare-and-swap into a consensus. Several processes decide, each on its own
 //! view; the store's guard on one record says whose decision counts.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::{error, warn};
+use uuid::Uuid;
 
 use super::{
-    Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence, FaultModel,
-    MembershipChange, Records, StateMachine,
-    batch::{Batch, Front, ProposerClock, Reporter, Request, decide_some, read_all, writes_wanted},
+    Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context, Evidence,
+    FaultModel, HybridClock, MembershipChange, Records, StateMachine,
+    batch::{Batch, Front, Reporter, Request, decide_some, read_all, writes_wanted},
+    head::{Head, head_key},
 };
 use crate::model::Timestamp;
 use crate::store::{
-    CommitError, Guard, Key, Revision, StateStore, StoreError, Txn, Watch, WatchBatch, Write,
+    CommitError, Entry, Key, Revision, StateStore, StoreError, Txn, Watch, WatchBatch, Write,
 };
 
-/// How much a [`StoreConsensus`] takes on.
-#[derive(Clone, Copy, Debug)]
+/// Settings of a [`StoreConsensus`].
+#[derive(Clone, Debug)]
 pub struct StoreConsensusConfig {
+    /// Name of this member, one part of a key and no other member's. A random one when absent.
+    pub member: Option<Arc<str>>,
     /// Proposals that may wait; one more is refused as busy.
     pub queue_max: usize,
     /// Proposals that are decided and written together. A larger batch loses fewer races and less to each.
@@ -35,7 +38,13 @@ pub struct StoreConsensusConfig {
 
 impl Default for StoreConsensusConfig {
     fn default() -> Self {
-        Self { queue_max: 65_536, batch_max: 1024, max_command_bytes: 16 << 20, races_max: 1000 }
+        Self {
+            member: None,
+            queue_max: 65_536,
+            batch_max: 1024,
+            max_command_bytes: 16 << 20,
+            races_max: 1000,
+        }
     }
 }
 
@@ -46,6 +55,7 @@ impl Default for StoreConsensusConfig {
 pub struct StoreConsensus {
     store: Arc<dyn StateStore>,
     config: StoreConsensusConfig,
+    member: Arc<str>,
     front: Front,
 }
 
@@ -57,10 +67,22 @@ impl StoreConsensus {
         Self::with_config(store, StoreConsensusConfig::default())
     }
 
-    /// The same with bounds of your own.
+    /// The same under a name that people recognise.
+    #[must_use]
+    pub fn named(store: Arc<dyn StateStore>, member: impl Into<Arc<str>>) -> Self {
+        Self::with_config(
+            store,
+            StoreConsensusConfig { member: Some(member.into()), ..StoreConsensusConfig::default() },
+        )
+    }
+
+    /// The same with a configuration of your own.
     #[must_use]
     pub fn with_config(store: Arc<dyn StateStore>, config: StoreConsensusConfig) -> Self {
-        Self { store, config, front: Front::new(config.queue_max, config.max_command_bytes) }
+        let random = || Uuid::new_v4().as_simple().to_string().into();
+        let member = config.member.clone().unwrap_or_else(random);
+        let front = Front::new(config.queue_max, config.max_command_bytes);
+        Self { store, config, member, front }
     }
 }
 
@@ -84,7 +106,8 @@ impl Consensus for StoreConsensus {
         let queue = self.front.take_queue()?;
         let mut replica = Replica {
             store: self.store.clone(),
-            clock: self.front.start_clock(machine.time()),
+            clock: self.front.clock(),
+            author: self.author(),
             machine,
             applied: Revision::ZERO,
             head: None,
@@ -92,8 +115,7 @@ impl Consensus for StoreConsensus {
             reporter: self.front.reporter(),
         };
         replica.reload().await?;
-        replica.clock = self.front.start_clock(replica.machine.time());
-        self.front.run(replica.run(queue, self.config)).await;
+        self.front.run(replica.run(queue, self.config.clone())).await;
         Ok(())
     }
 
@@ -106,7 +128,11 @@ impl Consensus for StoreConsensus {
     }
 
     fn now(&self) -> Timestamp {
-        self.front.now()
+        self.front.clock().now()
+    }
+
+    fn author(&self) -> Author {
+        Author::Member(self.member.clone())
     }
 
     fn status(&self) -> ConsensusStatus {
@@ -126,22 +152,16 @@ impl Consensus for StoreConsensus {
     }
 }
 
-/// What `consensus/head` holds: nothing but a format and a count, for people who look into the store.
-#[derive(Serialize, Deserialize)]
-struct Head {
-    v: u8,
-    batches: u64,
-}
-
 /// The loop and everything it owns.
 struct Replica {
     store: Arc<dyn StateStore>,
     machine: Box<dyn StateMachine>,
-    clock: ProposerClock,
+    clock: HybridClock,
+    author: Author,
     /// Everything up to here is in the machine.
     applied: Revision,
-    /// Version and content of `consensus/head` that the machine's state belongs to.
-    head: Option<(Revision, u64)>,
+    /// The record `consensus/head` that the machine's state belongs to.
+    head: Option<Head>,
     watch: Watch,
     reporter: Reporter,
 }
@@ -208,22 +228,24 @@ impl Replica {
     async fn decide_and_swap(&mut self, batch: &Batch, races_max: u32) -> Result<Vec<Bytes>, ConsensusError> {
         let wanted = Some(writes_wanted(&*self.store));
         for _ in 0..races_max {
-            let (outcomes, mut writes) =
-                decide_some(&mut *self.machine, self.clock.now(), &batch.proposals, wanted);
+            let context = Context { time: self.clock.now(), author: &self.author };
+            let (outcomes, mut writes) = decide_some(&mut *self.machine, &context, &batch.proposals, wanted);
             if writes.is_empty() {
-                self.machine.commit(self.applied);
-                return Ok(outcomes);
+                // No guard says that this was decided on the latest state.
+                if self.is_current().await? {
+                    self.machine.commit(self.applied);
+                    return Ok(outcomes);
+                }
+                self.machine.rollback();
+                self.catch_up().await?;
+                continue;
             }
-            let (guard, batches) = match self.head {
-                None => (Guard::Absent(head_key()), 1),
-                Some((version, batches)) => (Guard::Version(head_key(), version), batches + 1),
-            };
-            let head = serde_json::to_vec(&Head { v: 1, batches }).expect("plain data has a JSON form");
-            writes.push(Write::put(head_key(), head));
+            let (guard, next) = Head::after(self.head.as_ref());
+            writes.push(Write::put(head_key(), next.clone()));
             match self.store.commit(Txn::of(writes).guarded(guard)).await {
                 Ok(revision) => {
                     self.machine.commit(revision);
-                    (self.applied, self.head) = (revision, Some((revision, batches)));
+                    (self.applied, self.head) = (revision, Some(Head::read(revision, &next)?));
                     return Ok(outcomes);
                 }
                 Err(CommitError::Conflict { .. }) => {
@@ -239,15 +261,27 @@ impl Replica {
         Err(ConsensusError::Contention(races_max))
     }
 
+    /// Whether nobody has decided anything since.
+    async fn is_current(&mut self) -> Result<bool, ConsensusError> {
+        let head = read(self.store.get(&head_key()).await?.as_ref())?;
+        Ok(head == self.head)
+    }
+
     /// Takes in everything that was decided anywhere before this call.
     async fn catch_up(&mut self) -> Result<(), ConsensusError> {
-        let Some(head) = self.store.get(&head_key()).await? else {
-            return if self.applied == Revision::ZERO { self.reload().await } else { Ok(()) };
+        let head = read(self.store.get(&head_key()).await?.as_ref())?;
+        let known = self.head.as_ref();
+        // A head that is older than what was read from it, or another one at the same place: the store holds another history.
+        let replaced = match (&head, known) {
+            (Some(head), Some(known)) => head.version() < known.version() || head.differs_from(known),
+            (None, Some(_)) => true,
+            (_, None) => false,
         };
-        if self.applied == Revision::ZERO {
+        if self.applied == Revision::ZERO || replaced {
             return self.reload().await;
         }
-        while self.applied < head.version {
+        let Some(head) = head else { return Ok(()) };
+        while self.applied < head.version() {
             let next = self.watch.next().await;
             self.follow(next).await?;
         }
@@ -256,63 +290,76 @@ impl Replica {
 
     async fn follow(&mut self, next: Option<Result<WatchBatch, StoreError>>) -> Result<(), ConsensusError> {
         match next {
-            Some(Ok(batch)) => self.take_in(&batch),
+            Some(Ok(batch)) => self.take_in(&batch).await,
             Some(Err(StoreError::Compacted { .. })) => self.reload().await,
             Some(Err(error)) => Err(error.into()),
             None => Err(StoreError::Closed.into()),
         }
     }
 
-    fn take_in(&mut self, batch: &WatchBatch) -> Result<(), ConsensusError> {
+    async fn take_in(&mut self, batch: &WatchBatch) -> Result<(), ConsensusError> {
         if batch.revision <= self.applied {
             return Ok(());
         }
         let head = batch.writes.iter().find(|write| write.key == head_key());
         if let Some(Some(value)) = head.map(|write| &write.value) {
+            let head = Head::read(batch.revision, value)?;
+            if !head.follows(self.head.as_ref()) {
+                warn!("the store's history was replaced; reading it again");
+                return self.reload().await;
+            }
             self.machine.absorb(batch.revision, &batch.writes)?;
-            self.head = Some((batch.revision, read_head(value)?));
+            self.clock.reach(self.machine.time());
+            self.head = Some(head);
         }
         self.applied = batch.revision;
         self.reporter.applied(self.applied);
         Ok(())
     }
 
-    /// Reads everything. A scan of several pages is a snapshot only when no decision was written meanwhile.
+    /// Reads everything: a scan that is no snapshot, because decisions go on meanwhile, and on top of it every decision since
+    /// its beginning. Writes are of whole records, so that the result is the state at the last of these decisions.
     async fn reload(&mut self) -> Result<(), ConsensusError> {
-        const TRIES: u32 = 100;
+        const TRIES: u32 = 10;
         for _ in 0..TRIES {
-            let before = self.store.get(&head_key()).await?;
-            let (revision, records) = read_all(&*self.store, self.machine.prefixes()).await?;
-            let after = self.store.get(&head_key()).await?;
-            if before.as_ref().map(|entry| entry.version) != after.as_ref().map(|entry| entry.version) {
+            let start = self.store.revision().await?;
+            let mut watch = self.store.watch("", start).await?;
+            let (_, records) = read_all(&*self.store, self.machine.prefixes()).await?;
+            let mut records: BTreeMap<Key, Option<_>> =
+                records.into_iter().map(|write| (write.key, write.value)).collect();
+            let last = read(self.store.get(&head_key()).await?.as_ref())?;
+            let until = last.as_ref().map_or(Revision::ZERO, Head::version);
+            let (mut at, mut compacted) = (start, false);
+            while at < until && !compacted {
+                match watch.next().await {
+                    Some(Ok(batch)) => {
+                        at = batch.revision;
+                        let ours = |key: &Key| {
+                            self.machine.prefixes().iter().any(|prefix| key.as_str().starts_with(prefix))
+                        };
+                        let writes = batch.writes.into_iter().filter(|write| ours(&write.key));
+                        records.extend(writes.map(|write| (write.key, write.value)));
+                    }
+                    Some(Err(StoreError::Compacted { .. })) => compacted = true,
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(StoreError::Closed.into()),
+                }
+            }
+            if compacted || at > until.max(start) {
                 continue;
             }
-            self.watch = self.store.watch("", revision).await?;
-            self.machine.load(revision, &records)?;
-            self.head = match after {
-                Some(entry) => Some((entry.version, read_head(&entry.value)?)),
-                None => None,
-            };
-            self.applied = revision;
-            self.reporter.applied(revision);
+            let there = records.into_iter().filter(|(_, value)| value.is_some());
+            let records: Vec<Write> = there.map(|(key, value)| Write { key, value }).collect();
+            self.machine.load(at, &records)?;
+            self.clock.reach(self.machine.time());
+            (self.watch, self.head, self.applied) = (watch, last, at);
+            self.reporter.applied(at);
             return Ok(());
         }
         Err(ConsensusError::Contention(TRIES))
     }
 }
 
-fn head_key() -> Key {
-    Key::new("consensus/head").expect("a valid key")
-}
-
-fn read_head(value: &[u8]) -> Result<u64, ConsensusError> {
-    let head: Head = serde_json::from_slice(value)
-        .map_err(|error| StoreError::Corrupt(format!("consensus/head cannot be read: {error}")))?;
-    match head.v {
-        1 => Ok(head.batches),
-        other => Err(StoreError::Corrupt(format!(
-            "consensus/head has format {other}; this version reads format 1"
-        ))
-        .into()),
-    }
+fn read(head: Option<&Entry>) -> Result<Option<Head>, ConsensusError> {
+    head.map(|entry| Head::read(entry.version, &entry.value)).transpose()
 }

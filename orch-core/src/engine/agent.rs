@@ -6,24 +6,31 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
+use futures_util::StreamExt;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
 use tracing::{debug, info, warn};
 
 use super::{
-    attempt::{Orders, Shared, Wish, drive},
-    link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Seen},
+    agent_handle::{AgentHandle, AgentState, Order},
+    attempt::{Orders, Over, Shared, Wish, drive},
+    ended::Ended,
+    engine_health::EngineHealth,
+    link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registration, Seen},
     node::local_capacity,
-    outbox::Outbox,
+    outbox::{Outbox, Sessions},
     secrets::{NoSecrets, SecretSource},
 };
 use crate::{
-    model::{AttemptId, IdError, InstanceId, NodeId, NodeSpec, WorkKind},
-    runtime::{FoundState, Runtime, RuntimeEvent, RuntimeEvents},
+    model::{
+        AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
+        Session, TaskSpec, WorkKind,
+    },
+    runtime::{FoundState, Runtime, RuntimeError, RuntimeEvent, RuntimeEvents},
+    store::Revision,
 };
 
 /// What an agent is and how it behaves.
@@ -48,14 +55,8 @@ impl AgentConfig {
     /// # Errors
     /// When the name is no node id.
     pub fn local(node: impl AsRef<str>, kinds: impl IntoIterator<Item = WorkKind>) -> Result<Self, IdError> {
-        Ok(Self::new(NodeSpec {
-            id: NodeId::new(node)?,
-            instance: InstanceId::generate(),
-            capacity: local_capacity(),
-            kinds: kinds.into_iter().collect(),
-            max_tasks: NodeSpec::DEFAULT_MAX_TASKS,
-            labels: BTreeMap::new(),
-        }))
+        let (id, instance) = (NodeId::new(node)?, InstanceId::generate());
+        Ok(Self::new(NodeSpec::new(id, instance, local_capacity(), kinds)))
     }
 
     /// An agent for this node, with defaults for the rest.
@@ -77,12 +78,17 @@ pub struct Agent {
     config: AgentConfig,
     link: Arc<dyn ControlLink>,
     shared: Arc<Shared>,
+    incarnation: IncarnationId,
     orders: mpsc::Receiver<Order>,
     state: watch::Sender<AgentState>,
+    session: watch::Sender<Option<Session>>,
+    /// The highest revision that an answer has named since the registration.
+    seen: Revision,
     /// While draining: the longest that what runs may take to stop.
     stop_grace: watch::Sender<Duration>,
     attempts: HashMap<AttemptId, Driven>,
-    running: JoinSet<AttemptId>,
+    ended: Ended,
+    running: JoinSet<Done>,
     /// Attempts of an earlier life that no assignment was seen for yet.
     found: BTreeMap<AttemptId, FoundState>,
     /// Set while the agent takes nothing new; what runs is stopped at this time.
@@ -98,102 +104,25 @@ struct Driven {
     stop_grace: Duration,
 }
 
-#[derive(Debug)]
-enum Order {
-    Drain(Duration),
-    Leave,
-}
-
-/// How an agent gets on with the control side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AgentState {
-    /// It has not reached it yet, or lost it. The text says what happened last.
-    Connecting(String),
-    /// It is registered and takes work.
-    Registered,
-    /// The control side will not have it. It goes on asking.
-    Refused(String),
-}
-
-/// Steers an agent that runs in the background. Dropping it leaves the agent running.
-#[derive(Debug)]
-pub struct AgentHandle {
-    orders: mpsc::Sender<Order>,
-    state: watch::Receiver<AgentState>,
-    stop_grace: watch::Receiver<Duration>,
-    task: JoinHandle<()>,
-}
-
-impl AgentHandle {
-    /// Waits until the agent is registered for the first time. Cancel safe.
-    ///
-    /// # Errors
-    /// [`LinkError::Refused`] when the control side will not have it.
-    pub async fn registered(&self) -> Result<(), LinkError> {
-        let mut state = self.state.clone();
-        let decided = state.wait_for(|state| !matches!(state, AgentState::Connecting(_))).await;
-        match decided.as_deref() {
-            Ok(AgentState::Refused(why)) => Err(LinkError::Refused(why.clone())),
-            Ok(_) => Ok(()),
-            Err(_) => Err(LinkError::Unavailable("the agent has ended".into())),
-        }
-    }
-
-    /// How it gets on, now and whenever that changes.
-    #[must_use]
-    pub fn state(&self) -> watch::Receiver<AgentState> {
-        self.state.clone()
-    }
-
-    /// Takes nothing new, waits up to `grace` for what runs, stops the rest and waits for that to be reported, then ends.
-    /// Stopping takes up to the longest grace that a task there asks for; then a report has half a minute to get through.
-    pub async fn drain(mut self, grace: Duration) {
-        self.drain_within(grace).await;
-    }
-
-    /// The same for an owner that may give up waiting; it must not be called again once it has returned.
-    pub(super) async fn drain_within(&mut self, grace: Duration) {
-        const REPORTING: Duration = Duration::from_secs(30);
-        let begun = Instant::now();
-        let _ = self.orders.send(Order::Drain(grace)).await;
-        loop {
-            // A control side that is gone must not hold this up for ever.
-            let stop_grace = *self.stop_grace.borrow_and_update();
-            let most = grace.saturating_add(stop_grace).saturating_add(REPORTING);
-            tokio::select! {
-                _ = &mut self.task => return,
-                Ok(()) = self.stop_grace.changed() => {}
-                () = tokio::time::sleep(most.saturating_sub(begun.elapsed())) => return self.task.abort(),
-            }
-        }
-    }
-
-    /// Ends at once and leaves everything running, for the next life of the agent to take over.
-    pub async fn leave(self) {
-        let _ = self.orders.send(Order::Leave).await;
-        let _ = self.task.await;
-    }
-
-    /// The same without waiting for it.
-    pub(super) fn dismiss(self) {
-        if self.orders.try_send(Order::Leave).is_err() {
-            // It has ended, or is told too much at a time to hear this.
-            self.task.abort();
-        }
-    }
-}
-
 /// Why one session with the control side ended.
 enum SessionEnd {
     Lost(String),
+    Fenced(String),
     Over,
+}
+
+/// What became of work in the background.
+enum Done {
+    Driven(AttemptId, Option<Over>),
+    Removed,
 }
 
 impl Agent {
     /// Starts an agent in the background. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(config: AgentConfig, runtime: Arc<dyn Runtime>, link: Arc<dyn ControlLink>) -> AgentHandle {
-        let outbox = Outbox::start(config.node.id.clone(), link.clone(), config.observe_every);
+        let session = watch::Sender::new(None);
+        let outbox = Outbox::start(session.subscribe(), link.clone(), config.observe_every);
         let shared = Arc::new(Shared {
             node: config.node.id.clone(),
             outbox,
@@ -201,19 +130,24 @@ impl Agent {
             starts: Semaphore::new(config.starts_in_flight.max(1)),
             quick: config.observe_every,
             usage_every: config.usage_every.filter(|_| runtime.capabilities().stats),
+            engine: EngineHealth::default(),
             runtime,
         });
         let (orders, ordered) = mpsc::channel(4);
         let (state, watched) = watch::channel(AgentState::Connecting("starting".into()));
         let (stop_grace, longest) = watch::channel(Duration::ZERO);
         let agent = Self {
+            incarnation: IncarnationId::generate(),
             config,
             link,
             shared,
             orders: ordered,
             state,
+            session,
+            seen: Revision::ZERO,
             stop_grace,
             attempts: HashMap::new(),
+            ended: Ended::default(),
             running: JoinSet::new(),
             found: BTreeMap::new(),
             draining: None,
@@ -228,32 +162,37 @@ impl Agent {
         }
         let mut delay = RETRY_MIN;
         loop {
-            // One that drains stays closed when it comes back.
-            let max_tasks = if self.draining.is_some() { 0 } else { self.config.node.max_tasks };
-            let registered = self.link.register(NodeSpec { max_tasks, ..self.config.node.clone() }).await;
-            match registered {
-                Ok(registration) => {
+            let why = match self.register().await {
+                Ok(heartbeat_interval) => {
                     info!(node = %self.config.node.id, "registered");
                     self.state.send_replace(AgentState::Registered);
                     delay = RETRY_MIN;
-                    match self.session(registration.heartbeat_interval).await {
+                    match self.session(heartbeat_interval).await {
                         SessionEnd::Over => return,
-                        SessionEnd::Lost(why) => {
-                            self.state.send_replace(AgentState::Connecting(why));
-                        }
+                        SessionEnd::Fenced(why) => return self.give_way(why).await,
+                        SessionEnd::Lost(why) => AgentState::Connecting(why),
                     }
+                }
+                Err(LinkError::Fenced(why)) => return self.give_way(why).await,
+                Err(LinkError::NameTaken(why)) => {
+                    warn!(node = %self.config.node.id, %why, "registration refused");
+                    // The cluster gave up what this agent runs before another one could have the name.
+                    self.give_up_everything();
+                    AgentState::Refused(why)
                 }
                 Err(LinkError::Refused(why)) => {
                     warn!(node = %self.config.node.id, %why, "registration refused");
-                    self.state.send_replace(AgentState::Refused(why));
+                    AgentState::Refused(why)
                 }
                 Err(error) => {
                     debug!(%error, "not registered; trying again");
-                    self.state.send_replace(AgentState::Connecting(error.to_string()));
+                    AgentState::Connecting(error.to_string())
                 }
-            }
+            };
+            self.state.send_replace(why);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
+                done = next_done(&mut self.running) => self.note_done(done),
                 _ = next_order(&mut self.orders) => {
                     // Without the control side nothing can be reported; what runs is left to the next life.
                     self.leave().await;
@@ -261,6 +200,39 @@ impl Agent {
                 }
             }
             delay = (delay * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Registers as the node is now; says how often it should be heard of.
+    async fn register(&mut self) -> Result<Duration, LinkError> {
+        // One that drains stays closed when it comes back.
+        let max_tasks = if self.draining.is_some() { 0 } else { self.config.node.max_tasks };
+        let driven = self.attempts.iter().filter(|(_, driven)| *driven.wish.borrow() <= Wish::Stop);
+        let found = self.found.iter().filter(|(_, state)| **state != FoundState::Lost);
+        let held = driven.map(|(attempt, _)| *attempt).chain(found.map(|(attempt, _)| *attempt)).collect();
+        let trouble = self.shared.engine.trouble();
+        let spec = NodeSpec { max_tasks, trouble, ..self.config.node.clone() };
+        let registration = Registration { spec, incarnation: self.incarnation, held };
+        let registered = self.link.register(registration).await?;
+        // Not the later one: the control side may have lost its state and begun anew.
+        self.seen = registered.revision;
+        self.session.send_replace(Some(registered.session));
+        Ok(registered.heartbeat_interval)
+    }
+
+    /// Removes everything and ends: the node belongs to a newer process.
+    async fn give_way(mut self, why: String) {
+        warn!(node = %self.config.node.id, %why, "this agent ends");
+        self.give_up_everything();
+        self.collect_all().await;
+        self.state.send_replace(AgentState::Fenced(why));
+    }
+
+    /// Nothing that is here is wanted any more.
+    fn give_up_everything(&mut self) {
+        self.attempts.values().for_each(|driven| advance(&driven.wish, Wish::Gone));
+        for (attempt, _) in std::mem::take(&mut self.found) {
+            self.remove_in_background(attempt);
         }
     }
 
@@ -287,11 +259,12 @@ impl Agent {
 
     /// Works with the control side until it is lost or the agent ends.
     async fn session(&mut self, heartbeat_interval: Duration) -> SessionEnd {
-        let (link, node) = (self.link.clone(), self.config.node.id.clone());
-        let heartbeats = beat(link.clone(), node.clone(), self.config.node.instance, heartbeat_interval);
-        let mut events = watch_runtime(self.shared.runtime.clone());
+        let link = self.link.clone();
+        let heartbeats = beat(link.clone(), self.session.subscribe(), heartbeat_interval);
+        let mut events = watch_runtime(self.shared.clone());
+        let mut engine = self.shared.engine.watch();
         let mut cursor: Option<Cursor> = None;
-        let asked = ask(link.clone(), node.clone(), cursor);
+        let asked = ask(link.clone(), self.session.subscribe(), cursor, self.seen);
         tokio::pin!(heartbeats, asked);
         loop {
             if self.draining.is_some() && self.running.is_empty() {
@@ -302,25 +275,30 @@ impl Agent {
                 answer = &mut asked => match answer {
                     Ok(assignments) => {
                         cursor = Some(assignments.cursor);
+                        self.seen = self.seen.max(assignments.revision);
+                        self.ended.confirm(assignments.revision);
                         self.reconcile(assignments);
-                        asked.set(ask(link.clone(), node.clone(), cursor));
+                        asked.set(ask(link.clone(), self.session.subscribe(), cursor, self.seen));
                     }
-                    Err(error) => return SessionEnd::Lost(error.to_string()),
+                    Err(error) => return session_end(error),
                 },
-                why = &mut heartbeats => return SessionEnd::Lost(why),
-                Some(ended) = self.running.join_next() => {
-                    match ended {
-                        Ok(attempt) => drop(self.attempts.remove(&attempt)),
-                        Err(error) => warn!(%error, "an attempt was dropped"),
+                error = &mut heartbeats => return session_end(error),
+                done = next_done(&mut self.running) => self.note_done(done),
+                Some(event) = events.recv() => self.note(event),
+                Ok(()) = engine.changed() => {
+                    if let Err(error) = self.tell_what_it_offers().await {
+                        return session_end(error);
                     }
                 }
-                Some(event) = events.recv() => self.note(event),
                 order = next_order(&mut self.orders) => match order {
                     Order::Drain(grace) => {
                         self.draining = Some(Instant::now() + grace);
                         let longest = self.attempts.values().map(|driven| driven.stop_grace).max();
                         self.stop_grace.send_replace(longest.unwrap_or_default());
-                        self.take_no_more().await;
+                        // Where that is not heard, what is placed here waits for the agent's next life.
+                        if let Err(error) = self.tell_what_it_offers().await {
+                            return session_end(error);
+                        }
                     }
                     Order::Leave => {
                         self.leave().await;
@@ -333,6 +311,23 @@ impl Agent {
                     self.attempts.values().for_each(|driven| advance(&driven.wish, Wish::Stop));
                 }
             }
+        }
+    }
+
+    fn note_done(&mut self, done: Done) {
+        let Done::Driven(attempt, over) = done else { return };
+        self.attempts.remove(&attempt);
+        if let Some(Over { end, known_at }) = over {
+            self.seen = self.seen.max(known_at);
+            self.ended.note(attempt, end, known_at);
+        }
+    }
+
+    /// Waits for everything in the background to end.
+    async fn collect_all(&mut self) {
+        while !self.running.is_empty() {
+            let done = next_done(&mut self.running).await;
+            self.note_done(done);
         }
     }
 
@@ -371,7 +366,7 @@ impl Agent {
             match self.attempts.get(&attempt) {
                 Some(driven) => advance(&driven.wish, Wish::Stop),
                 None => {
-                    let spec = Arc::new(crate::model::TaskSpec::program("stopped", "true"));
+                    let spec = Arc::new(TaskSpec::program("stopped", "true"));
                     self.drive(Assignment { attempt, spec, started: false }, Wish::Stop);
                 }
             }
@@ -383,6 +378,10 @@ impl Agent {
         if self.attempts.contains_key(&attempt) {
             return;
         }
+        if let Some(end) = self.ended.get(attempt) {
+            // Either that answer is older than the end, or the control side has lost it.
+            return self.repeat_end(attempt, end.clone());
+        }
         let here = self.found.remove(&attempt);
         let (wish, wished) = watch::channel(wish);
         let (unhealthy, failing) = watch::channel(None);
@@ -390,8 +389,19 @@ impl Agent {
         self.attempts.insert(attempt, Driven { wish, unhealthy, stop_grace });
         let (shared, orders) = (self.shared.clone(), Orders { wish: wished, unhealthy: failing });
         self.running.spawn(async move {
-            drive(shared, assignment, here, orders).await;
-            attempt
+            let over = drive(shared, assignment, here, orders).await;
+            Done::Driven(attempt, over)
+        });
+    }
+
+    /// Reports again how an attempt ended.
+    fn repeat_end(&mut self, attempt: AttemptId, end: AttemptEnd) {
+        debug!(%attempt, %end, "it has ended already; reporting that again");
+        let outbox = self.shared.outbox.clone();
+        let report = Report { attempt, node: self.config.node.id.clone(), kind: ReportKind::Ended(end) };
+        self.running.spawn(async move {
+            outbox.report(report).await;
+            Done::Removed
         });
     }
 
@@ -401,7 +411,7 @@ impl Agent {
             if let Err(error) = runtime.remove(attempt).await {
                 warn!(%attempt, %error, "what an earlier life left behind could not be removed");
             }
-            attempt
+            Done::Removed
         });
     }
 
@@ -413,21 +423,50 @@ impl Agent {
         }
     }
 
-    /// Has nothing more placed here. Where that is not heard, what is placed here waits for the agent's next life.
-    async fn take_no_more(&self) {
+    /// Registers again, because what the node offers has changed. A control side that does not answer for a moment hears of it
+    /// with the next registration.
+    async fn tell_what_it_offers(&mut self) -> Result<(), LinkError> {
         const PATIENCE: Duration = Duration::from_secs(2);
-        let closed = NodeSpec { max_tasks: 0, ..self.config.node.clone() };
-        match tokio::time::timeout(PATIENCE, self.link.register(closed)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => debug!(%error, "the node was not closed"),
-            Err(_) => debug!("closing the node was not answered in time"),
+        match tokio::time::timeout(PATIENCE, self.register()).await {
+            Ok(Err(error @ (LinkError::Fenced(_) | LinkError::NotRegistered | LinkError::NameTaken(_)))) => {
+                Err(error)
+            }
+            Ok(Err(error)) => {
+                debug!(%error, "the change of what the node offers was not heard");
+                Ok(())
+            }
+            Ok(Ok(_)) => Ok(()),
+            Err(_) => {
+                debug!("the change of what the node offers was not answered in time");
+                Ok(())
+            }
         }
     }
 
     /// Leaves everything to the next life.
     async fn leave(&mut self) {
         self.attempts.values().for_each(|driven| advance(&driven.wish, Wish::Leave));
-        while self.running.join_next().await.is_some() {}
+        self.collect_all().await;
+    }
+}
+
+/// The next end of something in the background; never, when there is nothing. Cancel safe.
+async fn next_done(running: &mut JoinSet<Done>) -> Done {
+    match running.join_next().await {
+        Some(Ok(done)) => done,
+        Some(Err(error)) => {
+            // What drives an attempt catches the panics of others.
+            warn!(%error, "an attempt was dropped");
+            Done::Removed
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn session_end(error: LinkError) -> SessionEnd {
+    match error {
+        LinkError::Fenced(why) => SessionEnd::Fenced(why),
+        other => SessionEnd::Lost(other.to_string()),
     }
 }
 
@@ -460,12 +499,14 @@ async fn until(deadline: Option<Instant>) {
 /// Asks for assignments; a control side that does not answer for a moment is asked again.
 async fn ask(
     link: Arc<dyn ControlLink>,
-    node: NodeId,
+    sessions: Sessions,
     after: Option<Cursor>,
+    seen: Revision,
 ) -> Result<Assignments, LinkError> {
     let mut delay = RETRY_MIN;
     loop {
-        match link.assignments(&node, after).await {
+        let session = sessions.borrow().clone().ok_or(LinkError::NotRegistered)?;
+        match link.assignments(&session, after, seen).await {
             Err(LinkError::Unavailable(why)) => {
                 debug!(%why, "no answer; asking again");
                 tokio::time::sleep(delay).await;
@@ -477,13 +518,14 @@ async fn ask(
 }
 
 /// Says that the node is there until the control side does not know it any more; returns why.
-async fn beat(link: Arc<dyn ControlLink>, node: NodeId, instance: InstanceId, every: Duration) -> String {
+async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: Duration) -> LinkError {
     let mut ticks = tokio::time::interval(every.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match tokio::time::timeout(every, link.heartbeat(&node, instance)).await {
-            Ok(Err(LinkError::NotRegistered)) => return "the control side lost the node".into(),
+        let Some(session) = sessions.borrow().clone() else { return LinkError::NotRegistered };
+        match tokio::time::timeout(every, link.heartbeat(&session)).await {
+            Ok(Err(error @ (LinkError::NotRegistered | LinkError::Fenced(_)))) => return error,
             Ok(Err(error)) => debug!(%error, "a heartbeat was not heard"),
             Err(_) => debug!("a heartbeat was not answered in time"),
             Ok(Ok(())) => {}
@@ -492,15 +534,16 @@ async fn beat(link: Arc<dyn ControlLink>, node: NodeId, instance: InstanceId, ev
 }
 
 /// The runtime's events, asked for again whenever they end. The task ends with the receiver.
-fn watch_runtime(runtime: Arc<dyn Runtime>) -> mpsc::Receiver<RuntimeEvent> {
+fn watch_runtime(shared: Arc<Shared>) -> mpsc::Receiver<RuntimeEvent> {
     let (found, events) = mpsc::channel(256);
     tokio::spawn(async move {
         loop {
-            let stream: Option<RuntimeEvents> = tokio::select! {
-                stream = runtime.events() => stream.ok(),
+            let stream: Result<RuntimeEvents, RuntimeError> = tokio::select! {
+                stream = shared.runtime.events() => stream,
                 () = found.closed() => return,
             };
-            if let Some(mut stream) = stream {
+            shared.engine.note(&stream);
+            if let Ok(mut stream) = stream {
                 loop {
                     let next = tokio::select! {
                         next = stream.next() => next,

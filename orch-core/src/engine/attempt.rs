@@ -1,19 +1,25 @@
 //! The life of one attempt on its node: from an assignment to a report that was taken in.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{Semaphore, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
-    link::{Assignment, Seen},
-    outbox::Outbox,
+    engine_health::EngineHealth,
+    link::{Assignment, ReportAnswer, Seen},
+    outbox::{Answered, Outbox},
     secrets::SecretSource,
 };
 use crate::{
-    model::{AttemptEnd, AttemptId, NodeId, Report, ReportKind, StartFailure, TaskSpec, Timestamp, Workload},
+    model::{
+        AttemptEnd, AttemptId, NodeId, Report, ReportKind, RestartPolicy, StartFailure, TaskSpec, Timestamp,
+        Workload,
+    },
+    panics::panic_words,
     runtime::{FoundState, OutputStream, Progress, Runtime, RuntimeError, RuntimeErrorKind, Started, Work},
+    store::Revision,
 };
 
 /// What the cluster wants of an attempt. Only moves forward.
@@ -41,6 +47,7 @@ pub(super) struct Shared {
     /// Work that ends sooner is not reported as running.
     pub(super) quick: Duration,
     pub(super) usage_every: Option<Duration>,
+    pub(super) engine: EngineHealth,
 }
 
 /// What the agent's loop tells an attempt.
@@ -61,43 +68,80 @@ enum Ended {
     Left,
 }
 
-/// Sees one attempt through. `here` says how far an earlier life of the agent came with it.
+/// End of an attempt that this node is done with.
+#[derive(Debug)]
+pub(super) struct Over {
+    pub(super) end: AttemptEnd,
+    /// The control side has it from this revision on.
+    pub(super) known_at: Revision,
+}
+
+/// Sees one attempt through, whatever the runtime does. `here` says how far an earlier life of the agent came with it. `None`
+/// when it is left to the agent's next life.
 pub(super) async fn drive(
     shared: Arc<Shared>,
     assignment: Assignment,
     here: Option<FoundState>,
     mut orders: Orders,
-) {
+) -> Option<Over> {
     let attempt = assignment.attempt;
-    let ended = if assignment.started && here.is_none() {
+    let ended = if assignment.started && matches!(here, None | Some(FoundState::Created)) {
+        // Also where the runtime has it as made and not started: what says that it was started may have gone with the power.
         warn!(%attempt, "it was running before and is not here any more");
-        Ended::End(AttemptEnd::NodeLost)
+        Ended::End(lost("it was running before its node went down, and is not there any more"))
     } else {
-        run(&shared, &assignment, here, &mut orders).await
+        match AssertUnwindSafe(run(&shared, &assignment, here, &mut orders)).catch_unwind().await {
+            Ok(ended) => ended,
+            Err(panic) => {
+                let message = format!("the runtime panicked: {}", panic_words(&*panic));
+                error!(%attempt, %message, "an attempt is given up");
+                // It may run, and another attempt may follow.
+                remove(&shared, attempt, &mut orders.wish).await;
+                let reason = "runtime_panicked".into();
+                let failure = StartFailure { reason, message, retryable: true };
+                Ended::End(AttemptEnd::StartFailed { failure: failure.into() })
+            }
+        }
     };
-    match ended {
-        Ended::Left => return,
-        Ended::Void => debug!(%attempt, "void; removing what there is of it"),
+    let over = match ended {
+        Ended::Left => return None,
+        Ended::Void => {
+            debug!(%attempt, "void; removing what there is of it");
+            Over {
+                end: lost("the cluster had given it up, so its node removed it"),
+                known_at: Revision::ZERO,
+            }
+        }
         Ended::End(end) => {
             debug!(%attempt, %end, "ended");
-            let kind = ReportKind::Ended(end);
+            let kind = ReportKind::Ended(end.clone());
             let report = Report { attempt, node: shared.node.clone(), kind };
-            let answered = shared.outbox.report(report);
-            tokio::select! {
-                _ = answered => {}
-                _ = wished(&mut orders.wish, Wish::Leave) => return,
-            }
+            let answered = tokio::select! {
+                answered = shared.outbox.report(report) => answered?,
+                _ = wished(&mut orders.wish, Wish::Leave) => return None,
+            };
+            Over { end, known_at: answered.revision }
         }
-    }
-    let removed = patiently(&shared, attempt, || shared.runtime.remove(attempt));
+    };
+    remove(&shared, attempt, &mut orders.wish).await;
+    Some(over)
+}
+
+/// Removes what the runtime has of the attempt, unless the agent ends before.
+async fn remove(shared: &Shared, attempt: AttemptId, wish: &mut watch::Receiver<Wish>) {
+    let removed = patiently(shared, attempt, || shared.runtime.remove(attempt));
     tokio::select! {
-        result = removed => {
-            if let Err(error) = result {
-                warn!(%attempt, %error, "what was left of it could not be removed");
-            }
-        }
-        _ = wished(&mut orders.wish, Wish::Leave) => {}
+        result = AssertUnwindSafe(removed).catch_unwind() => match result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%attempt, %error, "what was left of it could not be removed"),
+            Err(panic) => error!(%attempt, panic = panic_words(&*panic), "the runtime panicked while it removed it"),
+        },
+        _ = wished(wish, Wish::Leave) => {}
     }
+}
+
+fn lost(message: impl Into<String>) -> AttemptEnd {
+    AttemptEnd::Lost { message: message.into() }
 }
 
 async fn run(
@@ -143,7 +187,7 @@ async fn bring_up(
         let adopted = patiently(shared, attempt, || shared.runtime.adopt(attempt)).await;
         return adopted.map_err(|error| {
             warn!(%attempt, %error, "it cannot be taken over");
-            AttemptEnd::NodeLost
+            lost(error.to_string())
         });
     }
     let secrets = look_up_secrets(&*shared.secrets, &assignment.spec).map_err(failed)?;
@@ -155,16 +199,33 @@ async fn bring_up(
             .await
             .map_err(|error| failed(error.into_start_failure()))?;
     }
+    if assignment.spec.restart == RestartPolicy::Never && !assignment.started {
+        announce(shared, attempt).await?;
+    }
     patiently(shared, attempt, || async {
         let _permit = shared.starts.acquire().await;
-        shared.runtime.start(&work).await
+        let started = shared.runtime.start(&work).await;
+        shared.engine.note_start(&started);
+        started
     })
     .await
     .map_err(|error| match error.kind {
         // It may have run before it vanished: it is lost, which is no failure of the task's.
-        RuntimeErrorKind::NotFound => AttemptEnd::NodeLost,
+        RuntimeErrorKind::NotFound => lost(error.to_string()),
         _ => failed(error.into_start_failure()),
     })
+}
+
+/// Has it decided that the attempt starts, before it does: should this machine lose its memory, work that must not run twice
+/// is not started again.
+async fn announce(shared: &Shared, attempt: AttemptId) -> Result<(), AttemptEnd> {
+    let kind = ReportKind::Started { at: Timestamp::now() };
+    let report = Report { attempt, node: shared.node.clone(), kind };
+    match shared.outbox.report(report).await {
+        Some(Answered { answer: ReportAnswer::Accepted, .. }) => Ok(()),
+        // The cluster has given it up, and says so with its next answer.
+        _ => Err(AttemptEnd::Stopped),
+    }
 }
 
 async fn watch_over(
@@ -182,7 +243,7 @@ async fn watch_over(
     let mut announced = false;
     // Neither may hold up what follows while the control side is away.
     let mut beside = Vec::new();
-    if spec.timeouts.run.is_some() {
+    if spec.timeouts.run.is_some() && spec.restart != RestartPolicy::Never {
         let kind = ReportKind::Started { at: started.at };
         let (outbox, report) = (shared.outbox.clone(), Report { attempt, node: shared.node.clone(), kind });
         beside.push(Aborting(tokio::spawn(async move {
@@ -197,7 +258,7 @@ async fn watch_over(
                 Ok(exit) => AttemptEnd::Exited { exit },
                 Err(error) => {
                     warn!(%attempt, %error, "it vanished while it was watched");
-                    AttemptEnd::NodeLost
+                    lost(error.to_string())
                 }
             },
             wish = wished(&mut orders.wish, Wish::Stop) => match wish {
@@ -218,7 +279,7 @@ async fn watch_over(
             }
         }
     };
-    if !matches!(end, AttemptEnd::Exited { .. } | AttemptEnd::NodeLost) {
+    if !matches!(end, AttemptEnd::Exited { .. } | AttemptEnd::Lost { .. }) {
         info!(%attempt, why = %end, "stopping");
         tokio::select! {
             () = stop_or_remove(shared, attempt, spec.stop.grace) => {}
@@ -326,7 +387,9 @@ where
 {
     let mut delay = Duration::from_millis(100);
     loop {
-        match call().await {
+        let result = call().await;
+        shared.engine.note(&result);
+        match result {
             Err(error) if error.kind == RuntimeErrorKind::Unavailable => {
                 if delay < RETRY_MAX {
                     warn!(%attempt, %error, "the engine does not answer; trying again");

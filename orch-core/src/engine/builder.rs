@@ -9,6 +9,7 @@ use super::{
     config::EngineConfig,
     driver::{Heard, drive, restore_observed},
     error::{Error, Result},
+    members::key_of,
     orchestrator::{Inner, Orchestrator},
     output::OutputWriter,
     view::{Publisher, View},
@@ -129,7 +130,7 @@ impl Builder {
         self.engine.validate().map_err(Error::Composition)?;
         let consensus = self.compose()?;
         if consensus.capabilities().shares_store() {
-            self.check_member()?;
+            self.check_member(&*consensus)?;
         }
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let view = Arc::new(View::new(self.engine.events_kept, self.engine.changes_kept));
@@ -206,13 +207,13 @@ impl Builder {
     }
 
     /// Checks what a member needs that decides with others over one store.
-    fn check_member(&self) -> Result<()> {
+    fn check_member(&self, consensus: &dyn Consensus) -> Result<()> {
         let refuse = |why: &str| Err(Error::Composition(why.into()));
-        if self.engine.member == EngineConfig::DEFAULT_MEMBER {
-            return refuse(
-                "members that decide over one store tell each other under their names which nodes they hear; set \
-                 EngineConfig::member to a name that no other member has",
-            );
+        if let Err(error) = key_of(&consensus.author()) {
+            return Err(Error::Composition(format!(
+                "the member's name {:?} must be one part of a key, without a slash: {error}",
+                consensus.author().to_string()
+            )));
         }
         if self.store.is_none() {
             return refuse(

@@ -3,14 +3,9 @@
 
 use std::time::Duration;
 
-use super::members::key_of;
-
 /// Times and bounds of an [`Orchestrator`](super::Orchestrator).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// What this member signs suspicions with, and its place among records: one part of a key, so without a slash. Where
-    /// several members decide over one store, each needs a name of its own, that it keeps.
-    pub member: String,
     /// How often agents should say that they are there.
     pub heartbeat_interval: Duration,
     /// A node that was silent for so long is suspected. Several intervals: one lost message is no death.
@@ -30,9 +25,8 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            member: Self::DEFAULT_MEMBER.into(),
-            heartbeat_interval: Duration::from_secs(3),
-            node_timeout: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(1),
+            node_timeout: Duration::from_secs(6),
             assignments_wait: Duration::from_secs(30),
             events_kept: 65_536,
             changes_kept: 4096,
@@ -43,9 +37,6 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// The name of a member that is alone.
-    pub(super) const DEFAULT_MEMBER: &str = "local";
-
     /// Checks the fields against each other.
     ///
     /// # Errors
@@ -60,8 +51,6 @@ impl EngineConfig {
                     .into(),
             );
         }
-        key_of(&self.member).map(drop).map_err(|error| {
-            format!("member {:?} must be one part of a key, without a slash: {error}", self.member)
-        })
+        Ok(())
     }
 }

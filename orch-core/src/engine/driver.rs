@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
@@ -20,6 +21,7 @@ use super::{
     view::{Stale, View},
 };
 use crate::{
+    consensus::FaultModel,
     model::{AttemptId, NodeId, NodeRecord, NodeState, Timestamp},
     scheduler::NodeView,
     state::{Command, Envelope},
@@ -36,12 +38,12 @@ struct LastHeard {
     /// When it said something to this member.
     directly: Option<Instant>,
     /// Which registration that was about. A new one is a sign of life, whichever member heard it.
-    registered_at: Option<Timestamp>,
+    session: Option<u64>,
 }
 
 impl LastHeard {
     fn now() -> Self {
-        Self { at: Instant::now(), directly: None, registered_at: None }
+        Self { at: Instant::now(), directly: None, session: None }
     }
 }
 
@@ -74,11 +76,16 @@ impl Heard {
         directly.map(|(node, _)| node.clone()).collect()
     }
 
+    /// Whether the node ever said something to this member.
+    fn directly(&self, node: &NodeId) -> bool {
+        self.lock().get(node).is_some_and(|last| last.directly.is_some())
+    }
+
     /// How long the node has been silent. One that was never heard of counts from the first question on.
     fn silence(&self, node: &NodeRecord) -> Duration {
         let mut heard = self.lock();
         let last = heard.entry(node.spec.id.clone()).or_insert_with(LastHeard::now);
-        if last.registered_at.replace(node.registered_at) != Some(node.registered_at) {
+        if last.session.replace(node.session) != Some(node.session) {
             last.at = Instant::now();
         }
         last.at.elapsed()
@@ -104,41 +111,52 @@ impl Heard {
     }
 }
 
-/// Runs until `stop` says so.
-pub(super) async fn drive(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
+/// Runs until `stop` says so. What is due does not wait for what is being found out about nodes, nor the other way round.
+pub(super) async fn drive(inner: Arc<Inner>, stop: watch::Receiver<bool>) {
+    tokio::join!(propose_ticks(&inner, stop.clone()), check_nodes(&inner, stop));
+}
+
+async fn propose_ticks(inner: &Inner, mut stop: watch::Receiver<bool>) {
     let mut due = inner.view.due.subscribe();
+    loop {
+        let next_due = *due.borrow_and_update();
+        let wait = next_due.map(|at| at.since(now_of(inner)).max(Duration::from_millis(1)));
+        tokio::select! {
+            _ = stop.changed() => return,
+            _ = due.changed() => {}
+            () = sleep_or_never(wait) => tick(inner).await,
+        }
+    }
+}
+
+async fn check_nodes(inner: &Inner, mut stop: watch::Receiver<bool>) {
     let period = inner.config.heartbeat_interval / 2;
     let mut checks = tokio::time::interval(period);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_check = Instant::now();
-    let mut members = inner
-        .consensus
-        .capabilities()
-        .shares_store()
-        .then(|| Members::new(key_of(&inner.config.member).expect("the builder has checked the name")));
+    let mut members =
+        inner.consensus.capabilities().shares_store().then(|| {
+            Members::new(key_of(&inner.consensus.author()).expect("the builder has checked the name"))
+        });
     loop {
-        let next_due = *due.borrow_and_update();
-        let wait = next_due.map(|at| at.since(now_of(&inner)).max(Duration::from_millis(1)));
         tokio::select! {
             _ = stop.changed() => break,
-            _ = due.changed() => {}
-            () = sleep_or_never(wait) => tick(&inner).await,
             _ = checks.tick() => {
                 let held_up = last_check.elapsed() > period * 2;
                 last_check = Instant::now();
-                let others_known = exchange(&inner, members.as_mut()).await;
+                let others_known = exchange(inner, members.as_mut()).await;
                 // When this process itself was held up (suspended, starved), or does not know what the other members
                 // heard, silence says nothing about the nodes.
                 if held_up || !others_known {
                     inner.heard.forgive_all();
                 }
-                suspect_silent_nodes(&inner).await;
-                sweep(&inner).await;
+                suspect_silent_nodes(inner).await;
+                sweep(inner).await;
             }
         }
     }
     if let Some(members) = members {
-        members.leave(&inner).await;
+        members.leave(inner).await;
     }
 }
 
@@ -174,24 +192,41 @@ async fn tick(inner: &Inner) {
 }
 
 async fn suspect_silent_nodes(inner: &Inner) {
+    /// Suspicions that are proposed together: so many nodes may be lost at once for the price of one.
+    const TOGETHER: usize = 256;
     let nodes = inner.view.nodes();
     inner.heard.keep_ready(&nodes);
-    for node in nodes.into_iter().filter(|node| node.record.state == NodeState::Ready) {
-        let record = &node.record;
-        let silence = inner.heard.silence(record);
-        let by = inner.config.member.clone();
-        let suspected = record.suspected_by.contains(&by);
-        let command = if silence > inner.config.node_timeout && !suspected {
-            warn!(node = %node.id(), ?silence, "node is silent");
-            Command::SuspectNode { node: node.id().clone(), registered_at: record.registered_at, by }
-        } else if silence < inner.config.node_timeout && suspected {
-            Command::TrustNode { node: node.id().clone(), by }
-        } else {
-            continue;
-        };
-        if let Err(error) = inner.decide(Envelope::anonymous(command)).await {
-            debug!(%error, node = %node.id(), "a suspicion was not decided; trying again");
+    let by = inner.consensus.author().to_string();
+    let ready = nodes.iter().filter(|node| node.record.state == NodeState::Ready);
+    let commands: Vec<Command> = ready.filter_map(|node| verdict(inner, &node.record, &by)).collect();
+    for some in commands.chunks(TOGETHER) {
+        let decided = some.iter().map(|command| inner.decide(Envelope::anonymous(command.clone())));
+        for result in join_all(decided).await {
+            if let Err(error) = result {
+                debug!(%error, "a suspicion was not decided; trying again");
+            }
         }
+    }
+}
+
+/// What this member has to say about a node, if that is news.
+fn verdict(inner: &Inner, record: &NodeRecord, by: &str) -> Option<Command> {
+    let node = &record.spec.id;
+    // Members with logs of their own do not tell each other what they hear. A member that never heard a node knows nothing.
+    let capabilities = inner.consensus.capabilities();
+    let alone = capabilities.fault_model == FaultModel::None;
+    if !alone && !capabilities.shares_store() && !inner.heard.directly(node) {
+        return None;
+    }
+    let silence = inner.heard.silence(record);
+    let suspected = record.suspected_by.contains(by);
+    if silence > inner.config.node_timeout && !suspected {
+        warn!(%node, ?silence, "node is silent");
+        Some(Command::SuspectNode { node: node.clone(), session: record.session })
+    } else if silence < inner.config.node_timeout && suspected {
+        Some(Command::TrustNode { node: node.clone() })
+    } else {
+        None
     }
 }
 

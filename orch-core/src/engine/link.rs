@@ -8,15 +8,22 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{AttemptId, InstanceId, NodeId, NodeSpec, Report, TaskSpec, Timestamp},
+    model::{AttemptId, IncarnationId, NodeSpec, Report, Session, TaskSpec, Timestamp},
     runtime::{OutputStream, Usage},
+    store::Revision,
 };
 
 /// What an agent needs of the control side. The contract is between an implementation and the agent.
 ///
-/// An implementation MUST:
+/// Every call but `register` carries the [`Session`] that the last registration gave. An implementation MUST:
+/// - give a call whose session is not the node's current one no effect, and answer [`LinkError::NotRegistered`], or
+///   [`LinkError::Fenced`] where a newer process of the agent has registered;
 /// - answer a report only when it is decided and durable;
-/// - never name an attempt in [`Assignments::run`] again once its end was answered.
+/// - compute an answer to `assignments` from a state at or after the revision that the question names, and one that is
+///   [`complete`](Assignments::complete) from a state that has every decision made anywhere before the question.
+///
+/// An answer may arrive late all the same. So an agent remembers what has ended and never starts an attempt a second time,
+/// whatever it is told.
 ///
 /// Every call may be repeated after an error, whose effect is then the same as once. Any future may be dropped.
 #[async_trait]
@@ -24,41 +31,73 @@ pub trait ControlLink: Send + Sync + fmt::Debug + 'static {
     /// Brings the node in, or back.
     ///
     /// # Errors
-    /// [`LinkError::Refused`] when another agent has the name, say.
-    async fn register(&self, spec: NodeSpec) -> Result<Registration, LinkError>;
+    /// [`LinkError::NameTaken`] when another agent has the name, [`LinkError::Fenced`] when a newer process of this one has
+    /// registered.
+    async fn register(&self, registration: Registration) -> Result<Registered, LinkError>;
 
     /// Says that the node is there.
     ///
     /// # Errors
     /// [`LinkError::NotRegistered`] when it has to register again.
-    async fn heartbeat(&self, node: &NodeId, instance: InstanceId) -> Result<(), LinkError>;
+    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError>;
 
     /// What the node should do, as soon as something changed after `after` (at once for `None`), at the latest after some
-    /// seconds with nothing new.
+    /// seconds with nothing new. `seen` is the highest revision that any answer has named.
     ///
     /// # Errors
     /// [`LinkError`].
-    async fn assignments(&self, node: &NodeId, after: Option<Cursor>) -> Result<Assignments, LinkError>;
+    async fn assignments(
+        &self,
+        session: &Session,
+        after: Option<Cursor>,
+        seen: Revision,
+    ) -> Result<Assignments, LinkError>;
 
-    /// Tells what happened to attempts. One answer for each report, in order.
+    /// Tells what happened to attempts.
     ///
     /// # Errors
     /// [`LinkError`]; some of the reports may have been taken in.
-    async fn report(&self, node: &NodeId, reports: Vec<Report>) -> Result<Vec<ReportAnswer>, LinkError>;
+    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError>;
 
     /// Tells what nobody has to agree on. Repeating an observation is harmless.
     ///
     /// # Errors
     /// [`LinkError`].
-    async fn observe(&self, node: &NodeId, observations: Vec<Observation>) -> Result<(), LinkError>;
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError>;
 }
 
-/// The answer to a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Request of an agent to be registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Registration {
+    /// What it says about itself.
+    pub spec: NodeSpec,
+    /// Its process.
+    pub incarnation: IncarnationId,
+    /// Attempts that it has, running or ended. Those that were given up with the node, and not replaced yet, go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<AttemptId>,
+}
+
+/// Answer to a registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// What every further call carries.
+    pub session: Session,
+    /// The revision of the registration, or a later one.
+    pub revision: Revision,
     /// How often the node should say that it is there.
     #[serde(rename = "heartbeat_interval_ms", with = "crate::model::millis")]
     pub heartbeat_interval: Duration,
+}
+
+/// Answer to reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// A revision at which all of them are decided.
+    pub revision: Revision,
+    /// One answer for each report, in order.
+    pub answers: Vec<ReportAnswer>,
 }
 
 /// A position in what a node was told. Opaque to agents.
@@ -75,6 +114,8 @@ pub struct Cursor {
 pub struct Assignments {
     /// Where to go on from.
     pub cursor: Cursor,
+    /// The state that this was computed from.
+    pub revision: Revision,
     /// Everything is named: what the node has beyond it must be removed. Otherwise only what changed is named.
     pub complete: bool,
     /// Attempts that should run.
@@ -184,6 +225,12 @@ pub enum LinkError {
     /// It does not know the node (any more).
     #[error("the node is not registered")]
     NotRegistered,
+    /// Another agent has the node's name and is there. What this one runs has been given up by the cluster.
+    #[error("{0}")]
+    NameTaken(String),
+    /// A newer process of this agent has registered. This one must end, with everything that it runs.
+    #[error("{0}")]
+    Fenced(String),
     /// It will not have the node. Trying again without a change is of no use.
     #[error("{0}")]
     Refused(String),

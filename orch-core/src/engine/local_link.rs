@@ -8,60 +8,111 @@ use futures_util::future::join_all;
 use super::{
     driver::observed_key,
     error::Error,
-    link::{Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer, Seen},
+    link::{
+        Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, ReportAnswer,
+        Reported, Seen,
+    },
     orchestrator::Inner,
     output::Piece,
 };
 use crate::{
-    model::{InstanceId, NodeId, NodeSpec, NodeState, Report},
+    model::{NodeState, Report, Session},
     state::{Command, Envelope, Rejection},
-    store::Write,
+    store::{Revision, Write},
 };
 
 #[derive(Debug)]
 pub(super) struct LocalLink(pub(super) Arc<Inner>);
 
-#[async_trait]
-impl ControlLink for LocalLink {
-    async fn register(&self, spec: NodeSpec) -> Result<Registration, LinkError> {
-        let inner = &self.0;
-        let node = spec.id.clone();
-        inner.decide(Envelope::anonymous(Command::RegisterNode { spec })).await.map_err(
-            |error| match error {
-                Error::Rejected(rejection) => LinkError::Refused(rejection.to_string()),
-                other => unavailable(&other),
-            },
-        )?;
-        inner.heard.note(&node);
-        Ok(Registration { heartbeat_interval: inner.config.heartbeat_interval })
-    }
-
-    async fn heartbeat(&self, node: &NodeId, instance: InstanceId) -> Result<(), LinkError> {
-        let known = self.0.view.node(node).ok_or(LinkError::NotRegistered)?;
-        if known.record.state != NodeState::Ready || known.record.spec.instance != instance {
-            return Err(LinkError::NotRegistered);
+impl LocalLink {
+    /// Refuses a session that is not the node's current one, and notes a sign of life. Before a refusal this member makes sure
+    /// that it is not behind.
+    async fn admit(&self, session: &Session) -> Result<(), LinkError> {
+        if self.check(session).is_err() {
+            self.0.consensus.read_barrier().await.map_err(|error| unavailable(&error.into()))?;
+            self.check(session)?;
         }
-        self.0.heard.note(node);
+        self.0.heard.note(&session.node);
         Ok(())
     }
 
-    async fn assignments(&self, node: &NodeId, after: Option<Cursor>) -> Result<Assignments, LinkError> {
-        let view = &self.0.view;
-        if view.node(node).is_none_or(|known| known.record.state != NodeState::Ready) {
-            return Err(LinkError::NotRegistered);
+    fn check(&self, session: &Session) -> Result<(), LinkError> {
+        let known = self.0.view.node(&session.node).ok_or(LinkError::NotRegistered)?;
+        let record = &known.record;
+        if record.fenced.contains(&session.incarnation) {
+            let node = session.node.clone();
+            return Err(LinkError::Fenced(Rejection::Fenced { node }.to_string()));
         }
-        let (now, mut posted) = view.mailboxes.open(node);
-        let Some(after) = after else { return Ok(view.all_assignments(node, now)) };
+        let current = (record.incarnation, record.session) == (session.incarnation, session.number);
+        match current && record.state == NodeState::Ready {
+            true => Ok(()),
+            false => Err(LinkError::NotRegistered),
+        }
+    }
+
+    /// Sees to it that this member has everything up to `revision`. Where it has not after a barrier, the revision is of
+    /// another life of the cluster.
+    async fn catch_up(&self, revision: Revision) -> Result<(), LinkError> {
+        if self.0.view.revision() < revision {
+            self.0.consensus.read_barrier().await.map_err(|error| unavailable(&error.into()))?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ControlLink for LocalLink {
+    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
+        let inner = &self.0;
+        let Registration { spec, incarnation, held } = registration;
+        let node = spec.id.clone();
+        let command = Command::RegisterNode { spec, incarnation, held };
+        let decided = inner.decide(Envelope::anonymous(command)).await.map_err(|error| match error {
+            Error::Rejected(taken @ Rejection::NodeIdTaken { .. }) => LinkError::NameTaken(taken.to_string()),
+            Error::Rejected(fenced @ Rejection::Fenced { .. }) => LinkError::Fenced(fenced.to_string()),
+            Error::Rejected(rejection) => LinkError::Refused(rejection.to_string()),
+            other => unavailable(&other),
+        })?;
+        self.catch_up(decided.revision).await?;
+        let known = inner.view.node(&node).ok_or(LinkError::NotRegistered)?;
+        let session = Session { node, incarnation, number: known.record.session };
+        // Another process may have registered in between.
+        self.check(&session)?;
+        inner.heard.note(&session.node);
+        let heartbeat_interval = inner.config.heartbeat_interval;
+        Ok(Registered { session, revision: decided.revision, heartbeat_interval })
+    }
+
+    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
+        self.admit(session).await
+    }
+
+    async fn assignments(
+        &self,
+        session: &Session,
+        after: Option<Cursor>,
+        seen: Revision,
+    ) -> Result<Assignments, LinkError> {
+        self.admit(session).await?;
+        self.catch_up(seen).await?;
+        let (view, node) = (&self.0.view, &session.node);
+        let (_, mut posted) = view.mailboxes.open(node);
         let deadline = tokio::time::Instant::now() + self.0.config.assignments_wait;
         loop {
             posted.borrow_and_update();
-            match view.mailboxes.after(node, after) {
+            match after.and_then(|after| view.mailboxes.after(node, after)) {
+                // What is not named is removed: nothing that was decided anywhere may be missing.
                 None => {
+                    self.0.consensus.read_barrier().await.map_err(|error| unavailable(&error.into()))?;
                     let (now, _) = view.mailboxes.open(node);
-                    return Ok(view.all_assignments(node, now));
+                    let all = view.all_assignments(node, now);
+                    self.check(session)?;
+                    return Ok(all);
                 }
                 Some((cursor, changed)) if !changed.is_empty() => {
-                    return Ok(view.some_assignments(node, cursor, &changed));
+                    let some = view.some_assignments(node, cursor, &changed);
+                    self.check(session)?;
+                    return Ok(some);
                 }
                 Some((cursor, _)) => {
                     if tokio::time::timeout_at(deadline, posted.changed()).await.is_err() {
@@ -72,25 +123,38 @@ impl ControlLink for LocalLink {
         }
     }
 
-    async fn report(&self, node: &NodeId, reports: Vec<Report>) -> Result<Vec<ReportAnswer>, LinkError> {
+    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
+        let node = &session.node;
         if reports.iter().any(|report| report.node != *node) {
             return Err(LinkError::Refused(format!("node {node} may report about itself only")));
         }
+        self.admit(session).await?;
         let decided = reports.into_iter().map(|report| {
-            let envelope = Envelope::anonymous(Command::Report(report));
+            let envelope = Envelope::anonymous(Command::Report { session: session.number, report });
             async move {
-                match self.0.decide(envelope).await {
-                    Ok(_) => Ok(ReportAnswer::Accepted),
-                    Err(Error::Rejected(Rejection::StaleAttempt { .. })) => Ok(ReportAnswer::Stale),
-                    Err(Error::Rejected(rejection)) => Err(LinkError::Refused(rejection.to_string())),
-                    Err(other) => Err(unavailable(&other)),
+                let (revision, outcome) =
+                    self.0.propose(envelope).await.map_err(|error| unavailable(&error))?;
+                match outcome {
+                    Ok(_) => Ok((revision, ReportAnswer::Accepted)),
+                    Err(Rejection::StaleAttempt { .. }) => Ok((revision, ReportAnswer::Stale)),
+                    Err(Rejection::StaleSession { .. }) => {
+                        Err(self.check(session).err().unwrap_or(LinkError::NotRegistered))
+                    }
+                    Err(rejection) => Err(LinkError::Refused(rejection.to_string())),
                 }
             }
         });
-        join_all(decided).await.into_iter().collect()
+        let mut reported = Reported { revision: Revision::ZERO, answers: Vec::new() };
+        for answer in join_all(decided).await {
+            let (revision, answer) = answer?;
+            reported.revision = reported.revision.max(revision);
+            reported.answers.push(answer);
+        }
+        Ok(reported)
     }
 
-    async fn observe(&self, node: &NodeId, observations: Vec<Observation>) -> Result<(), LinkError> {
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
+        self.admit(session).await?;
         let (view, mut pieces, mut writes) = (&self.0.view, Vec::new(), Vec::new());
         for Observation { attempt, seen } in observations {
             if let Seen::Output { offset, data, .. } = &seen
@@ -99,7 +163,7 @@ impl ControlLink for LocalLink {
                 // Nobody wrote so much.
                 continue;
             }
-            if !view.observe(node, attempt, &seen) {
+            if !view.observe(&session.node, attempt, &seen) {
                 continue;
             }
             match seen {

@@ -15,6 +15,7 @@ use tracing::debug;
 
 use super::orchestrator::Inner;
 use crate::{
+    consensus::Author,
     model::NodeId,
     store::{CommitError, Guard, Key, KeyError, Revision, Txn, Write},
 };
@@ -24,9 +25,9 @@ const PREFIX: &str = "observed/members/";
 const MEMBERS_MAX: usize = 256;
 
 /// Where a member tells which nodes it hears. Its name has to be one part of a key.
-pub(super) fn key_of(member: &str) -> Result<Key, KeyError> {
+pub(super) fn key_of(member: &Author) -> Result<Key, KeyError> {
     // A slash parts keys, and an empty part is refused.
-    let part = if member.contains('/') { "" } else { member };
+    let part = Some(member.to_string()).filter(|name| !name.contains('/')).unwrap_or_default();
     Key::new(format!("{PREFIX}{part}"))
 }
 

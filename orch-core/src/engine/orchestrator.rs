@@ -14,13 +14,13 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, watch};
 
 use super::{
-    agent::AgentHandle,
+    agent_handle::AgentHandle,
     builder::Builder,
     config::EngineConfig,
     driver::Heard,
     error::{Error, Result, Unknown},
     events::EventStream,
-    link::{Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer},
+    link::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
     local_link::LocalLink,
     output::{OutputReader, OutputWriter},
     tasks::{TaskFilter, TaskView},
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     consensus::{Consensus, ConsensusError, ConsensusStatus},
-    model::{CommandId, InstanceId, NodeId, NodeSpec, Report, TaskId, TaskSpec},
+    model::{CommandId, NodeId, Report, Session, TaskId, TaskSpec},
     scheduler::{NodeView, Pending, Scheduler, Snapshot, Unplaced},
     state::{ClusterMachine, Command, Envelope, NewTask, Outcome, Rejection, TaskState},
     store::{Revision, StateStore},
@@ -161,7 +161,10 @@ impl Orchestrator {
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);
         }
-        self.inner.decide(Envelope::identified(command, Command::Submit { tasks })).await
+        self.inner
+            .decide(Envelope::identified(command, Command::Submit { tasks }))
+            .await
+            .map(|done| done.outcome)
     }
 
     /// The task as it is now.
@@ -257,6 +260,12 @@ impl Orchestrator {
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeView> {
         self.inner.view.nodes()
+    }
+
+    /// A node, with what its tasks hold.
+    #[must_use]
+    pub fn node(&self, node: &NodeId) -> Option<NodeView> {
+        self.inner.view.node(node)
     }
 
     /// Lets a node keep what it has and take nothing new.
@@ -362,7 +371,7 @@ impl Orchestrator {
     }
 
     async fn command(&self, command: Command) -> Result<Outcome> {
-        self.inner.decide(Envelope::identified(CommandId::generate(), command)).await
+        self.inner.decide(Envelope::identified(CommandId::generate(), command)).await.map(|done| done.outcome)
     }
 }
 
@@ -388,30 +397,52 @@ impl WeakLink {
 
 #[async_trait]
 impl ControlLink for WeakLink {
-    async fn register(&self, spec: NodeSpec) -> Result<Registration, LinkError> {
-        self.call(|link| async move { link.register(spec).await }).await
+    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
+        self.call(|link| async move { link.register(registration).await }).await
     }
 
-    async fn heartbeat(&self, node: &NodeId, instance: InstanceId) -> Result<(), LinkError> {
-        self.call(|link| async move { link.heartbeat(node, instance).await }).await
+    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
+        self.call(|link| async move { link.heartbeat(session).await }).await
     }
 
-    async fn assignments(&self, node: &NodeId, after: Option<Cursor>) -> Result<Assignments, LinkError> {
-        self.call(|link| async move { link.assignments(node, after).await }).await
+    async fn assignments(
+        &self,
+        session: &Session,
+        after: Option<Cursor>,
+        seen: Revision,
+    ) -> Result<Assignments, LinkError> {
+        self.call(|link| async move { link.assignments(session, after, seen).await }).await
     }
 
-    async fn report(&self, node: &NodeId, reports: Vec<Report>) -> Result<Vec<ReportAnswer>, LinkError> {
-        self.call(|link| async move { link.report(node, reports).await }).await
+    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
+        self.call(|link| async move { link.report(session, reports).await }).await
     }
 
-    async fn observe(&self, node: &NodeId, observations: Vec<Observation>) -> Result<(), LinkError> {
-        self.call(|link| async move { link.observe(node, observations).await }).await
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
+        self.call(|link| async move { link.observe(session, observations).await }).await
     }
+}
+
+/// A command that was carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Carried {
+    /// Its place in the order, or a later one.
+    pub(super) revision: Revision,
+    pub(super) outcome: Outcome,
 }
 
 impl Inner {
     /// Has a command decided. A command with an id is proposed again when its fate is not known; the state applies it once.
-    pub(super) async fn decide(&self, envelope: Envelope) -> Result<Outcome> {
+    pub(super) async fn decide(&self, envelope: Envelope) -> Result<Carried> {
+        let (revision, outcome) = self.propose(envelope).await?;
+        Ok(Carried { revision, outcome: outcome? })
+    }
+
+    /// As [`Inner::decide`], for callers to whom the place of a rejection matters.
+    pub(super) async fn propose(
+        &self,
+        envelope: Envelope,
+    ) -> Result<(Revision, std::result::Result<Outcome, Rejection>)> {
         const TRIES: u32 = 6;
         let repeatable = envelope.id.is_some();
         let command = ClusterMachine::encode_command(&envelope);
@@ -419,9 +450,9 @@ impl Inner {
         for attempt in 1.. {
             match self.consensus.propose(command.clone()).await {
                 Ok(committed) => {
-                    let answer: std::result::Result<Outcome, Rejection> =
+                    let outcome =
                         ClusterMachine::decode_outcome(&committed.outcome).map_err(ConsensusError::from)?;
-                    return Ok(answer?);
+                    return Ok((committed.revision, outcome));
                 }
                 Err(error) => {
                     let again = error.is_retryable() && (repeatable || !error.outcome_unknown());

@@ -4,18 +4,32 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tracing::{debug, warn};
 
 use super::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen};
-use crate::model::{AttemptId, NodeId, Report};
+use crate::{
+    model::{AttemptId, Report, Session},
+    store::Revision,
+};
+
+/// Session of the agent: absent until it has registered, the newest one afterwards.
+pub(super) type Sessions = watch::Receiver<Option<Session>>;
 
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
-    reports: mpsc::Sender<(Report, oneshot::Sender<ReportAnswer>)>,
+    reports: mpsc::Sender<(Report, oneshot::Sender<Answered>)>,
     observations: mpsc::Sender<ToObserve>,
+}
+
+/// Answer to a report.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) answer: ReportAnswer,
+    /// A revision at which it is decided.
+    pub(super) revision: Revision,
 }
 
 #[derive(Debug)]
@@ -31,16 +45,16 @@ const BATCH_BYTES: usize = 512 << 10;
 
 impl Outbox {
     /// Starts the two senders; they end when the last clone of the outbox is gone.
-    pub(super) fn start(node: NodeId, link: Arc<dyn ControlLink>, observe_every: Duration) -> Self {
+    pub(super) fn start(sessions: Sessions, link: Arc<dyn ControlLink>, observe_every: Duration) -> Self {
         let (reports, to_report) = mpsc::channel(QUEUE);
         let (observations, to_observe) = mpsc::channel(QUEUE);
-        tokio::spawn(send_reports(node.clone(), link.clone(), to_report));
-        tokio::spawn(send_observations(node, link, to_observe, observe_every));
+        tokio::spawn(send_reports(sessions.clone(), link.clone(), to_report));
+        tokio::spawn(send_observations(sessions, link, to_observe, observe_every));
         Self { reports, observations }
     }
 
     /// Returns when the report is decided and durable, however long that takes. `None` when the senders are gone.
-    pub(super) async fn report(&self, report: Report) -> Option<ReportAnswer> {
+    pub(super) async fn report(&self, report: Report) -> Option<Answered> {
         let (answer, answered) = oneshot::channel();
         self.reports.send((report, answer)).await.ok()?;
         answered.await.ok()
@@ -66,31 +80,38 @@ impl Outbox {
 }
 
 async fn send_reports(
-    node: NodeId,
+    sessions: Sessions,
     link: Arc<dyn ControlLink>,
-    mut queue: mpsc::Receiver<(Report, oneshot::Sender<ReportAnswer>)>,
+    mut queue: mpsc::Receiver<(Report, oneshot::Sender<Answered>)>,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         let reports: Vec<Report> = batch.iter().map(|(report, _)| report.clone()).collect();
-        let ask = async || {
-            let answers = link.report(&node, reports.clone()).await?;
-            match answers.len() == reports.len() {
-                true => Ok(answers),
-                false => Err(LinkError::Unavailable("it answered another number of reports".into())),
+        let ask = |session: Session| {
+            let (link, reports) = (link.clone(), reports.clone());
+            async move {
+                let count = reports.len();
+                let reported = link.report(&session, reports).await?;
+                match reported.answers.len() == count {
+                    true => Ok(reported),
+                    false => Err(LinkError::Unavailable("it answered another number of reports".into())),
+                }
             }
         };
         // Who ends without an answer leaves the attempt to its next life, which will report it.
         let nobody_waits = || batch.iter().all(|(_, waiting)| waiting.is_closed());
-        let answers = persist("reports", nobody_waits, ask).await.unwrap_or_default();
-        for ((_, waiting), answer) in batch.drain(..).zip(answers) {
-            let _ = waiting.send(answer);
+        let Some(reported) = persist("reports", &sessions, nobody_waits, ask).await else {
+            batch.clear();
+            continue;
+        };
+        for ((_, waiting), answer) in batch.drain(..).zip(reported.answers) {
+            let _ = waiting.send(Answered { answer, revision: reported.revision });
         }
     }
 }
 
 async fn send_observations(
-    node: NodeId,
+    sessions: Sessions,
     link: Arc<dyn ControlLink>,
     mut queue: mpsc::Receiver<ToObserve>,
     every: Duration,
@@ -119,8 +140,11 @@ async fn send_observations(
         if !batch.is_empty() {
             let observations = std::mem::take(&mut batch);
             let nobody_is_left = || queue.is_closed();
-            let _ =
-                persist("observations", nobody_is_left, || link.observe(&node, observations.clone())).await;
+            let send = |session: Session| {
+                let (link, observations) = (link.clone(), observations.clone());
+                async move { link.observe(&session, observations).await }
+            };
+            let _ = persist("observations", &sessions, nobody_is_left, send).await;
         }
         bytes = 0;
         for done in flushes.drain(..) {
@@ -129,23 +153,42 @@ async fn send_observations(
     }
 }
 
-/// Calls until it is delivered. A refusal (a token that was changed, say) is waited out too: giving up would lose the result
-/// of work that was done. `None` when it failed and was `given_up` by everybody it matters to.
-async fn persist<T, F>(what: &str, given_up: impl Fn() -> bool, mut call: impl FnMut() -> F) -> Option<T>
+/// Calls with the newest session until it is delivered. A refusal (a token that was changed, say) is waited out too: giving up
+/// would lose the result of work that was done. `None` when a newer process of the agent took over, or when it failed and was
+/// `given_up` by everybody it matters to.
+async fn persist<T, F>(
+    what: &str,
+    sessions: &Sessions,
+    given_up: impl Fn() -> bool,
+    mut call: impl FnMut(Session) -> F,
+) -> Option<T>
 where
     F: Future<Output = Result<T, LinkError>>,
 {
-    let mut delay = Duration::from_millis(50);
+    let (mut delay, mut sessions) = (Duration::from_millis(50), sessions.clone());
     loop {
-        match call().await {
+        let session = sessions.borrow_and_update().clone();
+        let result = match session {
+            Some(session) => call(session).await,
+            None => Err(LinkError::NotRegistered),
+        };
+        match result {
             Ok(answer) => return Some(answer),
+            Err(LinkError::Fenced(_)) => return None,
             Err(LinkError::Refused(why)) => warn!(%why, what, "refused; trying again"),
             Err(error) => debug!(%error, what, "not delivered; trying again"),
         }
         if given_up() {
             return None;
         }
-        tokio::time::sleep(delay).await;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            changed = sessions.changed() => {
+                if changed.is_err() {
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
         delay = (delay * 2).min(Duration::from_secs(2));
     }
 }

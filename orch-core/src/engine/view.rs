@@ -215,8 +215,7 @@ impl View {
     /// Everything that the node should do.
     pub(super) fn all_assignments(&self, node: &NodeId, cursor: Cursor) -> Assignments {
         let inner = self.read();
-        let mut all =
-            Assignments { cursor, complete: true, run: Vec::new(), stop: Vec::new(), gone: Vec::new() };
+        let mut all = nothing(cursor, inner.revision, true);
         for record in inner.by_node.get(node).into_iter().flatten().filter_map(|id| inner.tasks.get(*id)) {
             assign(&mut all, node, record, None, inner.was_seen_running(record));
         }
@@ -231,8 +230,7 @@ impl View {
         changed: &[AttemptId],
     ) -> Assignments {
         let inner = self.read();
-        let mut some =
-            Assignments { cursor, complete: false, run: Vec::new(), stop: Vec::new(), gone: Vec::new() };
+        let mut some = nothing(cursor, inner.revision, false);
         for attempt in changed {
             match inner.tasks.get(attempt.task) {
                 Some(record) => {
@@ -424,6 +422,10 @@ fn note_moves(moved: &mut Vec<(NodeId, AttemptId)>, before: Option<&TaskRecord>,
     if let Some((node, attempt, _)) = is {
         moved.push((node.clone(), attempt));
     }
+}
+
+fn nothing(cursor: Cursor, revision: Revision, complete: bool) -> Assignments {
+    Assignments { cursor, revision, complete, run: Vec::new(), stop: Vec::new(), gone: Vec::new() }
 }
 
 /// Says what `record` asks of `node`; where it is about an earlier `attempt`, that the attempt is void.

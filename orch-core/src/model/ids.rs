@@ -85,6 +85,12 @@ uuid_id! {
     InstanceId, "instance id"
 }
 
+uuid_id! {
+    /// Names one process of an agent. Drawn anew at each start, so that of two processes with copies of one [`InstanceId`]
+    /// the cluster follows the newer one and refuses the older.
+    IncarnationId, "incarnation id"
+}
+
 impl TaskId {
     /// A new id. Ids that one process makes follow each other in their first four bytes and are random in the others: what is
     /// submitted together is stored together, which ordered stores write much faster, and the short forms of neighbours
@@ -120,6 +126,7 @@ macro_rules! random_id {
 
 random_id!(CommandId);
 random_id!(InstanceId);
+random_id!(IncarnationId);
 
 macro_rules! name_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal) => {

@@ -6,6 +6,7 @@
 mod ids;
 mod isolation;
 mod node;
+mod node_loss;
 mod report;
 mod resources;
 mod spec;
@@ -15,9 +16,10 @@ mod validate;
 #[cfg(feature = "signing")]
 mod signing;
 
-pub use ids::{AttemptId, CommandId, IdError, InstanceId, Namespace, NodeId, TaskId};
+pub use ids::{AttemptId, CommandId, IdError, IncarnationId, InstanceId, Namespace, NodeId, TaskId};
 pub use isolation::{Capability, Isolation, NetworkMode, SpareIsolation};
-pub use node::{NodeRecord, NodeSpec, NodeState, Scheduling};
+pub use node::{NodeKey, NodeRecord, NodeSpec, NodeState, Scheduling, Session};
+pub use node_loss::{KeptAttempt, NodeLossPolicy};
 pub use report::{AttemptEnd, Exit, Report, ReportKind, StartFailure};
 pub use resources::{Held, Overflow, Resources, Shortage};
 #[cfg(feature = "signing")]

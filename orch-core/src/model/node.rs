@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{InstanceId, NodeId, Resources, Timestamp, WorkKind};
+use super::{IncarnationId, InstanceId, NodeId, Resources, Timestamp, WorkKind};
 
 /// What a node says about itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct NodeSpec {
     /// Words that constraints ask for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// What keeps it from taking new work, by its own account: an engine that does not answer, say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 const fn default_max_tasks() -> u32 {
@@ -31,10 +34,65 @@ const fn default_max_tasks() -> u32 {
 }
 
 impl NodeSpec {
+    /// Node without labels that takes as many tasks as nodes usually do.
+    #[must_use]
+    pub fn new(
+        id: NodeId,
+        instance: InstanceId,
+        capacity: Resources,
+        kinds: impl IntoIterator<Item = WorkKind>,
+    ) -> Self {
+        Self {
+            id,
+            instance,
+            capacity,
+            kinds: kinds.into_iter().collect(),
+            max_tasks: Self::DEFAULT_MAX_TASKS,
+            labels: BTreeMap::new(),
+            trouble: None,
+        }
+    }
+
     /// How many tasks a node takes at a time unless it says otherwise.
     pub const DEFAULT_MAX_TASKS: u32 = 1024;
     /// How many it may take at the most: losing the node changes all of them at once.
     pub const MOST_TASKS: u32 = 10_000;
+}
+
+/// Fencing token of an agent's calls: one registration of one node. A call that carries another than the node's current
+/// one has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Session {
+    /// Name of the node.
+    pub node: NodeId,
+    /// Process of the agent.
+    pub incarnation: IncarnationId,
+    /// Number of the registration among all registrations of the cluster.
+    pub number: u64,
+}
+
+/// Ed25519 public key that a node registered with. In JSON 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NodeKey(pub [u8; 32]);
+
+impl Serialize for NodeKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.as_bytes().chunks(2).map(|pair| {
+            let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'));
+            pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())
+        });
+        let bytes: Option<Vec<u8>> = digits.collect();
+        let key = bytes.and_then(|bytes| bytes.try_into().ok());
+        key.map(Self).ok_or_else(|| D::Error::custom("a key has 64 hexadecimal digits"))
+    }
 }
 
 /// A node as every replica knows it.
@@ -47,8 +105,21 @@ pub struct NodeRecord {
     /// Whether it takes new work.
     #[serde(default)]
     pub scheduling: Scheduling,
-    /// When it joined, or came back. Later with each registration of this node, so it also names the registration.
+    /// When it joined, or came back.
     pub registered_at: Timestamp,
+    /// Process of the agent that registered last.
+    #[serde(default = "unknown_incarnation")]
+    pub incarnation: IncarnationId,
+    /// Number of its last registration among all registrations of the cluster.
+    #[serde(default)]
+    pub session: u64,
+    /// Key that it registered with, where authors are keys. Only its holder speaks for the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<NodeKey>,
+    /// Processes that a newer one has taken the node over from, oldest first, at most
+    /// [`NodeRecord::FENCED_MAX`]. They cannot register again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<IncarnationId>,
     /// Members that have not heard from it, until they are enough to call it lost.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub suspected_by: BTreeSet<String>,
@@ -80,10 +151,41 @@ pub enum Scheduling {
     },
 }
 
+/// Of records that were written before agents had incarnations.
+const fn unknown_incarnation() -> IncarnationId {
+    IncarnationId::from_bytes([0; 16])
+}
+
 impl NodeRecord {
+    /// Bound on [`NodeRecord::fenced`].
+    pub const FENCED_MAX: usize = 16;
+
+    /// Node that is there and open, before any registration of it has a number.
+    #[must_use]
+    pub fn new(spec: NodeSpec, incarnation: IncarnationId, registered_at: Timestamp) -> Self {
+        Self {
+            spec,
+            state: NodeState::Ready,
+            scheduling: Scheduling::Open,
+            registered_at,
+            incarnation,
+            session: 0,
+            key: None,
+            fenced: Vec::new(),
+            suspected_by: BTreeSet::new(),
+        }
+    }
+
+    /// What calls of its agent carry now.
+    #[must_use]
+    pub fn current_session(&self) -> Session {
+        let (node, incarnation) = (self.spec.id.clone(), self.incarnation);
+        Session { node, incarnation, number: self.session }
+    }
+
     /// Whether new work may be placed here.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.state == NodeState::Ready && self.scheduling == Scheduling::Open
+        self.state == NodeState::Ready && self.scheduling == Scheduling::Open && self.spec.trouble.is_none()
     }
 }

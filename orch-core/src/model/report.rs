@@ -78,8 +78,13 @@ pub enum AttemptEnd {
     },
     /// It was stopped because the cluster asked for it (cancelled, drained, total timeout).
     Stopped,
-    /// Its node was lost, or came back without it.
+    /// Its node was lost.
     NodeLost,
+    /// Its node is there and its work is not: it vanished, or the machine went down under it. How it ended is unknown.
+    Lost {
+        /// What the node knows of it.
+        message: String,
+    },
 }
 
 impl std::fmt::Display for AttemptEnd {
@@ -92,6 +97,8 @@ impl std::fmt::Display for AttemptEnd {
             Self::Unhealthy { output } => write!(f, "failed its health check: {output}"),
             Self::Stopped => f.write_str("stopped on request"),
             Self::NodeLost => f.write_str("its node was lost"),
+            Self::Lost { message } if message.is_empty() => f.write_str("lost on its node"),
+            Self::Lost { message } => write!(f, "lost on its node: {message}"),
         }
     }
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    AttemptId, Isolation, Namespace, Resources, SpareIsolation,
+    AttemptId, Isolation, Namespace, NodeLossPolicy, Resources, SpareIsolation,
     time::{millis, opt_millis},
 };
 
@@ -60,6 +60,9 @@ pub struct TaskSpec {
     /// How many attempts there are and how far apart.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retry: RetryPolicy,
+    /// What follows when its node is lost; see [`TaskSpec::node_loss_policy`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_loss: Option<Box<NodeLossPolicy>>,
     /// Which nodes may run it; all of them must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constraints: Vec<Constraint>,
@@ -479,6 +482,7 @@ impl TaskSpec {
             timeouts: Timeouts::default(),
             restart: RestartPolicy::default(),
             retry: RetryPolicy::default(),
+            node_loss: None,
             constraints: Vec::new(),
             isolation: SpareIsolation::default(),
             mounts: Vec::new(),
@@ -612,6 +616,12 @@ impl TaskSpec {
         self
     }
 
+    /// What follows when its node is lost.
+    #[must_use]
+    pub fn node_loss_policy(&self) -> NodeLossPolicy {
+        self.node_loss.as_deref().copied().unwrap_or_default()
+    }
+
     /// The least that a node must be able to run to run this.
     #[must_use]
     pub fn kind(&self) -> WorkKind {
@@ -691,7 +701,7 @@ mod tests {
         spec.isolation.user = None;
         assert_eq!(spec, plain);
         assert_eq!(serde_json::to_string(&spec).unwrap(), serde_json::to_string(&plain).unwrap());
-        assert!(size_of::<TaskSpec>() <= 504, "{}", size_of::<TaskSpec>());
+        assert!(size_of::<TaskSpec>() <= 512, "{}", size_of::<TaskSpec>());
     }
 
     #[test]

@@ -174,6 +174,7 @@ impl TaskSpec {
         let durations = timeouts.into_iter().chain([
             ("retry.backoff_ms", Some(self.retry.backoff)),
             ("retry.backoff_max_ms", Some(self.retry.backoff_max)),
+            ("node_loss.wait_ms", Some(self.node_loss_policy().wait)),
             ("stop.grace_ms", Some(self.stop.grace)),
             ("health.interval_ms", health.map(|check| check.interval)),
             ("health.timeout_ms", health.map(|check| check.timeout)),

@@ -215,27 +215,22 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Held, InstanceId, NodeId, NodeRecord, NodeSpec, NodeState, Resources, Scheduling, Timestamp, WorkKind,
+        Held, IncarnationId, InstanceId, NodeId, NodeRecord, NodeSpec, Resources, Scheduling, Timestamp,
+        WorkKind,
     };
 
     fn node(id: &str, capacity: Resources, held: &Resources) -> NodeView {
         let mut sum = Held::default();
         sum.take(held);
+        let instance = InstanceId::from_bytes([0; 16]);
+        let spec = NodeSpec {
+            max_tasks: 10,
+            labels: BTreeMap::from([("zone".into(), id.into())]),
+            ..NodeSpec::new(NodeId::new(id).unwrap(), instance, capacity, [WorkKind::Program])
+        };
+        let incarnation = IncarnationId::from_bytes([0; 16]);
         NodeView {
-            record: Arc::new(NodeRecord {
-                spec: NodeSpec {
-                    id: NodeId::new(id).unwrap(),
-                    instance: InstanceId::from_bytes([0; 16]),
-                    capacity,
-                    kinds: BTreeSet::from([WorkKind::Program]),
-                    max_tasks: 10,
-                    labels: BTreeMap::from([("zone".into(), id.into())]),
-                },
-                state: NodeState::Ready,
-                scheduling: Scheduling::Open,
-                registered_at: Timestamp::ZERO,
-                suspected_by: BTreeSet::new(),
-            }),
+            record: Arc::new(NodeRecord::new(spec, incarnation, Timestamp::ZERO)),
             held: sum,
             tasks: u32::from(!held.is_empty()),
         }

@@ -93,8 +93,10 @@ impl NodeView {
     #[must_use]
     pub fn objections(&self, task: &TaskSpec) -> Vec<Objection> {
         let mut objections = Vec::new();
-        if !self.is_open() {
-            objections.push(Objection::Closed);
+        match &self.record.spec.trouble {
+            Some(problem) => objections.push(Objection::Trouble { problem: problem.clone() }),
+            None if !self.is_open() => objections.push(Objection::Closed),
+            None => {}
         }
         if !task.kind().is_taken_by(&self.record.spec.kinds) {
             objections.push(Objection::Kind { kind: task.kind() });
@@ -204,6 +206,11 @@ impl fmt::Display for Unplaced {
 pub enum Objection {
     /// The node is lost, cordoned or draining.
     Closed,
+    /// It takes nothing new for a reason of its own.
+    Trouble {
+        /// Its words.
+        problem: String,
+    },
     /// Its runtime does not take this kind of work.
     Kind {
         /// What the task needs.
@@ -236,7 +243,7 @@ impl Objection {
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::Closed | Self::Busy { .. } => false,
+            Self::Closed | Self::Trouble { .. } | Self::Busy { .. } => false,
             Self::Full { max_tasks } => *max_tasks == 0,
             Self::Kind { .. } | Self::Constraint { .. } | Self::TooSmall { .. } => true,
         }
@@ -253,6 +260,7 @@ impl Objection {
         };
         match self {
             Self::Closed => "not taking work (lost, cordoned or draining)".into(),
+            Self::Trouble { problem } => format!("not taking work ({problem})"),
             Self::Kind { kind } => format!("does not run work of kind {kind:?}", kind = kind.to_string()),
             Self::Constraint { constraint } => format!("does not meet constraint {constraint}"),
             Self::Full { .. } => "has as many tasks as it takes".into(),

@@ -40,6 +40,9 @@ pub struct Clock {
     pub next_seq: u64,
     /// How many commands of clients were remembered so far.
     pub commands: u64,
+    /// How many registrations of nodes there were so far.
+    #[serde(default)]
+    pub sessions: u64,
 }
 
 /// Every record is stored with the version of its format.

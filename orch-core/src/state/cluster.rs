@@ -29,6 +29,8 @@ pub struct ClusterState {
     pub(super) commands: Commands,
     /// Eligible tasks.
     pub(super) queue: Queue,
+    /// Tasks that wait for a lost node, by node.
+    pub(super) disconnected: BTreeSet<(NodeId, TaskId)>,
     /// When time alone changes something, by task.
     pub(super) due: BTreeSet<(Timestamp, TaskId)>,
     /// Finished tasks, the oldest first.
@@ -58,6 +60,7 @@ impl ClusterState {
             nodes: Nodes::default(),
             commands: Commands::default(),
             queue: Queue::default(),
+            disconnected: BTreeSet::new(),
             due: BTreeSet::new(),
             finished: BTreeSet::new(),
         }
@@ -251,6 +254,13 @@ impl ClusterState {
         self.tasks_of(node.id()).any(|task| task.stop.is_none()).then_some(evict_at)
     }
 
+    /// Tasks that wait for this lost node.
+    pub(super) fn waiting_for(&self, node: &NodeId) -> Vec<TaskId> {
+        let first = (node.clone(), TaskId::from_bytes([0; 16]));
+        let waiting = self.disconnected.range(first..).take_while(|(lost, _)| lost == node);
+        waiting.map(|(_, task)| *task).collect()
+    }
+
     /// How many tasks are not finished.
     pub(super) fn unfinished(&self) -> usize {
         self.tasks.len() - self.finished.len()
@@ -264,6 +274,7 @@ impl ClusterState {
             TaskState::Pending { not_before: None, .. } => self.queue.insert(task),
             TaskState::Pending { .. } => {}
             TaskState::Placed { node, .. } => self.nodes.take(node, task),
+            TaskState::Disconnected { node, .. } => drop(self.disconnected.insert((node.clone(), task.id))),
             TaskState::Finished { at, .. } => drop(self.finished.insert((*at, task.id))),
         }
     }
@@ -276,6 +287,7 @@ impl ClusterState {
             TaskState::Pending { not_before: None, .. } => self.queue.remove(task),
             TaskState::Pending { .. } => {}
             TaskState::Placed { node, .. } => self.nodes.release(node, task),
+            TaskState::Disconnected { node, .. } => drop(self.disconnected.remove(&(node.clone(), task.id))),
             TaskState::Finished { at, .. } => drop(self.finished.remove(&(*at, task.id))),
         }
     }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Change;
 use crate::model::{
-    AttemptId, CommandId, InvalidSpec, NodeId, NodeSpec, Report, TaskId, TaskSpec, Timestamp, millis,
+    AttemptId, CommandId, IncarnationId, InvalidSpec, NodeId, NodeSpec, Report, TaskId, TaskSpec, Timestamp,
+    millis,
 };
 
 /// A command as it travels: with the format's version and, for a client that may repeat it, an id.
@@ -23,7 +24,7 @@ pub struct Envelope {
 
 impl Envelope {
     /// The version that this code writes.
-    pub const VERSION: u8 = 1;
+    pub const VERSION: u8 = 2;
 
     /// A command that is harmless when repeated, or is never repeated.
     #[must_use]
@@ -56,27 +57,33 @@ pub enum Command {
         reason: String,
     },
     /// Tells what happened to an attempt.
-    Report(Report),
+    Report {
+        /// Number of the registration under which the node says so.
+        session: u64,
+        /// The report.
+        report: Report,
+    },
     /// Brings a node in, or back, or changes what it offers.
     RegisterNode {
         /// What it says about itself.
         spec: NodeSpec,
+        /// Process of the agent.
+        incarnation: IncarnationId,
+        /// Attempts that it has: those that were given up because the node was lost, and not replaced yet, go on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        held: Vec<AttemptId>,
     },
-    /// Says that a member does not hear from a node.
+    /// Suspicion of the author that a node is lost.
     SuspectNode {
         /// Which node.
         node: NodeId,
-        /// The registration that is meant; a suspicion of an earlier one is void.
-        registered_at: Timestamp,
-        /// The member.
-        by: String,
+        /// Number of the registration that is meant; a suspicion of an earlier one has no effect.
+        session: u64,
     },
-    /// Takes a suspicion back.
+    /// Takes the author's suspicion back.
     TrustNode {
         /// Which node.
         node: NodeId,
-        /// The member.
-        by: String,
     },
     /// Lets a node take new work.
     OpenNode {
@@ -196,6 +203,42 @@ pub enum Rejection {
         /// The attempt.
         attempt: AttemptId,
     },
+    /// The author of the command may not ask for it.
+    #[error("{author} may not do this: {problem}")]
+    NotAllowed {
+        /// The author.
+        author: String,
+        /// The rule.
+        problem: String,
+    },
+    /// The proposer's clock is too far ahead of the cluster's time.
+    #[error(
+        "the proposer's clock says {proposed}, the cluster's time is {cluster}; a step of more than {limit_ms} ms is refused: \
+         correct the clock of that machine, or raise time_step_max_ms if the cluster was off for so long"
+    )]
+    ClockAhead {
+        /// Time of the proposal.
+        proposed: Timestamp,
+        /// Time of the cluster.
+        cluster: Timestamp,
+        /// The longest step, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The report carries an earlier registration of the node.
+    #[error("node {node} has registered again since; its agent must use the newer registration")]
+    StaleSession {
+        /// The node.
+        node: NodeId,
+    },
+    /// A newer process of the agent has taken the node over.
+    #[error(
+        "another process has taken node {node} over; two agents have copies of one data directory, or this one was \
+         replaced while it was stopped"
+    )]
+    Fenced {
+        /// The node.
+        node: NodeId,
+    },
     /// There is no such node.
     #[error("there is no node {node}")]
     UnknownNode {
@@ -253,7 +296,7 @@ impl Command {
         let mut digest = Fnv::new(match self {
             Self::Submit { .. } => 1,
             Self::Cancel { .. } => 2,
-            Self::Report(_) => 3,
+            Self::Report { .. } => 3,
             Self::RegisterNode { .. } => 4,
             Self::SuspectNode { .. } => 5,
             Self::TrustNode { .. } => 6,
@@ -266,10 +309,10 @@ impl Command {
         match self {
             Self::Submit { tasks } => tasks.iter().for_each(|new| digest.take(new.id.as_bytes())),
             Self::Cancel { task, .. } => digest.take(task.as_bytes()),
-            Self::Report(report) => digest.take(report.attempt.task.as_bytes()),
-            Self::RegisterNode { spec } => digest.take(spec.id.as_str().as_bytes()),
+            Self::Report { report, .. } => digest.take(report.attempt.task.as_bytes()),
+            Self::RegisterNode { spec, .. } => digest.take(spec.id.as_str().as_bytes()),
             Self::SuspectNode { node, .. }
-            | Self::TrustNode { node, .. }
+            | Self::TrustNode { node }
             | Self::OpenNode { node }
             | Self::CordonNode { node }
             | Self::DrainNode { node, .. }

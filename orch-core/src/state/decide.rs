@@ -9,18 +9,21 @@ use super::{
     ClusterState, Command, Decided, Envelope, NewTask, Outcome, Rejection, Stop, StopReason, TaskRecord,
     TaskResult, TaskState, TimeoutKind, draft::Draft,
 };
-use crate::model::{
-    AttemptEnd, AttemptId, NodeId, NodeRecord, NodeSpec, NodeState, Report, ReportKind, Scheduling, TaskId,
-    Timestamp,
+use crate::{
+    consensus::{Author, Context},
+    model::{
+        AttemptEnd, AttemptId, IncarnationId, NodeId, NodeKey, NodeRecord, NodeSpec, NodeState, Report,
+        ReportKind, Scheduling, TaskId, Timestamp,
+    },
 };
 
 type Answer = Result<Outcome, Rejection>;
 
 impl ClusterState {
-    /// What `envelope` changes at `now`, which is the proposer's clock: time never goes back, so an earlier `now` counts as
-    /// the latest one seen. Pure: the state is not touched.
+    /// What `envelope` changes. The time of the context is the proposer's clock: time never goes back, so an earlier one counts
+    /// as the latest one seen, and one that is far ahead is refused. Pure: the state is not touched.
     #[must_use]
-    pub fn decide(&self, now: Timestamp, envelope: &Envelope) -> Decided {
+    pub fn decide(&self, context: &Context<'_>, envelope: &Envelope) -> Decided {
         if let Some(id) = envelope.id
             && let Some(known) = self.commands.get(id)
         {
@@ -31,14 +34,39 @@ impl ClusterState {
             };
             return Decided { outcome, changes: Vec::new() };
         }
-        let mut draft = Draft::new(self, now.max(self.clock.time));
-        let outcome = match envelope.v {
-            Envelope::VERSION => draft.carry_out(&envelope.command),
-            other => Err(Rejection::Malformed {
-                problem: format!("it has format {other}; this version reads format {}", Envelope::VERSION),
-            }),
-        };
+        if let Err(rejection) = self.check(context, envelope) {
+            return Decided { outcome: Err(rejection), changes: Vec::new() };
+        }
+        let mut draft = Draft::new(self, context.time.max(self.clock.time));
+        let outcome = draft.carry_out(context.author, &envelope.command);
         Decided { changes: draft.into_changes(envelope, &outcome), outcome }
+    }
+
+    /// Refuses what must not even move the clock.
+    fn check(&self, context: &Context<'_>, envelope: &Envelope) -> Result<(), Rejection> {
+        if envelope.v != Envelope::VERSION {
+            return Err(Rejection::Malformed {
+                problem: format!(
+                    "it has format {}; this version reads format {}",
+                    envelope.v,
+                    Envelope::VERSION
+                ),
+            });
+        }
+        self.check_author(context.author, &envelope.command)?;
+        self.check_time(context.time)
+    }
+
+    fn check_time(&self, proposed: Timestamp) -> Result<(), Rejection> {
+        /// The end of the year 9999: beyond it is no clock.
+        const END: Timestamp = Timestamp::from_millis(253_402_300_799_999);
+        let (cluster, limit_ms) = (self.clock.time, self.config.time_step_max_ms);
+        let first = cluster == Timestamp::ZERO;
+        let step = proposed.since(cluster);
+        if proposed > END || (!first && step > Duration::from_millis(limit_ms)) {
+            return Err(Rejection::ClockAhead { proposed, cluster, limit_ms });
+        }
+        Ok(())
     }
 
     /// Whether a task of a submission is here with another spec.
@@ -49,14 +77,16 @@ impl ClusterState {
 }
 
 impl Draft<'_> {
-    fn carry_out(&mut self, command: &Command) -> Answer {
+    fn carry_out(&mut self, author: &Author, command: &Command) -> Answer {
         let answer = match command {
             Command::Submit { tasks } => self.submit(tasks),
             Command::Cancel { task, reason } => self.cancel(*task, reason),
-            Command::Report(report) => self.report(report),
-            Command::RegisterNode { spec } => self.register_node(spec),
-            Command::SuspectNode { node, registered_at, by } => self.suspect_node(node, *registered_at, by),
-            Command::TrustNode { node, by } => self.trust_node(node, by),
+            Command::Report { session, report } => self.report(*session, report),
+            Command::RegisterNode { spec, incarnation, held } => {
+                self.register_node(author, spec, *incarnation, held)
+            }
+            Command::SuspectNode { node, session } => self.suspect_node(node, *session, author),
+            Command::TrustNode { node } => self.trust_node(node, author),
             Command::OpenNode { node } => self.set_scheduling(node, Scheduling::Open),
             Command::CordonNode { node } => self.set_scheduling(node, Scheduling::Cordoned),
             Command::DrainNode { node, patience } => self.drain_node(node, *patience),
@@ -120,7 +150,7 @@ impl Draft<'_> {
             TaskState::Finished { .. } => {
                 Err(Rejection::AlreadyFinished { task: id, status: task.status().to_owned() })
             }
-            TaskState::Pending { .. } => {
+            TaskState::Pending { .. } | TaskState::Disconnected { .. } => {
                 self.finish(&mut task, TaskResult::Cancelled { reason: clip(reason) });
                 self.put_task(task);
                 Ok(Outcome::Done)
@@ -139,7 +169,7 @@ impl Draft<'_> {
         }
     }
 
-    fn report(&mut self, report: &Report) -> Answer {
+    fn report(&mut self, session: u64, report: &Report) -> Answer {
         let stale = Rejection::StaleAttempt { attempt: report.attempt };
         let mut task = self.known_task(report.attempt.task).map_err(|_| stale.clone())?;
         if task.current_attempt() != Some(report.attempt) || task.node() != Some(&report.node) {
@@ -148,6 +178,9 @@ impl Draft<'_> {
                 ReportKind::Ended(end) => was_reported(&task, report.attempt, end),
             };
             return if repeated { Ok(Outcome::Unchanged) } else { Err(stale) };
+        }
+        if self.known_node(&report.node)?.session != session {
+            return Err(Rejection::StaleSession { node: report.node.clone() });
         }
         match &report.kind {
             ReportKind::Started { at } => {
@@ -220,6 +253,14 @@ impl Draft<'_> {
             TaskState::Pending { .. } if passed(task.queue_deadline()) => {
                 self.finish(task, TaskResult::TimedOut { limit: TimeoutKind::Queue });
             }
+            TaskState::Disconnected { .. } if passed(total) => {
+                self.finish(task, TaskResult::TimedOut { limit: TimeoutKind::Total });
+            }
+            TaskState::Disconnected { until, .. } => {
+                if passed(until) {
+                    self.replace_lost(task);
+                }
+            }
             TaskState::Pending { not_before, .. } => {
                 if passed(not_before) {
                     task.state = TaskState::Pending { since: now, not_before: None };
@@ -239,36 +280,53 @@ impl Draft<'_> {
         }
     }
 
-    fn register_node(&mut self, spec: &NodeSpec) -> Answer {
+    fn register_node(
+        &mut self,
+        author: &Author,
+        spec: &NodeSpec,
+        incarnation: IncarnationId,
+        held: &[AttemptId],
+    ) -> Answer {
         let config = &self.state.config;
         self.check_node(spec)?;
         let known = self.state.nodes.get(&spec.id).map(|view| view.record.clone());
-        let scheduling = match &known {
+        let mut record = match &known {
             None if self.state.nodes().len() >= config.nodes_max => {
                 return Err(Rejection::TooManyNodes { limit: config.nodes_max });
             }
-            None => Scheduling::Open,
+            None => NodeRecord::new(spec.clone(), incarnation, self.now()),
+            Some(known) if known.fenced.contains(&incarnation) => {
+                return Err(Rejection::Fenced { node: spec.id.clone() });
+            }
             Some(known) if known.state == NodeState::Ready && known.spec.instance != spec.instance => {
                 return Err(Rejection::NodeIdTaken { node: spec.id.clone() });
             }
-            Some(known)
-                if known.state == NodeState::Ready
-                    && known.spec == *spec
-                    && known.suspected_by.is_empty() =>
-            {
-                return Ok(Outcome::Unchanged);
-            }
-            Some(known) => known.scheduling,
+            Some(known) => NodeRecord::clone(known),
         };
-        // The time tells registrations of a node apart, so it moves on even where the clock does not.
-        let next = known.map(|known| known.registered_at.after(Duration::from_millis(1)));
-        self.put_node(NodeRecord {
-            spec: spec.clone(),
-            state: NodeState::Ready,
-            scheduling,
-            registered_at: self.now().max(next.unwrap_or(Timestamp::ZERO)),
-            suspected_by: BTreeSet::new(),
-        });
+        let same_agent = known.is_some() && record.incarnation == incarnation;
+        let same_session = same_agent && record.state == NodeState::Ready && record.suspected_by.is_empty();
+        if same_session && record.spec == *spec {
+            return Ok(Outcome::Unchanged);
+        }
+        if known.is_some() && !same_agent {
+            record.fenced.push(record.incarnation);
+            let surplus = record.fenced.len().saturating_sub(NodeRecord::FENCED_MAX);
+            record.fenced.drain(..surplus);
+        }
+        if !same_session {
+            self.clock.sessions += 1;
+            record.session = self.clock.sessions;
+            record.registered_at = self.now();
+        }
+        if let Author::Key { key, .. } = author {
+            record.key = Some(NodeKey(*key));
+        }
+        record.spec = spec.clone();
+        record.incarnation = incarnation;
+        record.state = NodeState::Ready;
+        record.suspected_by.clear();
+        self.put_node(record);
+        self.take_back(&spec.id, held);
         Ok(Outcome::Done)
     }
 
@@ -300,12 +358,12 @@ impl Draft<'_> {
         }
     }
 
-    fn suspect_node(&mut self, node: &NodeId, registered_at: Timestamp, by: &str) -> Answer {
+    fn suspect_node(&mut self, node: &NodeId, session: u64, by: &Author) -> Answer {
         let mut record = self.known_node(node)?;
-        if record.state == NodeState::Lost || record.registered_at != registered_at {
+        if record.state == NodeState::Lost || record.session != session {
             return Ok(Outcome::Unchanged);
         }
-        if !record.suspected_by.insert(clip(by)) {
+        if !record.suspected_by.insert(by.to_string()) {
             return Ok(Outcome::Unchanged);
         }
         if record.suspected_by.len() >= self.state.config.suspicions_needed {
@@ -324,9 +382,9 @@ impl Draft<'_> {
         Ok(Outcome::Done)
     }
 
-    fn trust_node(&mut self, node: &NodeId, by: &str) -> Answer {
+    fn trust_node(&mut self, node: &NodeId, by: &Author) -> Answer {
         let mut record = self.known_node(node)?;
-        if !record.suspected_by.remove(&clip(by)) {
+        if !record.suspected_by.remove(&by.to_string()) {
             return Ok(Outcome::Unchanged);
         }
         self.put_node(record);
@@ -368,6 +426,11 @@ impl Draft<'_> {
         let tasks = self.state.nodes.tasks_of(node).count();
         if tasks > 0 {
             return Err(Rejection::NodeInUse { node: node.clone(), tasks });
+        }
+        for id in self.state.waiting_for(node) {
+            let mut task = self.known_task(id)?;
+            self.replace_lost(&mut task);
+            self.put_task(task);
         }
         self.nodes.insert(node.clone(), None);
         Ok(Outcome::Done)

@@ -84,10 +84,12 @@ impl<'a> Draft<'a> {
         self.views.get_mut(node).map(|view| &mut **view)
     }
 
-    /// Takes the record into the draft; notes which node it left and whether it became eligible.
+    /// Takes the record into the draft; notes which node it left, which it came back to, and whether it became eligible.
     pub(super) fn put_task(&mut self, task: TaskRecord) {
         let before = self.tasks.get(&task.id).or_else(|| self.state.task(task.id));
-        let left = before.and_then(|before| before.node()).filter(|_| task.node().is_none()).cloned();
+        let was_on = before.and_then(|before| before.node()).cloned();
+        let left = was_on.clone().filter(|was_on| task.node() != Some(was_on));
+        let came = task.node().filter(|is_on| was_on.as_ref() != Some(is_on)).cloned();
         let was_eligible = before.is_some_and(|before| before.is_eligible());
         if let Some(node) = left
             && let Some(view) = self.view_mut(&node)
@@ -95,6 +97,10 @@ impl<'a> Draft<'a> {
             view.held.release(&task.spec.resources);
             view.tasks -= 1;
             self.gained.insert(node);
+        }
+        if let Some(view) = came.and_then(|node| self.view_mut(&node)) {
+            view.held.take(&task.spec.resources);
+            view.tasks += 1;
         }
         if task.is_eligible() && !was_eligible {
             self.fresh.insert((rank(&task), task.id));

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{AttemptRecord, StopReason, TaskRecord, TaskResult, TaskState, TimeoutKind, draft::Draft};
-use crate::model::{AttemptEnd, NodeId, RestartPolicy};
+use crate::model::{AttemptEnd, AttemptId, NodeId, NodeLossPolicy, RestartPolicy};
 
 impl Draft<'_> {
     /// Ends the current attempt and says what follows: the end of the task, or another attempt now or later.
@@ -11,6 +11,14 @@ impl Draft<'_> {
         let now = self.now();
         if let Some(current) = task.attempts.last_mut() {
             (current.ended_at, current.end) = (Some(now), Some(end.clone()));
+            // What went wrong before an attempt that went on for long has passed. A task that ends by itself keeps its
+            // failures: they bound its tries, however long each of them takes.
+            if now.since(current.placed_at) >= Duration::from_millis(self.state.config.healthy_after_ms) {
+                task.node_losses = 0;
+                if task.spec.restart == RestartPolicy::Always {
+                    task.failures = 0;
+                }
+            }
         }
         let stop = task.stop.take().map(|stop| stop.reason);
         let success = matches!(end, AttemptEnd::Exited { exit } if exit.is_success());
@@ -27,9 +35,20 @@ impl Draft<'_> {
             }
             (_, AttemptEnd::NodeLost) => {
                 task.node_losses += 1;
-                let again = task.spec.restart != RestartPolicy::Never
-                    && task.node_losses < self.state.config.node_losses_max;
-                self.requeue_or_fail(task, again, Duration::ZERO);
+                let NodeLossPolicy { wait, replace, .. } = task.spec.node_loss_policy();
+                if replace && wait.is_zero() {
+                    return self.replace_lost(task);
+                }
+                let node = task.attempts.last().expect("an attempt ended").node.clone();
+                let until = replace.then(|| now.after(wait));
+                task.state = TaskState::Disconnected { node, since: now, until };
+            }
+            (_, AttemptEnd::Lost { .. }) => {
+                task.node_losses += 1;
+                let failed = task.latest_attempt().expect("an attempt ended");
+                let delay = task.spec.retry.delay(failed, task.node_losses);
+                let again = self.survives_losses(task);
+                self.requeue_or_fail(task, again, delay);
             }
             (Some(StopReason::Evicted), _) | (None, AttemptEnd::Stopped) => {
                 let again = task.spec.restart != RestartPolicy::Never;
@@ -56,6 +75,51 @@ impl Draft<'_> {
                 } else {
                     self.requeue_or_fail(task, again, delay);
                 }
+            }
+        }
+    }
+
+    /// Another attempt takes the place of one whose node was lost, where the task may have one.
+    pub(super) fn replace_lost(&mut self, task: &mut TaskRecord) {
+        let again = self.survives_losses(task);
+        self.requeue_or_fail(task, again, Duration::ZERO);
+    }
+
+    fn survives_losses(&self, task: &TaskRecord) -> bool {
+        task.spec.restart != RestartPolicy::Never && task.node_losses < self.state.config.node_losses_max
+    }
+
+    /// A node came back with these attempts: those that were given up with it, and may, go on.
+    pub(super) fn take_back(&mut self, node: &NodeId, held: &[AttemptId]) {
+        for attempt in held {
+            let Ok(mut task) = self.known_task(attempt.task) else { continue };
+            let Some(lost) = task.may_take_back(attempt.attempt).filter(|lost| lost.node == *node) else {
+                continue;
+            };
+            let back = AttemptRecord { ended_at: None, end: None, ..lost.clone() };
+            let fits = self
+                .view(node)
+                .is_some_and(|view| view.held.fits(&view.record.spec.capacity, &task.spec.resources));
+            if !fits {
+                continue;
+            }
+            if task.node().is_some()
+                && let Some(replacement) = task.attempts.last_mut()
+            {
+                (replacement.ended_at, replacement.end) = (Some(self.now()), Some(AttemptEnd::Stopped));
+            }
+            task.attempts.retain(|known| known.number != attempt.attempt);
+            task.node_losses = task.node_losses.saturating_sub(1);
+            task.state = TaskState::Placed { node: node.clone(), at: back.placed_at, started_at: None };
+            task.attempts.push(back);
+            self.put_task(task);
+        }
+        // What the node came back without is waited for no longer.
+        for id in self.state.waiting_for(node) {
+            let Ok(mut task) = self.known_task(id) else { continue };
+            if matches!(task.state, TaskState::Disconnected { .. }) {
+                self.replace_lost(&mut task);
+                self.put_task(task);
             }
         }
     }

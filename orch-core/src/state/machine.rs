@@ -8,7 +8,7 @@ use tracing::error;
 
 use super::{Change, ClusterState, Decided, Envelope, Outcome, Rejection};
 use crate::{
-    consensus::{Changes, Decision, MachineError, StateMachine},
+    consensus::{Changes, Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Revision, Write},
 };
@@ -72,9 +72,9 @@ impl ClusterMachine {
 }
 
 impl StateMachine for ClusterMachine {
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
         let Decided { outcome, changes } = match serde_json::from_slice::<Envelope>(command) {
-            Ok(envelope) => self.state.decide(at, &envelope),
+            Ok(envelope) => self.state.decide(context, &envelope),
             Err(error) => Decided {
                 outcome: Err(Rejection::Malformed { problem: error.to_string() }),
                 changes: Vec::new(),

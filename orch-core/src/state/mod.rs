@@ -6,6 +6,7 @@
 //! its records is the state that made them. The task states are on one page in `docs/task-model.md`, the invariants in
 //! `orch-core/tests/invariants.rs`.
 
+mod authority;
 mod change;
 mod cluster;
 mod command;
@@ -54,11 +55,19 @@ pub struct ClusterConfig {
     /// How many lost nodes end a task that would otherwise be tried again: a task that kills its nodes must not take the
     /// whole cluster with it.
     pub node_losses_max: u32,
+    /// How long an attempt has to go on for the lost nodes before it, and the failures of a task that is always restarted, to
+    /// be forgotten, in milliseconds.
+    pub healthy_after_ms: u64,
     /// How many attempts a task's record tells about; the newest win.
     pub attempts_kept: usize,
     /// How long an agent may take beyond a task's time limit and grace before the cluster stops waiting for its report, in
     /// milliseconds.
     pub report_slack_ms: u64,
+    /// The longest step forward of the cluster's time that one command may bring, in milliseconds. Longer than the cluster is
+    /// ever off.
+    pub time_step_max_ms: u64,
+    /// Whether keys that are no members may submit and cancel tasks, where authors are keys.
+    pub open_to_clients: bool,
 }
 
 impl Default for ClusterConfig {
@@ -72,8 +81,11 @@ impl Default for ClusterConfig {
             nodes_max: 10_000,
             suspicions_needed: 1,
             node_losses_max: 16,
+            healthy_after_ms: 600_000,
             attempts_kept: 8,
             report_slack_ms: 30_000,
+            time_step_max_ms: 366 * 86_400_000,
+            open_to_clients: false,
         }
     }
 }

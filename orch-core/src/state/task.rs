@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::ClusterConfig;
-use crate::model::{AttemptEnd, AttemptId, NodeId, TaskId, TaskSpec, Timestamp};
+use crate::model::{AttemptEnd, AttemptId, KeptAttempt, NodeId, TaskId, TaskSpec, Timestamp};
 
 /// A task as every replica knows it. `(attempts_made, state)` only moves forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,10 +25,12 @@ pub struct TaskRecord {
     pub stop: Option<Stop>,
     /// Attempts so far, the current one included.
     pub attempts_made: u32,
-    /// Failures since the last success; they count against the retry policy.
+    /// Failures since the last success, or where the task is always restarted since the last attempt that went on for long;
+    /// they count against the retry policy.
     #[serde(default)]
     pub failures: u32,
-    /// Attempts that ended because their node was lost.
+    /// Attempts that ended because their node, or they on it, were lost, since the last one that went on for long
+    /// ([`ClusterConfig::healthy_after_ms`]).
     #[serde(default)]
     pub node_losses: u32,
     /// The newest attempts, oldest first. While the task is placed, the last one is the current one.
@@ -57,6 +59,16 @@ pub enum TaskState {
         /// When it began to run; known to the state only where a run timeout hangs on it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         started_at: Option<Timestamp>,
+    },
+    /// Its node is lost, and is waited for: the attempt may go on there.
+    Disconnected {
+        /// Which node.
+        node: NodeId,
+        /// When it was lost.
+        since: Timestamp,
+        /// When another attempt is due. Absent where none may take its place.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
     },
     /// It is over, for ever.
     Finished {
@@ -181,7 +193,25 @@ impl TaskRecord {
     /// The current attempt, while it is placed.
     #[must_use]
     pub fn current_attempt(&self) -> Option<AttemptId> {
-        self.node().and_then(|_| self.latest_attempt())
+        self.node()?;
+        self.attempts.last().map(|current| AttemptId { task: self.id, attempt: current.number })
+    }
+
+    /// Where the attempt was when its node was lost, if it may be taken back: another one has not taken its place, or gives
+    /// way to it.
+    pub(crate) fn may_take_back(&self, attempt: NonZeroU32) -> Option<&AttemptRecord> {
+        let (at, lost) = self.attempts.iter().enumerate().rev().find(|(_, known)| known.number == attempt)?;
+        let last = at + 1 == self.attempts.len();
+        let possible = match &self.state {
+            TaskState::Pending { .. } | TaskState::Disconnected { .. } => last || self.keeps_original(),
+            TaskState::Placed { .. } => !last && self.stop.is_none() && self.keeps_original(),
+            TaskState::Finished { .. } => false,
+        };
+        (possible && lost.end == Some(AttemptEnd::NodeLost)).then_some(lost)
+    }
+
+    fn keeps_original(&self) -> bool {
+        self.spec.node_loss_policy().keep == KeptAttempt::Original
     }
 
     /// The newest attempt, whether it goes on or not.
@@ -196,7 +226,7 @@ impl TaskRecord {
         self.attempts.iter().rev().find_map(|attempt| attempt.end.as_ref())
     }
 
-    /// One word for tables: `pending`, `backoff`, `placed`, `stopping`, `succeeded`, `failed`, `timed-out`, `cancelled`.
+    /// One word for tables: `pending`, `backoff`, `placed`, `stopping`, `disconnected`, `succeeded`, `failed`, `timed-out`, `cancelled`.
     #[must_use]
     pub fn status(&self) -> &'static str {
         match &self.state {
@@ -204,6 +234,7 @@ impl TaskRecord {
             TaskState::Pending { not_before: Some(_), .. } => "backoff",
             TaskState::Placed { .. } if self.stop.is_some() => "stopping",
             TaskState::Placed { .. } => "placed",
+            TaskState::Disconnected { .. } => "disconnected",
             TaskState::Finished { result, .. } => match result {
                 TaskResult::Succeeded => "succeeded",
                 TaskResult::Failed => "failed",
@@ -222,9 +253,12 @@ impl TaskRecord {
     pub(crate) fn avoid(&self) -> Option<&NodeId> {
         let last = self.attempts.last()?;
         match last.end {
-            Some(AttemptEnd::StartFailed { .. } | AttemptEnd::Unhealthy { .. } | AttemptEnd::NodeLost) => {
-                Some(&last.node)
-            }
+            Some(
+                AttemptEnd::StartFailed { .. }
+                | AttemptEnd::Unhealthy { .. }
+                | AttemptEnd::NodeLost
+                | AttemptEnd::Lost { .. },
+            ) => Some(&last.node),
             _ => None,
         }
     }
@@ -238,6 +272,7 @@ impl TaskRecord {
             TaskState::Pending { not_before, .. } => {
                 [*not_before, self.queue_deadline(), total].into_iter().flatten().min()
             }
+            TaskState::Disconnected { until, .. } => [*until, total].into_iter().flatten().min(),
             TaskState::Placed { .. } => {
                 let total = total.filter(|_| self.stop.is_none());
                 [self.run_deadline(config), self.stop_deadline(config), total].into_iter().flatten().min()

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::{
-    consensus::{Consensus, ConsensusError, Decision, MachineError, StateMachine},
+    consensus::{Consensus, ConsensusError, Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Durability, Key, Revision, Write},
 };
@@ -239,8 +239,8 @@ impl Recorder {
 const PREFIX: &str = "recorded/";
 
 impl StateMachine for Recorder {
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
-        self.time = self.time.max(at);
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
+        self.time = self.time.max(context.time);
         let (place, command) = (self.commands.len(), Bytes::copy_from_slice(command));
         self.commands.push(command.clone());
         let key = Key::new(format!("{PREFIX}{place:08}")).expect("a valid key");

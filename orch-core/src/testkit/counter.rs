@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use crate::{
-    consensus::{Decision, MachineError, StateMachine},
+    consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Revision, Write},
 };
@@ -24,9 +24,9 @@ impl Counter {
 }
 
 impl StateMachine for Counter {
-    fn decide(&mut self, at: Timestamp, _: &[u8]) -> Decision {
+    fn decide(&mut self, context: &Context<'_>, _: &[u8]) -> Decision {
         self.commands += 1;
-        self.time = self.time.max(at);
+        self.time = self.time.max(context.time);
         Decision { outcome: Bytes::new(), changes: Vec::new().into() }
     }
 
@@ -77,15 +77,21 @@ impl StateMachine for Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consensus::Author;
+
+    fn decide(counter: &mut Counter, at: u64) {
+        let context = Context { time: Timestamp::from_millis(at), author: &Author::local() };
+        counter.decide(&context, b"anything");
+    }
 
     #[test]
     fn a_snapshot_holds_the_count_and_the_time() {
         let mut counter = Counter::default();
         for at in [5, 3] {
-            counter.decide(Timestamp::from_millis(at), b"anything");
+            decide(&mut counter, at);
             counter.commit(Revision(0));
         }
-        counter.decide(Timestamp::from_millis(4), b"not settled");
+        decide(&mut counter, 4);
         counter.rollback();
         assert_eq!((counter.commands(), counter.time()), (2, Timestamp::from_millis(5)));
         let mut restored = Counter::default();

@@ -101,12 +101,11 @@ async fn bare(harness: &dyn EngineHarness, group: &str) -> Orchestrator {
 }
 
 async fn build(harness: &dyn EngineHarness, group: &str, number: usize) -> Orchestrator {
-    compose(harness, harness.member(group, number).await, number).await
+    compose(harness, harness.member(group, number).await).await
 }
 
-async fn compose(harness: &dyn EngineHarness, parts: Parts, number: usize) -> Orchestrator {
+async fn compose(harness: &dyn EngineHarness, parts: Parts) -> Orchestrator {
     let engine = EngineConfig {
-        member: format!("member-{number}"),
         heartbeat_interval: harness.node_timeout() / 8,
         node_timeout: harness.node_timeout(),
         assignments_wait: Duration::from_millis(200),

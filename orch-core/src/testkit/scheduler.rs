@@ -8,8 +8,8 @@ use std::{
 
 use crate::{
     model::{
-        Held, InstanceId, NodeId, NodeRecord, NodeSpec, NodeState, Resources, Scheduling, TaskId, TaskSpec,
-        Timestamp, WorkKind,
+        Held, IncarnationId, InstanceId, NodeId, NodeRecord, NodeSpec, NodeState, Resources, Scheduling,
+        TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::{NodeView, Pending, Plan, Scheduler, Snapshot},
 };
@@ -114,20 +114,17 @@ impl Random {
             held.take(&request);
         }
         let kind = if self.below(4) == 0 { WorkKind::Image } else { WorkKind::Program };
+        let id = NodeId::new(format!("n{number}")).expect("a valid id");
         let spec = NodeSpec {
-            id: NodeId::new(format!("n{number}")).expect("a valid id"),
-            instance: InstanceId::from_bytes([0; 16]),
-            capacity,
-            kinds: BTreeSet::from([kind]),
             max_tasks: u32::try_from(self.below(5)).expect("a small number"),
             labels: BTreeMap::from([("zone".into(), self.below(2).to_string())]),
+            trouble: (self.below(12) == 0).then(|| "trouble".into()),
+            ..NodeSpec::new(id, InstanceId::from_bytes([0; 16]), capacity, [kind])
         };
         let record = NodeRecord {
-            spec,
             state: if self.below(8) == 0 { NodeState::Lost } else { NodeState::Ready },
             scheduling: if self.below(8) == 0 { Scheduling::Cordoned } else { Scheduling::Open },
-            registered_at: Timestamp::ZERO,
-            suspected_by: BTreeSet::new(),
+            ..NodeRecord::new(spec, IncarnationId::from_bytes([0; 16]), Timestamp::ZERO)
         };
         NodeView { record: Arc::new(record), held, tasks }
     }

@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use orch_core::{
-    engine::{Event, EventKind, Observation, ReportAnswer, Seen, TaskView},
-    model::{AttemptId, InstanceId, NodeId, NodeRecord, Report, TaskId, TaskSpec},
+    engine::{Cursor, Event, EventKind, Observation, Seen, TaskView},
+    model::{AttemptId, NodeId, NodeRecord, Report, Session, TaskId, TaskSpec},
     scheduler::{NodeView, Unplaced},
     state::{Outcome, TaskRecord},
     store::Revision,
@@ -238,29 +238,35 @@ impl From<EventInfo> for Event {
 }
 
 /// A worker says that it is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Heartbeat {
-    pub(crate) instance: InstanceId,
+    pub(crate) session: Session,
+}
+
+/// A worker asks what it should do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Question {
+    pub(crate) session: Session,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) after: Option<Cursor>,
+    pub(crate) seen: Revision,
 }
 
 /// A worker tells what happened to attempts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reports {
+    pub(crate) session: Session,
     pub(crate) reports: Vec<Report>,
-}
-
-/// One answer for each report, in order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ReportAnswers {
-    pub(crate) answers: Vec<ReportAnswer>,
 }
 
 /// A worker tells what nobody has to agree on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Observations {
+    pub(crate) session: Session,
     pub(crate) observations: Vec<Observation>,
 }
 

@@ -2,7 +2,7 @@
 
 use orch_core::{
     Orchestrator,
-    model::{CommandId, NodeId, TaskId},
+    model::{CommandId, IncarnationId, NodeId, Session, TaskId},
     state::ClusterConfig,
     testkit::SimulatedRuntime,
 };
@@ -61,8 +61,15 @@ async fn tokens_open_their_own_doors_only() {
     };
     with("/api/v1/status", "wrong").await.problem(401, "unauthenticated");
     with("/api/v1/status", WORKER).await.problem(403, "forbidden");
-    with("/api/v1/agent/a/assignments", "wrong").await.problem(401, "unauthenticated");
-    with("/api/v1/agent/a/assignments", WORKER).await.problem(409, "not_registered");
+    let ask = async |token: &str| {
+        let session =
+            Session { node: NodeId::new("a").unwrap(), incarnation: IncarnationId::generate(), number: 1 };
+        let body = serde_json::json!({ "session": session, "seen": 0 }).to_string();
+        let token = format!("authorization: Bearer {token}\r\ncontent-type: application/json\r\n");
+        bench.request("POST", "/api/v1/agent/a/assignments", &token, &body).await
+    };
+    ask("wrong").await.problem(401, "unauthenticated");
+    ask(WORKER).await.problem(409, "not_registered");
     for open in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
         assert_eq!(bench.request("GET", open, "", "").await.status, 200);
     }
@@ -122,7 +129,10 @@ async fn an_idempotency_key_belongs_to_one_request() {
 
 #[tokio::test]
 async fn a_worker_learns_what_is_wrong() {
-    use orch_core::engine::{Agent, ControlLink as _, LinkError};
+    use orch_core::{
+        engine::{Agent, ControlLink as _, LinkError, Registration},
+        store::Revision,
+    };
     let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
     let _worker = bench.worker(&runtime).await;
     let link = |token: &str| HttpLink::new(&client_config(bench.address, token)).unwrap();
@@ -130,16 +140,31 @@ async fn a_worker_learns_what_is_wrong() {
         Agent::start(agent_config("a"), std::sync::Arc::new(runtime), std::sync::Arc::new(link(WORKER)));
     let error = other.registered().await.unwrap_err().to_string();
     assert!(error.contains("another agent that is still there"), "{error}");
-    let refused = link("wrong").register(agent_config("b").node).await;
+    let incarnation = IncarnationId::generate();
+    let registration = Registration { spec: agent_config("b").node, incarnation, held: Vec::new() };
+    let refused = link("wrong").register(registration.clone()).await;
     assert!(matches!(refused, Err(LinkError::Refused(_))), "{refused:?}");
-    let node = NodeId::new("b").unwrap();
-    let unknown = link(WORKER).assignments(&node, None).await;
+    let session = Session { node: NodeId::new("b").unwrap(), incarnation, number: 1 };
+    let unknown = link(WORKER).assignments(&session, None, Revision::ZERO).await;
     assert!(matches!(unknown, Err(LinkError::NotRegistered)), "{unknown:?}");
     let gone = HttpLink::new(&client_config("127.0.0.1:1".parse().unwrap(), WORKER)).unwrap();
-    let unreachable = gone.assignments(&node, None).await;
+    let unreachable = gone.assignments(&session, None, Revision::ZERO).await;
     assert!(matches!(unreachable, Err(LinkError::Unavailable(_))), "{unreachable:?}");
-    let body = serde_json::to_string(&agent_config("b").node).unwrap();
+    let body = serde_json::to_string(&registration).unwrap();
     bench.admin("POST", "/api/v1/agent/c/register", &body).await.problem(422, "refused");
+    let body = serde_json::json!({ "session": session }).to_string();
+    bench.admin("POST", "/api/v1/agent/c/heartbeat", &body).await.problem(422, "refused");
+
+    // Another process with the same data takes the node over, and the first one is told so.
+    let (first, second) =
+        (link(WORKER), Registration { incarnation: IncarnationId::generate(), ..registration.clone() });
+    let session = first.register(registration.clone()).await.unwrap().session;
+    first.heartbeat(&session).await.unwrap();
+    link(WORKER).register(second).await.unwrap();
+    let fenced = first.heartbeat(&session).await;
+    assert!(matches!(fenced, Err(LinkError::Fenced(_))), "{fenced:?}");
+    let fenced = first.register(registration).await;
+    assert!(matches!(fenced, Err(LinkError::Fenced(_))), "{fenced:?}");
 }
 
 #[tokio::test]
@@ -160,7 +185,7 @@ async fn the_description_and_the_routes_agree() {
         .collect();
     // What clients rely on. An entry may be added, never taken away.
     let promised = [
-        "GET /api/v1/agent/{id}/assignments",
+        "POST /api/v1/agent/{id}/assignments",
         "POST /api/v1/agent/{id}/heartbeat",
         "POST /api/v1/agent/{id}/observations",
         "POST /api/v1/agent/{id}/register",

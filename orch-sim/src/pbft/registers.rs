@@ -6,7 +6,7 @@ use std::{
 use bytes::Bytes;
 use orch_consensus::pbft::Digest;
 use orch_core::{
-    consensus::{Decision, MachineError, StateMachine},
+    consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Revision, Write},
 };
@@ -112,7 +112,8 @@ impl Registers {
 }
 
 impl StateMachine for Registers {
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
+        let at = context.time;
         let Some(Command { id, input }) = Command::read(command) else {
             return Decision { outcome: Bytes::new(), changes: Vec::new().into() };
         };

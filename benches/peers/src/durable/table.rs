@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use orch_core::{
-    consensus::{Decision, MachineError, StateMachine},
+    consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Revision, Write},
 };
@@ -25,8 +25,8 @@ pub(super) fn put(key: &Bytes, value: &Bytes) -> Bytes {
 }
 
 impl StateMachine for Table {
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
-        self.time = self.time.max(at);
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
+        self.time = self.time.max(context.time);
         if let Some((key, value)) = command.split_first_chunk() {
             self.values.insert(*key, Bytes::copy_from_slice(value));
         }

@@ -20,7 +20,11 @@ fn a_second_manager_on_the_same_directory_is_refused() {
     let lab = Lab::new();
     let second = Done::of(manager(&lab.path("manager")));
     assert_eq!(second.code, 1);
-    assert!(second.err.contains("manager/state"), "it names the place: {}", second.err);
+    assert!(
+        second.err.contains("/manager is in use by another process"),
+        "it names the place: {}",
+        second.err
+    );
     assert_eq!(lab.orch(&["status"]).code, 0, "the first one goes on");
 }
 

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use orch_core::{
     consensus::{
-        Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence, FaultModel,
-        MembershipChange, Records, StateMachine,
+        Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence,
+        FaultModel, MembershipChange, Records, StateMachine,
     },
     model::Timestamp,
     store::{Durability, Revision, StoreError},
@@ -280,6 +280,10 @@ impl Consensus for PbftConsensus {
 
     fn now(&self) -> Timestamp {
         self.shared.now()
+    }
+
+    fn author(&self) -> Author {
+        Author::Key { key: self.signer.public_key().0, member: true }
     }
 
     fn status(&self) -> ConsensusStatus {

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::command::{Outcome, decode, encode_outcome};
 use crate::{
-    consensus::{Decision, MachineError, StateMachine},
+    consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
     store::{Key, MemoryStore, Revision, Write},
 };
@@ -68,8 +68,8 @@ impl KvMachine {
 }
 
 impl StateMachine for KvMachine {
-    fn decide(&mut self, at: Timestamp, command: &[u8]) -> Decision {
-        self.time = self.time.max(at);
+    fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
+        self.time = self.time.max(context.time);
         let Some(txn) = decode(command) else {
             return Decision { outcome: Bytes::new(), changes: Vec::new().into() };
         };

@@ -132,7 +132,7 @@ pub(super) async fn records_outlive_the_orchestrator(harness: &dyn EngineHarness
     let group = "records_outlive_the_orchestrator";
     let (runtime, config) = (SimulatedRuntime::new(), agent_config("a"));
     let parts = harness.member(group, 0).await;
-    let before = compose(harness, parts.clone(), 0).await;
+    let before = compose(harness, parts.clone()).await;
     let agent = join(&before, &config, &runtime).await;
     let task = before.submit(hang("survives")).await.unwrap();
     let said = before.submit(TaskSpec::program("said", "say").args(["words"])).await.unwrap();

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use orch_core::{
-    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer},
-    model::{InstanceId, NodeId, NodeSpec, Report},
+    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
+    model::{Report, Session},
+    store::Revision,
 };
 use serde::de::DeserializeOwned;
 
@@ -12,7 +13,7 @@ use super::{
     error::ClientError,
     transport::{Call, Transport},
 };
-use crate::http::wire::{Heartbeat, Observations, ReportAnswers, Reports};
+use crate::http::wire::{Heartbeat, Observations, Question, Reports};
 
 /// A worker's way to its manager. Sends each call once; the agent repeats what has no answer. Give it the worker token.
 #[derive(Clone, Debug)]
@@ -38,6 +39,12 @@ impl HttpLink {
 pub(super) fn link_error(error: &ClientError) -> LinkError {
     match error {
         ClientError::Problem(problem) if problem.code == "not_registered" => LinkError::NotRegistered,
+        ClientError::Problem(problem) if problem.code == "fenced" => {
+            LinkError::Fenced(problem.detail.clone())
+        }
+        ClientError::Problem(problem) if problem.code == "name_taken" => {
+            LinkError::NameTaken(problem.detail.clone())
+        }
         ClientError::Problem(problem) if problem.code == "refused" => {
             LinkError::Refused(problem.detail.clone())
         }
@@ -50,30 +57,35 @@ pub(super) fn link_error(error: &ClientError) -> LinkError {
 
 #[async_trait]
 impl ControlLink for HttpLink {
-    async fn register(&self, spec: NodeSpec) -> Result<Registration, LinkError> {
-        self.send(Call::post(format!("/api/v1/agent/{}/register", spec.id), &spec)).await
+    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
+        let path = format!("/api/v1/agent/{}/register", registration.spec.id);
+        self.send(Call::post(path, &registration)).await
     }
 
-    async fn heartbeat(&self, node: &NodeId, instance: InstanceId) -> Result<(), LinkError> {
-        self.send(Call::post(format!("/api/v1/agent/{node}/heartbeat"), &Heartbeat { instance })).await
+    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
+        let path = format!("/api/v1/agent/{}/heartbeat", session.node);
+        self.send(Call::post(path, &Heartbeat { session: session.clone() })).await
     }
 
-    async fn assignments(&self, node: &NodeId, after: Option<Cursor>) -> Result<Assignments, LinkError> {
-        let mut path = format!("/api/v1/agent/{node}/assignments");
-        if let Some(Cursor { epoch, position }) = after {
-            path = format!("{path}?epoch={epoch}&position={position}");
-        }
-        let told = self.transport.once(&Call::get(path), self.transport.timeouts.long_poll).await;
+    async fn assignments(
+        &self,
+        session: &Session,
+        after: Option<Cursor>,
+        seen: Revision,
+    ) -> Result<Assignments, LinkError> {
+        let path = format!("/api/v1/agent/{}/assignments", session.node);
+        let call = Call::post(path, &Question { session: session.clone(), after, seen });
+        let told = self.transport.once(&call, self.transport.timeouts.long_poll).await;
         told.map(|(_, told)| told).map_err(|error| link_error(&error))
     }
 
-    async fn report(&self, node: &NodeId, reports: Vec<Report>) -> Result<Vec<ReportAnswer>, LinkError> {
-        let call = Call::post(format!("/api/v1/agent/{node}/reports"), &Reports { reports });
-        self.send(call).await.map(|ReportAnswers { answers }| answers)
+    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
+        let path = format!("/api/v1/agent/{}/reports", session.node);
+        self.send(Call::post(path, &Reports { session: session.clone(), reports })).await
     }
 
-    async fn observe(&self, node: &NodeId, observations: Vec<Observation>) -> Result<(), LinkError> {
-        let observations = Observations { observations };
-        self.send(Call::post(format!("/api/v1/agent/{node}/observations"), &observations)).await
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
+        let path = format!("/api/v1/agent/{}/observations", session.node);
+        self.send(Call::post(path, &Observations { session: session.clone(), observations })).await
     }
 }

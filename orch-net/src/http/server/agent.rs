@@ -2,61 +2,49 @@
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use orch_core::{
-    engine::{Assignments, Cursor, Registration},
-    model::{NodeId, NodeSpec},
+    engine::{Assignments, Registered, Registration, Reported},
+    model::{NodeId, Session},
 };
 
 use super::{
     app::App,
-    extract::{Id, Params, WorkerJson, value},
+    extract::{Id, WorkerJson},
     problem::{Problem, kinds},
 };
-use crate::http::wire::{Heartbeat, Observations, ReportAnswers, Reports};
+use crate::http::wire::{Heartbeat, Observations, Question, Reports};
 
 type Result<T> = std::result::Result<T, Problem>;
 
 pub(super) async fn register(
     State(app): State<App>,
     Id(node): Id<NodeId>,
-    WorkerJson(spec): WorkerJson<NodeSpec>,
-) -> Result<Answer<Registration>> {
-    if spec.id != node {
-        return Err(Problem::new(kinds::REFUSED, "a node may register itself only").at("id"));
+    WorkerJson(registration): WorkerJson<Registration>,
+) -> Result<Answer<Registered>> {
+    if registration.spec.id != node {
+        return Err(Problem::new(kinds::REFUSED, "a node may register itself only").at("spec.id"));
     }
-    Ok(Answer(app.link.register(spec).await?))
+    Ok(Answer(app.link.register(registration).await?))
 }
 
 pub(super) async fn heartbeat(
     State(app): State<App>,
     Id(node): Id<NodeId>,
-    WorkerJson(Heartbeat { instance }): WorkerJson<Heartbeat>,
+    WorkerJson(Heartbeat { session }): WorkerJson<Heartbeat>,
 ) -> Result<StatusCode> {
-    app.link.heartbeat(&node, instance).await?;
+    check_own(&node, &session)?;
+    app.link.heartbeat(&session).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn assignments(
     State(app): State<App>,
     Id(node): Id<NodeId>,
-    params: Params,
+    WorkerJson(Question { session, after, seen }): WorkerJson<Question>,
 ) -> Result<Answer<Assignments>> {
-    let (mut epoch, mut position) = (None, None);
-    params.each(|name, text| {
-        match name {
-            "epoch" => epoch = Some(value(name, &text)?),
-            "position" => position = Some(value(name, &text)?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    let after = match (epoch, position) {
-        (Some(epoch), Some(position)) => Some(Cursor { epoch, position }),
-        (None, None) => None,
-        _ => return Err(Problem::new(kinds::MALFORMED, "epoch and position belong together").at("query")),
-    };
+    check_own(&node, &session)?;
     tokio::select! {
         biased;
-        told = app.link.assignments(&node, after) => Ok(Answer(told?)),
+        told = app.link.assignments(&session, after, seen) => Ok(Answer(told?)),
         () = app.closed() => Err(Problem::new(kinds::SHUTTING_DOWN, "ask again")),
     }
 }
@@ -64,16 +52,29 @@ pub(super) async fn assignments(
 pub(super) async fn report(
     State(app): State<App>,
     Id(node): Id<NodeId>,
-    WorkerJson(Reports { reports }): WorkerJson<Reports>,
-) -> Result<Answer<ReportAnswers>> {
-    Ok(Answer(ReportAnswers { answers: app.link.report(&node, reports).await? }))
+    WorkerJson(Reports { session, reports }): WorkerJson<Reports>,
+) -> Result<Answer<Reported>> {
+    check_own(&node, &session)?;
+    Ok(Answer(app.link.report(&session, reports).await?))
 }
 
 pub(super) async fn observe(
     State(app): State<App>,
     Id(node): Id<NodeId>,
-    WorkerJson(Observations { observations }): WorkerJson<Observations>,
+    WorkerJson(Observations { session, observations }): WorkerJson<Observations>,
 ) -> Result<StatusCode> {
-    app.link.observe(&node, observations).await?;
+    check_own(&node, &session)?;
+    app.link.observe(&session, observations).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The path names the node for people who read logs; it must not name another one than the session does.
+fn check_own(node: &NodeId, session: &Session) -> Result<()> {
+    match session.node == *node {
+        true => Ok(()),
+        false => {
+            let detail = format!("the session is of node {}, the path of node {node}", session.node);
+            Err(Problem::new(kinds::REFUSED, detail).at("session.node"))
+        }
+    }
 }

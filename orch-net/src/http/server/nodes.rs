@@ -19,8 +19,7 @@ pub(super) async fn list(State(app): State<App>) -> Answer<NodeList> {
 }
 
 pub(super) async fn get(State(app): State<App>, Id(node): Id<NodeId>) -> Result<NodeInfo> {
-    let known = app.orchestrator.nodes().into_iter().find(|known| *known.id() == node);
-    let known = known.ok_or(orch_core::Error::from(Unknown::Node(node)))?;
+    let known = app.orchestrator.node(&node).ok_or(orch_core::Error::from(Unknown::Node(node)))?;
     Ok(Answer(known.into()))
 }
 

@@ -138,7 +138,6 @@ fn schemas(codes: &[&str]) -> Value {
         "Decided": object(json!({
             "outcome": { "type": "string", "enum": ["done", "unchanged"] },
         }), &["outcome"]),
-        "NodeSpec": open("what a node says about itself"),
         "NodeInfo": object(json!({
             "record": open("what is known about the node"), "tasks": number, "free_cpu_millis": number,
             "free_memory_bytes": number,
@@ -149,15 +148,29 @@ fn schemas(codes: &[&str]) -> Value {
             "tasks": { "type": "object", "additionalProperties": number },
             "consensus": open("how agreement goes"),
         }), &["version", "revision", "tasks", "consensus"]),
-        "Registration": object(json!({ "heartbeat_interval_ms": number }), &["heartbeat_interval_ms"]),
-        "Heartbeat": object(json!({ "instance": uuid }), &["instance"]),
+        "Registration": object(json!({
+            "spec": open("what a node says about itself"), "incarnation": uuid,
+            "held": { "type": "array", "items": text },
+        }), &["spec", "incarnation"]),
+        "Session": object(json!({ "node": text, "incarnation": uuid, "number": number }), &["node", "incarnation", "number"]),
+        "Registered": object(json!({
+            "session": reference("Session"), "revision": number, "heartbeat_interval_ms": number,
+        }), &["session", "revision", "heartbeat_interval_ms"]),
+        "Heartbeat": object(json!({ "session": reference("Session") }), &["session"]),
+        "Question": object(json!({
+            "session": reference("Session"), "seen": number,
+            "after": object(json!({ "epoch": number, "position": number }), &["epoch", "position"]),
+        }), &["session", "seen"]),
         "Assignments": open("what a worker should do"),
-        "Reports": object(json!({ "reports": { "type": "array", "items": open("a report") } }), &["reports"]),
-        "ReportAnswers": object(json!({
+        "Reports": object(json!({
+            "session": reference("Session"), "reports": { "type": "array", "items": open("a report") },
+        }), &["session", "reports"]),
+        "Reported": object(json!({
+            "revision": number,
             "answers": { "type": "array", "items": { "type": "string", "enum": ["accepted", "stale"] } },
-        }), &["answers"]),
+        }), &["revision", "answers"]),
         "Observations": object(json!({
-            "observations": { "type": "array", "items": open("an observation") },
-        }), &["observations"]),
+            "session": reference("Session"), "observations": { "type": "array", "items": open("an observation") },
+        }), &["session", "observations"]),
     })
 }

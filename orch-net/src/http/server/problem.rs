@@ -48,6 +48,8 @@ pub(super) mod kinds {
         NODE_IN_USE = 409 "node_in_use" "The node has tasks";
         STALE_ATTEMPT = 409 "stale_attempt" "The attempt is not the current one";
         NOT_REGISTERED = 409 "not_registered" "The node has to register";
+        NAME_TAKEN = 409 "name_taken" "Another agent has the node's name";
+        FENCED = 409 "fenced" "A newer process has taken the node over";
         TOO_MANY_NODES = 409 "too_many_nodes" "The cluster takes no more nodes";
         EVENTS_COMPACTED = 410 "events_compacted" "The events are no longer kept";
         BODY_TOO_LARGE = 413 "body_too_large" "The request's body is too large";
@@ -165,6 +167,8 @@ impl From<LinkError> for Problem {
     fn from(error: LinkError) -> Self {
         let kind = match &error {
             LinkError::NotRegistered => kinds::NOT_REGISTERED,
+            LinkError::NameTaken(_) => kinds::NAME_TAKEN,
+            LinkError::Fenced(_) => kinds::FENCED,
             LinkError::Refused(_) => kinds::REFUSED,
             _ => {
                 tracing::warn!(%error, "a worker's request failed");

@@ -277,8 +277,8 @@ fn table(app: &App) -> Routes {
         .add(
             Op::post("/api/v1/agent/{id}/register", "A worker joins, or comes back")
                 .worker()
-                .body("NodeSpec")
-                .gives("Registration"),
+                .body("Registration")
+                .gives("Registered"),
             agent::register,
         )
         .add(
@@ -288,18 +288,18 @@ fn table(app: &App) -> Routes {
             agent::heartbeat,
         )
         .add(
-            Op::get("/api/v1/agent/{id}/assignments", "What a worker should do, as soon as that changes")
+            Op::post("/api/v1/agent/{id}/assignments", "What a worker should do, as soon as that changes")
                 .worker()
+                .body("Question")
                 .gives("Assignments")
-                .long()
-                .query(&[("epoch", "of the cursor told last"), ("position", "of the cursor told last")]),
+                .long(),
             agent::assignments,
         )
         .add(
             Op::post("/api/v1/agent/{id}/reports", "What happened to attempts")
                 .worker()
                 .body("Reports")
-                .gives("ReportAnswers"),
+                .gives("Reported"),
             agent::report,
         )
         .add(

@@ -6,9 +6,11 @@ use std::{
 };
 
 use orch_core::{
-    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, ReportAnswer, Seen},
-    model::{AttemptEnd, AttemptId, Exit, NodeId, NodeSpec, Report, ReportKind, TaskId, Timestamp},
-    store::{Key, MemoryStore, StateStore, Txn, Write},
+    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer, Seen},
+    model::{
+        AttemptEnd, AttemptId, Exit, IncarnationId, NodeSpec, Report, ReportKind, Session, TaskId, Timestamp,
+    },
+    store::{Key, MemoryStore, Revision, StateStore, Txn, Write},
 };
 use orch_net::http::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
 use serde_json::json;
@@ -23,11 +25,19 @@ fn node() -> NodeSpec {
     agent_config("worker-1").node
 }
 
+fn registration(spec: NodeSpec) -> Registration {
+    Registration { spec, incarnation: IncarnationId::from_bytes([1; 16]), held: Vec::new() }
+}
+
+fn session() -> Session {
+    Session { node: node().id, incarnation: IncarnationId::from_bytes([1; 16]), number: 1 }
+}
+
 /// What is new after the cursor, as soon as there is something.
 async fn news(link: &LegacyLink, after: Cursor) -> Assignments {
     soon(async {
         loop {
-            let told = link.assignments(&node().id, Some(after)).await.unwrap();
+            let told = link.assignments(&session(), Some(after), Revision::ZERO).await.unwrap();
             if !told.run.is_empty() || !told.gone.is_empty() {
                 return told;
             }
@@ -37,12 +47,12 @@ async fn news(link: &LegacyLink, after: Cursor) -> Assignments {
 }
 
 async fn ask(link: &LegacyLink, after: Option<Cursor>) -> Assignments {
-    soon(link.assignments(&node().id, after)).await.unwrap()
+    soon(link.assignments(&session(), after, Revision::ZERO)).await.unwrap()
 }
 
 async fn say_running(link: &LegacyLink, attempt: AttemptId, handle: &str) {
     let seen = Seen::Running { handle: handle.into(), at: Timestamp::now() };
-    soon(link.observe(&node().id, vec![Observation { attempt, seen }])).await.unwrap();
+    soon(link.observe(&session(), vec![Observation { attempt, seen }])).await.unwrap();
 }
 
 fn success(attempt: AttemptId) -> Report {
@@ -51,12 +61,12 @@ fn success(attempt: AttemptId) -> Report {
 }
 
 async fn say_ended(link: &LegacyLink, attempt: AttemptId) -> Result<ReportAnswer, LinkError> {
-    soon(link.report(&node().id, vec![success(attempt)])).await.map(|answers| answers[0])
+    soon(link.report(&session(), vec![success(attempt)])).await.map(|reported| reported.answers[0])
 }
 
 async fn joined(machine: &Machine, manager: &Manager) -> LegacyLink {
     let link = machine.link(manager.address).await;
-    link.register(node()).await.unwrap();
+    link.register(registration(node())).await.unwrap();
     link
 }
 
@@ -105,7 +115,7 @@ async fn a_report_counts_when_the_manager_acknowledged_it() {
     assert!(matches!(say_ended(&link, attempt(task, 1)).await, Err(LinkError::Unavailable(_))));
     manager.stop().await;
     assert!(matches!(say_ended(&link, attempt(task, 1)).await, Err(LinkError::Unavailable(_))));
-    let refused = link.assignments(&node().id, Some(told.cursor)).await;
+    let refused = link.assignments(&session(), Some(told.cursor), told.revision).await;
     assert!(matches!(refused, Err(LinkError::Unavailable(_))), "{refused:?}");
     manager.start().await;
     manager.behave(Manners::Honest);
@@ -126,8 +136,8 @@ async fn a_refusal_is_about_one_report_of_a_batch_only() {
     manager.behave(Manners::Deaf(tasks[0]));
     let batch = || tasks.map(|task| success(attempt(task, 1))).to_vec();
     for _ in 0..2 {
-        let answers = soon(link.report(&node().id, batch())).await.unwrap();
-        assert_eq!(answers, [ReportAnswer::Accepted; 2]);
+        let reported = soon(link.report(&session(), batch())).await.unwrap();
+        assert_eq!(reported.answers, [ReportAnswer::Accepted; 2]);
     }
     manager.told(tasks[1], &["Running", "Complete"]).await;
 
@@ -159,7 +169,7 @@ async fn no_more_is_taken_than_the_node_offers() {
     let (manager, machine) = (Manager::new().await, Machine::new());
     let (one, two) = (manager.schedule("hang", "worker-1"), manager.schedule("hang", "worker-1"));
     let link = machine.link(manager.address).await;
-    link.register(NodeSpec { max_tasks: 1, ..node() }).await.unwrap();
+    link.register(registration(NodeSpec { max_tasks: 1, ..node() })).await.unwrap();
     let told = news(&link, ask(&link, None).await.cursor).await;
     assert_eq!(attempts(&told), [attempt(one, 1)]);
     assert!(ask(&link, Some(told.cursor)).await.run.is_empty());
@@ -167,7 +177,7 @@ async fn no_more_is_taken_than_the_node_offers() {
     assert_eq!(attempts(&news(&link, told.cursor).await), [attempt(two, 1)]);
 
     // A node that is being emptied takes nothing, and fails nothing either.
-    link.register(NodeSpec { max_tasks: 0, ..node() }).await.unwrap();
+    link.register(registration(NodeSpec { max_tasks: 0, ..node() })).await.unwrap();
     let three = manager.schedule("hang", "worker-1");
     let told = ask(&link, None).await;
     assert!(ask(&link, Some(told.cursor)).await.run.is_empty());
@@ -180,7 +190,7 @@ async fn a_list_that_is_too_large_is_not_taken_in() {
     let link = joined(&machine, &manager).await;
     let all = ask(&link, None).await;
     manager.behave(Manners::Odd(format!("[{}]", " ".repeat(64 << 10)), 200));
-    let refused = link.assignments(&node().id, Some(all.cursor)).await;
+    let refused = link.assignments(&session(), Some(all.cursor), all.revision).await;
     assert!(matches!(&refused, Err(LinkError::Unavailable(why)) if why.contains("larger")), "{refused:?}");
 }
 
@@ -190,7 +200,7 @@ async fn a_node_that_never_registered_is_given_nothing() {
     manager.schedule("hang", "worker-1");
     let link = machine.link(manager.address).await;
     let all = ask(&link, None).await;
-    let told = link.assignments(&NodeId::new("worker-1").unwrap(), Some(all.cursor)).await;
+    let told = link.assignments(&session(), Some(all.cursor), all.revision).await;
     assert!(matches!(told, Err(LinkError::NotRegistered)), "{told:?}");
 }
 
@@ -202,7 +212,7 @@ async fn the_manager_is_left_alone_between_two_lists() {
     let poll_interval = Duration::from_millis(300);
     let config = LegacyLinkConfig { poll_interval, ..usual };
     let link = LegacyLink::open(&config, machine.store.clone()).await.unwrap();
-    link.register(node()).await.unwrap();
+    link.register(registration(node())).await.unwrap();
     let mut cursor = ask(&link, None).await.cursor;
     let begin = Instant::now();
     for _ in 0..3 {

@@ -9,7 +9,7 @@ use std::{
 use orch_core::{
     engine::{Assignment, Assignments, Cursor, LinkError},
     model::{AttemptId, Held, NodeSpec, Resources, TaskId, TaskSpec, Timestamp},
-    store::CommitError,
+    store::{CommitError, Revision},
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -27,6 +27,8 @@ pub(super) struct Desk {
     /// Their ends were refused; who waited longest for another try is in front.
     pub(super) refused: VecDeque<TaskId>,
     pub(super) next_poll: Instant,
+    /// Changes of the journal so far, which stand for revisions.
+    pub(super) revision: Revision,
     /// Where the last change is; the agent's cursor points behind what it was told.
     position: Cursor,
     /// Changes that the agent may not have been told yet, each with its position.
@@ -43,6 +45,7 @@ impl Desk {
             node: None,
             acknowledged: BTreeSet::new(),
             next_poll: Instant::now(),
+            revision: Revision::ZERO,
             position: Cursor { epoch: Timestamp::now().as_millis(), position: 0 },
             news: BTreeMap::new(),
             trouble: None,
@@ -62,6 +65,7 @@ impl Desk {
         let run = self.journal.taken().map(|(task, spec, handle)| assignment(task, spec, handle));
         Assignments {
             cursor: self.position,
+            revision: self.revision,
             complete: true,
             run: run.collect(),
             stop: Vec::new(),
@@ -79,7 +83,8 @@ impl Desk {
                 _ => gone.push(first(*task)),
             }
         }
-        Assignments { cursor: self.position, complete: false, run, stop: Vec::new(), gone }
+        let (cursor, revision) = (self.position, self.revision);
+        Assignments { cursor, revision, complete: false, run, stop: Vec::new(), gone }
     }
 
     /// Gives tasks to the agent.
@@ -90,7 +95,7 @@ impl Desk {
         let ids: Vec<TaskId> = tasks.keys().copied().collect();
         let lives = tasks.into_iter().map(|(task, spec)| (task, Life::Taken { spec, handle: None }));
         // Written before the agent hears of it: what may have been started is never taken for new.
-        self.journal.put(lives).await.map_err(|error| unwritten(&error))?;
+        self.put(lives).await?;
         ids.into_iter().for_each(|task| self.tell(task));
         Ok(())
     }
@@ -102,12 +107,12 @@ impl Desk {
             return Ok(());
         }
         let life = Life::Taken { spec: spec.clone(), handle: Some(running) };
-        self.journal.put([(task, life)]).await.map_err(|error| unwritten(&error))
+        self.put([(task, life)]).await
     }
 
     /// Notes that a task is over.
     pub(super) async fn end(&mut self, task: TaskId, status: LegacyStatus) -> Result<(), LinkError> {
-        self.journal.put([(task, Life::over(status))]).await.map_err(|error| unwritten(&error))?;
+        self.put([(task, Life::over(status))]).await?;
         self.acknowledged.remove(&task);
         Ok(())
     }
@@ -116,7 +121,7 @@ impl Desk {
     pub(super) async fn put_off(&mut self, task: TaskId, status: LegacyStatus) -> Result<(), LinkError> {
         let Some(Life::Taken { handle, .. }) = self.journal.get(task) else { return Ok(()) };
         let life = Life::Ended { status, handle: handle.clone(), at: Timestamp::now() };
-        self.journal.put([(task, life)]).await.map_err(|error| unwritten(&error))?;
+        self.put([(task, life)]).await?;
         self.refused.push_back(task);
         Ok(())
     }
@@ -152,11 +157,14 @@ impl Desk {
     /// What is left of the node.
     pub(super) fn room(&self, node: &NodeSpec) -> Room {
         let tasks = u32::try_from(self.journal.taken().count()).unwrap_or(u32::MAX);
-        Room {
-            capacity: node.capacity.clone(),
-            tasks: node.max_tasks.saturating_sub(tasks),
-            held: self.journal.held(),
-        }
+        let most = if node.trouble.is_some() { 0 } else { node.max_tasks };
+        Room { capacity: node.capacity.clone(), tasks: most.saturating_sub(tasks), held: self.journal.held() }
+    }
+
+    async fn put(&mut self, lives: impl IntoIterator<Item = (TaskId, Life)>) -> Result<(), LinkError> {
+        self.journal.put(lives).await.map_err(|error| unwritten(&error))?;
+        self.revision = self.revision.next();
+        Ok(())
     }
 
     fn tell(&mut self, task: TaskId) {

@@ -14,9 +14,12 @@ use std::{
 
 use async_trait::async_trait;
 use orch_core::{
-    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer, Seen},
-    model::{AttemptEnd, Exit, InstanceId, NodeId, NodeSpec, Report, ReportKind, TaskId},
-    store::StateStore,
+    engine::{
+        Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, ReportAnswer,
+        Reported, Seen,
+    },
+    model::{AttemptEnd, Exit, NodeSpec, Report, ReportKind, Session, TaskId},
+    store::{Revision, StateStore},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -267,16 +270,24 @@ fn refusal(error: &ClientError) -> LinkError {
 #[async_trait]
 impl ControlLink for LegacyLink {
     /// Answered here, like heartbeats: their manager takes every worker that it knows to be there.
-    async fn register(&self, spec: NodeSpec) -> Result<Registration, LinkError> {
-        self.desk.lock().await.node = Some(spec);
-        Ok(Registration { heartbeat_interval: Duration::from_secs(60) })
+    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
+        let mut desk = self.desk.lock().await;
+        let (node, incarnation) = (registration.spec.id.clone(), registration.incarnation);
+        desk.node = Some(registration.spec);
+        let session = Session { node, incarnation, number: 1 };
+        Ok(Registered { session, revision: desk.revision, heartbeat_interval: Duration::from_secs(60) })
     }
 
-    async fn heartbeat(&self, _: &NodeId, _: InstanceId) -> Result<(), LinkError> {
+    async fn heartbeat(&self, _: &Session) -> Result<(), LinkError> {
         Ok(())
     }
 
-    async fn assignments(&self, _: &NodeId, after: Option<Cursor>) -> Result<Assignments, LinkError> {
+    async fn assignments(
+        &self,
+        _: &Session,
+        after: Option<Cursor>,
+        _: Revision,
+    ) -> Result<Assignments, LinkError> {
         let mut desk = self.desk.lock().await;
         // What the journal names is taken over even while the manager is away.
         let Some(after) = desk.known(after) else { return Ok(desk.everything()) };
@@ -297,18 +308,18 @@ impl ControlLink for LegacyLink {
         Ok(desk.changes(after))
     }
 
-    async fn report(&self, _: &NodeId, reports: Vec<Report>) -> Result<Vec<ReportAnswer>, LinkError> {
+    async fn report(&self, _: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
         let mut desk = self.desk.lock().await;
         let mut answers = Vec::with_capacity(reports.len());
         for report in &reports {
             answers.push(self.settle(&mut desk, report).await?);
         }
-        Ok(answers)
+        Ok(Reported { revision: desk.revision, answers })
     }
 
     /// Their manager can only be told that a task runs. Where that does not get through it is said again with each poll, so
     /// that output does not wait for it.
-    async fn observe(&self, _: &NodeId, observations: Vec<Observation>) -> Result<(), LinkError> {
+    async fn observe(&self, _: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
         let mut desk = self.desk.lock().await;
         for Observation { attempt, seen } in observations {
             let Seen::Running { handle, .. } = seen else { continue };

@@ -9,9 +9,10 @@ use axum::{
     http::StatusCode,
 };
 use orch_core::{
-    engine::{Observation, ReportAnswer, Seen, TaskFilter, TaskView, Unknown},
+    engine::{LinkError, Observation, ReportAnswer, Seen, TaskFilter, TaskView, Unknown},
     model::{
-        AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, StartFailure, TaskId, Timestamp,
+        AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, Session, StartFailure, TaskId,
+        Timestamp,
     },
     state::NewTask,
 };
@@ -124,12 +125,13 @@ async fn started(
     handle: String,
 ) -> Result<()> {
     let at = task.running_since().unwrap_or_else(Timestamp::now);
+    let session = session(app, node)?;
     if task.record.spec.timeouts.run.is_some() {
         let report = Report { attempt, node: node.clone(), kind: ReportKind::Started { at } };
-        app.link.report(node, vec![report]).await?;
+        app.link.report(&session, vec![report]).await?;
     }
     let seen = Seen::Running { handle, at };
-    app.link.observe(node, vec![Observation { attempt, seen }]).await?;
+    app.link.observe(&session, vec![Observation { attempt, seen }]).await?;
     match known(app, attempt.task)?.running_since() {
         Some(_) => Ok(()),
         None => Err(stale(attempt)),
@@ -138,10 +140,16 @@ async fn started(
 
 async fn ended(app: &Shared, attempt: AttemptId, node: NodeId, end: AttemptEnd) -> Result<()> {
     let report = Report { attempt, node: node.clone(), kind: ReportKind::Ended(end) };
-    match app.link.report(&node, vec![report]).await?.first() {
+    match app.link.report(&session(app, &node)?, vec![report]).await?.answers.first() {
         Some(ReportAnswer::Accepted) => Ok(()),
         _ => Err(stale(attempt)),
     }
+}
+
+/// The worker has no session of its own: this server speaks for it.
+fn session(app: &Shared, node: &NodeId) -> Result<Session> {
+    let known = app.orchestrator.node(node).ok_or(LinkError::NotRegistered)?;
+    Ok(known.record.current_session())
 }
 
 fn exited(code: i32) -> AttemptEnd {

@@ -1,14 +1,13 @@
 //! The agent that a legacy worker does not have: it keeps the node in the cluster and answers for what the worker cannot be
 //! told.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use orch_core::{
-    engine::{Assignments, LinkError},
-    model::{AttemptEnd, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources, WorkKind},
+    engine::{Assignments, LinkError, Registration},
+    model::{
+        AttemptEnd, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources, WorkKind,
+    },
 };
 use sha2::{Digest, Sha256};
 use tokio::time::MissedTickBehavior;
@@ -30,19 +29,24 @@ pub(super) async fn keep(app: App, node: NodeId) {
 
 async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
     let spec = spec(node);
-    let instance = spec.instance;
-    let mut beats = tokio::time::interval(app.link.register(spec).await?.heartbeat_interval);
+    // As the instance, the same in each life of the server: the worker's updates go on in the same session.
+    let incarnation = IncarnationId::from_bytes(*spec.instance.as_bytes());
+    // What the worker has nobody knows; what it was given it has.
+    let registration = Registration { spec, incarnation, held: Vec::new() };
+    let registered = app.link.register(registration).await?;
+    let (session, mut seen) = (registered.session, registered.revision);
+    let mut beats = tokio::time::interval(registered.heartbeat_interval);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut after = None;
     loop {
         tokio::select! {
-            _ = beats.tick() => app.link.heartbeat(node, instance).await?,
-            told = app.link.assignments(node, after) => {
+            _ = beats.tick() => app.link.heartbeat(&session).await?,
+            told = app.link.assignments(&session, after, seen) => {
                 let told = told?;
-                after = Some(told.cursor);
+                (after, seen) = (Some(told.cursor), told.revision);
                 let reports = stops(node, &told);
                 if !reports.is_empty() {
-                    app.link.report(node, reports).await?;
+                    app.link.report(&session, reports).await?;
                 }
             }
         }
@@ -64,13 +68,11 @@ fn spec(node: &NodeId) -> NodeSpec {
     let digest = Sha256::new().chain_update(b"orch legacy worker\0").chain_update(node.as_str()).finalize();
     let mut instance = [0; 16];
     instance.copy_from_slice(&digest[..16]);
+    // The same in each life of the server, so that the node keeps its tasks.
+    let instance = InstanceId::from_bytes(instance);
+    let capacity = Resources::new(CORES * 1000, MEMORY_BYTES);
     NodeSpec {
-        id: node.clone(),
-        // The same in each life of the server, so that the node keeps its tasks.
-        instance: InstanceId::from_bytes(instance),
-        capacity: Resources::new(CORES * 1000, MEMORY_BYTES),
-        kinds: BTreeSet::from([WorkKind::PlainImage]),
-        max_tasks: NodeSpec::DEFAULT_MAX_TASKS,
         labels: BTreeMap::from([("orch.legacy".into(), "true".into())]),
+        ..NodeSpec::new(node.clone(), instance, capacity, [WorkKind::PlainImage])
     }
 }

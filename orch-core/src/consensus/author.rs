@@ -1,0 +1,53 @@
+//! [`Author`]: who proposed a command, and the [`Context`] in which a machine decides it.
+
+use std::{fmt, sync::Arc};
+
+use crate::model::Timestamp;
+
+/// Proposer of a command, as the consensus authenticated it. Never taken from the command itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Author {
+    /// Member of a group whose members may crash and do not lie. It speaks for the clients and agents that it authenticated
+    /// itself.
+    Member(Arc<str>),
+    /// Holder of an Ed25519 key, where some of the members may lie.
+    Key {
+        /// The public key.
+        key: [u8; 32],
+        /// It is a member of the group at this place in the order.
+        member: bool,
+    },
+}
+
+impl Author {
+    /// Member that is alone.
+    #[must_use]
+    pub fn local() -> Self {
+        Self::member("local")
+    }
+
+    /// Member with this name.
+    #[must_use]
+    pub fn member(name: impl Into<Arc<str>>) -> Self {
+        Self::Member(name.into())
+    }
+}
+
+/// The member's name, or the key in hexadecimal digits.
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Member(name) => f.pad(name),
+            Self::Key { key, .. } => key.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
+}
+
+/// What a machine may know of a command besides its bytes. The same on every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context<'a> {
+    /// The proposer's clock. It may jump; the machine keeps its own time monotonic.
+    pub time: Timestamp,
+    /// The proposer.
+    pub author: &'a Author,
+}

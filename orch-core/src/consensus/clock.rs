@@ -1,0 +1,89 @@
+//! [`HybridClock`]: the time that proposals carry.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::model::Timestamp;
+
+/// Hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", OPODIS 2014): goes on evenly from the system clock as it
+/// was at the start, or from the latest time of the group where that is later. It never goes back, setting the system clock
+/// neither ends tasks early nor holds them up, and time does not stand still after a member whose clock was ahead. Clones
+/// are one clock.
+#[derive(Clone, Debug)]
+pub struct HybridClock(Arc<Mutex<Base>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Base {
+    time: Timestamp,
+    since: Instant,
+}
+
+/// Differences beyond this are told.
+const SKEW: Duration = Duration::from_secs(60);
+
+impl HybridClock {
+    /// Clock that goes on from the system clock.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Base { time: Timestamp::now(), since: Instant::now() })))
+    }
+
+    /// Time for a proposal made now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.lock().now()
+    }
+
+    /// Goes on from `time`, which the group has seen, where that is later.
+    pub fn reach(&self, time: Timestamp) {
+        let mut base = self.lock();
+        let ahead = time.since(base.now());
+        if ahead.is_zero() {
+            return;
+        }
+        if ahead > SKEW {
+            warn!(
+                ?ahead,
+                "the cluster's time is ahead of this machine's clock; check the clocks of all members"
+            );
+        }
+        *base = Base { time, since: Instant::now() };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Base> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for HybridClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Base {
+    fn now(&self) -> Timestamp {
+        self.time.after(self.since.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_goes_on_from_the_latest_time_of_the_group() {
+        let clock = HybridClock::new();
+        let ahead = clock.now().after(Duration::from_secs(3600));
+        clock.reach(ahead);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(clock.now(), ahead.after(Duration::from_secs(5)));
+        clock.reach(ahead);
+        assert_eq!(clock.now(), ahead.after(Duration::from_secs(5)), "what is past changes nothing");
+    }
+}

@@ -1,0 +1,86 @@
+//! The record `consensus/head` of a [`StoreConsensus`](super::StoreConsensus): its versions are the order of all decisions.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::ConsensusError;
+use crate::store::{Guard, Key, Revision, StoreError};
+
+/// The head as one member has read it. Each names its history and the hash of the one before, so that a member notices
+/// when the store was replaced by another, older or newer one, under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    version: Revision,
+    hash: [u8; 32],
+    content: Content,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Content {
+    v: u8,
+    /// Batches of decisions so far.
+    batches: u64,
+    /// Drawn by the first decision. Absent from heads of format 1, as is `previous`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    history: Option<Uuid>,
+    /// SHA-256 of the head before, in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<String>,
+}
+
+const VERSION: u8 = 2;
+
+impl Head {
+    /// Guard and value of the head that follows `known`.
+    pub(super) fn after(known: Option<&Self>) -> (Guard, Bytes) {
+        let (guard, batches, history) = match known {
+            None => (Guard::Absent(head_key()), 1, None),
+            Some(known) => {
+                let guard = Guard::Version(head_key(), known.version);
+                (guard, known.content.batches + 1, known.content.history)
+            }
+        };
+        let history = Some(history.unwrap_or_else(Uuid::new_v4));
+        let previous = known.map(|known| hexadecimal(&known.hash));
+        let content = Content { v: VERSION, batches, history, previous };
+        (guard, serde_json::to_vec(&content).expect("plain data has a JSON form").into())
+    }
+
+    /// Reads the head that was written at `version`.
+    pub(super) fn read(version: Revision, value: &[u8]) -> Result<Self, ConsensusError> {
+        let corrupt = |problem: String| StoreError::Corrupt(format!("consensus/head {problem}"));
+        let content: Content =
+            serde_json::from_slice(value).map_err(|error| corrupt(format!("cannot be read: {error}")))?;
+        if !(1..=VERSION).contains(&content.v) {
+            let problem = format!("has format {}; this version reads formats up to {VERSION}", content.v);
+            return Err(corrupt(problem).into());
+        }
+        Ok(Self { version, hash: Sha256::digest(value).into(), content })
+    }
+
+    pub(super) fn version(&self) -> Revision {
+        self.version
+    }
+
+    /// Whether this is the next head after `known`. A head of format 1 says nothing but its number.
+    pub(super) fn follows(&self, known: Option<&Self>) -> bool {
+        let Some(known) = known else { return self.content.batches == 1 };
+        let linked = self.content.v == 1 || self.content.previous == Some(hexadecimal(&known.hash));
+        self.content.batches == known.content.batches + 1 && linked
+    }
+
+    /// Whether it stands at the place of `known` and is another one.
+    pub(super) fn differs_from(&self, known: &Self) -> bool {
+        self.version == known.version && self != known
+    }
+}
+
+pub(super) fn head_key() -> Key {
+    Key::new("consensus/head").expect("a valid key")
+}
+
+fn hexadecimal(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,176 @@
+//! [`EngineHealth`]: whether the engine behind a runtime takes work, as an agent's calls find it. A node whose engine does not
+//! answer, or where starts keep failing, would otherwise attract work: it looks idle.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tracing::{info, warn};
+
+use crate::runtime::{RuntimeError, RuntimeErrorKind};
+
+/// Clones are one.
+#[derive(Clone, Debug)]
+pub(super) struct EngineHealth(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    trouble: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Every call since then had no answer.
+    away_since: Option<Instant>,
+    /// Starts in a row that failed through no fault of the task's.
+    failed_starts: u32,
+    /// How often taking work was given up since the last start that worked.
+    pauses: u32,
+    /// Nothing new is taken because starts fail, until a timer says so.
+    paused: Option<String>,
+    away: Option<String>,
+}
+
+impl EngineHealth {
+    /// An engine that is away for less is waited for without a word.
+    const AWAY: Duration = Duration::from_secs(3);
+    const FAILED_STARTS: u32 = 3;
+    const PAUSE: Duration = Duration::from_secs(15);
+    const PAUSE_MAX: Duration = Duration::from_secs(300);
+
+    /// What keeps the node from taking new work.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.0.trouble.borrow().clone()
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Option<String>> {
+        self.0.trouble.subscribe()
+    }
+
+    /// Notes what a call came to.
+    pub(super) fn note<T>(&self, result: &Result<T, RuntimeError>) {
+        let mut state = self.lock();
+        match result {
+            Err(error) if error.kind == RuntimeErrorKind::Unavailable => {
+                let since = *state.away_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= Self::AWAY {
+                    state.away = Some(format!("the engine does not answer: {error}"));
+                }
+            }
+            _ => (state.away_since, state.away) = (None, None),
+        }
+        self.tell(&state);
+    }
+
+    /// Notes what a start came to.
+    pub(super) fn note_start<T>(&self, result: &Result<T, RuntimeError>) {
+        let mut state = self.lock();
+        match result {
+            Ok(_) => (state.failed_starts, state.pauses) = (0, 0),
+            Err(error) if is_of_the_node(error.kind) => {
+                state.failed_starts += 1;
+                if state.failed_starts >= Self::FAILED_STARTS && state.paused.is_none() {
+                    state.paused = Some(format!("starts keep failing: {error}"));
+                    let pause = Self::PAUSE.saturating_mul(1 << state.pauses.min(8)).min(Self::PAUSE_MAX);
+                    state.pauses += 1;
+                    self.resume_after(pause);
+                }
+            }
+            // It is about the task.
+            Err(_) => {}
+        }
+        self.tell(&state);
+    }
+
+    /// Lets one more try show whether starts work again.
+    fn resume_after(&self, pause: Duration) {
+        let inner = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let health = Self(inner);
+            let mut state = health.lock();
+            (state.paused, state.failed_starts) = (None, Self::FAILED_STARTS - 1);
+            health.tell(&state);
+        });
+    }
+
+    fn tell(&self, state: &State) {
+        let trouble = state.away.clone().or_else(|| state.paused.clone());
+        self.0.trouble.send_if_modified(|known| {
+            // Words that only differ in their details are no news.
+            let changed = known.is_some() != trouble.is_some();
+            if changed {
+                match &trouble {
+                    Some(trouble) => warn!(%trouble, "the node takes no new work"),
+                    None => info!("the node takes new work again"),
+                }
+                *known = trouble;
+            }
+            changed
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for EngineHealth {
+    fn default() -> Self {
+        Self(Arc::new(Inner { state: Mutex::default(), trouble: watch::Sender::new(None) }))
+    }
+}
+
+fn is_of_the_node(kind: RuntimeErrorKind) -> bool {
+    matches!(kind, RuntimeErrorKind::NotFound | RuntimeErrorKind::NoSpace | RuntimeErrorKind::Internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(kind: RuntimeErrorKind) -> Result<(), RuntimeError> {
+        Err(RuntimeError::new(kind, "no"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_stays_away_closes_the_node_until_it_answers() {
+        let health = EngineHealth::default();
+        health.note(&error(RuntimeErrorKind::Unavailable));
+        assert_eq!(health.trouble(), None, "a moment is waited out");
+        tokio::time::advance(EngineHealth::AWAY).await;
+        health.note(&error(RuntimeErrorKind::Unavailable));
+        assert!(health.trouble().is_some());
+        health.note(&error(RuntimeErrorKind::NotFound));
+        assert_eq!(health.trouble(), None, "it answers");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_that_keep_failing_close_the_node_for_longer_each_time() {
+        let health = EngineHealth::default();
+        for _ in 0..EngineHealth::FAILED_STARTS {
+            health.note_start(&error(RuntimeErrorKind::InvalidSpec));
+        }
+        assert_eq!(health.trouble(), None, "these are the tasks' own");
+        for _ in 0..EngineHealth::FAILED_STARTS {
+            assert_eq!(health.trouble(), None);
+            health.note_start(&error(RuntimeErrorKind::NoSpace));
+        }
+        let mut trouble = health.watch();
+        for factor in [1, 2] {
+            assert!(health.trouble().is_some());
+            let paused = Instant::now();
+            trouble.wait_for(Option::is_none).await.unwrap();
+            assert_eq!(paused.elapsed().as_secs(), (EngineHealth::PAUSE * factor).as_secs());
+            health.note_start(&error(RuntimeErrorKind::NotFound));
+        }
+        trouble.wait_for(Option::is_none).await.unwrap();
+        health.note_start(&Ok(()));
+        health.note_start(&error(RuntimeErrorKind::NoSpace));
+        assert_eq!(health.trouble(), None, "one that worked makes them start counting anew");
+    }
+}
