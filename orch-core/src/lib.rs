@@ -3,6 +3,8 @@
 
 pub mod consensus;
 pub mod engine;
+#[doc(hidden)]
+pub mod fault;
 pub mod model;
 mod panics;
 pub mod runtime;

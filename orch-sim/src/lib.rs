@@ -5,6 +5,8 @@ mod clock;
 #[cfg(feature = "crdt")]
 pub mod crdt;
 mod disk;
+#[cfg(feature = "engine")]
+pub mod engine;
 pub mod history;
 mod nemesis;
 mod network;

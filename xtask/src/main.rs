@@ -23,8 +23,10 @@ usage: cargo xtask <command>
                                     prints a line for each
   soak --seeds N [--first SEED]     simulate groups of replicas with faults and liars, a minute for each seed and size;
                                     ends with one line of totals
+  soak engine --seeds N             simulate whole clusters of orchestrators and agents; `sim engine replay --seed N`
   sim ARGS                          run the simulator: `replay --seed N --replicas N`, `twins`, `twice`
-  seeded-faults [--fault NAME]      make known mistakes on purpose; fails when the simulation does not notice one
+  seeded-faults [engine] [--fault NAME]
+                                    make known mistakes on purpose; fails when the simulation does not notice one
   fuzz [--seconds N] [TARGET]       fuzz each target for N seconds (60), with nightly Rust and cargo-fuzz; ends with a line
                                     for each, or with the command that shows a crash again
   docker up                         start a Docker engine and two registries for tests, and keep them
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
         ["gate"] => gate::check(),
         ["fix"] => gate::fix(),
         ["test", rest @ ..] => test::Options::read(rest).and_then(|options| test::run(&options)),
+        ["soak", "engine", rest @ ..] => simulation::run_engine_with(&[&["soak"], rest].concat()),
+        ["sim", "engine", rest @ ..] => simulation::run_engine_with(rest),
         ["soak", rest @ ..] => simulation::run_with(&[&["soak"], rest].concat()),
         ["sim", rest @ ..] => simulation::run_with(rest),
         ["seeded-faults", rest @ ..] => simulation::seeded_faults(rest),

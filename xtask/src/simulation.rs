@@ -2,13 +2,21 @@
 
 use crate::shell::{Result, cargo, run, say, target};
 
-const BUILD: [&str; 9] =
-    ["run", "--quiet", "--release", "--package", "orch-sim", "--features", "pbft", "--bin", "orch-sim"];
-
-/// Runs the program of `orch-sim` with these arguments, in a build whose replicas can make mistakes on purpose where they are
-/// about one.
+/// Runs the program that simulates groups of replicas with these arguments, in a build that can make mistakes on purpose where
+/// they are about one.
 pub(crate) fn run_with(args: &[&str]) -> Result {
-    let mut command = cargo(&BUILD);
+    run_program("pbft", "orch-sim", args)
+}
+
+/// The same with the program that simulates whole clusters.
+pub(crate) fn run_engine_with(args: &[&str]) -> Result {
+    run_program("engine", "orch-sim-engine", args)
+}
+
+fn run_program(feature: &str, program: &str, args: &[&str]) -> Result {
+    let build = ["run", "--quiet", "--release", "--package", "orch-sim", "--features", feature];
+    let mut command = cargo(&build);
+    command.args(["--bin", program]);
     if args.contains(&"faults") || args.contains(&"--fault") {
         command
             .env("RUSTFLAGS", "--cfg orch_seeded_faults")
@@ -19,7 +27,15 @@ pub(crate) fn run_with(args: &[&str]) -> Result {
 
 /// Makes known mistakes on purpose.
 pub(crate) fn seeded_faults(args: &[&str]) -> Result {
-    run_with(&[&["faults"], args].concat())
+    // Each of the two programs knows the names of its own.
+    match args {
+        [] => {
+            run_with(&["faults"])?;
+            run_engine_with(&["faults"])
+        }
+        ["engine", rest @ ..] => run_engine_with(&[&["faults"], rest].concat()),
+        rest => run_with(&[&["faults"], rest].concat()),
+    }
 }
 
 /// What a change has to pass.
@@ -28,6 +44,8 @@ pub(crate) fn check() -> Result {
     run_with(&["soak", "--seeds", "2000"])?;
     run_with(&["twice", "--seeds", "100"])?;
     run_with(&["twins", "--rounds", "2", "--seeds", "10000"])?;
+    say("\nlives of whole clusters");
+    run_engine_with(&["soak", "--seeds", "500"])?;
     say("\nmistakes made on purpose");
     seeded_faults(&[])
 }

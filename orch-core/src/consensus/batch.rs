@@ -36,7 +36,7 @@ pub(super) struct Front {
 }
 
 impl Front {
-    pub(super) fn new(queue_max: usize, max_command_bytes: usize) -> Self {
+    pub(super) fn new(queue_max: usize, max_command_bytes: usize, clock: HybridClock) -> Self {
         let (queue, waiting) = mpsc::channel(queue_max.max(1));
         let status = ConsensusStatus {
             applied: Revision::ZERO,
@@ -49,7 +49,7 @@ impl Front {
             waiting: Mutex::new(Some(waiting)),
             task: tokio::sync::Mutex::new(None),
             status: Arc::new(Mutex::new(status)),
-            clock: HybridClock::new(),
+            clock,
             max_command_bytes,
         }
     }

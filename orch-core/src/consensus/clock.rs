@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::model::Timestamp;
+use crate::{fault::EngineFault, model::Timestamp};
 
 /// Hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", OPODIS 2014): goes on evenly from the system clock as it
 /// was at the start, or from the latest time of the group where that is later. It never goes back, setting the system clock
@@ -30,7 +30,13 @@ impl HybridClock {
     /// Clock that goes on from the system clock.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Base { time: Timestamp::now(), since: Instant::now() })))
+        Self::starting_at(Timestamp::now())
+    }
+
+    /// Clock that goes on from this time.
+    #[must_use]
+    pub fn starting_at(time: Timestamp) -> Self {
+        Self(Arc::new(Mutex::new(Base { time, since: Instant::now() })))
     }
 
     /// Time for a proposal made now.
@@ -43,7 +49,7 @@ impl HybridClock {
     pub fn reach(&self, time: Timestamp) {
         let mut base = self.lock();
         let ahead = time.since(base.now());
-        if ahead.is_zero() {
+        if ahead.is_zero() || EngineFault::ClockNotHybrid.is_made() {
             return;
         }
         if ahead > SKEW {

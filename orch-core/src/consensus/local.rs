@@ -57,7 +57,11 @@ impl LocalConsensus {
     /// Both, with bounds of your own.
     #[must_use]
     pub fn with_config(store: Option<Arc<dyn StateStore>>, config: LocalConfig) -> Self {
-        Self { store, config, front: Front::new(config.queue_max, config.max_command_bytes) }
+        Self {
+            store,
+            config,
+            front: Front::new(config.queue_max, config.max_command_bytes, HybridClock::new()),
+        }
     }
 }
 

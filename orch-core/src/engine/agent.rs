@@ -25,6 +25,7 @@ use super::{
     secrets::{NoSecrets, SecretSource},
 };
 use crate::{
+    fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
         Session, TaskSpec, WorkKind,
@@ -378,7 +379,7 @@ impl Agent {
         if self.attempts.contains_key(&attempt) {
             return;
         }
-        if let Some(end) = self.ended.get(attempt) {
+        if let Some(end) = self.ended.get(attempt).filter(|_| !EngineFault::EndsForgotten.is_made()) {
             // Either that answer is older than the end, or the control side has lost it.
             return self.repeat_end(attempt, end.clone());
         }

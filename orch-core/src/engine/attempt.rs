@@ -116,11 +116,15 @@ pub(super) async fn drive(
             debug!(%attempt, %end, "ended");
             let kind = ReportKind::Ended(end.clone());
             let report = Report { attempt, node: shared.node.clone(), kind };
-            let answered = tokio::select! {
-                answered = shared.outbox.report(report) => answered?,
-                _ = wished(&mut orders.wish, Wish::Leave) => return None,
+            let known_at = tokio::select! {
+                // Without an answer the node belongs to a newer process.
+                answered = shared.outbox.report(report) => answered.map_or(Revision::ZERO, |known| known.revision),
+                wish = wished(&mut orders.wish, Wish::Gone) => match wish {
+                    Wish::Leave => return None,
+                    Wish::Run | Wish::Stop | Wish::Gone => Revision::ZERO,
+                },
             };
-            Over { end, known_at: answered.revision }
+            Over { end, known_at }
         }
     };
     remove(&shared, attempt, &mut orders.wish).await;

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     consensus::{Author, Context},
+    fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IncarnationId, NodeId, NodeKey, NodeRecord, NodeSpec, NodeState, Report,
         ReportKind, Scheduling, TaskId, Timestamp,
@@ -179,7 +180,8 @@ impl Draft<'_> {
             };
             return if repeated { Ok(Outcome::Unchanged) } else { Err(stale) };
         }
-        if self.known_node(&report.node)?.session != session {
+        let current = self.known_node(&report.node)?.session == session;
+        if !current && !EngineFault::SessionsNotChecked.is_made() {
             return Err(Rejection::StaleSession { node: report.node.clone() });
         }
         match &report.kind {

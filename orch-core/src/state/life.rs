@@ -3,7 +3,10 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{AttemptRecord, StopReason, TaskRecord, TaskResult, TaskState, TimeoutKind, draft::Draft};
-use crate::model::{AttemptEnd, AttemptId, NodeId, NodeLossPolicy, RestartPolicy};
+use crate::{
+    fault::EngineFault,
+    model::{AttemptEnd, AttemptId, NodeId, NodeLossPolicy, RestartPolicy},
+};
 
 impl Draft<'_> {
     /// Ends the current attempt and says what follows: the end of the task, or another attempt now or later.
@@ -91,6 +94,7 @@ impl Draft<'_> {
 
     /// A node came back with these attempts: those that were given up with it, and may, go on.
     pub(super) fn take_back(&mut self, node: &NodeId, held: &[AttemptId]) {
+        let held = if EngineFault::LostAttemptsNotTakenBack.is_made() { &[] } else { held };
         for attempt in held {
             let Ok(mut task) = self.known_task(attempt.task) else { continue };
             let Some(lost) = task.may_take_back(attempt.attempt).filter(|lost| lost.node == *node) else {

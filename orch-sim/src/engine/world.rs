@@ -1,0 +1,213 @@
+//! [`World`]: what the parts of a simulated cluster share.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use orch_core::{
+    Orchestrator, Result,
+    consensus::{HybridClock, StoreConsensus, StoreConsensusConfig},
+    engine::{Agent, AgentConfig, AgentHandle, AgentState, EngineConfig},
+    model::{InstanceId, NodeId, NodeSpec, Resources, Timestamp, WorkKind},
+    store::MemoryStore,
+    testkit::SimulatedRuntime,
+};
+
+use super::{
+    link::{NetworkLink, Passage},
+    store::{Lag, LaggingStore},
+};
+use crate::Random;
+
+#[derive(Debug)]
+pub(super) struct World {
+    store: Arc<MemoryStore>,
+    state: Mutex<State>,
+    /// The machines' clocks begin here.
+    epoch: Timestamp,
+}
+
+#[derive(Debug)]
+struct State {
+    random: Random,
+    members: Vec<Member>,
+    agents: Vec<Machine>,
+    /// Calls are lost and repeated.
+    rough: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    orchestrator: Option<Orchestrator>,
+    lag: Arc<Lag>,
+}
+
+/// A machine with an agent.
+#[derive(Debug)]
+struct Machine {
+    config: AgentConfig,
+    runtime: SimulatedRuntime,
+    agent: Option<AgentHandle>,
+    /// The member that it talks to.
+    member: usize,
+    cut_off: bool,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, members: usize) -> Arc<Self> {
+        let member = || Member { orchestrator: None, lag: Arc::default() };
+        Arc::new(Self {
+            store: Arc::default(),
+            state: Mutex::new(State {
+                random: Random::new(seed),
+                members: (0..members).map(|_| member()).collect(),
+                agents: Vec::new(),
+                rough: true,
+            }),
+            epoch: Timestamp::from_millis(1_700_000_000_000),
+        })
+    }
+
+    pub(super) fn random<T>(&self, draw: impl FnOnce(&mut Random) -> T) -> T {
+        draw(&mut self.state().random)
+    }
+
+    /// Starts a member whose clock is ahead by so much.
+    pub(super) async fn start_member(
+        &self,
+        number: usize,
+        started: tokio::time::Instant,
+        ahead: Duration,
+    ) -> Result<()> {
+        let lag = self.state().members[number].lag.clone();
+        let store = Arc::new(LaggingStore::new(self.store.clone(), lag));
+        let clock = HybridClock::starting_at(self.epoch.after(started.elapsed()).after(ahead));
+        let config = StoreConsensusConfig {
+            member: Some(format!("member-{number}").into()),
+            clock,
+            ..StoreConsensusConfig::default()
+        };
+        let consensus = Arc::new(StoreConsensus::with_config(store.clone(), config));
+        let engine = EngineConfig { assignments_wait: Duration::from_secs(5), ..EngineConfig::default() };
+        let built = Orchestrator::builder().store(store).consensus(consensus).engine(engine).build().await?;
+        self.state().members[number].orchestrator = Some(built);
+        Ok(())
+    }
+
+    /// Ends a member as a crash does.
+    pub(super) fn stop_member(&self, number: usize) {
+        let member = self.state().members[number].orchestrator.take();
+        drop(member);
+    }
+
+    pub(super) fn members(&self) -> usize {
+        self.state().members.len()
+    }
+
+    pub(super) fn lag(&self, number: usize) -> Arc<Lag> {
+        self.state().members[number].lag.clone()
+    }
+
+    /// A member that is up.
+    pub(super) fn orchestrator(&self) -> Option<Orchestrator> {
+        let mut state = self.state();
+        let up: Vec<_> = state.members.iter().filter_map(|member| member.orchestrator.clone()).collect();
+        let at = state.random.below(up.len() as u64);
+        up.into_iter().nth(usize::try_from(at).unwrap_or(0))
+    }
+
+    pub(super) fn member(&self, number: usize) -> Option<Orchestrator> {
+        self.state().members[number].orchestrator.clone()
+    }
+
+    /// Adds a machine for the node with this name and starts its agent.
+    pub(super) fn add_machine(self: &Arc<Self>, node: &str, instance: u8) -> usize {
+        let id = NodeId::new(node).expect("a valid name");
+        let instance = InstanceId::from_bytes([instance; 16]);
+        let spec = NodeSpec::new(id, instance, Resources::new(4000, 4 << 30), [WorkKind::Program]);
+        let mut config = AgentConfig::new(spec);
+        config.usage_every = None;
+        let mut state = self.state();
+        state.agents.push(Machine {
+            config,
+            runtime: SimulatedRuntime::new(),
+            agent: None,
+            member: 0,
+            cut_off: false,
+        });
+        let number = state.agents.len() - 1;
+        drop(state);
+        self.start_agent(number);
+        number
+    }
+
+    pub(super) fn start_agent(self: &Arc<Self>, number: usize) {
+        let link = Arc::new(NetworkLink::new(self.clone(), number));
+        let mut state = self.state();
+        let machine = &mut state.agents[number];
+        if machine.agent.is_none() {
+            let runtime = Arc::new(machine.runtime.clone());
+            machine.agent = Some(Agent::start(machine.config.clone(), runtime, link));
+        }
+    }
+
+    pub(super) async fn stop_agent(&self, number: usize) {
+        let agent = self.state().agents[number].agent.take();
+        if let Some(agent) = agent {
+            agent.leave().await;
+        }
+    }
+
+    pub(super) fn machines(&self) -> usize {
+        self.state().agents.len()
+    }
+
+    /// How the agent of a machine gets on with the members.
+    pub(super) fn agent_state(&self, machine: usize) -> Option<AgentState> {
+        self.state().agents[machine].agent.as_ref().map(|agent| agent.state().borrow().clone())
+    }
+
+    pub(super) fn runtimes(&self) -> Vec<SimulatedRuntime> {
+        self.state().agents.iter().map(|machine| machine.runtime.clone()).collect()
+    }
+
+    pub(super) fn cut_off(&self, machine: usize, cut_off: bool) {
+        self.state().agents[machine].cut_off = cut_off;
+    }
+
+    pub(super) fn is_cut_off(&self, machine: usize) -> bool {
+        self.state().agents[machine].cut_off
+    }
+
+    /// From now on the network only delays.
+    pub(super) fn calm_down(&self) {
+        self.state().rough = false;
+    }
+
+    /// What becomes of the next call of an agent.
+    pub(super) fn passage(&self, machine: usize) -> Passage {
+        let mut state = self.state();
+        let State { random, members, agents, rough } = &mut *state;
+        let per_thousand = |often: u32| if *rough { often } else { 0 };
+        if random.chance(per_thousand(100)) || members[agents[machine].member].orchestrator.is_none() {
+            let other = random.below(members.len() as u64);
+            agents[machine].member = usize::try_from(other).unwrap_or(0);
+        }
+        let mut travel = |slow: u32| {
+            let most = if random.chance(per_thousand(slow)) { 1500 } else { 20 };
+            random.duration(Duration::from_millis(1), Duration::from_millis(most))
+        };
+        let (there, back) = (travel(20), travel(80));
+        let (request_lost, answer_lost) = (random.chance(per_thousand(40)), random.chance(per_thousand(40)));
+        let repeated_after = random
+            .chance(per_thousand(60))
+            .then(|| random.duration(Duration::from_millis(10), Duration::from_secs(15)));
+        let member = members[agents[machine].member].orchestrator.as_ref().map(Orchestrator::link);
+        Passage { member, there, back, request_lost, answer_lost, repeated_after }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
