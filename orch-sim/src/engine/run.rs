@@ -8,7 +8,7 @@ use std::{
 };
 
 use orch_core::{
-    engine::TaskView,
+    engine::{AgentState, TaskView},
     fault::EngineFault,
     model::{
         AttemptId, CommandId, Constraint, Exit, KeptAttempt, NodeId, NodeLossPolicy, RestartPolicy, TaskId,
@@ -223,6 +223,12 @@ async fn nothing_is_left(world: &World) -> Result<(), Violation> {
 
 /// A pinned task whose node is lost for a moment goes on.
 async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
+    // A machine that waits for the name of a lost node would get it.
+    for machine in 0..world.machines() {
+        if world.agent_state(machine) != Some(AgentState::Registered) {
+            world.stop_agent(machine).await;
+        }
+    }
     let task = TaskId::from_bytes([0xff; 16]);
     let mut pinned = TaskSpec::program("pinned", "hang");
     pinned.constraints.push(Constraint::Node { node: node(chaos::nodes()[1]) });
