@@ -277,7 +277,7 @@ impl Runtime for DockerRuntime {
 
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
         let container = self.find_started(attempt).await?;
-        logs::read(&self.engine, &container, self.marks_of(attempt), follow).await
+        logs::read(&self.engine, &self.identity, container, self.marks_of(attempt), follow).await
     }
 
     async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
