@@ -59,7 +59,7 @@ impl Container {
         match answer {
             Ok(answer) if is_going_away(&answer) => Ok(Lookup::Free),
             Ok(answer) => Ok(Self::read(identity, answer).map_or(Lookup::Foreign, Lookup::Ours)),
-            Err(error) if error.is_status(404) => Ok(Lookup::Free),
+            Err(error) if error.is_missing_container() => Ok(Lookup::Free),
             Err(error) => Err(error),
         }
     }
@@ -117,7 +117,7 @@ impl Container {
     pub(crate) async fn signal(&self, engine: &Engine, signal: &str) -> Result<(), EngineError> {
         let options = KillContainerOptionsBuilder::default().signal(signal).build();
         match engine.order(engine.docker.kill_container(&self.id, Some(options))).await {
-            Err(error) if !error.is_status(409) && !error.is_status(404) => Err(error),
+            Err(error) if !error.is_status(409) && !error.is_missing_container() => Err(error),
             _ => Ok(()),
         }
     }
@@ -141,7 +141,7 @@ impl Container {
     pub(crate) async fn remove(&self, engine: &Engine) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match engine.order(engine.docker.remove_container(&self.id, Some(options))).await {
-            Err(error) if error.is_status(404) => Ok(()),
+            Err(error) if error.is_missing_container() => Ok(()),
             // Somebody is at it already; it is done when the container is gone.
             Err(error) if error.is_status(409) => until(engine, &self.id, "removed").await,
             answer => answer,
@@ -158,7 +158,7 @@ async fn until(engine: &Engine, id: &str, condition: &str) -> Result<(), EngineE
     });
     match engine.watched(answers).next().await {
         Some(Ok(())) => Ok(()),
-        Some(Err(error)) if error.is_status(404) => Ok(()),
+        Some(Err(error)) if error.is_missing_container() => Ok(()),
         Some(Err(error)) => Err(error),
         None => Err(EngineError::Gone("it closed the connection".into())),
     }

@@ -9,6 +9,7 @@ mod doubts;
 mod engine;
 mod errors;
 mod events;
+mod held;
 mod identity;
 mod keyed;
 mod logs;

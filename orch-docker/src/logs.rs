@@ -228,7 +228,7 @@ fn lines(engine: &Engine, container: &Container, scope: Scope, tail: Tail) -> Li
     let lines = engine
         .watched(engine.docker.logs(&container.id, Some(options.tail(tail).build())))
         .map_ok(Line::read)
-        .map_err(move |error| error.into_runtime(&operation))
+        .map_err(move |error| error.into_attempt(&operation))
         .boxed();
     Box::pin(lines.peekable())
 }

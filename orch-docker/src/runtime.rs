@@ -24,6 +24,7 @@ use crate::{
     engine::Engine,
     errors::EngineError,
     events,
+    held::Held,
     identity::Identity,
     keyed::KeyedLocks,
     logs,
@@ -34,6 +35,9 @@ use crate::{
 
 /// How many containers `list` asks about at a time.
 const INSPECTIONS_IN_FLIGHT: usize = 8;
+
+/// How soon to look again at a container whose engine says that it has ended, and that it runs.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Runs attempts as containers of a Docker engine. See the crate's page for what it promises.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ pub struct DockerRuntime {
     /// started could otherwise start it again after a quick end.
     attempts: KeyedLocks<AttemptId>,
     doubts: Doubts,
+    held: Held,
     /// Changes when a start turns out to be the adoption of a container that is unhealthy already.
     adopted: watch::Sender<()>,
 }
@@ -68,22 +73,33 @@ impl DockerRuntime {
             starts: Semaphore::new(config.starts_in_flight.get()),
             attempts: KeyedLocks::default(),
             doubts: Doubts::default(),
+            held: Held::default(),
             adopted: watch::Sender::new(()),
             config,
         })
     }
 
     async fn find(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
-        Container::find(&self.engine, &self.identity, attempt)
-            .await?
-            .ok_or_else(|| RuntimeError::not_found(attempt))
+        let found = Container::find(&self.engine, &self.identity, attempt).await?;
+        found.ok_or_else(|| self.missing(attempt))
     }
 
     async fn find_started(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
         let container = self.find(attempt).await?;
         match container.was_started() {
             true => Ok(container),
-            false => Err(RuntimeError::not_found(attempt)),
+            false => Err(self.missing(attempt)),
+        }
+    }
+
+    /// The error for an attempt that has no container, or none that was started.
+    fn missing(&self, attempt: AttemptId) -> RuntimeError {
+        match self.held.has(attempt) {
+            true => RuntimeError::new(
+                RuntimeErrorKind::NotFound,
+                format!("attempt {attempt} is not here any more: the container was removed from outside"),
+            ),
+            false => RuntimeError::not_found(attempt),
         }
     }
 
@@ -145,7 +161,24 @@ impl DockerRuntime {
         Ok(image.config.and_then(|config| config.user).unwrap_or_default())
     }
 
+    /// Starts it. An image that somebody removed since it was made ready is pulled again, once.
     async fn create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
+        match self.try_create_and_start(work).await {
+            Err(error) if error.kind == RuntimeErrorKind::ImageNotFound => {}
+            answer => return answer,
+        }
+        self.prepare(work, &Progress::none()).await?;
+        self.try_create_and_start(work).await.map_err(|error| match error.kind {
+            RuntimeErrorKind::ImageNotFound => RuntimeError::new(
+                RuntimeErrorKind::Internal,
+                format!("{error}; it is removed as soon as it is there: look for what cleans up images on this node"),
+            ),
+            _ => error,
+        })
+    }
+
+    async fn try_create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
+        let _permit = self.starts.acquire().await.map_err(|_| closed())?;
         let container = self.find_or_create(work).await?;
         if container.was_started() {
             self.note_adopted(&container, work.attempt);
@@ -165,17 +198,20 @@ impl DockerRuntime {
             }
             return Err(error.into_start(&operation));
         }
+        self.held.add(work.attempt);
         self.find(work.attempt).await
     }
 
     fn note_adopted(&self, container: &Container, attempt: AttemptId) {
         self.doubts.settle(attempt);
+        self.held.add(attempt);
         if container.is_unhealthy {
             self.adopted.send_replace(());
         }
     }
 
     async fn remove_all_of(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        self.held.let_go(attempt);
         if let Some(container) = Container::find(&self.engine, &self.identity, attempt).await? {
             let removed = container.remove(&self.engine).await;
             removed.map_err(|error| error.into_runtime(&format!("remove attempt {attempt}")))?;
@@ -218,7 +254,6 @@ impl Runtime for DockerRuntime {
 
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
         let _ours = self.attempts.lock(work.attempt).await;
-        let _permit = self.starts.acquire().await.map_err(|_| closed())?;
         let container = match self.create_and_start(work).await {
             Ok(container) => container,
             Err(error) => {
@@ -243,31 +278,31 @@ impl Runtime for DockerRuntime {
     }
 
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
-        let container = self.find_started(attempt).await?;
-        if let FoundState::Ended(exit) = container.state {
-            return Ok(exit);
-        }
-        let ended = container.ended(&self.engine).await;
-        ended.map_err(|error| error.into_runtime(&format!("wait for attempt {attempt}")))?;
-        match self.find_started(attempt).await?.state {
-            FoundState::Ended(exit) => Ok(exit),
-            state => Err(RuntimeError::new(
-                RuntimeErrorKind::Internal,
-                format!("the engine says that attempt {attempt} has ended, and that it is {state:?}"),
-            )),
+        let mut container = self.find_started(attempt).await?;
+        loop {
+            if let FoundState::Ended(exit) = container.state {
+                return Ok(exit);
+            }
+            let ended = container.ended(&self.engine).await;
+            ended.map_err(|error| error.into_attempt(&format!("wait for attempt {attempt}")))?;
+            container = self.find_started(attempt).await?;
+            if container.state == FoundState::Running {
+                // Somebody started it again.
+                tokio::time::sleep(SETTLE).await;
+            }
         }
     }
 
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
         let container = self.find_started(attempt).await?;
         let stopped = container.stop(&self.engine, grace).await;
-        stopped.map_err(|error| error.into_runtime(&format!("stop attempt {attempt}")))
+        stopped.map_err(|error| error.into_attempt(&format!("stop attempt {attempt}")))
     }
 
     async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
         let container = self.find_started(attempt).await?;
         let killed = container.kill(&self.engine).await;
-        killed.map_err(|error| error.into_runtime(&format!("kill attempt {attempt}")))
+        killed.map_err(|error| error.into_attempt(&format!("kill attempt {attempt}")))
     }
 
     async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
@@ -286,7 +321,7 @@ impl Runtime for DockerRuntime {
             return Err(RuntimeError::not_found(attempt));
         }
         let usage = stats::read(&self.engine, &container).await;
-        usage.map_err(|error| error.into_runtime(&format!("read what attempt {attempt} uses")))
+        usage.map_err(|error| error.into_attempt(&format!("read what attempt {attempt} uses")))
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {

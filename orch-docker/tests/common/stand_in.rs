@@ -1,0 +1,91 @@
+//! A stand-in for an engine, for what real ones do too seldom.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
+
+use orch_core::runtime::Work;
+use orch_docker::{DockerConfig, DockerRuntime};
+use tempfile::TempDir;
+
+/// The engine, and what it was asked.
+pub(crate) struct StandIn {
+    home: TempDir,
+    requests: mpsc::Receiver<String>,
+}
+
+/// Status and body; nothing to break off.
+pub(crate) type Answer = Option<(u16, String)>;
+
+impl StandIn {
+    /// Answers by `respond`, which gets the words of each request's first line.
+    pub(crate) fn start(respond: impl Fn(&str, &str) -> Answer + Send + 'static) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(home.path().join("d.sock")).unwrap();
+        let (asked, requests) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if asked.send(serve(&mut stream.unwrap(), &respond)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { home, requests }
+    }
+
+    /// A runtime on it, for the owner `o` of the cluster `c`.
+    pub(crate) async fn runtime(&self) -> DockerRuntime {
+        let mut config = DockerConfig::new("c", "o");
+        let home = self.home.path();
+        config.host = Some(format!("unix://{}", home.join("d.sock").display()));
+        (config.secrets_dir, config.state_dir) = (home.join("secrets"), home.join("state"));
+        DockerRuntime::connect(config).await.unwrap()
+    }
+
+    /// The first lines of the requests since the last look.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.try_iter().collect()
+    }
+}
+
+/// What the engine says of a container of `work` that was made and not started.
+pub(crate) fn created(work: &Work) -> String {
+    let (task, attempt) = (work.attempt.task, work.attempt.attempt);
+    let labels =
+        format!(r#"{{"orch.cluster":"c","orch.owner":"o","orch.task":"{task}","orch.attempt":"{attempt}"}}"#);
+    let state = r#"{"Status":"created","Running":false,"StartedAt":"0001-01-01T00:00:00Z"}"#;
+    format!(r#"{{"Id":"made","State":{state},"Config":{{"Labels":{labels}}}}}"#)
+}
+
+/// What it says when it refuses.
+pub(crate) fn refusal(status: u16, message: &str) -> Answer {
+    Some((status, format!(r#"{{"message":"{message}"}}"#)))
+}
+
+/// Answers one request and gives its first line.
+fn serve(stream: &mut UnixStream, respond: impl Fn(&str, &str) -> Answer) -> String {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (mut request, mut length) = (String::new(), 0);
+    reader.read_line(&mut request).unwrap();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).unwrap();
+        let Some((name, value)) = header.split_once(':') else { break };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    reader.read_exact(&mut vec![0; length]).unwrap();
+    let mut words = request.split(' ');
+    if let Some((status, body)) = respond(words.next().unwrap(), words.next().unwrap_or_default()) {
+        let head =
+            format!("HTTP/1.1 {status} Told\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        write!(stream, "{head}Content-Type: application/json\r\n\r\n{body}").unwrap();
+    }
+    request
+}
