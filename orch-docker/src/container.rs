@@ -19,7 +19,7 @@ use orch_core::{
     runtime::{Found, FoundState, RuntimeError},
 };
 
-use crate::{clock::EngineTime, engine::Engine, errors::EngineError, identity::Identity};
+use crate::{clock::EngineTime, engine::Engine, errors::EngineError, identity::Identity, started};
 
 /// Label with the bound on kept output, for the lives of the agent that come after the one that made the container.
 pub(crate) const OUTPUT_LIMIT: &str = "orch.output-limit";
@@ -83,16 +83,18 @@ impl Container {
         let state = answer.state.unwrap_or_default();
         let started = state.started_at.as_deref().and_then(EngineTime::parse);
         let verdict = state.health.as_ref().and_then(|health| health.status);
+        let id = answer.id?;
+        let started_at = started.map(|told| started::at(told.timestamp(), &id, state.pid));
         let newest = state.health.as_ref().and_then(|health| health.log.as_ref()?.last());
         Some(Self {
             attempt: identity.attempt(&labels)?,
-            id: answer.id?,
+            id,
             state: match started {
                 None => FoundState::Created,
                 Some(_) if state.running == Some(true) => FoundState::Running,
                 Some(_) => FoundState::Ended(exit(&state)),
             },
-            started_at: started.map(EngineTime::timestamp),
+            started_at,
             stop_signal: config.stop_signal.unwrap_or_else(|| "SIGTERM".into()),
             output_limit: labels.get(OUTPUT_LIMIT).and_then(|text| text.parse().ok()).unwrap_or(u64::MAX),
             health_output: newest.and_then(|result| result.output.clone()).unwrap_or_default(),

@@ -21,6 +21,7 @@ mod reference;
 mod runtime;
 mod secrets;
 mod spec;
+mod started;
 mod stats;
 
 pub use config::{ConfigError, DockerConfig};

@@ -55,11 +55,15 @@ impl StandIn {
 
 /// What the engine says of a container of `work` that was made and not started.
 pub(crate) fn created(work: &Work) -> String {
+    container(work, "made", r#"{"Status":"created","Running":false,"StartedAt":"0001-01-01T00:00:00Z"}"#)
+}
+
+/// What the engine says of a container of `work` that is in this state.
+pub(crate) fn container(work: &Work, id: &str, state: &str) -> String {
     let (task, attempt) = (work.attempt.task, work.attempt.attempt);
     let labels =
         format!(r#"{{"orch.cluster":"c","orch.owner":"o","orch.task":"{task}","orch.attempt":"{attempt}"}}"#);
-    let state = r#"{"Status":"created","Running":false,"StartedAt":"0001-01-01T00:00:00Z"}"#;
-    format!(r#"{{"Id":"made","State":{state},"Config":{{"Labels":{labels}}}}}"#)
+    format!(r#"{{"Id":"{id}","State":{state},"Config":{{"Labels":{labels}}}}}"#)
 }
 
 /// What it says when it refuses.
