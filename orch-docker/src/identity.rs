@@ -28,6 +28,14 @@ impl Identity {
         }
     }
 
+    pub(crate) fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    pub(crate) fn owner(&self) -> &str {
+        &self.owner
+    }
+
     pub(crate) fn name(&self, attempt: AttemptId) -> String {
         format!("{}-{}-{}", self.prefix, attempt.task, attempt.attempt)
     }

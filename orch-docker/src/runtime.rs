@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     DockerConfig,
+    claim::Claim,
     container::{Container, Lookup},
     credentials,
     doubts::Doubts,
@@ -45,6 +46,7 @@ pub struct DockerRuntime {
     engine: Engine,
     config: DockerConfig,
     identity: Identity,
+    claim: Claim,
     puller: Puller,
     starts: Semaphore,
     /// Start and remove of one attempt exclude each other: a second start that finds the container made but not yet
@@ -69,6 +71,7 @@ impl DockerRuntime {
         Ok(Self {
             engine: Engine::connect(&config).await?,
             identity: Identity::new(&config),
+            claim: Claim::default(),
             puller: Puller::new(config.pulls_in_flight, config.pull_stall_timeout),
             starts: Semaphore::new(config.starts_in_flight.get()),
             attempts: KeyedLocks::default(),
@@ -253,6 +256,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
+        self.claim.take(&self.engine, &self.identity).await?;
         let _ours = self.attempts.lock(work.attempt).await;
         let container = match self.create_and_start(work).await {
             Ok(container) => container,
@@ -271,6 +275,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
+        self.claim.take(&self.engine, &self.identity).await?;
         let container = self.find_started(attempt).await?;
         self.note_adopted(&container, attempt);
         let at = container.started_at.unwrap_or_default();
@@ -325,6 +330,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        self.claim.take(&self.engine, &self.identity).await?;
         let options =
             ListContainersOptionsBuilder::default().all(true).filters(&self.identity.filter()).build();
         let answer = self.engine.ask(self.engine.docker.list_containers(Some(options))).await;

@@ -88,6 +88,7 @@ async fn the_spec_s_check_replaces_the_image_s_and_the_agent_may_switch_that_off
     let handle = common::start(&*runtime, &without).await.unwrap().handle;
     assert_eq!(check_of(&handle).await.test.unwrap(), ["NONE"]);
     runtime.remove(without.attempt).await.unwrap();
+    drop(runtime);
 
     config.image_health_checks = true;
     let runtime = common::runtime(&config).await;
