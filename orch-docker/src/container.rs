@@ -24,6 +24,9 @@ use crate::{clock::EngineTime, engine::Engine, errors::EngineError, identity::Id
 /// Label with the bound on kept output, for the lives of the agent that come after the one that made the container.
 pub(crate) const OUTPUT_LIMIT: &str = "orch.output-limit";
 
+/// What an engine writes for the end of a container that ran when it was here last, and of which it finds nothing now.
+const MADE_UP_CODE: i32 = 255;
+
 /// What the engine knows of a container.
 #[derive(Debug)]
 pub(crate) struct Container {
@@ -81,18 +84,23 @@ impl Container {
         let config = answer.config.unwrap_or_default();
         let labels: HashMap<String, String> = config.labels.unwrap_or_default();
         let state = answer.state.unwrap_or_default();
-        let started = state.started_at.as_deref().and_then(EngineTime::parse);
+        let told = state.started_at.as_deref().and_then(EngineTime::parse);
         let verdict = state.health.as_ref().and_then(|health| health.status);
         let id = answer.id?;
-        let started_at = started.map(|told| started::at(told.timestamp(), &id, state.pid));
+        let is_running = state.running == Some(true);
+        // What runs or has run was started, whether the time of that can be read or not.
+        let was_started = is_running || state.status == Some(Status::EXITED);
+        let started_at = told.map(EngineTime::timestamp).or_else(|| was_started.then(Timestamp::now));
+        let started_at = started_at.map(|told| started::at(told, &id, state.pid));
         let newest = state.health.as_ref().and_then(|health| health.log.as_ref()?.last());
         Some(Self {
             attempt: identity.attempt(&labels)?,
             id,
-            state: match started {
-                None => FoundState::Created,
-                Some(_) if state.running == Some(true) => FoundState::Running,
-                Some(_) => FoundState::Ended(exit(&state)),
+            state: match exit(&state) {
+                _ if started_at.is_none() => FoundState::Created,
+                _ if is_running => FoundState::Running,
+                exit if exit.code == MADE_UP_CODE && identity.is_of_another_boot(&labels) => FoundState::Lost,
+                exit => FoundState::Ended(exit),
             },
             started_at,
             stop_signal: config.stop_signal.unwrap_or_else(|| "SIGTERM".into()),

@@ -95,6 +95,15 @@ impl DockerRuntime {
         }
     }
 
+    /// One of which more is known than that it was started.
+    async fn find_known(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
+        let container = self.find_started(attempt).await?;
+        match container.state {
+            FoundState::Lost => Err(lost(attempt)),
+            _ => Ok(container),
+        }
+    }
+
     /// The error for an attempt that has no container, or none that was started.
     fn missing(&self, attempt: AttemptId) -> RuntimeError {
         match self.held.has(attempt) {
@@ -259,6 +268,8 @@ impl Runtime for DockerRuntime {
         self.claim.take(&self.engine, &self.identity).await?;
         let _ours = self.attempts.lock(work.attempt).await;
         let container = match self.create_and_start(work).await {
+            // It stays until it is removed, so that it is not started a second time.
+            Ok(container) if container.state == FoundState::Lost => return Err(lost(work.attempt)),
             Ok(container) => container,
             Err(error) => {
                 // Nothing may be left of what cannot start. When that fails as well, `list` still shows it.
@@ -276,21 +287,21 @@ impl Runtime for DockerRuntime {
 
     async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
         self.claim.take(&self.engine, &self.identity).await?;
-        let container = self.find_started(attempt).await?;
+        let container = self.find_known(attempt).await?;
         self.note_adopted(&container, attempt);
         let at = container.started_at.unwrap_or_default();
         Ok(Started { handle: container.id, at })
     }
 
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
-        let mut container = self.find_started(attempt).await?;
+        let mut container = self.find_known(attempt).await?;
         loop {
             if let FoundState::Ended(exit) = container.state {
                 return Ok(exit);
             }
             let ended = container.ended(&self.engine).await;
             ended.map_err(|error| error.into_attempt(&format!("wait for attempt {attempt}")))?;
-            container = self.find_started(attempt).await?;
+            container = self.find_known(attempt).await?;
             if container.state == FoundState::Running {
                 // Somebody started it again.
                 tokio::time::sleep(SETTLE).await;
@@ -299,13 +310,13 @@ impl Runtime for DockerRuntime {
     }
 
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
-        let container = self.find_started(attempt).await?;
+        let container = self.find_known(attempt).await?;
         let stopped = container.stop(&self.engine, grace).await;
         stopped.map_err(|error| error.into_attempt(&format!("stop attempt {attempt}")))
     }
 
     async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        let container = self.find_started(attempt).await?;
+        let container = self.find_known(attempt).await?;
         let killed = container.kill(&self.engine).await;
         killed.map_err(|error| error.into_attempt(&format!("kill attempt {attempt}")))
     }
@@ -349,4 +360,13 @@ impl Runtime for DockerRuntime {
     async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
         events::subscribe(&self.engine, &self.identity, self.adopted.subscribe()).await
     }
+}
+
+fn lost(attempt: AttemptId) -> RuntimeError {
+    RuntimeError::new(
+        RuntimeErrorKind::NotFound,
+        format!(
+            "attempt {attempt} is lost: the machine went down under it, and what became of it is not known"
+        ),
+    )
 }

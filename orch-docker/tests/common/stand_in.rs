@@ -60,10 +60,19 @@ pub(crate) fn created(work: &Work) -> String {
 
 /// What the engine says of a container of `work` that is in this state.
 pub(crate) fn container(work: &Work, id: &str, state: &str) -> String {
+    container_with(work, id, state, "")
+}
+
+/// The same with more labels.
+pub(crate) fn container_with(work: &Work, id: &str, state: &str, more: &str) -> String {
+    format!(r#"{{"Id":"{id}","State":{state},"Config":{{"Labels":{}}}}}"#, labels(work, more))
+}
+
+pub(crate) fn labels(work: &Work, more: &str) -> String {
     let (task, attempt) = (work.attempt.task, work.attempt.attempt);
-    let labels =
-        format!(r#"{{"orch.cluster":"c","orch.owner":"o","orch.task":"{task}","orch.attempt":"{attempt}"}}"#);
-    format!(r#"{{"Id":"{id}","State":{state},"Config":{{"Labels":{labels}}}}}"#)
+    format!(
+        r#"{{"orch.cluster":"c","orch.owner":"o","orch.task":"{task}","orch.attempt":"{attempt}"{more}}}"#
+    )
 }
 
 /// What it says when it refuses.
