@@ -8,7 +8,7 @@ use orch_core::runtime::{RuntimeError, RuntimeErrorKind as Kind};
 pub(crate) enum EngineError {
     /// No answer: nothing is known.
     Gone(String),
-    /// It went away over a request: not even whether that was carried out is known.
+    /// It went away over a request, or did not answer in time: not even whether that was carried out is known.
     BrokenOff(String),
     /// It refused, with an HTTP status and its own words.
     Refused { status: u16, message: String },

@@ -37,17 +37,20 @@ pub(crate) async fn read(
     path: PathBuf,
     follow: bool,
 ) -> Result<Logs, RuntimeError> {
-    let live = follow && container.state == FoundState::Running;
+    let scope = match container.state {
+        FoundState::Running if follow => Scope::Followed,
+        FoundState::Running => Scope::Now,
+        _ => Scope::Whole,
+    };
     let limit = container.output_limit;
     let (engine, identity) = (engine.clone(), identity.clone());
-    let scope = if live { Scope::Followed } else { Scope::Now };
     let reader = Reader::open(engine, identity, container, path, scope).await?;
     let mut chunks = stream::try_unfold(reader, |mut reader| async {
         let chunk = reader.next().await?;
         Ok(chunk.map(|chunk| (chunk, reader)))
     })
     .boxed();
-    if live {
+    if scope == Scope::Followed {
         return Ok(chunks);
     }
     let mut newest = Newest::within(limit);

@@ -200,14 +200,18 @@ impl DockerRuntime {
         if self.doubts.about(work.attempt) {
             return Err(RuntimeError::new(
                 RuntimeErrorKind::NotFound,
-                format!("cannot {operation} again: the engine went away over it, and it may have run"),
+                format!(
+                    "cannot {operation} again: the engine did not answer the first time, and it may have run"
+                ),
             ));
         }
         let start = self.engine.docker.start_container(&container.id, None::<StartContainerOptions>);
-        if let Err(error) = self.engine.order(start).await {
-            if matches!(error, EngineError::BrokenOff(_)) {
-                self.doubts.raise(work.attempt);
-            }
+        self.doubts.raise(work.attempt);
+        let answer = self.engine.order(start).await;
+        if !matches!(answer, Err(EngineError::BrokenOff(_))) {
+            self.doubts.settle(work.attempt);
+        }
+        if let Err(error) = answer {
             return Err(error.into_start(&operation));
         }
         self.held.add(work.attempt);
@@ -337,7 +341,9 @@ impl Runtime for DockerRuntime {
             return Err(RuntimeError::not_found(attempt));
         }
         let usage = stats::read(&self.engine, &container).await;
-        usage.map_err(|error| error.into_attempt(&format!("read what attempt {attempt} uses")))
+        let usage =
+            usage.map_err(|error| error.into_attempt(&format!("read what attempt {attempt} uses")))?;
+        usage.ok_or_else(|| RuntimeError::not_found(attempt))
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {

@@ -12,7 +12,7 @@ use orch_core::{
     runtime::{Progress, Runtime, RuntimeErrorKind, Work},
 };
 
-use crate::common::stand_in::{StandIn, refusal};
+use crate::common::stand_in::{StandIn, container, refusal};
 
 mod common;
 
@@ -153,4 +153,17 @@ async fn a_404_of_a_server_that_is_no_engine_does_not_mean_that_the_attempt_is_g
     let work = common::work(TaskSpec::image("job", "image"));
     assert_ne!(runtime.wait(work.attempt).await.unwrap_err().kind, RuntimeErrorKind::NotFound);
     assert!(runtime.remove(work.attempt).await.is_err());
+}
+
+#[tokio::test]
+async fn a_container_that_ends_while_its_use_is_read_uses_nothing() {
+    let work = common::work(TaskSpec::image("job", "image"));
+    let state = r#"{"Status":"running","Running":true,"StartedAt":"2026-01-01T00:00:00Z"}"#;
+    let body = container(&work, "it", state);
+    let engine = StandIn::start(move |_, path| match path.contains("/stats") {
+        true => Some((200, r#"{"read":"0001-01-01T00:00:00Z"}"#.into())),
+        false => Some((200, body.clone())),
+    });
+    let error = engine.runtime().await.stats(work.attempt).await.unwrap_err();
+    assert_eq!(error.kind, RuntimeErrorKind::NotFound, "{error}");
 }

@@ -22,6 +22,9 @@ pub(crate) struct StandIn {
 /// Status and body; nothing to break off.
 pub(crate) type Answer = Option<(u16, String)>;
 
+/// The answer that never comes, on a connection that stays open.
+pub(crate) const SILENCE: Answer = Some((0, String::new()));
+
 impl StandIn {
     /// Answers by `respond`, which gets the words of each request's first line.
     pub(crate) fn start(respond: impl Fn(&str, &str) -> Answer + Send + 'static) -> Self {
@@ -29,8 +32,14 @@ impl StandIn {
         let listener = UnixListener::bind(home.path().join("d.sock")).unwrap();
         let (asked, requests) = mpsc::channel();
         std::thread::spawn(move || {
+            let mut silent = Vec::new();
             for stream in listener.incoming() {
-                if asked.send(serve(&mut stream.unwrap(), &respond)).is_err() {
+                let mut stream = stream.unwrap();
+                let (request, answer) = serve(&mut stream, &respond);
+                if answer == SILENCE {
+                    silent.push(stream);
+                }
+                if asked.send(request).is_err() {
                     return;
                 }
             }
@@ -40,11 +49,15 @@ impl StandIn {
 
     /// A runtime on it, for the owner `o` of the cluster `c`.
     pub(crate) async fn runtime(&self) -> DockerRuntime {
+        DockerRuntime::connect(self.config()).await.unwrap()
+    }
+
+    pub(crate) fn config(&self) -> DockerConfig {
         let mut config = DockerConfig::new("c", "o");
         let home = self.home.path();
         config.host = Some(format!("unix://{}", home.join("d.sock").display()));
         (config.secrets_dir, config.state_dir) = (home.join("secrets"), home.join("state"));
-        DockerRuntime::connect(config).await.unwrap()
+        config
     }
 
     /// The first lines of the requests since the last look.
@@ -80,8 +93,8 @@ pub(crate) fn refusal(status: u16, message: &str) -> Answer {
     Some((status, format!(r#"{{"message":"{message}"}}"#)))
 }
 
-/// Answers one request and gives its first line.
-fn serve(stream: &mut UnixStream, respond: impl Fn(&str, &str) -> Answer) -> String {
+/// Answers one request and gives its first line, with the answer.
+fn serve(stream: &mut UnixStream, respond: impl Fn(&str, &str) -> Answer) -> (String, Answer) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let (mut request, mut length) = (String::new(), 0);
     reader.read_line(&mut request).unwrap();
@@ -95,10 +108,11 @@ fn serve(stream: &mut UnixStream, respond: impl Fn(&str, &str) -> Answer) -> Str
     }
     reader.read_exact(&mut vec![0; length]).unwrap();
     let mut words = request.split(' ');
-    if let Some((status, body)) = respond(words.next().unwrap(), words.next().unwrap_or_default()) {
+    let answer = respond(words.next().unwrap(), words.next().unwrap_or_default());
+    if let Some((status, body)) = answer.as_ref().filter(|_| answer != SILENCE) {
         let head =
             format!("HTTP/1.1 {status} Told\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         write!(stream, "{head}Content-Type: application/json\r\n\r\n{body}").unwrap();
     }
-    request
+    (request, answer)
 }
