@@ -18,7 +18,7 @@ pub(crate) struct Identity {
     prefix: String,
     cluster: String,
     owner: String,
-    /// What this boot of the machine is called, where that can be known.
+    /// Name of this boot of the machine, where that can be known.
     boot: Option<String>,
 }
 

@@ -25,7 +25,7 @@ const MARKS_IN_A_FILE: u64 = 8;
 /// never agrees passes over some of the output before the mark.
 const COUNTS_MAX: usize = 3;
 
-/// How soon to follow again when the engine's stream ended under a container that runs, and had nothing new.
+/// Pause before following again, when the engine's stream ended under a container that runs and had nothing new.
 const FOLLOW_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The output of `container`, which is marked in the file `path`. With `follow` a running one's comes as it is written,
@@ -78,7 +78,7 @@ struct Reader {
     last: Option<Line>,
 }
 
-/// What a reading can give.
+/// Reach of a reading in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
     /// What there is when it is asked for, which is all that is wanted.
@@ -177,7 +177,7 @@ impl Reader {
     }
 }
 
-/// What the engine keeps, with the offsets that it has.
+/// Lines that the engine keeps, with the offsets that they have.
 async fn aligned(
     engine: &Engine,
     container: &Container,
@@ -210,7 +210,7 @@ async fn count(engine: &Engine, container: &Container, marks: Marks) -> Result<K
     Ok(kept)
 }
 
-/// How much of what the engine keeps.
+/// Part of what the engine keeps.
 #[derive(Clone, Copy, Debug)]
 enum Tail {
     /// From the oldest on.
@@ -219,7 +219,7 @@ enum Tail {
     Newest,
 }
 
-/// What the engine keeps.
+/// Lines that the engine keeps.
 fn lines(engine: &Engine, container: &Container, scope: Scope, tail: Tail) -> Lines {
     let operation = format!("read the output of attempt {}", container.attempt);
     let tail = match tail {
@@ -236,7 +236,7 @@ fn lines(engine: &Engine, container: &Container, scope: Scope, tail: Tail) -> Li
     Box::pin(lines.peekable())
 }
 
-/// How far each stream was delivered.
+/// Ends of what was delivered of each stream.
 #[derive(Debug, Default)]
 struct Delivered {
     stdout: u64,

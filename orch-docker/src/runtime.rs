@@ -37,7 +37,7 @@ use crate::{
 /// How many containers `list` asks about at a time.
 const INSPECTIONS_IN_FLIGHT: usize = 8;
 
-/// How soon to look again at a container whose engine says that it has ended, and that it runs.
+/// Pause before looking again at a container whose engine says that it has ended, and that it runs.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// Runs attempts as containers of a Docker engine. See the crate's page for what it promises.
@@ -95,7 +95,7 @@ impl DockerRuntime {
         }
     }
 
-    /// One of which more is known than that it was started.
+    /// Our container that was started, and did not go down with the machine.
     async fn find_known(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
         let container = self.find_started(attempt).await?;
         match container.state {

@@ -66,12 +66,12 @@ impl StandIn {
     }
 }
 
-/// What the engine says of a container of `work` that was made and not started.
+/// Description of a container of `work` that was made and not started.
 pub(crate) fn created(work: &Work) -> String {
     container(work, "made", r#"{"Status":"created","Running":false,"StartedAt":"0001-01-01T00:00:00Z"}"#)
 }
 
-/// What the engine says of a container of `work` that is in this state.
+/// Description of a container of `work` that is in this state.
 pub(crate) fn container(work: &Work, id: &str, state: &str) -> String {
     container_with(work, id, state, "")
 }
@@ -88,7 +88,7 @@ pub(crate) fn labels(work: &Work, more: &str) -> String {
     )
 }
 
-/// What it says when it refuses.
+/// Refusal with this status and message.
 pub(crate) fn refusal(status: u16, message: &str) -> Answer {
     Some((status, format!(r#"{{"message":"{message}"}}"#)))
 }

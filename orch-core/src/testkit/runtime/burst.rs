@@ -42,7 +42,7 @@ fn at_the_end(before: &str) -> String {
     )
 }
 
-/// What [`print`] prints.
+/// Output of [`print`].
 fn printed((first, last): (usize, usize)) -> String {
     let numbers: Vec<_> = (first..=last).map(|number| format!("{number} ")).collect();
     let lines: Vec<_> = numbers.chunks(WIDTH / numbers[0].len()).map(<[String]>::concat).collect();
