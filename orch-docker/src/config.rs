@@ -54,6 +54,9 @@ pub struct DockerConfig {
     pub devices: BTreeMap<String, Vec<PathBuf>>,
     /// The address of the node at which tasks' ports are published; every address when absent.
     pub publish_address: Option<IpAddr>,
+    /// The health check that is built into an image counts for tasks whose spec has none of its own. Without, such
+    /// tasks are not checked.
+    pub image_health_checks: bool,
 }
 
 /// A configuration that cannot work.
@@ -96,6 +99,7 @@ impl DockerConfig {
             allowed_capabilities: BTreeSet::new(),
             devices: BTreeMap::new(),
             publish_address: None,
+            image_health_checks: true,
         }
     }
 

@@ -19,10 +19,13 @@ use orch_core::{
     runtime::{Found, FoundState, RuntimeError},
 };
 
-use crate::{clock::EngineTime, engine::Engine, errors::EngineError, identity::Identity};
+use crate::{clock::EngineTime, engine::Engine, errors::EngineError, identity::Identity, started};
 
 /// Label with the bound on kept output, for the lives of the agent that come after the one that made the container.
 pub(crate) const OUTPUT_LIMIT: &str = "orch.output-limit";
+
+/// Exit code that an engine makes up for a container that ran when it was here last, and of which it finds nothing now.
+const MADE_UP_CODE: i32 = 255;
 
 /// What the engine knows of a container.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl Container {
         match answer {
             Ok(answer) if is_going_away(&answer) => Ok(Lookup::Free),
             Ok(answer) => Ok(Self::read(identity, answer).map_or(Lookup::Foreign, Lookup::Ours)),
-            Err(error) if error.is_status(404) => Ok(Lookup::Free),
+            Err(error) if error.is_missing_container() => Ok(Lookup::Free),
             Err(error) => Err(error),
         }
     }
@@ -81,18 +84,25 @@ impl Container {
         let config = answer.config.unwrap_or_default();
         let labels: HashMap<String, String> = config.labels.unwrap_or_default();
         let state = answer.state.unwrap_or_default();
-        let started = state.started_at.as_deref().and_then(EngineTime::parse);
+        let told = state.started_at.as_deref().and_then(EngineTime::parse);
         let verdict = state.health.as_ref().and_then(|health| health.status);
+        let id = answer.id?;
+        let is_running = state.running == Some(true);
+        // What runs or has run was started, whether the time of that can be read or not.
+        let was_started = is_running || state.status == Some(Status::EXITED);
+        let started_at = told.map(EngineTime::timestamp).or_else(|| was_started.then(Timestamp::now));
+        let started_at = started_at.map(|told| started::at(told, &id, state.pid));
         let newest = state.health.as_ref().and_then(|health| health.log.as_ref()?.last());
         Some(Self {
             attempt: identity.attempt(&labels)?,
-            id: answer.id?,
-            state: match started {
-                None => FoundState::Created,
-                Some(_) if state.running == Some(true) => FoundState::Running,
-                Some(_) => FoundState::Ended(exit(&state)),
+            id,
+            state: match exit(&state) {
+                _ if started_at.is_none() => FoundState::Created,
+                _ if is_running => FoundState::Running,
+                exit if exit.code == MADE_UP_CODE && identity.is_of_another_boot(&labels) => FoundState::Lost,
+                exit => FoundState::Ended(exit),
             },
-            started_at: started.map(EngineTime::timestamp),
+            started_at,
             stop_signal: config.stop_signal.unwrap_or_else(|| "SIGTERM".into()),
             output_limit: labels.get(OUTPUT_LIMIT).and_then(|text| text.parse().ok()).unwrap_or(u64::MAX),
             health_output: newest.and_then(|result| result.output.clone()).unwrap_or_default(),
@@ -117,7 +127,7 @@ impl Container {
     pub(crate) async fn signal(&self, engine: &Engine, signal: &str) -> Result<(), EngineError> {
         let options = KillContainerOptionsBuilder::default().signal(signal).build();
         match engine.order(engine.docker.kill_container(&self.id, Some(options))).await {
-            Err(error) if !error.is_status(409) && !error.is_status(404) => Err(error),
+            Err(error) if !error.is_status(409) && !error.is_missing_container() => Err(error),
             _ => Ok(()),
         }
     }
@@ -141,7 +151,7 @@ impl Container {
     pub(crate) async fn remove(&self, engine: &Engine) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match engine.order(engine.docker.remove_container(&self.id, Some(options))).await {
-            Err(error) if error.is_status(404) => Ok(()),
+            Err(error) if error.is_missing_container() => Ok(()),
             // Somebody is at it already; it is done when the container is gone.
             Err(error) if error.is_status(409) => until(engine, &self.id, "removed").await,
             answer => answer,
@@ -158,7 +168,7 @@ async fn until(engine: &Engine, id: &str, condition: &str) -> Result<(), EngineE
     });
     match engine.watched(answers).next().await {
         Some(Ok(())) => Ok(()),
-        Some(Err(error)) if error.is_status(404) => Ok(()),
+        Some(Err(error)) if error.is_missing_container() => Ok(()),
         Some(Err(error)) => Err(error),
         None => Err(EngineError::Gone("it closed the connection".into())),
     }

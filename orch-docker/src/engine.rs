@@ -110,6 +110,6 @@ async fn within<T>(
 ) -> Result<T, EngineError> {
     match tokio::time::timeout(limit, answer).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(EngineError::Gone(format!("no answer within {limit:?}"))),
+        Err(_) => Err(EngineError::BrokenOff(format!("no answer within {limit:?}"))),
     }
 }

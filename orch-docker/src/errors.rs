@@ -8,7 +8,7 @@ use orch_core::runtime::{RuntimeError, RuntimeErrorKind as Kind};
 pub(crate) enum EngineError {
     /// No answer: nothing is known.
     Gone(String),
-    /// It went away over a request: not even whether that was carried out is known.
+    /// It went away over a request, or did not answer in time: not even whether that was carried out is known.
     BrokenOff(String),
     /// It refused, with an HTTP status and its own words.
     Refused { status: u16, message: String },
@@ -43,6 +43,17 @@ impl From<Error> for EngineError {
 impl EngineError {
     pub(crate) fn is_status(&self, expected: u16) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == expected)
+    }
+
+    /// The engine has no such container. Any other 404 says nothing about a container: it may be of something that the
+    /// operation needs, or of a server that is no engine.
+    pub(crate) fn is_missing_container(&self) -> bool {
+        matches!(self, Self::Refused { status, message } if is_missing_container(*status, &message.to_lowercase()))
+    }
+
+    /// What it means for an operation on a container that was started.
+    pub(crate) fn into_attempt(self, operation: &str) -> RuntimeError {
+        self.sorted(operation, |status, text| is_missing_container(status, text).then_some(Kind::NotFound))
     }
 
     /// What it means when there is nothing special about the operation.
@@ -91,7 +102,9 @@ impl EngineError {
     /// What it means for the making of a container.
     pub(crate) fn into_create(self, operation: &str) -> RuntimeError {
         self.sorted(operation, |status, text| match status {
-            404 if text.contains("no such image") => Some(Kind::ImageNotFound),
+            404 if text.contains("no such image") || text.contains("image not known") => {
+                Some(Kind::ImageNotFound)
+            }
             400 | 404 => Some(Kind::InvalidSpec),
             _ if text.contains("working directory") || text.contains("cannot mkdir") => {
                 Some(Kind::InvalidSpec)
@@ -112,6 +125,8 @@ impl EngineError {
             "error gathering device information",
         ];
         self.sorted(operation, |status, text| match status {
+            // Somebody removed it before it was started: asked again, we make another.
+            404 if is_missing_container(status, text) => Some(Kind::Unavailable),
             400 | 404 => Some(Kind::InvalidSpec),
             _ if IMPOSSIBLE.iter().any(|word| text.contains(word)) => Some(Kind::InvalidSpec),
             _ => None,
@@ -137,6 +152,11 @@ impl EngineError {
             }
         }
     }
+}
+
+/// `text` is in lower case.
+fn is_missing_container(status: u16, text: &str) -> bool {
+    status == 404 && text.contains("no such container")
 }
 
 /// The client's errors hide the cause, which is what people need, behind `source`.
@@ -192,6 +212,19 @@ mod tests {
         let error = refused(500, "port is already allocated").into_start("start");
         assert!(error.kind.is_retryable());
         assert_eq!(error.message, "cannot start: port is already allocated (engine status 500)");
+    }
+
+    #[test]
+    fn only_a_missing_container_is_a_missing_attempt() {
+        let missing = || refused(404, "No such container: orch-1");
+        assert_eq!(missing().into_attempt("wait").kind, Kind::NotFound);
+        assert_eq!(missing().into_start("start").kind, Kind::Unavailable);
+        for message in ["page not found", "network n not found", "No such image: i"] {
+            let other = || refused(404, message);
+            assert!(!other().is_missing_container());
+            assert_eq!(other().into_attempt("wait").kind, Kind::Internal, "{message}");
+        }
+        assert_eq!(refused(404, "network n not found").into_start("start").kind, Kind::InvalidSpec);
     }
 
     #[test]

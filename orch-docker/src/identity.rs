@@ -1,6 +1,6 @@
 //! Which containers are ours, and which attempt each of them is.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fs};
 
 use orch_core::model::AttemptId;
 
@@ -10,6 +10,7 @@ const CLUSTER: &str = "orch.cluster";
 const OWNER: &str = "orch.owner";
 const TASK: &str = "orch.task";
 const ATTEMPT: &str = "orch.attempt";
+const BOOT: &str = "orch.boot";
 
 /// The mark that all of one runtime's containers carry.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Identity {
     prefix: String,
     cluster: String,
     owner: String,
+    /// Name of this boot of the machine, where that can be known.
+    boot: Option<String>,
 }
 
 impl Identity {
@@ -25,7 +28,16 @@ impl Identity {
             prefix: config.name_prefix.clone(),
             cluster: config.cluster.clone(),
             owner: config.owner.clone(),
+            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|name| name.trim().into()),
         }
+    }
+
+    pub(crate) fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    pub(crate) fn owner(&self) -> &str {
+        &self.owner
     }
 
     pub(crate) fn name(&self, attempt: AttemptId) -> String {
@@ -33,12 +45,19 @@ impl Identity {
     }
 
     pub(crate) fn labels(&self, attempt: AttemptId) -> HashMap<String, String> {
-        HashMap::from([
+        let mut labels = HashMap::from([
             (CLUSTER.into(), self.cluster.clone()),
             (OWNER.into(), self.owner.clone()),
             (TASK.into(), attempt.task.to_string()),
             (ATTEMPT.into(), attempt.attempt.to_string()),
-        ])
+        ]);
+        labels.extend(self.boot.clone().map(|boot| (BOOT.into(), boot)));
+        labels
+    }
+
+    /// Whether a container with these labels was made before the machine was started again.
+    pub(crate) fn is_of_another_boot(&self, labels: &HashMap<String, String>) -> bool {
+        labels.get(BOOT).zip(self.boot.as_ref()).is_some_and(|(made, now)| made != now)
     }
 
     /// The engine's filter for our containers.

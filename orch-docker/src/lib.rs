@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod claim;
 mod clock;
 mod config;
 mod container;
@@ -9,6 +10,7 @@ mod doubts;
 mod engine;
 mod errors;
 mod events;
+mod held;
 mod identity;
 mod keyed;
 mod logs;
@@ -20,6 +22,7 @@ mod reference;
 mod runtime;
 mod secrets;
 mod spec;
+mod started;
 mod stats;
 
 pub use config::{ConfigError, DockerConfig};

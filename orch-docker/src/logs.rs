@@ -1,17 +1,18 @@
 //! Output of containers, with offsets and within its bound.
 
-use std::{collections::VecDeque, path::PathBuf, pin::Pin};
+use std::{collections::VecDeque, path::PathBuf, pin::Pin, time::Duration};
 
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::{
     StreamExt, TryStreamExt,
-    stream::{self, BoxStream},
+    stream::{self, BoxStream, Peekable},
 };
-use orch_core::runtime::{FoundState, LogChunk, Logs, RuntimeError};
+use orch_core::runtime::{FoundState, LogChunk, Logs, OutputStream, RuntimeError};
 
 use crate::{
     container::Container,
     engine::Engine,
+    identity::Identity,
     marks::Marks,
     offsets::{KeptBefore, Line, Offsets, length},
     spec,
@@ -24,74 +25,240 @@ const MARKS_IN_A_FILE: u64 = 8;
 /// never agrees passes over some of the output before the mark.
 const COUNTS_MAX: usize = 3;
 
-/// The output of `container`, which is marked in the file `marks`. With `follow` a running one's comes as it is written,
+/// Pause before following again, when the engine's stream ended under a container that runs and had nothing new.
+const FOLLOW_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The output of `container`, which is marked in the file `path`. With `follow` a running one's comes as it is written,
 /// from the oldest that the engine keeps; in every other case it is the newest within the container's bound.
 pub(crate) async fn read(
     engine: &Engine,
-    container: &Container,
-    marks: PathBuf,
+    identity: &Identity,
+    container: Container,
+    path: PathBuf,
     follow: bool,
 ) -> Result<Logs, RuntimeError> {
-    let live = follow && container.state == FoundState::Running;
-    let mut kept = KeptBefore::new(Marks::load(&marks).await);
-    let mut output = lines(engine, container, live).peekable();
-    if !kept.marks().is_empty() {
-        for _ in 0..COUNTS_MAX {
-            kept = count(engine, container, *kept.marks()).await?;
-            output = lines(engine, container, live).peekable();
-            let rotated = !kept.is_empty()
-                && matches!(Pin::new(&mut output).peek().await, Some(Ok(line)) if !kept.begins_with(line));
-            if !rotated {
-                break;
-            }
-        }
-    }
-    let offsets = Offsets::new(&kept, spec::log_file_bytes(container.output_limit) / MARKS_IN_A_FILE);
-    let start = (output, offsets, marks);
-    let mut chunks = stream::try_unfold(start, |(mut lines, mut offsets, path)| async {
-        let Some(line) = lines.try_next().await? else { return Ok(None) };
-        let chunk = offsets.chunk(line);
-        if let Some(marks) = offsets.due()
-            && let Err(error) = marks.store(&path).await
-        {
-            tracing::warn!(path = %path.display(), %error, "how far output has come could not be noted");
-        }
-        Ok(Some((chunk, (lines, offsets, path))))
+    let scope = match container.state {
+        FoundState::Running if follow => Scope::Followed,
+        FoundState::Running => Scope::Now,
+        _ => Scope::Whole,
+    };
+    let limit = container.output_limit;
+    let (engine, identity) = (engine.clone(), identity.clone());
+    let reader = Reader::open(engine, identity, container, path, scope).await?;
+    let mut chunks = stream::try_unfold(reader, |mut reader| async {
+        let chunk = reader.next().await?;
+        Ok(chunk.map(|chunk| (chunk, reader)))
     })
     .boxed();
-    if live {
+    if scope == Scope::Followed {
         return Ok(chunks);
     }
-    let mut newest = Newest::within(container.output_limit);
+    let mut newest = Newest::within(limit);
     while let Some(chunk) = chunks.try_next().await? {
         newest.push(chunk);
     }
     Ok(stream::iter(newest.chunks.into_iter().map(Ok)).boxed())
 }
 
+type Lines = Pin<Box<Peekable<BoxStream<'static, Result<Line, RuntimeError>>>>>;
+
+/// Reads a container's output once, however often it has to be asked for.
+struct Reader {
+    engine: Engine,
+    identity: Identity,
+    container: Container,
+    path: PathBuf,
+    scope: Scope,
+    lines: Lines,
+    offsets: Offsets,
+    delivered: Delivered,
+    /// `lines` had something that was not delivered before.
+    has_added: bool,
+    /// The newest line so far.
+    last: Option<Line>,
+}
+
+/// Reach of a reading in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// What there is when it is asked for, which is all that is wanted.
+    Now,
+    /// What is written from now on as well. The engine may end the stream before the container's last words.
+    Followed,
+    /// All that there will ever be: the container had ended before it was asked for.
+    Whole,
+}
+
+impl Reader {
+    async fn open(
+        engine: Engine,
+        identity: Identity,
+        container: Container,
+        path: PathBuf,
+        scope: Scope,
+    ) -> Result<Self, RuntimeError> {
+        let marks = Marks::load(&path).await;
+        let (lines, offsets) = aligned(&engine, &container, marks, scope).await?;
+        let (delivered, has_added, last) = (Delivered::default(), false, None);
+        Ok(Self { engine, identity, container, path, scope, lines, offsets, delivered, has_added, last })
+    }
+
+    async fn next(&mut self) -> Result<Option<LogChunk>, RuntimeError> {
+        loop {
+            while let Some(line) = self.lines.try_next().await? {
+                self.last = Some(line.clone());
+                let chunk = self.offsets.chunk(line);
+                self.note().await;
+                if let Some(chunk) = self.delivered.what_is_new(chunk) {
+                    self.has_added = true;
+                    return Ok(Some(chunk));
+                }
+            }
+            if self.scope == Scope::Now || (self.scope == Scope::Whole && !self.has_added) {
+                return Ok(None);
+            }
+            if self.scope == Scope::Followed && !self.has_added {
+                // Not at once again and again. Most likely it is the container's end that this waits for.
+                drop(tokio::time::timeout(FOLLOW_AGAIN_AFTER, self.container.ended(&self.engine)).await);
+            }
+            self.look_again().await?;
+            if self.container.state != FoundState::Running && self.has_the_end().await? {
+                return Ok(None);
+            }
+            self.read_again().await?;
+        }
+    }
+
+    /// Notes how far it has come, now and then.
+    async fn note(&mut self) {
+        if let Some(marks) = self.offsets.due()
+            && let Err(error) = marks.store(&self.path).await
+        {
+            tracing::warn!(path = %self.path.display(), %error, "how far output has come could not be noted");
+        }
+    }
+
+    async fn look_again(&mut self) -> Result<(), RuntimeError> {
+        let attempt = self.container.attempt;
+        let found = Container::find(&self.engine, &self.identity, attempt).await?;
+        let same = found.filter(|found| found.id == self.container.id);
+        self.container = same.ok_or_else(|| RuntimeError::not_found(attempt))?;
+        Ok(())
+    }
+
+    /// Whether the newest line is the last one that there is. Engines end what is followed when the container ends,
+    /// however much of it is still to be read.
+    async fn has_the_end(&mut self) -> Result<bool, RuntimeError> {
+        let mut newest = lines(&self.engine, &self.container, Scope::Now, Tail::Newest);
+        let newest = newest.try_next().await?;
+        // Parts of a long line may be the same in everything.
+        Ok(newest == self.last && newest.is_none_or(|line| line.is_complete()))
+    }
+
+    /// Asks for the output once more, from its beginning.
+    async fn read_again(&mut self) -> Result<(), RuntimeError> {
+        self.scope = match self.container.state {
+            FoundState::Running => Scope::Followed,
+            _ => Scope::Whole,
+        };
+        self.has_added = false;
+        self.lines = lines(&self.engine, &self.container, self.scope, Tail::All);
+        match self.lines.as_mut().peek().await {
+            Some(Ok(first)) if self.offsets.began_with(first) => self.offsets.rewind(),
+            // Its beginning was rotated away meanwhile.
+            Some(Ok(_)) => {
+                let marks = self.offsets.marks();
+                (self.lines, self.offsets) =
+                    aligned(&self.engine, &self.container, marks, self.scope).await?;
+            }
+            Some(Err(_)) | None => {}
+        }
+        Ok(())
+    }
+}
+
+/// Lines that the engine keeps, with the offsets that they have.
+async fn aligned(
+    engine: &Engine,
+    container: &Container,
+    marks: Marks,
+    scope: Scope,
+) -> Result<(Lines, Offsets), RuntimeError> {
+    let mut kept = KeptBefore::new(marks);
+    let mut output = lines(engine, container, scope, Tail::All);
+    if !marks.is_empty() {
+        for _ in 0..COUNTS_MAX {
+            kept = count(engine, container, marks).await?;
+            output = lines(engine, container, scope, Tail::All);
+            let rotated = !kept.is_empty()
+                && matches!(output.as_mut().peek().await, Some(Ok(first)) if !kept.agrees_with(first));
+            if !rotated {
+                break;
+            }
+        }
+    }
+    Ok((output, Offsets::new(&kept, spec::log_file_bytes(container.output_limit) / MARKS_IN_A_FILE)))
+}
+
 /// How much of what was marked the engine still has.
 async fn count(engine: &Engine, container: &Container, marks: Marks) -> Result<KeptBefore, RuntimeError> {
     let mut kept = KeptBefore::new(marks);
-    let mut lines = lines(engine, container, false);
+    let mut lines = lines(engine, container, Scope::Now, Tail::All);
     while let Some(line) = lines.try_next().await? {
         kept.count(&line);
     }
     Ok(kept)
 }
 
-/// What the engine keeps, from the oldest on.
-fn lines(
-    engine: &Engine,
-    container: &Container,
-    follow: bool,
-) -> BoxStream<'static, Result<Line, RuntimeError>> {
+/// Part of what the engine keeps.
+#[derive(Clone, Copy, Debug)]
+enum Tail {
+    /// From the oldest on.
+    All,
+    /// The newest line.
+    Newest,
+}
+
+/// Lines that the engine keeps.
+fn lines(engine: &Engine, container: &Container, scope: Scope, tail: Tail) -> Lines {
     let operation = format!("read the output of attempt {}", container.attempt);
+    let tail = match tail {
+        Tail::All => "all",
+        Tail::Newest => "1",
+    };
+    let follow = scope == Scope::Followed;
     let options = LogsOptionsBuilder::default().follow(follow).stdout(true).stderr(true).timestamps(true);
-    engine
-        .watched(engine.docker.logs(&container.id, Some(options.tail("all").build())))
+    let lines = engine
+        .watched(engine.docker.logs(&container.id, Some(options.tail(tail).build())))
         .map_ok(Line::read)
-        .map_err(move |error| error.into_runtime(&operation))
-        .boxed()
+        .map_err(move |error| error.into_attempt(&operation))
+        .boxed();
+    Box::pin(lines.peekable())
+}
+
+/// Ends of what was delivered of each stream.
+#[derive(Debug, Default)]
+struct Delivered {
+    stdout: u64,
+    stderr: u64,
+}
+
+impl Delivered {
+    /// The part of a chunk that was not delivered before, which then is.
+    fn what_is_new(&mut self, mut chunk: LogChunk) -> Option<LogChunk> {
+        let end = match chunk.stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        };
+        let repeated = end.saturating_sub(chunk.offset);
+        if repeated >= length(&chunk.data) {
+            return None;
+        }
+        chunk.offset += repeated;
+        chunk.data = chunk.data.slice(usize::try_from(repeated).unwrap_or(usize::MAX)..);
+        *end = chunk.offset + length(&chunk.data);
+        Some(chunk)
+    }
 }
 
 /// The newest chunks of both streams together, cut to a number of bytes.

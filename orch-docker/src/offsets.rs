@@ -37,43 +37,74 @@ impl Line {
             None => Self { stream, at: None, data },
         }
     }
+
+    /// Whether it is a line to its end, which its time tells from every other.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.at.is_some() && self.data.ends_with(b"\n")
+    }
 }
 
-/// How many bytes before its mark the engine still has of each stream.
+/// Bytes that the engine still has before each mark, as one reading of its output counts them.
 #[derive(Debug)]
 pub(crate) struct KeptBefore {
     marks: Marks,
     oldest: Option<Line>,
-    stdout: u64,
-    stderr: u64,
+    /// Output was rotated away since it was counted.
+    is_stale: bool,
+    stdout: Before,
+    stderr: Before,
+}
+
+#[derive(Debug, Default)]
+struct Before {
+    bytes: u64,
+    has_met_the_mark: bool,
 }
 
 impl KeptBefore {
     pub(crate) fn new(marks: Marks) -> Self {
-        Self { marks, oldest: None, stdout: 0, stderr: 0 }
-    }
-
-    pub(crate) fn marks(&self) -> &Marks {
-        &self.marks
+        Self { marks, oldest: None, is_stale: false, stdout: Before::default(), stderr: Before::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.oldest.is_none()
     }
 
-    pub(crate) fn begins_with(&self, line: &Line) -> bool {
-        self.oldest.as_ref() == Some(line)
+    /// Whether a reading that begins with this line has what was counted.
+    pub(crate) fn agrees_with(&mut self, first: &Line) -> bool {
+        self.is_stale = self.oldest.as_ref().is_some_and(|oldest| oldest != first);
+        !self.is_stale
     }
 
+    /// Takes in the next line. The mark is known by its time; whether other times are earlier or later says nothing,
+    /// for the engine's clock may be set back.
     pub(crate) fn count(&mut self, line: &Line) {
         if self.oldest.is_none() {
             self.oldest = Some(line.clone());
         }
-        if line.at.zip(self.marks.of(line.stream)).is_some_and(|(at, mark)| at < mark.at) {
-            *match line.stream {
-                OutputStream::Stdout => &mut self.stdout,
-                OutputStream::Stderr => &mut self.stderr,
-            } += length(&line.data);
+        let before = match line.stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        };
+        before.has_met_the_mark |=
+            line.at.zip(self.marks.of(line.stream)).is_some_and(|(at, mark)| at == mark.at);
+        if !before.has_met_the_mark {
+            before.bytes += length(&line.data);
+        }
+    }
+
+    /// The offset of the oldest line of a stream.
+    fn start(&self, stream: OutputStream) -> u64 {
+        let before = match stream {
+            OutputStream::Stdout => &self.stdout,
+            OutputStream::Stderr => &self.stderr,
+        };
+        match self.marks.of(stream) {
+            Some(mark) if before.has_met_the_mark => mark.begin.saturating_sub(before.bytes),
+            // It is rotated away as well. Nobody knows how much is missing after it, and what follows counts from
+            // there: bytes may be passed over then, and none is repeated.
+            Some(mark) => mark.end,
+            None => 0,
         }
     }
 }
@@ -83,6 +114,8 @@ impl KeptBefore {
 pub(crate) struct Offsets {
     stdout: Count,
     stderr: Count,
+    /// The line that the reading began with.
+    oldest: Option<Line>,
     /// What was written to the engine's files since the last mark.
     written: u64,
     mark_every: u64,
@@ -90,45 +123,71 @@ pub(crate) struct Offsets {
 
 #[derive(Debug)]
 struct Count {
+    start: u64,
     next: u64,
     /// The mark that this reading began with.
     known: Option<Mark>,
+    /// What lies before it is not known for sure.
+    is_stale: bool,
     newest: Option<Mark>,
 }
 
 impl Offsets {
     pub(crate) fn new(kept: &KeptBefore, mark_every: u64) -> Self {
-        let count = |stream, before| {
-            let known = kept.marks.of(stream);
-            let next = known.map_or(0, |mark: Mark| mark.begin.saturating_sub(before));
-            Count { next, known, newest: known }
+        let count = |stream| {
+            let (start, known) = (kept.start(stream), kept.marks.of(stream));
+            Count { start, next: start, known, is_stale: kept.is_stale, newest: known }
         };
         Self {
-            stdout: count(OutputStream::Stdout, kept.stdout),
-            stderr: count(OutputStream::Stderr, kept.stderr),
+            stdout: count(OutputStream::Stdout),
+            stderr: count(OutputStream::Stderr),
+            oldest: None,
             written: 0,
             mark_every,
         }
     }
 
+    /// Whether a reading that begins with this line begins where this one did.
+    pub(crate) fn began_with(&self, line: &Line) -> bool {
+        self.oldest.as_ref() == Some(line)
+    }
+
+    /// Counts from the beginning again.
+    pub(crate) fn rewind(&mut self) {
+        for count in [&mut self.stdout, &mut self.stderr] {
+            count.next = count.start;
+        }
+    }
+
     pub(crate) fn chunk(&mut self, line: Line) -> LogChunk {
+        if self.oldest.is_none() {
+            self.oldest = Some(line.clone());
+        }
         let Line { stream, at, data } = line;
         let length = length(&data);
-        self.written += length + LINE_OVERHEAD;
         let count = match stream {
             OutputStream::Stdout => &mut self.stdout,
             OutputStream::Stderr => &mut self.stderr,
         };
         let offset = count.pass(at);
         count.next = offset + length;
-        if let Some(at) = at {
+        // What is read again is marked already.
+        if let Some(at) = at
+            && count.newest.is_none_or(|mark| mark.end < count.next)
+        {
             let begin = count.newest.filter(|mark| mark.at == at).map_or(offset, |mark| mark.begin);
-            // A second reading passes what is marked already.
-            if count.newest.is_none_or(|mark| mark.at <= at) {
-                count.newest = Some(Mark { at, begin, end: count.next });
-            }
+            count.newest = Some(Mark { at, begin, end: count.next });
+            self.written += length + LINE_OVERHEAD;
         }
         LogChunk { stream, offset, data }
+    }
+
+    /// The newest place in each stream.
+    pub(crate) fn marks(&self) -> Marks {
+        let mut marks = Marks::default();
+        *marks.of_mut(OutputStream::Stdout) = self.stdout.newest;
+        *marks.of_mut(OutputStream::Stderr) = self.stderr.newest;
+        marks
     }
 
     /// Marks to keep, when enough was written since the last ones.
@@ -137,21 +196,17 @@ impl Offsets {
             return None;
         }
         self.written = 0;
-        let mut marks = Marks::default();
-        *marks.of_mut(OutputStream::Stdout) = self.stdout.newest;
-        *marks.of_mut(OutputStream::Stderr) = self.stderr.newest;
-        Some(marks)
+        Some(self.marks())
     }
 }
 
 impl Count {
-    /// The offset of a line. At the mark it is known, whatever was rotated away before or while this is read. Where that
-    /// is gone as well, nobody knows how much is missing after it, and what follows counts from there: bytes may be
-    /// passed over then, and none is repeated.
+    /// The offset of a line. At the mark it is known, whatever was rotated away before or while this is read.
     fn pass(&self, at: Option<EngineTime>) -> u64 {
         match at.zip(self.known) {
-            Some((at, mark)) if at > mark.at => self.next.max(mark.end),
             Some((at, mark)) if at == mark.at => self.next.max(mark.begin),
+            // The mark itself may be gone.
+            Some((at, mark)) if at > mark.at && self.is_stale => self.next.max(mark.end),
             _ => self.next,
         }
     }

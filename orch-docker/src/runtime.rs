@@ -18,12 +18,14 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     DockerConfig,
+    claim::Claim,
     container::{Container, Lookup},
     credentials,
     doubts::Doubts,
     engine::Engine,
     errors::EngineError,
     events,
+    held::Held,
     identity::Identity,
     keyed::KeyedLocks,
     logs,
@@ -35,18 +37,23 @@ use crate::{
 /// How many containers `list` asks about at a time.
 const INSPECTIONS_IN_FLIGHT: usize = 8;
 
+/// Pause before looking again at a container whose engine says that it has ended, and that it runs.
+const SETTLE: Duration = Duration::from_millis(100);
+
 /// Runs attempts as containers of a Docker engine. See the crate's page for what it promises.
 #[derive(Debug)]
 pub struct DockerRuntime {
     engine: Engine,
     config: DockerConfig,
     identity: Identity,
+    claim: Claim,
     puller: Puller,
     starts: Semaphore,
     /// Start and remove of one attempt exclude each other: a second start that finds the container made but not yet
     /// started could otherwise start it again after a quick end.
     attempts: KeyedLocks<AttemptId>,
     doubts: Doubts,
+    held: Held,
     /// Changes when a start turns out to be the adoption of a container that is unhealthy already.
     adopted: watch::Sender<()>,
 }
@@ -64,26 +71,47 @@ impl DockerRuntime {
         Ok(Self {
             engine: Engine::connect(&config).await?,
             identity: Identity::new(&config),
+            claim: Claim::default(),
             puller: Puller::new(config.pulls_in_flight, config.pull_stall_timeout),
             starts: Semaphore::new(config.starts_in_flight.get()),
             attempts: KeyedLocks::default(),
             doubts: Doubts::default(),
+            held: Held::default(),
             adopted: watch::Sender::new(()),
             config,
         })
     }
 
     async fn find(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
-        Container::find(&self.engine, &self.identity, attempt)
-            .await?
-            .ok_or_else(|| RuntimeError::not_found(attempt))
+        let found = Container::find(&self.engine, &self.identity, attempt).await?;
+        found.ok_or_else(|| self.missing(attempt))
     }
 
     async fn find_started(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
         let container = self.find(attempt).await?;
         match container.was_started() {
             true => Ok(container),
-            false => Err(RuntimeError::not_found(attempt)),
+            false => Err(self.missing(attempt)),
+        }
+    }
+
+    /// Our container that was started, and did not go down with the machine.
+    async fn find_known(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
+        let container = self.find_started(attempt).await?;
+        match container.state {
+            FoundState::Lost => Err(lost(attempt)),
+            _ => Ok(container),
+        }
+    }
+
+    /// The error for an attempt that has no container, or none that was started.
+    fn missing(&self, attempt: AttemptId) -> RuntimeError {
+        match self.held.has(attempt) {
+            true => RuntimeError::new(
+                RuntimeErrorKind::NotFound,
+                format!("attempt {attempt} is not here any more: the container was removed from outside"),
+            ),
+            false => RuntimeError::not_found(attempt),
         }
     }
 
@@ -145,7 +173,24 @@ impl DockerRuntime {
         Ok(image.config.and_then(|config| config.user).unwrap_or_default())
     }
 
+    /// Starts it. An image that somebody removed since it was made ready is pulled again, once.
     async fn create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
+        match self.try_create_and_start(work).await {
+            Err(error) if error.kind == RuntimeErrorKind::ImageNotFound => {}
+            answer => return answer,
+        }
+        self.prepare(work, &Progress::none()).await?;
+        self.try_create_and_start(work).await.map_err(|error| match error.kind {
+            RuntimeErrorKind::ImageNotFound => RuntimeError::new(
+                RuntimeErrorKind::Internal,
+                format!("{error}; it is removed as soon as it is there: look for what cleans up images on this node"),
+            ),
+            _ => error,
+        })
+    }
+
+    async fn try_create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
+        let _permit = self.starts.acquire().await.map_err(|_| closed())?;
         let container = self.find_or_create(work).await?;
         if container.was_started() {
             self.note_adopted(&container, work.attempt);
@@ -155,27 +200,34 @@ impl DockerRuntime {
         if self.doubts.about(work.attempt) {
             return Err(RuntimeError::new(
                 RuntimeErrorKind::NotFound,
-                format!("cannot {operation} again: the engine went away over it, and it may have run"),
+                format!(
+                    "cannot {operation} again: the engine did not answer the first time, and it may have run"
+                ),
             ));
         }
         let start = self.engine.docker.start_container(&container.id, None::<StartContainerOptions>);
-        if let Err(error) = self.engine.order(start).await {
-            if matches!(error, EngineError::BrokenOff(_)) {
-                self.doubts.raise(work.attempt);
-            }
+        self.doubts.raise(work.attempt);
+        let answer = self.engine.order(start).await;
+        if !matches!(answer, Err(EngineError::BrokenOff(_))) {
+            self.doubts.settle(work.attempt);
+        }
+        if let Err(error) = answer {
             return Err(error.into_start(&operation));
         }
+        self.held.add(work.attempt);
         self.find(work.attempt).await
     }
 
     fn note_adopted(&self, container: &Container, attempt: AttemptId) {
         self.doubts.settle(attempt);
+        self.held.add(attempt);
         if container.is_unhealthy {
             self.adopted.send_replace(());
         }
     }
 
     async fn remove_all_of(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        self.held.let_go(attempt);
         if let Some(container) = Container::find(&self.engine, &self.identity, attempt).await? {
             let removed = container.remove(&self.engine).await;
             removed.map_err(|error| error.into_runtime(&format!("remove attempt {attempt}")))?;
@@ -217,9 +269,11 @@ impl Runtime for DockerRuntime {
     }
 
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
+        self.claim.take(&self.engine, &self.identity).await?;
         let _ours = self.attempts.lock(work.attempt).await;
-        let _permit = self.starts.acquire().await.map_err(|_| closed())?;
         let container = match self.create_and_start(work).await {
+            // It stays until it is removed, so that it is not started a second time.
+            Ok(container) if container.state == FoundState::Lost => return Err(lost(work.attempt)),
             Ok(container) => container,
             Err(error) => {
                 // Nothing may be left of what cannot start. When that fails as well, `list` still shows it.
@@ -236,38 +290,39 @@ impl Runtime for DockerRuntime {
     }
 
     async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
-        let container = self.find_started(attempt).await?;
+        self.claim.take(&self.engine, &self.identity).await?;
+        let container = self.find_known(attempt).await?;
         self.note_adopted(&container, attempt);
         let at = container.started_at.unwrap_or_default();
         Ok(Started { handle: container.id, at })
     }
 
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
-        let container = self.find_started(attempt).await?;
-        if let FoundState::Ended(exit) = container.state {
-            return Ok(exit);
-        }
-        let ended = container.ended(&self.engine).await;
-        ended.map_err(|error| error.into_runtime(&format!("wait for attempt {attempt}")))?;
-        match self.find_started(attempt).await?.state {
-            FoundState::Ended(exit) => Ok(exit),
-            state => Err(RuntimeError::new(
-                RuntimeErrorKind::Internal,
-                format!("the engine says that attempt {attempt} has ended, and that it is {state:?}"),
-            )),
+        let mut container = self.find_known(attempt).await?;
+        loop {
+            if let FoundState::Ended(exit) = container.state {
+                return Ok(exit);
+            }
+            let ended = container.ended(&self.engine).await;
+            ended.map_err(|error| error.into_attempt(&format!("wait for attempt {attempt}")))?;
+            container = self.find_known(attempt).await?;
+            if container.state == FoundState::Running {
+                // Somebody started it again.
+                tokio::time::sleep(SETTLE).await;
+            }
         }
     }
 
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
-        let container = self.find_started(attempt).await?;
+        let container = self.find_known(attempt).await?;
         let stopped = container.stop(&self.engine, grace).await;
-        stopped.map_err(|error| error.into_runtime(&format!("stop attempt {attempt}")))
+        stopped.map_err(|error| error.into_attempt(&format!("stop attempt {attempt}")))
     }
 
     async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        let container = self.find_started(attempt).await?;
+        let container = self.find_known(attempt).await?;
         let killed = container.kill(&self.engine).await;
-        killed.map_err(|error| error.into_runtime(&format!("kill attempt {attempt}")))
+        killed.map_err(|error| error.into_attempt(&format!("kill attempt {attempt}")))
     }
 
     async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
@@ -277,7 +332,7 @@ impl Runtime for DockerRuntime {
 
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
         let container = self.find_started(attempt).await?;
-        logs::read(&self.engine, &container, self.marks_of(attempt), follow).await
+        logs::read(&self.engine, &self.identity, container, self.marks_of(attempt), follow).await
     }
 
     async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
@@ -286,10 +341,13 @@ impl Runtime for DockerRuntime {
             return Err(RuntimeError::not_found(attempt));
         }
         let usage = stats::read(&self.engine, &container).await;
-        usage.map_err(|error| error.into_runtime(&format!("read what attempt {attempt} uses")))
+        let usage =
+            usage.map_err(|error| error.into_attempt(&format!("read what attempt {attempt} uses")))?;
+        usage.ok_or_else(|| RuntimeError::not_found(attempt))
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        self.claim.take(&self.engine, &self.identity).await?;
         let options =
             ListContainersOptionsBuilder::default().all(true).filters(&self.identity.filter()).build();
         let answer = self.engine.ask(self.engine.docker.list_containers(Some(options))).await;
@@ -308,4 +366,13 @@ impl Runtime for DockerRuntime {
     async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
         events::subscribe(&self.engine, &self.identity, self.adopted.subscribe()).await
     }
+}
+
+fn lost(attempt: AttemptId) -> RuntimeError {
+    RuntimeError::new(
+        RuntimeErrorKind::NotFound,
+        format!(
+            "attempt {attempt} is lost: the machine went down under it, and what became of it is not known"
+        ),
+    )
 }

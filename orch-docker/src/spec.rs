@@ -32,6 +32,9 @@ const LOG_FILE_BYTES_MIN: u64 = 1 << 20;
 /// The engine refuses less than a hundredth of a core.
 const CPU_MILLIS_MIN: u64 = 10;
 
+/// The engine takes a zero for "as in the image", and nothing shorter than this.
+const START_PERIOD_MIN: Duration = Duration::from_millis(1);
+
 /// What the engine gives containers by itself; tasks may ask for these after dropping all.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
     "AUDIT_WRITE",
@@ -86,7 +89,7 @@ pub(crate) fn container(
         user: spec.isolation.user.clone(),
         labels: Some(labels),
         stop_signal: Some(spec.stop.signal.name().into()),
-        healthcheck: Some(health(spec.health.as_deref())?),
+        healthcheck: health(spec.health.as_deref(), config)?,
         exposed_ports: Some(ports.iter().copied().map(port_key).collect()),
         host_config: Some(HostConfig {
             mounts: Some(mounts(work, files, config)?),
@@ -117,23 +120,25 @@ fn environment(work: &Work) -> Result<Vec<String>, RuntimeError> {
     Ok(all)
 }
 
-/// The spec's own check, or none at all: one that is built into the image is not what the submitter asked for.
-fn health(check: Option<&HealthCheck>) -> Result<HealthConfig, RuntimeError> {
+/// The spec's own check. Without one the image's applies, which is what the absence of any means to the engine, unless
+/// the agent wants none.
+fn health(check: Option<&HealthCheck>, config: &DockerConfig) -> Result<Option<HealthConfig>, RuntimeError> {
     let Some(check) = check else {
-        return Ok(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() });
+        let none = HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() };
+        return Ok((!config.image_health_checks).then_some(none));
     };
     let nanos = |duration: Duration| {
         i64::try_from(duration.as_nanos()).map_err(|_| invalid("health: a time is too long".into()))
     };
     let test = ["CMD".into()].into_iter().chain(check.command.iter().cloned()).collect();
-    Ok(HealthConfig {
+    Ok(Some(HealthConfig {
         test: Some(test),
         interval: Some(nanos(check.interval)?),
         timeout: Some(nanos(check.timeout)?),
-        start_period: Some(nanos(check.start_period)?),
+        start_period: Some(nanos(check.start_period.max(START_PERIOD_MIN))?),
         retries: Some(check.retries.get().into()),
         start_interval: None,
-    })
+    }))
 }
 
 fn limits(

@@ -4,14 +4,16 @@ use bollard::{models::ContainerStatsResponse, query_parameters::StatsOptionsBuil
 use futures_util::StreamExt;
 use orch_core::runtime::Usage;
 
-use crate::{container::Container, engine::Engine, errors::EngineError};
+use crate::{clock::EngineTime, container::Container, engine::Engine, errors::EngineError};
 
-/// One reading. Some engines take a second for it.
-pub(crate) async fn read(engine: &Engine, container: &Container) -> Result<Usage, EngineError> {
+/// One reading; nothing when the container has ended meanwhile. Some engines take a second for it.
+pub(crate) async fn read(engine: &Engine, container: &Container) -> Result<Option<Usage>, EngineError> {
     let options = StatsOptionsBuilder::default().stream(false).one_shot(true).build();
     let mut readings = engine.docker.stats(&container.id, Some(options)).boxed();
     match engine.ask(async { readings.next().await.transpose() }).await? {
-        Some(reading) => Ok(usage(&reading)),
+        // Of what does not run it is told that it was never read, and zeros.
+        Some(reading) if reading.read.as_deref().and_then(EngineTime::parse).is_none() => Ok(None),
+        Some(reading) => Ok(Some(usage(&reading))),
         None => Err(EngineError::Gone("it closed the connection".into())),
     }
 }

@@ -65,13 +65,15 @@ async fn line(logs: &mut Logs) -> (u64, u64) {
     (std::str::from_utf8(&data).unwrap().trim().parse().unwrap(), offset)
 }
 
-/// Returns when the container has written this line. Engines skip lines for readers that they rotate under, so nobody
-/// else should read before.
+/// Returns when this is the newest line of the container. Engines skip lines for readers that they rotate under, so
+/// it is not followed, and nobody else should read before.
 async fn until_written(handle: &str, line: &str) {
-    let options = LogsOptionsBuilder::default().follow(true).stdout(true).tail("1").build();
     let docker = common::docker();
-    let mut lines = docker.logs(handle, Some(options));
-    let written = async { while lines.next().await.unwrap().unwrap().to_string() != line {} };
+    let newest = async || {
+        let options = LogsOptionsBuilder::default().stdout(true).tail("1").build();
+        docker.logs(handle, Some(options)).next().await.map(|line| line.unwrap().to_string())
+    };
+    let written = async { while newest().await.as_deref() != Some(line) {} };
     tokio::time::timeout(PATIENCE, written).await.expect("it is never written");
 }
 

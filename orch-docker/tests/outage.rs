@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use orch_core::{
     model::TaskSpec,
     runtime::{FoundState, Progress, RuntimeErrorKind},
@@ -58,6 +58,41 @@ async fn work_survives_an_engine_that_crashes_and_comes_back() {
     stopped.unwrap();
     assert_eq!(exit.unwrap().code, 4);
     runtime.remove(work.attempt).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_is_restarted_in_good_order_loses_nothing() {
+    for containers in [Containers::Outlive, Containers::EndWithIt] {
+        let mut engine = OwnEngine::start(&scratch(), containers);
+        engine.load_image(&common::variable("ORCH_TEST_DOCKER_HOST"), &common::image());
+        let runtime = common::runtime(&common::config_at(engine.host())).await;
+        let work = common::work(common::sh(
+            "trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.05; done",
+        ));
+        common::start(&*runtime, &work).await.unwrap();
+        let mut logs = runtime.logs(work.attempt, true).await.unwrap();
+        assert_eq!(logs.next().await.unwrap().unwrap().data, "ready\n");
+        let rest = async { logs.collect::<Vec<_>>().await };
+        let (waited, rest, ()) = tokio::join!(runtime.wait(work.attempt), rest, async { engine.shut_down() });
+        // Its end may be told in time, or not; that it is gone, never.
+        match waited {
+            Ok(exit) => assert_eq!((exit.code, containers), (4, Containers::EndWithIt)),
+            Err(error) => assert_eq!(error.kind, RuntimeErrorKind::Unavailable, "{error}"),
+        }
+        for error in rest.into_iter().filter_map(Result::err) {
+            assert_eq!(error.kind, RuntimeErrorKind::Unavailable, "{error}");
+        }
+
+        engine.restart();
+        if containers == Containers::Outlive {
+            runtime.stop(work.attempt, Duration::from_secs(30)).await.unwrap();
+        }
+        assert_eq!(runtime.wait(work.attempt).await.unwrap().code, 4);
+        let chunks: Vec<_> = runtime.logs(work.attempt, true).await.unwrap().try_collect().await.unwrap();
+        let text: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.data).collect();
+        assert_eq!(String::from_utf8_lossy(&text), "ready\nbye\n");
+        runtime.remove(work.attempt).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

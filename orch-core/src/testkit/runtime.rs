@@ -32,6 +32,7 @@ use super::Outcome;
 use crate::{model::TaskSpec, runtime::Runtime};
 
 mod bench;
+mod burst;
 mod control;
 mod input;
 mod life;
@@ -115,6 +116,9 @@ const CASES: &[(&str, Case)] = cases![
     output::follow_ends_with_the_task,
     output::the_newest_output_is_kept,
     output::without_follow_it_does_not_wait,
+    burst::a_burst_before_the_end_is_followed_to_its_end,
+    burst::a_burst_is_complete_for_a_reader_that_is_slower_than_the_task,
+    burst::a_burst_is_complete_when_following_begins_just_before_the_end,
     input::environment_arguments_and_directory,
     input::secrets_arrive,
     input::secrets_are_never_printed,

@@ -6,11 +6,16 @@ fn line(second: u32, text: &str) -> Line {
     Line::read(LogOutput::StdOut { message })
 }
 
-/// What a reading of these lines gives, and the marks that it leaves.
-fn read(marks: Marks, lines: &[Line]) -> (Vec<u64>, Marks) {
+/// Offsets for a reading of these lines.
+fn offsets(marks: Marks, lines: &[Line]) -> Offsets {
     let mut kept = KeptBefore::new(marks);
     lines.iter().for_each(|line| kept.count(line));
-    let mut offsets = Offsets::new(&kept, 0);
+    Offsets::new(&kept, 0)
+}
+
+/// What a reading of these lines gives, and the marks that it leaves.
+fn read(marks: Marks, lines: &[Line]) -> (Vec<u64>, Marks) {
+    let mut offsets = offsets(marks, lines);
     let found = lines.iter().map(|line| offsets.chunk(line.clone()).offset).collect();
     (found, offsets.due().unwrap())
 }
@@ -59,9 +64,46 @@ fn nothing_is_repeated_when_the_mark_is_rotated_away_as_well() {
 }
 
 #[test]
+fn offsets_stay_when_the_engine_s_clock_is_set_back() {
+    let lines = [line(7, "abc\n"), line(8, "de\n"), line(2, "f\n"), line(3, "gh\n")];
+    let (whole, _) = read(Marks::default(), &lines);
+    for seen in 1..=lines.len() {
+        let (_, marks) = read(Marks::default(), &lines[..seen]);
+        for gone in 0..seen {
+            assert_eq!(read(marks, &lines[gone..]).0, whole[gone..], "{gone} gone, {seen} seen");
+        }
+    }
+}
+
+#[test]
+fn what_is_rotated_away_after_the_count_does_not_repeat_offsets() {
+    let lines = [line(1, "abc\n"), line(2, "de\n"), line(3, "f\n"), line(4, "gh\n")];
+    let (whole, _) = read(Marks::default(), &lines);
+    let (_, marks) = read(Marks::default(), &lines[..3]);
+    let mut kept = KeptBefore::new(marks);
+    lines.iter().for_each(|line| kept.count(line));
+    assert!(kept.agrees_with(&lines[0]) && !kept.agrees_with(&lines[3]));
+    assert_eq!(Offsets::new(&kept, 0).chunk(lines[3].clone()).offset, whole[3]);
+}
+
+#[test]
+fn a_reading_that_begins_at_the_same_line_counts_the_same() {
+    let lines = [line(1, "abc\n"), line(2, "de\n"), line(3, "f\n")];
+    let mut offsets = offsets(Marks::default(), &lines);
+    let mut pass = || lines.iter().map(|line| offsets.chunk(line.clone()).offset).collect::<Vec<_>>();
+    let first = pass();
+    offsets.rewind();
+    assert!(offsets.began_with(&lines[0]) && !offsets.began_with(&lines[1]));
+    assert_eq!(lines.iter().map(|line| offsets.chunk(line.clone()).offset).collect::<Vec<_>>(), first);
+    assert_eq!(offsets.marks(), read(Marks::default(), &lines).1);
+}
+
+#[test]
 fn reading_again_leaves_the_same_marks() {
     let lines = [line(1, "abc\n"), line(2, "de\n")];
     let (_, marks) = read(Marks::default(), &lines);
     assert_eq!(read(marks, &lines).1, marks);
-    assert_eq!(read(marks, &lines[..1]).1, marks, "the newest place counts");
+    let mut again = offsets(marks, &lines);
+    again.chunk(lines[0].clone());
+    assert_eq!(again.marks(), marks, "the newest place counts");
 }

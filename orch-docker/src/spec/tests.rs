@@ -39,7 +39,7 @@ fn the_smallest_spec_gets_the_image_s_own_command_and_no_new_privileges() {
     let body = translate(job(), &config()).unwrap();
     assert_eq!(body.image.as_deref(), Some("busybox:latest"));
     assert_eq!((body.entrypoint, body.cmd, body.user, body.working_dir), (None, None, None, None));
-    assert_eq!(body.healthcheck.unwrap().test.unwrap(), ["NONE"]);
+    assert_eq!(body.healthcheck, None);
     let host = body.host_config.unwrap();
     assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
     assert_eq!((host.memory, host.nano_cpus, host.pids_limit, host.privileged), (None, None, None, None));

@@ -88,7 +88,13 @@ impl OwnEngine {
         let _ = fs::remove_file(pid_file);
     }
 
-    /// Starts it again after a crash.
+    /// It ends when it is told to, and ends its containers first unless they outlive it.
+    pub(crate) fn shut_down(&mut self) {
+        self.signal("TERM");
+        self.daemon.wait().expect("it ends");
+    }
+
+    /// Starts it again.
     pub(crate) fn restart(&mut self) {
         self.daemon = spawn(self.home.path(), self.containers).unwrap_or_else(|why| panic!("{why}"));
     }

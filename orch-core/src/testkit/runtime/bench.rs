@@ -118,7 +118,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    fn of(chunks: &[LogChunk]) -> Outcome<Self> {
+    pub(super) fn of(chunks: &[LogChunk]) -> Outcome<Self> {
         let (stdout_from, stdout) = join(chunks, OutputStream::Stdout)?;
         let (_, stderr) = join(chunks, OutputStream::Stderr)?;
         Ok(Self { stdout, stderr, stdout_from })

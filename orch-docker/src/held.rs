@@ -1,0 +1,31 @@
+//! Attempts that are there unless somebody else took them away.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use orch_core::model::AttemptId;
+
+/// Attempts that this runtime started or took over, and did not remove. As many as there are on the node.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Mutex<HashSet<AttemptId>>);
+
+impl Held {
+    pub(crate) fn add(&self, attempt: AttemptId) {
+        self.all().insert(attempt);
+    }
+
+    /// To be called before the container goes.
+    pub(crate) fn let_go(&self, attempt: AttemptId) {
+        self.all().remove(&attempt);
+    }
+
+    pub(crate) fn has(&self, attempt: AttemptId) -> bool {
+        self.all().contains(&attempt)
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,118 @@
+//! A stand-in for an engine, for what real ones do too seldom.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
+
+use orch_core::runtime::Work;
+use orch_docker::{DockerConfig, DockerRuntime};
+use tempfile::TempDir;
+
+/// The engine, and what it was asked.
+pub(crate) struct StandIn {
+    home: TempDir,
+    requests: mpsc::Receiver<String>,
+}
+
+/// Status and body; nothing to break off.
+pub(crate) type Answer = Option<(u16, String)>;
+
+/// The answer that never comes, on a connection that stays open.
+pub(crate) const SILENCE: Answer = Some((0, String::new()));
+
+impl StandIn {
+    /// Answers by `respond`, which gets the words of each request's first line.
+    pub(crate) fn start(respond: impl Fn(&str, &str) -> Answer + Send + 'static) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(home.path().join("d.sock")).unwrap();
+        let (asked, requests) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut silent = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let (request, answer) = serve(&mut stream, &respond);
+                if answer == SILENCE {
+                    silent.push(stream);
+                }
+                if asked.send(request).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { home, requests }
+    }
+
+    /// A runtime on it, for the owner `o` of the cluster `c`.
+    pub(crate) async fn runtime(&self) -> DockerRuntime {
+        DockerRuntime::connect(self.config()).await.unwrap()
+    }
+
+    pub(crate) fn config(&self) -> DockerConfig {
+        let mut config = DockerConfig::new("c", "o");
+        let home = self.home.path();
+        config.host = Some(format!("unix://{}", home.join("d.sock").display()));
+        (config.secrets_dir, config.state_dir) = (home.join("secrets"), home.join("state"));
+        config
+    }
+
+    /// The first lines of the requests since the last look.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.try_iter().collect()
+    }
+}
+
+/// Description of a container of `work` that was made and not started.
+pub(crate) fn created(work: &Work) -> String {
+    container(work, "made", r#"{"Status":"created","Running":false,"StartedAt":"0001-01-01T00:00:00Z"}"#)
+}
+
+/// Description of a container of `work` that is in this state.
+pub(crate) fn container(work: &Work, id: &str, state: &str) -> String {
+    container_with(work, id, state, "")
+}
+
+/// The same with more labels.
+pub(crate) fn container_with(work: &Work, id: &str, state: &str, more: &str) -> String {
+    format!(r#"{{"Id":"{id}","State":{state},"Config":{{"Labels":{}}}}}"#, labels(work, more))
+}
+
+pub(crate) fn labels(work: &Work, more: &str) -> String {
+    let (task, attempt) = (work.attempt.task, work.attempt.attempt);
+    format!(
+        r#"{{"orch.cluster":"c","orch.owner":"o","orch.task":"{task}","orch.attempt":"{attempt}"{more}}}"#
+    )
+}
+
+/// Refusal with this status and message.
+pub(crate) fn refusal(status: u16, message: &str) -> Answer {
+    Some((status, format!(r#"{{"message":"{message}"}}"#)))
+}
+
+/// Answers one request and gives its first line, with the answer.
+fn serve(stream: &mut UnixStream, respond: impl Fn(&str, &str) -> Answer) -> (String, Answer) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (mut request, mut length) = (String::new(), 0);
+    reader.read_line(&mut request).unwrap();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).unwrap();
+        let Some((name, value)) = header.split_once(':') else { break };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    reader.read_exact(&mut vec![0; length]).unwrap();
+    let mut words = request.split(' ');
+    let answer = respond(words.next().unwrap(), words.next().unwrap_or_default());
+    if let Some((status, body)) = answer.as_ref().filter(|_| answer != SILENCE) {
+        let head =
+            format!("HTTP/1.1 {status} Told\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        write!(stream, "{head}Content-Type: application/json\r\n\r\n{body}").unwrap();
+    }
+    (request, answer)
+}
