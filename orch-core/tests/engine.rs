@@ -7,11 +7,19 @@ use async_trait::async_trait;
 use orch_core::{
     Error, Orchestrator,
     consensus::{Consensus, LocalConsensus, StoreConsensus},
-    engine::EngineConfig,
-    model::TaskSpec,
+    engine::{AgentConfig, EngineConfig, TaskFilter, TaskView},
+    model::{AttemptEnd, AttemptId, Exit, Resources, TaskId, TaskSpec, WorkKind},
+    runtime::{
+        Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeEvents,
+        Started, Usage, Work,
+    },
+    scheduler::{Pending, Plan, Scheduler, Snapshot},
     state::{ClusterConfig, Rejection, TaskResult, TimeoutKind},
     store::{MemoryStore, StateStore},
-    testkit::engine::{EngineHarness, Parts, run_all},
+    testkit::{
+        SimulatedRuntime,
+        engine::{EngineHarness, Parts, run_all},
+    },
 };
 use tokio::sync::Mutex;
 
@@ -143,4 +151,187 @@ async fn a_host_that_is_its_own_node_starts_again_on_its_records() {
     let second = build().await;
     let task = second.submit(TaskSpec::program("two", "true")).await.unwrap();
     assert_eq!(second.wait(task).await.unwrap().status(), "succeeded");
+}
+
+fn node_config(node: &str) -> AgentConfig {
+    let mut config = AgentConfig::local(node, [WorkKind::Program]).unwrap();
+    config.node.capacity = Resources::new(4000, 4 << 30);
+    config
+}
+
+#[tokio::test]
+async fn a_node_must_be_able_to_run_what_it_offers_and_be_the_only_one() {
+    let refused = async |builder: orch_core::engine::Builder| match builder.build().await {
+        Err(Error::Composition(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let images = AgentConfig::local("a", [WorkKind::Image]).unwrap();
+    let builder = Orchestrator::builder().node(images, Arc::new(SimulatedRuntime::new()));
+    let why = refused(builder).await;
+    assert!(why.contains("offers work of kind image, which its simulated runtime cannot run"), "{why}");
+    let two = Orchestrator::builder()
+        .node(node_config("a"), Arc::new(SimulatedRuntime::new()))
+        .node(node_config("b"), Arc::new(SimulatedRuntime::new()));
+    let why = refused(two).await;
+    assert!(why.contains("called more than once"), "{why}");
+}
+
+#[derive(Debug)]
+struct Panics;
+
+impl Scheduler for Panics {
+    fn name(&self) -> &'static str {
+        "panics"
+    }
+
+    fn plan(&self, _: Snapshot<'_>, _: &[Pending<'_>]) -> Plan {
+        panic!("out of ideas")
+    }
+}
+
+#[tokio::test]
+async fn a_scheduler_that_panics_places_nothing_and_the_status_says_so() {
+    let node = (node_config("a"), Arc::new(SimulatedRuntime::new()));
+    let orch =
+        Orchestrator::builder().scheduler(Arc::new(Panics)).node(node.0, node.1).build().await.unwrap();
+    let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
+    assert_eq!(orch.get(task).unwrap().status(), "pending");
+    assert_eq!(orch.explain(task).unwrap(), None);
+    let trouble = orch.status().scheduler_trouble.unwrap();
+    assert!(trouble.ends_with("out of ideas"), "{trouble}");
+    orch.cancel(task, "enough").await.unwrap();
+    orch.shutdown().await.unwrap();
+}
+
+/// Panics in the step that the task is named after.
+#[derive(Debug)]
+struct Fragile(SimulatedRuntime);
+
+impl Fragile {
+    fn step(work: &Work, step: &str) {
+        assert_ne!(work.spec.name, step, "fell over");
+    }
+}
+
+#[async_trait]
+impl Runtime for Fragile {
+    fn capabilities(&self) -> RuntimeCapabilities {
+        self.0.capabilities()
+    }
+    async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError> {
+        Self::step(work, "prepare");
+        self.0.prepare(work, progress).await
+    }
+    async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
+        Self::step(work, "start");
+        self.0.start(work).await
+    }
+    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
+        self.0.adopt(attempt).await
+    }
+    async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
+        let hangs = self
+            .0
+            .list()
+            .await?
+            .iter()
+            .any(|found| found.attempt == attempt && found.state == FoundState::Running);
+        assert!(!hangs, "fell over");
+        self.0.wait(attempt).await
+    }
+    async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
+        self.0.stop(attempt, grace).await
+    }
+    async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        self.0.kill(attempt).await
+    }
+    async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
+        self.0.remove(attempt).await
+    }
+    async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
+        self.0.logs(attempt, follow).await
+    }
+    async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
+        self.0.stats(attempt).await
+    }
+    async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        self.0.list().await
+    }
+    async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
+        self.0.events().await
+    }
+}
+
+#[tokio::test]
+async fn a_runtime_that_panics_fails_the_attempt_and_nothing_else() {
+    let runtime = SimulatedRuntime::new();
+    let fragile = Arc::new(Fragile(runtime.clone()));
+    let orch = Orchestrator::builder().node(node_config("a"), fragile).build().await.unwrap();
+    for (name, program) in [("prepare", "true"), ("start", "true"), ("wait", "hang")] {
+        let task = orch.submit(TaskSpec::program(name, program)).await.unwrap();
+        let done = orch.wait(task).await.unwrap();
+        assert_eq!(done.status(), "failed", "{name}");
+        let Some(AttemptEnd::StartFailed { failure }) = done.record.last_end() else { panic!("{done:?}") };
+        assert!(failure.message.contains("fell over"), "{failure:?}");
+    }
+    let well = orch.submit(TaskSpec::program("well", "true")).await.unwrap();
+    assert_eq!(orch.wait(well).await.unwrap().status(), "succeeded");
+    orch.shutdown().await.unwrap();
+    assert!(runtime.list().await.unwrap().is_empty(), "what ran when it panicked was removed");
+}
+
+#[tokio::test]
+async fn a_list_is_what_a_look_at_every_task_finds() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let spec = |number: usize| {
+        TaskSpec::program(format!("t{}", number % 7), "true").label("team", (number % 3).to_string())
+    };
+    let ids = orch.submit_all((0..900).map(spec)).await.unwrap();
+    for id in ids.iter().step_by(5) {
+        orch.cancel(*id, "").await.unwrap();
+    }
+    let everything = TaskFilter { limit: usize::MAX, ..TaskFilter::default() };
+    let all = orch.list(&everything);
+    assert_eq!(all.iter().map(|view| view.record.id).collect::<Vec<_>>(), ids, "in order of submission");
+    let check = |filter: TaskFilter, wanted: &dyn Fn(&TaskView) -> bool| {
+        let after = filter.after_seq;
+        let expected =
+            all.iter().filter(|view| wanted(view) && after.is_none_or(|after| view.record.seq > after));
+        let expected: Vec<TaskId> = expected.map(|view| view.record.id).take(filter.limit).collect();
+        let found: Vec<TaskId> = orch.list(&filter).iter().map(|view| view.record.id).collect();
+        assert_eq!(found, expected, "{filter:?}");
+    };
+    for limit in [0, 1, 300, usize::MAX] {
+        for after_seq in [None, Some(0), Some(511), Some(10_000)] {
+            let base = TaskFilter { limit, after_seq, ..TaskFilter::default() };
+            check(base.clone(), &|_| true);
+            for status in ["pending", "cancelled"] {
+                check(TaskFilter { statuses: vec![status.into()], ..base.clone() }, &|view| {
+                    view.status() == status
+                });
+            }
+            check(TaskFilter { name: Some("t3".into()), ..base.clone() }, &|view| {
+                view.record.spec.name == "t3"
+            });
+            let label = Some(("team".to_owned(), "1".to_owned()));
+            check(TaskFilter { label, ..base.clone() }, &|view| view.record.spec.labels["team"] == "1");
+            for length in [1, 6, 8, 9, 36] {
+                let prefix = ids[17].to_string()[..length].to_owned();
+                let begins = |view: &TaskView| view.record.id.to_string().starts_with(&prefix);
+                check(TaskFilter { id_prefix: Some(prefix.clone()), ..base.clone() }, &begins);
+            }
+        }
+    }
+    let none = TaskFilter { id_prefix: Some("no id".into()), ..TaskFilter::default() };
+    assert!(orch.list(&none).is_empty());
+    assert_eq!(orch.status().tasks, BTreeMap::from([("pending", 720), ("cancelled", 180)]));
+}
+
+#[tokio::test]
+async fn events_of_the_future_are_not_those_of_the_past() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    orch.submit(TaskSpec::program("t", "true")).await.unwrap();
+    let now = orch.status().revision;
+    assert!(orch.events_from(now).is_ok());
+    assert!(matches!(orch.events_from(now.next()), Err(Error::EventsCompacted { .. })));
 }

@@ -1,6 +1,9 @@
 //! Composing an orchestrator, and refusing parts that cannot work together.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use tokio::sync::{Mutex, watch};
 
@@ -17,7 +20,7 @@ use super::{
 use crate::{
     consensus::{Consensus, FaultModel, LocalConsensus, StoreConsensus},
     runtime::Runtime,
-    scheduler::{BestFit, Scheduler},
+    scheduler::{BestFit, Guarded, Scheduler},
     state::{ClusterConfig, ClusterMachine, ClusterState},
     store::{MemoryStore, StateStore},
     transport::Transport,
@@ -31,6 +34,8 @@ pub struct Builder {
     store: Option<Arc<dyn StateStore>>,
     transport: Option<Arc<dyn Transport>>,
     node: Option<(AgentConfig, Arc<dyn Runtime>)>,
+    /// How often a node was given; more than once is a mistake.
+    nodes_given: u32,
     cluster: ClusterConfig,
     engine: EngineConfig,
 }
@@ -43,6 +48,7 @@ impl Default for Builder {
             store: None,
             transport: None,
             node: None,
+            nodes_given: 0,
             cluster: ClusterConfig::default(),
             engine: EngineConfig::default(),
         }
@@ -52,8 +58,8 @@ impl Default for Builder {
 impl Builder {
     /// Which task goes to which node. Default: [`BestFit`].
     #[must_use]
-    pub fn scheduler(mut self, scheduler: impl Scheduler) -> Self {
-        self.scheduler = Arc::new(scheduler);
+    pub fn scheduler(mut self, scheduler: Arc<dyn Scheduler>) -> Self {
+        self.scheduler = scheduler;
         self
     }
 
@@ -83,23 +89,38 @@ impl Builder {
     #[must_use]
     pub fn node(mut self, config: AgentConfig, runtime: Arc<dyn Runtime>) -> Self {
         self.node = Some((config, runtime));
+        self.nodes_given += 1;
         self
     }
 
     /// Makes this process a node called `local` that runs programs of the operating system, with a directory for their
-    /// output that is removed at the end.
+    /// output that is removed at the end. For a cluster in memory: where its state is durable, work that runs should be found
+    /// again after a restart, which takes [`Builder::local_node_in`].
     ///
     /// # Errors
     /// [`Error::Agent`] when no such directory can be made.
     #[cfg(target_os = "linux")]
     pub fn local_node(self) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("orch-{}", uuid::Uuid::new_v4()));
+        self.local_node_with(crate::runtime::ProcessRuntimeConfig::temporary(dir))
+    }
+
+    /// The same with a directory that stays, in which the next process finds what still runs.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] when the directory cannot be made or read.
+    #[cfg(target_os = "linux")]
+    pub fn local_node_in(self, dir: impl Into<std::path::PathBuf>) -> Result<Self> {
+        self.local_node_with(crate::runtime::ProcessRuntimeConfig::new(dir.into()))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn local_node_with(self, config: crate::runtime::ProcessRuntimeConfig) -> Result<Self> {
         use crate::{
             model::{InstanceId, WorkKind},
-            runtime::{ProcessRuntime, ProcessRuntimeConfig},
+            runtime::ProcessRuntime,
         };
-        let dir = std::env::temp_dir().join(format!("orch-{}", uuid::Uuid::new_v4()));
-        let runtime = ProcessRuntime::new(ProcessRuntimeConfig::temporary(dir))
-            .map_err(|error| Error::Agent(error.to_string()))?;
+        let runtime = ProcessRuntime::new(config).map_err(|error| Error::Agent(error.to_string()))?;
         let mut config = AgentConfig::local("local", [WorkKind::Program])
             .map_err(|error| Error::Agent(error.to_string()))?;
         // One id for ever: whoever holds the state of the cluster is this node, in every life of the host.
@@ -129,12 +150,28 @@ impl Builder {
     pub async fn build(self) -> Result<Orchestrator> {
         self.engine.validate().map_err(Error::Composition)?;
         let consensus = self.compose()?;
+        if let Some((config, runtime)) = &self.node {
+            let capabilities = runtime.capabilities();
+            let takes = BTreeSet::from([capabilities.kind]);
+            if let Some(kind) = config.node.kinds.iter().find(|kind| !kind.is_taken_by(&takes)) {
+                return Err(Error::Composition(format!(
+                    "node {} offers work of kind {kind}, which its {} runtime cannot run; it runs {}",
+                    config.node.id, capabilities.name, capabilities.kind
+                )));
+            }
+        }
+        if self.nodes_given > 1 {
+            return Err(Error::Composition(
+                "node(...) was called more than once; a process is one node, start an Agent on link() for each other".into(),
+            ));
+        }
         if consensus.capabilities().shares_store() {
             self.check_member(&*consensus)?;
         }
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let view = Arc::new(View::new(self.engine.events_kept, self.engine.changes_kept));
-        let state = ClusterState::new(self.cluster, self.scheduler.clone());
+        let scheduler = Arc::new(Guarded::new(self.scheduler));
+        let state = ClusterState::new(self.cluster, scheduler.clone());
         let machine = ClusterMachine::new(state, Box::new(Publisher(view.clone())));
         consensus.start(Box::new(machine)).await?;
         restore_observed(&*store, &view).await?;
@@ -142,7 +179,7 @@ impl Builder {
         let (stop, stopped) = watch::channel(false);
         let inner = Arc::new(Inner {
             consensus,
-            scheduler: self.scheduler,
+            scheduler,
             store,
             config: self.engine,
             view,

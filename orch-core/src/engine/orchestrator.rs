@@ -29,7 +29,7 @@ use super::{
 use crate::{
     consensus::{Consensus, ConsensusError, ConsensusStatus},
     model::{CommandId, NodeId, Report, Session, TaskId, TaskSpec},
-    scheduler::{NodeView, Pending, Scheduler, Snapshot, Unplaced},
+    scheduler::{Guarded, NodeView, Pending, Scheduler as _, Snapshot, Unplaced},
     state::{ClusterMachine, Command, Envelope, NewTask, Outcome, Rejection, TaskState},
     store::{Revision, StateStore},
 };
@@ -86,7 +86,7 @@ impl Drop for Owner {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) consensus: Arc<dyn Consensus>,
-    pub(super) scheduler: Arc<dyn Scheduler>,
+    pub(super) scheduler: Arc<Guarded>,
     pub(super) store: Arc<dyn StateStore>,
     pub(super) config: EngineConfig,
     pub(super) view: Arc<View>,
@@ -108,6 +108,8 @@ pub struct Status {
     pub tasks: BTreeMap<&'static str, u64>,
     /// How agreement goes.
     pub consensus: ConsensusStatus,
+    /// What is wrong with the scheduler, if anything is.
+    pub scheduler_trouble: Option<String>,
 }
 
 impl Orchestrator {
@@ -219,11 +221,11 @@ impl Orchestrator {
         if !matches!(known.record.state, TaskState::Pending { .. }) {
             return Ok(None);
         }
-        Ok(self.inner.view.explain(task, |nodes, record| {
-            let pending = [Pending { task: record.id, spec: &record.spec, avoid: None }];
-            let plan = self.inner.scheduler.plan(Snapshot { nodes, explain: true }, &pending);
-            plan.unplaced.into_iter().next()
-        }))
+        // A policy may take long: it looks at nodes of its own, while decisions go on.
+        let (nodes, record) = (self.inner.view.nodes(), &known.record);
+        let pending = [Pending { task: record.id, spec: &record.spec, avoid: None }];
+        let plan = self.inner.scheduler.plan(Snapshot { nodes: &nodes, explain: true }, &pending);
+        Ok(plan.unplaced.into_iter().next())
     }
 
     /// Events from now on.
@@ -265,7 +267,7 @@ impl Orchestrator {
     /// A node, with what its tasks hold.
     #[must_use]
     pub fn node(&self, node: &NodeId) -> Option<NodeView> {
-        self.inner.view.node(node)
+        self.inner.view.node(node).map(Arc::unwrap_or_clone)
     }
 
     /// Lets a node keep what it has and take nothing new.
@@ -327,6 +329,7 @@ impl Orchestrator {
             revision: self.inner.view.revision(),
             tasks: self.inner.view.count_by_status(),
             consensus: self.inner.consensus.status(),
+            scheduler_trouble: self.inner.scheduler.trouble(),
         }
     }
 
@@ -367,7 +370,11 @@ impl Orchestrator {
         }
         self.inner.consensus.shutdown().await;
         self.inner.view.close();
-        Ok(self.inner.store.close().await?)
+        // A store that members share is the host's to close: others may go on.
+        match self.inner.consensus.capabilities().shares_store() {
+            true => Ok(()),
+            false => Ok(self.inner.store.close().await?),
+        }
     }
 
     async fn command(&self, command: Command) -> Result<Outcome> {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{AttemptId, NodeId, TaskId, Timestamp},
-    scheduler::{NodeView, Unplaced},
+    scheduler::NodeView,
     state::{Change, ClusterState, Publish, TaskRecord, TaskState, TaskTable},
     store::Revision,
 };
@@ -42,9 +42,15 @@ struct Inner {
     revision: Revision,
     tasks: TaskTable,
     by_seq: BTreeMap<u64, TaskId>,
+    /// Tasks that are not finished, by their place in the order of submission.
+    unfinished: BTreeMap<u64, TaskId>,
+    by_id: BTreeSet<TaskId>,
     by_node: HashMap<NodeId, BTreeSet<TaskId>>,
+    /// Tasks by the status that is shown of them.
+    counts: BTreeMap<&'static str, u64>,
     observed: HashMap<TaskId, Observed>,
-    nodes: Vec<NodeView>,
+    /// In order of ids. A reader takes what it needs of them and looks at it without the lock.
+    nodes: Vec<Arc<NodeView>>,
     waiters: HashMap<TaskId, Vec<oneshot::Sender<()>>>,
     ring: Ring,
     stale: VecDeque<Stale>,
@@ -66,6 +72,9 @@ impl View {
                 revision: Revision::ZERO,
                 tasks: TaskTable::default(),
                 by_seq: BTreeMap::new(),
+                unfinished: BTreeMap::new(),
+                by_id: BTreeSet::new(),
+                counts: BTreeMap::new(),
                 by_node: HashMap::new(),
                 observed: HashMap::new(),
                 nodes: Vec::new(),
@@ -101,40 +110,47 @@ impl View {
         Some(TaskView { observed: inner.observed.get(&id).cloned(), record })
     }
 
-    /// Tasks in order of submission, the newest last.
+    /// Tasks in order of submission, the newest last. Looks at some at a time, so that decisions never wait for a long list;
+    /// each task is shown as it was when it was looked at.
     pub(super) fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
-        let inner = self.read();
-        let matching =
-            inner.by_seq.range(filter.after_seq.map_or(0, |seq| seq + 1)..).filter_map(|(_, id)| {
-                let view = TaskView {
-                    record: inner.tasks.get(*id)?.clone(),
-                    observed: inner.observed.get(id).cloned(),
-                };
-                filter.matches(&view).then_some(view)
-            });
-        matching.take(filter.limit).collect()
+        const LOOK: usize = 256;
+        let (mut found, mut source) = (Vec::new(), Source::new(filter));
+        while found.len() < filter.limit {
+            let inner = self.read();
+            let ids = source.next(&inner, LOOK);
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids {
+                let Some(record) = inner.tasks.get(id).cloned() else { continue };
+                let view = TaskView { record, observed: inner.observed.get(&id).cloned() };
+                if filter.after_seq.is_none_or(|after| view.record.seq > after) && filter.matches(&view) {
+                    found.push(view);
+                }
+            }
+        }
+        found.sort_unstable_by_key(|view| view.record.seq);
+        found.truncate(filter.limit);
+        found
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeView> {
-        self.read().nodes.clone()
+        let nodes = self.read().nodes.clone();
+        nodes.iter().map(|node| NodeView::clone(node)).collect()
     }
 
-    pub(super) fn node(&self, id: &NodeId) -> Option<NodeView> {
+    pub(super) fn node(&self, id: &NodeId) -> Option<Arc<NodeView>> {
         let inner = self.read();
-        inner.find_node(id).map(|at| inner.nodes[at].clone())
+        inner.find_node(id).ok().map(|at| inner.nodes[at].clone())
     }
 
     pub(super) fn count_by_status(&self) -> BTreeMap<&'static str, u64> {
-        let inner = self.read();
-        let mut counts = BTreeMap::new();
-        for record in inner.tasks.values() {
-            let status = match record.status() {
-                "placed" if inner.was_seen_running(record) => "running",
-                status => status,
-            };
-            *counts.entry(status).or_insert(0) += 1;
-        }
-        counts
+        self.read()
+            .counts
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(name, count)| (*name, *count))
+            .collect()
     }
 
     /// Resolves when the task has finished, with an error when the view is closed before. `None` when it has already or is not
@@ -161,7 +177,12 @@ impl View {
 
     /// The number of the last event at or before `revision`, or the earliest revision to go on from.
     pub(super) fn event_number(&self, revision: Revision) -> Result<u64, Revision> {
-        self.read().ring.number_at(revision)
+        let inner = self.read();
+        // Of the future nothing is known: it may be a revision of another life of the cluster.
+        if revision > inner.revision {
+            return Err(inner.revision);
+        }
+        inner.ring.number_at(revision)
     }
 
     pub(super) fn last_event(&self) -> u64 {
@@ -178,11 +199,14 @@ impl View {
         if !held {
             return false;
         }
+        let shown = inner.shown(attempt.task);
         let observed = inner.observed.entry(attempt.task).or_insert_with(|| Observed::new(attempt.attempt));
         if observed.attempt != attempt.attempt {
             *observed = Observed::new(attempt.attempt);
         }
-        if observed.note(seen) {
+        let news = observed.note(seen);
+        inner.recount(shown, attempt.task);
+        if news {
             let revision = inner.revision;
             inner.ring.push(revision, EventKind::Observed { attempt, seen: seen.clone() });
             let last = inner.ring.last();
@@ -206,7 +230,9 @@ impl View {
         let mut inner = self.write();
         let current = inner.tasks.get(attempt.task).and_then(|task| task.current_attempt());
         if current == Some(attempt) {
+            let shown = inner.shown(attempt.task);
             inner.observed.insert(attempt.task, observed);
+            inner.recount(shown, attempt.task);
         } else {
             inner.stale.push_back(Stale::Attempt(attempt));
         }
@@ -242,16 +268,6 @@ impl View {
         some
     }
 
-    /// Why a task is pending.
-    pub(super) fn explain(
-        &self,
-        id: TaskId,
-        plan: impl FnOnce(&[NodeView], &TaskRecord) -> Option<Unplaced>,
-    ) -> Option<Unplaced> {
-        let inner = self.read();
-        plan(&inner.nodes, inner.tasks.get(id)?)
-    }
-
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,13 +280,15 @@ impl View {
         let mut moved = Vec::new();
         let mut inner = self.write();
         inner.revision = revision;
-        let mut records_changed = false;
+        let mut nodes_changed: BTreeSet<&NodeId> = BTreeSet::new();
         for change in changes {
             match change {
                 Change::PutTask(record) => {
+                    let shown = inner.shown(record.id);
                     let before = inner.tasks.insert(record.clone());
                     note_moves(&mut moved, before.as_deref(), record);
                     inner.note_task(before.as_deref(), record);
+                    inner.recount(shown, record.id);
                     inner.ring.push(revision, EventKind::Task(record.clone()));
                 }
                 Change::DeleteTask(id) => {
@@ -283,18 +301,21 @@ impl View {
                     inner.ring.push(revision, EventKind::TaskForgotten(*id));
                 }
                 Change::PutNode(record) => {
-                    records_changed = true;
+                    nodes_changed.insert(&record.spec.id);
                     inner.ring.push(revision, EventKind::Node(record.clone()));
                 }
                 Change::DeleteNode(id) => {
-                    records_changed = true;
+                    nodes_changed.insert(id);
                     inner.by_node.remove(id);
                     inner.ring.push(revision, EventKind::NodeRemoved(id.clone()));
                 }
                 Change::PutCommand(..) | Change::DeleteCommand(_) | Change::PutClock(_) => {}
             }
         }
-        inner.follow_nodes(state.nodes(), records_changed, &moved);
+        nodes_changed.extend(moved.iter().map(|(node, _)| node));
+        for node in nodes_changed {
+            inner.follow_node(node, state.node(node));
+        }
         let last = inner.ring.last();
         drop(inner);
         self.mailboxes.post(moved);
@@ -309,7 +330,10 @@ impl View {
         inner.revision = revision;
         inner.tasks = state.tasks().into_iter().collect();
         inner.by_seq = inner.tasks.values().map(|task| (task.seq, task.id)).collect();
-        inner.nodes = state.nodes().to_vec();
+        let unfinished = inner.tasks.values().filter(|task| !task.is_finished());
+        inner.unfinished = unfinished.map(|task| (task.seq, task.id)).collect();
+        inner.by_id = inner.tasks.values().map(|task| task.id).collect();
+        inner.nodes = state.nodes().iter().cloned().map(Arc::new).collect();
         inner.by_node = state
             .nodes()
             .iter()
@@ -321,6 +345,7 @@ impl View {
             let current = tasks.get(*task).and_then(|task| task.current_attempt());
             current.is_some_and(|current| current.attempt == seen.attempt)
         });
+        inner.count_all();
         let finished: Vec<TaskId> = inner
             .waiters
             .keys()
@@ -342,6 +367,8 @@ impl Inner {
     fn note_task(&mut self, before: Option<&TaskRecord>, record: &TaskRecord) {
         if before.is_none() {
             self.by_seq.insert(record.seq, record.id);
+            self.by_id.insert(record.id);
+            self.unfinished.insert(record.seq, record.id);
         }
         let (was_on, is_on) = (before.and_then(TaskRecord::node), record.node());
         if was_on != is_on {
@@ -359,26 +386,53 @@ impl Inner {
             self.stale.push_back(Stale::Attempt(ended));
         }
         if record.is_finished() {
+            self.unfinished.remove(&record.seq);
             self.wake(record.id);
         }
     }
 
-    /// Takes over what is different about the nodes: all of them when a record changed, otherwise those whose tasks moved.
-    fn follow_nodes(&mut self, nodes: &[NodeView], records_changed: bool, moved: &[(NodeId, AttemptId)]) {
-        if records_changed || moved.len() >= nodes.len() {
-            self.nodes.clear();
-            self.nodes.extend_from_slice(nodes);
-            return;
-        }
-        for (node, _) in moved {
-            if let Some(at) = self.find_node(node) {
-                self.nodes[at].clone_from(&nodes[at]);
-            }
+    /// Takes over what a node is like now; `None` when it is gone.
+    fn follow_node(&mut self, id: &NodeId, now: Option<&NodeView>) {
+        match (self.find_node(id), now) {
+            (Ok(at), Some(now)) => self.nodes[at] = Arc::new(now.clone()),
+            (Err(at), Some(now)) => self.nodes.insert(at, Arc::new(now.clone())),
+            (Ok(at), None) => drop(self.nodes.remove(at)),
+            (Err(_), None) => {}
         }
     }
 
-    fn find_node(&self, id: &NodeId) -> Option<usize> {
-        self.nodes.binary_search_by(|node| node.id().cmp(id)).ok()
+    fn find_node(&self, id: &NodeId) -> Result<usize, usize> {
+        self.nodes.binary_search_by(|node| node.id().cmp(id))
+    }
+
+    /// The status that is shown of a task.
+    fn shown(&self, task: TaskId) -> Option<&'static str> {
+        self.tasks.get(task).map(|record| match record.status() {
+            "placed" if self.was_seen_running(record) => "running",
+            status => status,
+        })
+    }
+
+    /// A task was shown as `before`.
+    fn recount(&mut self, before: Option<&'static str>, task: TaskId) {
+        let now = self.shown(task);
+        if before == now {
+            return;
+        }
+        if let Some(count) = before.and_then(|before| self.counts.get_mut(before)) {
+            *count -= 1;
+        }
+        if let Some(now) = now {
+            *self.counts.entry(now).or_default() += 1;
+        }
+    }
+
+    fn count_all(&mut self) {
+        let mut counts = BTreeMap::new();
+        for status in self.tasks.values().filter_map(|record| self.shown(record.id)) {
+            *counts.entry(status).or_default() += 1;
+        }
+        self.counts = counts;
     }
 
     fn was_seen_running(&self, record: &TaskRecord) -> bool {
@@ -387,9 +441,13 @@ impl Inner {
     }
 
     fn forget(&mut self, id: TaskId) -> Option<Arc<TaskRecord>> {
+        let shown = self.shown(id);
         let forgotten = self.tasks.remove(id);
+        self.recount(shown, id);
         if let Some(record) = &forgotten {
             self.by_seq.remove(&record.seq);
+            self.unfinished.remove(&record.seq);
+            self.by_id.remove(&id);
             if let Some(tasks) = record.node().and_then(|node| self.by_node.get_mut(node)) {
                 tasks.remove(&id);
             }
@@ -405,6 +463,64 @@ impl Inner {
             let _ = waiter.send(());
         }
     }
+}
+
+/// Tasks that a filter may match, some at a time, by the index that leaves out the most.
+enum Source {
+    BySeq { from: u64, unfinished: bool },
+    ById { from: Option<TaskId>, last: TaskId },
+    OnNode(Option<NodeId>),
+}
+
+impl Source {
+    fn new(filter: &TaskFilter) -> Self {
+        const FINISHED: [&str; 4] = ["succeeded", "failed", "timed-out", "cancelled"];
+        let range = filter.id_prefix.as_deref().and_then(ids_with);
+        match (&filter.node, range) {
+            (Some(node), _) => Self::OnNode(Some(node.clone())),
+            (None, Some((first, last))) => Self::ById { from: Some(first), last },
+            (None, None) => Self::BySeq {
+                from: filter.after_seq.map_or(0, |seq| seq + 1),
+                unfinished: !filter.statuses.is_empty()
+                    && !filter.statuses.iter().any(|status| FINISHED.contains(&status.as_str())),
+            },
+        }
+    }
+
+    /// At most about `many` more; none when there are no more.
+    fn next(&mut self, inner: &Inner, many: usize) -> Vec<TaskId> {
+        match self {
+            Self::BySeq { from, unfinished } => {
+                let tasks = if *unfinished { &inner.unfinished } else { &inner.by_seq };
+                let some: Vec<(u64, TaskId)> =
+                    tasks.range(*from..).take(many).map(|(seq, id)| (*seq, *id)).collect();
+                *from = some.last().map_or(u64::MAX, |(seq, _)| seq + 1);
+                some.into_iter().map(|(_, id)| id).collect()
+            }
+            Self::ById { from, last } => {
+                let Some(first) = *from else { return Vec::new() };
+                let mut some: Vec<TaskId> =
+                    inner.by_id.range(first..=*last).take(many + 1).copied().collect();
+                *from = if some.len() > many { some.pop() } else { None };
+                some
+            }
+            // A node has no more tasks than may be looked at in one go.
+            Self::OnNode(node) => {
+                let tasks = node.take().and_then(|node| inner.by_node.get(&node));
+                tasks.into_iter().flatten().copied().collect()
+            }
+        }
+    }
+}
+
+/// The first and the last id whose text begins with `prefix`; `None` when none does.
+fn ids_with(prefix: &str) -> Option<(TaskId, TaskId)> {
+    let bound = |fill: char| {
+        let mut digits: String = prefix.chars().filter(|digit| *digit != '-').take(32).collect();
+        digits.extend(std::iter::repeat_n(fill, 32 - digits.chars().count()));
+        digits.parse().ok()
+    };
+    Some((bound('0')?, bound('f')?))
 }
 
 /// Which nodes have to hear of a change of a task.

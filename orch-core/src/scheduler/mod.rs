@@ -1,6 +1,7 @@
 //! The [`Scheduler`] trait: which task goes to which node.
 
 mod best_fit;
+mod guarded;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Constraint, Held, NodeId, NodeRecord, Shortage, TaskId, TaskSpec, WorkKind};
 
 pub use best_fit::BestFit;
+pub(crate) use guarded::Guarded;
 
 /// Decides placements. The contract is between a policy and the functional core, which calls it inside
 /// `ClusterState::decide` on every replica.

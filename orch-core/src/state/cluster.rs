@@ -15,7 +15,7 @@ use super::{
 use crate::{
     consensus::MachineError,
     model::{NodeId, NodeRecord, Scheduling, TaskId, Timestamp},
-    scheduler::{NodeView, Pending, Scheduler, Snapshot, Unplaced},
+    scheduler::{NodeView, Scheduler},
 };
 
 /// Everything that was decided. Two states that absorbed the same changes are equal in every respect.
@@ -120,6 +120,12 @@ impl ClusterState {
         self.nodes.views()
     }
 
+    /// A node, with what its tasks hold.
+    #[must_use]
+    pub fn node(&self, id: &NodeId) -> Option<&NodeView> {
+        self.nodes.get(id)
+    }
+
     /// The tasks that belong to a node now.
     pub fn tasks_of(&self, node: &NodeId) -> impl Iterator<Item = &Arc<TaskRecord>> {
         self.nodes.tasks_of(node).filter_map(|task| self.tasks.get(task))
@@ -134,17 +140,8 @@ impl ClusterState {
     /// When a [`Command::Tick`](super::Command::Tick) has something to do next.
     #[must_use]
     pub fn next_due(&self) -> Option<Timestamp> {
-        let drains = self.nodes.views().iter().filter_map(|node| self.drain_due(node));
+        let drains = self.nodes.draining().filter_map(|node| self.drain_due(node));
         self.due.first().map(|(at, _)| *at).into_iter().chain(drains).min()
-    }
-
-    /// Why a task is pending, or `None` when it is not.
-    #[must_use]
-    pub fn explain(&self, id: TaskId) -> Option<Unplaced> {
-        let task = self.tasks.get(id).filter(|task| matches!(task.state, TaskState::Pending { .. }))?;
-        let pending = [Pending { task: id, spec: &task.spec, avoid: task.avoid() }];
-        let plan = self.scheduler.plan(Snapshot { nodes: self.nodes.views(), explain: true }, &pending);
-        plan.unplaced.into_iter().next()
     }
 
     /// The whole state as bytes; equal states give equal bytes.

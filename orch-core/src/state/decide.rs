@@ -217,8 +217,8 @@ impl Draft<'_> {
             .collect();
         let evictions: Vec<TaskId> = self
             .state
-            .nodes()
-            .iter()
+            .nodes
+            .draining()
             .filter(|node| self.state.drain_due(node).is_some_and(|at| at <= now))
             .flat_map(|node| self.state.tasks_of(node.id()))
             .filter(|task| task.stop.is_none())

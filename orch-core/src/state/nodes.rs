@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    model::{Held, NodeId, NodeRecord, TaskId},
+    model::{Held, NodeId, NodeRecord, Scheduling, TaskId},
     scheduler::NodeView,
 };
 
@@ -17,8 +17,13 @@ use super::TaskRecord;
 pub(super) struct Nodes {
     views: Vec<NodeView>,
     tasks: Vec<BTreeSet<TaskId>>,
-    /// Where each node is in the two lists: every command asks, and a search through the ids touches memory all over.
+    /// Where each node is in the two lists, or was before others came and went: every command asks, and a search through the
+    /// ids touches memory all over.
     places: HashMap<NodeId, usize>,
+    /// How often nodes came and went since all places were right.
+    moved: usize,
+    /// Nodes that are to be emptied.
+    draining: BTreeSet<NodeId>,
 }
 
 impl Nodes {
@@ -36,13 +41,18 @@ impl Nodes {
 
     /// Adds the node or replaces what is known about it; what its tasks hold stays.
     pub(super) fn put(&mut self, record: Arc<NodeRecord>) -> Option<Arc<NodeRecord>> {
+        match record.scheduling {
+            Scheduling::Draining { .. } => drop(self.draining.insert(record.spec.id.clone())),
+            Scheduling::Open | Scheduling::Cordoned => drop(self.draining.remove(&record.spec.id)),
+        }
         if let Some(at) = self.place(&record.spec.id) {
             return Some(std::mem::replace(&mut self.views[at].record, record));
         }
         let at = self.views.partition_point(|view| *view.id() < record.spec.id);
+        self.places.insert(record.spec.id.clone(), at);
         self.views.insert(at, NodeView { record, held: Held::default(), tasks: 0 });
         self.tasks.insert(at, BTreeSet::new());
-        self.note_places_from(at);
+        self.note_move(at);
         None
     }
 
@@ -53,7 +63,8 @@ impl Nodes {
         assert!(tasks.is_empty(), "a node with tasks is never removed");
         let removed = self.views.remove(at).record;
         self.places.remove(node);
-        self.note_places_from(at);
+        self.draining.remove(node);
+        self.note_move(at);
         Some(removed)
     }
 
@@ -71,13 +82,30 @@ impl Nodes {
         self.tasks[at].remove(&task.id);
     }
 
-    fn place(&self, node: &NodeId) -> Option<usize> {
-        self.places.get(node).copied()
+    /// Nodes that are to be emptied, in order of ids.
+    pub(super) fn draining(&self) -> impl Iterator<Item = &NodeView> {
+        self.draining.iter().filter_map(|node| self.get(node))
     }
 
-    /// Nodes come and go far less often than they are asked for.
-    fn note_places_from(&mut self, first: usize) {
-        for (at, view) in self.views.iter().enumerate().skip(first) {
+    fn place(&self, node: &NodeId) -> Option<usize> {
+        let at = *self.places.get(node)?;
+        match self.views.get(at) {
+            Some(view) if view.id() == node => Some(at),
+            _ => self.views.binary_search_by(|view| view.id().cmp(node)).ok(),
+        }
+    }
+
+    /// The nodes from `at` on have moved. Their places are put right when enough have come and gone to pay for it.
+    fn note_move(&mut self, at: usize) {
+        if at == self.views.len().saturating_sub(1) && self.moved == 0 {
+            return;
+        }
+        self.moved += 1;
+        if self.moved * 8 < self.views.len() {
+            return;
+        }
+        self.moved = 0;
+        for (at, view) in self.views.iter().enumerate() {
             self.places.insert(view.id().clone(), at);
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     TaskRecord,
     draft::Draft,
-    queue::{Rank, Shape},
+    queue::{Rank, Shape, Waiting},
 };
 use crate::{
     model::{NodeId, TaskId},
@@ -33,25 +33,45 @@ impl<'a> Draft<'a> {
         if self.state.queue.is_empty() && self.fresh.is_empty() {
             return;
         }
-        let mut lines = self.lines();
-        // The first task of every shape that may still fit, in order of rank.
-        let mut heads: BTreeSet<((Rank, TaskId), usize)> = BTreeSet::new();
-        for (at, line) in lines.iter_mut().enumerate() {
-            heads.extend(line.next(&self.tasks).map(|entry| (entry, at)));
+        let mut lines = self.fresh_lines();
+        // Shapes of which a task was tried already, or is in a line.
+        let mut touched: BTreeSet<Shape> = lines.keys().cloned().collect();
+        // The first task of every line that may still fit, in order of rank.
+        let mut heads: BTreeMap<(Rank, TaskId), Shape> = BTreeMap::new();
+        for (shape, line) in &mut lines {
+            heads.extend(line.next(&self.tasks).map(|entry| (entry, shape.clone())));
         }
-        while let Some((entry, at)) = heads.pop_first() {
+        loop {
             let open = |node| self.view(node).filter(|view| view.is_open()).cloned();
             let nodes: Vec<NodeView> = self.gained.iter().filter_map(open).collect();
+            // Nothing is given back in here: what does not fit now fits no more.
+            while heads.first_key_value().is_some_and(|(_, shape)| !nodes.iter().any(|node| shape.fits(node)))
+            {
+                heads.pop_first();
+            }
+            let in_line = heads.first_key_value().map(|(entry, shape)| (*entry, shape.clone()));
+            let waiting = nodes.iter().filter_map(|node| self.state.queue.first_fit(node, &touched));
+            let Some((entry, shape)) = waiting.chain(in_line).min() else { return };
+            if heads.remove(&entry).is_none() {
+                // It may have changed with this command; its line knows who is first now.
+                let mut line = Line::of(self.state.queue.waiting(&shape), Vec::new());
+                heads.extend(line.next(&self.tasks).map(|first| (first, shape.clone())));
+                lines.insert(shape.clone(), line);
+                touched.insert(shape);
+                continue;
+            }
             self.plan_and_start(&nodes, &[entry]);
             // Where one does not fit, none of its shape does.
-            if self.tasks.get(&entry.1).is_some_and(|task| task.node().is_some()) {
-                heads.extend(lines[at].next(&self.tasks).map(|next| (next, at)));
+            if self.tasks.get(&entry.1).is_some_and(|task| task.node().is_some())
+                && let Some(next) = lines.get_mut(&shape).and_then(|line| line.next(&self.tasks))
+            {
+                heads.insert(next, shape);
             }
         }
     }
 
-    /// Who waits, one line a shape, with the draft's changes. Read as far as needed: a queue may be long.
-    fn lines(&self) -> Vec<Line<'a>> {
+    /// Tasks that became eligible with this command, one line a shape, with those of it that wait.
+    fn fresh_lines(&self) -> BTreeMap<Shape, Line<'a>> {
         let mut fresh: BTreeMap<Shape, Vec<(Rank, TaskId)>> = BTreeMap::new();
         for entry in &self.fresh {
             let (task, shape) = (&self.tasks[&entry.1], Shape::of(&self.tasks[&entry.1]));
@@ -62,14 +82,11 @@ impl<'a> Draft<'a> {
                 fresh.entry(shape).or_default().push(*entry);
             }
         }
-        let waiting = self.state.queue.shapes().map(|(shape, waiting)| {
-            let fresh = fresh.remove(shape).unwrap_or_default();
-            Line { waiting: Some(waiting.iter().peekable()), fresh: fresh.into_iter().peekable() }
-        });
-        let mut lines: Vec<Line<'a>> = waiting.collect();
-        let others = fresh.into_values();
-        lines.extend(others.map(|fresh| Line { waiting: None, fresh: fresh.into_iter().peekable() }));
-        lines
+        let line = |(shape, fresh)| {
+            let line = Line::of(self.state.queue.waiting(&shape), fresh);
+            (shape, line)
+        };
+        fresh.into_iter().map(line).collect()
     }
 
     fn place_fresh_tasks(&mut self) {
@@ -137,7 +154,14 @@ struct Line<'a> {
     fresh: Peekable<vec::IntoIter<(Rank, TaskId)>>,
 }
 
-impl Line<'_> {
+impl<'a> Line<'a> {
+    fn of(waiting: Option<&'a Waiting>, fresh: Vec<(Rank, TaskId)>) -> Self {
+        Self {
+            waiting: waiting.map(|waiting| waiting.iter().peekable()),
+            fresh: fresh.into_iter().peekable(),
+        }
+    }
+
     /// The next task that is still eligible.
     fn next(&mut self, drafted: &BTreeMap<TaskId, Arc<TaskRecord>>) -> Option<(Rank, TaskId)> {
         let eligible = |(_, id): &(Rank, TaskId)| drafted.get(id).is_none_or(|task| task.is_eligible());

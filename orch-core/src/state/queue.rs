@@ -4,30 +4,126 @@
 //! and fits on none, so that a new task of a waiting shape need not be tried at all, and a node that gained capacity is
 //! the only one to try the others on. This is what keeps a long queue cheap (equivalence classes: Verma et al., "Large-scale
 //! cluster management at Google with Borg", EuroSys 2015, section 3.4).
+//!
+//! Shapes that differ in cpu and memory alone are one [`Class`]. Of a node that gained capacity only the classes that its
+//! labels admit are looked at, and of those only the shapes that fit: what a command costs does not grow with the number of
+//! waiting shapes that do not.
+
+mod class;
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
+use self::class::Class;
 use super::TaskRecord;
-use crate::model::{Constraint, Resources, TaskId, WorkKind};
+use crate::{
+    model::{Constraint, NodeId, Resources, TaskId, WorkKind},
+    scheduler::NodeView,
+};
 
 /// Everything that decides on which nodes a task fits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Shape {
+    pub(super) class: Arc<ClassKey>,
+    pub(super) size: Size,
+}
+
+/// What the shapes of a class have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ClassKey {
     kind: WorkKind,
+    /// Devices and ports; no cpu and no memory.
     resources: Resources,
     constraints: Vec<Constraint>,
 }
 
+/// What the shapes of a class differ in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Size {
+    pub(super) cpu_millis: u64,
+    pub(super) memory_bytes: u64,
+}
+
+impl Size {
+    fn of(resources: &Resources) -> Self {
+        Self { cpu_millis: resources.cpu_millis, memory_bytes: resources.memory_bytes }
+    }
+
+    /// What is left of a node.
+    fn free(node: &NodeView) -> Self {
+        let capacity = &node.record.spec.capacity;
+        Self {
+            cpu_millis: node.held.free_cpu_millis(capacity),
+            memory_bytes: node.held.free_memory_bytes(capacity),
+        }
+    }
+
+    fn fits(self, free: Self) -> bool {
+        self.cpu_millis <= free.cpu_millis && self.memory_bytes <= free.memory_bytes
+    }
+}
+
 impl Shape {
     pub(super) fn of(task: &TaskRecord) -> Self {
-        Self {
-            kind: task.spec.kind(),
-            resources: task.spec.resources.clone(),
-            constraints: task.spec.constraints.clone(),
-        }
+        let size = Size::of(&task.spec.resources);
+        let (devices, ports) = (task.spec.resources.devices.clone(), task.spec.resources.ports.clone());
+        let resources = Resources { devices, ports, ..Resources::default() };
+        let (kind, constraints) = (task.spec.kind(), task.spec.constraints.clone());
+        Self { class: Arc::new(ClassKey { kind, resources, constraints }), size }
+    }
+
+    /// Whether a task of this shape may run on the node and fits.
+    pub(super) fn fits(&self, node: &NodeView) -> bool {
+        self.class.is_admitted(node) && self.size.fits(Size::free(node))
+    }
+}
+
+impl ClassKey {
+    /// Whether the node takes tasks of this class that are small enough.
+    fn is_admitted(&self, node: &NodeView) -> bool {
+        let spec = &node.record.spec;
+        node.is_open()
+            && node.tasks < spec.max_tasks
+            && self.kind.is_taken_by(&spec.kinds)
+            && node.held.fits(&spec.capacity, &self.resources)
+            && self.constraints.iter().all(|constraint| node.satisfies(constraint))
+    }
+
+    /// What a node must have for the class to be looked at.
+    fn pivot(&self) -> Pivot {
+        let named = self.constraints.iter().find_map(|constraint| match constraint {
+            Constraint::Node { node } => Some(Pivot::Node(node.clone())),
+            _ => None,
+        });
+        let labelled = self.constraints.iter().find_map(|constraint| match constraint {
+            Constraint::Equals { label, value } => Some(Pivot::Label(label.clone(), value.clone())),
+            _ => None,
+        });
+        let device = self.resources.devices.iter().find(|(_, count)| **count > 0);
+        let device = device.map(|(name, _)| Pivot::Device(name.clone()));
+        named.or(labelled).or(device).unwrap_or(Pivot::Anything)
+    }
+}
+
+/// Something that a class needs of a node, by which it is found.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Pivot {
+    Node(NodeId),
+    Label(String, String),
+    Device(String),
+    Anything,
+}
+
+impl Pivot {
+    /// All that this node has.
+    fn of(node: &NodeView) -> impl Iterator<Item = Self> + '_ {
+        let spec = &node.record.spec;
+        let labels = spec.labels.iter().map(|(label, value)| Self::Label(label.clone(), value.clone()));
+        let devices = spec.capacity.devices.keys().map(|name| Self::Device(name.clone()));
+        [Self::Anything, Self::Node(spec.id.clone())].into_iter().chain(labels).chain(devices)
     }
 }
 
@@ -38,35 +134,68 @@ pub(super) fn rank(task: &TaskRecord) -> Rank {
     (Reverse(task.spec.priority), task.seq)
 }
 
+/// The tasks of one shape in order of rank.
+pub(super) type Waiting = BTreeSet<(Rank, TaskId)>;
+
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    shapes: BTreeMap<Shape, BTreeSet<(Rank, TaskId)>>,
+    pivots: BTreeMap<Pivot, BTreeMap<Arc<ClassKey>, Class>>,
 }
 
 impl Queue {
     pub(super) fn insert(&mut self, task: &TaskRecord) {
-        self.shapes.entry(Shape::of(task)).or_default().insert((rank(task), task.id));
+        let Shape { class, size } = Shape::of(task);
+        let classes = self.pivots.entry(class.pivot()).or_default();
+        classes.entry(class).or_default().insert(size, (rank(task), task.id));
     }
 
     pub(super) fn remove(&mut self, task: &TaskRecord) {
-        let shape = Shape::of(task);
-        if let Some(waiting) = self.shapes.get_mut(&shape) {
-            waiting.remove(&(rank(task), task.id));
-            if waiting.is_empty() {
-                self.shapes.remove(&shape);
-            }
+        let Shape { class, size } = Shape::of(task);
+        let pivot = class.pivot();
+        let Some(classes) = self.pivots.get_mut(&pivot) else { return };
+        let Some(shapes) = classes.get_mut(&class) else { return };
+        shapes.remove(size, &(rank(task), task.id));
+        if shapes.is_empty() {
+            classes.remove(&class);
+        }
+        if classes.is_empty() {
+            self.pivots.remove(&pivot);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.shapes.is_empty()
+        self.pivots.is_empty()
+    }
+
+    /// Who waits of this shape.
+    pub(super) fn waiting(&self, shape: &Shape) -> Option<&Waiting> {
+        self.pivots.get(&shape.class.pivot())?.get(&shape.class)?.get(shape.size)
     }
 
     pub(super) fn waits(&self, shape: &Shape) -> bool {
-        self.shapes.contains_key(shape)
+        self.waiting(shape).is_some()
     }
 
-    pub(super) fn shapes(&self) -> impl Iterator<Item = (&Shape, &BTreeSet<(Rank, TaskId)>)> {
-        self.shapes.iter()
+    /// The first task, in order of rank, of a shape that fits on the node and is not to be skipped.
+    pub(super) fn first_fit(
+        &self,
+        node: &NodeView,
+        skip: &BTreeSet<Shape>,
+    ) -> Option<((Rank, TaskId), Shape)> {
+        let free = Size::free(node);
+        let mut first: Option<((Rank, TaskId), Shape)> = None;
+        let classes = Pivot::of(node).filter_map(|pivot| self.pivots.get(&pivot)).flatten();
+        for (class, shapes) in classes {
+            let before = first.as_ref().map(|(entry, _)| *entry);
+            // Cheaper than the question whether the node admits the class.
+            if before.is_some_and(|before| shapes.first() > before) || !class.is_admitted(node) {
+                continue;
+            }
+            let skipped = |size| skip.contains(&Shape { class: class.clone(), size });
+            if let Some((entry, size)) = shapes.first_fit(free, before, skipped) {
+                first = Some((entry, Shape { class: class.clone(), size }));
+            }
+        }
+        first
     }
 }

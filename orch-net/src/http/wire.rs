@@ -164,6 +164,9 @@ pub struct StatusInfo {
     pub tasks: BTreeMap<String, u64>,
     /// How agreement goes.
     pub consensus: ConsensusInfo,
+    /// What is wrong with the scheduler, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler_trouble: Option<String>,
 }
 
 /// How agreement goes, as far as the server knows.

@@ -39,6 +39,7 @@ pub(super) async fn list(connect: &Connect) -> Result<(), Failure> {
 fn state(node: &NodeInfo) -> &'static str {
     match (node.record.state, node.record.scheduling) {
         (NodeState::Lost, _) => "lost",
+        (NodeState::Ready, _) if node.record.spec.trouble.is_some() => "trouble",
         (NodeState::Ready, Scheduling::Open) => "ready",
         (NodeState::Ready, Scheduling::Cordoned) => "cordoned",
         (NodeState::Ready, Scheduling::Draining { .. }) if node.tasks == 0 => "drained",
@@ -52,7 +53,7 @@ pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
         return table::print_json(&status);
     }
     let mut text = format!("manager {} at revision {}\n", status.version, status.revision);
-    if let Some(trouble) = &status.consensus.trouble {
+    for trouble in status.consensus.trouble.iter().chain(&status.scheduler_trouble) {
         text += &format!("trouble: {trouble}\n");
     }
     let rows = status.tasks.iter().map(|(status, count)| vec![status.clone(), count.to_string()]);

@@ -53,6 +53,7 @@ pub(super) async fn status(State(app): State<App>) -> Answer<StatusInfo> {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: status.revision,
         tasks: status.tasks.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        scheduler_trouble: status.scheduler_trouble,
         consensus: ConsensusInfo {
             applied: status.consensus.applied,
             leader: status.consensus.leader,

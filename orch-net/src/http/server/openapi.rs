@@ -146,7 +146,7 @@ fn schemas(codes: &[&str]) -> Value {
         "StatusInfo": object(json!({
             "version": text, "revision": number,
             "tasks": { "type": "object", "additionalProperties": number },
-            "consensus": open("how agreement goes"),
+            "consensus": open("how agreement goes"), "scheduler_trouble": text,
         }), &["version", "revision", "tasks", "consensus"]),
         "Registration": object(json!({
             "spec": open("what a node says about itself"), "incarnation": uuid,

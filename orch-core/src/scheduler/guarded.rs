@@ -1,0 +1,89 @@
+//! [`Guarded`]: a policy of the host that cannot bring down what decides.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tracing::error;
+
+use super::{Pending, Plan, Scheduler, Snapshot};
+use crate::panics::panic_words;
+
+/// Catches the panics of a policy: such a plan places nothing, and the words are kept for the status.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    policy: Arc<dyn Scheduler>,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Guarded {
+    pub(crate) fn new(policy: Arc<dyn Scheduler>) -> Self {
+        Self { policy, trouble: Mutex::default() }
+    }
+
+    /// The panic of the last plan, if it panicked.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Scheduler for Guarded {
+    fn name(&self) -> &'static str {
+        self.policy.name()
+    }
+
+    fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan {
+        let plan = catch_unwind(AssertUnwindSafe(|| self.policy.plan(snapshot, pending)));
+        let (plan, trouble) = match plan {
+            Ok(plan) => (plan, None),
+            Err(panic) => {
+                let trouble = format!("the scheduler panicked and placed nothing: {}", panic_words(&*panic));
+                error!(%trouble, tasks = pending.len(), "a plan was given up");
+                (Plan::default(), Some(trouble))
+            }
+        };
+        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != trouble {
+            *known = trouble;
+        }
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{TaskId, TaskSpec},
+        scheduler::BestFit,
+    };
+
+    #[derive(Debug)]
+    struct Moody(Mutex<bool>);
+
+    impl Scheduler for Moody {
+        fn name(&self) -> &'static str {
+            "moody"
+        }
+
+        fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan {
+            if std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
+                panic!("not in the mood");
+            }
+            BestFit.plan(snapshot, pending)
+        }
+    }
+
+    #[test]
+    fn a_panic_places_nothing_and_is_told_until_a_plan_works() {
+        let policy = Guarded::new(Arc::new(Moody(Mutex::new(true))));
+        let spec = TaskSpec::program("t", "true");
+        let pending = [Pending { task: TaskId::generate(), spec: &spec, avoid: None }];
+        let snapshot = Snapshot { nodes: &[], explain: false };
+        assert_eq!(policy.plan(snapshot, &pending), Plan::default());
+        assert!(policy.trouble().unwrap().ends_with("not in the mood"));
+        policy.plan(snapshot, &pending);
+        assert_eq!(policy.trouble(), None);
+    }
+}
