@@ -41,7 +41,7 @@ use super::{
     Found, FoundState, LogChunk, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError,
     RuntimeErrorKind, RuntimeEvents, Started, Usage, Work,
 };
-use crate::model::{AttemptId, Exit, RestartPolicy, StopSignal, WorkKind};
+use crate::model::{AttemptId, Exit, RestartPolicy, SecretTarget, StopSignal, WorkKind};
 
 /// Settings of a [`ProcessRuntime`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,8 +228,8 @@ impl Runtime for ProcessRuntime {
             Phase::Created => self.attempts.clear(&found, false).await?,
             Phase::Ended(_) | Phase::Lost => {}
         }
-        let dir = found.dir.clone();
-        blocking(move || dir.remove()).await?;
+        let (dir, files) = (found.dir.clone(), found.may_have_files());
+        blocking(move || dir.remove(files)).await?;
         self.attempts.forget(&found);
         Ok(())
     }
@@ -355,7 +355,7 @@ impl Start {
             },
             Err(NotLaunched::Refused(error)) => {
                 let dir = attempt.dir.clone();
-                if let Err(error) = blocking(move || dir.remove()).await {
+                if let Err(error) = blocking(move || dir.remove(true)).await {
                     tracing::warn!(attempt = %attempt.id(), %error, "cannot remove an attempt that was not started");
                 }
                 self.attempts.forget(attempt);
@@ -372,6 +372,8 @@ impl Start {
     async fn try_launch(&self, attempt: &Arc<Attempt>) -> Result<Launched, NotLaunched> {
         let (work, secret_dir, dir) = (self.work.clone(), self.secret_dir.clone(), attempt.dir.clone());
         let (executable, host) = (Arc::clone(&self.executable), self.attempts.host.clone());
+        let files = work.spec.secrets.iter().any(|secret| matches!(secret.target, SecretTarget::File { .. }));
+        attempt.set_files(files);
         let launch = blocking(move || {
             let begin = || {
                 let plan = Plan::of(&work, secret_dir.as_deref())?;
@@ -426,12 +428,16 @@ impl LogReader {
                 (Some(chunk), _) => return Ok(Some(chunk)),
                 (None, Some(watch)) if running => tokio::select! {
                     () = watch.changed() => {}
-                    _ = self.phases.changed() => {}
+                    changed = self.phases.changed() => changed.map_err(|_| gone())?,
                 },
                 (None, _) => return Ok(None),
             }
         }
     }
+}
+
+fn gone() -> RuntimeError {
+    RuntimeError::new(RuntimeErrorKind::Unavailable, "the runtime was dropped")
 }
 
 fn lost(attempt: AttemptId) -> RuntimeError {

@@ -84,6 +84,8 @@ async fn what_the_machine_went_down_under_is_lost_and_never_run_again() {
     let died = harness.runtime().await;
     let started = died.start(&task).await.unwrap();
     appears(&at.join("count")).await;
+    let first = died.logs(task.attempt, true).await.unwrap().next().await.unwrap().unwrap();
+    assert_eq!(&first.data[..], b"kept\n");
     drop(died);
     go_down_under(&at.join("attempts").join(task.attempt.to_string()));
 
@@ -188,6 +190,25 @@ async fn what_an_earlier_boot_made_may_have_run() {
     assert_eq!(after.list().await.unwrap()[0].state, FoundState::Created);
     assert!(run(&after, &task).await.is_success());
     assert_eq!(fs::read_to_string(dir.path().join("count")).unwrap(), "ran\nran\n");
+}
+
+#[tokio::test]
+async fn readers_of_a_runtime_that_was_dropped_are_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = runtime(dir.path());
+    let go = dir.path().join("go");
+    let task =
+        work(shell(&format!("echo ready; until [ -e {} ]; do sleep 0.01; done; echo end", go.display())));
+    first.start(&task).await.unwrap();
+    drop(first);
+    let adopting = runtime(dir.path());
+    let mut logs = adopting.logs(task.attempt, true).await.unwrap();
+    assert_eq!(&logs.next().await.unwrap().unwrap().data[..], b"ready\n");
+    drop(adopting);
+    fs::write(go, "").unwrap();
+    let rest = tokio::time::timeout(PATIENCE, logs.collect::<Vec<_>>()).await.expect("they must end");
+    let error = rest.into_iter().find_map(Result::err).expect("what they miss must not look like the end");
+    assert_eq!(error.kind, RuntimeErrorKind::Unavailable);
 }
 
 #[tokio::test]

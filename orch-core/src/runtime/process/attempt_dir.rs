@@ -174,8 +174,9 @@ impl AttemptDir {
         self.file(&format!("secret-{number}"))
     }
 
-    pub(super) fn remove(&self) -> io::Result<()> {
-        if let Ok(spec) = self.spec() {
+    /// With `files`, also what it was given outside of the directory.
+    pub(super) fn remove(&self, files: bool) -> io::Result<()> {
+        if let (true, Ok(spec)) = (files, self.spec()) {
             self.clear_secrets(&spec)?;
         }
         let removed = self.aside(REMOVED);

@@ -69,11 +69,13 @@ pub(super) struct Attempt {
 struct Inner {
     record: Option<Record>,
     monitor: Option<JoinHandle<()>>,
+    /// This life started it, and gave it no secrets as files.
+    without_files: bool,
 }
 
 impl Attempt {
     fn new(dir: AttemptDir, phase: Phase, record: Option<Record>) -> Arc<Self> {
-        let inner = Mutex::new(Inner { record, monitor: None });
+        let inner = Mutex::new(Inner { record, ..Inner::default() });
         Arc::new(Self {
             dir,
             changing: tokio::sync::Mutex::default(),
@@ -113,6 +115,15 @@ impl Attempt {
         let mut phases = self.phases();
         let over = phases.wait_for(|phase| *phase != Phase::Running).await;
         over.map_or(Phase::Removed, |phase| *phase)
+    }
+
+    /// Notes down whether it is given files outside of its directory.
+    pub(super) fn set_files(&self, some: bool) {
+        self.inner().without_files = !some;
+    }
+
+    pub(super) fn may_have_files(&self) -> bool {
+        !self.inner().without_files
     }
 
     fn mark(&self, host: &Host, program_known: bool) -> Mark {
@@ -275,18 +286,22 @@ impl Attempts {
 
     /// What is left to do when the launcher has ended, with the code that it ended with if that is known.
     async fn settle(&self, attempt: &Attempt, code: Option<i32>) {
-        let dir = attempt.dir.clone();
-        let on_disk = blocking(move || Ok(dir.exit())).await.unwrap_or_default();
-        let phase = match on_disk.or(code.map(Exit::from_code)) {
-            Some(exit) => Phase::Ended(exit),
-            None => Phase::Lost,
+        let exit = match code {
+            Some(code) => Some(Exit::from_code(code)),
+            None => {
+                let dir = attempt.dir.clone();
+                blocking(move || Ok(dir.exit())).await.unwrap_or_default()
+            }
         };
+        let phase = exit.map_or(Phase::Lost, Phase::Ended);
         if let Err(error) = self.clear(attempt, true).await {
             tracing::warn!(attempt = %attempt.id(), %error, "cannot clean up after an attempt");
         }
-        let dir = attempt.dir.clone();
-        if let Err(error) = blocking(move || clear_files(&dir)).await {
-            tracing::warn!(attempt = %attempt.id(), %error, "cannot take the secrets of an attempt away");
+        if attempt.may_have_files() {
+            let dir = attempt.dir.clone();
+            if let Err(error) = blocking(move || clear_files(&dir)).await {
+                tracing::warn!(attempt = %attempt.id(), %error, "cannot take the secrets of an attempt away");
+            }
         }
         // Nobody may hear of an end before it can be seen.
         let over = attempt.phase.send_if_modified(|current| {

@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_launcher_whose_directory_is_gone_starts_nothing() {
         let bench = Bench::new();
-        bench.dir.remove().unwrap();
+        bench.dir.remove(true).unwrap();
         assert_eq!(bench.launch(&bench.plan), ("failed record 2\n".into(), Some(125)));
         assert_eq!(bench.count(), 0);
     }
