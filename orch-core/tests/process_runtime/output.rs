@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use futures_util::StreamExt;
 use orch_core::{
     model::Exit,
     runtime::{FoundState, OutputStream, Runtime, RuntimeErrorKind},
@@ -69,9 +70,19 @@ async fn agent_on_a_small_disk() {
     let Some(disk) = std::env::var_os(FULL_DISK) else { return };
     let disk = Path::new(&disk);
     let before = runtime(&disk.join("attempts"));
-    let fill = format!("cat /dev/zero >{}/fill 2>/dev/null", disk.display());
-    let task = work(shell(&format!("echo before; {fill}; seq 0 99999; seq 0 99999 >&2; exit 0")));
-    assert!(run(&before, &task).await.is_success());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let go = elsewhere.path().join("go");
+    let task = work(shell(&format!(
+        "echo before; until [ -e {} ]; do sleep 0.01; done; cat /dev/zero >{}/fill 2>/dev/null
+         seq 0 99999; seq 0 99999 >&2; exit 0",
+        go.display(),
+        disk.display()
+    )));
+    before.start(&task).await.unwrap();
+    let first = before.logs(task.attempt, true).await.unwrap().next().await.unwrap().unwrap();
+    assert_eq!(&first.data[..], b"before\n");
+    fs::write(go, "").unwrap();
+    assert!(before.wait(task.attempt).await.unwrap().is_success());
     assert!(stdout(&before, task.attempt).await.starts_with("before\n"));
     drop(before);
 

@@ -145,8 +145,8 @@ async fn an_end_that_nobody_saw_is_lost_and_no_evidence_of_a_kill() {
     kill_both(&dir.path().join(task.attempt.to_string()));
 
     let after = runtime(dir.path());
-    assert_eq!(after.list().await.unwrap()[0].state, FoundState::Lost);
     assert_eq!(after.wait(task.attempt).await.unwrap_err().kind, RuntimeErrorKind::NotFound);
+    assert_eq!(after.list().await.unwrap()[0].state, FoundState::Lost);
     assert_eq!(after.start(&task).await.unwrap_err().kind, RuntimeErrorKind::NotFound, "not started again");
 }
 

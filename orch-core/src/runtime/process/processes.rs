@@ -97,7 +97,7 @@ impl Snapshot {
         let mut all = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
+            let Some(pid) = name.to_str().and_then(parse_pid) else {
                 continue;
             };
             let Some(stat) = Stat::of(pid) else { continue };
@@ -168,7 +168,7 @@ pub(super) fn descendants(ancestor: Pid) -> io::Result<Vec<Pid>> {
                 }
                 children => children.unwrap_or_default(),
             };
-            let children = children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+            let children = children.split_whitespace().filter_map(parse_pid);
             next.extend(children);
         }
         if pid != ancestor {
@@ -203,6 +203,11 @@ fn resident_bytes(pid: Pid) -> u64 {
     resident.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
+/// A process id; of a process that is going away the system also writes -1.
+pub(super) fn parse_pid(text: &str) -> Option<Pid> {
+    text.parse().ok().filter(|pid| *pid > 0).and_then(Pid::from_raw)
+}
+
 /// proc_pid_stat(5).
 #[derive(Debug)]
 pub(super) struct Stat {
@@ -229,7 +234,7 @@ impl Stat {
     fn parse(pid: Pid, text: &str) -> Option<Self> {
         let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let process = |number: usize| Pid::from_raw(fields.get(number - 3)?.parse().ok()?);
+        let process = |number: usize| parse_pid(fields.get(number - 3)?);
         Some(Self {
             pid,
             state: fields.first()?.chars().next()?,
@@ -254,6 +259,13 @@ mod tests {
         let stat = Stat::parse(Pid::from_raw(7).unwrap(), text).unwrap();
         assert_eq!((stat.state, stat.cpu_ticks, stat.threads, stat.start_ticks), ('S', 110, 3, 12345));
         assert_eq!((stat.parent, Some(stat.group)), (Pid::from_raw(1), Pid::from_raw(9)));
+    }
+
+    #[test]
+    fn a_process_that_goes_away_has_no_group() {
+        let text = "7 (a) X 0 -1 -1 0 -1 4194560 1 2 3 4 50 60 0 0 20 0 3 0 12345 999 88 1 1";
+        let stat = Stat::parse(Pid::from_raw(7).unwrap(), text).unwrap();
+        assert_eq!((stat.parent, stat.group, stat.is_alive()), (None, stat.pid, false));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal};
 
 use super::{
     host::{Host, Moment},
-    processes::{Process, Stat},
+    processes::{Process, Stat, parse_pid},
 };
 use crate::model::{Exit, Timestamp};
 
@@ -33,7 +33,7 @@ impl Record {
         let (wall, uptime_centis) = (started.next()?.ok()?, started.next()?.ok()?);
         let mut pipes = fields("pipes")?.map(str::parse);
         let pipes = [pipes.next()?.ok()?, pipes.next()?.ok()?];
-        let program = fields("program")?.next()?.parse().ok().and_then(Pid::from_raw);
+        let program = parse_pid(fields("program")?.next()?);
         let exit = parse_exit(fields("exit")?.next()?);
         let started = Moment { wall: Timestamp::from_millis(wall), uptime_centis };
         Some(Self { launcher, started: Some(started), pipes: Some(pipes), program, exit })
@@ -80,7 +80,7 @@ pub(super) struct Identity {
 
 impl Identity {
     fn parse<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let pid = Pid::from_raw(words.next()?.parse().ok()?)?;
+        let pid = parse_pid(words.next()?)?;
         let start_ticks = words.next()?.parse().ok()?;
         Some(Self {
             pid,
