@@ -39,7 +39,14 @@ impl Executable {
         let flags = MemfdFlags::CLOEXEC;
         // Systems that run nothing from memory unless it is asked for; older ones do not know the question.
         let memory = memfd_create("orch-launcher", flags | MemfdFlags::EXEC)
-            .or_else(|_| memfd_create("orch-launcher", flags))?;
+            .or_else(|_| memfd_create("orch-launcher", flags))
+            .map_err(|error| {
+                let error = io::Error::from(error);
+                io::Error::new(
+                    error.kind(),
+                    format!("this node runs no programs from memory (memfd_create): {error}"),
+                )
+            })?;
         let mut file = File::from(memory);
         file.write_all(LAUNCHER)?;
         // What is open for writing cannot be run.
