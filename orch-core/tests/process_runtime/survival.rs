@@ -209,6 +209,7 @@ async fn readers_of_a_runtime_that_was_dropped_are_told_so() {
     let rest = tokio::time::timeout(PATIENCE, logs.collect::<Vec<_>>()).await.expect("they must end");
     let error = rest.into_iter().find_map(Result::err).expect("what they miss must not look like the end");
     assert_eq!(error.kind, RuntimeErrorKind::Unavailable);
+    runtime(dir.path()).remove(task.attempt).await.unwrap();
 }
 
 #[tokio::test]
