@@ -1,6 +1,6 @@
 //! What the system says about a process.
 
-use std::{fs, time::Duration};
+use std::{fmt::Display, fs, time::Duration};
 
 use crate::Failure;
 
@@ -20,15 +20,31 @@ pub fn resident_bytes() -> Result<u64, Failure> {
     Ok(pages * PAGE)
 }
 
-/// Processor time that the process has used in all its threads.
+/// Processor time that the process, by its number or `self`, has used in all its threads.
 ///
 /// # Errors
 /// When there is no such process.
-pub fn cpu_time(process: u32) -> Result<Duration, Failure> {
+pub fn cpu_time(process: impl Display) -> Result<Duration, Failure> {
+    ticks(&process.to_string(), 2)
+}
+
+/// The same, with that of its children which have ended, and theirs.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_time_with_children(process: impl Display) -> Result<Duration, Failure> {
+    ticks(&process.to_string(), 4)
+}
+
+/// The sum of the first `count` of: user, system, user of children, system of children.
+fn ticks(process: &str, count: usize) -> Result<Duration, Failure> {
     let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The second field, the program's name in parentheses, may hold anything.
     let (_, fields) = text.rsplit_once(") ").ok_or("stat has no name")?;
-    let mut fields = fields.split(' ').skip(11);
-    let mut next = || -> Result<u32, Failure> { Ok(fields.next().ok_or("stat is cut off")?.parse()?) };
-    Ok(TICK * (next()? + next()?))
+    let fields: Vec<&str> = fields.split(' ').skip(11).take(count).collect();
+    if fields.len() < count {
+        return Err("stat is cut off".into());
+    }
+    let ticks = fields.into_iter().map(str::parse::<u32>).sum::<Result<u32, _>>()?;
+    Ok(TICK * ticks)
 }

@@ -1,48 +1,54 @@
 //! Attempts as processes of the operating system. They go on when the agent ends, and the next one adopts them.
 
 mod attempt_dir;
+mod attempts;
+mod changes;
+mod host;
 mod launch;
-mod monitor;
 mod output;
-mod tree;
+mod plan;
+mod processes;
+mod record;
+mod shell;
+mod sweeps;
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
+    os::fd::AsRawFd,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use rustix::process::Signal;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{broadcast::error::RecvError, watch},
+};
 
 use self::{
-    attempt_dir::{AttemptDir, State},
-    launch::Launch,
-    monitor::Monitors,
+    attempt_dir::AttemptDir,
+    attempts::{Attempt, Attempts, Phase},
+    changes::Watch,
+    launch::{Executable, Launch, Launched, NotLaunched, kind_of},
     output::STREAMS,
+    plan::Plan,
 };
 use super::{
-    Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeErrorKind,
-    RuntimeEvents, Started, Usage, Work,
+    Found, FoundState, LogChunk, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError,
+    RuntimeErrorKind, RuntimeEvents, Started, Usage, Work,
 };
-use crate::model::{AttemptId, Exit, StopSignal, WorkKind};
-
-/// How long killed processes may take to be gone. Longer means that the kernel cannot end them (a dead disk).
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How soon to look again for something that takes a moment.
-const SOON: Duration = Duration::from_millis(2);
+use crate::model::{AttemptId, Exit, RestartPolicy, SecretTarget, StopSignal, WorkKind};
 
 /// Settings of a [`ProcessRuntime`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessRuntimeConfig {
-    /// The directory that holds one directory for each attempt, made when it is missing. Local, and for one agent.
+    /// The directory that holds one directory for each attempt, made when it is missing. Local, and for one runtime
+    /// at a time.
     pub dir: PathBuf,
-    /// How often running attempts are looked at: how late an end is noticed at most, and how far output may grow
-    /// beyond its limit meanwhile.
-    pub poll_interval: Duration,
     /// The directory in which tasks may have secrets as files, on the same file system as `dir`. Without one, such
     /// tasks are refused. A file is there while its task runs, for the agent's user only; a path that is taken is
     /// an error.
@@ -52,10 +58,10 @@ pub struct ProcessRuntimeConfig {
 }
 
 impl ProcessRuntimeConfig {
-    /// Attempts in `dir`, looked at forty times a second.
+    /// Attempts in `dir`.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), poll_interval: Duration::from_millis(25), secret_dir: None, temporary: false }
+        Self { dir: dir.into(), secret_dir: None, temporary: false }
     }
 
     /// Attempts in `dir`, which is removed when the runtime is dropped.
@@ -65,13 +71,22 @@ impl ProcessRuntimeConfig {
     }
 }
 
-/// A [`Runtime`] for programs, without any engine. Linux.
+/// A [`Runtime`] for programs, without any engine. Linux, with `/proc`.
 ///
 /// A program gets a clean environment (`PATH`, `HOME` and `LANG` of the agent, then its own, its secrets, `ORCH_TASK`
-/// and `ORCH_ATTEMPT`), no input, and a process group of its own. What it starts belongs to it as long as it stays in
-/// the group or keeps `ORCH_ATTEMPT` in its environment, and is killed when the program has ended.
+/// and `ORCH_ATTEMPT`), no input, pipes for its outputs, and a process group of its own. A launcher stays beside it,
+/// which keeps the output and notes down how the program ended.
 ///
-/// What ran when the machine went down is [`FoundState::Lost`]. Its output can still be read.
+/// What a program starts belongs to it as long as it stays in the group, keeps `ORCH_ATTEMPT` in its environment, keeps
+/// an output of the attempt open, or has a parent that does. All of these get the signal that asks the attempt to stop,
+/// and are killed when the program has ended.
+///
+/// How an attempt ended is known when the launcher said so. Otherwise (the machine or the container went down, somebody
+/// killed the launcher) it is [`FoundState::Lost`]. Its output can still be read.
+///
+/// Processes that lose their parent become children of the first process of the machine or container, which has to reap
+/// them. An agent that is the first process of a container does not: start the container with one that does
+/// (`docker run --init`).
 ///
 /// This is no sandbox. Isolation that was asked for and that plain processes cannot have is refused with
 /// [`RuntimeErrorKind::Unsupported`]; the cpu limit is not enforced, the memory limit only for the data segment of each
@@ -79,10 +94,12 @@ impl ProcessRuntimeConfig {
 #[derive(Debug)]
 pub struct ProcessRuntime {
     dir: PathBuf,
-    poll_interval: Duration,
     secret_dir: Option<PathBuf>,
     temporary: bool,
-    monitors: Arc<Monitors>,
+    attempts: Arc<Attempts>,
+    executable: Arc<Executable>,
+    /// Of the directory itself, so that it goes with it. Launchers do not inherit it.
+    lock: File,
 }
 
 impl Drop for ProcessRuntime {
@@ -90,6 +107,8 @@ impl Drop for ProcessRuntime {
         if self.temporary {
             let _ = fs::remove_dir_all(&self.dir);
         }
+        // Not by closing it: a child of this process, on its way to become another program, may hold a copy.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -97,77 +116,43 @@ impl ProcessRuntime {
     /// A runtime on the configured directory. What an earlier one left there is found by [`Runtime::list`].
     ///
     /// # Errors
-    /// When the directory cannot be made or read.
+    /// When the directory cannot be made or read; [`io::ErrorKind::WouldBlock`] when it is another runtime's.
     pub fn new(config: ProcessRuntimeConfig) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
         let dir = fs::canonicalize(&config.dir)?;
-        for attempt in AttemptDir::all(&dir)? {
-            // It may have ended while nobody looked.
-            match attempt.state() {
-                State::Ended(..) => monitor::settle(&attempt)?,
-                State::Lost(_) => {
-                    // What went down with the machine may have left half a file, which must not keep the others
-                    // from being adopted.
-                    if let Err(error) = monitor::settle(&attempt) {
-                        tracing::warn!(attempt = %attempt.attempt(), %error, "cannot clean up after a lost attempt");
-                    }
-                }
-                State::Absent | State::Created | State::Running(_) => {}
+        let lock = lock(&dir)?;
+        let attempts = Arc::new(Attempts::load(dir.clone())?);
+        let executable = Arc::new(Executable::new()?);
+        let ProcessRuntimeConfig { secret_dir, temporary, .. } = config;
+        Ok(Self { dir, secret_dir, temporary, attempts, executable, lock })
+    }
+
+    /// An attempt that was started and is not lost.
+    fn started(&self, attempt: AttemptId) -> Result<Arc<Attempt>, RuntimeError> {
+        let found = self.attempts.get(attempt).ok_or_else(|| RuntimeError::not_found(attempt))?;
+        match found.phase() {
+            Phase::Created | Phase::Removed => Err(RuntimeError::not_found(attempt)),
+            Phase::Lost => Err(lost(attempt)),
+            Phase::Running | Phase::Ended(_) => {
+                self.attempts.attend(&found, None);
+                Ok(found)
             }
         }
-        let ProcessRuntimeConfig { poll_interval, secret_dir, temporary, .. } = config;
-        Ok(Self {
-            dir,
-            poll_interval,
-            secret_dir,
-            temporary,
-            monitors: Arc::new(Monitors::new(poll_interval)),
-        })
     }
+}
 
-    fn attempt(&self, attempt: AttemptId) -> AttemptDir {
-        AttemptDir::new(&self.dir, attempt)
-    }
-
-    async fn state(&self, attempt: AttemptId) -> Result<State, RuntimeError> {
-        let dir = self.attempt(attempt);
-        blocking(move || Ok(dir.state())).await
-    }
-
-    /// The state of an attempt that was started and is not lost.
-    async fn started(&self, attempt: AttemptId) -> Result<State, RuntimeError> {
-        match self.state(attempt).await? {
-            State::Absent | State::Created => Err(RuntimeError::not_found(attempt)),
-            State::Lost(_) => Err(lost(attempt)),
-            started => Ok(started),
-        }
-    }
-
-    async fn kill_all(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        let begin = Instant::now();
-        let dir = self.attempt(attempt);
-        loop {
-            let dir = dir.clone();
-            let left = blocking(move || {
-                let running = match dir.state() {
-                    State::Running(identity) => {
-                        identity.signal_group(Signal::KILL)?;
-                        1
-                    }
-                    _ => 0,
-                };
-                Ok(running + tree::kill_marked(dir.attempt())?)
-            });
-            match left.await? {
-                0 => return Ok(()),
-                left if begin.elapsed() > KILL_TIMEOUT => {
-                    let message =
-                        format!("{left} processes of attempt {attempt} do not end though they were killed");
-                    return Err(RuntimeError::new(RuntimeErrorKind::Internal, message));
-                }
-                _ => tokio::time::sleep(SOON).await,
-            }
-        }
+fn lock(dir: &PathBuf) -> io::Result<File> {
+    let lock = File::open(dir)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(
+            io::ErrorKind::WouldBlock,
+            format!(
+                "{} is in use by another process runtime; give each a directory of its own",
+                dir.display()
+            ),
+        )),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -187,109 +172,89 @@ impl Runtime for ProcessRuntime {
 
     async fn prepare(&self, work: &Work, _progress: &Progress) -> Result<(), RuntimeError> {
         let (work, secret_dir) = (work.clone(), self.secret_dir.clone());
-        blocking(move || Ok(Launch::plan(&work, secret_dir.as_deref()).map(|_| ()))).await?
+        blocking(move || Ok(Plan::of(&work, secret_dir.as_deref()).map(|_| ()))).await?
     }
 
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
-        let attempt = work.attempt;
-        let dir = self.attempt(attempt);
-        let (planned, directory, secret_dir) = (work.clone(), dir.clone(), self.secret_dir.clone());
-        let child = blocking(move || {
-            if !matches!(directory.state(), State::Absent | State::Created) {
-                return Ok(Ok(None));
-            }
-            let launch = match Launch::plan(&planned, secret_dir.as_deref()) {
-                Ok(launch) => launch,
-                Err(error) => return Ok(Err(error)),
-            };
-            directory.create(&planned.spec)?;
-            launch.spawn(&planned, &directory).map(|child| Ok(Some(child)))
-        });
-        let mut child = child.await??;
-        let identity = loop {
-            let ended = match &mut child {
-                Some(child) => child.try_wait().map_err(|error| failed(&error))?.is_some(),
-                None => false,
-            };
-            match self.state(attempt).await? {
-                State::Ended(identity, _) if child.is_none() => break identity,
-                State::Running(identity) | State::Ended(identity, _) => {
-                    self.monitors.watch(&dir, child);
-                    break identity;
-                }
-                State::Absent => return Err(RuntimeError::not_found(attempt)),
-                // It may have done its work: running it again is not ours to decide.
-                State::Lost(_) => return Err(lost(attempt)),
-                State::Created if ended => {
-                    let message =
-                        "the shell that starts programs ended at once; is /proc there and the disk writable?";
-                    return Err(RuntimeError::new(RuntimeErrorKind::Internal, message));
-                }
-                State::Created => tokio::time::sleep(SOON).await,
-            }
+        let start = Start {
+            attempts: Arc::clone(&self.attempts),
+            executable: Arc::clone(&self.executable),
+            secret_dir: self.secret_dir.clone(),
+            work: work.clone(),
         };
-        let at = blocking(move || Ok(dir.started_at())).await?.unwrap_or_default();
-        Ok(Started { handle: identity.pid().to_string(), at })
+        // Goes on when the caller does not: a launcher that has its plan needs somebody who knows of it.
+        join(tokio::spawn(start.run()).await)?
     }
 
     async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
-        let dir = self.attempt(attempt);
-        let identity = match self.started(attempt).await? {
-            State::Running(identity) => {
-                self.monitors.watch(&dir, None);
-                identity
-            }
-            State::Ended(identity, _) => identity,
-            State::Absent | State::Created | State::Lost(_) => return Err(RuntimeError::not_found(attempt)),
-        };
-        let at = blocking(move || Ok(dir.started_at())).await?.unwrap_or_default();
-        Ok(Started { handle: identity.pid().to_string(), at })
+        let found = self.started(attempt)?;
+        Ok(found.started(&self.attempts.host))
     }
 
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
-        match self.started(attempt).await? {
-            State::Ended(_, exit) if !self.monitors.unsettled(attempt) => Ok(exit),
-            _ => self
-                .monitors
-                .ended(&self.attempt(attempt))
-                .await
-                .ok_or_else(|| RuntimeError::not_found(attempt)),
+        match self.started(attempt)?.over().await {
+            Phase::Ended(exit) => Ok(exit),
+            Phase::Lost => Err(lost(attempt)),
+            Phase::Created | Phase::Running | Phase::Removed => Err(RuntimeError::not_found(attempt)),
         }
     }
 
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
-        if let State::Running(identity) = self.started(attempt).await? {
-            let dir = self.attempt(attempt);
-            blocking(move || identity.signal_group(signal(dir.spec()?.stop.signal))).await?;
-            let _ = tokio::time::timeout(grace, self.monitors.ended(&self.attempt(attempt))).await;
+        let found = self.started(attempt)?;
+        if found.phase() == Phase::Running {
+            let dir = found.dir.clone();
+            let asked = blocking(move || dir.spec()).await.map(|spec| spec.stop.signal).unwrap_or_default();
+            self.attempts.signal(&found, signal(asked)).await?;
+            let _ = tokio::time::timeout(grace, found.over()).await;
         }
-        self.kill_all(attempt).await
+        self.attempts.end(&found).await
     }
 
     async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        self.kill_all(attempt).await?;
-        self.started(attempt).await.map(|_| ())
+        let found = self.started(attempt)?;
+        self.attempts.end(&found).await
     }
 
     async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        self.kill_all(attempt).await?;
-        let dir = self.attempt(attempt);
-        blocking(move || dir.remove()).await?;
-        self.monitors.forget(attempt);
+        let Some(found) = self.attempts.get(attempt) else { return Ok(()) };
+        let _changing = found.changing.lock().await;
+        match found.phase() {
+            Phase::Removed => return Ok(()),
+            Phase::Running => {
+                self.attempts.attend(&found, None);
+                self.attempts.end(&found).await?;
+            }
+            // A launcher of an earlier life may have started it in this moment.
+            Phase::Created => self.attempts.clear(&found, false).await?,
+            Phase::Ended(_) | Phase::Lost => {}
+        }
+        let (dir, files) = (found.dir.clone(), found.may_have_files());
+        blocking(move || dir.remove(files)).await?;
+        self.attempts.forget(&found);
         Ok(())
     }
 
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
+        let found = self.attempts.get(attempt);
         // What a lost attempt wrote may say how far it came.
-        if let State::Absent | State::Created = self.state(attempt).await? {
-            return Err(RuntimeError::not_found(attempt));
-        }
-        let dir = self.attempt(attempt);
-        let until = match follow {
-            true => None,
-            false => Some(self.ends(attempt).await?),
+        let found = found.filter(|found| !matches!(found.phase(), Phase::Created | Phase::Removed));
+        let found = found.ok_or_else(|| RuntimeError::not_found(attempt))?;
+        self.attempts.attend(&found, None);
+        let (until, watch) = match follow {
+            true => (None, Some(self.attempts.changes.watch(&found.dir.path()))),
+            false => {
+                let dir = found.dir.clone();
+                (Some(blocking(move || output::ends(&dir)).await?), None)
+            }
         };
-        let reader = LogReader { dir, until, positions: [0; 2], turn: 0, poll_interval: self.poll_interval };
+        let reader = LogReader {
+            dir: found.dir.clone(),
+            phases: found.phases(),
+            watch,
+            until,
+            positions: [0; 2],
+            turn: 0,
+        };
         let logs = stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             match reader.next().await {
@@ -302,39 +267,43 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
-        match self.started(attempt).await? {
-            State::Running(_) => blocking(move || Ok(tree::usage(&tree::marked(attempt)))).await,
+        let found = self.started(attempt)?;
+        match found.record() {
+            Some(record) if found.phase() == Phase::Running => {
+                let launcher = record.launcher.pid();
+                blocking(move || Ok(processes::usage(processes::descendants(launcher)?))).await
+            }
             _ => Err(RuntimeError::not_found(attempt)),
         }
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
-        let base = self.dir.clone();
-        let all = blocking(move || {
-            let dirs = AttemptDir::all(&base)?.into_iter();
-            Ok(dirs.map(|dir| (dir.state(), dir.started_at(), dir)).collect::<Vec<_>>())
-        });
-        let mut found = Vec::new();
-        for (state, started_at, dir) in all.await? {
-            let (state, handle) = match state {
-                State::Absent => continue,
-                State::Created => (FoundState::Created, String::new()),
-                State::Ended(identity, exit) => (FoundState::Ended(exit), identity.pid().to_string()),
-                State::Lost(identity) => (FoundState::Lost, identity.pid().to_string()),
-                State::Running(identity) => {
-                    self.monitors.watch(&dir, None);
-                    (FoundState::Running, identity.pid().to_string())
-                }
-            };
-            found.push(Found { attempt: dir.attempt(), handle, state, started_at });
-        }
-        Ok(found)
+        let attempts = Arc::clone(&self.attempts);
+        let all = attempts.list();
+        all.iter().for_each(|attempt| attempts.attend(attempt, None));
+        blocking(move || {
+            let found = all.iter().filter_map(|attempt| {
+                let state = match attempt.phase() {
+                    Phase::Removed => return None,
+                    Phase::Created => FoundState::Created,
+                    Phase::Running => FoundState::Running,
+                    Phase::Ended(exit) => FoundState::Ended(exit),
+                    Phase::Lost => FoundState::Lost,
+                };
+                let started_at = attempt.record().and_then(|record| record.started_at(&attempts.host));
+                Some(Found { attempt: attempt.id(), handle: attempt.handle(), state, started_at })
+            });
+            Ok(found.collect())
+        })
+        .await
     }
 
     async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
-        let events = self.monitors.events();
+        let events = self.attempts.events();
         // So that what an earlier agent started is watched too.
-        self.list().await?;
+        for attempt in self.attempts.list() {
+            self.attempts.attend(&attempt, None);
+        }
         let events = stream::unfold(Some(events), |events| async {
             let mut events = events?;
             match events.recv().await {
@@ -351,36 +320,95 @@ impl Runtime for ProcessRuntime {
     }
 }
 
-impl ProcessRuntime {
-    /// Where the outputs end now.
-    async fn ends(&self, attempt: AttemptId) -> Result<[u64; 2], RuntimeError> {
-        let dir = self.attempt(attempt);
-        blocking(move || {
-            let [stdout, stderr] = STREAMS.map(|stream| fs::metadata(dir.output(stream)));
-            Ok([stdout?.len(), stderr?.len()])
-        })
-        .await
+/// One call of `start`.
+struct Start {
+    attempts: Arc<Attempts>,
+    executable: Arc<Executable>,
+    secret_dir: Option<PathBuf>,
+    work: Work,
+}
+
+impl Start {
+    async fn run(self) -> Result<Started, RuntimeError> {
+        loop {
+            let attempt = self.attempts.get_or_create(self.work.attempt);
+            let _changing = attempt.changing.lock().await;
+            match attempt.phase() {
+                Phase::Removed => continue,
+                Phase::Created => self.launch(&attempt).await?,
+                Phase::Running => self.attempts.attend(&attempt, None),
+                Phase::Ended(_) => {}
+                // It may have done its work: running it again is not ours to decide.
+                Phase::Lost => return Err(lost(attempt.id())),
+            }
+            return Ok(attempt.started(&self.attempts.host));
+        }
+    }
+
+    /// Leaves nothing behind when nothing has run.
+    async fn launch(&self, attempt: &Arc<Attempt>) -> Result<(), RuntimeError> {
+        match self.try_launch(attempt).await {
+            Ok(Launched::Started(record, child)) => self.attempts.runs(attempt, *record, Some(child)),
+            Ok(Launched::Taken) => match self.attempts.look(attempt) {
+                Phase::Running => {}
+                _ => return Err(lost(attempt.id())),
+            },
+            Err(NotLaunched::Refused(error)) => {
+                let dir = attempt.dir.clone();
+                if let Err(error) = blocking(move || dir.remove(true)).await {
+                    tracing::warn!(attempt = %attempt.id(), %error, "cannot remove an attempt that was not started");
+                }
+                self.attempts.forget(attempt);
+                return Err(error);
+            }
+            Err(NotLaunched::Silent(message)) => match self.attempts.look(attempt) {
+                Phase::Running => {}
+                _ => return Err(RuntimeError::new(RuntimeErrorKind::Internal, message)),
+            },
+        }
+        Ok(())
+    }
+
+    async fn try_launch(&self, attempt: &Arc<Attempt>) -> Result<Launched, NotLaunched> {
+        let (work, secret_dir, dir) = (self.work.clone(), self.secret_dir.clone(), attempt.dir.clone());
+        let (executable, host) = (Arc::clone(&self.executable), self.attempts.host.clone());
+        let files = work.spec.secrets.iter().any(|secret| matches!(secret.target, SecretTarget::File { .. }));
+        attempt.set_files(files);
+        let launch = blocking(move || {
+            let begin = || {
+                let plan = Plan::of(&work, secret_dir.as_deref())?;
+                // After a power cut nobody may take what must not run twice for something that never ran.
+                let sync = work.spec.restart == RestartPolicy::Never;
+                dir.create(&work.spec, &host, sync).map_err(|error| failed(&error))?;
+                let launch = Launch::begin(&executable, &plan, &dir)?;
+                Ok((launch, plan.encode(&work.spec, &dir, &host)))
+            };
+            Ok(begin())
+        });
+        let (launch, plan) = launch.await.flatten().map_err(NotLaunched::Refused)?;
+        launch.go(&plan).await
     }
 }
 
 /// Reads both outputs by turns.
 struct LogReader {
     dir: AttemptDir,
+    phases: watch::Receiver<Phase>,
+    watch: Option<Watch>,
     /// Where to stop; `None` to follow until the attempt has ended.
     until: Option<[u64; 2]>,
     positions: [u64; 2],
     turn: usize,
-    poll_interval: Duration,
 }
 
 impl LogReader {
-    async fn next(&mut self) -> Result<Option<super::LogChunk>, RuntimeError> {
+    async fn next(&mut self) -> Result<Option<LogChunk>, RuntimeError> {
         loop {
+            // First whether it runs, then the output: what it wrote before its end is there by then.
+            let running = *self.phases.borrow_and_update() == Phase::Running;
             let (dir, until, mut positions, mut turn) =
                 (self.dir.clone(), self.until, self.positions, self.turn);
-            let (chunk, positions, turn, running) = blocking(move || {
-                // First whether it runs, then the output: what it wrote before its end is there by then.
-                let running = matches!(dir.state(), State::Running(_));
+            let (chunk, positions, turn) = blocking(move || {
                 let mut chunk = None;
                 for _ in STREAMS {
                     let at = turn;
@@ -392,22 +420,28 @@ impl LogReader {
                         break;
                     }
                 }
-                Ok((chunk, positions, turn, running))
+                Ok((chunk, positions, turn))
             })
             .await?;
             (self.positions, self.turn) = (positions, turn);
-            match chunk {
-                Some(chunk) => return Ok(Some(chunk)),
-                None if self.until.is_some() || !running => return Ok(None),
-                None => tokio::time::sleep(self.poll_interval).await,
+            match (chunk, &mut self.watch) {
+                (Some(chunk), _) => return Ok(Some(chunk)),
+                (None, Some(watch)) if running => tokio::select! {
+                    () = watch.changed() => {}
+                    changed = self.phases.changed() => changed.map_err(|_| gone())?,
+                },
+                (None, _) => return Ok(None),
             }
         }
     }
 }
 
+fn gone() -> RuntimeError {
+    RuntimeError::new(RuntimeErrorKind::Unavailable, "the runtime was dropped")
+}
+
 fn lost(attempt: AttemptId) -> RuntimeError {
-    let message =
-        format!("attempt {attempt} was running when the machine went down; how it ended is unknown");
+    let message = format!("attempt {attempt} was started, and nobody is left who knows how it ended");
     RuntimeError::new(RuntimeErrorKind::NotFound, message)
 }
 
@@ -428,21 +462,22 @@ fn signal(asked: StopSignal) -> Signal {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, RuntimeError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| failed(&error)),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(RuntimeError::new(RuntimeErrorKind::Unavailable, "the agent is shutting down")),
-        },
-    }
+    join(tokio::task::spawn_blocking(work).await)?.map_err(|error| failed(&error))
+}
+
+/// Waits on a descriptor that only the result closes.
+#[allow(deprecated, reason = "its successor is unsafe, for descriptors that somebody else may close")]
+fn readable<T: AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
+}
+
+fn join<T>(done: Result<T, tokio::task::JoinError>) -> Result<T, RuntimeError> {
+    done.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => RuntimeError::new(RuntimeErrorKind::Unavailable, "the agent is shutting down"),
+    })
 }
 
 fn failed(error: &io::Error) -> RuntimeError {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RuntimeErrorKind::NoSpace,
-        io::ErrorKind::NotFound => RuntimeErrorKind::NotFound,
-        io::ErrorKind::ArgumentListTooLong | io::ErrorKind::AlreadyExists => RuntimeErrorKind::InvalidSpec,
-        _ => RuntimeErrorKind::Internal,
-    };
-    RuntimeError::new(kind, format!("the directory of the attempt or its process: {error}"))
+    RuntimeError::new(kind_of(error), format!("the directory of the attempt or its process: {error}"))
 }

@@ -22,6 +22,8 @@
 //! run_all(&Mine).await;
 //! # }
 //! ```
+//!
+//! A backend that runs no shell overrides [`RuntimeHarness::program`] instead of [`RuntimeHarness::sh`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,9 +39,11 @@ mod control;
 mod input;
 mod life;
 mod output;
+mod program;
 mod watch;
 
 use bench::Bench;
+pub use program::Program;
 
 /// What the suite needs to know of a backend.
 #[async_trait]
@@ -48,11 +52,26 @@ pub trait RuntimeHarness: Send + Sync {
     /// The suite drops the runtime before, and cases run one after the other.
     async fn runtime(&self) -> Arc<dyn Runtime>;
 
-    /// A task that runs `script` with a POSIX shell: `sh -c script`, so that arguments of the spec become `$0`, `$1`.
-    fn sh(&self, script: &str) -> TaskSpec;
+    /// A task that does what `program` says. By a shell, unless the backend has another way.
+    fn program(&self, program: &Program) -> TaskSpec {
+        self.sh(&program.script())
+    }
+
+    /// A task that runs `script` with a POSIX shell: `sh -c script`, so that arguments of the spec become `$0`, `$1`. Only
+    /// [`program`](Self::program), and cases of abilities that not every backend declares, need it.
+    fn sh(&self, script: &str) -> TaskSpec {
+        panic!("this harness has no shell for {script:?}: it must say what each program is")
+    }
 
     /// An absolute path, seen from inside a task, where a secret's file may be put.
-    fn secret_path(&self) -> String;
+    fn secret_path(&self) -> String {
+        panic!("this harness has no place for files: it must say that secrets do not become any")
+    }
+
+    /// Whether secrets can become files.
+    fn secret_files(&self) -> bool {
+        true
+    }
 
     /// The longest that one case may take.
     fn case_timeout(&self) -> Duration {

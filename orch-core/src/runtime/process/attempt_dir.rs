@@ -1,34 +1,35 @@
-//! What is on disk of one attempt. The directory is the only memory of a [`ProcessRuntime`](super::ProcessRuntime): a
-//! new life of the agent reads the same states from it.
+//! What is on disk of one attempt. The directory is the only memory of a [`ProcessRuntime`](super::ProcessRuntime) that
+//! outlives it: a new life of the agent reads the same states from it.
 //!
 //! | file | written by | says |
 //! |---|---|---|
-//! | `spec.json` | agent | it was made; holds no secrets |
-//! | `pid` | wrapper, once, before the program | it was started: process id, start time in ticks, boot id |
-//! | `stdout`, `stderr` | program | its output; a dropped beginning is a hole, so that offsets stay right |
-//! | `stdout.start`, `stderr.start` | agent | where the kept output begins |
+//! | `attempt.json` | agent, with the directory | it was made, in which boot, and its spec; holds no secrets |
+//! | `record` | launcher, once, before the program | it was started, by whom; and, after the program, its exit code |
+//! | `stdout-<offset>`, `stderr-<offset>` | launcher | a segment of its output; what is missing was dropped |
 //! | `secret-<n>` | agent | a secret that the task gets as a file, until it has ended |
-//! | `exit` | wrapper, after the program | its exit code |
+//!
+//! Versions of `orch` that started programs by a shell left `spec.json`, `pid`, `exit`, `stdout` and `stderr` instead.
+//! These attempts are adopted as well.
 
 use std::{
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::UNIX_EPOCH,
 };
 
-use super::tree::Identity;
-use crate::{
-    model::{AttemptId, CommandId, Exit, SecretTarget, TaskSpec, Timestamp},
-    runtime::OutputStream,
-};
+use serde::{Deserialize, Serialize};
 
-/// Directories that are being deleted begin with this, so that half of one is never read as an attempt.
+use super::{
+    host::Host,
+    record::{Record, whole_line},
+};
+use crate::model::{AttemptId, Exit, SecretTarget, TaskSpec};
+
+/// Directories that are being deleted, and that are being made, begin with these, so that half of one is never read as
+/// an attempt.
 const REMOVED: &str = ".removed-";
-
-/// The exit of a wrapper that ended without a word: somebody killed it.
-const KILLED: i32 = 128 + 9;
+const NEW: &str = ".new-";
 
 #[derive(Clone, Debug)]
 pub(super) struct AttemptDir {
@@ -36,15 +37,22 @@ pub(super) struct AttemptDir {
     attempt: AttemptId,
 }
 
-/// What the files and the process table say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+/// What a directory says, before anybody looks for processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum OnDisk {
     Absent,
+    /// Nothing of it has run: it was made in this boot, and nobody wrote that it was started.
     Created,
-    Running(Identity),
-    Ended(Identity, Exit),
-    /// The machine went down under it, and nobody wrote how it ended.
-    Lost(Identity),
+    Started(Record),
+    /// It may have run. What there was to say so, or whether, went down with the machine.
+    Unknown,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Made {
+    version: u32,
+    boot: String,
+    spec: TaskSpec,
 }
 
 impl AttemptDir {
@@ -52,13 +60,13 @@ impl AttemptDir {
         Self { base: base.into(), attempt }
     }
 
-    /// All attempts below `base`, in order. Deletes what an earlier life had begun to remove.
+    /// All attempts below `base`, in order. Deletes what an earlier life had begun to make or to remove.
     pub(super) fn all(base: &Path) -> io::Result<Vec<Self>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(base)? {
             let name = entry?.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with(REMOVED) {
+            if name.starts_with(REMOVED) || name.starts_with(NEW) {
                 let _ = fs::remove_dir_all(base.join(name));
             } else if let Ok(attempt) = name.parse() {
                 found.push(Self::new(base, attempt));
@@ -76,24 +84,65 @@ impl AttemptDir {
         self.base.join(self.attempt.to_string())
     }
 
-    /// Makes the directory with its spec; doing it again changes nothing.
-    pub(super) fn create(&self, spec: &TaskSpec) -> io::Result<()> {
-        match fs::DirBuilder::new().mode(0o700).create(self.path()) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+    /// Makes the directory with its spec; doing it again changes nothing. With `sync` it is there after a power cut as
+    /// well.
+    pub(super) fn create(&self, spec: &TaskSpec, host: &Host, sync: bool) -> io::Result<()> {
+        if !self.path().exists() {
+            let made = Made { version: 1, boot: host.boot.clone(), spec: spec.clone() };
+            let new = self.aside(NEW);
+            fs::create_dir_all(&self.base)?;
+            none_is_not(fs::remove_dir_all(&new))?;
+            fs::DirBuilder::new().mode(0o700).create(&new)?;
+            let mut file = File::create_new(new.join("attempt.json"))?;
+            file.write_all(&serde_json::to_vec(&made)?)?;
+            if sync {
+                file.sync_all()?;
+                File::open(&new)?.sync_all()?;
+            }
+            fs::rename(new, self.path())?;
         }
-        let file = self.file("spec.json");
-        if !file.exists() {
-            // A name of its own, because two starts may be here at a time.
-            let new = self.file(&format!("spec.json.{}", CommandId::generate()));
-            fs::write(&new, serde_json::to_vec_pretty(spec)?)?;
-            fs::rename(new, file)?;
+        if sync {
+            File::open(&self.base)?.sync_all()?;
         }
         Ok(())
     }
 
     pub(super) fn spec(&self) -> io::Result<TaskSpec> {
-        Ok(serde_json::from_slice(&fs::read(self.file("spec.json"))?)?)
+        match fs::read(self.file("attempt.json")) {
+            Ok(made) => Ok(serde_json::from_slice::<Made>(&made)?.spec),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(serde_json::from_slice(&fs::read(self.file("spec.json"))?)?)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn look(&self, host: &Host) -> OnDisk {
+        if !self.path().exists() {
+            return OnDisk::Absent;
+        }
+        if let Some(record) = self.record() {
+            return OnDisk::Started(record);
+        }
+        let made = fs::read(self.file("attempt.json")).ok();
+        match made.and_then(|made| serde_json::from_slice::<Made>(&made).ok()) {
+            Some(made) if made.boot == host.boot => OnDisk::Created,
+            _ => OnDisk::Unknown,
+        }
+    }
+
+    pub(super) fn record(&self) -> Option<Record> {
+        match whole_line(&self.file("record")) {
+            Some(text) => Record::parse(&text),
+            None => Record::parse_shell(
+                &whole_line(&self.file("pid"))?,
+                whole_line(&self.file("exit")).as_deref(),
+            ),
+        }
+    }
+
+    pub(super) fn exit(&self) -> Option<Exit> {
+        self.record()?.exit
     }
 
     /// Puts a secret's value where the task looks for it. The file is a second name of one in this directory, which
@@ -113,10 +162,10 @@ impl AttemptDir {
         for (number, secret) in spec.secrets.iter().enumerate() {
             let (SecretTarget::File { path }, own) = (&secret.target, self.secret(number)) else { continue };
             // Another look at the same end may be doing this at the same time.
-            if is_same(&own, Path::new(path)).or_else(none_is_not)? {
-                fs::remove_file(path).map(|()| true).or_else(none_is_not)?;
+            if is_same(&own, Path::new(path)).or_else(none_is_false)? {
+                none_is_not(fs::remove_file(path))?;
             }
-            fs::remove_file(own).map(|()| true).or_else(none_is_not)?;
+            none_is_not(fs::remove_file(own))?;
         }
         Ok(())
     }
@@ -125,73 +174,19 @@ impl AttemptDir {
         self.file(&format!("secret-{number}"))
     }
 
-    pub(super) fn state(&self) -> State {
-        if !self.path().exists() {
-            return State::Absent;
-        }
-        let Some(identity) = self.identity() else { return State::Created };
-        if let Some(exit) = self.exit() {
-            return State::Ended(identity, exit);
-        }
-        match identity.is_alive() {
-            true => State::Running(identity),
-            false if identity.is_of_another_boot() => State::Lost(identity),
-            // It may have ended between the two looks.
-            false => State::Ended(identity, self.exit().unwrap_or_else(|| Exit::from_code(KILLED))),
-        }
-    }
-
-    /// When the wrapper wrote who it is.
-    pub(super) fn started_at(&self) -> Option<Timestamp> {
-        let modified = fs::metadata(self.file("pid")).ok()?.modified().ok()?;
-        let since = modified.duration_since(UNIX_EPOCH).ok()?;
-        Some(Timestamp::from_millis(u64::try_from(since.as_millis()).ok()?))
-    }
-
-    pub(super) fn output(&self, stream: OutputStream) -> PathBuf {
-        self.file(name_of(stream))
-    }
-
-    /// Where the kept output begins.
-    pub(super) fn output_start(&self, stream: OutputStream) -> u64 {
-        let text = fs::read_to_string(self.file(&format!("{}.start", name_of(stream))));
-        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-    }
-
-    pub(super) fn set_output_start(&self, stream: OutputStream, start: u64) -> io::Result<()> {
-        let file = self.file(&format!("{}.start", name_of(stream)));
-        let new = self.file(&format!("{}.start.new", name_of(stream)));
-        fs::write(&new, start.to_string())?;
-        fs::rename(new, file)
-    }
-
-    pub(super) fn remove(&self) -> io::Result<()> {
-        if let Ok(spec) = self.spec() {
+    /// With `files`, also what it was given outside of the directory.
+    pub(super) fn remove(&self, files: bool) -> io::Result<()> {
+        if let (true, Ok(spec)) = (files, self.spec()) {
             self.clear_secrets(&spec)?;
         }
-        let removed = self.base.join(format!("{REMOVED}{}", self.attempt));
-        for step in
-            [fs::remove_dir_all(&removed), fs::rename(self.path(), &removed), fs::remove_dir_all(&removed)]
-        {
-            match step {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        let removed = self.aside(REMOVED);
+        none_is_not(fs::remove_dir_all(&removed))?;
+        none_is_not(fs::rename(self.path(), &removed))?;
+        none_is_not(fs::remove_dir_all(&removed))
     }
 
-    fn identity(&self) -> Option<Identity> {
-        Identity::parse(&self.line("pid")?)
-    }
-
-    fn exit(&self) -> Option<Exit> {
-        self.line("exit")?.trim().parse().ok().map(Exit::from_code)
-    }
-
-    /// A file of one line, once the line is whole.
-    fn line(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.file(name)).ok().filter(|text| text.ends_with('\n'))
+    fn aside(&self, prefix: &str) -> PathBuf {
+        self.base.join(format!("{prefix}{}", self.attempt))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -199,19 +194,20 @@ impl AttemptDir {
     }
 }
 
+/// What is not there needs no removal.
+fn none_is_not(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
 /// What is not there is not ours.
-fn none_is_not(error: io::Error) -> io::Result<bool> {
+fn none_is_false(error: io::Error) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) }
 }
 
 fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     let (one, other) = (fs::symlink_metadata(one)?, fs::symlink_metadata(other)?);
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
-}
-
-fn name_of(stream: OutputStream) -> &'static str {
-    match stream {
-        OutputStream::Stdout => "stdout",
-        OutputStream::Stderr => "stderr",
-    }
 }

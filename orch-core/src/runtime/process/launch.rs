@@ -1,204 +1,322 @@
-//! From a spec to a command: what cannot be honoured is refused before anything runs.
+//! Starts launchers: the program that the build made, from memory, with a plan over a socket.
 
 use std::{
-    collections::BTreeMap,
-    ffi::{OsStr, OsString},
-    fs::{self, File},
-    io,
-    os::unix::{ffi::OsStringExt, fs::PermissionsExt},
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, Write as _},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    path::PathBuf,
     process::Stdio,
 };
 
-use tokio::process::{Child, Command};
-
-use super::{attempt_dir::AttemptDir, tree::MARKER};
-use crate::{
-    model::{NetworkMode, SecretTarget, TaskSpec, Workload},
-    runtime::{OutputStream, RuntimeError, RuntimeErrorKind, Secret, Work},
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    process::{Pid, Resource, Rlimit, prlimit},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    process::{Child, Command},
 };
 
-/// Runs the program and leaves its exit code behind, so that it is known even when the agent is gone by then.
-///
-/// `set -C` makes the shell create `pid` only if it is not there: of two wrappers of one attempt one goes on, whatever
-/// happened to the agent in between. Signals of the group reach the program as well; the wrapper must outlive it, and
-/// a handler (unlike ignoring) is not inherited.
-const WRAPPER: &str = r#"
-d=$1 files=$2 memory=$3; shift 3
-fields() { shift 21; echo "$1"; }
-read -r stat </proc/$$/stat && read -r boot </proc/sys/kernel/random/boot_id || exit 125
-start=$(fields $stat)
-trap : HUP INT QUIT TERM USR1 USR2
-set -C
-{ echo "$$ $start $boot" >"$d/pid"; } 2>/dev/null || exit 125
-set +C
-if { [ -z "$files" ] || ulimit -n "$files"; } && { [ -z "$memory" ] || ulimit -d "$memory"; }
-then "$@"; code=$?
-else echo "orch: a limit of the task cannot be set on this node" >&2; code=125
-fi
-echo "$code" >"$d/exit"
-"#;
+use super::{attempt_dir::AttemptDir, plan::Plan, record::Record};
+use crate::runtime::{RuntimeError, RuntimeErrorKind};
 
-/// What of the agent's own environment a task sees.
-const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
+/// See `build.rs`.
+const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/orch-launcher"));
 
-/// A spec that this runtime can carry out, with everything looked up.
+/// A launcher answers with a word and its record.
+const ANSWER_MAX: usize = 4096;
+
+/// The launcher's executable, in memory: no file of it can be missing, changed, or on a disk that runs no programs.
+#[derive(Debug)]
+pub(super) struct Executable(OwnedFd);
+
+impl Executable {
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC;
+        // Systems that run nothing from memory unless it is asked for; older ones do not know the question.
+        let memory = memfd_create("orch-launcher", flags | MemfdFlags::EXEC)
+            .or_else(|_| memfd_create("orch-launcher", flags))
+            .map_err(|error| {
+                let error = io::Error::from(error);
+                io::Error::new(
+                    error.kind(),
+                    format!("this node runs no programs from memory (memfd_create): {error}"),
+                )
+            })?;
+        let mut file = File::from(memory);
+        file.write_all(LAUNCHER)?;
+        // What is open for writing cannot be run.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(Self(File::open(path)?.into()))
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
+/// A launcher that waits for its plan. When this is dropped it ends, and has done nothing.
 pub(super) struct Launch {
-    program: PathBuf,
-    environment: BTreeMap<OsString, OsString>,
-    /// Secrets that become files: their number in the spec, where, and the value.
-    files: Vec<(usize, PathBuf, Secret)>,
+    child: Child,
+    socket: StdStream,
+}
+
+/// What became of a launch.
+pub(super) enum Launched {
+    /// The program runs.
+    Started(Box<Record>, Child),
+    /// Another launcher had started it before.
+    Taken,
+}
+
+/// Why nothing runs, or may run, of a launch.
+pub(super) enum NotLaunched {
+    /// Nothing has run.
+    Refused(RuntimeError),
+    /// The launcher vanished: what is on the disk tells.
+    Silent(String),
 }
 
 impl Launch {
-    /// Looks everything up without changing anything. Secrets may become files in `secret_dir` only.
-    pub(super) fn plan(work: &Work, secret_dir: Option<&Path>) -> Result<Self, RuntimeError> {
-        let program = match &work.spec.workload {
-            Workload::Program { program } => program,
-            Workload::Image { .. } => return unsupported("workload: this runtime runs programs, not images"),
+    /// Makes ready on disk and in the process table whatever the plan needs.
+    pub(super) fn begin(
+        executable: &Executable,
+        plan: &Plan,
+        dir: &AttemptDir,
+    ) -> Result<Self, RuntimeError> {
+        for (number, target, value) in &plan.files {
+            dir.place_secret(*number, target, value.expose()).map_err(|error| {
+                let kind = match error.kind() {
+                    io::ErrorKind::AlreadyExists => RuntimeErrorKind::InvalidSpec,
+                    _ => kind_of(&error),
+                };
+                RuntimeError::new(kind, format!("secrets.target.path: {}: {error}", target.display()))
+            })?;
+        }
+        let internal =
+            |what: &str, error: &io::Error| RuntimeError::new(kind_of(error), format!("{what}: {error}"));
+        let child = || -> io::Result<Self> {
+            let (socket, launchers) = StdStream::pair()?;
+            let launchers = OwnedFd::from(launchers);
+            let mut command = Command::new(executable.path());
+            command
+                .arg0("orch-launcher")
+                .env_clear()
+                .stdin(Stdio::from(launchers.try_clone()?))
+                .stdout(Stdio::from(launchers))
+                .stderr(Stdio::null())
+                .process_group(0)
+                .kill_on_drop(false);
+            Ok(Self { child: command.spawn()?, socket })
         };
-        refuse_isolation(&work.spec)?;
-        let mut environment = environment(work);
-        let files = secrets(work, secret_dir, &mut environment)?;
-        if let Some(dir) = &work.spec.working_dir
-            && !Path::new(dir).is_dir()
-        {
-            return invalid(format!("working_dir: {dir:?} is not a directory on this node"));
-        }
-        let path = environment.get(OsStr::new("PATH")).cloned().unwrap_or_default();
-        let program = find(program, &path, work.spec.working_dir.as_deref())?;
-        Ok(Self { program, environment, files })
+        let launch = child().map_err(|error| internal("the launcher cannot be started", &error))?;
+        launch.limit(plan)?;
+        Ok(launch)
     }
 
-    /// Starts the wrapper in a process group of its own, with nothing of the agent's terminal.
-    pub(super) fn spawn(self, work: &Work, dir: &AttemptDir) -> io::Result<Child> {
-        let spec = &work.spec;
-        let files = spec.isolation.open_files_limit.map(|limit| limit.to_string()).unwrap_or_default();
-        let memory = Some(spec.resources.memory_bytes / 1024).filter(|kib| *kib > 0);
-        let output = |stream| File::options().append(true).create(true).open(dir.output(stream));
-        for (number, target, value) in &self.files {
-            dir.place_secret(*number, target, value.expose())?;
-        }
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", WRAPPER, "orch-wrapper"])
-            .arg(fs::canonicalize(dir.path())?)
-            .arg(files)
-            .arg(memory.map(|kib| kib.to_string()).unwrap_or_default())
-            .arg(self.program)
-            .args(&spec.args)
-            .env_clear()
-            .envs(self.environment)
-            .stdin(Stdio::null())
-            .stdout(output(OutputStream::Stdout)?)
-            .stderr(output(OutputStream::Stderr)?)
-            .process_group(0)
-            .kill_on_drop(false);
-        if let Some(dir) = &spec.working_dir {
-            command.current_dir(dir);
-        }
-        command.spawn()
-    }
-}
-
-/// Isolation that a process cannot be given must not be left out silently.
-fn refuse_isolation(spec: &TaskSpec) -> Result<(), RuntimeError> {
-    let isolation = &spec.isolation;
-    let asked = [
-        ("mounts", !spec.mounts.is_empty()),
-        ("isolation.network", !matches!(isolation.network, NetworkMode::Bridge | NetworkMode::Host)),
-        ("isolation.user", isolation.user.is_some()),
-        ("isolation.read_only_root", isolation.read_only_root),
-        ("isolation.drop_all_capabilities", isolation.drop_all_capabilities),
-        ("isolation.add_capabilities", !isolation.add_capabilities.is_empty()),
-        ("isolation.pids_limit", isolation.pids_limit.is_some()),
-        ("health", spec.health.is_some()),
-    ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => {
-            unsupported(&format!("{field}: plain processes cannot have it; use a container runtime"))
-        }
-        None => Ok(()),
-    }
-}
-
-fn environment(work: &Work) -> BTreeMap<OsString, OsString> {
-    let mut all = BTreeMap::new();
-    for name in INHERITED {
-        all.extend(std::env::var_os(name).map(|value| (name.into(), value)));
-    }
-    all.extend(work.spec.env.iter().map(|(name, value)| (name.into(), value.into())));
-    all.insert("ORCH_TASK".into(), work.attempt.task.to_string().into());
-    all.insert(MARKER.into(), work.attempt.to_string().into());
-    all
-}
-
-/// Adds secrets to the environment; returns those that become files.
-fn secrets(
-    work: &Work,
-    secret_dir: Option<&Path>,
-    environment: &mut BTreeMap<OsString, OsString>,
-) -> Result<Vec<(usize, PathBuf, Secret)>, RuntimeError> {
-    let mut files = Vec::new();
-    for (number, secret) in work.spec.secrets.iter().enumerate() {
-        let name = &secret.name;
-        if let SecretTarget::File { path } = &secret.target {
-            check_secret_file(path, secret_dir)?;
-        }
-        let Some(value) = work.secrets.get(name) else {
-            return invalid(format!("secrets: this node has no secret called {name:?}"));
-        };
-        match &secret.target {
-            SecretTarget::Env { .. } if value.expose().contains(&0) => {
-                return invalid(format!(
-                    "secrets: {name:?} has a NUL byte, no environment variable can hold it"
-                ));
+    /// Sets the limits of the program while the launcher, from which it has them, waits.
+    fn limit(&self, plan: &Plan) -> Result<(), RuntimeError> {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        for (field, resource, limit) in [
+            ("isolation.open_files_limit", Resource::Nofile, plan.open_files),
+            ("resources.memory_bytes", Resource::Data, plan.memory_bytes),
+        ] {
+            if limit.is_none() {
+                continue;
             }
-            SecretTarget::Env { variable } => {
-                environment.insert(variable.into(), OsString::from_vec(value.expose().to_vec()));
+            // Without a number it would be the agent's own limit.
+            let set = pid
+                .ok_or(rustix::io::Errno::SRCH)
+                .and_then(|pid| prlimit(Some(pid), resource, Rlimit { current: limit, maximum: limit }));
+            set.map_err(|error| {
+                let message = format!("{field}: this node cannot set the limit: {error}");
+                RuntimeError::new(RuntimeErrorKind::Unsupported, message)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives the plan, and takes the answer.
+    pub(super) async fn go(self, plan: &[u8]) -> Result<Launched, NotLaunched> {
+        let Self { mut child, socket } = self;
+        let answer = async {
+            socket.set_nonblocking(true)?;
+            let mut socket = UnixStream::from_std(socket)?;
+            socket.write_all(plan).await?;
+            let mut answer = Vec::new();
+            while !is_whole(&answer) {
+                if socket.read_buf(&mut answer).await? == 0 || answer.len() > ANSWER_MAX {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
             }
-            SecretTarget::File { path } => files.push((number, path.into(), value.clone())),
-        }
-    }
-    Ok(files)
-}
-
-fn check_secret_file(path: &str, secret_dir: Option<&Path>) -> Result<(), RuntimeError> {
-    match secret_dir {
-        Some(dir) if Path::new(path).parent() == Some(dir) => Ok(()),
-        Some(dir) => unsupported(&format!("secrets.target.path: must be a file in {}", dir.display())),
-        None => unsupported("secrets.target: this node gives secrets as environment variables, not as files"),
-    }
-}
-
-/// The program's file, found as a shell would.
-fn find(program: &str, path: &OsStr, working_dir: Option<&str>) -> Result<PathBuf, RuntimeError> {
-    if program.contains('/') {
-        let from = working_dir.map_or_else(std::env::current_dir, |dir| Ok(dir.into()));
-        let file = from.unwrap_or_default().join(program);
-        return match fs::metadata(&file) {
-            Ok(found) if is_program(&found) => Ok(file),
-            Ok(_) => invalid(format!("workload.program: {} is not an executable file", file.display())),
-            Err(error) => invalid(format!("workload.program: {}: {error}", file.display())),
+            Ok(String::from_utf8_lossy(&answer).into_owned())
         };
-    }
-    let mut candidates = std::env::split_paths(path).map(|dir| dir.join(program));
-    match candidates.find(|file| fs::metadata(file).is_ok_and(|found| is_program(&found))) {
-        Some(file) => Ok(file),
-        None => {
-            invalid(format!("workload.program: {program:?} is in no directory of PATH ({})", path.display()))
+        let answer: io::Result<String> = answer.await;
+        let silent = |why: String| NotLaunched::Silent(why);
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let ended =
+                    child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+                return Err(silent(format!(
+                    "the launcher of the attempt does not answer ({error}, {ended})"
+                )));
+            }
+        };
+        let (word, rest) = answer.split_once('\n').unwrap_or_default();
+        match word.split(' ').collect::<Vec<_>>()[..] {
+            ["started"] => match Record::parse(rest) {
+                Some(record) => Ok(Launched::Started(Box::new(record), child)),
+                None => Err(silent(format!("the launcher of the attempt answered {answer:?}"))),
+            },
+            ["taken"] => {
+                let _ = child.wait().await;
+                Ok(Launched::Taken)
+            }
+            ["failed", step, number] => {
+                let _ = child.wait().await;
+                let error = io::Error::from_raw_os_error(number.parse().unwrap_or_default());
+                Err(NotLaunched::Refused(refused(step, &error)))
+            }
+            _ => Err(silent(format!("the launcher of the attempt answered {answer:?}"))),
         }
     }
 }
 
-fn is_program(found: &fs::Metadata) -> bool {
-    found.is_file() && found.permissions().mode() & 0o111 != 0
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    match text.strip_prefix("started\n") {
+        Some(record) => record.ends_with('\n') && record.lines().any(|line| line.starts_with("exit ")),
+        None => text.ends_with('\n') && text != "started\n",
+    }
 }
 
-fn unsupported<T>(message: &str) -> Result<T, RuntimeError> {
-    Err(RuntimeError::new(RuntimeErrorKind::Unsupported, message))
+fn refused(step: &str, error: &io::Error) -> RuntimeError {
+    let program = step == "program";
+    let kind = match kind_of(error) {
+        RuntimeErrorKind::Internal if program && is_of_the_spec(error) => RuntimeErrorKind::InvalidSpec,
+        kind => kind,
+    };
+    let what = match step {
+        "program" => "workload.program: the system does not run it",
+        "record" => "the directory of the attempt cannot be written to",
+        _ => "the outputs of the attempt cannot be made",
+    };
+    RuntimeError::new(kind, format!("{what}: {error}"))
 }
 
-fn invalid<T>(message: String) -> Result<T, RuntimeError> {
-    Err(RuntimeError::new(RuntimeErrorKind::InvalidSpec, message))
+/// Whether the program, its arguments or its directory are to blame, and not the state that the node is in.
+fn is_of_the_spec(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    const EXEC_FORMAT: i32 = rustix::io::Errno::NOEXEC.raw_os_error();
+    matches!(
+        error.kind(),
+        Kind::NotFound
+            | Kind::PermissionDenied
+            | Kind::ArgumentListTooLong
+            | Kind::InvalidInput
+            | Kind::NotADirectory
+    ) || error.raw_os_error() == Some(EXEC_FORMAT)
+}
+
+/// What `start` and its like report of an error of the system. That something of the directory is missing does not mean
+/// that the attempt is lost.
+pub(super) fn kind_of(error: &io::Error) -> RuntimeErrorKind {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RuntimeErrorKind::NoSpace,
+        _ => RuntimeErrorKind::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap, io::Read as _, num::NonZeroU32, os::unix::process::CommandExt as _, sync::Arc,
+    };
+
+    use super::{super::host::Host, *};
+    use crate::{
+        model::{AttemptId, Exit, TaskId, TaskSpec},
+        runtime::Work,
+    };
+
+    struct Bench {
+        base: tempfile::TempDir,
+        dir: AttemptDir,
+        executable: Executable,
+        plan: Vec<u8>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let base = tempfile::tempdir().unwrap();
+            let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
+            let script = format!("echo ran >>{}/count; exit 7", base.path().display());
+            let spec = Arc::new(TaskSpec::program("t", "sh").args(["-c", &script]).env("A", "b"));
+            let work = Work { attempt, spec, secrets: BTreeMap::new() };
+            let (dir, host) = (AttemptDir::new(base.path(), attempt), Host::this().unwrap());
+            dir.create(&work.spec, &host, true).unwrap();
+            let plan = Plan::of(&work, None).unwrap().encode(&work.spec, &dir, &host);
+            Self { base, dir, executable: Executable::new().unwrap(), plan }
+        }
+
+        /// A launcher that is given so much of the plan and nothing more. What it answers, and its code.
+        fn launch(&self, bytes: &[u8]) -> (String, Option<i32>) {
+            let mut command = std::process::Command::new(self.executable.path());
+            command.arg0("orch-launcher").env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            child.stdin.take().unwrap().write_all(bytes).unwrap();
+            let mut answer = String::new();
+            child.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
+            (answer, child.wait().unwrap().code())
+        }
+
+        fn count(&self) -> usize {
+            std::fs::read_to_string(self.base.path().join("count")).unwrap_or_default().lines().count()
+        }
+    }
+
+    #[test]
+    fn half_a_plan_starts_nothing() {
+        let bench = Bench::new();
+        for length in [0, 3, 4, 20, bench.plan.len() / 2, bench.plan.len() - 1] {
+            assert_eq!(bench.launch(&bench.plan[..length]), (String::new(), Some(125)), "{length} bytes");
+        }
+        let mut wrong = bench.plan.clone();
+        wrong[LENGTH_BYTES..].fill(0xff);
+        assert_eq!(bench.launch(&wrong), (String::new(), Some(125)));
+        assert_eq!((bench.count(), bench.dir.record()), (0, None));
+    }
+
+    const LENGTH_BYTES: usize = 4;
+
+    #[test]
+    fn of_two_launchers_one_goes_on() {
+        let bench = Bench::new();
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let launchers: Vec<_> = (0..8).map(|_| scope.spawn(|| bench.launch(&bench.plan))).collect();
+            launchers.into_iter().map(|launcher| launcher.join().unwrap()).collect()
+        });
+        assert_eq!(bench.count(), 1);
+        assert_eq!(
+            answers.iter().filter(|(answer, code)| answer == "taken\n" && *code == Some(125)).count(),
+            7
+        );
+        let (answer, code) = answers.iter().find(|(answer, _)| answer != "taken\n").unwrap();
+        let record = Record::parse(answer.strip_prefix("started\n").unwrap()).unwrap();
+        assert_eq!((record.exit, *code), (None, Some(7)));
+        assert_eq!(bench.dir.record().unwrap(), Record { exit: Some(Exit::from_code(7)), ..record });
+    }
+
+    #[test]
+    fn a_launcher_whose_directory_is_gone_starts_nothing() {
+        let bench = Bench::new();
+        bench.dir.remove(true).unwrap();
+        assert_eq!(bench.launch(&bench.plan), ("failed record 2\n".into(), Some(125)));
+        assert_eq!(bench.count(), 0);
+    }
 }

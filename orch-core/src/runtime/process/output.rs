@@ -1,11 +1,15 @@
-//! Output files: bounded while they grow, read while they are written.
+//! Output files: read while the launcher writes and drops them.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+};
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, fallocate};
 
-use super::attempt_dir::AttemptDir;
+use super::{attempt_dir::AttemptDir, shell};
 use crate::runtime::{LogChunk, OutputStream};
 
 pub(super) const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
@@ -13,19 +17,10 @@ pub(super) const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStrea
 /// The most bytes of one chunk.
 const CHUNK: usize = 64 << 10;
 
-/// Drops the oldest output beyond `limit` bytes of both streams together, from the larger one first. The dropped part
-/// becomes a hole in the file: it takes no space, and the program goes on writing where it was.
-pub(super) fn trim(dir: &AttemptDir, limit: u64, slack: u64) -> io::Result<()> {
-    let [stdout, stderr] = STREAMS.map(|stream| Kept::of(dir, stream));
-    let [stdout, stderr] = [stdout?, stderr?];
-    if stdout.len() + stderr.len() <= limit.saturating_add(slack) {
-        return Ok(());
-    }
-    let half = limit / 2;
-    for (one, other) in [(&stdout, &stderr), (&stderr, &stdout)] {
-        one.keep(dir, limit - other.len().min(half))?;
-    }
-    Ok(())
+/// Where the outputs end now.
+pub(super) fn ends(dir: &AttemptDir) -> io::Result<[u64; 2]> {
+    let [stdout, stderr] = STREAMS.map(|stream| Ok(segments(dir, stream)?.last().map_or(0, Segment::end)));
+    stdout.and_then(|stdout| Ok([stdout, stderr?]))
 }
 
 /// The next output after `position`, moving it on; `None` when there is none now. The position moves over what was
@@ -35,47 +30,79 @@ pub(super) fn read(
     stream: OutputStream,
     position: &mut u64,
 ) -> io::Result<Option<LogChunk>> {
-    let file = File::open(dir.output(stream))?;
-    let offset = dir.output_start(stream).max(*position);
-    let mut data = vec![0; CHUNK];
-    let count = file.read_at(&mut data, offset)?;
-    // What was dropped while it was read reads as zeros: look where the output begins only after reading.
-    let begin =
-        usize::try_from(dir.output_start(stream).saturating_sub(offset)).unwrap_or(usize::MAX).min(count);
-    *position = offset + count as u64;
-    if begin == count {
-        return Ok(None);
-    }
-    data.truncate(count);
-    let data = Bytes::from(data).slice(begin..);
-    Ok(Some(LogChunk { stream, offset: offset + begin as u64, data }))
-}
-
-struct Kept {
-    stream: OutputStream,
-    start: u64,
-    end: u64,
-}
-
-impl Kept {
-    fn of(dir: &AttemptDir, stream: OutputStream) -> io::Result<Self> {
-        let end = std::fs::metadata(dir.output(stream))?.len();
-        Ok(Self { stream, start: dir.output_start(stream).min(end), end })
-    }
-
-    fn len(&self) -> u64 {
-        self.end - self.start
-    }
-
-    fn keep(&self, dir: &AttemptDir, newest: u64) -> io::Result<()> {
-        let start = self.end.saturating_sub(newest);
-        if start <= self.start {
-            return Ok(());
+    let segments = segments(dir, stream)?;
+    for (number, segment) in segments.iter().enumerate() {
+        let is_read = segments.get(number + 1).is_some_and(|next| next.start <= *position);
+        if is_read {
+            continue;
         }
-        // First say so, then do it: nobody may read the hole as output.
-        dir.set_output_start(self.stream, start)?;
-        let file = File::options().write(true).open(dir.output(self.stream))?;
-        fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, start)?;
-        Ok(())
+        let offset = segment.start.max(*position);
+        let data = match segment.read(offset) {
+            // Dropped in this moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            data => data?,
+        };
+        // What was dropped while it was read reads as zeros in a shell's file: look where it begins only after reading.
+        let begin = match segment.of_shell {
+            true => shell::start(dir, name_of(stream)).saturating_sub(offset),
+            false => 0,
+        };
+        let begin = usize::try_from(begin).unwrap_or(usize::MAX).min(data.len());
+        *position = offset + data.len() as u64;
+        if begin < data.len() {
+            return Ok(Some(LogChunk { stream, offset: offset + begin as u64, data: data.slice(begin..) }));
+        }
+    }
+    Ok(None)
+}
+
+struct Segment {
+    start: u64,
+    path: PathBuf,
+    /// Begins before its start, with a hole.
+    of_shell: bool,
+}
+
+impl Segment {
+    fn read(&self, offset: u64) -> io::Result<Bytes> {
+        let within = if self.of_shell { offset } else { offset - self.start };
+        let mut data = vec![0; CHUNK];
+        let count = File::open(&self.path)?.read_at(&mut data, within)?;
+        data.truncate(count);
+        Ok(data.into())
+    }
+
+    fn end(&self) -> u64 {
+        let length = fs::metadata(&self.path).map_or(0, |found| found.len());
+        if self.of_shell { length } else { self.start + length }
+    }
+}
+
+/// The segments that are kept, in order. All but the last one are complete.
+fn segments(dir: &AttemptDir, stream: OutputStream) -> io::Result<Vec<Segment>> {
+    let (mut found, prefix) = (Vec::new(), name_of(stream));
+    let entries = match fs::read_dir(dir.path()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(prefix)) else { continue };
+        let path = entry.path();
+        if rest.is_empty() {
+            found.push(Segment { start: shell::start(dir, prefix), path, of_shell: true });
+        } else if let Some(start) = rest.strip_prefix('-').and_then(|start| start.parse().ok()) {
+            found.push(Segment { start, path, of_shell: false });
+        }
+    }
+    found.sort_by_key(|segment| segment.start);
+    Ok(found)
+}
+
+pub(super) fn name_of(stream: OutputStream) -> &'static str {
+    match stream {
+        OutputStream::Stdout => "stdout",
+        OutputStream::Stderr => "stderr",
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::{Outcome, RuntimeHarness};
+use super::{Outcome, Program, RuntimeHarness};
 use crate::{
     model::{AttemptId, TaskId, TaskSpec},
     runtime::{LogChunk, Logs, OutputStream, Progress, Runtime, RuntimeError, Secret, Work},
@@ -47,8 +47,8 @@ impl<'a> Bench<'a> {
         Work { attempt, spec: Arc::new(spec), secrets: BTreeMap::new() }
     }
 
-    pub(super) fn script(&self, script: &str) -> Work {
-        self.work(self.harness.sh(script))
+    pub(super) fn program(&self, program: &Program) -> Work {
+        self.work(self.harness.program(program))
     }
 
     /// Prepares and starts it.
@@ -59,14 +59,14 @@ impl<'a> Bench<'a> {
         Ok(work.attempt)
     }
 
-    /// Starts a script.
-    pub(super) async fn run(&self, script: &str) -> Outcome<AttemptId> {
-        self.start(&self.script(script)).await
+    /// Starts a program.
+    pub(super) async fn run(&self, program: &Program) -> Outcome<AttemptId> {
+        self.start(&self.program(program)).await
     }
 
-    /// Starts a script and returns when it has printed the line `ready`.
-    pub(super) async fn run_until_ready(&self, script: &str) -> Outcome<AttemptId> {
-        let attempt = self.run(script).await?;
+    /// Starts a program and returns when it has printed the line `ready`.
+    pub(super) async fn run_until_ready(&self, program: &Program) -> Outcome<AttemptId> {
+        let attempt = self.run(program).await?;
         self.until_ready(attempt).await?;
         Ok(attempt)
     }

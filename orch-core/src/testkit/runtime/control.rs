@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Outcome, bench::Bench};
+use super::{Outcome, Program, bench::Bench};
 use crate::{model::StopSignal, testkit::ensure};
 
 const PATIENT: Duration = Duration::from_secs(30);
 
 pub(super) async fn stop_lets_the_task_end_itself(bench: &Bench<'_>) -> Outcome {
-    let script = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done";
-    let attempt = bench.run_until_ready(script).await?;
+    let attempt = bench.run_until_ready(&Program::ends_when_asked(7, "bye\n")).await?;
     let runtime = bench.runtime();
     let began = Instant::now();
     runtime.stop(attempt, PATIENT).await?;
@@ -22,7 +21,7 @@ pub(super) async fn stop_lets_the_task_end_itself(bench: &Bench<'_>) -> Outcome 
 }
 
 pub(super) async fn stop_kills_after_the_grace(bench: &Bench<'_>) -> Outcome {
-    let attempt = bench.run_until_ready("trap '' TERM; echo ready; while :; do sleep 1; done").await?;
+    let attempt = bench.run_until_ready(&Program::IgnoresStop).await?;
     let grace = Duration::from_millis(300);
     let began = Instant::now();
     bench.runtime().stop(attempt, grace).await?;
@@ -33,8 +32,8 @@ pub(super) async fn stop_kills_after_the_grace(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn stop_uses_the_signal_of_the_spec(bench: &Bench<'_>) -> Outcome {
-    let script = "trap 'exit 8' USR1; trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
-    let mut spec = bench.harness.sh(script);
+    let codes = vec![(StopSignal::Usr1, 8), (StopSignal::Term, 9)];
+    let mut spec = bench.harness.program(&Program::EndsWhenAsked { codes, last_words: String::new() });
     spec.stop.signal = StopSignal::Usr1;
     let attempt = bench.start(&bench.work(spec)).await?;
     bench.until_ready(attempt).await?;
@@ -49,13 +48,12 @@ pub(super) async fn stop_uses_the_signal_of_the_spec(bench: &Bench<'_>) -> Outco
 }
 
 pub(super) async fn kill_ends_the_whole_tree(bench: &Bench<'_>) -> Outcome {
-    let script = "(while :; do echo tick; sleep 0.01; done) & echo ready; wait";
-    let attempt = bench.run_until_ready(script).await?;
+    let attempt = bench.run_until_ready(&Program::Ticks).await?;
     bench.runtime().kill(attempt).await?;
     bench.runtime().wait(attempt).await?;
     let before = bench.output(attempt, false).await?;
     // A child that lives on would tick some twenty times while this one runs.
-    let other = bench.run("sleep 0.2").await?;
+    let other = bench.run(&Program::Naps).await?;
     bench.runtime().wait(other).await?;
     let after = bench.output(attempt, false).await?;
     ensure!(before == after, "a child was still writing after the kill");
@@ -63,7 +61,7 @@ pub(super) async fn kill_ends_the_whole_tree(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn stopping_what_has_ended_is_a_success(bench: &Bench<'_>) -> Outcome {
-    let attempt = bench.run("exit 3").await?;
+    let attempt = bench.run(&Program::exits(3)).await?;
     let runtime = bench.runtime();
     runtime.wait(attempt).await?;
     runtime.stop(attempt, PATIENT).await?;

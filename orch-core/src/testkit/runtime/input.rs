@@ -1,7 +1,7 @@
 //! What a task is given, and what is refused.
 
 use super::{
-    Outcome,
+    Outcome, Program,
     bench::{Bench, with_secret},
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(super) async fn environment_arguments_and_directory(bench: &Bench<'_>) -> Outcome {
-    let mut spec = bench.harness.sh(r#"echo "$GREETING|$1|$2|$(pwd)""#).env("GREETING", "a b=$c");
+    let mut spec = bench.harness.program(&Program::ShowsInput).env("GREETING", "a b=$c");
     spec.args.extend(["zero", "one two", ""].map(String::from));
     spec.working_dir = Some("/usr".into());
     let attempt = bench.start(&bench.work(spec)).await?;
@@ -23,27 +23,33 @@ pub(super) async fn environment_arguments_and_directory(bench: &Bench<'_>) -> Ou
 
 const SECRET: &str = "correct horse battery staple";
 
-fn secretive(bench: &Bench<'_>, script: &str) -> Work {
-    let mut spec = bench.harness.sh(script);
+fn secretive(bench: &Bench<'_>, program: &Program) -> Work {
+    let mut spec = bench.harness.program(program);
     let env = SecretTarget::Env { variable: "TOKEN".into() };
-    let file = SecretTarget::File { path: bench.harness.secret_path() };
-    spec.secrets = [env, file].map(|target| SecretRef { name: "token".into(), target }).to_vec();
+    let file = bench.harness.secret_files().then(|| SecretTarget::File { path: bench.harness.secret_path() });
+    let targets = [env].into_iter().chain(file);
+    spec.secrets = targets.map(|target| SecretRef { name: "token".into(), target }).collect();
     with_secret(bench.work(spec), "token", SECRET)
 }
 
 pub(super) async fn secrets_arrive(bench: &Bench<'_>) -> Outcome {
-    let path = bench.harness.secret_path();
-    let work = secretive(bench, &format!("printf %s \"$TOKEN|\"; cat {path}; ls -ln {path} | cut -c5-10"));
+    let (program, expected) = match bench.harness.secret_files() {
+        true => {
+            let path = bench.harness.secret_path();
+            (Program::ShowsTokens { path }, format!("{SECRET}|{SECRET}------\n"))
+        }
+        false => (Program::ShowsToken, SECRET.into()),
+    };
+    let work = secretive(bench, &program);
     let attempt = bench.start(&work).await?;
     bench.runtime().wait(attempt).await?;
     let output = bench.output(attempt, true).await?;
-    let expected = format!("{SECRET}|{SECRET}------\n");
     ensure!(output.stdout == expected, "variable, file and the file's rights are {:?}", output.stdout);
     Ok(())
 }
 
 pub(super) async fn secrets_are_never_printed(bench: &Bench<'_>) -> Outcome {
-    let work = secretive(bench, "exit 0");
+    let work = secretive(bench, &Program::exits(0));
     bench.start(&work).await?;
     let runtime = bench.runtime();
     let found = runtime.list().await?;
@@ -54,13 +60,13 @@ pub(super) async fn secrets_are_never_printed(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn a_missing_secret_is_an_error(bench: &Bench<'_>) -> Outcome {
-    let mut work = secretive(bench, "exit 0");
+    let mut work = secretive(bench, &Program::exits(0));
     work.secrets.clear();
     refused(bench, &work, &[RuntimeErrorKind::InvalidSpec]).await
 }
 
 pub(super) async fn a_missing_program_is_an_error(bench: &Bench<'_>) -> Outcome {
-    let mut spec = bench.harness.sh("exit 0");
+    let mut spec = bench.harness.program(&Program::exits(0));
     match &mut spec.workload {
         Workload::Image { command, .. } => *command = vec!["/no/such/program".into()],
         Workload::Program { program } => *program = "/no/such/program".into(),
@@ -69,7 +75,7 @@ pub(super) async fn a_missing_program_is_an_error(bench: &Bench<'_>) -> Outcome 
 }
 
 pub(super) async fn a_missing_user_is_an_error(bench: &Bench<'_>) -> Outcome {
-    let mut spec = bench.harness.sh("exit 0");
+    let mut spec = bench.harness.program(&Program::exits(0));
     spec.isolation.user = Some("nobody-has-this-name".into());
     // A backend that cannot change users says so instead.
     refused(bench, &bench.work(spec), &[RuntimeErrorKind::InvalidSpec, RuntimeErrorKind::Unsupported]).await

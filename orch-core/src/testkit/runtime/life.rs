@@ -1,6 +1,6 @@
 //! Start, end and removal.
 
-use super::{Outcome, bench::Bench};
+use super::{Outcome, Program, bench::Bench};
 use crate::{
     runtime::{FoundState, RuntimeError, RuntimeErrorKind},
     testkit::{Failure, ensure},
@@ -8,7 +8,7 @@ use crate::{
 
 pub(super) async fn exit_codes_are_reported(bench: &Bench<'_>) -> Outcome {
     for code in [0, 3, 125] {
-        let attempt = bench.run(&format!("exit {code}")).await?;
+        let attempt = bench.run(&Program::exits(code)).await?;
         let exit = bench.runtime().wait(attempt).await?;
         ensure!(exit.code == code, "exit {code} came back as {exit}");
         ensure!(exit.signal.is_none() && !exit.oom_killed, "exit {code} came back as {exit:?}");
@@ -17,12 +17,11 @@ pub(super) async fn exit_codes_are_reported(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn a_death_by_signal_is_128_plus_its_number(bench: &Bench<'_>) -> Outcome {
-    // The first process of a container cannot kill itself, so that a child does and the shell passes it on.
-    let attempt = bench.run("sh -c 'kill -KILL $$'; exit $?").await?;
+    let attempt = bench.run(&Program::IsKilled).await?;
     let exit = bench.runtime().wait(attempt).await?;
     ensure!(exit.code == 137, "SIGKILL came back as {exit:?}");
 
-    let attempt = bench.run_until_ready("echo ready; exec sleep 1000").await?;
+    let attempt = bench.run_until_ready(&Program::Sleeps).await?;
     bench.runtime().kill(attempt).await?;
     let exit = bench.runtime().wait(attempt).await?;
     ensure!((exit.code, exit.signal) == (137, Some(9)), "a killed task came back as {exit:?}");
@@ -30,7 +29,7 @@ pub(super) async fn a_death_by_signal_is_128_plus_its_number(bench: &Bench<'_>) 
 }
 
 pub(super) async fn wait_after_the_end_answers_again(bench: &Bench<'_>) -> Outcome {
-    let attempt = bench.run("exit 4").await?;
+    let attempt = bench.run(&Program::exits(4)).await?;
     let runtime = bench.runtime();
     let (one, two) = tokio::join!(runtime.wait(attempt), runtime.wait(attempt));
     let (one, two, three) = (one?, two?, runtime.wait(attempt).await?);
@@ -39,7 +38,7 @@ pub(super) async fn wait_after_the_end_answers_again(bench: &Bench<'_>) -> Outco
 }
 
 pub(super) async fn start_is_idempotent(bench: &Bench<'_>) -> Outcome {
-    let work = bench.script("echo ready; exec sleep 1000");
+    let work = bench.program(&Program::Sleeps);
     bench.start(&work).await?;
     bench.until_ready(work.attempt).await?;
     let runtime = bench.runtime();
@@ -51,7 +50,7 @@ pub(super) async fn start_is_idempotent(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn start_after_the_end_starts_nothing(bench: &Bench<'_>) -> Outcome {
-    let work = bench.script("echo ran; exit 6");
+    let work = bench.program(&Program::prints("ran\n", 6));
     bench.start(&work).await?;
     let runtime = bench.runtime();
     runtime.wait(work.attempt).await?;
@@ -64,7 +63,7 @@ pub(super) async fn start_after_the_end_starts_nothing(bench: &Bench<'_>) -> Out
 }
 
 pub(super) async fn concurrent_starts_are_one(bench: &Bench<'_>) -> Outcome {
-    let work = bench.script("echo ran");
+    let work = bench.program(&Program::prints("ran\n", 0));
     let runtime = bench.runtime();
     let (one, two, three) = tokio::join!(runtime.start(&work), runtime.start(&work), runtime.start(&work));
     let (one, two, three) = (one?, two?, three?);
@@ -76,7 +75,7 @@ pub(super) async fn concurrent_starts_are_one(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn remove_forgets(bench: &Bench<'_>) -> Outcome {
-    let work = bench.script("exit 0");
+    let work = bench.program(&Program::exits(0));
     let attempt = bench.start(&work).await?;
     let runtime = bench.runtime();
     runtime.wait(attempt).await?;
@@ -93,7 +92,7 @@ pub(super) async fn remove_forgets(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn remove_ends_what_runs(bench: &Bench<'_>) -> Outcome {
-    let attempt = bench.run_until_ready("trap '' TERM; echo ready; while :; do sleep 1; done").await?;
+    let attempt = bench.run_until_ready(&Program::IgnoresStop).await?;
     let runtime = bench.runtime();
     let running = runtime.list().await?.into_iter().find(|found| found.attempt == attempt);
     let state = running.map(|found| found.state);
@@ -105,7 +104,7 @@ pub(super) async fn remove_ends_what_runs(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn unknown_attempts_are_not_found(bench: &Bench<'_>) -> Outcome {
-    let attempt = bench.script("exit 0").attempt;
+    let attempt = bench.program(&Program::exits(0)).attempt;
     let runtime = bench.runtime();
     not_found("adopt", runtime.adopt(attempt).await)?;
     not_found("wait", runtime.wait(attempt).await)?;

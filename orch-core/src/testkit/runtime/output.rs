@@ -3,13 +3,20 @@
 use futures_util::StreamExt;
 
 use super::{
-    Outcome,
+    Outcome, Program,
     bench::{Bench, read_until},
 };
-use crate::testkit::ensure;
+use crate::{runtime::OutputStream, testkit::ensure};
 
 pub(super) async fn streams_have_offsets(bench: &Bench<'_>) -> Outcome {
-    let attempt = bench.run("echo one; echo two >&2; echo three; printf end").await?;
+    let pieces = [
+        (OutputStream::Stdout, "one\n"),
+        (OutputStream::Stderr, "two\n"),
+        (OutputStream::Stdout, "three\n"),
+        (OutputStream::Stdout, "end"),
+    ];
+    let pieces = pieces.map(|(stream, text)| (stream, text.into())).to_vec();
+    let attempt = bench.run(&Program::Prints { pieces, code: 0 }).await?;
     bench.runtime().wait(attempt).await?;
     let output = bench.output(attempt, true).await?;
     ensure!(output.stdout == "one\nthree\nend", "standard output is {:?}", output.stdout);
@@ -21,8 +28,7 @@ pub(super) async fn streams_have_offsets(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn follow_ends_with_the_task(bench: &Bench<'_>) -> Outcome {
-    let script = "trap 'echo last; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
-    let attempt = bench.run(script).await?;
+    let attempt = bench.run(&Program::ends_when_asked(0, "last\n")).await?;
     let runtime = bench.runtime();
     let mut logs = runtime.logs(attempt, true).await?;
     // It arrives while the task runs, not when it is over.
@@ -36,9 +42,7 @@ pub(super) async fn follow_ends_with_the_task(bench: &Bench<'_>) -> Outcome {
 pub(super) async fn the_newest_output_is_kept(bench: &Bench<'_>) -> Outcome {
     const LINES: u64 = 2000;
     const LINE_BYTES: u64 = 20;
-    let script =
-        format!("i=1; while [ $i -le {LINES} ]; do printf '%019d\\n' $i; i=$((i+1)); done; echo error >&2");
-    let mut spec = bench.harness.sh(&script);
+    let mut spec = bench.harness.program(&Program::Counts { lines: LINES });
     spec.output_limit_bytes = 4096;
     let limit = spec.output_limit_bytes;
     let attempt = bench.start(&bench.work(spec)).await?;
@@ -55,7 +59,7 @@ pub(super) async fn the_newest_output_is_kept(bench: &Bench<'_>) -> Outcome {
 }
 
 pub(super) async fn without_follow_it_does_not_wait(bench: &Bench<'_>) -> Outcome {
-    let attempt = bench.run_until_ready("echo ready; exec sleep 1000").await?;
+    let attempt = bench.run_until_ready(&Program::Sleeps).await?;
     let output = bench.output(attempt, false).await?;
     ensure!(output.stdout == "ready\n", "it printed {:?}", output.stdout);
     Ok(())

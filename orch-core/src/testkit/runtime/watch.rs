@@ -4,22 +4,20 @@ use std::{num::NonZeroU32, time::Duration};
 
 use futures_util::StreamExt;
 
-use super::{Outcome, bench::Bench};
+use super::{Outcome, Program, bench::Bench};
 use crate::{
     model::{Exit, HealthCheck},
     runtime::{FoundState, RuntimeErrorKind, RuntimeEvent},
     testkit::{Failure, ensure},
 };
 
-const ENDS_WITH_9: &str = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
-
 pub(super) async fn a_restart_finds_what_runs_and_what_ended(bench: &Bench<'_>) -> Outcome {
     if !bench.runtime().capabilities().adopts {
         return Ok(());
     }
-    let ended = bench.run("exit 5").await?;
+    let ended = bench.run(&Program::exits(5)).await?;
     bench.runtime().wait(ended).await?;
-    let running = bench.run_until_ready(ENDS_WITH_9).await?;
+    let running = bench.run_until_ready(&Program::ends_when_asked(9, "")).await?;
     bench.restart().await;
 
     let runtime = bench.runtime();
@@ -50,7 +48,7 @@ pub(super) async fn a_restart_does_not_start_again(bench: &Bench<'_>) -> Outcome
     if !bench.runtime().capabilities().adopts {
         return Ok(());
     }
-    let work = bench.script("echo ready; exec sleep 1000");
+    let work = bench.program(&Program::Sleeps);
     bench.start(&work).await?;
     bench.until_ready(work.attempt).await?;
     let first = bench.runtime().start(&work).await?;
@@ -64,7 +62,7 @@ pub(super) async fn a_restart_does_not_start_again(bench: &Bench<'_>) -> Outcome
 
 pub(super) async fn events_tell_the_end(bench: &Bench<'_>) -> Outcome {
     let mut events = bench.runtime().events().await?;
-    let attempt = bench.run("exit 1").await?;
+    let attempt = bench.run(&Program::exits(1)).await?;
     while let Some(event) = events.next().await {
         if event? == (RuntimeEvent::Ended { attempt }) {
             return Ok(());
@@ -78,7 +76,7 @@ pub(super) async fn events_tell_health(bench: &Bench<'_>) -> Outcome {
         return Ok(());
     }
     let mut events = bench.runtime().events().await?;
-    let mut spec = bench.harness.sh("exec sleep 1000");
+    let mut spec = bench.harness.program(&Program::Sleeps);
     spec.health = Some(Box::new(HealthCheck {
         command: ["sh", "-c", "echo feeling faint; exit 1"].map(String::from).to_vec(),
         interval: Duration::from_millis(50),
@@ -105,7 +103,7 @@ pub(super) async fn stats_while_it_runs(bench: &Bench<'_>) -> Outcome {
     if !runtime.capabilities().stats {
         return Ok(());
     }
-    let attempt = bench.run_until_ready("echo ready; exec sleep 1000").await?;
+    let attempt = bench.run_until_ready(&Program::Sleeps).await?;
     let usage = runtime.stats(attempt).await?;
     ensure!(usage.memory_bytes > 0 && usage.pids > 0, "a running task uses {usage:?}");
     runtime.kill(attempt).await?;
@@ -118,8 +116,7 @@ pub(super) async fn out_of_memory_is_told(bench: &Bench<'_>) -> Outcome {
     if !bench.runtime().capabilities().memory_limit {
         return Ok(());
     }
-    // `tail` keeps what may become the last line: all of it.
-    let spec = bench.harness.sh("head -c 134217728 /dev/zero | tail; exit $?").memory_mib(16);
+    let spec = bench.harness.program(&Program::EatsMemory).memory_mib(16);
     let attempt = bench.start(&bench.work(spec)).await?;
     let exit = bench.runtime().wait(attempt).await?;
     ensure!(exit.oom_killed && !exit.is_success(), "it ended with {exit:?}");

@@ -1,0 +1,163 @@
+//! The record of an attempt: who its launcher is, and how it ended. The launcher's `record.rs` writes it.
+
+use std::{fs, io};
+
+use rustix::process::{Pid, Signal};
+
+use super::{
+    host::{Host, Moment},
+    processes::{Process, Stat, parse_pid},
+};
+use crate::model::{Exit, Timestamp};
+
+/// What a launcher noted down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) launcher: Identity,
+    pub(super) started: Option<Moment>,
+    /// Inodes of the pipes that the outputs go through.
+    pub(super) pipes: Option<[u64; 2]>,
+    /// The program, which leads a group of its own.
+    pub(super) program: Option<Pid>,
+    pub(super) exit: Option<Exit>,
+}
+
+impl Record {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let mut fields =
+            |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ').map(str::split_whitespace);
+        let _version = fields("orch-attempt")?.next().filter(|version| *version == "1")?;
+        let launcher = Identity::parse(fields("launcher")?)?;
+        let mut started = fields("started")?.map(str::parse);
+        let (wall, uptime_centis) = (started.next()?.ok()?, started.next()?.ok()?);
+        let mut pipes = fields("pipes")?.map(str::parse);
+        let pipes = [pipes.next()?.ok()?, pipes.next()?.ok()?];
+        let program = parse_pid(fields("program")?.next()?);
+        let exit = parse_exit(fields("exit")?.next()?);
+        let started = Moment { wall: Timestamp::from_millis(wall), uptime_centis };
+        Some(Self { launcher, started: Some(started), pipes: Some(pipes), program, exit })
+    }
+
+    /// What the shell of earlier versions wrote: `<pid> <start ticks> <boot id>` and an exit code.
+    pub(super) fn parse_shell(identity: &str, exit: Option<&str>) -> Option<Self> {
+        let launcher = Identity::parse(identity.split_whitespace())?;
+        let exit = exit.and_then(|code| code.trim().parse().ok()).map(Exit::from_code);
+        Some(Self { launcher, started: None, pipes: None, program: None, exit })
+    }
+
+    /// By the wall's clock as it is now.
+    pub(super) fn started_at(&self, host: &Host) -> Option<Timestamp> {
+        let now = Moment::now().ok()?;
+        match self.started {
+            Some(started) if self.launcher.is_of(host) => Some(started.by_clock_of(now)),
+            Some(started) => Some(started.wall),
+            None => {
+                // Ticks are hundredths of a second.
+                let age = now.uptime_centis.checked_sub(self.launcher.start_ticks)?.saturating_mul(10);
+                Some(Timestamp::from_millis(now.wall.as_millis().saturating_sub(age)))
+            }
+        }
+    }
+}
+
+/// Twice the code: half of it means that it is being written.
+fn parse_exit(text: &str) -> Option<Exit> {
+    let (once, again) = text.split_at_checked(3)?;
+    let code = once.parse().ok()?;
+    (once == again).then(|| Exit::from_code(code))
+}
+
+/// A process of one boot and one PID namespace: a process id alone is used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pid: Pid,
+    start_ticks: u64,
+    boot: String,
+    /// Not known of what a shell of an earlier version wrote.
+    pid_namespace: Option<String>,
+}
+
+impl Identity {
+    fn parse<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let pid = parse_pid(words.next()?)?;
+        let start_ticks = words.next()?.parse().ok()?;
+        Some(Self {
+            pid,
+            start_ticks,
+            boot: words.next()?.into(),
+            pid_namespace: words.next().map(String::from),
+        })
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(super) fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
+    /// Whether process ids of this boot and namespace are those of `host`.
+    pub(super) fn is_of(&self, host: &Host) -> bool {
+        self.boot == host.boot
+            && self.pid_namespace.as_ref().is_none_or(|namespace| *namespace == host.pid_namespace)
+    }
+
+    /// Whether this very process is still there. One that only waits to be reaped is not.
+    pub(super) fn is_alive(&self, host: &Host) -> bool {
+        self.is_of(host)
+            && Stat::of(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks && stat.is_alive())
+    }
+
+    /// Sends it a signal. One that is gone is no error.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Process { pid: self.pid, start_ticks: self.start_ticks }.signal(signal).map(drop)
+    }
+}
+
+/// A file of one line, once the line is whole.
+pub(super) fn whole_line(path: &std::path::Path) -> Option<String> {
+    fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "orch-attempt 1\nlauncher 7 123 1b4e28ba-2fa1-41d2-883f-0016d3cca427 4026531836\n\
+                        started 1700000000000 4711\npipes 8 9\nprogram 0000000012\nexit ......\n";
+
+    #[test]
+    fn an_exit_counts_once_it_is_whole() {
+        let record = Record::parse(TEXT).unwrap();
+        assert_eq!((record.launcher.pid().as_raw_nonzero().get(), record.exit), (7, None));
+        assert_eq!((record.pipes, record.program), (Some([8, 9]), Pid::from_raw(12)));
+        for (slot, exit) in [("0030..", None), ("003003", Some(3)), ("137137", Some(137)), ("137003", None)] {
+            let record = Record::parse(&TEXT.replace("......", slot)).unwrap();
+            assert_eq!(record.exit, exit.map(Exit::from_code), "{slot}");
+        }
+    }
+
+    #[test]
+    fn half_a_record_is_none() {
+        for end in 0..TEXT.len() - "exit ......\n".len() {
+            assert!(Record::parse(&TEXT[..end]).is_none(), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_reused_process_id_is_not_ours() {
+        let (pid, host) = (rustix::process::getpid(), Host::this().unwrap());
+        let start = Stat::of(pid).unwrap().start_ticks;
+        let identity = |start: u64, boot: &str, namespace: &str| {
+            Identity::parse(format!("{pid} {start} {boot} {namespace}").split_whitespace()).unwrap()
+        };
+        let (boot, namespace) = (&host.boot, &host.pid_namespace);
+        assert!(identity(start, boot, namespace).is_alive(&host));
+        assert!(identity(start, boot, "").is_alive(&host), "of an earlier version");
+        assert!(!identity(start + 1, boot, namespace).is_alive(&host), "another process with our number");
+        assert!(!identity(start, "1b4e28ba-2fa1-41d2-883f-0016d3cca427", namespace).is_alive(&host));
+        assert!(!identity(start, boot, "1").is_alive(&host), "of another container");
+    }
+}

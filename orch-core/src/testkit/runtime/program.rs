@@ -1,0 +1,135 @@
+//! What the tasks of the suite do, said by meaning.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{model::StopSignal, runtime::OutputStream};
+
+/// Meaning of what a task of the suite does. A harness turns it into a spec: into a script of [`script`](Self::script),
+/// or into whatever its backend runs. It can be written into the spec and read back from there with `serde`.
+///
+/// "Ready" is the line `ready` on standard output. What a stop signal does that is not mentioned is the backend's: it
+/// ends the task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Program {
+    /// Writes the pieces in their order and ends with the code.
+    Prints {
+        /// What to write, and where.
+        pieces: Vec<(OutputStream, String)>,
+        /// The exit code.
+        code: i32,
+    },
+    /// Writes the numbers from 1 to `lines` to standard output, with leading zeros, as lines of 20 bytes. Then the line
+    /// `error` to standard error.
+    Counts {
+        /// How many lines.
+        lines: u64,
+    },
+    /// Is ready, and does nothing until it is ended.
+    Sleeps,
+    /// Does nothing for a fifth of a second.
+    Naps,
+    /// Is ready. One of the signals makes it write the last words to standard output and end with the signal's code.
+    EndsWhenAsked {
+        /// Signals, and what it ends with by each.
+        codes: Vec<(StopSignal, i32)>,
+        /// May be empty.
+        last_words: String,
+    },
+    /// Is ready, and does nothing about `SIGTERM`.
+    IgnoresStop,
+    /// Starts something that belongs to it and writes the line `tick` to standard output a hundred times a second. Is
+    /// ready, and waits for that.
+    Ticks,
+    /// Is killed by `SIGKILL`, or ends as if it had been.
+    IsKilled,
+    /// Writes to standard output what the variable `GREETING` holds, the last two arguments of its spec, and the directory
+    /// that it works in, with a `|` between them, as one line.
+    ShowsInput,
+    /// Writes to standard output what the variable `TOKEN` holds.
+    ShowsToken,
+    /// The same, then `|` and the content of the file, then what `ls` shows of the rights of others than its owner
+    /// (`------` for none), as one line.
+    ShowsTokens {
+        /// Where the file is.
+        path: String,
+    },
+    /// Uses up 128 MiB.
+    EatsMemory,
+}
+
+impl Program {
+    /// Writes nothing and ends with the code.
+    #[must_use]
+    pub fn exits(code: i32) -> Self {
+        Self::Prints { pieces: Vec::new(), code }
+    }
+
+    /// Writes one piece to standard output and ends with the code.
+    #[must_use]
+    pub fn prints(text: &str, code: i32) -> Self {
+        Self::Prints { pieces: vec![(OutputStream::Stdout, text.into())], code }
+    }
+
+    /// Is ready, and ends with the code when it is asked to by `SIGTERM`.
+    #[must_use]
+    pub fn ends_when_asked(code: i32, last_words: &str) -> Self {
+        Self::EndsWhenAsked { codes: vec![(StopSignal::Term, code)], last_words: last_words.into() }
+    }
+
+    /// A script for a POSIX shell that does it. It gets the arguments of the spec as `$0`, `$1`, `$2`.
+    #[must_use]
+    pub fn script(&self) -> String {
+        match self {
+            Self::Prints { pieces, code } => {
+                let pieces: String = pieces.iter().map(|(stream, text)| print(*stream, text)).collect();
+                format!("{pieces}exit {code}")
+            }
+            Self::Counts { lines } => format!(
+                "i=1; while [ $i -le {lines} ]; do printf '%019d\\n' $i; i=$((i+1)); done; echo error >&2"
+            ),
+            Self::Sleeps => "echo ready; exec sleep 1000".into(),
+            Self::Naps => "sleep 0.2".into(),
+            Self::EndsWhenAsked { codes, last_words } => {
+                let words = print(OutputStream::Stdout, last_words);
+                let traps = codes.iter().map(|(signal, code)| {
+                    format!("trap {} {}; ", quoted(&format!("{words}exit {code}")), name_of(*signal))
+                });
+                format!("{}echo ready; while :; do sleep 0.05; done", traps.collect::<String>())
+            }
+            Self::IgnoresStop => "trap '' TERM; echo ready; while :; do sleep 1; done".into(),
+            Self::Ticks => "(while :; do echo tick; sleep 0.01; done) & echo ready; wait".into(),
+            // The first process of a container cannot kill itself, so that a child does and the shell passes it on.
+            Self::IsKilled => "sh -c 'kill -KILL $$'; exit $?".into(),
+            Self::ShowsInput => r#"echo "$GREETING|$1|$2|$(pwd)""#.into(),
+            Self::ShowsToken => r#"printf %s "$TOKEN""#.into(),
+            Self::ShowsTokens { path } => {
+                let path = quoted(path);
+                format!(r#"printf %s "$TOKEN|"; cat {path}; ls -ln {path} | cut -c5-10"#)
+            }
+            // `tail` keeps what may become the last line: all of it.
+            Self::EatsMemory => "head -c 134217728 /dev/zero | tail; exit $?".into(),
+        }
+    }
+}
+
+fn print(stream: OutputStream, text: &str) -> String {
+    let to = if stream == OutputStream::Stderr { " >&2" } else { "" };
+    format!("printf %s {}{to}; ", quoted(text))
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn name_of(signal: StopSignal) -> &'static str {
+    match signal {
+        StopSignal::Term => "TERM",
+        StopSignal::Int => "INT",
+        StopSignal::Quit => "QUIT",
+        StopSignal::Hup => "HUP",
+        StopSignal::Usr1 => "USR1",
+        StopSignal::Usr2 => "USR2",
+        StopSignal::Kill => "KILL",
+        StopSignal::Winch => "WINCH",
+    }
+}
