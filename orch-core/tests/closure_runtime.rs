@@ -113,8 +113,24 @@ impl Job {
                 say(std::str::from_utf8(value).unwrap());
                 0
             }
+            Program::Bursts => self.burst(),
+            Program::BurstsWhenAsked { first } => {
+                if *first {
+                    say(&(Program::burst(OutputStream::Stdout) + "\n"));
+                }
+                say("ready\n");
+                self.asked(|signal| signal == StopSignal::Term).await;
+                self.burst()
+            }
             Program::ShowsTokens { .. } | Program::EatsMemory => unreachable!("not declared"),
         }
+    }
+
+    fn burst(&self) -> i32 {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            self.write(stream, &Program::burst(stream));
+        }
+        0
     }
 
     async fn asked(&self, when: impl Fn(StopSignal) -> bool) -> StopSignal {

@@ -55,6 +55,14 @@ pub enum Program {
     },
     /// Uses up 128 MiB.
     EatsMemory,
+    /// Writes [`Program::burst`] and ends.
+    Bursts,
+    /// Writes the burst for standard output and an empty line first, if it should. Is ready. `SIGTERM` makes it write the whole
+    /// burst and end.
+    BurstsWhenAsked {
+        /// Whether it writes something first.
+        first: bool,
+    },
 }
 
 impl Program {
@@ -74,6 +82,16 @@ impl Program {
     #[must_use]
     pub fn ends_when_asked(code: i32, last_words: &str) -> Self {
         Self::EndsWhenAsked { codes: vec![(StopSignal::Term, code)], last_words: last_words.into() }
+    }
+
+    /// A burst for this output: numbers that follow each other, in lines of 1120 bytes, the last one unterminated. More than a MiB
+    /// for standard output.
+    #[must_use]
+    pub fn burst(stream: OutputStream) -> String {
+        let (first, last) = burst_of(stream);
+        let numbers: Vec<_> = (first..=last).map(|number| format!("{number} ")).collect();
+        let lines: Vec<_> = numbers.chunks(BURST_WIDTH / numbers[0].len()).map(<[String]>::concat).collect();
+        lines.join("\n")
     }
 
     /// A script for a POSIX shell that does it. It gets the arguments of the spec as `$0`, `$1`, `$2`.
@@ -108,8 +126,43 @@ impl Program {
             }
             // `tail` keeps what may become the last line: all of it.
             Self::EatsMemory => "head -c 134217728 /dev/zero | tail; exit $?".into(),
+            Self::Bursts => burst(),
+            Self::BurstsWhenAsked { first } => {
+                let before = if *first {
+                    format!("{}; echo; ", print_burst(OutputStream::Stdout))
+                } else {
+                    String::new()
+                };
+                // What the shell has to say of the signal is not printed.
+                format!(
+                    "exec 3>&2 2>/dev/null; trap 'exec 2>&3; {}; exit 0' TERM; {before}echo ready; \
+                     while :; do sleep 0.05; done",
+                    burst()
+                )
+            }
         }
     }
+}
+
+/// Bytes of a line without its end. What counts is how much there is to deliver; lines cost runtimes time as well.
+const BURST_WIDTH: usize = 1120;
+
+/// The first and the last number of a burst.
+fn burst_of(stream: OutputStream) -> (usize, usize) {
+    match stream {
+        OutputStream::Stdout => (100_000, 259_999),
+        OutputStream::Stderr => (100_000, 101_599),
+    }
+}
+
+fn print_burst(stream: OutputStream) -> String {
+    let (first, last) = burst_of(stream);
+    let to = if stream == OutputStream::Stderr { " >&2" } else { "" };
+    format!("seq {first} {last} | tr \"\\n\" \" \" | fold -w {BURST_WIDTH}{to}")
+}
+
+fn burst() -> String {
+    format!("{}; {}", print_burst(OutputStream::Stdout), print_burst(OutputStream::Stderr))
 }
 
 fn print(stream: OutputStream, text: &str) -> String {
