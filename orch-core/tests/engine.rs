@@ -154,7 +154,7 @@ async fn a_host_that_is_its_own_node_starts_again_on_its_records() {
 }
 
 fn node_config(node: &str) -> AgentConfig {
-    let mut config = AgentConfig::local(node, [WorkKind::Program]).unwrap();
+    let mut config = AgentConfig::local(node, [WorkKind::Program]).expect("a valid name");
     config.node.capacity = Resources::new(4000, 4 << 30);
     config
 }
