@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orch_benches::cluster::{Core, small_task};
+use orch_core::model::TaskSpec;
 
 /// Half of the 80 tasks that fit on a node.
 const BUSY: usize = 40;
@@ -28,5 +29,49 @@ fn submit_and_end(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, submit_and_end);
+/// A task ends on a full node while so many distinct shapes wait, most of which do not fit into what it leaves.
+fn end_with_waiting_shapes(criterion: &mut Criterion) {
+    const NODES: usize = 1000;
+    let mut group = criterion.benchmark_group("functional_core/end_with_waiting_shapes");
+    group.throughput(Throughput::Elements(2));
+    for shapes in [50, 5_000, 500_000] {
+        let mut core = Core::new(NODES, 10_000);
+        let shape = |number: u64| {
+            let (cpu, memory) = (3800 + number % shapes % 4700, 1 + number % shapes / 4700);
+            Arc::new(TaskSpec::program("task", "true").cpu_millis(cpu).memory_mib(memory))
+        };
+        let mut numbers = 0..;
+        let mut next = || shape(numbers.next().unwrap_or_default());
+        for _ in 0..shapes + 4 * NODES as u64 {
+            core.submit(next());
+        }
+        let mut node = (0..NODES).cycle();
+        group.bench_function(BenchmarkId::new("shapes", shapes), |bencher| {
+            bencher.iter(|| {
+                core.submit(next());
+                core.end_first_on(node.next().unwrap_or_default());
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Ten thousand nodes register, in another order than that of their names.
+fn register(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("functional_core/register");
+    group.sample_size(10);
+    for nodes in [1_000, 10_000] {
+        group.throughput(Throughput::Elements(nodes as u64));
+        group.bench_function(BenchmarkId::new("nodes", nodes), |bencher| {
+            bencher.iter(|| {
+                let mut core = Core::new(0, 1);
+                (0..nodes).for_each(|number| core.register(number * 7919 % nodes));
+                core
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, submit_and_end, end_with_waiting_shapes, register);
 criterion_main!(benches);

@@ -82,10 +82,13 @@ impl Core {
             submitted: 0,
             ended: 0,
         };
-        for number in 0..nodes {
-            core.carry_out(&Envelope::anonymous(register(number)));
-        }
+        (0..nodes).for_each(|number| core.register(number));
         core
+    }
+
+    /// Registers the node with this number.
+    pub fn register(&mut self, number: usize) {
+        self.carry_out(&Envelope::anonymous(register(number)));
     }
 
     /// Submits one task with this spec.
@@ -104,14 +107,24 @@ impl Core {
     pub fn end_oldest(&mut self) {
         let task = id(self.ended);
         self.ended += 1;
+        self.end(task);
+    }
+
+    /// Reports that the first task on this node, if it has one, has ended well.
+    pub fn end_first_on(&mut self, number: usize) {
+        let node = node(number).id;
+        let first = self.state.tasks_of(&node).next().map(|task| task.id);
+        first.into_iter().for_each(|task| self.end(task));
+    }
+
+    fn end(&mut self, task: TaskId) {
         let record = self.state.task(task).expect("it was submitted");
         let report = Report {
             attempt: AttemptId { task, attempt: NonZeroU32::MIN },
             node: record.node().expect("it was placed").clone(),
             kind: ReportKind::Ended(AttemptEnd::Exited { exit: Exit::from_code(0) }),
         };
-        let node = self.state.nodes().iter().find(|view| *view.id() == report.node).expect("it has the task");
-        let session = node.record.session;
+        let session = self.state.node(&report.node).expect("it has the task").record.session;
         self.carry_out(&Envelope::anonymous(Command::Report { session, report }));
     }
 

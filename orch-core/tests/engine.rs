@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use orch_core::{
     Error, Orchestrator,
     consensus::{Consensus, LocalConsensus, StoreConsensus},
-    engine::{AgentConfig, EngineConfig, TaskFilter, TaskView},
+    engine::{AgentConfig, EngineConfig, EventKind, TaskFilter, TaskView},
     model::{AttemptEnd, AttemptId, Exit, Resources, TaskId, TaskSpec, WorkKind},
     runtime::{
         Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeEvents,
@@ -15,7 +15,7 @@ use orch_core::{
     },
     scheduler::{Pending, Plan, Scheduler, Snapshot},
     state::{ClusterConfig, Rejection, TaskResult, TimeoutKind},
-    store::{MemoryStore, StateStore},
+    store::{Key, MemoryStore, StateStore, Txn, Write},
     testkit::{
         SimulatedRuntime,
         engine::{EngineHarness, Parts, run_all},
@@ -334,4 +334,40 @@ async fn events_of_the_future_are_not_those_of_the_past() {
     let now = orch.status().revision;
     assert!(orch.events_from(now).is_ok());
     assert!(matches!(orch.events_from(now.next()), Err(Error::EventsCompacted { .. })));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_everything_resumes_after_a_restart() {
+    let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+    let (config, runtime) = (node_config("a"), SimulatedRuntime::new());
+    let build = async || {
+        let consensus = Arc::new(LocalConsensus::durable(store.clone()));
+        let builder = Orchestrator::builder().store(store.clone()).consensus(consensus);
+        builder.node(config.clone(), Arc::new(runtime.clone())).build().await.unwrap()
+    };
+    let first = build().await;
+    let mut events = first.events();
+    let task = first.submit(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
+    first.wait(task).await.unwrap();
+    let seen = loop {
+        let event = events.next().await.unwrap().unwrap();
+        match event.kind {
+            EventKind::Task(record) if record.is_finished() => break event.revision,
+            _ => {}
+        }
+    };
+    drop((events, first));
+    // Whatever else the store was used for meanwhile.
+    store.commit(Txn::of(vec![Write::put(Key::new("observed/other").unwrap(), "x")])).await.unwrap();
+    let second = build().await;
+    let mut resumed = second.events_from(seen).unwrap();
+    let later = second.submit(TaskSpec::program("later", "true")).await.unwrap();
+    loop {
+        let EventKind::Task(record) = resumed.next().await.unwrap().unwrap().kind else { continue };
+        assert_eq!(record.id, later, "nothing is told twice");
+        if record.is_finished() {
+            break;
+        }
+    }
+    second.shutdown().await.unwrap();
 }

@@ -5,7 +5,7 @@ use orch_sim::engine::{Scenario, run};
 #[test]
 fn clusters_keep_their_promises_through_faults() {
     let mut succeeded = 0;
-    for seed in 0..40 {
+    for seed in 0..60 {
         match run(Scenario::new(seed)) {
             Ok(summary) => succeeded += summary.succeeded,
             Err(violation) => panic!("seed {seed}: {violation}"),

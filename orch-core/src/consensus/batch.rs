@@ -210,24 +210,34 @@ pub(super) fn decide_some(
     (outcomes, writes)
 }
 
-/// Every record of the machine's in the store, as writes, and the revision of the first page.
-pub(super) async fn read_all(
-    store: &dyn StateStore,
-    prefixes: &[&str],
-) -> Result<(Revision, Vec<Write>), StoreError> {
+/// Everything of a machine's in a store.
+pub(super) struct Loaded {
+    /// Of the first page.
+    pub(super) revision: Revision,
+    /// The latest revision at which one of the records was written: what a reader of decisions has seen last. The store may have
+    /// gone on with other records since.
+    pub(super) written: Revision,
+    pub(super) records: Vec<Write>,
+}
+
+/// Every record of the machine's in the store, as writes.
+pub(super) async fn read_all(store: &dyn StateStore, prefixes: &[&str]) -> Result<Loaded, StoreError> {
     const PAGE: usize = 4096;
-    let (mut records, mut first) = (Vec::new(), None);
+    let (mut records, mut first, mut written) = (Vec::new(), None, Revision::ZERO);
     for prefix in prefixes {
         let mut after = None;
         loop {
             let page = store.scan(prefix, after.as_ref(), PAGE).await?;
             first.get_or_insert(page.revision);
             after = page.entries.last().map(|entry| entry.key.clone());
-            records.extend(page.entries.into_iter().map(|entry| Write::put(entry.key, entry.value)));
+            for entry in page.entries {
+                written = written.max(entry.version);
+                records.push(Write::put(entry.key, entry.value));
+            }
             if !page.more {
                 break;
             }
         }
     }
-    Ok((first.unwrap_or_default(), records))
+    Ok(Loaded { revision: first.unwrap_or_default(), written, records })
 }

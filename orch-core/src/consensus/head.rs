@@ -84,3 +84,36 @@ pub(super) fn head_key() -> Key {
 fn hexadecimal(hash: &[u8; 32]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(known: Option<&Head>, version: u64) -> Head {
+        let (_, value) = Head::after(known);
+        Head::read(Revision(version), &value).unwrap()
+    }
+
+    #[test]
+    fn a_head_follows_the_one_before_it_and_no_other() {
+        let first = next(None, 5);
+        let (second, other) = (next(Some(&first), 7), next(None, 5));
+        assert!(first.follows(None) && second.follows(Some(&first)));
+        assert!(!second.follows(None), "what came before is not known");
+        assert!(!second.follows(Some(&other)), "of another history");
+        assert!(!next(Some(&second), 9).follows(Some(&first)), "one is missing");
+        assert!(other.differs_from(&first) && !first.differs_from(&first));
+        let third = next(Some(&second), 9);
+        assert!(third.follows(Some(&second)) && !second.follows(Some(&third)));
+    }
+
+    #[test]
+    fn a_head_of_the_first_format_is_followed() {
+        let old = Head::read(Revision(3), br#"{"v":1,"batches":41}"#).unwrap();
+        assert!(next(Some(&old), 4).follows(Some(&old)));
+        let older = Head::read(Revision(2), br#"{"v":1,"batches":40}"#).unwrap();
+        assert!(old.follows(Some(&older)));
+        let newer = Head::read(Revision(3), br#"{"v":3,"batches":41}"#).unwrap_err();
+        assert!(std::error::Error::source(&newer).unwrap().to_string().contains("has format 3"), "{newer:?}");
+    }
+}

@@ -136,9 +136,9 @@ impl Consensus for LocalConsensus {
 }
 
 async fn load(store: &dyn StateStore, machine: &mut dyn StateMachine) -> Result<Revision, ConsensusError> {
-    let (revision, records) = read_all(store, machine.prefixes()).await?;
-    machine.load(revision, &records)?;
-    Ok(revision)
+    let loaded = read_all(store, machine.prefixes()).await?;
+    machine.load(loaded.written, &loaded.records)?;
+    Ok(loaded.revision)
 }
 
 /// The loop and everything it owns.

@@ -327,9 +327,9 @@ impl Replica {
         for _ in 0..TRIES {
             let start = self.store.revision().await?;
             let mut watch = self.store.watch("", start).await?;
-            let (_, records) = read_all(&*self.store, self.machine.prefixes()).await?;
+            let loaded = read_all(&*self.store, self.machine.prefixes()).await?;
             let mut records: BTreeMap<Key, Option<_>> =
-                records.into_iter().map(|write| (write.key, write.value)).collect();
+                loaded.records.into_iter().map(|write| (write.key, write.value)).collect();
             let last = read(self.store.get(&head_key()).await?.as_ref())?;
             let until = last.as_ref().map_or(Revision::ZERO, Head::version);
             if until > start && EngineFault::StartNeedsQuiet.is_made() {
@@ -356,7 +356,7 @@ impl Replica {
             }
             let there = records.into_iter().filter(|(_, value)| value.is_some());
             let records: Vec<Write> = there.map(|(key, value)| Write { key, value }).collect();
-            self.machine.load(at, &records)?;
+            self.machine.load(until, &records)?;
             self.clock.reach(self.machine.time());
             (self.watch, self.head, self.applied) = (watch, last, at);
             self.reporter.applied(at);

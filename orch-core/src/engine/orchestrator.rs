@@ -238,8 +238,13 @@ impl Orchestrator {
     /// Events after `revision`, without a gap.
     ///
     /// # Errors
-    /// [`Error::EventsCompacted`] when they are no longer kept.
+    /// [`Error::EventsCompacted`] when they are no longer kept, or the revision is of the future.
     pub fn events_from(&self, revision: Revision) -> Result<EventStream> {
+        // Of the future nothing is known: it is a revision of another life of the cluster.
+        let known = self.inner.view.revision();
+        if revision > known && revision > self.inner.consensus.status().applied {
+            return Err(Error::EventsCompacted { oldest: known });
+        }
         let number =
             self.inner.view.event_number(revision).map_err(|oldest| Error::EventsCompacted { oldest })?;
         Ok(EventStream::after(self.inner.view.clone(), number))

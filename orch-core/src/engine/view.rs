@@ -177,12 +177,7 @@ impl View {
 
     /// The number of the last event at or before `revision`, or the earliest revision to go on from.
     pub(super) fn event_number(&self, revision: Revision) -> Result<u64, Revision> {
-        let inner = self.read();
-        // Of the future nothing is known: it may be a revision of another life of the cluster.
-        if revision > inner.revision {
-            return Err(inner.revision);
-        }
-        inner.ring.number_at(revision)
+        self.read().ring.number_at(revision)
     }
 
     pub(super) fn last_event(&self) -> u64 {

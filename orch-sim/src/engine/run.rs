@@ -223,8 +223,12 @@ async fn nothing_is_left(world: &World) -> Result<(), Violation> {
 
 /// A pinned task whose node is lost for a moment goes on.
 async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
-    // A machine that waits for the name of a lost node would get it.
+    // A machine that waits for the name of a lost node would get it. Each has to have found out first which it is.
+    sleep(Duration::from_secs(10)).await;
     for machine in 0..world.machines() {
+        while matches!(world.agent_state(machine), Some(AgentState::Connecting(_))) {
+            sleep(Duration::from_millis(250)).await;
+        }
         if world.agent_state(machine) != Some(AgentState::Registered) {
             world.stop_agent(machine).await;
         }
