@@ -6,6 +6,7 @@ pub mod engine;
 #[doc(hidden)]
 pub mod fault;
 pub mod model;
+pub mod output;
 mod panics;
 pub mod runtime;
 pub mod scheduler;

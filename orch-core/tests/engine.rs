@@ -7,34 +7,40 @@ use async_trait::async_trait;
 use orch_core::{
     Error, Orchestrator,
     consensus::{Consensus, LocalConsensus, StoreConsensus},
-    engine::{AgentConfig, EngineConfig, EventKind, TaskFilter, TaskView},
+    engine::{Agent, AgentConfig, EngineConfig, EventKind, TaskFilter, TaskView},
     model::{AttemptEnd, AttemptId, Exit, Resources, TaskId, TaskSpec, WorkKind},
+    output::{
+        FileOutput, FileOutputConfig, MemoryOutput, OutputError, OutputPage, OutputPiece, OutputPosition,
+        OutputStore, OutputWatch, StoreOutput,
+    },
     runtime::{
-        Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeEvents,
-        Started, Usage, Work,
+        Found, FoundState, Logs, OutputStream, Progress, Runtime, RuntimeCapabilities, RuntimeError,
+        RuntimeEvents, Started, Usage, Work,
     },
     scheduler::{Pending, Plan, Scheduler, Snapshot},
     state::{ClusterConfig, Rejection, TaskResult, TimeoutKind},
-    store::{Key, MemoryStore, StateStore, Txn, Write},
+    store::{Key, MemoryStore, StateStore, StoreError, Txn, Write},
     testkit::{
         SimulatedRuntime,
         engine::{EngineHarness, Parts, run_all},
     },
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 /// Groups over stores in memory.
 struct InMemory {
     stores: Mutex<BTreeMap<String, Arc<dyn StateStore>>>,
     decide: Decide,
     members: usize,
+    /// For output in files.
+    dir: Option<tempfile::TempDir>,
 }
 
 type Decide = fn(Arc<dyn StateStore>) -> Arc<dyn Consensus>;
 
 impl InMemory {
     fn new(members: usize, decide: Decide) -> Self {
-        Self { stores: Mutex::default(), decide, members }
+        Self { stores: Mutex::default(), decide, members, dir: None }
     }
 }
 
@@ -48,6 +54,11 @@ impl EngineHarness for InMemory {
 
     fn members(&self) -> usize {
         self.members
+    }
+
+    async fn output(&self) -> Option<Arc<dyn OutputStore>> {
+        let dir = self.dir.as_ref()?.path().join(TaskId::generate().to_string());
+        Some(Arc::new(FileOutput::open(FileOutputConfig::new(dir)).await.expect("a new directory")))
     }
 
     /// Who shuts down closes the store, and what is in memory is gone.
@@ -64,6 +75,12 @@ async fn the_engine_works_where_nothing_is_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_engine_works_with_records_of_its_own() {
     run_all(&InMemory::new(1, |store| Arc::new(LocalConsensus::durable(store)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_works_with_output_in_files() {
+    let harness = InMemory::new(1, |store| Arc::new(LocalConsensus::durable(store)));
+    run_all(&InMemory { dir: Some(tempfile::tempdir().unwrap()), ..harness }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,4 +387,127 @@ async fn a_reader_that_has_seen_everything_resumes_after_a_restart() {
         }
     }
     second.shutdown().await.unwrap();
+}
+
+/// What the suite of output does not see: that a task's output is where the builder was told, that it is moved there from a
+/// store of before, and that output without a task goes.
+#[tokio::test]
+async fn output_has_a_place_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+    let build = async |output: Option<Arc<dyn OutputStore>>| {
+        let builder = Orchestrator::builder()
+            .store(store.clone())
+            .consensus(Arc::new(LocalConsensus::durable(store.clone())))
+            .engine(quick());
+        match output {
+            Some(output) => builder.output(output).build().await.unwrap(),
+            None => builder.build().await.unwrap(),
+        }
+    };
+    let files = async || {
+        let output = FileOutput::open(FileOutputConfig::new(dir.path())).await.unwrap();
+        Arc::new(output) as Arc<dyn OutputStore>
+    };
+    let stored = async || store.scan("observed/output/", None, 10).await.unwrap().entries.len();
+    let piece = |task: TaskId, data: &'static str| {
+        let attempt = AttemptId { task, attempt: std::num::NonZeroU32::MIN };
+        OutputPiece { attempt, limit: 1 << 20, stream: OutputStream::Stdout, offset: 0, data: data.into() }
+    };
+
+    let before = build(None).await;
+    let (early, unknown) = (before.submit(hang("early")).await.unwrap(), TaskId::generate());
+    let old = StoreOutput::open(store.clone(), 1 << 20).await.unwrap();
+    old.append(vec![piece(early, "said before"), piece(unknown, "whose?")]).await.unwrap();
+    assert_eq!(stored().await, 2);
+    drop(before);
+
+    let output = files().await;
+    output.append(vec![piece(unknown, "whose?")]).await.unwrap();
+    let after = build(Some(output)).await;
+    assert_eq!(stored().await, 0);
+    assert_eq!(after.logs(early, false).await.unwrap().text().await.unwrap(), "said before");
+    let runtime = SimulatedRuntime::new();
+    let agent =
+        Agent::start(AgentConfig::local("a", [WorkKind::Program]).unwrap(), Arc::new(runtime), after.link());
+    agent.registered().await.unwrap();
+    let said = after.submit(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
+    let mut followed = after.logs(said, true).await.unwrap();
+    assert_eq!(&followed.next().await.unwrap().unwrap().data[..], b"words\n");
+    after.wait(said).await.unwrap();
+    assert!(followed.next().await.is_none());
+    drop((agent, followed, after));
+
+    let again = files_when_free(dir.path()).await;
+    let last = build(Some(again.clone())).await;
+    let mut tasks = again.tasks().await;
+    tasks.sort();
+    let mut expected = [early, said];
+    expected.sort();
+    assert_eq!(tasks, expected, "the output of no task is gone");
+    assert_eq!(last.logs(said, false).await.unwrap().text().await.unwrap(), "words\n");
+    assert_eq!(stored().await, 0);
+}
+
+/// An orchestrator that is dropped ends soon afterwards.
+async fn files_when_free(dir: &std::path::Path) -> Arc<dyn OutputStore> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match FileOutput::open(FileOutputConfig::new(dir)).await {
+            Ok(output) => return Arc::new(output),
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A place that refuses for a while, as a full disk does.
+#[derive(Debug)]
+struct Full(MemoryOutput, watch::Sender<bool>, watch::Sender<usize>);
+
+#[async_trait]
+impl OutputStore for Full {
+    async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
+        if *self.1.borrow() && !pieces.is_empty() {
+            self.2.send_modify(|refused| *refused += 1);
+            return Err(OutputError::Store(StoreError::Closed));
+        }
+        self.0.append(pieces).await
+    }
+
+    async fn read(&self, task: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError> {
+        self.0.read(task, after).await
+    }
+
+    async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {
+        self.0.follow(task).await
+    }
+
+    async fn forget(&self, tasks: &[TaskId]) -> Result<(), OutputError> {
+        self.0.forget(tasks).await
+    }
+
+    async fn tasks(&self) -> Vec<TaskId> {
+        self.0.tasks().await
+    }
+
+    async fn sync(&self) -> Result<(), OutputError> {
+        self.0.sync().await
+    }
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_kept_is_sent_again() {
+    let full = Arc::new(Full(MemoryOutput::new(1 << 20), watch::Sender::new(true), watch::Sender::new(0)));
+    let orch = Orchestrator::builder().output(full.clone()).engine(quick()).build().await.unwrap();
+    let mut config = AgentConfig::local("a", [WorkKind::Program]).unwrap();
+    config.observe_every = Duration::from_millis(5);
+    let _agent = Agent::start(config, Arc::new(SimulatedRuntime::new()), orch.link());
+    let task = orch.submit(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
+    full.2.subscribe().wait_for(|refused| *refused > 1).await.unwrap();
+    assert_eq!(orch.logs(task, false).await.unwrap().text().await.unwrap(), "");
+    assert!(!orch.get(task).unwrap().record.is_finished(), "its end waits for its output");
+    full.1.send_replace(false);
+    orch.wait(task).await.unwrap();
+    assert_eq!(orch.logs(task, false).await.unwrap().text().await.unwrap(), "words\n");
 }

@@ -3,7 +3,12 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use orch_core::{Orchestrator, engine::EngineConfig, model::NodeId};
+use orch_core::{
+    Orchestrator,
+    engine::EngineConfig,
+    model::NodeId,
+    output::{FileOutput, FileOutputConfig},
+};
 use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens};
 use orch_store::embedded::{RedbStore, RedbStoreConfig};
 use tracing::info;
@@ -65,8 +70,10 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
         node_timeout: args.node_timeout,
         ..EngineConfig::default()
     };
-    let orchestrator =
-        Orchestrator::builder().store(Arc::new(store)).engine(engine).build().await.map_err(explain)?;
+    let output = FileOutputConfig { dir: data.path("output"), bytes_max: engine.output_bytes_max };
+    let output = FileOutput::open(output).await.map_err(explain)?;
+    let builder = Orchestrator::builder().store(Arc::new(store)).output(Arc::new(output)).engine(engine);
+    let orchestrator = builder.build().await.map_err(explain)?;
 
     let mut config = ServerConfig::new(args.listen, tokens);
     config.limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };

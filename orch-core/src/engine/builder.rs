@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::sync::{Mutex, watch};
+use tracing::info;
 
 use super::{
     agent::{Agent, AgentConfig},
@@ -14,11 +15,12 @@ use super::{
     error::{Error, Result},
     members::key_of,
     orchestrator::{Inner, Orchestrator},
-    output::OutputWriter,
     view::{Publisher, View},
 };
 use crate::{
     consensus::{Consensus, FaultModel, LocalConsensus, StoreConsensus},
+    model::AttemptId,
+    output::{MemoryOutput, OutputStore, StoreOutput, move_out},
     runtime::Runtime,
     scheduler::{BestFit, Guarded, Scheduler},
     state::{ClusterConfig, ClusterMachine, ClusterState},
@@ -32,6 +34,7 @@ pub struct Builder {
     scheduler: Arc<dyn Scheduler>,
     consensus: Option<Arc<dyn Consensus>>,
     store: Option<Arc<dyn StateStore>>,
+    output: Option<Arc<dyn OutputStore>>,
     transport: Option<Arc<dyn Transport>>,
     node: Option<(AgentConfig, Arc<dyn Runtime>)>,
     /// How often a node was given; more than once is a mistake.
@@ -46,6 +49,7 @@ impl Default for Builder {
             scheduler: Arc::new(BestFit),
             consensus: None,
             store: None,
+            output: None,
             transport: None,
             node: None,
             nodes_given: 0,
@@ -75,6 +79,16 @@ impl Builder {
     #[must_use]
     pub fn store(mut self, store: Arc<dyn StateStore>) -> Self {
         self.store = Some(store);
+        self
+    }
+
+    /// Where output of tasks is kept. Default: in the store where one is given ([`StoreOutput`]), else in memory
+    /// ([`MemoryOutput`]), up to [`EngineConfig::output_bytes_max`]. With a durable store of one process give a
+    /// [`FileOutput`](crate::output::FileOutput), which takes a fraction of the disk; output that the store holds from
+    /// before is moved there.
+    #[must_use]
+    pub fn output(mut self, output: Arc<dyn OutputStore>) -> Self {
+        self.output = Some(output);
         self
     }
 
@@ -168,6 +182,7 @@ impl Builder {
         if consensus.capabilities().shares_store() {
             self.check_member(&*consensus)?;
         }
+        let given = self.store.is_some();
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let view = Arc::new(View::new(self.engine.events_kept, self.engine.changes_kept));
         let scheduler = Arc::new(Guarded::new(self.scheduler));
@@ -175,7 +190,15 @@ impl Builder {
         let machine = ClusterMachine::new(state, Box::new(Publisher(view.clone())));
         consensus.start(Box::new(machine)).await?;
         restore_observed(&*store, &view).await?;
-        let output = OutputWriter::open(store.clone(), self.engine.output_bytes_max).await?;
+        let bytes_max = self.engine.output_bytes_max;
+        let output: Arc<dyn OutputStore> = match self.output {
+            Some(output) => {
+                settle_output(&*output, &*store, &*consensus, &view).await?;
+                output
+            }
+            None if given => Arc::new(StoreOutput::open(store.clone(), bytes_max).await?),
+            None => Arc::new(MemoryOutput::new(bytes_max)),
+        };
         let (stop, stopped) = watch::channel(false);
         let inner = Arc::new(Inner {
             consensus,
@@ -267,4 +290,30 @@ impl Builder {
             false => Ok(()),
         }
     }
+}
+
+/// Brings output that an earlier life kept in the store to its place, and forgets that of tasks which are gone.
+async fn settle_output(
+    output: &dyn OutputStore,
+    store: &dyn StateStore,
+    consensus: &dyn Consensus,
+    view: &View,
+) -> Result<()> {
+    if !store.capabilities().shared {
+        let limit = |id: AttemptId| Some(view.task(id.task)?.record.spec.output_limit_bytes);
+        let moved = move_out(store, output, limit).await?;
+        if moved > 0 {
+            // Its history is most of what it takes.
+            store.compact(store.revision().await?).await?;
+            info!(pieces = moved, "output was moved out of the state store");
+        }
+    }
+    let capabilities = consensus.capabilities();
+    // A member that is behind others does not know all tasks yet.
+    if capabilities.fault_model == FaultModel::None && !capabilities.shares_store() {
+        let mut gone = output.tasks().await;
+        gone.retain(|task| view.task(*task).is_none());
+        output.forget(&gone).await?;
+    }
+    Ok(())
 }

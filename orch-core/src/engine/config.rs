@@ -16,7 +16,8 @@ pub struct EngineConfig {
     pub events_kept: usize,
     /// Changes that are kept for each node's agent; one that missed more gets everything.
     pub changes_kept: usize,
-    /// Bytes of output of all tasks together; the attempts that wrote first are forgotten first.
+    /// Bytes of output of all tasks together where [`Builder::output`](super::Builder::output) is not given; the attempts
+    /// that wrote first are forgotten first.
     pub output_bytes_max: u64,
     /// How long a shutdown waits for what runs in this process.
     pub shutdown_grace: Duration,

@@ -25,7 +25,7 @@ use crate::{
     model::{AttemptId, NodeId, NodeRecord, NodeState, Timestamp},
     scheduler::NodeView,
     state::{Command, Envelope},
-    store::{Key, StateStore, StoreError, Write},
+    store::{CommitError, Key, StateStore, StoreError, Write, portions},
 };
 
 /// When each node was heard of last.
@@ -232,20 +232,39 @@ fn verdict(inner: &Inner, record: &NodeRecord, by: &str) -> Option<Command> {
 
 /// Deletes stored observations that are void. What fails is found again at the next start.
 async fn sweep(inner: &Inner) {
-    let mut writes = Vec::new();
+    let (mut writes, mut tasks) = (Vec::new(), Vec::new());
     for stale in inner.view.take_stale() {
         match stale {
             Stale::Attempt(attempt) => writes.push(Write::delete(observed_key(attempt))),
-            Stale::Task(task) => writes.extend(inner.output.forget(task).await),
+            Stale::Task(task) => tasks.push(task),
         }
     }
     const MOST: usize = 500;
+    for some in tasks.chunks(MOST) {
+        if let Err(error) = inner.output.forget(some).await {
+            debug!(%error, "some output of forgotten tasks may stay until the next start");
+        }
+    }
     while !writes.is_empty() {
         let rest = writes.split_off(writes.len().min(MOST));
-        if let Err(error) = inner.output.write(Vec::new(), writes).await {
+        if let Err(error) = inner.write_observed(writes).await {
             debug!(%error, "void observations were not deleted");
         }
         writes = rest;
+    }
+}
+
+impl Inner {
+    /// Writes observations. After an error any part may have been written; writing the same again is right.
+    pub(super) async fn write_observed(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        for txn in portions(&self.store.capabilities(), writes) {
+            match self.store.commit(txn).await {
+                Ok(_) => {}
+                Err(CommitError::Store(error)) => return Err(error),
+                Err(CommitError::Conflict { .. }) => unreachable!("there are no guards"),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     consensus::ConsensusError,
     model::{NodeId, TaskId},
+    output::OutputError,
     state::Rejection,
     store::{Revision, StoreError},
 };
@@ -36,9 +37,21 @@ pub enum Error {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// The place of output failed.
+    #[error(transparent)]
+    Output(OutputError),
     /// The agent of this process could not start.
     #[error("the agent could not start: {0}")]
     Agent(String),
+}
+
+impl From<OutputError> for Error {
+    fn from(error: OutputError) -> Self {
+        match error {
+            OutputError::Store(error) => Self::Store(error),
+            error => Self::Output(error),
+        }
+    }
 }
 
 /// Something that is not there.

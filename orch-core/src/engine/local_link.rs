@@ -13,11 +13,11 @@ use super::{
         Reported, Seen,
     },
     orchestrator::Inner,
-    output::Piece,
 };
 use crate::{
     fault::EngineFault,
     model::{NodeState, Report, Session},
+    output::OutputPiece,
     state::{Command, Envelope, Rejection},
     store::{Revision, Write},
 };
@@ -179,7 +179,7 @@ impl ControlLink for LocalLink {
             match seen {
                 Seen::Output { stream, offset, data } => {
                     let limit = view.task(attempt.task).map_or(0, |task| task.record.spec.output_limit_bytes);
-                    pieces.push(Piece { attempt, limit, stream, offset, data });
+                    pieces.push(OutputPiece { attempt, limit, stream, offset, data });
                 }
                 Seen::Running { .. } | Seen::Health(_) | Seen::Progress(_) => {
                     if let Some(observed) = view.observed(attempt.task) {
@@ -189,7 +189,11 @@ impl ControlLink for LocalLink {
                 Seen::Usage(_) => {}
             }
         }
-        self.0.output.write(pieces, writes).await.map_err(|error| LinkError::Unavailable(error.to_string()))
+        let kept = async { self.0.output.append(pieces).await.map_err(Error::from) };
+        let written = async { self.0.write_observed(writes).await.map_err(Error::from) };
+        // Neither waits for the other, and each may be done again.
+        let (kept, written) = tokio::join!(kept, written);
+        kept.and(written).map_err(|error| unavailable(&error))
     }
 }
 

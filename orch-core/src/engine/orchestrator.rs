@@ -22,13 +22,14 @@ use super::{
     events::EventStream,
     link::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
     local_link::LocalLink,
-    output::{OutputReader, OutputWriter},
+    output::OutputReader,
     tasks::{TaskFilter, TaskView},
     view::View,
 };
 use crate::{
     consensus::{Consensus, ConsensusError, ConsensusStatus},
     model::{CommandId, NodeId, Report, Session, TaskId, TaskSpec},
+    output::OutputStore,
     scheduler::{Guarded, NodeView, Pending, Scheduler as _, Snapshot, Unplaced},
     state::{ClusterMachine, Command, Envelope, NewTask, Outcome, Rejection, TaskState},
     store::{Revision, StateStore},
@@ -90,7 +91,7 @@ pub(super) struct Inner {
     pub(super) store: Arc<dyn StateStore>,
     pub(super) config: EngineConfig,
     pub(super) view: Arc<View>,
-    pub(super) output: OutputWriter,
+    pub(super) output: Arc<dyn OutputStore>,
     pub(super) heard: Heard,
     pub(super) closing: AtomicBool,
     /// Ends the driver.
@@ -209,7 +210,7 @@ impl Orchestrator {
         if self.get(task).is_none() {
             return Err(Unknown::Task(task).into());
         }
-        OutputReader::open(self.inner.store.clone(), self.inner.view.clone(), task, follow).await
+        OutputReader::open(self.inner.output.clone(), &self.inner.view, task, follow).await
     }
 
     /// Why the task is pending; `None` when it is not.
@@ -358,7 +359,7 @@ impl Orchestrator {
     /// is durable), and makes everything durable. Calling it twice is no error.
     ///
     /// # Errors
-    /// [`Error::Store`] when the end could not be made durable.
+    /// [`Error::Store`] or [`Error::Output`] when the end could not be made durable.
     pub async fn shutdown(&self) -> Result<()> {
         self.inner.closing.store(true, Ordering::Relaxed);
         {
@@ -375,11 +376,12 @@ impl Orchestrator {
         }
         self.inner.consensus.shutdown().await;
         self.inner.view.close();
+        let synced = self.inner.output.sync().await;
         // A store that members share is the host's to close: others may go on.
-        match self.inner.consensus.capabilities().shares_store() {
-            true => Ok(()),
-            false => Ok(self.inner.store.close().await?),
+        if !self.inner.consensus.capabilities().shares_store() {
+            self.inner.store.close().await?;
         }
+        Ok(synced?)
     }
 
     async fn command(&self, command: Command) -> Result<Outcome> {

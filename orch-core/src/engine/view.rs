@@ -165,7 +165,10 @@ impl View {
             return Some(finished);
         }
         let waiters = inner.waiters.entry(id).or_default();
-        waiters.retain(|waiter| !waiter.is_closed());
+        // Before it grows, and not for each one, so that many who wait cost no more than they are.
+        if waiters.len() == waiters.capacity() {
+            waiters.retain(|waiter| !waiter.is_closed());
+        }
         waiters.push(done);
         Some(finished)
     }

@@ -4,6 +4,7 @@
 mod history;
 mod key;
 mod memory;
+mod portions;
 mod replicated;
 
 use std::{collections::BTreeMap, fmt};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use history::{History, HistoryBounds, Recall};
 pub use key::{Key, KeyError};
 pub use memory::{MemoryStore, MemoryStoreConfig};
+pub(crate) use portions::portions;
 pub use replicated::ReplicatedStore;
 
 /// The position of a batch of changes in a total order. Zero is before the first change.

@@ -19,6 +19,7 @@ use crate::{
     consensus::Consensus,
     engine::{Agent, AgentConfig, AgentHandle, EngineConfig, TaskView},
     model::{AttemptId, Resources, TaskId, TaskSpec, WorkKind},
+    output::OutputStore,
     store::StateStore,
 };
 
@@ -34,6 +35,11 @@ pub trait EngineHarness: Send + Sync {
 
     /// Whether a member can be made again with what it knew.
     fn reopens(&self) -> bool;
+
+    /// A new place for the output of one orchestrator, unless it is where the builder puts it.
+    async fn output(&self) -> Option<Arc<dyn OutputStore>> {
+        None
+    }
 
     /// How long a node may be silent. Longer than the worst hiccup of what decides.
     fn node_timeout(&self) -> Duration {
@@ -113,7 +119,12 @@ async fn compose(harness: &dyn EngineHarness, parts: Parts) -> Orchestrator {
         ..EngineConfig::default()
     };
     let Parts { store, consensus } = parts;
-    Orchestrator::builder().store(store).consensus(consensus).engine(engine).build().await.unwrap()
+    let builder = Orchestrator::builder().store(store).consensus(consensus).engine(engine);
+    let builder = match harness.output().await {
+        Some(output) => builder.output(output),
+        None => builder,
+    };
+    builder.build().await.unwrap()
 }
 
 /// An orchestrator with one node.

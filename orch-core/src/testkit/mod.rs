@@ -4,6 +4,7 @@
 pub mod consensus;
 mod counter;
 pub mod engine;
+pub mod output;
 pub mod runtime;
 pub mod scheduler;
 mod simulated;

@@ -6,6 +6,7 @@
 mod chaos;
 mod link;
 mod oracle;
+mod probe;
 mod run;
 mod store;
 mod world;

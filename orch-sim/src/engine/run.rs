@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     chaos,
     oracle::{Oracle, Violation},
+    probe,
     world::World,
 };
 
@@ -92,6 +93,7 @@ async fn live(scenario: Scenario) -> Result<Summary, Violation> {
     check(&world, &lock(&oracle), &tasks, ended)?;
     nothing_is_left(&world).await?;
     a_short_loss_is_survived(&world).await?;
+    probe::a_member_that_is_behind_answers_as_the_others(&world).await?;
     let runtimes = world.runtimes();
     Oracle::check_starts(&runtimes)?;
     let starts = runtimes.iter().map(|runtime| runtime.starts().len()).sum();

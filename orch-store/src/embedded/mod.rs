@@ -5,6 +5,7 @@
 //! opening it again shows what is on the disk. Nothing that was answered before is lost by that.
 
 mod codec;
+mod compact;
 mod config;
 mod core;
 #[cfg(test)]
@@ -63,7 +64,8 @@ pub struct RedbStore {
 }
 
 impl RedbStore {
-    /// Opens the store in the configured directory, making what is missing. After a crash this checks the whole file.
+    /// Opens the store in the configured directory, making what is missing. After a crash this checks the whole file. A file
+    /// of 64 MiB or more of which less than a quarter is used is made smaller.
     ///
     /// # Errors
     /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be understood
@@ -73,8 +75,15 @@ impl RedbStore {
         blocking(move || {
             let path = config.dir.join(FILE);
             let new = prepare_dir(&config.dir, &path).map_err(|error| error::opening(&path, error))?;
-            let database =
-                guarded(&path, || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path))?;
+            let open =
+                || guarded(&path, || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path));
+            let mut database = open()?;
+            if let Err(error) = compact::shrink(&path, &mut database) {
+                tracing::warn!(path = %path.display(), %error, "the file keeps more space than it needs");
+                // What failed once is not used again.
+                drop(database);
+                database = open()?;
+            }
             if new {
                 // Without this a power cut may take the file's name, and with it all that was synced into it.
                 sync_dir(&config.dir).map_err(|error| error::opening(&path, error))?;

@@ -1,304 +1,59 @@
-//! The writer against a store that fails as planned.
+//! Reading from a place of output.
 
-use std::sync::{Mutex as StdMutex, PoisonError};
+use super::*;
+use crate::output::{OutputPage, OutputPiece};
 
-use async_trait::async_trait;
-use futures_util::FutureExt as _;
-use proptest::{collection::vec, prelude::*};
-
-use super::{
-    OutputStream::{Stderr, Stdout},
-    *,
-};
-use crate::store::{MemoryStore, MemoryStoreConfig, Page};
-
-/// What becomes of a commit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    None,
-    Refused,
-    /// It fails, and has happened all the same.
-    Unknown,
-    /// It has happened or not, and there is no answer.
-    Silent {
-        happened: bool,
-    },
-}
-
-/// A memory store whose next commits fail as planned, and that takes no transaction larger than one value may be.
+/// Shows these pieces, two at a time.
 #[derive(Debug)]
-struct Faulty {
-    inner: MemoryStore,
-    plan: StdMutex<VecDeque<Fault>>,
-}
+struct Fixed(Vec<KeptOutput>);
 
-impl Faulty {
-    fn new(max_value_bytes: usize, max_txn_writes: usize) -> Arc<Self> {
-        let config = MemoryStoreConfig { max_value_bytes, max_txn_writes, ..MemoryStoreConfig::default() };
-        Arc::new(Self { inner: MemoryStore::new(config), plan: StdMutex::default() })
+#[async_trait::async_trait]
+impl OutputStore for Fixed {
+    async fn append(&self, _: Vec<OutputPiece>) -> Result<(), OutputError> {
+        unreachable!("nothing is appended")
     }
 
-    fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
-        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = faults.into_iter().collect();
+    async fn read(&self, _: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError> {
+        let mut rest = self.0.iter().filter(|piece| Some(piece.position) > after).cloned();
+        let pieces: Vec<_> = rest.by_ref().take(2).collect();
+        let last = pieces.last().map(|piece| piece.position);
+        Ok(OutputPage { pieces, more: rest.next().and(last) })
     }
 
-    fn fault(&self) -> Fault {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner).pop_front().unwrap_or(Fault::None)
-    }
-}
-
-#[async_trait]
-impl StateStore for Faulty {
-    fn capabilities(&self) -> StoreCapabilities {
-        self.inner.capabilities()
+    async fn follow(&self, _: TaskId) -> Result<OutputWatch, OutputError> {
+        unreachable!("nobody follows")
     }
 
-    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.inner.get(key).await
+    async fn forget(&self, _: &[TaskId]) -> Result<(), OutputError> {
+        unreachable!("nothing is forgotten")
     }
 
-    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.scan(prefix, after, limit).await
+    async fn tasks(&self) -> Vec<TaskId> {
+        Vec::new()
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
-        let size = |write: &Write| write.value.as_ref().map_or(0, Bytes::len);
-        let max = self.capabilities().max_value_bytes;
-        assert!(txn.writes.iter().map(size).sum::<usize>() <= max, "too large as a whole");
-        let fault = self.fault();
-        let happens = matches!(fault, Fault::None | Fault::Unknown | Fault::Silent { happened: true });
-        let committed = if happens { self.inner.commit(txn).await? } else { Revision::ZERO };
-        match fault {
-            Fault::None => Ok(committed),
-            Fault::Silent { .. } => std::future::pending().await,
-            Fault::Refused | Fault::Unknown => Err(CommitError::Store(StoreError::Backend {
-                store: "faulty",
-                operation: "a commit",
-                retryable: true,
-                outcome_unknown: fault == Fault::Unknown,
-                source: Arc::new(std::io::Error::other("as planned")),
-            })),
-        }
-    }
-
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.inner.watch(prefix, from).await
-    }
-
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.inner.revision().await
-    }
-
-    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.inner.compact(before).await
-    }
-
-    async fn close(&self) -> Result<(), StoreError> {
-        self.inner.close().await
+    async fn sync(&self) -> Result<(), OutputError> {
+        Ok(())
     }
 }
 
-/// Nothing here waits, except for a silent store.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().expect("nothing waits")
-}
-
-fn open(store: &Arc<Faulty>, bytes_max: u64) -> OutputWriter {
-    now(OutputWriter::open(store.clone(), bytes_max)).unwrap()
-}
-
-fn attempts(count: usize) -> Vec<AttemptId> {
-    let mut all: Vec<_> = std::iter::repeat_with(TaskId::generate).take(count).collect();
-    all.sort();
-    all.into_iter().map(|task| AttemptId { task, attempt: NonZeroU32::MIN }).collect()
-}
-
-/// The byte of any stream at `offset`.
-fn byte(offset: u64) -> u8 {
-    u8::try_from(offset % 251).unwrap()
-}
-
-fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> Piece {
-    let data = (offset..offset + len).map(byte).collect();
-    Piece { attempt, limit: 1 << 20, stream, offset, data }
-}
-
-fn records(store: &Arc<Faulty>, prefix: &str) -> Vec<OutputChunk> {
-    let page = now(store.scan(prefix, None, usize::MAX)).unwrap();
-    page.entries.iter().map(|entry| decode(&entry.key, &entry.value).unwrap()).collect()
-}
-
-/// Where stored pieces are, after a look at what is in them.
-fn places(store: &Arc<Faulty>, attempt: AttemptId) -> Vec<(OutputStream, u64, u64)> {
-    let chunks = records(store, &attempt_prefix(attempt)).into_iter();
-    chunks
-        .map(|chunk| {
-            let end = chunk.offset + chunk.data.len() as u64;
-            assert!(chunk.data.iter().copied().eq((chunk.offset..end).map(byte)), "{chunk:?}");
-            (chunk.stream, chunk.offset, end)
-        })
-        .collect()
-}
-
-/// What the index holds, of each attempt and as a whole.
-type Counted = (BTreeMap<AttemptId, (VecDeque<(u64, u64)>, u64, u64)>, u64);
-
-fn counted(writer: &OutputWriter) -> Counted {
-    let index = now(writer.index.lock());
-    let of = |kept: &Kept| (kept.pieces.clone(), kept.bytes, kept.next_number);
-    (index.attempts.iter().map(|(attempt, kept)| (*attempt, of(kept))).collect(), index.bytes)
-}
-
-#[test]
-fn small_pieces_become_one_and_the_order_of_both_streams_stays() {
-    let (store, all) = (Faulty::new(4 << 20, 1000), attempts(2));
-    let writer = open(&store, 1 << 30);
-    let mut pieces: Vec<_> =
-        (0..3000).flat_map(|at| all.iter().map(move |one| piece(*one, Stdout, at, 1))).collect();
-    pieces.push(piece(all[0], Stderr, 0, 5));
-    pieces.push(piece(all[0], Stdout, 3000, 5));
-    pieces.push(piece(all[0], Stdout, 4000, 5));
-    now(writer.write(pieces, Vec::new())).unwrap();
-    assert_eq!(places(&store, all[1]), [(Stdout, 0, 3000)]);
-    let ordered = [(Stdout, 0, 3000), (Stderr, 0, 5), (Stdout, 3000, 3005), (Stdout, 4000, 4005)];
-    assert_eq!(places(&store, all[0]), ordered);
-}
-
-#[test]
-fn pieces_are_no_larger_than_the_store_takes() {
-    let (store, all) = (Faulty::new(1128, 1000), attempts(1));
-    let writer = open(&store, 1 << 30);
-    now(writer.write(vec![piece(all[0], Stdout, 0, 2500)], Vec::new())).unwrap();
-    assert_eq!(places(&store, all[0]), [(Stdout, 0, 1000), (Stdout, 1000, 2000), (Stdout, 2000, 2500)]);
-}
-
-#[test]
-fn the_pieces_of_an_attempt_are_bounded_and_the_newest_stay() {
-    let (store, all) = (Faulty::new(4 << 20, 1000), attempts(1));
-    let writer = open(&store, 1 << 30);
-    let written = PIECES_MAX as u64 + 100;
-    for at in 0..written {
-        now(writer.write(vec![piece(all[0], Stdout, at, 1)], Vec::new())).unwrap();
-    }
-    let places = places(&store, all[0]);
-    assert_eq!(places.len(), PIECES_MAX);
-    assert_eq!(places.last(), Some(&(Stdout, written - 1, written)));
-}
-
-#[test]
-fn what_pieces_take_beside_their_data_counts() {
-    let store = Faulty::new(4 << 20, 1000);
-    let writer = open(&store, 10_000);
-    for attempt in attempts(200) {
-        now(writer.write(vec![piece(attempt, Stdout, 0, 1)], Vec::new())).unwrap();
-    }
-    assert_eq!(records(&store, PREFIX).len() as u64, 10_000 / cost(1));
-}
-
-#[test]
-fn transactions_are_no_larger_than_the_store_takes() {
-    for (max_value_bytes, max_txn_writes) in [(4 << 20, 16), (400, 1000)] {
-        let (store, all) = (Faulty::new(max_value_bytes, max_txn_writes), attempts(2));
-        let writer = open(&store, 200 * cost(10));
-        let streams = |n| if n % 2 == 0 { Stdout } else { Stderr };
-        let pieces = |one, first: u64| {
-            (first..first + 150).map(|n| piece(one, streams(n), n / 2 * 10, 10)).collect::<Vec<_>>()
-        };
-        now(writer.write(pieces(all[0], 0), Vec::new())).unwrap();
-        assert_eq!(places(&store, all[0]).len(), 150);
-        now(writer.write(pieces(all[1], 0), Vec::new())).expect("a whole attempt makes room");
-        assert!(places(&store, all[0]).is_empty());
-        let mut last = piece(all[1], Stdout, 750, 10);
-        last.limit = 20;
-        now(writer.write(vec![last], Vec::new())).expect("much is dropped at a time");
-        assert_eq!(places(&store, all[1]).len(), 2);
-    }
-}
-
-#[test]
-fn a_reader_passes_over_what_was_written_twice() {
-    let (store, all) = (Faulty::new(4 << 20, 1000), attempts(1));
-    let pieces = [(0_u64, 20_u64), (10, 10), (15, 10), (25, 5)];
-    let put = |(number, (offset, len)): (usize, &(u64, u64))| {
-        let data: Vec<u8> = (*offset..offset + len).map(byte).collect();
-        Write::put(piece_key(all[0], number as u64), encode(Stdout, *offset, &data))
+#[tokio::test]
+async fn a_reader_passes_over_what_was_written_twice() {
+    let byte = |offset: u64| u8::try_from(offset % 251).unwrap();
+    let pieces = [(0_u64, 20_u64), (10, 10), (15, 10), (5, 15), (25, 5)].into_iter().enumerate();
+    let piece = |(number, (offset, len)): (usize, (u64, u64))| KeptOutput {
+        position: OutputPosition { attempt: NonZeroU32::MIN, number: number as u64 },
+        stream: OutputStream::Stdout,
+        offset,
+        data: (offset..offset + len).map(byte).collect(),
     };
-    now(store.commit(Txn::of(pieces.iter().enumerate().map(put).collect()))).unwrap();
-    let view = Arc::new(View::new(1, 1));
-    let mut reader = now(OutputReader::open(store, view, all[0].task, false)).unwrap();
+    let output = Arc::new(Fixed(pieces.map(piece).collect()));
+    let mut reader = OutputReader::open(output, &View::new(1, 1), TaskId::generate(), false).await.unwrap();
     let mut read = Vec::new();
-    while let Some(chunk) = now(reader.next()) {
+    while let Some(chunk) = reader.next().await {
         let chunk = chunk.unwrap();
         assert_eq!(chunk.offset, read.len() as u64);
         read.extend_from_slice(&chunk.data);
     }
     assert_eq!(read, (0..30).map(byte).collect::<Vec<_>>());
-}
-
-/// What happens to one write: pieces that are new, and what becomes of its commits.
-fn step() -> impl Strategy<Value = (Vec<(usize, bool, u64)>, Vec<Fault>)> {
-    let fault = prop_oneof![
-        3 => Just(Fault::None),
-        1 => Just(Fault::Refused),
-        1 => Just(Fault::Unknown),
-        1 => any::<bool>().prop_map(|happened| Fault::Silent { happened }),
-    ];
-    (vec((0..3_usize, any::<bool>(), 1..40_u64), 1..8), vec(fault, 0..4))
-}
-
-proptest! {
-    /// Pieces that were not answered are sent again with those that came meanwhile. Afterwards the index says what
-    /// the store holds, and the store holds the newest of what was sent, once.
-    #[test]
-    fn a_failed_write_counts_nothing_twice(steps in vec(step(), 1..25)) {
-        let (store, all) = (Faulty::new(400, 4), attempts(3));
-        let writer = open(&store, 2500);
-        let mut ends: BTreeMap<(AttemptId, OutputStream), u64> = BTreeMap::new();
-        let mut unanswered = Vec::new();
-        for (pieces, faults) in steps {
-            for (at, first, len) in pieces {
-                let key = (all[at], if first { Stdout } else { Stderr });
-                let end = ends.entry(key).or_default();
-                unanswered.push((key, *end, len));
-                *end += len;
-            }
-            let send = || {
-                let piece = |((attempt, stream), offset, len): &((_, _), _, _)| {
-                    Piece { limit: 300, ..piece(*attempt, *stream, *offset, *len) }
-                };
-                let pieces = unanswered.iter().map(piece).collect();
-                matches!(writer.write(pieces, Vec::new()).now_or_never(), Some(Ok(())))
-            };
-            store.plan(faults);
-            let mut answered = send();
-            // It goes on with the next step, or fails again before.
-            if !answered && unanswered.len() % 2 == 0 {
-                answered = send();
-            }
-            if answered {
-                unanswered.clear();
-                prop_assert_eq!(counted(&writer), counted(&open(&store, 2500)));
-            }
-        }
-        store.plan([]);
-        let last = all[0];
-        let end = ends.entry((last, Stdout)).or_default();
-        unanswered.push(((last, Stdout), *end, 7));
-        *end += 7;
-        let pieces = unanswered.iter().map(|((attempt, stream), offset, len)| {
-            Piece { limit: 300, ..piece(*attempt, *stream, *offset, *len) }
-        });
-        now(writer.write(pieces.collect(), Vec::new())).unwrap();
-        prop_assert_eq!(counted(&writer), counted(&open(&store, 2500)));
-        for attempt in all {
-            for stream in [Stdout, Stderr] {
-                let mut places = places(&store, attempt);
-                places.retain(|(of, ..)| *of == stream);
-                prop_assert!(places.windows(2).all(|pair| pair[0].2 <= pair[1].1), "twice: {places:?}");
-                if let Some((.., end)) = places.last() {
-                    prop_assert_eq!(Some(end), ends.get(&(attempt, stream)), "the newest is missing");
-                }
-            }
-        }
-    }
 }

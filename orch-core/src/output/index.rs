@@ -1,0 +1,183 @@
+//! Index of what is kept in this process or on its disk, with the bounds.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::NonZeroU32,
+};
+
+use bytes::Bytes;
+
+use super::{
+    OutputPiece, OutputPosition,
+    pieces::{PIECE_BYTES_MAX, PIECES_MAX, Run, beyond, cost, limits, put_together},
+};
+use crate::{
+    model::{AttemptId, TaskId},
+    runtime::OutputStream,
+};
+
+/// Pieces by attempt; each has a place of type `P`.
+#[derive(Debug)]
+pub(super) struct Index<P> {
+    attempts: BTreeMap<AttemptId, Kept<P>>,
+    /// Attempts by the number of their first piece.
+    by_age: BTreeMap<u64, AttemptId>,
+    /// Of all pieces, with what they take beside their data.
+    bytes: u64,
+    bytes_max: u64,
+    next_number: u64,
+}
+
+/// What is kept of one attempt.
+#[derive(Debug)]
+struct Kept<P> {
+    age: u64,
+    pieces: VecDeque<Piece<P>>,
+    bytes: u64,
+    ends: BTreeMap<OutputStream, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece<P> {
+    pub(super) number: u64,
+    pub(super) stream: OutputStream,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+    pub(super) place: P,
+}
+
+/// A piece that is not kept yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fresh {
+    pub(super) attempt: AttemptId,
+    pub(super) limit: u64,
+    /// Number of the first piece of the attempt.
+    pub(super) age: u64,
+    pub(super) number: u64,
+    pub(super) stream: OutputStream,
+    pub(super) offset: u64,
+    pub(super) data: Bytes,
+}
+
+impl<P> Index<P> {
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Self { attempts: BTreeMap::new(), by_age: BTreeMap::new(), bytes: 0, bytes_max, next_number: 0 }
+    }
+
+    /// What is new of these pieces, put together, with the numbers that they will have. Changes nothing.
+    pub(super) fn fresh(&self, pieces: Vec<OutputPiece>) -> Vec<Fresh> {
+        let limits = limits(&pieces);
+        let mut ends: BTreeMap<(AttemptId, OutputStream), u64> = BTreeMap::new();
+        let mut ages: BTreeMap<AttemptId, u64> = BTreeMap::new();
+        let mut number = self.next_number;
+        let mut fresh = Vec::new();
+        for Run { attempt, stream, offset, data } in put_together(pieces, PIECE_BYTES_MAX) {
+            let kept = self.attempts.get(&attempt);
+            let known = || kept.and_then(|kept| kept.ends.get(&stream)).copied().unwrap_or_default();
+            let end = ends.entry((attempt, stream)).or_insert_with(known);
+            let Some((offset, data)) = beyond(*end, offset, data.freeze()) else { continue };
+            *end = offset + data.len() as u64;
+            let age = *ages.entry(attempt).or_insert_with(|| kept.map_or(number, |kept| kept.age));
+            let limit = limits.get(&attempt).copied().unwrap_or(u64::MAX);
+            fresh.push(Fresh { attempt, limit, age, number, stream, offset, data });
+            number += 1;
+        }
+        fresh
+    }
+
+    /// Leaves out the numbers of pieces that may have been written and are not taken in.
+    pub(super) fn skip(&mut self, fresh: &[Fresh]) {
+        if let Some(last) = fresh.last() {
+            self.next_number = self.next_number.max(last.number + 1);
+        }
+    }
+
+    /// Takes in the next piece of an attempt, whose first one has the number `age`.
+    pub(super) fn insert(&mut self, attempt: AttemptId, age: u64, piece: Piece<P>) {
+        let kept = self.attempts.entry(attempt).or_insert_with(|| {
+            self.by_age.insert(age, attempt);
+            Kept { age, pieces: VecDeque::new(), bytes: 0, ends: BTreeMap::new() }
+        });
+        let end = kept.ends.entry(piece.stream).or_default();
+        *end = (*end).max(piece.offset + piece.bytes);
+        kept.bytes += piece.bytes;
+        self.bytes += cost(piece.bytes);
+        self.next_number = self.next_number.max(piece.number + 1);
+        kept.pieces.push_back(piece);
+    }
+
+    /// Drops the oldest pieces of an attempt beyond its bounds.
+    pub(super) fn trim(&mut self, attempt: AttemptId, limit: u64, dropped: &mut Vec<Piece<P>>) {
+        let Some(kept) = self.attempts.get_mut(&attempt) else { return };
+        let too_much = |kept: &Kept<P>| {
+            let all = kept.bytes + cost(0) * kept.pieces.len() as u64;
+            kept.bytes > limit || all > self.bytes_max || kept.pieces.len() > PIECES_MAX
+        };
+        while kept.pieces.len() > 1 && too_much(kept) {
+            let Some(piece) = kept.pieces.pop_front() else { return };
+            kept.bytes -= piece.bytes;
+            self.bytes -= cost(piece.bytes);
+            dropped.push(piece);
+        }
+    }
+
+    /// Makes room by forgetting whole attempts, those first that wrote first.
+    pub(super) fn evict(&mut self, dropped: &mut Vec<Piece<P>>) {
+        while self.bytes > self.bytes_max && self.by_age.len() > 1 {
+            let Some((_, oldest)) = self.by_age.first_key_value() else { return };
+            self.remove(*oldest, dropped);
+        }
+    }
+
+    pub(super) fn forget(&mut self, task: TaskId, dropped: &mut Vec<Piece<P>>) {
+        let attempts: Vec<_> = self.attempts.range(all_of(task)).map(|(attempt, _)| *attempt).collect();
+        for attempt in attempts {
+            self.remove(attempt, dropped);
+        }
+    }
+
+    fn remove(&mut self, attempt: AttemptId, dropped: &mut Vec<Piece<P>>) {
+        if let Some(kept) = self.attempts.remove(&attempt) {
+            self.by_age.remove(&kept.age);
+            self.bytes -= kept.pieces.iter().map(|piece| cost(piece.bytes)).sum::<u64>();
+            dropped.extend(kept.pieces);
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, attempt: AttemptId, number: u64) -> Option<&mut Piece<P>> {
+        let pieces = &mut self.attempts.get_mut(&attempt)?.pieces;
+        let at = pieces.binary_search_by_key(&number, |piece| piece.number).ok()?;
+        pieces.get_mut(at)
+    }
+
+    /// The pieces of a task after `after`.
+    pub(super) fn after(
+        &self,
+        task: TaskId,
+        after: Option<OutputPosition>,
+    ) -> impl Iterator<Item = (OutputPosition, &Piece<P>)> {
+        let first = after.map_or(NonZeroU32::MIN, |after| after.attempt);
+        let attempts = self.attempts.range(AttemptId { task, attempt: first }..=*all_of(task).end());
+        attempts.flat_map(move |(id, kept)| {
+            let attempt = id.attempt;
+            let skipped = match after {
+                Some(after) if after.attempt == attempt => {
+                    kept.pieces.partition_point(|piece| piece.number <= after.number)
+                }
+                _ => 0,
+            };
+            let at = move |piece: &Piece<P>| OutputPosition { attempt, number: piece.number };
+            kept.pieces.range(skipped..).map(move |piece| (at(piece), piece))
+        })
+    }
+
+    pub(super) fn tasks(&self) -> Vec<TaskId> {
+        let mut tasks: Vec<TaskId> = self.attempts.keys().map(|attempt| attempt.task).collect();
+        tasks.dedup();
+        tasks
+    }
+}
+
+fn all_of(task: TaskId) -> std::ops::RangeInclusive<AttemptId> {
+    AttemptId { task, attempt: NonZeroU32::MIN }..=AttemptId { task, attempt: NonZeroU32::MAX }
+}

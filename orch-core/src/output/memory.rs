@@ -1,0 +1,89 @@
+//! Output in memory: what a process without durable state keeps.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    KeptOutput, OutputError, OutputPage, OutputPiece, OutputPosition, OutputStore, OutputWatch,
+    followers::Followers,
+    index::{Fresh, Index, Piece},
+    pieces::{PAGE_BYTES, cost},
+};
+use crate::model::TaskId;
+
+/// [`OutputStore`] in memory. The end of the process forgets it.
+#[derive(Debug)]
+pub struct MemoryOutput {
+    index: Mutex<Index<Bytes>>,
+    followers: Followers,
+}
+
+impl MemoryOutput {
+    /// One that keeps up to `bytes_max` bytes.
+    #[must_use]
+    pub fn new(bytes_max: u64) -> Self {
+        Self { index: Mutex::new(Index::new(bytes_max)), followers: Followers::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Index<Bytes>> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl OutputStore for MemoryOutput {
+    async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
+        let mut tasks = Vec::new();
+        {
+            let mut index = self.lock();
+            let mut dropped = Vec::new();
+            for Fresh { attempt, limit, age, number, stream, offset, data } in index.fresh(pieces) {
+                // A part of something larger would keep all of it.
+                let data = Bytes::copy_from_slice(&data);
+                let piece = Piece { number, stream, offset, bytes: data.len() as u64, place: data };
+                index.insert(attempt, age, piece);
+                index.trim(attempt, limit, &mut dropped);
+                tasks.push(attempt.task);
+            }
+            index.evict(&mut dropped);
+        }
+        tasks.dedup();
+        tasks.into_iter().for_each(|task| self.followers.wake(task));
+        Ok(())
+    }
+
+    async fn read(&self, task: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError> {
+        let index = self.lock();
+        let (mut page, mut bytes) = (OutputPage::default(), 0);
+        for (position, piece) in index.after(task, after) {
+            if bytes >= PAGE_BYTES {
+                page.more = page.pieces.last().map(|piece| piece.position);
+                break;
+            }
+            bytes += cost(piece.bytes);
+            let Piece { stream, offset, place: data, .. } = piece.clone();
+            page.pieces.push(KeptOutput { position, stream, offset, data });
+        }
+        Ok(page)
+    }
+
+    async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {
+        Ok(self.followers.follow(task))
+    }
+
+    async fn forget(&self, tasks: &[TaskId]) -> Result<(), OutputError> {
+        let (mut index, mut dropped) = (self.lock(), Vec::new());
+        tasks.iter().for_each(|task| index.forget(*task, &mut dropped));
+        Ok(())
+    }
+
+    async fn tasks(&self) -> Vec<TaskId> {
+        self.lock().tasks()
+    }
+
+    async fn sync(&self) -> Result<(), OutputError> {
+        Ok(())
+    }
+}

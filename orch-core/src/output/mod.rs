@@ -1,0 +1,123 @@
+//! Place of the output of tasks, apart from the records of the cluster: much of it, in order, bounded, and worth no history.
+//!
+//! Here: [`MemoryOutput`], [`FileOutput`] in a directory of this machine, and [`StoreOutput`] in any
+//! [`StateStore`](crate::store::StateStore), for members that share one. `testkit::output` has a suite for
+//! others.
+
+mod error;
+#[cfg(unix)]
+mod files;
+mod followers;
+mod index;
+mod memory;
+mod pieces;
+mod records;
+
+use std::num::NonZeroU32;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+pub use self::error::OutputError;
+#[cfg(unix)]
+pub use self::files::{FileOutput, FileOutputConfig};
+pub use self::{memory::MemoryOutput, records::StoreOutput};
+pub(crate) use self::{pieces::beyond, records::move_out};
+use crate::{
+    model::{AttemptId, TaskId},
+    runtime::OutputStream,
+};
+
+/// Place that keeps output, within a bound on all of it. To make room the attempts that wrote first are forgotten first, as
+/// a whole.
+#[async_trait]
+pub trait OutputStore: std::fmt::Debug + Send + Sync + 'static {
+    /// Keeps pieces, in their order. What is there already is left out. After an error, or when the future was dropped, any
+    /// part may be kept; appending the same again is right.
+    ///
+    /// # Errors
+    /// When not all could be kept. Nothing that was kept before is lost by that, except what made room.
+    async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError>;
+
+    /// Some of the next pieces of a task after `after`, or its first ones: attempt by attempt, in the order in which they
+    /// were appended.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn read(&self, task: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError>;
+
+    /// Yields after something was appended for the task since the call. Several appends may be told as one. The end means
+    /// that nothing more will be appended here.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError>;
+
+    /// Forgets all output of these tasks.
+    ///
+    /// # Errors
+    /// When some may show up again after a restart.
+    async fn forget(&self, tasks: &[TaskId]) -> Result<(), OutputError>;
+
+    /// The tasks of which something is kept.
+    async fn tasks(&self) -> Vec<TaskId>;
+
+    /// Makes what was appended as durable as it gets.
+    ///
+    /// # Errors
+    /// When that is not certain.
+    async fn sync(&self) -> Result<(), OutputError>;
+}
+
+/// See [`OutputStore::follow`].
+pub type OutputWatch = BoxStream<'static, Result<(), OutputError>>;
+
+/// Piece of output to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputPiece {
+    /// Which attempt wrote it.
+    pub attempt: AttemptId,
+    /// Bytes that are kept of the attempt; beyond it the oldest pieces are dropped.
+    pub limit: u64,
+    /// Where it was written to.
+    pub stream: OutputStream,
+    /// How many bytes of this stream and attempt came before it. With the length of the data at most [`u64::MAX`].
+    pub offset: u64,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+/// Piece of output that was kept. Where two overlap, they have the same bytes there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptOutput {
+    /// Its place.
+    pub position: OutputPosition,
+    /// Where it was written to.
+    pub stream: OutputStream,
+    /// How many bytes of this stream and attempt came before it.
+    pub offset: u64,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+/// Place of a piece among those of its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutputPosition {
+    /// Which attempt wrote it.
+    pub attempt: NonZeroU32,
+    /// Its place among the pieces of the attempt.
+    pub number: u64,
+}
+
+/// A part of the output of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct OutputPage {
+    /// In order of their positions.
+    pub pieces: Vec<KeptOutput>,
+    /// Where to go on, when there is more.
+    pub more: Option<OutputPosition>,
+}
+
+#[cfg(all(test, unix))]
+mod tests;

@@ -1,0 +1,67 @@
+//! Pieces that arrive together, put together and cut to a size.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::OutputPiece;
+use crate::{model::AttemptId, runtime::OutputStream};
+
+/// The most bytes of a piece. Smaller ones that follow each other are put together, larger ones are cut.
+pub(super) const PIECE_BYTES_MAX: usize = 64 << 10;
+/// What a piece takes beside its data (its key or header, its place in the index), and a little more.
+pub(super) const PIECE_OVERHEAD: usize = 128;
+/// What the pieces of one page may cost, without the last one.
+pub(super) const PAGE_BYTES: u64 = 1 << 20;
+/// The most pieces kept of one attempt.
+pub(super) const PIECES_MAX: usize = 16_384;
+
+/// What a piece counts in the bound of all output.
+pub(super) fn cost(bytes: u64) -> u64 {
+    bytes + PIECE_OVERHEAD as u64
+}
+
+/// Pieces put together.
+pub(super) struct Run {
+    pub(super) attempt: AttemptId,
+    pub(super) stream: OutputStream,
+    pub(super) offset: u64,
+    pub(super) data: BytesMut,
+}
+
+/// The latest limit of each attempt.
+pub(super) fn limits(pieces: &[OutputPiece]) -> BTreeMap<AttemptId, u64> {
+    pieces.iter().map(|piece| (piece.attempt, piece.limit)).collect()
+}
+
+/// Joins what goes on where the piece before it of the same attempt ended, and cuts to `most` bytes. The order of both
+/// streams of an attempt stays.
+pub(super) fn put_together(pieces: Vec<OutputPiece>, most: usize) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut latest: BTreeMap<AttemptId, usize> = BTreeMap::new();
+    for OutputPiece { attempt, stream, mut offset, mut data, .. } in pieces {
+        while !data.is_empty() {
+            let open = latest.get(&attempt).and_then(|at| runs.get_mut(*at)).filter(|run| {
+                run.stream == stream && run.offset + run.data.len() as u64 == offset && run.data.len() < most
+            });
+            let room = most - open.as_ref().map_or(0, |run| run.data.len());
+            let part = data.split_to(room.min(data.len()));
+            let start = offset;
+            offset += part.len() as u64;
+            match open {
+                Some(run) => run.data.extend_from_slice(&part),
+                None => {
+                    latest.insert(attempt, runs.len());
+                    runs.push(Run { attempt, stream, offset: start, data: part.into() });
+                }
+            }
+        }
+    }
+    runs
+}
+
+/// The part of `data`, which begins at `offset`, that lies beyond `end`, and where it begins.
+pub(crate) fn beyond(end: u64, offset: u64, mut data: Bytes) -> Option<(u64, Bytes)> {
+    let repeated = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
+    (repeated < data.len()).then(|| (offset.max(end), data.split_off(repeated)))
+}

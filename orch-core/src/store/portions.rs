@@ -1,0 +1,25 @@
+//! Writes in transactions that a store takes.
+
+use bytes::Bytes;
+
+use super::{StoreCapabilities, Txn, Write};
+
+/// Writes in portions that the store takes, in their order. How large a whole transaction may be no store says; the size of
+/// one value is certainly not too large.
+pub(crate) fn portions(limits: &StoreCapabilities, writes: Vec<Write>) -> Vec<Txn> {
+    let StoreCapabilities { max_txn_writes, max_value_bytes, .. } = *limits;
+    let (mut all, mut last, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for write in writes {
+        let size = write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len);
+        if !last.is_empty() && (last.len() >= max_txn_writes || bytes + size > max_value_bytes) {
+            all.push(Txn::of(std::mem::take(&mut last)));
+            bytes = 0;
+        }
+        bytes += size;
+        last.push(write);
+    }
+    if !last.is_empty() {
+        all.push(Txn::of(last));
+    }
+    all
+}
