@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::{oracle::Violation, world::World};
 use orch_core::{
     Orchestrator,
     engine::{Registration, ReportAnswer},
@@ -12,18 +13,14 @@ use orch_core::{
     state::NewTask,
     store::Revision,
 };
-use tokio::time::sleep;
-
-use super::{oracle::Violation, world::World};
 
 /// A node without an agent of its own turns from the member that decided something to one that has not heard of it.
 pub(super) async fn a_member_that_is_behind_answers_as_the_others(world: &World) -> Result<(), Violation> {
     let member = |number| world.member(number).ok_or_else(|| Violation(format!("member {number} is down")));
     let (ahead, behind) = (member(0)?, member(1)?);
     let session = register(&ahead).await?;
-    while behind.node(&session.node).is_none() {
-        sleep(Duration::from_millis(50)).await;
-    }
+    // No time passes until the report is made, so that a refusal of it would write nothing, not even the clock.
+    behind.read_barrier().await.map_err(|error| failed("a barrier", &error))?;
     world.lag(1).set_watch(Duration::from_millis(300));
 
     let ended = submit(&ahead, &session.node, 0xf1).await?;
