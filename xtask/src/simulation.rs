@@ -45,7 +45,7 @@ pub(crate) fn check() -> Result {
     run_with(&["twice", "--seeds", "100"])?;
     run_with(&["twins", "--rounds", "2", "--seeds", "10000"])?;
     say("\nlives of whole clusters");
-    run_engine_with(&["soak", "--seeds", "500"])?;
+    run_engine_with(&["soak", "--seeds", "2000"])?;
     say("\nmistakes made on purpose");
     seeded_faults(&[])
 }
