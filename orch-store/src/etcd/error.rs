@@ -57,7 +57,9 @@ pub(super) fn lost_commit(source: Status) -> StoreError {
 
 /// Whether the cluster refused with this.
 pub(super) fn is(error: &StoreError, code: Code, text: &str) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Cause>());
+    // `Error::source` would give the `Arc` itself, which is no `Cause`.
+    let StoreError::Backend { source, .. } = error else { return false };
+    let cause = source.downcast_ref::<Cause>();
     matches!(cause, Some(Cause::Refused { source }) if source.code() == code && source.message().contains(text))
 }
 
@@ -116,4 +118,19 @@ fn refused_connection(status: &Status) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_recognized_by_its_code_and_text() {
+        let gone = || Status::not_found("etcdserver: requested lease not found");
+        let error = refused("releasing a lease", gone());
+        assert!(is(&error, Code::NotFound, "lease not found"));
+        assert!(!is(&error, Code::OutOfRange, "lease not found") && !is(&error, Code::NotFound, "compacted"));
+        assert!(!is(&lost_commit(gone()), Code::NotFound, "lease not found"));
+        assert!(!is(&StoreError::Closed, Code::NotFound, "lease not found"));
+    }
 }
