@@ -5,6 +5,7 @@ pub mod consensus;
 pub mod engine;
 #[doc(hidden)]
 pub mod fault;
+mod hex;
 pub mod model;
 pub mod output;
 mod panics;

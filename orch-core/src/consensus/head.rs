@@ -6,7 +6,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::ConsensusError;
-use crate::store::{Guard, Key, Revision, StoreError};
+use crate::{
+    hex::to_hex,
+    store::{Guard, Key, Revision, StoreError},
+};
 
 /// The head as one member has read it. Each names its history and the hash of the one before, so that a member notices
 /// when the store was replaced by another, older or newer one, under it.
@@ -43,7 +46,7 @@ impl Head {
             }
         };
         let history = Some(history.unwrap_or_else(Uuid::new_v4));
-        let previous = known.map(|known| hexadecimal(&known.hash));
+        let previous = known.map(|known| to_hex(&known.hash));
         let content = Content { v: VERSION, batches, history, previous };
         (guard, serde_json::to_vec(&content).expect("plain data has a JSON form").into())
     }
@@ -67,7 +70,7 @@ impl Head {
     /// Whether this is the next head after `known`. A head of format 1 says nothing but its number.
     pub(super) fn follows(&self, known: Option<&Self>) -> bool {
         let Some(known) = known else { return self.content.batches == 1 };
-        let linked = self.content.v == 1 || self.content.previous == Some(hexadecimal(&known.hash));
+        let linked = self.content.v == 1 || self.content.previous == Some(to_hex(&known.hash));
         self.content.batches == known.content.batches + 1 && linked
     }
 
@@ -79,10 +82,6 @@ impl Head {
 
 pub(super) fn head_key() -> Key {
     Key::new("consensus/head").expect("a valid key")
-}
-
-fn hexadecimal(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

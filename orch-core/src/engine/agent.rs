@@ -28,7 +28,7 @@ use crate::{
     fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
-        Session, TaskSpec, WorkKind,
+        Session, SharedSpec, TaskSpec, WorkKind,
     },
     runtime::{FoundState, Runtime, RuntimeError, RuntimeEvent, RuntimeEvents},
     store::Revision,
@@ -80,6 +80,8 @@ pub struct Agent {
     link: Arc<dyn ControlLink>,
     shared: Arc<Shared>,
     incarnation: IncarnationId,
+    /// Registrations so far.
+    registrations: u64,
     orders: mpsc::Receiver<Order>,
     state: watch::Sender<AgentState>,
     session: watch::Sender<Option<Session>>,
@@ -139,6 +141,7 @@ impl Agent {
         let (stop_grace, longest) = watch::channel(Duration::ZERO);
         let agent = Self {
             incarnation: IncarnationId::generate(),
+            registrations: 0,
             config,
             link,
             shared,
@@ -213,7 +216,9 @@ impl Agent {
         let held = driven.map(|(attempt, _)| *attempt).chain(found.map(|(attempt, _)| *attempt)).collect();
         let trouble = self.shared.engine.trouble();
         let spec = NodeSpec { max_tasks, trouble, ..self.config.node.clone() };
-        let registration = Registration { spec, incarnation: self.incarnation, held };
+        self.registrations += 1;
+        let (incarnation, number) = (self.incarnation, self.registrations);
+        let registration = Registration { spec, incarnation, number, held };
         let registered = self.link.register(registration).await?;
         // Not the later one: the control side may have lost its state and begun anew.
         self.seen = registered.revision;
@@ -367,7 +372,7 @@ impl Agent {
             match self.attempts.get(&attempt) {
                 Some(driven) => advance(&driven.wish, Wish::Stop),
                 None => {
-                    let spec = Arc::new(TaskSpec::program("stopped", "true"));
+                    let spec = SharedSpec::from(TaskSpec::program("stopped", "true"));
                     self.drive(Assignment { attempt, spec, started: false }, Wish::Stop);
                 }
             }

@@ -140,7 +140,7 @@ impl Orchestrator {
     /// [`Error::Rejected`] when the spec cannot be accepted; nothing happened then.
     pub async fn submit(&self, spec: TaskSpec) -> Result<TaskId> {
         let id = TaskId::generate();
-        self.submit_as(CommandId::generate(), vec![NewTask { id, spec: Arc::new(spec) }]).await?;
+        self.submit_as(CommandId::generate(), vec![NewTask { id, spec: spec.into() }]).await?;
         Ok(id)
     }
 
@@ -149,7 +149,7 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Rejected`] when one of the specs cannot be accepted; nothing happened then.
     pub async fn submit_all(&self, specs: impl IntoIterator<Item = TaskSpec>) -> Result<Vec<TaskId>> {
-        let new = |spec| NewTask { id: TaskId::generate(), spec: Arc::new(spec) };
+        let new = |spec: TaskSpec| NewTask { id: TaskId::generate(), spec: spec.into() };
         let tasks: Vec<NewTask> = specs.into_iter().map(new).collect();
         let ids = tasks.iter().map(|task| task.id).collect();
         self.submit_as(CommandId::generate(), tasks).await?;

@@ -307,7 +307,11 @@ impl View {
                     inner.by_node.remove(id);
                     inner.ring.push(revision, EventKind::NodeRemoved(id.clone()));
                 }
-                Change::PutCommand(..) | Change::DeleteCommand(_) | Change::PutClock(_) => {}
+                Change::PutSpec(_)
+                | Change::DeleteSpec(_)
+                | Change::PutCommand(..)
+                | Change::DeleteCommand(_)
+                | Change::PutClock(_) => {}
             }
         }
         nodes_changed.extend(moved.iter().map(|(node, _)| node));

@@ -17,9 +17,9 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {text:?} is not valid: {rule}")]
 pub struct IdError {
-    what: &'static str,
-    text: String,
-    rule: &'static str,
+    pub(super) what: &'static str,
+    pub(super) text: String,
+    pub(super) rule: &'static str,
 }
 
 macro_rules! uuid_id {
@@ -262,7 +262,7 @@ fn check_name(text: &str, max: usize) -> Result<(), &'static str> {
 }
 
 /// Errors quote what somebody sent, but never at length.
-fn clip(text: &str) -> String {
+pub(super) fn clip(text: &str) -> String {
     text.chars().take(80).collect()
 }
 

@@ -11,8 +11,8 @@ use orch_core::{
     engine::{AgentState, TaskView},
     fault::EngineFault,
     model::{
-        AttemptId, CommandId, Constraint, Exit, KeptAttempt, NodeId, NodeLossPolicy, RestartPolicy, TaskId,
-        TaskSpec,
+        AttemptId, CommandId, Constraint, Exit, KeptAttempt, NodeId, NodeLossPolicy, RestartPolicy,
+        SharedSpec, TaskId, TaskSpec,
     },
     runtime::{FoundState, Runtime as _},
     state::NewTask,
@@ -107,7 +107,7 @@ async fn submit(world: Arc<World>, scenario: Scenario, until: Instant) -> Vec<Ta
     let pause = scenario.faults_for / u32::try_from(scenario.tasks.max(1)).unwrap_or(u32::MAX);
     for number in 0..scenario.tasks {
         let id = TaskId::from_bytes((u128::from(number) + 1).to_be_bytes());
-        let spec = Arc::new(spec(&world, number));
+        let spec = SharedSpec::from(spec(&world, number));
         // Whoever takes it: repeating the command with its id is harmless.
         loop {
             let new = NewTask { id, spec: spec.clone() };
@@ -240,7 +240,7 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
     pinned.constraints.push(Constraint::Node { node: node(chaos::nodes()[1]) });
     let orchestrator = world.member(0).ok_or_else(|| Violation("member 0 is down".into()))?;
     let failed = |what: &str| Violation(format!("{what}: {:?}", orchestrator.get(task)));
-    let new = NewTask { id: task, spec: Arc::new(pinned) };
+    let new = NewTask { id: task, spec: pinned.into() };
     let submitted = orchestrator.submit_as(CommandId::from_bytes([0xff; 16]), vec![new]).await;
     submitted.map_err(|error| Violation(format!("no submission is taken: {error:?}")))?;
     // Whether it runs is seen by one member only, so the decided states are asked for.
