@@ -3,6 +3,7 @@
 
 pub mod consensus;
 pub mod engine;
+pub mod environment;
 #[doc(hidden)]
 pub mod fault;
 mod hex;

@@ -37,7 +37,7 @@ const VERSION: u8 = 2;
 
 impl Head {
     /// Guard and value of the head that follows `known`.
-    pub(super) fn after(known: Option<&Self>) -> (Guard, Bytes) {
+    pub(super) fn after(known: Option<&Self>, random: impl FnOnce() -> u128) -> (Guard, Bytes) {
         let (guard, batches, history) = match known {
             None => (Guard::Absent(head_key()), 1, None),
             Some(known) => {
@@ -45,7 +45,7 @@ impl Head {
                 (guard, known.content.batches + 1, known.content.history)
             }
         };
-        let history = Some(history.unwrap_or_else(Uuid::new_v4));
+        let history = Some(history.unwrap_or_else(|| Uuid::from_u128(random())));
         let previous = known.map(|known| to_hex(&known.hash));
         let content = Content { v: VERSION, batches, history, previous };
         (guard, serde_json::to_vec(&content).expect("plain data has a JSON form").into())
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn next(known: Option<&Head>, version: u64) -> Head {
-        let (_, value) = Head::after(known);
+        let (_, value) = Head::after(known, || Uuid::new_v4().as_u128());
         Head::read(Revision(version), &value).unwrap()
     }
 

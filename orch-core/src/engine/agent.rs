@@ -25,6 +25,7 @@ use super::{
     secrets::{NoSecrets, SecretSource},
 };
 use crate::{
+    environment::{Environment, System},
     fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
@@ -48,6 +49,8 @@ pub struct AgentConfig {
     pub observe_every: Duration,
     /// How often usage is observed, if at all.
     pub usage_every: Option<Duration>,
+    /// Clock, randomness and background work.
+    pub environment: Arc<dyn Environment>,
 }
 
 impl AgentConfig {
@@ -69,6 +72,7 @@ impl AgentConfig {
             starts_in_flight: 8,
             observe_every: Duration::from_millis(50),
             usage_every: Some(Duration::from_secs(10)),
+            environment: System::shared(),
         }
     }
 }
@@ -124,8 +128,9 @@ impl Agent {
     /// Starts an agent in the background. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(config: AgentConfig, runtime: Arc<dyn Runtime>, link: Arc<dyn ControlLink>) -> AgentHandle {
+        let environment = config.environment.clone();
         let session = watch::Sender::new(None);
-        let outbox = Outbox::start(session.subscribe(), link.clone(), config.observe_every);
+        let outbox = Outbox::start(&*environment, session.subscribe(), link.clone(), config.observe_every);
         let shared = Arc::new(Shared {
             node: config.node.id.clone(),
             outbox,
@@ -133,14 +138,15 @@ impl Agent {
             starts: Semaphore::new(config.starts_in_flight.max(1)),
             quick: config.observe_every,
             usage_every: config.usage_every.filter(|_| runtime.capabilities().stats),
-            engine: EngineHealth::default(),
+            engine: EngineHealth::new(environment.clone()),
+            environment: environment.clone(),
             runtime,
         });
         let (orders, ordered) = mpsc::channel(4);
         let (state, watched) = watch::channel(AgentState::Connecting("starting".into()));
         let (stop_grace, longest) = watch::channel(Duration::ZERO);
         let agent = Self {
-            incarnation: IncarnationId::generate(),
+            incarnation: IncarnationId::of_random(environment.random()),
             registrations: 0,
             config,
             link,
@@ -157,7 +163,12 @@ impl Agent {
             draining: None,
             stopping: false,
         };
-        AgentHandle { orders, state: watched, stop_grace: longest, task: tokio::spawn(agent.run()) }
+        AgentHandle {
+            orders,
+            state: watched,
+            stop_grace: longest,
+            task: environment.spawn(Box::pin(agent.run())),
+        }
     }
 
     async fn run(mut self) {
@@ -542,7 +553,8 @@ async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: Duration) -
 /// The runtime's events, asked for again whenever they end. The task ends with the receiver.
 fn watch_runtime(shared: Arc<Shared>) -> mpsc::Receiver<RuntimeEvent> {
     let (found, events) = mpsc::channel(256);
-    tokio::spawn(async move {
+    let environment = shared.environment.clone();
+    let watching = async move {
         loop {
             let stream: Result<RuntimeEvents, RuntimeError> = tokio::select! {
                 stream = shared.runtime.events() => stream,
@@ -566,6 +578,7 @@ fn watch_runtime(shared: Arc<Shared>) -> mpsc::Receiver<RuntimeEvent> {
                 () = found.closed() => return,
             }
         }
-    });
+    };
+    environment.spawn(Box::pin(watching));
     events
 }

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen};
 use crate::{
+    environment::Environment,
     model::{AttemptId, Report, Session},
     store::Revision,
 };
@@ -45,11 +46,16 @@ const BATCH_BYTES: usize = 512 << 10;
 
 impl Outbox {
     /// Starts the two senders; they end when the last clone of the outbox is gone.
-    pub(super) fn start(sessions: Sessions, link: Arc<dyn ControlLink>, observe_every: Duration) -> Self {
+    pub(super) fn start(
+        environment: &dyn Environment,
+        sessions: Sessions,
+        link: Arc<dyn ControlLink>,
+        observe_every: Duration,
+    ) -> Self {
         let (reports, to_report) = mpsc::channel(QUEUE);
         let (observations, to_observe) = mpsc::channel(QUEUE);
-        tokio::spawn(send_reports(sessions.clone(), link.clone(), to_report));
-        tokio::spawn(send_observations(sessions, link, to_observe, observe_every));
+        environment.spawn(Box::pin(send_reports(sessions.clone(), link.clone(), to_report)));
+        environment.spawn(Box::pin(send_observations(sessions, link, to_observe, observe_every)));
         Self { reports, observations }
     }
 

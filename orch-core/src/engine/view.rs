@@ -66,7 +66,7 @@ pub(super) enum Stale {
 }
 
 impl View {
-    pub(super) fn new(events_kept: usize, mailbox_kept: usize) -> Self {
+    pub(super) fn new(events_kept: usize, mailbox_kept: usize, epoch: u64) -> Self {
         Self {
             inner: RwLock::new(Inner {
                 revision: Revision::ZERO,
@@ -85,7 +85,7 @@ impl View {
             events: watch::Sender::new(0),
             closed: AtomicBool::new(false),
             due: watch::Sender::new(None),
-            mailboxes: Mailboxes::new(mailbox_kept),
+            mailboxes: Mailboxes::new(mailbox_kept, epoch),
         }
     }
 

@@ -7,6 +7,7 @@ mod chaos;
 mod link;
 mod oracle;
 mod probe;
+mod process;
 mod run;
 mod store;
 mod world;

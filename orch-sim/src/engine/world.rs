@@ -7,15 +7,18 @@ use std::{
 
 use orch_core::{
     Orchestrator, Result,
-    consensus::{HybridClock, StoreConsensus, StoreConsensusConfig},
+    consensus::{StoreConsensus, StoreConsensusConfig},
     engine::{Agent, AgentConfig, AgentHandle, AgentState, EngineConfig},
     model::{InstanceId, NodeId, NodeSpec, Resources, Timestamp, WorkKind},
     store::MemoryStore,
     testkit::SimulatedRuntime,
 };
 
+use tokio::time::Instant;
+
 use super::{
     link::{NetworkLink, Passage},
+    process::Process,
     store::{Lag, LaggingStore},
 };
 use crate::Random;
@@ -24,8 +27,9 @@ use crate::Random;
 pub(super) struct World {
     store: Arc<MemoryStore>,
     state: Mutex<State>,
-    /// The machines' clocks begin here.
+    /// The machines' clocks begin here, at `started`.
     epoch: Timestamp,
+    started: Instant,
 }
 
 #[derive(Debug)]
@@ -40,6 +44,7 @@ struct State {
 #[derive(Debug)]
 struct Member {
     orchestrator: Option<Orchestrator>,
+    process: Option<Arc<Process>>,
     lag: Arc<Lag>,
 }
 
@@ -49,6 +54,7 @@ struct Machine {
     config: AgentConfig,
     runtime: SimulatedRuntime,
     agent: Option<AgentHandle>,
+    process: Option<Arc<Process>>,
     /// The member that it talks to.
     member: usize,
     cut_off: bool,
@@ -56,7 +62,7 @@ struct Machine {
 
 impl World {
     pub(super) fn new(seed: u64, members: usize) -> Arc<Self> {
-        let member = || Member { orchestrator: None, lag: Arc::default() };
+        let member = || Member { orchestrator: None, process: None, lag: Arc::default() };
         Arc::new(Self {
             store: Arc::default(),
             state: Mutex::new(State {
@@ -66,6 +72,7 @@ impl World {
                 rough: true,
             }),
             epoch: Timestamp::from_millis(1_700_000_000_000),
+            started: Instant::now(),
         })
     }
 
@@ -74,31 +81,38 @@ impl World {
     }
 
     /// Starts a member whose clock is ahead by so much.
-    pub(super) async fn start_member(
-        &self,
-        number: usize,
-        started: tokio::time::Instant,
-        ahead: Duration,
-    ) -> Result<()> {
+    pub(super) async fn start_member(&self, number: usize, ahead: Duration) -> Result<()> {
         let lag = self.state().members[number].lag.clone();
         let store = Arc::new(LaggingStore::new(self.store.clone(), lag));
-        let clock = HybridClock::starting_at(self.epoch.after(started.elapsed()).after(ahead));
+        let process = self.process(ahead);
         let config = StoreConsensusConfig {
             member: Some(format!("member-{number}").into()),
-            clock,
+            environment: process.clone(),
             ..StoreConsensusConfig::default()
         };
         let consensus = Arc::new(StoreConsensus::with_config(store.clone(), config));
         let engine = EngineConfig { assignments_wait: Duration::from_secs(5), ..EngineConfig::default() };
-        let built = Orchestrator::builder().store(store).consensus(consensus).engine(engine).build().await?;
-        self.state().members[number].orchestrator = Some(built);
+        let parts = Orchestrator::builder().store(store).consensus(consensus).engine(engine);
+        let built = parts.environment(process.clone()).build().await?;
+        let mut state = self.state();
+        let member = &mut state.members[number];
+        (member.orchestrator, member.process) = (Some(built), Some(process));
         Ok(())
+    }
+
+    fn process(&self, ahead: Duration) -> Arc<Process> {
+        let random = Random::new(self.random(Random::next));
+        Process::new(self.epoch, self.started, ahead, random)
     }
 
     /// Ends a member as a crash does.
     pub(super) fn stop_member(&self, number: usize) {
-        let member = self.state().members[number].orchestrator.take();
-        drop(member);
+        let mut state = self.state();
+        let member = &mut state.members[number];
+        let (orchestrator, process) = (member.orchestrator.take(), member.process.take());
+        drop(state);
+        process.iter().for_each(|process| process.kill());
+        drop(orchestrator);
     }
 
     pub(super) fn members(&self) -> usize {
@@ -133,6 +147,7 @@ impl World {
             config,
             runtime: SimulatedRuntime::new(),
             agent: None,
+            process: None,
             member: 0,
             cut_off: false,
         });
@@ -144,12 +159,25 @@ impl World {
 
     pub(super) fn start_agent(self: &Arc<Self>, number: usize) {
         let link = Arc::new(NetworkLink::new(self.clone(), number));
+        let environment = self.process(Duration::ZERO);
         let mut state = self.state();
         let machine = &mut state.agents[number];
         if machine.agent.is_none() {
             let runtime = Arc::new(machine.runtime.clone());
-            machine.agent = Some(Agent::start(machine.config.clone(), runtime, link));
+            let config = AgentConfig { environment: environment.clone(), ..machine.config.clone() };
+            machine.agent = Some(Agent::start(config, runtime, link));
+            machine.process = Some(environment);
         }
+    }
+
+    /// Ends an agent as a crash does.
+    pub(super) fn kill_agent(&self, number: usize) {
+        let mut state = self.state();
+        let machine = &mut state.agents[number];
+        let (agent, process) = (machine.agent.take(), machine.process.take());
+        drop(state);
+        process.iter().for_each(|process| process.kill());
+        drop(agent);
     }
 
     pub(super) async fn stop_agent(&self, number: usize) {

@@ -48,7 +48,8 @@ async fn a_reader_passes_over_what_was_written_twice() {
         data: (offset..offset + len).map(byte).collect(),
     };
     let output = Arc::new(Fixed(pieces.map(piece).collect()));
-    let mut reader = OutputReader::open(output, &View::new(1, 1), TaskId::generate(), false).await.unwrap();
+    let mut reader =
+        OutputReader::open(output, &View::new(1, 1, 7), TaskId::generate(), false).await.unwrap();
     let mut read = Vec::new();
     while let Some(chunk) = reader.next().await {
         let chunk = chunk.unwrap();
