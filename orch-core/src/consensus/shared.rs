@@ -138,6 +138,10 @@ impl Consensus for StoreConsensus {
         self.front.clock().now()
     }
 
+    fn set_clock_back(&self, time: Timestamp) {
+        self.front.clock().go_back(time);
+    }
+
     fn author(&self) -> Author {
         Author::Member(self.member.clone())
     }
@@ -254,6 +258,7 @@ impl Replica {
                 Ok(revision) => {
                     self.machine.commit(revision);
                     (self.applied, self.head) = (revision, Some(Head::read(revision, &next)?));
+                    self.clock.reach(self.machine.time());
                     return Ok(outcomes);
                 }
                 Err(CommitError::Conflict { .. }) => {

@@ -115,6 +115,8 @@ struct Driven {
 enum SessionEnd {
     Lost(String),
     Fenced(String),
+    /// The control side has ended with its process.
+    Closed,
     Over,
 }
 
@@ -184,11 +186,13 @@ impl Agent {
                     delay = RETRY_MIN;
                     match self.session(heartbeat_interval).await {
                         SessionEnd::Over => return,
+                        SessionEnd::Closed => return self.leave().await,
                         SessionEnd::Fenced(why) => return self.give_way(why).await,
                         SessionEnd::Lost(why) => AgentState::Connecting(why),
                     }
                 }
                 Err(LinkError::Fenced(why)) => return self.give_way(why).await,
+                Err(LinkError::Closed) => return self.leave().await,
                 Err(LinkError::NameTaken(why)) => {
                     warn!(node = %self.config.node.id, %why, "registration refused");
                     // The cluster gave up what this agent runs before another one could have the name.
@@ -483,6 +487,7 @@ async fn next_done(running: &mut JoinSet<Done>) -> Done {
 fn session_end(error: LinkError) -> SessionEnd {
     match error {
         LinkError::Fenced(why) => SessionEnd::Fenced(why),
+        LinkError::Closed => SessionEnd::Closed,
         other => SessionEnd::Lost(other.to_string()),
     }
 }
@@ -542,7 +547,9 @@ async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: Duration) -
         ticks.tick().await;
         let Some(session) = sessions.borrow().clone() else { return LinkError::NotRegistered };
         match tokio::time::timeout(every, link.heartbeat(&session)).await {
-            Ok(Err(error @ (LinkError::NotRegistered | LinkError::Fenced(_)))) => return error,
+            Ok(Err(error @ (LinkError::NotRegistered | LinkError::Fenced(_) | LinkError::Closed))) => {
+                return error;
+            }
             Ok(Err(error)) => debug!(%error, "a heartbeat was not heard"),
             Err(_) => debug!("a heartbeat was not answered in time"),
             Ok(Ok(())) => {}

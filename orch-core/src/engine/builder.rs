@@ -16,7 +16,7 @@ use super::{
     config::EngineConfig,
     driver::{Heard, drive, restore_observed},
     error::{Error, Result},
-    members::key_of,
+    members::{Members, key_of},
     orchestrator::{Inner, Orchestrator},
     view::{Publisher, View},
 };
@@ -28,7 +28,7 @@ use crate::{
     runtime::Runtime,
     scheduler::{BestFit, Guarded, Scheduler},
     state::{ClusterConfig, ClusterMachine, ClusterState},
-    store::{MemoryStore, StateStore},
+    store::{Key, MemoryStore, StateStore},
     transport::Transport,
 };
 
@@ -192,9 +192,9 @@ impl Builder {
                 "node(...) was called more than once; a process is one node, start an Agent on link() for each other".into(),
             ));
         }
-        if consensus.capabilities().shares_store() {
-            self.check_member(&*consensus)?;
-        }
+        let shares_store = consensus.capabilities().shares_store();
+        let mut members =
+            if shares_store { Some(Members::new(self.check_member(&*consensus)?)) } else { None };
         let given = self.store.is_some();
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let view = Arc::new(View::new(
@@ -233,7 +233,11 @@ impl Builder {
             driver: Mutex::new(None),
             agent: Mutex::new(None),
         });
-        *inner.driver.lock().await = Some(inner.environment.spawn(Box::pin(drive(inner.clone(), stopped))));
+        if let Some(members) = &mut members {
+            members.compare_clocks(&inner).await;
+        }
+        *inner.driver.lock().await =
+            Some(inner.environment.spawn(Box::pin(drive(inner.clone(), members, stopped))));
         let orchestrator = Orchestrator::from_inner(inner.clone());
         if let Some((config, runtime)) = self.node {
             // In its place before anything is waited for: should this future be dropped, the agent must end.
@@ -296,15 +300,15 @@ impl Builder {
         }
     }
 
-    /// Checks what a member needs that decides with others over one store.
-    fn check_member(&self, consensus: &dyn Consensus) -> Result<()> {
+    /// Checks what a member needs that decides with others over one store; says where it tells what it hears.
+    fn check_member(&self, consensus: &dyn Consensus) -> Result<Key> {
         let refuse = |why: &str| Err(Error::Composition(why.into()));
-        if let Err(error) = key_of(&consensus.author()) {
-            return Err(Error::Composition(format!(
+        let key = key_of(&consensus.author()).map_err(|error| {
+            Error::Composition(format!(
                 "the member's name {:?} must be one part of a key, without a slash: {error}",
                 consensus.author().to_string()
-            )));
-        }
+            ))
+        })?;
         if self.store.is_none() {
             return refuse(
                 "members that decide over one store tell each other in it which nodes they hear; give the store of the \
@@ -317,7 +321,7 @@ impl Builder {
                 "a heartbeat reaches the other members of a store up to one heartbeat_interval late; set \
                  EngineConfig::node_timeout to at least three times heartbeat_interval",
             ),
-            false => Ok(()),
+            false => Ok(key),
         }
     }
 }

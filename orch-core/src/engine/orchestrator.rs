@@ -352,7 +352,7 @@ impl Orchestrator {
     }
 
     /// What agents in this process talk to. It does not keep the orchestrator; when that has ended, every call answers
-    /// [`LinkError::Unavailable`].
+    /// [`LinkError::Closed`], and its agent ends and leaves what runs to its next life.
     #[must_use]
     pub fn link(&self) -> Arc<dyn ControlLink> {
         Arc::new(WeakLink(Arc::downgrade(&self.inner.0)))
@@ -405,12 +405,11 @@ impl WeakLink {
     where
         F: Future<Output = Result<T, LinkError>> + Send,
     {
-        let ended = || LinkError::Unavailable("the orchestrator has ended".into());
-        let inner = self.0.upgrade().ok_or_else(ended)?;
+        let inner = self.0.upgrade().ok_or(LinkError::Closed)?;
         let mut stop = inner.stop.subscribe();
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => Err(ended()),
+            _ = stop.wait_for(|stop| *stop) => Err(LinkError::Closed),
             answer = call(LocalLink(inner)) => answer,
         }
     }

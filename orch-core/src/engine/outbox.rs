@@ -160,7 +160,8 @@ async fn send_observations(
 }
 
 /// Calls with the newest session until it is delivered. A refusal (a token that was changed, say) is waited out too: giving up
-/// would lose the result of work that was done. `None` when a newer process of the agent took over, or when it failed and was
+/// would lose the result of work that was done. `None` when a newer process of the agent took over, the control side has ended
+/// with its process, or when it failed and was
 /// `given_up` by everybody it matters to.
 async fn persist<T, F>(
     what: &str,
@@ -180,7 +181,7 @@ where
         };
         match result {
             Ok(answer) => return Some(answer),
-            Err(LinkError::Fenced(_)) => return None,
+            Err(LinkError::Fenced(_) | LinkError::Closed) => return None,
             Err(LinkError::Refused(why)) => warn!(%why, what, "refused; trying again"),
             Err(error) => debug!(%error, what, "not delivered; trying again"),
         }

@@ -104,9 +104,14 @@ async fn restart_member(world: &Arc<World>, member: usize) -> Result<(), Violati
     result
 }
 
-/// Starts a member whose clock is ahead, and lets it decide something.
+/// Starts a member whose clock is ahead, and lets it decide something; sometimes while nobody is there whose clock is right.
 async fn restart_with_other_clock(world: &Arc<World>, member: usize) -> Result<(), Violation> {
     world.stop_member(member);
+    let others: Vec<_> = match world.random(|random| random.chance(500)) {
+        true => (0..world.members()).filter(|other| world.member(*other).is_some()).collect(),
+        false => Vec::new(),
+    };
+    others.iter().for_each(|other| world.stop_member(*other));
     let ahead = world.random(|random| random.duration(Duration::from_secs(1), Duration::from_secs(600)));
     start(world, member, ahead).await?;
     if let Some(orchestrator) = world.member(member) {
@@ -114,7 +119,10 @@ async fn restart_with_other_clock(world: &Arc<World>, member: usize) -> Result<(
         let _ = orchestrator.cordon(&orch_core::model::NodeId::new("nobody").expect("a valid name")).await;
     }
     world.stop_member(member);
-    start(world, member, Duration::ZERO).await
+    for member in others.into_iter().chain([member]) {
+        start(world, member, Duration::ZERO).await?;
+    }
+    Ok(())
 }
 
 async fn start(world: &Arc<World>, member: usize, ahead: Duration) -> Result<(), Violation> {

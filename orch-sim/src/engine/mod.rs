@@ -5,6 +5,7 @@
 
 mod chaos;
 mod link;
+mod losses;
 mod oracle;
 mod probe;
 mod process;
@@ -12,5 +13,6 @@ mod run;
 mod store;
 mod world;
 
+pub use losses::{Losses, count_losses};
 pub use oracle::Violation;
 pub use run::{Scenario, Summary, run};

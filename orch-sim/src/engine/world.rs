@@ -37,8 +37,32 @@ struct State {
     random: Random,
     members: Vec<Member>,
     agents: Vec<Machine>,
-    /// Calls are lost and repeated.
-    rough: bool,
+    network: Network,
+}
+
+/// How often calls fare badly, in a thousand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Network {
+    /// They go to another member.
+    pub(super) elsewhere: u32,
+    /// They, or their answers, take up to 1.5 s.
+    pub(super) slow: (u32, u32),
+    /// They, or their answers, are lost.
+    pub(super) lost: (u32, u32),
+    /// They arrive once more, up to 15 s later.
+    pub(super) repeated: u32,
+}
+
+impl Network {
+    /// All that a network does.
+    const ROUGH: Self = Self { elsewhere: 100, slow: (20, 80), lost: (40, 40), repeated: 60 };
+    /// It only delays, by up to 20 ms.
+    const CALM: Self = Self { elsewhere: 0, slow: (0, 0), lost: (0, 0), repeated: 0 };
+
+    /// It loses so many of a thousand calls and answers.
+    pub(super) fn losing(lost: u32) -> Self {
+        Self { lost: (lost, lost), ..Self::CALM }
+    }
 }
 
 #[derive(Debug)]
@@ -69,7 +93,7 @@ impl World {
                 random: Random::new(seed),
                 members: (0..members).map(|_| member()).collect(),
                 agents: Vec::new(),
-                rough: true,
+                network: Network::ROUGH,
             }),
             epoch: Timestamp::from_millis(1_700_000_000_000),
             started: Instant::now(),
@@ -210,26 +234,29 @@ impl World {
 
     /// From now on the network only delays.
     pub(super) fn calm_down(&self) {
-        self.state().rough = false;
+        self.set_network(Network::CALM);
+    }
+
+    pub(super) fn set_network(&self, network: Network) {
+        self.state().network = network;
     }
 
     /// What becomes of the next call of an agent.
     pub(super) fn passage(&self, machine: usize) -> Passage {
         let mut state = self.state();
-        let State { random, members, agents, rough } = &mut *state;
-        let per_thousand = |often: u32| if *rough { often } else { 0 };
-        if random.chance(per_thousand(100)) || members[agents[machine].member].orchestrator.is_none() {
+        let State { random, members, agents, network } = &mut *state;
+        if random.chance(network.elsewhere) || members[agents[machine].member].orchestrator.is_none() {
             let other = random.below(members.len() as u64);
             agents[machine].member = usize::try_from(other).unwrap_or(0);
         }
         let mut travel = |slow: u32| {
-            let most = if random.chance(per_thousand(slow)) { 1500 } else { 20 };
+            let most = if random.chance(slow) { 1500 } else { 20 };
             random.duration(Duration::from_millis(1), Duration::from_millis(most))
         };
-        let (there, back) = (travel(20), travel(80));
-        let (request_lost, answer_lost) = (random.chance(per_thousand(40)), random.chance(per_thousand(40)));
+        let (there, back) = (travel(network.slow.0), travel(network.slow.1));
+        let (request_lost, answer_lost) = (random.chance(network.lost.0), random.chance(network.lost.1));
         let repeated_after = random
-            .chance(per_thousand(60))
+            .chance(network.repeated)
             .then(|| random.duration(Duration::from_millis(10), Duration::from_secs(15)));
         let member = members[agents[machine].member].orchestrator.as_ref().map(Orchestrator::link);
         Passage { member, there, back, request_lost, answer_lost, repeated_after }
