@@ -17,7 +17,7 @@ use orch_consensus::pbft::{Ed25519Signer, PbftConfig, PbftConsensus, Signer, Vie
 use orch_core::{
     consensus::Consensus,
     testkit::Counter,
-    transport::{InProcessConfig, InProcessNetwork, PeerId},
+    transport::{InProcessConfig, InProcessNetwork},
 };
 use tokio::task::JoinSet;
 
@@ -39,13 +39,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for member in 0..members {
         signers.push(Ed25519Signer::from_seed(&[u8::try_from(member + 1)?; 32]));
     }
-    let peer = |signer: &Ed25519Signer| PeerId::from_bytes(signer.public_key().0);
-    let names = signers.iter().enumerate().map(|(number, signer)| (format!("member-{number}"), peer(signer)));
-    let config = PbftConfig::new("load", names.collect());
+    let names =
+        signers.iter().enumerate().map(|(number, signer)| (format!("member-{number}"), signer.peer()));
+    let config = PbftConfig::new("load", names);
     let first = config.genesis()?.primary(View(0)).key;
     let (mut group, mut primary) = (Vec::new(), None);
     for (number, signer) in signers.into_iter().enumerate() {
-        let (transport, leads) = (network.join(peer(&signer)), signer.public_key() == first);
+        let (transport, leads) = (network.join(signer.peer()), signer.public_key() == first);
         let config = match &directory {
             Some(path) => config.clone().durable(Path::new(path).join(number.to_string())),
             None => config.clone(),

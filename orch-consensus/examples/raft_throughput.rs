@@ -15,7 +15,7 @@ use orch_consensus::raft::{RaftConfig, RaftConsensus, Storage};
 use orch_core::{
     consensus::Consensus,
     testkit::Counter,
-    transport::{Channel, InProcessNetwork, PeerId},
+    transport::{InProcessNetwork, PeerId},
 };
 
 /// Counts what one task proposes one after the other, until it is told to stop.
@@ -41,7 +41,7 @@ async fn measure(storage: &str, callers: usize, at_leader: bool) -> Result<f64, 
             "synced" => Storage::Synced { directory },
             _ => Storage::Memory,
         };
-        let config = RaftConfig::new(peers.clone(), Channel(1), storage);
+        let config = RaftConfig { storage, ..RaftConfig::new(peers.clone()) };
         let raft = Arc::new(RaftConsensus::new(config, Arc::new(network.join(*peer)))?);
         raft.start(Box::new(Counter::default())).await?;
         members.push(raft);

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use orch_consensus::{
     pbft::{Ed25519Signer, PbftConfig, PbftConsensus, Signer},
-    raft::{RaftConfig, RaftConsensus, Storage},
+    raft::{RaftConfig, RaftConsensus},
 };
 use orch_core::{
     Orchestrator,
@@ -35,16 +35,16 @@ fn signer(number: usize) -> Ed25519Signer {
 }
 
 fn peer(number: usize) -> PeerId {
-    PeerId::from_bytes(signer(number).public_key().0)
+    signer(number).peer()
 }
 
 /// Names and ids of the members of a group.
-fn names<T: FromIterator<(String, PeerId)>>(members: usize) -> T {
-    (0..members).map(|number| (format!("member-{number}"), peer(number))).collect()
+fn names(members: usize) -> impl Iterator<Item = (String, PeerId)> {
+    (0..members).map(|number| (format!("member-{number}"), peer(number)))
 }
 
 async fn raft_group(transports: Vec<Arc<dyn Transport>>) -> Vec<Orchestrator> {
-    let config = RaftConfig::new(names(transports.len()), RAFT, Storage::Memory);
+    let config = RaftConfig { channel: RAFT, ..RaftConfig::new(names(transports.len())) };
     let consensus = |transport| Arc::new(RaftConsensus::new(config.clone(), transport).unwrap()) as Arc<_>;
     start(transports.into_iter().map(consensus).collect(), 1).await
 }

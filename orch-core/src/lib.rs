@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod causes;
 pub mod consensus;
 pub mod engine;
 pub mod environment;
@@ -18,6 +19,7 @@ pub mod store;
 pub mod testkit;
 pub mod transport;
 
+pub use causes::with_causes;
 pub use engine::{Error, Orchestrator, Result};
 
 /// Runs a future to its end on a runtime of its own, for programs that have no asynchronous main function.

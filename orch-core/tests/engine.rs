@@ -13,15 +13,12 @@ use orch_core::{
         FileOutput, FileOutputConfig, MemoryOutput, OutputError, OutputPage, OutputPiece, OutputPosition,
         OutputStore, OutputWatch, StoreOutput,
     },
-    runtime::{
-        Found, FoundState, Logs, OutputStream, Progress, Runtime, RuntimeCapabilities, RuntimeError,
-        RuntimeEvents, Started, Usage, Work,
-    },
+    runtime::{Found, FoundState, OutputStream, Progress, Runtime as _, RuntimeError, Started, Work},
     scheduler::{Pending, Plan, Scheduler, Snapshot},
     state::{ClusterConfig, Rejection, TaskResult, TimeoutKind},
     store::{Key, MemoryStore, StateStore, StoreError, Txn, Write},
     testkit::{
-        SimulatedRuntime,
+        Layered, RuntimeLayer, SimulatedRuntime,
         engine::{EngineHarness, Parts, run_all},
     },
 };
@@ -231,9 +228,9 @@ impl Fragile {
 }
 
 #[async_trait]
-impl Runtime for Fragile {
-    fn capabilities(&self) -> RuntimeCapabilities {
-        self.0.capabilities()
+impl RuntimeLayer for Fragile {
+    fn below(&self) -> &SimulatedRuntime {
+        &self.0
     }
     async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError> {
         Self::step(work, "prepare");
@@ -243,46 +240,17 @@ impl Runtime for Fragile {
         Self::step(work, "start");
         self.0.start(work).await
     }
-    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
-        self.0.adopt(attempt).await
-    }
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
-        let hangs = self
-            .0
-            .list()
-            .await?
-            .iter()
-            .any(|found| found.attempt == attempt && found.state == FoundState::Running);
-        assert!(!hangs, "fell over");
+        let is_it = |found: &Found| found.attempt == attempt && found.state == FoundState::Running;
+        assert!(!self.0.list().await?.iter().any(is_it), "fell over");
         self.0.wait(attempt).await
-    }
-    async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
-        self.0.stop(attempt, grace).await
-    }
-    async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        self.0.kill(attempt).await
-    }
-    async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        self.0.remove(attempt).await
-    }
-    async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
-        self.0.logs(attempt, follow).await
-    }
-    async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
-        self.0.stats(attempt).await
-    }
-    async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
-        self.0.list().await
-    }
-    async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
-        self.0.events().await
     }
 }
 
 #[tokio::test]
 async fn a_runtime_that_panics_fails_the_attempt_and_nothing_else() {
     let runtime = SimulatedRuntime::new();
-    let fragile = Arc::new(Fragile(runtime.clone()));
+    let fragile = Arc::new(Layered(Fragile(runtime.clone())));
     let orch = Orchestrator::builder().node(node_config("a"), fragile).build().await.unwrap();
     for (name, program) in [("prepare", "true"), ("start", "true"), ("wait", "hang")] {
         let task = orch.submit(TaskSpec::program(name, program)).await.unwrap();

@@ -15,15 +15,12 @@ use orch_core::{
         AttemptEnd, AttemptId, Exit, NodeId, NodeState, Resources, RestartPolicy, TaskSpec, Timestamp,
         WorkKind,
     },
-    runtime::{
-        Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeEvents,
-        Started, Usage, Work,
-    },
+    runtime::{Found, FoundState, Runtime as _, RuntimeError},
     store::{
         CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
         Watch, Write,
     },
-    testkit::SimulatedRuntime,
+    testkit::{Layered, RuntimeLayer, SimulatedRuntime},
 };
 use tokio::sync::oneshot;
 
@@ -285,39 +282,15 @@ enum Oddity {
 struct Odd(SimulatedRuntime, Oddity);
 
 #[async_trait]
-impl Runtime for Odd {
-    fn capabilities(&self) -> RuntimeCapabilities {
-        self.0.capabilities()
-    }
-    async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError> {
-        self.0.prepare(work, progress).await
-    }
-    async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {
-        self.0.start(work).await
-    }
-    async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {
-        self.0.adopt(attempt).await
-    }
-    async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError> {
-        self.0.wait(attempt).await
+impl RuntimeLayer for Odd {
+    fn below(&self) -> &SimulatedRuntime {
+        &self.0
     }
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError> {
         if self.1 == Oddity::StopsSlowly {
             tokio::time::sleep(grace).await;
         }
         self.0.stop(attempt, grace).await
-    }
-    async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        self.0.kill(attempt).await
-    }
-    async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError> {
-        self.0.remove(attempt).await
-    }
-    async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
-        self.0.logs(attempt, follow).await
-    }
-    async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {
-        self.0.stats(attempt).await
     }
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
         let found = self.0.list().await?;
@@ -328,17 +301,17 @@ impl Runtime for Odd {
         }
         Ok(found)
     }
-    async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
-        self.0.events().await
-    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_drains_gives_each_task_its_own_grace() {
     let orch = Orchestrator::builder().build().await.unwrap();
     let runtime = SimulatedRuntime::new();
-    let agent =
-        Agent::start(agent_config("a"), Arc::new(Odd(runtime.clone(), Oddity::StopsSlowly)), orch.link());
+    let agent = Agent::start(
+        agent_config("a"),
+        Arc::new(Layered(Odd(runtime.clone(), Oddity::StopsSlowly))),
+        orch.link(),
+    );
     agent.registered().await.unwrap();
     let mut events = orch.events();
     let graces = [Duration::from_secs(5), Duration::from_secs(300)];
@@ -367,7 +340,7 @@ async fn work_that_was_removed_while_the_agent_was_away_is_lost_and_not_run_agai
         events.next().await.unwrap().unwrap();
     }
     agent.leave().await;
-    let odd = Arc::new(Odd(runtime.clone(), Oddity::PrunedOnceListed));
+    let odd = Arc::new(Layered(Odd(runtime.clone(), Oddity::PrunedOnceListed)));
     let _again = Agent::start(config, odd, orch.link());
     let done = orch.wait(task).await.unwrap();
     assert_eq!(done.status(), "failed");
@@ -378,7 +351,7 @@ async fn work_that_was_removed_while_the_agent_was_away_is_lost_and_not_run_agai
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_that_nobody_waits_for_any_more_can_be_repeated_or_dropped() {
     let orch = Orchestrator::builder()
-        .node(agent_config("a"), Arc::new(Odd(SimulatedRuntime::new(), Oddity::StopsSlowly)))
+        .node(agent_config("a"), Arc::new(Layered(Odd(SimulatedRuntime::new(), Oddity::StopsSlowly))))
         .build()
         .await
         .unwrap();

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod common;
+#[path = "../examples/postgres_members.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is a program of its own as well")]
+mod postgres_members;
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -493,4 +496,9 @@ async fn the_url_opens_it() {
     assert_eq!(store.capabilities().name, "postgres");
     let wrong = orch_store::connect(&url.replace("schema=", "schema=-")).await.unwrap_err();
     assert!(full(&wrong).contains("small letters"), "{}", full(&wrong));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_works() {
+    postgres_members::members(fresh()).await.unwrap();
 }

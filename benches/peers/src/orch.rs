@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use orch_consensus::{
     pbft::{Ed25519Signer, PbftConfig, PbftConsensus, Signer, View},
-    raft::{RaftConfig, RaftConsensus, Storage},
+    raft::{RaftConfig, RaftConsensus},
 };
 use orch_core::{
     consensus::Consensus,
     testkit::Counter,
-    transport::{Channel, InProcessConfig, InProcessNetwork, PeerId},
+    transport::{InProcessConfig, InProcessNetwork, PeerId},
 };
 use tokio::runtime::Runtime;
 
@@ -47,7 +47,7 @@ impl OrchGroup {
         let members = runtime.block_on(async {
             let mut members: Vec<Arc<dyn Consensus>> = Vec::new();
             for peer in peers.values() {
-                let config = RaftConfig::new(peers.clone(), Channel(1), Storage::Memory);
+                let config = RaftConfig::new(peers.clone());
                 let raft = Arc::new(RaftConsensus::new(config, Arc::new(network.join(*peer)))?);
                 raft.start(Box::new(Counter::default())).await?;
                 members.push(raft);
@@ -69,14 +69,13 @@ impl OrchGroup {
         let runtime = Runtime::new()?;
         let network = network()?;
         let signers: Vec<_> = (1..=count).map(|number| Ed25519Signer::from_seed(&[number; 32])).collect();
-        let peer = |signer: &Ed25519Signer| PeerId::from_bytes(signer.public_key().0);
-        let names = signers.iter().enumerate().map(|(at, signer)| (format!("m{at}"), peer(signer)));
-        let config = PbftConfig::new("load", names.collect());
+        let names = signers.iter().enumerate().map(|(at, signer)| (format!("m{at}"), signer.peer()));
+        let config = PbftConfig::new("load", names);
         let first = config.genesis()?.primary(View(0)).key;
         let (mut members, mut leader): (Vec<Arc<dyn Consensus>>, _) = (Vec::new(), None);
         runtime.block_on(async {
             for signer in signers {
-                let (transport, leads) = (network.join(peer(&signer)), signer.public_key() == first);
+                let (transport, leads) = (network.join(signer.peer()), signer.public_key() == first);
                 let member =
                     Arc::new(PbftConsensus::new(config.clone(), Arc::new(signer), Arc::new(transport))?);
                 member.start(Box::new(Counter::default())).await?;

@@ -49,9 +49,9 @@ pub struct RaftConfig {
     /// The members that found the group, by name; each of them is given the same ones. A restart ignores them, for the
     /// members are in its log. Empty for a member that is added to a group later.
     pub members: BTreeMap<String, PeerId>,
-    /// The channel of the transport that carries this group's messages.
+    /// The channel of the transport that carries this group's messages; the first one by default.
     pub channel: Channel,
-    /// Where the log is.
+    /// Where the log is; in memory by default.
     pub storage: Storage,
     /// How often a leader lets the others know that it is there. Also how long one message of the log may take before it is
     /// sent again: longer than a round trip and a sync.
@@ -96,16 +96,16 @@ pub struct RaftConfig {
 }
 
 impl RaftConfig {
-    /// The defaults for a group of these founding members.
+    /// A member of a group with these founders, in memory until a directory is given.
     #[must_use]
-    pub fn new(members: BTreeMap<String, PeerId>, channel: Channel, storage: Storage) -> Self {
+    pub fn new(members: impl IntoIterator<Item = (String, PeerId)>) -> Self {
         const fn count(count: usize) -> NonZeroUsize {
             NonZeroUsize::new(count).expect("not zero")
         }
         Self {
-            members,
-            channel,
-            storage,
+            members: members.into_iter().collect(),
+            channel: Channel(0),
+            storage: Storage::Memory,
             heartbeat: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(400),
             election_timeout_max: Duration::from_millis(800),
@@ -126,6 +126,12 @@ impl RaftConfig {
             segment_bytes: 16 << 20,
             cache_bytes: 64 << 20,
         }
+    }
+
+    /// Keeps the log in this directory, synced before a proposal is answered.
+    #[must_use]
+    pub fn durable(self, directory: impl Into<PathBuf>) -> Self {
+        Self { storage: Storage::Synced { directory: directory.into() }, ..self }
     }
 
     /// Checks what belongs together.

@@ -9,14 +9,13 @@
 //! outcome is unknown.
 //!
 //! ```
-//! # use std::{collections::BTreeMap, sync::Arc};
-//! # use orch_consensus::raft::{RaftConfig, RaftConsensus, Storage};
-//! # use orch_core::{consensus::{Consensus, StateMachine}, transport::{Channel, PeerId, Transport}};
+//! # use std::sync::Arc;
+//! # use orch_consensus::raft::{RaftConfig, RaftConsensus};
+//! # use orch_core::{consensus::{Consensus, StateMachine}, transport::{PeerId, Transport}};
 //! # async fn member(transport: Arc<dyn Transport>, [a, b, c]: [PeerId; 3], machine: Box<dyn StateMachine>)
 //! # -> Result<(), Box<dyn std::error::Error>> {
-//! let founders = BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b), ("c".to_owned(), c)]);
-//! let storage = Storage::Synced { directory: "/var/lib/orch/raft".into() };
-//! let raft = RaftConsensus::new(RaftConfig::new(founders, Channel(1), storage), transport)?;
+//! let founders = [("a".to_owned(), a), ("b".to_owned(), b), ("c".to_owned(), c)];
+//! let raft = RaftConsensus::new(RaftConfig::new(founders).durable("/var/lib/orch/raft"), transport)?;
 //! raft.start(machine).await?;
 //! let committed = raft.propose("a command".into()).await?;
 //! # Ok(())

@@ -22,7 +22,7 @@ pub(crate) fn signer(number: usize) -> Ed25519Signer {
 }
 
 pub(crate) fn peer(number: usize) -> PeerId {
-    PeerId::from_bytes(signer(number).public_key().0)
+    signer(number).peer()
 }
 
 pub(crate) fn name(number: usize) -> String {
@@ -31,7 +31,7 @@ pub(crate) fn name(number: usize) -> String {
 
 /// What members of a group of `count` are told, those that join later too.
 pub(crate) fn config(count: usize) -> PbftConfig {
-    let mut config = PbftConfig::new("test", (0..count).map(|number| (name(number), peer(number))).collect());
+    let mut config = PbftConfig::new("test", (0..count).map(|number| (name(number), peer(number))));
     config.core.request_timeout = Duration::from_millis(500);
     config.core.request_timeout_max = Duration::from_secs(2);
     config.core.status_interval = Duration::from_millis(100);

@@ -163,7 +163,7 @@ impl Group {
             Some(_) => Storage::Synced { directory: self.home(number) },
         };
         let members = if number <= self.founders { founders(self.founders) } else { BTreeMap::new() };
-        RaftConfig::new(members, CHANNEL, storage)
+        RaftConfig { channel: CHANNEL, storage, ..RaftConfig::new(members) }
     }
 
     pub(crate) async fn start_with(&self, number: u8, change: impl FnOnce(&mut RaftConfig)) -> Member {

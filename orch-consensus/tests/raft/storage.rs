@@ -160,7 +160,7 @@ async fn settings_that_do_not_belong_together_are_refused() {
     let network =
         InProcessNetwork::new(InProcessConfig { max_message_bytes: 1 << 20, ..InProcessConfig::default() });
     let refused = |change: fn(&mut RaftConfig)| {
-        let mut config = RaftConfig::new(founders(3), CHANNEL, Storage::Memory);
+        let mut config = RaftConfig { channel: CHANNEL, ..RaftConfig::new(founders(3)) };
         config.max_command_bytes = 1000;
         config.bundle_bytes_max = 1000.try_into().unwrap();
         config.append_bytes_max = 1000.try_into().unwrap();

@@ -29,7 +29,6 @@ use crate::{
     scheduler::{BestFit, Guarded, Scheduler},
     state::{ClusterConfig, ClusterMachine, ClusterState},
     store::{Key, MemoryStore, StateStore},
-    transport::Transport,
 };
 
 /// The parts of an orchestrator. Each has a default that needs no server.
@@ -39,7 +38,6 @@ pub struct Builder {
     consensus: Option<Arc<dyn Consensus>>,
     store: Option<Arc<dyn StateStore>>,
     output: Option<Arc<dyn OutputStore>>,
-    transport: Option<Arc<dyn Transport>>,
     node: Option<(AgentConfig, Arc<dyn Runtime>)>,
     /// How often a node was given; more than once is a mistake.
     nodes_given: u32,
@@ -55,7 +53,6 @@ impl Default for Builder {
             consensus: None,
             store: None,
             output: None,
-            transport: None,
             node: None,
             nodes_given: 0,
             cluster: ClusterConfig::default(),
@@ -95,13 +92,6 @@ impl Builder {
     #[must_use]
     pub fn output(mut self, output: Arc<dyn OutputStore>) -> Self {
         self.output = Some(output);
-        self
-    }
-
-    /// How members talk. Needed by none of the defaults; checked against the consensus.
-    #[must_use]
-    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
-        self.transport = Some(transport);
         self
     }
 
@@ -289,15 +279,7 @@ impl Builder {
                 capabilities.name
             ));
         }
-        match &self.transport {
-            Some(transport) if byzantine && !transport.capabilities().authenticated => refuse(format!(
-                "the {} consensus needs to know who sent a message, and the {} transport does not say so reliably; use an \
-                 authenticated transport",
-                capabilities.name,
-                transport.capabilities().name
-            )),
-            _ => Ok(consensus.clone()),
-        }
+        Ok(consensus.clone())
     }
 
     /// Checks what a member needs that decides with others over one store; says where it tells what it hears.

@@ -20,6 +20,7 @@ use crate::{
     output::OutputPiece,
     state::{Command, Envelope, Rejection},
     store::{Revision, Write},
+    with_causes,
 };
 
 #[derive(Debug)]
@@ -198,6 +199,5 @@ impl ControlLink for LocalLink {
 }
 
 fn unavailable(error: &Error) -> LinkError {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    LinkError::Unavailable(format!("{error}{cause}"))
+    LinkError::Unavailable(with_causes(error).to_string())
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use orch_consensus::raft::{RaftConfig, RaftConsensus, Storage};
+use orch_consensus::raft::{RaftConfig, RaftConsensus};
 use orch_core::{
     consensus::Consensus,
     transport::{Channel, PeerId, Transport as _},
@@ -89,7 +89,7 @@ async fn start(number: u8, directory: PathBuf, addresses: &[SocketAddr]) -> Resu
         }
     }
     let transport = PeerTransport::bind(&identity(number), peers).await?;
-    let config = RaftConfig::new(members, MEMBERS, Storage::Synced { directory });
+    let config = RaftConfig { channel: MEMBERS, ..RaftConfig::new(members).durable(directory) };
     let raft = RaftConsensus::new(config, Arc::new(transport))?;
     raft.start(Box::new(Table::default())).await?;
     Ok(raft)

@@ -1,6 +1,6 @@
 //! What a member is told at its start.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use orch_core::{
     store::Durability,
@@ -24,7 +24,7 @@ pub struct PbftConfig {
     /// What the group is called. Members of groups with different names have nothing to say to each other.
     pub group_name: String,
     /// The first members by name: the same set everywhere and for ever. Later members follow from it.
-    pub members: Vec<(String, PeerId)>,
+    pub members: BTreeMap<String, PeerId>,
     /// The protocol. The same `checkpoint_interval`, `window` and `snapshot_bytes_min` in all members.
     pub core: Config,
     /// Where the log is. None only where nothing is durable.
@@ -48,10 +48,10 @@ pub struct PbftConfig {
 impl PbftConfig {
     /// A member of this group, in memory until a directory is given.
     #[must_use]
-    pub fn new(group_name: impl Into<String>, members: Vec<(String, PeerId)>) -> Self {
+    pub fn new(group_name: impl Into<String>, members: impl IntoIterator<Item = (String, PeerId)>) -> Self {
         Self {
             group_name: group_name.into(),
-            members,
+            members: members.into_iter().collect(),
             core: Config::default(),
             directory: None,
             durability: Durability::Memory,

@@ -120,8 +120,7 @@ impl PbftConsensus {
         let (group, genesis) = (config.group()?, config.genesis()?);
         let (calls, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(config.queue_max.min(Semaphore::MAX_PERMITS)));
-        let mut names: Vec<_> = config.members.iter().map(|(name, _)| name.clone()).collect();
-        names.sort_unstable();
+        let names = config.members.keys().cloned().collect();
         Ok(Self {
             group,
             genesis,

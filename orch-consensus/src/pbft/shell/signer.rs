@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ed25519_dalek::Signer as _;
+use orch_core::transport::PeerId;
 
 use crate::pbft::ids::{PublicKey, Signature};
 
@@ -12,6 +13,11 @@ use crate::pbft::ids::{PublicKey, Signature};
 pub trait Signer: Send + Sync + fmt::Debug + 'static {
     /// The member's public key.
     fn public_key(&self) -> PublicKey;
+
+    /// The member as its transport knows it, whose identity has the same key.
+    fn peer(&self) -> PeerId {
+        PeerId::from_bytes(self.public_key().0)
+    }
 
     /// A signature over these bytes.
     fn sign(&self, message: &[u8]) -> Signature;

@@ -10,6 +10,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use orch_core::{
     engine::{Agent, AgentHandle},
     store::{MemoryStore, StateStore},
+    testkit::Layered,
 };
 use orch_net::http::{LegacyLink, LegacyLinkConfig};
 
@@ -39,7 +40,7 @@ impl Machine {
 
     async fn worker(&self, manager: SocketAddr) -> AgentHandle {
         let link = Arc::new(self.link(manager).await);
-        let agent = Agent::start(agent_config("worker-1"), Arc::new(self.images.clone()), link);
+        let agent = Agent::start(agent_config("worker-1"), Arc::new(Layered(self.images.clone())), link);
         soon(agent.registered()).await.unwrap();
         agent
     }

@@ -1,0 +1,18 @@
+//! The examples do what they say.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(unreachable_pub, reason = "each example is a program of its own as well")]
+
+#[path = "../examples/pbft_cluster.rs"]
+mod pbft_cluster;
+#[path = "../examples/raft_cluster.rs"]
+mod raft_cluster;
+
+#[test]
+fn a_cluster_agrees_by_raft() {
+    raft_cluster::main().unwrap();
+}
+
+#[test]
+fn a_cluster_agrees_by_pbft() {
+    pbft_cluster::main().unwrap();
+}
