@@ -176,10 +176,16 @@ impl Orchestrator {
         self.inner.view.task(task)
     }
 
-    /// Tasks in order of submission.
+    /// Tasks in order of submission, or the other way round.
     #[must_use]
     pub fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
         self.inner.view.list(filter)
+    }
+
+    /// How many tasks match, whatever the filter's page and limit.
+    #[must_use]
+    pub fn count(&self, filter: &TaskFilter) -> u64 {
+        self.inner.view.count(filter)
     }
 
     /// Takes a task back. A pending one is over at once, a running one when its node has stopped it.

@@ -110,28 +110,43 @@ impl View {
         Some(TaskView { observed: inner.observed.get(&id).cloned(), record })
     }
 
-    /// Tasks in order of submission, the newest last. Looks at some at a time, so that decisions never wait for a long list;
+    /// Tasks in the order that the filter asks for. Looks at some at a time, so that decisions never wait for a long list;
     /// each task is shown as it was when it was looked at.
     pub(super) fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
-        const LOOK: usize = 256;
         let (mut found, mut source) = (Vec::new(), Source::new(filter));
         while found.len() < filter.limit {
-            let inner = self.read();
-            let ids = source.next(&inner, LOOK);
-            if ids.is_empty() {
-                break;
-            }
-            for id in ids {
-                let Some(record) = inner.tasks.get(id).cloned() else { continue };
-                let view = TaskView { record, observed: inner.observed.get(&id).cloned() };
-                if filter.after_seq.is_none_or(|after| view.record.seq > after) && filter.matches(&view) {
-                    found.push(view);
-                }
-            }
+            let Some(some) = self.some_of(&mut source, filter) else { break };
+            found.extend(some.into_iter().filter(|view| filter.follows(view)));
         }
-        found.sort_unstable_by_key(|view| view.record.seq);
+        match filter.newest_first {
+            true => found.sort_unstable_by_key(|view| std::cmp::Reverse(view.record.seq)),
+            false => found.sort_unstable_by_key(|view| view.record.seq),
+        }
         found.truncate(filter.limit);
         found
+    }
+
+    /// How many tasks match, whatever page is asked for.
+    pub(super) fn count(&self, filter: &TaskFilter) -> u64 {
+        let all = TaskFilter { after_seq: None, ..filter.clone() };
+        let (mut count, mut source) = (0, Source::new(&all));
+        while let Some(some) = self.some_of(&mut source, &all) {
+            count += some.len() as u64;
+        }
+        count
+    }
+
+    /// What matches of the next tasks of `source`; `None` when there are no more.
+    fn some_of(&self, source: &mut Source, filter: &TaskFilter) -> Option<Vec<TaskView>> {
+        const LOOK: usize = 256;
+        let inner = self.read();
+        let ids = source.next(&inner, LOOK);
+        let known = ids.iter().filter_map(|id| {
+            let record = inner.tasks.get(*id)?.clone();
+            let view = TaskView { record, observed: inner.observed.get(id).cloned() };
+            filter.matches(&view).then_some(view)
+        });
+        (!ids.is_empty()).then(|| known.collect())
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeView> {
@@ -466,7 +481,8 @@ impl Inner {
 /// Tasks that a filter may match, some at a time, by the index that leaves out the most.
 enum Source {
     BySeq { from: u64, unfinished: bool },
-    ById { from: Option<TaskId>, last: TaskId },
+    BySeqDown { before: u64, unfinished: bool },
+    ById { range: Option<(TaskId, TaskId)>, down: bool },
     OnNode(Option<NodeId>),
 }
 
@@ -474,14 +490,15 @@ impl Source {
     fn new(filter: &TaskFilter) -> Self {
         const FINISHED: [&str; 4] = ["succeeded", "failed", "timed-out", "cancelled"];
         let range = filter.id_prefix.as_deref().and_then(ids_with);
+        let unfinished = !filter.statuses.is_empty()
+            && !filter.statuses.iter().any(|status| FINISHED.contains(&status.as_str()));
         match (&filter.node, range) {
             (Some(node), _) => Self::OnNode(Some(node.clone())),
-            (None, Some((first, last))) => Self::ById { from: Some(first), last },
-            (None, None) => Self::BySeq {
-                from: filter.after_seq.map_or(0, |seq| seq + 1),
-                unfinished: !filter.statuses.is_empty()
-                    && !filter.statuses.iter().any(|status| FINISHED.contains(&status.as_str())),
-            },
+            (None, Some(range)) => Self::ById { range: Some(range), down: filter.newest_first },
+            (None, None) if filter.newest_first => {
+                Self::BySeqDown { before: filter.after_seq.unwrap_or(u64::MAX), unfinished }
+            }
+            (None, None) => Self::BySeq { from: filter.after_seq.map_or(0, |seq| seq + 1), unfinished },
         }
     }
 
@@ -495,11 +512,22 @@ impl Source {
                 *from = some.last().map_or(u64::MAX, |(seq, _)| seq + 1);
                 some.into_iter().map(|(_, id)| id).collect()
             }
-            Self::ById { from, last } => {
-                let Some(first) = *from else { return Vec::new() };
-                let mut some: Vec<TaskId> =
-                    inner.by_id.range(first..=*last).take(many + 1).copied().collect();
-                *from = if some.len() > many { some.pop() } else { None };
+            Self::BySeqDown { before, unfinished } => {
+                let tasks = if *unfinished { &inner.unfinished } else { &inner.by_seq };
+                let some: Vec<(u64, TaskId)> =
+                    tasks.range(..*before).rev().take(many).map(|(seq, id)| (*seq, *id)).collect();
+                *before = some.last().map_or(0, |(seq, _)| *seq);
+                some.into_iter().map(|(_, id)| id).collect()
+            }
+            Self::ById { range, down } => {
+                let Some((first, last)) = *range else { return Vec::new() };
+                let all = inner.by_id.range(first..=last).copied();
+                let mut some: Vec<TaskId> = match down {
+                    true => all.rev().take(many + 1).collect(),
+                    false => all.take(many + 1).collect(),
+                };
+                let next = if some.len() > many { some.pop() } else { None };
+                *range = next.map(|next| if *down { (first, next) } else { (next, last) });
                 some
             }
             // A node has no more tasks than may be looked at in one go.
