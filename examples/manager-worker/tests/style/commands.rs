@@ -93,7 +93,7 @@ fn a_task_that_no_worker_can_run_says_so_at_once() {
         done.err
     );
     let why = lab.orch(&["explain", "big"]).out;
-    assert!(why.contains("It would fit on w1 with 62000 thousandths of a core less"), "{why}");
+    assert!(why.contains("It would fit on w1 with 62 cores less"), "{why}");
 }
 
 #[test]
