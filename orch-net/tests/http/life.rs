@@ -154,3 +154,35 @@ async fn waiting_and_reading_output_survive_broken_connections() {
     proxy.cut();
     assert_eq!(soon(output.next()).await, None, "nothing is given twice");
 }
+
+#[tokio::test]
+async fn the_newest_tasks_come_first_with_how_many_there_are() {
+    let bench = Bench::new().await;
+    let client = bench.client();
+    let tasks = (0..5).map(|n| hang(&format!("t{n}")).into()).collect();
+    client.submit(CommandId::generate(), tasks).await.unwrap();
+    let names = |page: &orch_net::http::wire::TaskPage| -> Vec<String> {
+        page.tasks.iter().map(|task| task.view.record.spec.name.clone()).collect()
+    };
+    let mut filter = TaskFilter { newest_first: true, limit: 2, ..TaskFilter::default() };
+    let first = client.tasks(&filter).await.unwrap();
+    assert_eq!((names(&first), first.total), (vec!["t4".into(), "t3".into()], None));
+    filter.after_seq = first.next;
+    assert_eq!(names(&client.tasks(&filter).await.unwrap()), ["t2", "t1"]);
+    let shown = client.tasks_with_reasons(&filter).await.unwrap();
+    assert_eq!(shown.total, Some(5), "of all pages together");
+    let why = shown.tasks[0].explanation.as_ref().unwrap();
+    assert_eq!(why.text, "there are no nodes yet");
+}
+
+#[tokio::test]
+async fn one_task_is_posted_as_it_is() {
+    let bench = Bench::new().await;
+    let spec = r#"{"name":"hello","workload":{"kind":"program","program":"hang"}}"#;
+    let answer = bench.admin("POST", "/api/v1/tasks", spec).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let made = &answer.json()["tasks"][0]["record"];
+    assert_eq!(made["spec"]["name"], "hello");
+    let listed = bench.admin("POST", "/api/v1/tasks", &format!(r#"{{"tasks":[{{"spec":{spec}}}]}}"#)).await;
+    assert_ne!(listed.json()["tasks"][0]["record"]["id"], made["id"], "an id is made up where none is given");
+}

@@ -2,7 +2,7 @@
 
 use orch_net::http::{Client, ClientConfig, ClientError, Server, ServerError, TlsFiles};
 
-use crate::bench::{ADMIN, Bench, hang, quick, server_config};
+use crate::bench::{ADMIN, Bench, client_config, hang, quick, server_config};
 
 #[tokio::test]
 async fn a_client_that_trusts_the_certificate_gets_through() {
@@ -21,6 +21,21 @@ async fn a_client_that_trusts_the_certificate_gets_through() {
     client.timeouts.tries = 1;
     let error = Client::new(&client).unwrap().status().await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
+
+    // The wrong scheme, either way.
+    let plain = client_config(bench.address, ADMIN);
+    let error = Client::new(&plain).unwrap().status().await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(400), Some("tls_needed")), "{error}");
+    assert!(error.to_string().contains("https://"), "{error}");
+    bench.admin("POST", "/api/v1/tasks", &"x".repeat(100_000)).await.problem(400, "tls_needed");
+    let without = Bench::new().await;
+    let mut encrypted = ClientConfig::new(format!("https://{}", without.address), ADMIN);
+    encrypted.timeouts.tries = 1;
+    let error = Client::new(&encrypted).unwrap().status().await.unwrap_err();
+    assert!(
+        error.to_string().contains("does not speak TLS") && error.to_string().contains("http://"),
+        "{error}"
+    );
     client.ca_pem = Some(certified.cert.pem().into_bytes());
     let trusting = Client::new(&client).unwrap();
     assert_eq!(trusting.submit_one(hang("secret")).await.unwrap().status, "pending");

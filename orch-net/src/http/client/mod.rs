@@ -80,12 +80,21 @@ impl Client {
         self.transport.call(Call::get(format!("/api/v1/tasks/{task}"))).await
     }
 
-    /// A page of tasks in order of submission. The filter's limit is at most 1000.
+    /// A page of tasks in the filter's order. The filter's limit is at most 1000.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<TaskPage> {
         self.transport.call(Call::get(format!("/api/v1/tasks?{}", query(filter)?))).await
+    }
+
+    /// The same with the number of tasks on all pages together, and the reasons why the first hundred pending ones wait.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tasks_with_reasons(&self, filter: &TaskFilter) -> Result<TaskPage> {
+        let path = format!("/api/v1/tasks?{}&count=true&explain=true", query(filter)?);
+        self.transport.call(Call::get(path)).await
     }
 
     /// Takes a task back.
@@ -217,6 +226,7 @@ fn query(filter: &TaskFilter) -> Result<String> {
     pairs.extend(filter.node.iter().map(|node| ("node", node.to_string())));
     pairs.extend(filter.label.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
     pairs.extend(filter.id_prefix.iter().map(|prefix| ("id_prefix", prefix.clone())));
+    pairs.extend(filter.newest_first.then(|| ("order", "newest".into())));
     pairs.extend(filter.after_seq.iter().map(|seq| ("after", seq.to_string())));
     serde_urlencoded::to_string(pairs).map_err(|error| ClientError::Config(error.to_string()))
 }

@@ -14,6 +14,18 @@ use super::{
     problem::{Problem, kinds},
 };
 
+/// The bytes of a body that is said to be JSON.
+pub(super) struct JsonBody(pub(super) Bytes);
+
+impl FromRequest<App> for JsonBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        check_is_json(request.headers())?;
+        read(request.into_body(), app, app.limits.body_bytes_max).await.map(Self)
+    }
+}
+
 /// A body of JSON.
 pub(super) struct Json<T>(pub(super) T);
 
@@ -21,8 +33,8 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        check_is_json(request.headers())?;
-        parse(&read(request.into_body(), app, app.limits.body_bytes_max).await?).map(Self)
+        let JsonBody(body) = JsonBody::from_request(request, app).await?;
+        parse(&body).map(Self)
     }
 }
 
