@@ -22,7 +22,7 @@ pub use config::{ClientConfig, Timeouts};
 pub use error::ClientError;
 pub use events::{EventStart, EventSubscription, Positioned};
 pub use legacy::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
-pub use link::HttpLink;
+pub use link::{HttpLink, TokenState};
 pub use logs::LogLines;
 
 use super::wire::{
