@@ -6,17 +6,29 @@ use orch_core::{model::TaskId, runtime::OutputStream};
 use orch_net::http::Client;
 
 use super::{
-    connect::{Connect, resolve},
+    connect::Connect,
     exit::Failure,
+    resolve::{Finder, Means, Scope},
     table,
 };
 
-pub(super) async fn logs(connect: &Connect, reference: &str, follow: bool) -> Result<(), Failure> {
+pub(super) async fn logs(
+    connect: &Connect,
+    reference: &str,
+    follow: bool,
+    scope: &Scope,
+) -> Result<(), Failure> {
     let client = connect.client()?;
-    let id = resolve(&client, reference).await?;
-    if !connect.json {
-        return print_all(&client, id, follow).await;
+    let finder = Finder { client: &client, scope, command: "logs", means: Means::GoingOn };
+    let id = finder.find(reference).await?;
+    match connect.json {
+        true => print_json(&client, id, follow).await,
+        false => print_all(&client, id, follow).await,
     }
+}
+
+/// Prints a task's output as a line of JSON for each piece.
+pub(super) async fn print_json(client: &Client, id: TaskId, follow: bool) -> Result<(), Failure> {
     let mut output = client.logs(id, follow).await?;
     while let Some(chunk) = output.next().await {
         let json = serde_json::to_string(&chunk?).map_err(|error| Failure::other(error.to_string()))?;

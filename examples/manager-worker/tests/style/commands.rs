@@ -1,6 +1,6 @@
 //! What people type.
 
-use crate::lab::Lab;
+use crate::lab::{Done, Lab};
 
 #[test]
 fn a_task_from_run_to_logs() {
@@ -19,11 +19,11 @@ fn a_task_from_run_to_logs() {
     let table = lab.orch(&["list"]).out;
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("NAME"), "{table}");
+    assert!(lines[1].contains("failed") && lines[1].contains("exit code 3"), "{table}");
     assert!(
-        lines[1].starts_with("hello") && lines[1].contains("succeeded") && lines[1].contains("w1"),
+        lines[2].starts_with("hello") && lines[2].contains("succeeded") && lines[2].contains("w1"),
         "{table}"
     );
-    assert!(lines[2].contains("failed") && lines[2].contains("exit code 3"), "{table}");
     assert_eq!(lab.json(&["list", "--status", "failed"]).as_array().unwrap().len(), 1);
 
     let shown = lab.orch(&["show", "bad"]).out;
@@ -62,6 +62,59 @@ fn options_of_run_reach_the_spec() {
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains("SIGTERM"), "{}", wrong.err);
     assert_eq!(lab.orch(&["run", "web", "nginx", "--health-interval", "2s"]).code, 2);
+}
+
+#[test]
+fn a_task_from_a_file_takes_the_options_that_are_not_about_it() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let (file, token) = (lab.path("task.json"), lab.path("manager/admin.token"));
+    std::fs::write(
+        &file,
+        r#"{"name":"f","workload":{"kind":"program","program":"/bin/echo"},"args":["hi"]}"#,
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let run = |options: &[&str]| {
+        let mut command = lab.bare(&["run", "--file", file]);
+        command.env("ORCH_MANAGER", lab.url()).arg("--token-file").arg(&token).args(options);
+        Done::of(command)
+    };
+    let follow = run(&["--follow"]);
+    assert_eq!((follow.code, follow.out.as_str()), (0, "hi\n"), "{}", follow.err);
+    let wait = run(&["--wait", "--json"]);
+    assert_eq!(wait.code, 0, "{}", wait.err);
+    let done: serde_json::Value = serde_json::from_str(&wait.out).unwrap();
+    assert_eq!(done["status"], "succeeded");
+    for other in [&["--cpu", "1"][..], &["--env", "A=b"], &["name"], &["--program"]] {
+        let refused = run(other);
+        assert_eq!(refused.code, 2, "{other:?}");
+        assert!(refused.err.contains("--file"), "{other:?}: {}", refused.err);
+    }
+}
+
+#[test]
+fn words_of_docker_kubectl_and_nomad_are_understood() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let id = lab.submit("web", "sleep 600", &[]);
+    lab.until_running(&id, 1);
+    for words in [&["ps"][..], &["ls"], &["get"], &["get", "tasks"], &["inspect", "web"], &["get", "web"]] {
+        let done = lab.orch(words);
+        assert!(done.code == 0 && done.out.contains("web"), "{words:?}: {done:?}");
+    }
+    assert!(lab.orch(&["status", "web"]).out.contains("running"));
+    assert!(lab.orch(&["get", "nodes"]).out.contains("w1"));
+    assert_eq!(lab.orch(&["stop", "web"]).code, 0);
+    assert_eq!(lab.orch(&["wait", "web"]).code, 12);
+    let removed = lab.orch(&["rm", "web"]);
+    assert_eq!(removed.code, 4);
+    assert!(removed.err.contains("orch stop"), "a task is no node: {}", removed.err);
+    let help = lab.orch(&["--help"]).out;
+    for alias in ["ps", "rm", "stop", "inspect", "get"] {
+        assert!(help.contains(alias), "{alias}: {help}");
+    }
+    assert!(help.contains("Exit codes: 0 done"), "{help}");
 }
 
 #[test]
@@ -109,13 +162,4 @@ fn a_drained_worker_is_emptied_and_its_work_goes_on_elsewhere() {
     assert_eq!(lab.orch(&["logs", &id]).out, "moved\n");
     assert!(lab.orch(&["nodes"]).out.contains("drained"));
     assert_eq!(lab.orch(&["open", "w1"]).code, 0);
-}
-
-#[test]
-fn names_that_several_tasks_have_are_refused_with_their_ids() {
-    let lab = Lab::new();
-    let (one, two) = (lab.submit("twin", "true", &[]), lab.submit("twin", "true", &[]));
-    let refused = lab.orch(&["show", "twin"]);
-    assert_eq!(refused.code, 2);
-    assert!(refused.err.contains(&one) && refused.err.contains(&two), "{}", refused.err);
 }

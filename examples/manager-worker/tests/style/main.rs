@@ -10,3 +10,7 @@ mod failures;
 mod lab;
 mod legacy;
 mod legacy_worker;
+mod list;
+mod names;
+mod reach;
+mod stop;
