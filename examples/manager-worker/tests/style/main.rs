@@ -6,6 +6,7 @@ mod addresses;
 mod bad_input;
 mod commands;
 mod demo;
+mod disk;
 mod failures;
 mod lab;
 mod legacy;
