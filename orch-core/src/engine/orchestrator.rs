@@ -22,7 +22,7 @@ use super::{
     events::EventStream,
     link::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
     local_link::LocalLink,
-    output::OutputReader,
+    output::{OutputRange, OutputReader},
     tasks::{TaskFilter, TaskView},
     view::View,
 };
@@ -213,10 +213,18 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Unknown`] when the task is not known.
     pub async fn logs(&self, task: TaskId, follow: bool) -> Result<OutputReader> {
+        self.logs_in(task, OutputRange { follow, ..OutputRange::default() }).await
+    }
+
+    /// A part of the task's output.
+    ///
+    /// # Errors
+    /// As [`Orchestrator::logs`].
+    pub async fn logs_in(&self, task: TaskId, range: OutputRange) -> Result<OutputReader> {
         if self.get(task).is_none() {
             return Err(Unknown::Task(task).into());
         }
-        OutputReader::open(self.inner.output.clone(), &self.inner.view, task, follow).await
+        OutputReader::open(self.inner.output.clone(), &self.inner.view, task, range).await
     }
 
     /// Why the task is pending; `None` when it is not.

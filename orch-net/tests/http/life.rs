@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use orch_core::{
-    engine::TaskFilter,
+    engine::{Observation, OutputRange, Seen, TaskFilter},
     model::{CommandId, Exit, NodeId, TaskId, TaskSpec},
+    runtime::OutputStream,
     state::Outcome,
     testkit::SimulatedRuntime,
 };
@@ -185,4 +186,36 @@ async fn one_task_is_posted_as_it_is() {
     assert_eq!(made["spec"]["name"], "hello");
     let listed = bench.admin("POST", "/api/v1/tasks", &format!(r#"{{"tasks":[{{"spec":{spec}}}]}}"#)).await;
     assert_ne!(listed.json()["tasks"][0]["record"]["id"], made["id"], "an id is made up where none is given");
+}
+
+#[tokio::test]
+async fn a_tail_goes_on_through_a_disconnect() {
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let _worker = bench.worker(&runtime).await;
+    let proxy = Proxy::to(bench.address).await;
+    let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
+    let task = bench.orch.submit(hang("writes")).await.unwrap();
+    running(&bench.orch, task).await;
+    let writes = async |offset: u64, text: &str| {
+        let session = bench.orch.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
+        let data = text.to_owned().into_bytes().into();
+        let seen = Seen::Output { stream: OutputStream::Stdout, offset, data };
+        let observation = Observation { attempt: attempt(task, 1), seen };
+        bench.orch.link().observe(&session, vec![observation]).await.unwrap();
+    };
+    writes(0, "one\ntwo\nthree\n").await;
+    let range = OutputRange { follow: true, tail: Some(1), ..OutputRange::default() };
+    let mut tail = client.logs_in(task, range).await.unwrap();
+    let first = soon(tail.next()).await.unwrap().unwrap();
+    assert_eq!((first.offset, &first.data[..]), (8, &b"three\n"[..]));
+    proxy.cut();
+    writes(14, "four\n").await;
+    let next = soon(tail.next()).await.unwrap().unwrap();
+    assert_eq!((next.offset, &next.data[..]), (14, &b"four\n"[..]));
+    let text = bench.admin("GET", &format!("/api/v1/tasks/{task}/logs?tail=2"), "").await;
+    assert!(text.body.contains("four\n") && !text.body.contains("two"), "{text:?}");
+    for wrong in ["tail=-1", "tail=100001", "attempt=0"] {
+        let path = format!("/api/v1/tasks/{task}/logs?{wrong}");
+        bench.admin("GET", &path, "").await.problem(400, "malformed_request");
+    }
 }

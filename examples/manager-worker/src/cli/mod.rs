@@ -23,7 +23,8 @@ use orch_core::model::NodeId;
 pub use self::exit::Failure;
 pub(crate) use self::table::render as render_table;
 use self::{
-    connect::Connect, context::ContextCommand, resolve::Scope, run::RunArgs, stop::StopArgs, tasks::ListArgs,
+    connect::Connect, context::ContextCommand, logs::LogRange, resolve::Scope, run::RunArgs, stop::StopArgs,
+    tasks::ListArgs,
 };
 use crate::{demo, manager::ManagerArgs, units, worker::WorkerArgs};
 
@@ -64,9 +65,8 @@ enum Command {
     Logs {
         /// Id, the beginning of one, or name.
         task: String,
-        /// Go on until the task has finished.
-        #[arg(short, long)]
-        follow: bool,
+        #[command(flatten)]
+        range: LogRange,
         #[command(flatten)]
         scope: Scope,
     },
@@ -192,7 +192,7 @@ async fn carry_out(connect: &Connect, command: Command) -> Result<(), Failure> {
             "nodes" | "node" => nodes::list(connect).await,
             task => show::show(connect, task, &scope).await,
         },
-        Command::Logs { task, follow, scope } => logs::logs(connect, &task, follow, &scope).await,
+        Command::Logs { task, range, scope } => logs::logs(connect, &task, &range, &scope).await,
         Command::Wait { tasks, timeout, scope } => tasks::wait(connect, &tasks, timeout, &scope).await,
         Command::Cancel(args) => stop::stop(connect, args).await,
         Command::Explain { task, scope } => show::explain(connect, &task, &scope).await,

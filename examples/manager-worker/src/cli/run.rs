@@ -171,9 +171,10 @@ pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure>
     warn_if_pending(&task);
     let id = task.view.record.id;
     let done = if follow {
+        let output = client.logs(id, true).await?;
         match connect.json {
-            true => logs::print_json(&client, id, true).await?,
-            false => logs::print_all(&client, id, true).await?,
+            true => logs::print_json(output).await?,
+            false => logs::print_all(output).await?,
         }
         client.wait(id).await?
     } else {

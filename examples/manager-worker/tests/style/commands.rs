@@ -118,6 +118,24 @@ fn words_of_docker_kubectl_and_nomad_are_understood() {
 }
 
 #[test]
+fn the_last_lines_of_an_attempt() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let script =
+        "for n in 1 2 3; do echo $ORCH_ATTEMPT line $n; done; case $ORCH_ATTEMPT in *.1) exit 1;; esac";
+    let id = lab.submit("twice", script, &["--attempts", "2", "--backoff", "10ms"]);
+    assert_eq!(lab.orch(&["wait", &id]).code, 0);
+    let logs = |options: &[&str]| lab.orch(&[&["logs", "twice"], options].concat()).out;
+    let (one, two) = (format!("{id}.1"), format!("{id}.2"));
+    assert_eq!(logs(&["--tail", "2"]), format!("{two} line 2\n{two} line 3\n"));
+    assert_eq!(logs(&["--attempt", "1", "--tail", "1"]), format!("{one} line 3\n"));
+    assert_eq!(logs(&["--attempt", "2", "--follow"]).lines().count(), 3);
+    assert_eq!((logs(&[]).lines().count(), logs(&["--tail", "0"]).as_str()), (6, ""));
+    assert_eq!(lab.orch(&["logs", "twice", "--tail", "1000000"]).code, 2);
+    assert_eq!(lab.orch(&["logs", "twice", "--attempt", "0"]).code, 2);
+}
+
+#[test]
 fn exit_codes_tell_how_a_task_ended() {
     let mut lab = Lab::new();
     lab.start_worker("w1", &[]);

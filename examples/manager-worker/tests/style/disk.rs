@@ -43,7 +43,8 @@ fn a_full_disk_is_named_and_what_was_answered_is_kept() {
     assert_eq!(before.code, 0, "{}", before.err);
     // Whatever is left of the disk is taken by somebody else.
     let filler = disk.0.join("filler");
-    let filled = Command::new("dd").args(["if=/dev/zero", "bs=4k"]).arg(format!("of={}", filler.display())).output();
+    let filled =
+        Command::new("dd").args(["if=/dev/zero", "bs=4k"]).arg(format!("of={}", filler.display())).output();
     assert!(!filled.unwrap().status.success(), "it is full");
     let mut refused = None;
     for number in 0..2000 {
@@ -57,7 +58,11 @@ fn a_full_disk_is_named_and_what_was_answered_is_kept() {
     let refused = refused.unwrap();
     let again = orch(&manager, &["run", "--program", "again", "/bin/true"]);
     for told in [refused, again] {
-        assert!(told.code == 5 && told.err.contains("disk is full") && told.err.contains("no space"), "{}", told.err);
+        assert!(
+            told.code == 5 && told.err.contains("disk is full") && told.err.contains("no space"),
+            "{}",
+            told.err
+        );
         assert!(!told.err.contains("shutting down"), "{}", told.err);
     }
     let status = orch(&manager, &["status"]);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use orch_core::{
-    engine::TaskFilter,
+    engine::{OutputRange, TaskFilter},
     model::{CommandId, NodeId, TaskId, TaskSpec},
     state::Outcome,
 };
@@ -131,7 +131,15 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when the first connection fails.
     pub async fn logs(&self, task: TaskId, follow: bool) -> Result<LogLines> {
-        let mut output = LogLines::new(self.transport.clone(), task, follow);
+        self.logs_in(task, OutputRange { follow, ..OutputRange::default() }).await
+    }
+
+    /// A part of the task's output.
+    ///
+    /// # Errors
+    /// As [`Client::logs`].
+    pub async fn logs_in(&self, task: TaskId, range: OutputRange) -> Result<LogLines> {
+        let mut output = LogLines::new(self.transport.clone(), task, range);
         output.connect().await?;
         Ok(output)
     }

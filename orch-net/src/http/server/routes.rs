@@ -251,6 +251,8 @@ fn table(app: &App) -> Routes {
                 .long()
                 .query(&[
                     ("follow", "true: until the task has finished"),
+                    ("attempt", "only what this attempt wrote"),
+                    ("tail", "only so many of the last lines, from 0 to 100000, within the last 16 MiB"),
                     ("format", "text: the bytes; json: a line of JSON for each piece"),
                 ]),
             logs::read,
