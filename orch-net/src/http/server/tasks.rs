@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{
     app::{App, Shared},
     extract::{Id, JsonBody, OptionalJson, Params, parse, value},
+    legacy,
     problem::{Problem, kinds},
 };
 use crate::http::wire::{
@@ -149,8 +150,7 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
         let pending = tasks.iter_mut().filter(|task| task.status == "pending");
         for task in pending.take(EXPLAINED_MAX) {
             // A task that was forgotten meanwhile waits for nothing.
-            task.explanation =
-                app.orchestrator.explain(task.view.record.id).ok().flatten().map(Explanation::from);
+            task.explanation = explanation(&app, task.view.record.id).ok().flatten();
         }
     }
     Ok(Answer(TaskPage { tasks, next, total }))
@@ -214,7 +214,13 @@ fn known(app: &Shared, task: TaskId) -> Result<TaskView> {
 }
 
 fn explanation(app: &Shared, task: TaskId) -> Result<Option<Explanation>> {
-    Ok(app.orchestrator.explain(task)?.map(Explanation::from))
+    let Some(unplaced) = app.orchestrator.explain(task)? else { return Ok(None) };
+    let mut explanation = Explanation::from(unplaced);
+    let spec = app.orchestrator.get(task).map(|task| task.record.spec.clone());
+    if let Some(why) = spec.and_then(|spec| legacy::why_full(app, &spec)) {
+        explanation.text = format!("{}. {why}", explanation.text);
+    }
+    Ok(Some(explanation))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<CommandId> {
