@@ -282,7 +282,8 @@ impl fmt::Display for Shortage {
     }
 }
 
-struct Cores(u64);
+/// Thousandths of a core, shown in cores.
+pub(super) struct Cores(pub(super) u64);
 
 impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -293,9 +294,10 @@ impl fmt::Display for Cores {
     }
 }
 
-struct Bytes(u64);
+/// Amount of bytes, shown in the largest unit that makes sense.
+pub(super) struct Bytes(pub(super) u64);
 
-const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -261,7 +261,7 @@ async fn collect(response: Response<Incoming>, max: usize, timeout: Duration) ->
         Err(_) => Err(ClientError::Timeout(timeout)),
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(ClientError::Protocol(format!("it is larger than {max} bytes")))
+            Err(ClientError::Protocol(format!("it is larger than {} KiB", max >> 10)))
         }
         Ok(Err(error)) => Err(unreachable(&*error)),
     }

@@ -142,7 +142,10 @@ pub(super) async fn read(body: Body, app: &Shared, max: usize) -> Result<Bytes, 
         Problem::new(kinds::BODY_TIMEOUT, format!("it must be sent within {} ms", limit.as_millis()))
     })?;
     read.map(http_body_util::Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {
-        true => Problem::new(kinds::BODY_TOO_LARGE, format!("at most {max} bytes are taken")),
+        true => {
+            let most = if max < 1024 { format!("{max} bytes") } else { format!("{} KiB", max >> 10) };
+            Problem::new(kinds::BODY_TOO_LARGE, format!("at most {most} are taken"))
+        }
         false => Problem::new(kinds::MALFORMED, "the body ended early"),
     })
 }
