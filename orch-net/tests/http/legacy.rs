@@ -248,6 +248,22 @@ async fn a_failure_that_may_be_of_a_second_start_does_not_end_what_may_run() {
 }
 
 #[tokio::test]
+async fn a_first_failure_is_believed_however_long_the_list_is() {
+    let workers = [worker_1(), NodeId::new("worker-2").unwrap()];
+    let bench = with_places(LegacyConfig::with_workers(workers)).await;
+    until(&bench.orch, || bench.orch.nodes().len() == 2).await;
+    let specs = (0..1100).map(|number| TaskSpec::image(format!("t{number}"), "nginx"));
+    let ids = bench.orch.submit_all(specs).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(list(&bench, "").await.len(), ids.len());
+    }
+    for id in [ids[0], ids[1099]] {
+        assert_eq!(update(&bench, &id.to_string(), "Failed").await.status, 200);
+        assert_eq!(bench.orch.get(id).unwrap().status(), "failed");
+    }
+}
+
+#[tokio::test]
 async fn a_manager_that_is_started_again_never_lists_a_running_task() {
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
     let build = async || {

@@ -20,28 +20,44 @@ use crate::http::server::{app::Shared, problem::Problem};
 /// What is noted of a task that was listed.
 const TOLD: &str = "its worker was told to start it";
 
-/// The attempts that were listed for the first time in this life, as long as they are listed.
+/// The attempts that were listed for the first time in this life, as long as they go on.
 #[derive(Debug, Default)]
 pub(in super::super) struct Offers(Mutex<BTreeSet<AttemptId>>);
 
+/// A task that is about to be listed, at a legacy worker.
+#[derive(Debug)]
+pub(super) struct Offer {
+    attempt: AttemptId,
+    node: NodeId,
+    /// It was noted before.
+    told: bool,
+}
+
+impl Offer {
+    /// `None` for a task that is not at a legacy worker.
+    pub(super) fn of(app: &Shared, task: &TaskView) -> Option<Self> {
+        let (attempt, node) = (task.record.current_attempt()?, task.record.node()?.clone());
+        app.legacy.workers.contains(&node).then(|| Self { attempt, node, told: was_told(task) })
+    }
+}
+
 impl Offers {
-    /// Notes what is about to be listed, before a worker can know of it.
-    pub(super) async fn note(app: &Shared, listed: &[TaskView]) -> Result<(), Problem> {
-        let of_worker = |task: &TaskView| {
-            let (attempt, node) = (task.record.current_attempt()?, task.record.node()?.clone());
-            app.legacy.workers.contains(&node).then_some((attempt, node, was_told(task)))
+    /// Notes everything that is about to be listed, before a worker can know of it.
+    pub(super) async fn note(app: &Shared, listed: &[Offer]) -> Result<(), Problem> {
+        let is_current = |attempt: &AttemptId| {
+            let task = app.orchestrator.get(attempt.task);
+            task.is_some_and(|task| task.record.current_attempt() == Some(*attempt))
         };
-        let listed: Vec<(AttemptId, NodeId, bool)> = listed.iter().filter_map(of_worker).collect();
-        let there: BTreeSet<AttemptId> = listed.iter().map(|(attempt, ..)| *attempt).collect();
         {
             let mut offers = app.offers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            offers.retain(|attempt| there.contains(attempt));
-            offers.extend(listed.iter().filter(|(_, _, told)| !told).map(|(attempt, ..)| *attempt));
+            offers.retain(is_current);
+            offers.extend(listed.iter().filter(|offer| !offer.told).map(|offer| offer.attempt));
         }
         for worker in &app.legacy.workers {
-            let new = listed.iter().filter(|(_, node, told)| node == worker && !told);
-            let observation = |attempt| Observation { attempt, seen: Seen::Progress(TOLD.into()) };
-            let observations: Vec<Observation> = new.map(|(attempt, ..)| observation(*attempt)).collect();
+            let new = listed.iter().filter(|offer| offer.node == *worker && !offer.told);
+            let observation =
+                |offer: &Offer| Observation { attempt: offer.attempt, seen: Seen::Progress(TOLD.into()) };
+            let observations: Vec<Observation> = new.map(observation).collect();
             if !observations.is_empty() {
                 app.link.observe(&session(app, worker)?, observations).await?;
             }

@@ -18,7 +18,10 @@ use orch_core::{
 };
 use serde::Deserialize;
 
-use super::{offers::Offers, task::LegacyTask};
+use super::{
+    offers::{Offer, Offers},
+    task::LegacyTask,
+};
 use crate::http::{
     legacy::{LegacyStatus, LegacyWork},
     server::{
@@ -43,16 +46,17 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
     })?;
     let statuses = if all { Vec::new() } else { vec!["placed".to_owned()] };
     let mut filter = TaskFilter { statuses, limit: 1000, ..TaskFilter::default() };
-    let mut newest = VecDeque::new();
+    let (mut newest, mut offers) = (VecDeque::new(), Vec::new());
     loop {
         let page = app.orchestrator.list(&filter);
         let Some(last) = page.last() else { break };
         filter.after_seq = Some(last.record.seq);
-        if !all && let Err(problem) = Offers::note(&app, &page).await {
-            tracing::warn!(?problem, "what legacy workers are told is not noted");
-        }
+        offers.extend(page.iter().filter(|_| !all).filter_map(|task| Offer::of(&app, task)));
         newest.extend(page.iter().map(LegacyTask::from));
         newest.drain(..newest.len().saturating_sub(LISTED_MAX));
+    }
+    if !all && let Err(problem) = Offers::note(&app, &offers).await {
+        tracing::warn!(?problem, "what legacy workers are told is not noted");
     }
     Ok(Answer(newest.into()))
 }
