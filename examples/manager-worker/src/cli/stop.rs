@@ -115,7 +115,10 @@ async fn stop_all(client: &Client, args: &StopArgs, report: &mut Report) -> Resu
     };
     if args.all && !args.yes {
         let count = client.tasks_with_reasons(&TaskFilter { limit: 1, ..filter.clone() }).await?.total;
-        confirm(count.unwrap_or_default())?;
+        match count.unwrap_or_default() {
+            0 => return Ok(()),
+            count => confirm(count)?,
+        }
     }
     loop {
         let page = client.tasks(&filter).await?;

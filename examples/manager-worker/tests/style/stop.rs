@@ -34,6 +34,8 @@ fn all_are_stopped_only_when_that_is_confirmed() {
     let stopped = lab.orch(&["stop", "--all", "--yes", "--reason", "clean up"]);
     assert_eq!((stopped.code, stopped.out.lines().count()), (0, 40), "{}", stopped.err);
     assert_eq!(lab.json(&["list", "--status", "cancelled"]).as_array().unwrap().len(), 40);
+    let none = lab.orch(&["stop", "--all"]);
+    assert_eq!(none.code, 0, "there is nothing to ask about: {}", none.err);
 }
 
 #[test]
