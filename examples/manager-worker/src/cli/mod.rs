@@ -125,6 +125,8 @@ enum Command {
         /// Begin after this revision instead of now.
         #[arg(long, value_name = "REVISION")]
         from: Option<u64>,
+        #[command(flatten)]
+        scope: Scope,
     },
     /// Say how the cluster is doing, or show a task.
     Status {
@@ -201,7 +203,7 @@ async fn carry_out(connect: &Connect, command: Command) -> Result<(), Failure> {
         Command::Cordon { node } => nodes::cordon(connect, &node).await,
         Command::Open { node } => nodes::open(connect, &node).await,
         Command::Remove { node } => nodes::remove(connect, &node).await,
-        Command::Events { from } => events::follow(connect, from).await,
+        Command::Events { from, scope } => events::follow(connect, from, &scope).await,
         Command::Status { task: None, .. } => nodes::status(connect).await,
         Command::Context { command } => context::carry_out(connect, command),
         Command::Demo(args) => demo::run(args).await.map_err(Failure::other),

@@ -61,6 +61,10 @@ fn a_namespace_tells_tasks_of_one_name_apart() {
     assert!(table.contains("NAMESPACE") && table.contains("ours"), "{table}");
     assert_eq!(lab.orch(&["stop", "web", "--namespace", "ours"]).code, 0);
     assert_eq!(lab.json(&["show", &theirs])["status"], "pending");
+    let mut events = lab.bare(&["events", "--from", "0", "--namespace", "theirs", "--manager", lab.url()]);
+    events.arg("--token-file").arg(lab.path("manager/admin.token"));
+    let first = crate::lab::Service::start(events, "task");
+    assert!(first.line().contains(&theirs[..8]), "{}", first.line());
     let wrong = lab.orch(&["list", "--namespace", "a/b"]);
     assert_eq!(wrong.code, 2);
 }
