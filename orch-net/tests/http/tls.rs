@@ -2,6 +2,8 @@
 
 use orch_net::http::{Client, ClientConfig, ClientError, Server, ServerError, TlsFiles};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::bench::{ADMIN, Bench, client_config, hang, quick, server_config};
 
 #[tokio::test]
@@ -45,4 +47,25 @@ async fn a_client_that_trusts_the_certificate_gets_through() {
     config.tls = Some(TlsFiles { cert_pem: dir.path().join("no.pem"), key_pem: dir.path().join("no.pem") });
     let error = Server::bind(config, orch).await.unwrap_err();
     assert!(matches!(error, ServerError::Tls { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_http_is_told() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // The alert of a server with TLS, to what is no handshake.
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, 70]).await;
+        }
+    });
+    let mut config = client_config(address, ADMIN);
+    config.timeouts.tries = 1;
+    let error = Client::new(&config).unwrap().status().await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable(_)), "{error:?}");
+    assert!(
+        error.to_string().contains("speaks no HTTP") && error.to_string().contains("https://"),
+        "{error}"
+    );
 }
