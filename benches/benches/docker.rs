@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     num::NonZeroU32,
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -99,7 +98,7 @@ async fn through_runtime(runtime: &DockerRuntime, image: &str) -> Result<(), Fai
     let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
     let mut spec = TaskSpec::image("job", image).command(["true"]);
     spec.isolation.network = NetworkMode::None;
-    runtime.start(&Work { attempt, spec: Arc::new(spec), secrets: BTreeMap::new() }).await?;
+    runtime.start(&Work { attempt, spec: spec.into(), secrets: BTreeMap::new() }).await?;
     let exit = runtime.wait(attempt).await?;
     runtime.remove(attempt).await?;
     match exit.is_success() {

@@ -1,11 +1,9 @@
 //! Commands a second through the functional core: one task is submitted and placed, the oldest one ends, with half of the
 //! cluster in use throughout.
 
-use std::sync::Arc;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orch_benches::cluster::{Core, small_task};
-use orch_core::model::TaskSpec;
+use orch_core::model::{SharedSpec, TaskSpec};
 
 /// Half of the 80 tasks that fit on a node.
 const BUSY: usize = 40;
@@ -14,7 +12,7 @@ fn submit_and_end(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("functional_core/submit_and_end");
     group.throughput(Throughput::Elements(2));
     for nodes in [10, 100, 1000] {
-        let spec = Arc::new(small_task("task"));
+        let spec = SharedSpec::from(small_task("task"));
         let mut core = Core::new(nodes, 10_000);
         for _ in 0..nodes * BUSY {
             core.submit(spec.clone());
@@ -38,7 +36,7 @@ fn end_with_waiting_shapes(criterion: &mut Criterion) {
         let mut core = Core::new(NODES, 10_000);
         let shape = |number: u64| {
             let (cpu, memory) = (3800 + number % shapes % 4700, 1 + number % shapes / 4700);
-            Arc::new(TaskSpec::program("task", "true").cpu_millis(cpu).memory_mib(memory))
+            SharedSpec::from(TaskSpec::program("task", "true").cpu_millis(cpu).memory_mib(memory))
         };
         let mut numbers = 0..;
         let mut next = || shape(numbers.next().unwrap_or_default());

@@ -7,7 +7,6 @@ use std::{
     num::NonZeroU32,
     path::Path,
     process::{ExitCode, Stdio},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -140,7 +139,7 @@ async fn idle(dir: &Path, sleepers: usize) -> Result<(), Failure> {
 fn work(program: &str, args: &[&str]) -> Work {
     let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
     let spec = TaskSpec::program("bench", program).args(args.iter().copied());
-    Work { attempt, spec: Arc::new(spec), secrets: BTreeMap::new() }
+    Work { attempt, spec: spec.into(), secrets: BTreeMap::new() }
 }
 
 /// Memory of a process in which pages shared with others count in part.

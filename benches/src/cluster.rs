@@ -8,7 +8,7 @@ use orch_core::{
     engine::{Agent, AgentConfig, AgentHandle, ControlLink},
     model::{
         AttemptEnd, AttemptId, CommandId, Exit, IncarnationId, InstanceId, NodeId, NodeSpec, Report,
-        ReportKind, Resources, TaskId, TaskSpec, Timestamp, WorkKind,
+        ReportKind, Resources, SharedSpec, TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::BestFit,
     state::{ClusterConfig, ClusterState, Command, Envelope, NewTask},
@@ -92,7 +92,7 @@ impl Core {
     }
 
     /// Submits one task with this spec.
-    pub fn submit(&mut self, spec: Arc<TaskSpec>) {
+    pub fn submit(&mut self, spec: SharedSpec) {
         let id = id(self.submitted);
         self.submitted += 1;
         let command = Command::Submit { tasks: vec![NewTask { id, spec }] };
@@ -142,7 +142,7 @@ impl Core {
 
 fn register(number: usize) -> Command {
     let incarnation = IncarnationId::from_bytes((number as u128).to_be_bytes());
-    Command::RegisterNode { spec: node(number), incarnation, held: Vec::new() }
+    Command::RegisterNode { spec: node(number), incarnation, number: 1, held: Vec::new() }
 }
 
 /// Ids that are spread as random ones are, without the cost of making those.

@@ -3,8 +3,10 @@
 
 pub mod consensus;
 pub mod engine;
+pub mod environment;
 #[doc(hidden)]
 pub mod fault;
+mod hex;
 pub mod model;
 pub mod output;
 mod panics;

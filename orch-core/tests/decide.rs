@@ -8,8 +8,8 @@ use orch_core::{
     consensus::{Author, Context, StateMachine},
     model::{
         AttemptEnd, AttemptId, CommandId, Exit, IncarnationId, InstanceId, KeptAttempt, NodeId,
-        NodeLossPolicy, NodeSpec, NodeState, Report, ReportKind, Resources, RestartPolicy, StartFailure,
-        TaskId, TaskSpec, Timestamp, WorkKind,
+        NodeLossPolicy, NodeSpec, NodeState, Report, ReportKind, Resources, RestartPolicy, SharedSpec,
+        StartFailure, TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::BestFit,
     state::{
@@ -31,7 +31,7 @@ fn register(id: &str) -> Command {
 
 fn register_as(id: &str, process: u8, held: &[AttemptId]) -> Command {
     let incarnation = IncarnationId::from_bytes([process; 16]);
-    Command::RegisterNode { spec: node(id), incarnation, held: held.to_vec() }
+    Command::RegisterNode { spec: node(id), incarnation, number: 1, held: held.to_vec() }
 }
 
 struct Cluster(ClusterState);
@@ -81,7 +81,7 @@ impl Cluster {
 
     fn submit(&mut self, at: u64, spec: TaskSpec) -> TaskId {
         let id = TaskId::generate();
-        let tasks = vec![NewTask { id, spec: Arc::new(spec) }];
+        let tasks = vec![NewTask { id, spec: spec.into() }];
         self.command(at, Command::Submit { tasks }).unwrap();
         id
     }
@@ -124,7 +124,7 @@ fn a_suspicion_of_an_earlier_registration_is_void_even_within_one_millisecond() 
 }
 
 fn submission(command: CommandId, task: TaskId, program: &str) -> Envelope {
-    let spec = Arc::new(TaskSpec::program("t", program));
+    let spec = SharedSpec::from(TaskSpec::program("t", program));
     Envelope::identified(command, Command::Submit { tasks: vec![NewTask { id: task, spec }] })
 }
 
@@ -202,10 +202,59 @@ fn records_of_another_member_that_contradict_each_other_are_refused_and_change_n
 }
 
 #[test]
+fn a_spec_is_written_once_and_deleted_with_the_last_task_that_has_it() {
+    let mut cluster = Cluster::with_config(ClusterConfig { finished_max: 1, ..ClusterConfig::default() });
+    let spec = || TaskSpec::program("t", "true").env("LARGE", "x".repeat(8000));
+    let submit = |id| {
+        let new = NewTask { id, spec: spec().into() };
+        Envelope::anonymous(Command::Submit { tasks: vec![new] })
+    };
+    let bytes = |decided: &Decided| {
+        decided
+            .changes
+            .iter()
+            .filter_map(|change| change.to_write().value)
+            .map(|value| value.len())
+            .sum::<usize>()
+    };
+    let (one, two) = (TaskId::generate(), TaskId::generate());
+    assert!(bytes(&cluster.carry_out(1, &submit(one))) > 8000, "the first brings it");
+    assert!(bytes(&cluster.carry_out(2, &submit(two))) < 1000, "the second finds it");
+    assert!(std::ptr::eq(&*cluster.task(one).spec, &*cluster.task(two).spec), "both point to one");
+
+    let deleted = |decided: &Decided| {
+        decided.changes.iter().filter(|change| matches!(change, Change::DeleteSpec(_))).count()
+    };
+    let end = |cluster: &mut Cluster, task| {
+        let session = cluster.session("n");
+        let kind = ReportKind::Ended(AttemptEnd::Exited { exit: Exit::from_code(0) });
+        let report = Report { attempt: cluster.current(task), node: node("n").id, kind };
+        cluster.carry_out(3, &Envelope::anonymous(Command::Report { session, report }))
+    };
+    let ended = end(&mut cluster, one);
+    assert!(bytes(&ended) < 1000 && deleted(&ended) == 0, "an end does not write it again");
+    assert_eq!(deleted(&end(&mut cluster, two)), 0, "another one has it");
+    let other = cluster.submit(4, TaskSpec::program("other", "true"));
+    assert_eq!(deleted(&end(&mut cluster, other)), 1, "the last task that has it is forgotten");
+}
+
+#[test]
+fn a_spec_that_a_task_has_cannot_be_deleted_by_another_member() {
+    let mut cluster = Cluster::with_node();
+    let task = cluster.submit(1, TaskSpec::program("t", "true"));
+    let deletion = Change::DeleteSpec(cluster.task(task).spec.clone()).to_write();
+    let digest = cluster.0.digest();
+    let mut machine = ClusterMachine::new(cluster.0, Box::new(Nobody));
+    let refused = machine.absorb(Revision(1), &[deletion]).unwrap_err().to_string();
+    assert!(refused.contains("it was deleted, and 1 tasks have it"), "{refused}");
+    assert_eq!(machine.digest(), digest);
+}
+
+#[test]
 fn a_task_goes_elsewhere_at_once_when_its_node_could_not_start_it() {
     let mut cluster = Cluster::with_node();
     let (task, mut now) = (TaskId::generate(), 10);
-    let spec = Arc::new(TaskSpec::program("t", "true").max_attempts(5));
+    let spec = SharedSpec::from(TaskSpec::program("t", "true").max_attempts(5));
     cluster.command(1, Command::Submit { tasks: vec![NewTask { id: task, spec }] }).unwrap();
     cluster.command(2, register("other")).unwrap();
     let mut seen = Vec::new();
@@ -235,13 +284,43 @@ fn a_newer_process_fences_an_older_one_with_the_same_data() {
 }
 
 #[test]
+fn a_registration_that_was_overtaken_by_a_later_one_changes_nothing() {
+    let mut cluster = Cluster::with_node();
+    let incarnation = IncarnationId::from_bytes([1; 16]);
+    let register = |number, trouble: Option<&str>, held: &[AttemptId]| {
+        let spec = NodeSpec { trouble: trouble.map(Into::into), ..node("n") };
+        Command::RegisterNode { spec, incarnation, number, held: held.to_vec() }
+    };
+    let trouble = |cluster: &Cluster| cluster.0.nodes()[0].record.spec.trouble.clone();
+    cluster.command(1, register(2, None, &[])).unwrap();
+    cluster.command(2, register(4, None, &[])).unwrap();
+    assert_eq!(cluster.command(3, register(3, Some("engine away"), &[])), Ok(Outcome::Unchanged));
+    assert_eq!(trouble(&cluster), None, "the node would be closed for good");
+
+    let task = cluster.submit(4, TaskSpec::program("t", "true"));
+    let attempt = cluster.current(task);
+    cluster.lose(5, "n");
+    cluster.command(6, Command::CordonNode { node: node("n").id }).unwrap();
+    cluster.command(7, register(6, None, &[])).unwrap();
+    assert_eq!(cluster.command(8, register(5, None, &[attempt])), Ok(Outcome::Unchanged));
+    assert_eq!(cluster.task(task).node(), None, "the node has it no longer");
+    cluster.command(9, register(7, None, &[attempt])).unwrap();
+    assert_eq!(cluster.current(task), attempt);
+
+    cluster.command(10, register_as("n", 2, &[])).unwrap();
+    assert_eq!(cluster.0.nodes()[0].record.registration, 1, "another process counts anew");
+}
+
+#[test]
 fn a_registration_that_is_repeated_keeps_its_session() {
     let mut cluster = Cluster::with_node();
     let session = cluster.session("n");
     assert_eq!(cluster.command(1, register("n")), Ok(Outcome::Unchanged));
     let smaller = NodeSpec { max_tasks: 0, ..node("n") };
     let incarnation = IncarnationId::from_bytes([1; 16]);
-    cluster.command(2, Command::RegisterNode { spec: smaller, incarnation, held: vec![] }).unwrap();
+    cluster
+        .command(2, Command::RegisterNode { spec: smaller, incarnation, number: 1, held: vec![] })
+        .unwrap();
     assert_eq!(cluster.session("n"), session, "what it offers may change within a session");
 }
 
@@ -348,7 +427,7 @@ fn only_the_key_that_a_node_registered_with_speaks_for_it() {
     registered.unwrap();
     let (task, session) = (TaskId::generate(), session.unwrap());
     let submission =
-        Command::Submit { tasks: vec![NewTask { id: task, spec: Arc::new(TaskSpec::program("t", "true")) }] };
+        Command::Submit { tasks: vec![NewTask { id: task, spec: TaskSpec::program("t", "true").into() }] };
     refused(carry_out(&outsider, submission.clone()));
     carry_out(&member(2), submission).0.unwrap();
     let attempt = AttemptId { task, attempt: NonZeroU32::MIN };

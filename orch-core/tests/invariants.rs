@@ -14,7 +14,8 @@
 //! | a task that could be placed is placed | [`nothing_placeable_waits`] |
 //! | the same commands give the same digest; a snapshot and the rest give the whole | [`replay_and_snapshots_agree`] |
 //! | taking changes back restores the state | [`changes_can_be_taken_back`] |
-//! | records survive being written down | [`records_survive_their_bytes`] |
+//! | records survive being written down, and those in a store are the whole state | [`Records`] |
+//! | a spec is stored once, as long as a task has it | [`Records::are_the_state`] |
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -29,14 +30,15 @@ use orch_core::{
     consensus::{Author, Context},
     model::{
         AttemptEnd, AttemptId, CommandId, Exit, IncarnationId, InstanceId, KeptAttempt, NodeId,
-        NodeLossPolicy, NodeSpec, NodeState, Report, ReportKind, Resources, RestartPolicy, StartFailure,
-        TaskId, TaskSpec, Timestamp, WorkKind,
+        NodeLossPolicy, NodeSpec, NodeState, Report, ReportKind, Resources, RestartPolicy, SharedSpec,
+        StartFailure, TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::BestFit,
     state::{
         Change, ClusterConfig, ClusterState, Command, Decided, Envelope, NewTask, Outcome, TaskRecord,
         TaskState,
     },
+    store::{Key, Write},
 };
 use proptest::prelude::*;
 
@@ -224,7 +226,7 @@ impl Driver {
                     keep: if loss / 6 == 0 { KeptAttempt::Replacement } else { KeptAttempt::Original },
                 };
                 spec.node_loss = (policy != NodeLossPolicy::default()).then(|| Box::new(policy));
-                let spec = Arc::new(spec);
+                let spec = SharedSpec::from(spec);
                 let new = |bytes| NewTask { id: TaskId::from_bytes(bytes), spec: spec.clone() };
                 Command::Submit { tasks: (0..*count).map(|_| new(self.fresh_bytes())).collect() }
             }
@@ -269,9 +271,12 @@ impl Driver {
                     task.attempts.iter().map(move |known| of(known.number))
                 });
                 let some = attempts.enumerate().filter(|(at, _)| (at % 3 == 0) == (held % 3 == 0));
-                let held = some.map(|(_, attempt)| attempt).take(usize::from(*held)).collect();
+                let held: Vec<_> = some.map(|(_, attempt)| attempt).take(usize::from(*held)).collect();
                 let incarnation = IncarnationId::from_bytes([*incarnation; 16]);
-                Command::RegisterNode { spec, incarnation, held }
+                let last = state.node(&spec.id).map_or(0, |known| known.record.registration);
+                let late = held.len() % 4 == 3;
+                let number = if late { last.saturating_sub(1) } else { last + 1 };
+                Command::RegisterNode { spec, incarnation, number, held }
             }
             Step::Suspect { node, member, outdated } => {
                 self.member = *member;
@@ -489,10 +494,33 @@ fn changes_can_be_taken_back(state: &mut ClusterState, decided: &Decided) {
     assert!(state.snapshot() == before, "taking back what was done restores the records");
 }
 
-fn records_survive_their_bytes(decided: &Decided) {
-    for change in &decided.changes {
-        let write = change.to_write();
-        assert_eq!(Change::from_write(&write).unwrap().as_ref(), Some(change));
+/// What a store has of the state: the writes of all changes, one after the other.
+#[derive(Default)]
+struct Records(BTreeMap<Key, Write>);
+
+impl Records {
+    fn take_in(&mut self, before: &ClusterState, decided: &Decided) {
+        let writes: Vec<_> = decided.changes.iter().map(Change::to_write).collect();
+        let read = Change::from_writes(&writes, |id| before.spec(id).cloned()).unwrap();
+        assert_eq!(read.len(), decided.changes.len());
+        assert!(decided.changes.iter().all(|change| read.contains(change)), "records survive their bytes");
+        for write in writes {
+            match write.value {
+                Some(_) => drop(self.0.insert(write.key.clone(), write)),
+                None => drop(self.0.remove(&write.key)),
+            }
+        }
+    }
+
+    fn are_the_state(&self, state: &ClusterState) {
+        let records: Vec<_> = self.0.values().cloned().collect();
+        let mut loaded = fresh();
+        loaded.rebuild(Change::from_writes(&records, |_| None).unwrap()).unwrap();
+        assert!(loaded.snapshot() == state.snapshot(), "the records of a store are the whole state");
+        let stored: BTreeSet<_> =
+            self.0.keys().filter_map(|key| key.as_str().strip_prefix("specs/")).map(str::to_owned).collect();
+        let used = state.tasks().iter().map(|task| task.spec.id().to_string()).collect();
+        assert_eq!(stored, used, "a spec is stored as long as a task has it");
     }
 }
 
@@ -502,7 +530,7 @@ type Logged = (Timestamp, u8, Envelope);
 /// Runs all steps, checks everything after each, and returns the commands and the state.
 fn run(steps: &[(Step, i32)]) -> (ClusterState, Vec<Logged>) {
     let (mut state, mut driver, mut oracle) = (fresh(), Driver::new(), Oracle::default());
-    let (mut clock, mut log) = (1_000_000i64, Vec::new());
+    let (mut clock, mut log, mut records) = (1_000_000i64, Vec::new(), Records::default());
     for (step, moved) in steps {
         clock += i64::from(*moved);
         let now = Timestamp::from_millis(u64::try_from(clock).unwrap_or(0));
@@ -514,7 +542,7 @@ fn run(steps: &[(Step, i32)]) -> (ClusterState, Vec<Logged>) {
         let decided = decide(&state, now, member, &envelope);
         assert_eq!(decide(&before, now, member, &envelope), decided, "a restored state decides the same");
         Oracle::stale_reports_change_nothing(&before, &envelope, &decided);
-        records_survive_their_bytes(&decided);
+        records.take_in(&before, &decided);
         changes_can_be_taken_back(&mut state, &decided);
         for change in &decided.changes {
             state.absorb(change.clone());
@@ -534,7 +562,11 @@ fn run(steps: &[(Step, i32)]) -> (ClusterState, Vec<Logged>) {
             assert_eq!(acts.outcome, Ok(Outcome::Done), "a tick that is due has something to do");
         }
         log.push((now, member, envelope));
+        if log.len().is_multiple_of(8) {
+            records.are_the_state(&state);
+        }
     }
+    records.are_the_state(&state);
     (state, log)
 }
 

@@ -8,9 +8,13 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use orch_core::{
     Error, Orchestrator,
-    consensus::StoreConsensus,
+    consensus::{StoreConsensus, StoreConsensusConfig},
     engine::{Agent, AgentConfig, AgentHandle, ControlLink, EngineConfig, EventKind, LinkError},
-    model::{AttemptEnd, AttemptId, Exit, NodeId, NodeState, Resources, RestartPolicy, TaskSpec, WorkKind},
+    environment::Environment,
+    model::{
+        AttemptEnd, AttemptId, Exit, NodeId, NodeState, Resources, RestartPolicy, TaskSpec, Timestamp,
+        WorkKind,
+    },
     runtime::{
         Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeEvents,
         Started, Usage, Work,
@@ -244,13 +248,10 @@ async fn dropping_the_last_handle_releases_the_store_and_leaves_work_alone() {
         tokio::spawn(async move { waiting.assignments(&a, Some(told.cursor), told.revision).await });
     tokio::task::yield_now().await;
     drop(clone);
-    assert!(
-        matches!(waiting.await.unwrap(), Err(LinkError::Unavailable(_))),
-        "nobody waits for what is gone"
-    );
+    assert!(matches!(waiting.await.unwrap(), Err(LinkError::Closed)), "nobody waits for what is gone");
     gone(released).await;
     let late = link.heartbeat(&session).await;
-    assert!(matches!(late, Err(LinkError::Unavailable(_))), "{late:?}");
+    assert!(matches!(late, Err(LinkError::Closed)), "{late:?}");
     assert_eq!(runtime.list().await.unwrap()[0].state, FoundState::Running);
 
     let (second, _) = host(&file, &config, &runtime).await;
@@ -413,4 +414,54 @@ async fn an_agent_leaves_while_its_engine_is_down_and_a_stop_is_pending() {
     // Virtual time, in which the agent hears of it and asks the engine again and again.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(tokio::time::timeout(PATIENCE, agent.leave()).await.is_ok());
+}
+
+/// A clock that is off.
+#[derive(Debug)]
+struct Ahead(Duration);
+
+impl Environment for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp::now().after(self.0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_clock_is_ahead_of_all_others_goes_on_by_theirs() {
+    let (store, hour) = (shared_store(), Duration::from_secs(3600));
+    let one = member(&store, "one").await;
+    let agent = join(one.link(), "a", &SimulatedRuntime::new()).await;
+    stays_ready(&[&one], &NodeId::new("a").unwrap(), Duration::from_secs(3)).await;
+    let environment = Arc::new(Ahead(hour));
+    let config = StoreConsensusConfig {
+        member: Some("two".into()),
+        environment: environment.clone(),
+        ..StoreConsensusConfig::default()
+    };
+    let consensus = Arc::new(StoreConsensus::with_config(store.clone(), config));
+    let parts = Orchestrator::builder().store(store.clone()).environment(environment);
+    let two = parts.consensus(consensus.clone()).build().await.unwrap();
+    let task = two.submit(TaskSpec::program("t", "true")).await.unwrap();
+    let ahead = two.get(task).unwrap().record.submitted_at.since(Timestamp::now());
+    assert!(ahead < hour / 2, "the cluster is {ahead:?} ahead");
+    agent.leave().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_ends_with_the_orchestrator_of_its_process() {
+    let runtime = SimulatedRuntime::new();
+    let first = Orchestrator::builder().build().await.unwrap();
+    let agent = join(first.link(), "a", &runtime).await;
+    let task = first.submit(TaskSpec::program("t", "hang")).await.unwrap();
+    let mut events = first.events();
+    while runtime.starts().is_empty() {
+        events.next().await.unwrap().unwrap();
+    }
+    first.shutdown().await.unwrap();
+    tokio::time::timeout(PATIENCE, agent.ended()).await.expect("it does not ask for ever");
+    let left = runtime.list().await.unwrap();
+    assert_eq!(left.iter().map(|found| found.attempt.task).collect::<Vec<_>>(), [task], "its work goes on");
+
+    let late = Agent::start(agent_config("a"), Arc::new(runtime), first.link());
+    tokio::time::timeout(PATIENCE, late.ended()).await.expect("there is nobody to register with");
 }

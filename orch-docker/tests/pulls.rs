@@ -30,7 +30,7 @@ fn with_login(mut work: Work, login: &str) -> Work {
     if let Workload::Image { registry_credentials, .. } = &mut spec.workload {
         *registry_credentials = Some("registry".into());
     }
-    work.spec = Arc::new(spec);
+    work.spec = spec.into();
     work.secrets.insert("registry".into(), Secret::new(login));
     work
 }

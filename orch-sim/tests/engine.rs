@@ -1,6 +1,8 @@
 //! Lives of whole clusters of orchestrators and agents in virtual time. `orch-sim engine soak` lives many more.
 
-use orch_sim::engine::{Scenario, run};
+use std::time::Duration;
+
+use orch_sim::engine::{Losses, Scenario, count_losses, run};
 
 #[test]
 fn clusters_keep_their_promises_through_faults() {
@@ -12,4 +14,18 @@ fn clusters_keep_their_promises_through_faults() {
         }
     }
     assert!(succeeded > 100, "most tasks of most lives succeed; {succeeded} did");
+}
+
+#[test]
+fn lost_messages_and_short_pauses_lose_no_node() {
+    let usual = Losses {
+        seed: 7,
+        nodes: 20,
+        lost_per_thousand: 50,
+        pause: Duration::from_secs(2),
+        time: Duration::from_secs(3600),
+    };
+    assert_eq!(count_losses(usual).unwrap(), 0, "in twenty hours of a node");
+    let long = Losses { pause: Duration::from_secs(10), time: Duration::from_secs(300), ..usual };
+    assert!(count_losses(long).unwrap() >= 20, "longer pauses than the timeout are noticed");
 }

@@ -1,7 +1,7 @@
 //! Memory per finished task: `memory core [tasks]` through the functional core, `memory engine [tasks]` through an
 //! orchestrator with an agent.
 
-use std::{process::ExitCode, sync::Arc, time::Instant};
+use std::{process::ExitCode, time::Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use orch_benches::{
@@ -38,7 +38,7 @@ fn core(tasks: usize) -> Result<(), Failure> {
     let mut core = Core::new(10, tasks);
     let before = resident_bytes()?;
     for number in 0..tasks {
-        core.submit(Arc::new(small_task(format!("task-{number}"))));
+        core.submit(small_task(format!("task-{number}")).into());
         core.end_oldest();
     }
     tell("functional core", tasks, before)?;

@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::{Committed, ConsensusError, ConsensusStatus, Context, HybridClock, StateMachine};
-use crate::store::{Key, Revision, StateStore, StoreError, Write};
+use crate::{
+    environment::Environment,
+    store::{Key, Revision, StateStore, StoreError, Write},
+};
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
 
@@ -34,11 +37,12 @@ pub(super) struct Front {
     /// What ended the loop, when nobody asked it to end.
     lost: Arc<OnceLock<StoreError>>,
     clock: HybridClock,
+    environment: Arc<dyn Environment>,
     max_command_bytes: usize,
 }
 
 impl Front {
-    pub(super) fn new(queue_max: usize, max_command_bytes: usize, clock: HybridClock) -> Self {
+    pub(super) fn new(queue_max: usize, max_command_bytes: usize, environment: Arc<dyn Environment>) -> Self {
         let (queue, waiting) = mpsc::channel(queue_max.max(1));
         let status = ConsensusStatus {
             applied: Revision::ZERO,
@@ -52,7 +56,8 @@ impl Front {
             task: tokio::sync::Mutex::new(None),
             status: Arc::new(Mutex::new(status)),
             lost: Arc::default(),
-            clock,
+            clock: HybridClock::starting_at(environment.now()),
+            environment,
             max_command_bytes,
         }
     }
@@ -73,7 +78,7 @@ impl Front {
     }
 
     pub(super) async fn run(&self, driver: impl Future<Output = ()> + Send + 'static) {
-        *self.task.lock().await = Some(tokio::spawn(driver));
+        *self.task.lock().await = Some(self.environment.spawn(Box::pin(driver)));
     }
 
     pub(super) fn clock(&self) -> HybridClock {

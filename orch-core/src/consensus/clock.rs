@@ -11,7 +11,8 @@ use tracing::warn;
 use crate::{fault::EngineFault, model::Timestamp};
 
 /// Hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", OPODIS 2014): goes on evenly from the system clock as it
-/// was at the start, or from the latest time of the group where that is later. It never goes back, setting the system clock
+/// was at the start, or from the latest time of the group where that is later. It goes back only to the clocks of others that
+/// it is ahead of ([`HybridClock::go_back`]); setting the system clock
 /// neither ends tasks early nor holds them up, and time does not stand still after a member whose clock was ahead. Clones
 /// are one clock.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct HybridClock(Arc<Mutex<Base>>);
 struct Base {
     time: Timestamp,
     since: Instant,
+    /// The latest time of the group.
+    reached: Timestamp,
 }
 
 /// Differences beyond this are told.
@@ -36,7 +39,7 @@ impl HybridClock {
     /// Clock that goes on from this time.
     #[must_use]
     pub fn starting_at(time: Timestamp) -> Self {
-        Self(Arc::new(Mutex::new(Base { time, since: Instant::now() })))
+        Self(Arc::new(Mutex::new(Base { time, since: Instant::now(), reached: Timestamp::ZERO })))
     }
 
     /// Time for a proposal made now.
@@ -48,6 +51,7 @@ impl HybridClock {
     /// Goes on from `time`, which the group has seen, where that is later.
     pub fn reach(&self, time: Timestamp) {
         let mut base = self.lock();
+        base.reached = base.reached.max(time);
         let ahead = time.since(base.now());
         if ahead.is_zero() || EngineFault::ClockNotHybrid.is_made() {
             return;
@@ -58,7 +62,17 @@ impl HybridClock {
                 "the cluster's time is ahead of this machine's clock; check the clocks of all members"
             );
         }
-        *base = Base { time, since: Instant::now() };
+        (base.time, base.since) = (time, Instant::now());
+    }
+
+    /// Goes on from `time`, which other members say it is, where this clock is ahead of it: but never from before a time that the
+    /// group has seen.
+    pub fn go_back(&self, time: Timestamp) {
+        let mut base = self.lock();
+        let time = time.max(base.reached);
+        if base.now() > time {
+            (base.time, base.since) = (time, Instant::now());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Base> {
@@ -91,5 +105,18 @@ mod tests {
         assert_eq!(clock.now(), ahead.after(Duration::from_secs(5)));
         clock.reach(ahead);
         assert_eq!(clock.now(), ahead.after(Duration::from_secs(5)), "what is past changes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_goes_back_to_that_of_others_but_not_before_the_time_of_the_group() {
+        let clock = HybridClock::new();
+        let (now, hour) = (clock.now(), Duration::from_secs(3600));
+        clock.go_back(now.after(hour));
+        assert_eq!(clock.now(), now, "it is not ahead");
+        let ahead = HybridClock::starting_at(now.after(hour));
+        ahead.reach(now.after(Duration::from_secs(60)));
+        ahead.go_back(now);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(ahead.now(), now.after(Duration::from_secs(65)));
     }
 }

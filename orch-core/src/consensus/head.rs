@@ -6,7 +6,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::ConsensusError;
-use crate::store::{Guard, Key, Revision, StoreError};
+use crate::{
+    hex::to_hex,
+    store::{Guard, Key, Revision, StoreError},
+};
 
 /// The head as one member has read it. Each names its history and the hash of the one before, so that a member notices
 /// when the store was replaced by another, older or newer one, under it.
@@ -34,7 +37,7 @@ const VERSION: u8 = 2;
 
 impl Head {
     /// Guard and value of the head that follows `known`.
-    pub(super) fn after(known: Option<&Self>) -> (Guard, Bytes) {
+    pub(super) fn after(known: Option<&Self>, random: impl FnOnce() -> u128) -> (Guard, Bytes) {
         let (guard, batches, history) = match known {
             None => (Guard::Absent(head_key()), 1, None),
             Some(known) => {
@@ -42,8 +45,8 @@ impl Head {
                 (guard, known.content.batches + 1, known.content.history)
             }
         };
-        let history = Some(history.unwrap_or_else(Uuid::new_v4));
-        let previous = known.map(|known| hexadecimal(&known.hash));
+        let history = Some(history.unwrap_or_else(|| Uuid::from_u128(random())));
+        let previous = known.map(|known| to_hex(&known.hash));
         let content = Content { v: VERSION, batches, history, previous };
         (guard, serde_json::to_vec(&content).expect("plain data has a JSON form").into())
     }
@@ -67,7 +70,7 @@ impl Head {
     /// Whether this is the next head after `known`. A head of format 1 says nothing but its number.
     pub(super) fn follows(&self, known: Option<&Self>) -> bool {
         let Some(known) = known else { return self.content.batches == 1 };
-        let linked = self.content.v == 1 || self.content.previous == Some(hexadecimal(&known.hash));
+        let linked = self.content.v == 1 || self.content.previous == Some(to_hex(&known.hash));
         self.content.batches == known.content.batches + 1 && linked
     }
 
@@ -81,16 +84,12 @@ pub(super) fn head_key() -> Key {
     Key::new("consensus/head").expect("a valid key")
 }
 
-fn hexadecimal(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn next(known: Option<&Head>, version: u64) -> Head {
-        let (_, value) = Head::after(known);
+        let (_, value) = Head::after(known, || Uuid::new_v4().as_u128());
         Head::read(Revision(version), &value).unwrap()
     }
 

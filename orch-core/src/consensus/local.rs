@@ -12,11 +12,14 @@ use super::{
     FaultModel, HybridClock, MembershipChange, Records, StateMachine,
     batch::{Batch, Front, Reporter, Request, decide_some, read_all, writes_wanted},
 };
-use crate::model::Timestamp;
-use crate::store::{CommitError, Durability, Revision, StateStore, StoreError, Txn};
+use crate::{
+    environment::{Environment, System},
+    model::Timestamp,
+    store::{CommitError, Durability, Revision, StateStore, StoreError, Txn},
+};
 
 /// How much a [`LocalConsensus`] takes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LocalConfig {
     /// Proposals that may wait; one more is refused as busy.
     pub queue_max: usize,
@@ -24,11 +27,18 @@ pub struct LocalConfig {
     pub batch_max: usize,
     /// The largest command in bytes.
     pub max_command_bytes: usize,
+    /// Clock and background work.
+    pub environment: Arc<dyn Environment>,
 }
 
 impl Default for LocalConfig {
     fn default() -> Self {
-        Self { queue_max: 65_536, batch_max: 1024, max_command_bytes: 16 << 20 }
+        Self {
+            queue_max: 65_536,
+            batch_max: 1024,
+            max_command_bytes: 16 << 20,
+            environment: System::shared(),
+        }
     }
 }
 
@@ -57,11 +67,8 @@ impl LocalConsensus {
     /// Both, with bounds of your own.
     #[must_use]
     pub fn with_config(store: Option<Arc<dyn StateStore>>, config: LocalConfig) -> Self {
-        Self {
-            store,
-            config,
-            front: Front::new(config.queue_max, config.max_command_bytes, HybridClock::new()),
-        }
+        let front = Front::new(config.queue_max, config.max_command_bytes, config.environment.clone());
+        Self { store, config, front }
     }
 }
 

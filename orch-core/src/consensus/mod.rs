@@ -64,8 +64,15 @@ pub trait Consensus: Send + Sync + fmt::Debug + 'static {
     async fn read_barrier(&self) -> Result<Revision, ConsensusError>;
 
     /// The time that a proposal made now would carry: the later of the system clock and the latest time of the group, going on
-    /// evenly (a hybrid logical clock; Kulkarni et al., "Logical Physical Clocks", OPODIS 2014). Never goes back.
+    /// evenly (a hybrid logical clock; Kulkarni et al., "Logical Physical Clocks", OPODIS 2014). Goes back in
+    /// [`Consensus::set_clock_back`] only.
     fn now(&self) -> Timestamp;
+
+    /// Other members say that it is `time`, and the clock of this one is ahead of it: proposals go on from there, or from the
+    /// latest time of the group where that is later. Without effect where members compare their clocks themselves.
+    fn set_clock_back(&self, time: Timestamp) {
+        let _ = time;
+    }
 
     /// The author that proposals of this replica carry.
     fn author(&self) -> Author;

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tracing::{error, warn};
-use uuid::Uuid;
 
 use super::{
     Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context, Evidence,
@@ -19,15 +18,19 @@ use super::{
 use crate::store::{
     CommitError, Entry, Key, Revision, StateStore, StoreError, Txn, Watch, WatchBatch, Write,
 };
-use crate::{fault::EngineFault, model::Timestamp};
+use crate::{
+    environment::{Environment, System},
+    fault::EngineFault,
+    model::Timestamp,
+};
 
 /// Settings of a [`StoreConsensus`].
 #[derive(Clone, Debug)]
 pub struct StoreConsensusConfig {
     /// Name of this member, one part of a key and no other member's. A random one when absent.
     pub member: Option<Arc<str>>,
-    /// The clock of this member's proposals.
-    pub clock: HybridClock,
+    /// Clock, randomness and background work.
+    pub environment: Arc<dyn Environment>,
     /// Proposals that may wait; one more is refused as busy.
     pub queue_max: usize,
     /// Proposals that are decided and written together. A larger batch loses fewer races and less to each.
@@ -42,7 +45,7 @@ impl Default for StoreConsensusConfig {
     fn default() -> Self {
         Self {
             member: None,
-            clock: HybridClock::new(),
+            environment: System::shared(),
             queue_max: 65_536,
             batch_max: 1024,
             max_command_bytes: 16 << 20,
@@ -82,9 +85,9 @@ impl StoreConsensus {
     /// The same with a configuration of your own.
     #[must_use]
     pub fn with_config(store: Arc<dyn StateStore>, config: StoreConsensusConfig) -> Self {
-        let random = || Uuid::new_v4().as_simple().to_string().into();
+        let random = || format!("{:032x}", config.environment.random()).into();
         let member = config.member.clone().unwrap_or_else(random);
-        let front = Front::new(config.queue_max, config.max_command_bytes, config.clock.clone());
+        let front = Front::new(config.queue_max, config.max_command_bytes, config.environment.clone());
         Self { store, config, member, front }
     }
 }
@@ -110,6 +113,7 @@ impl Consensus for StoreConsensus {
         let mut replica = Replica {
             store: self.store.clone(),
             clock: self.front.clock(),
+            environment: self.config.environment.clone(),
             author: self.author(),
             machine,
             applied: Revision::ZERO,
@@ -132,6 +136,10 @@ impl Consensus for StoreConsensus {
 
     fn now(&self) -> Timestamp {
         self.front.clock().now()
+    }
+
+    fn set_clock_back(&self, time: Timestamp) {
+        self.front.clock().go_back(time);
     }
 
     fn author(&self) -> Author {
@@ -160,6 +168,7 @@ struct Replica {
     store: Arc<dyn StateStore>,
     machine: Box<dyn StateMachine>,
     clock: HybridClock,
+    environment: Arc<dyn Environment>,
     author: Author,
     /// Everything up to here is in the machine.
     applied: Revision,
@@ -243,12 +252,13 @@ impl Replica {
                 self.catch_up().await?;
                 continue;
             }
-            let (guard, next) = Head::after(self.head.as_ref());
+            let (guard, next) = Head::after(self.head.as_ref(), || self.environment.random());
             writes.push(Write::put(head_key(), next.clone()));
             match self.store.commit(Txn::of(writes).guarded(guard)).await {
                 Ok(revision) => {
                     self.machine.commit(revision);
                     (self.applied, self.head) = (revision, Some(Head::read(revision, &next)?));
+                    self.clock.reach(self.machine.time());
                     return Ok(outcomes);
                 }
                 Err(CommitError::Conflict { .. }) => {

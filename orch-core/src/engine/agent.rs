@@ -25,10 +25,11 @@ use super::{
     secrets::{NoSecrets, SecretSource},
 };
 use crate::{
+    environment::{Environment, System},
     fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
-        Session, TaskSpec, WorkKind,
+        Session, SharedSpec, TaskSpec, WorkKind,
     },
     runtime::{FoundState, Runtime, RuntimeError, RuntimeEvent, RuntimeEvents},
     store::Revision,
@@ -48,6 +49,8 @@ pub struct AgentConfig {
     pub observe_every: Duration,
     /// How often usage is observed, if at all.
     pub usage_every: Option<Duration>,
+    /// Clock, randomness and background work.
+    pub environment: Arc<dyn Environment>,
 }
 
 impl AgentConfig {
@@ -69,6 +72,7 @@ impl AgentConfig {
             starts_in_flight: 8,
             observe_every: Duration::from_millis(50),
             usage_every: Some(Duration::from_secs(10)),
+            environment: System::shared(),
         }
     }
 }
@@ -80,6 +84,8 @@ pub struct Agent {
     link: Arc<dyn ControlLink>,
     shared: Arc<Shared>,
     incarnation: IncarnationId,
+    /// Registrations so far.
+    registrations: u64,
     orders: mpsc::Receiver<Order>,
     state: watch::Sender<AgentState>,
     session: watch::Sender<Option<Session>>,
@@ -109,6 +115,8 @@ struct Driven {
 enum SessionEnd {
     Lost(String),
     Fenced(String),
+    /// The control side has ended with its process.
+    Closed,
     Over,
 }
 
@@ -122,8 +130,9 @@ impl Agent {
     /// Starts an agent in the background. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(config: AgentConfig, runtime: Arc<dyn Runtime>, link: Arc<dyn ControlLink>) -> AgentHandle {
+        let environment = config.environment.clone();
         let session = watch::Sender::new(None);
-        let outbox = Outbox::start(session.subscribe(), link.clone(), config.observe_every);
+        let outbox = Outbox::start(&*environment, session.subscribe(), link.clone(), config.observe_every);
         let shared = Arc::new(Shared {
             node: config.node.id.clone(),
             outbox,
@@ -131,14 +140,16 @@ impl Agent {
             starts: Semaphore::new(config.starts_in_flight.max(1)),
             quick: config.observe_every,
             usage_every: config.usage_every.filter(|_| runtime.capabilities().stats),
-            engine: EngineHealth::default(),
+            engine: EngineHealth::new(environment.clone()),
+            environment: environment.clone(),
             runtime,
         });
         let (orders, ordered) = mpsc::channel(4);
         let (state, watched) = watch::channel(AgentState::Connecting("starting".into()));
         let (stop_grace, longest) = watch::channel(Duration::ZERO);
         let agent = Self {
-            incarnation: IncarnationId::generate(),
+            incarnation: IncarnationId::of_random(environment.random()),
+            registrations: 0,
             config,
             link,
             shared,
@@ -154,7 +165,12 @@ impl Agent {
             draining: None,
             stopping: false,
         };
-        AgentHandle { orders, state: watched, stop_grace: longest, task: tokio::spawn(agent.run()) }
+        AgentHandle {
+            orders,
+            state: watched,
+            stop_grace: longest,
+            task: environment.spawn(Box::pin(agent.run())),
+        }
     }
 
     async fn run(mut self) {
@@ -170,11 +186,13 @@ impl Agent {
                     delay = RETRY_MIN;
                     match self.session(heartbeat_interval).await {
                         SessionEnd::Over => return,
+                        SessionEnd::Closed => return self.leave().await,
                         SessionEnd::Fenced(why) => return self.give_way(why).await,
                         SessionEnd::Lost(why) => AgentState::Connecting(why),
                     }
                 }
                 Err(LinkError::Fenced(why)) => return self.give_way(why).await,
+                Err(LinkError::Closed) => return self.leave().await,
                 Err(LinkError::NameTaken(why)) => {
                     warn!(node = %self.config.node.id, %why, "registration refused");
                     // The cluster gave up what this agent runs before another one could have the name.
@@ -213,7 +231,9 @@ impl Agent {
         let held = driven.map(|(attempt, _)| *attempt).chain(found.map(|(attempt, _)| *attempt)).collect();
         let trouble = self.shared.engine.trouble();
         let spec = NodeSpec { max_tasks, trouble, ..self.config.node.clone() };
-        let registration = Registration { spec, incarnation: self.incarnation, held };
+        self.registrations += 1;
+        let (incarnation, number) = (self.incarnation, self.registrations);
+        let registration = Registration { spec, incarnation, number, held };
         let registered = self.link.register(registration).await?;
         // Not the later one: the control side may have lost its state and begun anew.
         self.seen = registered.revision;
@@ -367,7 +387,7 @@ impl Agent {
             match self.attempts.get(&attempt) {
                 Some(driven) => advance(&driven.wish, Wish::Stop),
                 None => {
-                    let spec = Arc::new(TaskSpec::program("stopped", "true"));
+                    let spec = SharedSpec::from(TaskSpec::program("stopped", "true"));
                     self.drive(Assignment { attempt, spec, started: false }, Wish::Stop);
                 }
             }
@@ -467,6 +487,7 @@ async fn next_done(running: &mut JoinSet<Done>) -> Done {
 fn session_end(error: LinkError) -> SessionEnd {
     match error {
         LinkError::Fenced(why) => SessionEnd::Fenced(why),
+        LinkError::Closed => SessionEnd::Closed,
         other => SessionEnd::Lost(other.to_string()),
     }
 }
@@ -526,7 +547,9 @@ async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: Duration) -
         ticks.tick().await;
         let Some(session) = sessions.borrow().clone() else { return LinkError::NotRegistered };
         match tokio::time::timeout(every, link.heartbeat(&session)).await {
-            Ok(Err(error @ (LinkError::NotRegistered | LinkError::Fenced(_)))) => return error,
+            Ok(Err(error @ (LinkError::NotRegistered | LinkError::Fenced(_) | LinkError::Closed))) => {
+                return error;
+            }
             Ok(Err(error)) => debug!(%error, "a heartbeat was not heard"),
             Err(_) => debug!("a heartbeat was not answered in time"),
             Ok(Ok(())) => {}
@@ -537,7 +560,8 @@ async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: Duration) -
 /// The runtime's events, asked for again whenever they end. The task ends with the receiver.
 fn watch_runtime(shared: Arc<Shared>) -> mpsc::Receiver<RuntimeEvent> {
     let (found, events) = mpsc::channel(256);
-    tokio::spawn(async move {
+    let environment = shared.environment.clone();
+    let watching = async move {
         loop {
             let stream: Result<RuntimeEvents, RuntimeError> = tokio::select! {
                 stream = shared.runtime.events() => stream,
@@ -561,6 +585,7 @@ fn watch_runtime(shared: Arc<Shared>) -> mpsc::Receiver<RuntimeEvent> {
                 () = found.closed() => return,
             }
         }
-    });
+    };
+    environment.spawn(Box::pin(watching));
     events
 }

@@ -23,7 +23,8 @@ pub enum AgentState {
     Fenced(String),
 }
 
-/// Steers an agent that runs in the background. Dropping it leaves the agent running.
+/// Steers an agent that runs in the background. Dropping it leaves the agent running; one whose orchestrator is in this process
+/// ends with it.
 #[derive(Debug)]
 pub struct AgentHandle {
     pub(super) orders: mpsc::Sender<Order>,
@@ -53,6 +54,13 @@ impl AgentHandle {
             Ok(_) => Ok(()),
             Err(_) => Err(LinkError::Unavailable("the agent has ended".into())),
         }
+    }
+
+    /// Waits until the agent has ended: it drained, left, gave way to a newer process, or its orchestrator in this process
+    /// ended. Cancel safe.
+    pub async fn ended(&self) {
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
     }
 
     /// How it gets on, now and whenever that changes.

@@ -13,9 +13,9 @@ use super::{
     secrets::SecretSource,
 };
 use crate::{
+    environment::Environment,
     model::{
-        AttemptEnd, AttemptId, NodeId, Report, ReportKind, RestartPolicy, StartFailure, TaskSpec, Timestamp,
-        Workload,
+        AttemptEnd, AttemptId, NodeId, Report, ReportKind, RestartPolicy, StartFailure, TaskSpec, Workload,
     },
     panics::panic_words,
     runtime::{FoundState, OutputStream, Progress, Runtime, RuntimeError, RuntimeErrorKind, Started, Work},
@@ -48,6 +48,7 @@ pub(super) struct Shared {
     pub(super) quick: Duration,
     pub(super) usage_every: Option<Duration>,
     pub(super) engine: EngineHealth,
+    pub(super) environment: Arc<dyn Environment>,
 }
 
 /// What the agent's loop tells an attempt.
@@ -223,7 +224,7 @@ async fn bring_up(
 /// Has it decided that the attempt starts, before it does: should this machine lose its memory, work that must not run twice
 /// is not started again.
 async fn announce(shared: &Shared, attempt: AttemptId) -> Result<(), AttemptEnd> {
-    let kind = ReportKind::Started { at: Timestamp::now() };
+    let kind = ReportKind::Started { at: shared.environment.now() };
     let report = Report { attempt, node: shared.node.clone(), kind };
     match shared.outbox.report(report).await {
         Some(Answered { answer: ReportAnswer::Accepted, .. }) => Ok(()),
@@ -240,7 +241,8 @@ async fn watch_over(
 ) -> Ended {
     let (attempt, spec) = (assignment.attempt, &assignment.spec);
     let output = Aborting(tokio::spawn(forward_output(shared.clone(), attempt)));
-    let time_left = spec.timeouts.run.map(|limit| limit.saturating_sub(Timestamp::now().since(started.at)));
+    let time_left =
+        spec.timeouts.run.map(|limit| limit.saturating_sub(shared.environment.now().since(started.at)));
     let timeout = tokio::time::sleep(time_left.unwrap_or_default());
     let quick = tokio::time::sleep(shared.quick);
     tokio::pin!(timeout, quick);

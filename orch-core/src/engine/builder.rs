@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32},
+    },
 };
 
 use tokio::sync::{Mutex, watch};
@@ -13,18 +16,19 @@ use super::{
     config::EngineConfig,
     driver::{Heard, drive, restore_observed},
     error::{Error, Result},
-    members::key_of,
+    members::{Members, key_of},
     orchestrator::{Inner, Orchestrator},
     view::{Publisher, View},
 };
 use crate::{
-    consensus::{Consensus, FaultModel, LocalConsensus, StoreConsensus},
+    consensus::{Consensus, FaultModel, LocalConfig, LocalConsensus, StoreConsensus, StoreConsensusConfig},
+    environment::{Environment, System},
     model::AttemptId,
     output::{MemoryOutput, OutputStore, StoreOutput, move_out},
     runtime::Runtime,
     scheduler::{BestFit, Guarded, Scheduler},
     state::{ClusterConfig, ClusterMachine, ClusterState},
-    store::{MemoryStore, StateStore},
+    store::{Key, MemoryStore, StateStore},
     transport::Transport,
 };
 
@@ -41,6 +45,7 @@ pub struct Builder {
     nodes_given: u32,
     cluster: ClusterConfig,
     engine: EngineConfig,
+    environment: Arc<dyn Environment>,
 }
 
 impl Default for Builder {
@@ -55,6 +60,7 @@ impl Default for Builder {
             nodes_given: 0,
             cluster: ClusterConfig::default(),
             engine: EngineConfig::default(),
+            environment: System::shared(),
         }
     }
 }
@@ -156,6 +162,13 @@ impl Builder {
         self
     }
 
+    /// Clock, randomness and background work. A consensus of your own and the agent of this process have a setting of their own.
+    #[must_use]
+    pub fn environment(mut self, environment: Arc<dyn Environment>) -> Self {
+        self.environment = environment;
+        self
+    }
+
     /// Reads what earlier lives decided and starts. Must be called within a tokio runtime.
     ///
     /// # Errors
@@ -179,12 +192,16 @@ impl Builder {
                 "node(...) was called more than once; a process is one node, start an Agent on link() for each other".into(),
             ));
         }
-        if consensus.capabilities().shares_store() {
-            self.check_member(&*consensus)?;
-        }
+        let shares_store = consensus.capabilities().shares_store();
+        let mut members =
+            if shares_store { Some(Members::new(self.check_member(&*consensus)?)) } else { None };
         let given = self.store.is_some();
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
-        let view = Arc::new(View::new(self.engine.events_kept, self.engine.changes_kept));
+        let view = Arc::new(View::new(
+            self.engine.events_kept,
+            self.engine.changes_kept,
+            low_bits(self.environment.random()),
+        ));
         let scheduler = Arc::new(Guarded::new(self.scheduler));
         let state = ClusterState::new(self.cluster, scheduler.clone());
         let machine = ClusterMachine::new(state, Box::new(Publisher(view.clone())));
@@ -199,6 +216,7 @@ impl Builder {
             None if given => Arc::new(StoreOutput::open(store.clone(), bytes_max).await?),
             None => Arc::new(MemoryOutput::new(bytes_max)),
         };
+        let first_task = u32::try_from(low_bits(self.environment.random()) >> 32).expect("32 bits");
         let (stop, stopped) = watch::channel(false);
         let inner = Arc::new(Inner {
             consensus,
@@ -210,10 +228,16 @@ impl Builder {
             heard: Heard::default(),
             closing: AtomicBool::new(false),
             stop,
+            next_task: AtomicU32::new(first_task),
+            environment: self.environment,
             driver: Mutex::new(None),
             agent: Mutex::new(None),
         });
-        *inner.driver.lock().await = Some(tokio::spawn(drive(inner.clone(), stopped)));
+        if let Some(members) = &mut members {
+            members.compare_clocks(&inner).await;
+        }
+        *inner.driver.lock().await =
+            Some(inner.environment.spawn(Box::pin(drive(inner.clone(), members, stopped))));
         let orchestrator = Orchestrator::from_inner(inner.clone());
         if let Some((config, runtime)) = self.node {
             // In its place before anything is waited for: should this future be dropped, the agent must end.
@@ -230,15 +254,25 @@ impl Builder {
         Ok(orchestrator)
     }
 
+    fn local_consensus(&self, store: Option<Arc<dyn StateStore>>) -> Arc<dyn Consensus> {
+        let config = LocalConfig { environment: self.environment.clone(), ..LocalConfig::default() };
+        Arc::new(LocalConsensus::with_config(store, config))
+    }
+
+    fn store_consensus(&self, store: Arc<dyn StateStore>) -> StoreConsensus {
+        let environment = self.environment.clone();
+        StoreConsensus::with_config(store, StoreConsensusConfig { environment, ..Default::default() })
+    }
+
     /// Finds the consensus and checks that it can work with the rest.
     fn compose(&self) -> Result<Arc<dyn Consensus>> {
         let refuse = |why: String| Err(Error::Composition(why));
         let Some(consensus) = &self.consensus else {
-            let Some(store) = &self.store else { return Ok(Arc::new(LocalConsensus::in_memory())) };
+            let Some(store) = &self.store else { return Ok(self.local_consensus(None)) };
             let capabilities = store.capabilities();
             return match (capabilities.compare_and_swap, capabilities.shared) {
-                (true, false) => Ok(Arc::new(LocalConsensus::durable(store.clone()))),
-                (true, true) => Ok(Arc::new(StoreConsensus::new(store.clone()))),
+                (true, false) => Ok(self.local_consensus(Some(store.clone()))),
+                (true, true) => Ok(Arc::new(self.store_consensus(store.clone()))),
                 (false, _) => refuse(format!(
                     "the {} store merges what its writers say and cannot be the only home of decisions; add \
                      .consensus(...), for example Arc::new(LocalConsensus::in_memory()) or a replicated one",
@@ -266,15 +300,15 @@ impl Builder {
         }
     }
 
-    /// Checks what a member needs that decides with others over one store.
-    fn check_member(&self, consensus: &dyn Consensus) -> Result<()> {
+    /// Checks what a member needs that decides with others over one store; says where it tells what it hears.
+    fn check_member(&self, consensus: &dyn Consensus) -> Result<Key> {
         let refuse = |why: &str| Err(Error::Composition(why.into()));
-        if let Err(error) = key_of(&consensus.author()) {
-            return Err(Error::Composition(format!(
+        let key = key_of(&consensus.author()).map_err(|error| {
+            Error::Composition(format!(
                 "the member's name {:?} must be one part of a key, without a slash: {error}",
                 consensus.author().to_string()
-            )));
-        }
+            ))
+        })?;
         if self.store.is_none() {
             return refuse(
                 "members that decide over one store tell each other in it which nodes they hear; give the store of the \
@@ -287,7 +321,7 @@ impl Builder {
                 "a heartbeat reaches the other members of a store up to one heartbeat_interval late; set \
                  EngineConfig::node_timeout to at least three times heartbeat_interval",
             ),
-            false => Ok(()),
+            false => Ok(key),
         }
     }
 }
@@ -316,4 +350,8 @@ async fn settle_output(
         output.forget(&gone).await?;
     }
     Ok(())
+}
+
+fn low_bits(random: u128) -> u64 {
+    u64::try_from(random & u128::from(u64::MAX)).expect("64 bits")
 }

@@ -15,7 +15,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    members::{Members, key_of},
+    members::Members,
     orchestrator::Inner,
     tasks::Observed,
     view::{Stale, View},
@@ -112,8 +112,8 @@ impl Heard {
 }
 
 /// Runs until `stop` says so. What is due does not wait for what is being found out about nodes, nor the other way round.
-pub(super) async fn drive(inner: Arc<Inner>, stop: watch::Receiver<bool>) {
-    tokio::join!(propose_ticks(&inner, stop.clone()), check_nodes(&inner, stop));
+pub(super) async fn drive(inner: Arc<Inner>, members: Option<Members>, stop: watch::Receiver<bool>) {
+    tokio::join!(propose_ticks(&inner, stop.clone()), check_nodes(&inner, members, stop));
 }
 
 async fn propose_ticks(inner: &Inner, mut stop: watch::Receiver<bool>) {
@@ -129,15 +129,11 @@ async fn propose_ticks(inner: &Inner, mut stop: watch::Receiver<bool>) {
     }
 }
 
-async fn check_nodes(inner: &Inner, mut stop: watch::Receiver<bool>) {
+async fn check_nodes(inner: &Inner, mut members: Option<Members>, mut stop: watch::Receiver<bool>) {
     let period = inner.config.heartbeat_interval / 2;
     let mut checks = tokio::time::interval(period);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_check = Instant::now();
-    let mut members =
-        inner.consensus.capabilities().shares_store().then(|| {
-            Members::new(key_of(&inner.consensus.author()).expect("the builder has checked the name"))
-        });
     loop {
         tokio::select! {
             _ = stop.changed() => break,

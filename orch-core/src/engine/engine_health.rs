@@ -9,7 +9,10 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-use crate::runtime::{RuntimeError, RuntimeErrorKind};
+use crate::{
+    environment::Environment,
+    runtime::{RuntimeError, RuntimeErrorKind},
+};
 
 /// Clones are one.
 #[derive(Clone, Debug)]
@@ -17,6 +20,7 @@ pub(super) struct EngineHealth(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    environment: Arc<dyn Environment>,
     state: Mutex<State>,
     trouble: watch::Sender<Option<String>>,
 }
@@ -35,6 +39,10 @@ struct State {
 }
 
 impl EngineHealth {
+    pub(super) fn new(environment: Arc<dyn Environment>) -> Self {
+        Self(Arc::new(Inner { environment, state: Mutex::default(), trouble: watch::Sender::new(None) }))
+    }
+
     /// An engine that is away for less is waited for without a word.
     const AWAY: Duration = Duration::from_secs(3);
     const FAILED_STARTS: u32 = 3;
@@ -88,14 +96,15 @@ impl EngineHealth {
     /// Lets one more try show whether starts work again.
     fn resume_after(&self, pause: Duration) {
         let inner = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
+        let resumed = async move {
             tokio::time::sleep(pause).await;
             let Some(inner) = inner.upgrade() else { return };
             let health = Self(inner);
             let mut state = health.lock();
             (state.paused, state.failed_starts) = (None, Self::FAILED_STARTS - 1);
             health.tell(&state);
-        });
+        };
+        self.0.environment.spawn(Box::pin(resumed));
     }
 
     fn tell(&self, state: &State) {
@@ -119,12 +128,6 @@ impl EngineHealth {
     }
 }
 
-impl Default for EngineHealth {
-    fn default() -> Self {
-        Self(Arc::new(Inner { state: Mutex::default(), trouble: watch::Sender::new(None) }))
-    }
-}
-
 fn is_of_the_node(kind: RuntimeErrorKind) -> bool {
     matches!(kind, RuntimeErrorKind::NotFound | RuntimeErrorKind::NoSpace | RuntimeErrorKind::Internal)
 }
@@ -139,7 +142,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_stays_away_closes_the_node_until_it_answers() {
-        let health = EngineHealth::default();
+        let health = EngineHealth::new(crate::environment::System::shared());
         health.note(&error(RuntimeErrorKind::Unavailable));
         assert_eq!(health.trouble(), None, "a moment is waited out");
         tokio::time::advance(EngineHealth::AWAY).await;
@@ -151,7 +154,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn starts_that_keep_failing_close_the_node_for_longer_each_time() {
-        let health = EngineHealth::default();
+        let health = EngineHealth::new(crate::environment::System::shared());
         for _ in 0..EngineHealth::FAILED_STARTS {
             health.note_start(&error(RuntimeErrorKind::InvalidSpec));
         }

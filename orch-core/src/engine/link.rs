@@ -1,14 +1,14 @@
 //! The one interface between an agent and the control side: assignments in, reports out. Implemented in the process by
 //! [`Orchestrator`](super::Orchestrator), over HTTP by `orch-net`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{AttemptId, IncarnationId, NodeSpec, Report, Session, TaskSpec, Timestamp},
+    model::{AttemptId, IncarnationId, NodeSpec, Report, Session, SharedSpec, Timestamp},
     runtime::{OutputStream, Usage},
     store::Revision,
 };
@@ -74,6 +74,9 @@ pub struct Registration {
     pub spec: NodeSpec,
     /// Its process.
     pub incarnation: IncarnationId,
+    /// Counts up with each registration of the process, so that one that arrives late is known as such.
+    #[serde(default)]
+    pub number: u64,
     /// Attempts that it has, running or ended. Those that were given up with the node, and not replaced yet, go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<AttemptId>,
@@ -132,7 +135,7 @@ pub struct Assignment {
     /// Which attempt.
     pub attempt: AttemptId,
     /// What to run.
-    pub spec: Arc<TaskSpec>,
+    pub spec: SharedSpec,
     /// It was seen running already. A node that does not find it must not start it again: it is lost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub started: bool,
@@ -222,6 +225,9 @@ pub enum LinkError {
     /// It cannot be reached, or is busy. Try again.
     #[error("the control side cannot be reached: {0}")]
     Unavailable(String),
+    /// It has ended in this process, and nobody will come back under this link. The agent leaves what runs to its next life.
+    #[error("the orchestrator has ended")]
+    Closed,
     /// It does not know the node (any more).
     #[error("the node is not registered")]
     NotRegistered,

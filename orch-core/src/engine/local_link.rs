@@ -74,9 +74,9 @@ impl LocalLink {
 impl ControlLink for LocalLink {
     async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
         let inner = &self.0;
-        let Registration { spec, incarnation, held } = registration;
+        let Registration { spec, incarnation, number, held } = registration;
         let node = spec.id.clone();
-        let command = Command::RegisterNode { spec, incarnation, held };
+        let command = Command::RegisterNode { spec, incarnation, number, held };
         let decided = inner.decide(Envelope::anonymous(command)).await.map_err(|error| match error {
             Error::Rejected(taken @ Rejection::NodeIdTaken { .. }) => LinkError::NameTaken(taken.to_string()),
             Error::Rejected(fenced @ Rejection::Fenced { .. }) => LinkError::Fenced(fenced.to_string()),

@@ -7,7 +7,6 @@ use std::{
 };
 
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use super::link::Cursor;
 use crate::model::{AttemptId, NodeId};
@@ -32,8 +31,9 @@ struct Mailbox {
 }
 
 impl Mailboxes {
-    pub(super) fn new(kept: usize) -> Self {
-        Self { boxes: Mutex::new(Boxes { epoch: new_epoch(), by_node: HashMap::new() }), kept: kept.max(1) }
+    /// `epoch` differs from those of other lives of a control side.
+    pub(super) fn new(kept: usize, epoch: u64) -> Self {
+        Self { boxes: Mutex::new(Boxes { epoch, by_node: HashMap::new() }), kept: kept.max(1) }
     }
 
     pub(super) fn post(&self, moved: Vec<(NodeId, AttemptId)>) {
@@ -55,7 +55,7 @@ impl Mailboxes {
     /// Voids all cursors: the state was replaced.
     pub(super) fn restart(&self) {
         let mut boxes = self.lock();
-        boxes.epoch = new_epoch();
+        boxes.epoch = boxes.epoch.wrapping_add(1);
         for mailbox in boxes.by_node.values_mut() {
             mailbox.changed.clear();
             mailbox.posted.send_modify(|posted| *posted += 1);
@@ -97,11 +97,6 @@ impl Mailboxes {
     }
 }
 
-/// Differs between two lives of a control side, nearly surely.
-fn new_epoch() -> u64 {
-    Uuid::new_v4().as_u64_pair().0
-}
-
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -116,7 +111,7 @@ mod tests {
     #[test]
     fn a_reader_gets_what_is_new_or_learns_that_it_missed_something() {
         let node = NodeId::new("n").unwrap();
-        let boxes = Mailboxes::new(3);
+        let boxes = Mailboxes::new(3, 7);
         let (start, _) = boxes.open(&node);
         boxes.post(vec![(node.clone(), attempt(1)), (node.clone(), attempt(1))]);
         let (next, changed) = boxes.after(&node, start).unwrap();

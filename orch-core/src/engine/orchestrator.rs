@@ -5,7 +5,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     consensus::{Consensus, ConsensusError, ConsensusStatus},
+    environment::Environment,
     model::{CommandId, NodeId, Report, Session, TaskId, TaskSpec},
     output::OutputStore,
     scheduler::{Guarded, NodeView, Pending, Scheduler as _, Snapshot, Unplaced},
@@ -98,6 +99,9 @@ pub(super) struct Inner {
     pub(super) stop: watch::Sender<bool>,
     pub(super) driver: Mutex<Option<tokio::task::JoinHandle<()>>>,
     pub(super) agent: Mutex<Option<AgentHandle>>,
+    /// Number of the next task that is submitted without an id.
+    pub(super) next_task: AtomicU32,
+    pub(super) environment: Arc<dyn Environment>,
 }
 
 /// How an orchestrator is doing.
@@ -139,8 +143,8 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Rejected`] when the spec cannot be accepted; nothing happened then.
     pub async fn submit(&self, spec: TaskSpec) -> Result<TaskId> {
-        let id = TaskId::generate();
-        self.submit_as(CommandId::generate(), vec![NewTask { id, spec: Arc::new(spec) }]).await?;
+        let id = self.inner.new_task();
+        self.submit_as(self.inner.new_command(), vec![NewTask { id, spec: spec.into() }]).await?;
         Ok(id)
     }
 
@@ -149,10 +153,10 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Rejected`] when one of the specs cannot be accepted; nothing happened then.
     pub async fn submit_all(&self, specs: impl IntoIterator<Item = TaskSpec>) -> Result<Vec<TaskId>> {
-        let new = |spec| NewTask { id: TaskId::generate(), spec: Arc::new(spec) };
+        let new = |spec: TaskSpec| NewTask { id: self.inner.new_task(), spec: spec.into() };
         let tasks: Vec<NewTask> = specs.into_iter().map(new).collect();
         let ids = tasks.iter().map(|task| task.id).collect();
-        self.submit_as(CommandId::generate(), tasks).await?;
+        self.submit_as(self.inner.new_command(), tasks).await?;
         Ok(ids)
     }
 
@@ -362,7 +366,7 @@ impl Orchestrator {
     }
 
     /// What agents in this process talk to. It does not keep the orchestrator; when that has ended, every call answers
-    /// [`LinkError::Unavailable`].
+    /// [`LinkError::Closed`], and its agent ends and leaves what runs to its next life.
     #[must_use]
     pub fn link(&self) -> Arc<dyn ControlLink> {
         Arc::new(WeakLink(Arc::downgrade(&self.inner.0)))
@@ -399,7 +403,10 @@ impl Orchestrator {
     }
 
     async fn command(&self, command: Command) -> Result<Outcome> {
-        self.inner.decide(Envelope::identified(CommandId::generate(), command)).await.map(|done| done.outcome)
+        self.inner
+            .decide(Envelope::identified(self.inner.new_command(), command))
+            .await
+            .map(|done| done.outcome)
     }
 }
 
@@ -412,12 +419,11 @@ impl WeakLink {
     where
         F: Future<Output = Result<T, LinkError>> + Send,
     {
-        let ended = || LinkError::Unavailable("the orchestrator has ended".into());
-        let inner = self.0.upgrade().ok_or_else(ended)?;
+        let inner = self.0.upgrade().ok_or(LinkError::Closed)?;
         let mut stop = inner.stop.subscribe();
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => Err(ended()),
+            _ = stop.wait_for(|stop| *stop) => Err(LinkError::Closed),
             answer = call(LocalLink(inner)) => answer,
         }
     }
@@ -460,6 +466,14 @@ pub(super) struct Carried {
 }
 
 impl Inner {
+    fn new_task(&self) -> TaskId {
+        TaskId::following(self.next_task.fetch_add(1, Ordering::Relaxed), self.environment.random())
+    }
+
+    fn new_command(&self) -> CommandId {
+        CommandId::of_random(self.environment.random())
+    }
+
     /// Has a command decided. A command with an id is proposed again when its fate is not known; the state applies it once.
     pub(super) async fn decide(&self, envelope: Envelope) -> Result<Carried> {
         let (revision, outcome) = self.propose(envelope).await?;

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen};
 use crate::{
+    environment::Environment,
     model::{AttemptId, Report, Session},
     store::Revision,
 };
@@ -45,11 +46,16 @@ const BATCH_BYTES: usize = 512 << 10;
 
 impl Outbox {
     /// Starts the two senders; they end when the last clone of the outbox is gone.
-    pub(super) fn start(sessions: Sessions, link: Arc<dyn ControlLink>, observe_every: Duration) -> Self {
+    pub(super) fn start(
+        environment: &dyn Environment,
+        sessions: Sessions,
+        link: Arc<dyn ControlLink>,
+        observe_every: Duration,
+    ) -> Self {
         let (reports, to_report) = mpsc::channel(QUEUE);
         let (observations, to_observe) = mpsc::channel(QUEUE);
-        tokio::spawn(send_reports(sessions.clone(), link.clone(), to_report));
-        tokio::spawn(send_observations(sessions, link, to_observe, observe_every));
+        environment.spawn(Box::pin(send_reports(sessions.clone(), link.clone(), to_report)));
+        environment.spawn(Box::pin(send_observations(sessions, link, to_observe, observe_every)));
         Self { reports, observations }
     }
 
@@ -154,7 +160,8 @@ async fn send_observations(
 }
 
 /// Calls with the newest session until it is delivered. A refusal (a token that was changed, say) is waited out too: giving up
-/// would lose the result of work that was done. `None` when a newer process of the agent took over, or when it failed and was
+/// would lose the result of work that was done. `None` when a newer process of the agent took over, the control side has ended
+/// with its process, or when it failed and was
 /// `given_up` by everybody it matters to.
 async fn persist<T, F>(
     what: &str,
@@ -174,7 +181,7 @@ where
         };
         match result {
             Ok(answer) => return Some(answer),
-            Err(LinkError::Fenced(_)) => return None,
+            Err(LinkError::Fenced(_) | LinkError::Closed) => return None,
             Err(LinkError::Refused(why)) => warn!(%why, what, "refused; trying again"),
             Err(error) => debug!(%error, what, "not delivered; trying again"),
         }

@@ -69,7 +69,7 @@ pub(super) enum Stale {
 }
 
 impl View {
-    pub(super) fn new(events_kept: usize, mailbox_kept: usize) -> Self {
+    pub(super) fn new(events_kept: usize, mailbox_kept: usize, epoch: u64) -> Self {
         Self {
             inner: RwLock::new(Inner {
                 revision: Revision::ZERO,
@@ -88,7 +88,7 @@ impl View {
             events: watch::Sender::new(0),
             closed: AtomicBool::new(false),
             due: watch::Sender::new(None),
-            mailboxes: Mailboxes::new(mailbox_kept),
+            mailboxes: Mailboxes::new(mailbox_kept, epoch),
         }
     }
 
@@ -325,7 +325,11 @@ impl View {
                     inner.by_node.remove(id);
                     inner.ring.push(revision, EventKind::NodeRemoved(id.clone()));
                 }
-                Change::PutCommand(..) | Change::DeleteCommand(_) | Change::PutClock(_) => {}
+                Change::PutSpec(_)
+                | Change::DeleteSpec(_)
+                | Change::PutCommand(..)
+                | Change::DeleteCommand(_)
+                | Change::PutClock(_) => {}
             }
         }
         nodes_changed.extend(moved.iter().map(|(node, _)| node));

@@ -17,9 +17,9 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {text:?} is not valid: {rule}")]
 pub struct IdError {
-    what: &'static str,
-    text: String,
-    rule: &'static str,
+    pub(super) what: &'static str,
+    pub(super) text: String,
+    pub(super) rule: &'static str,
 }
 
 macro_rules! uuid_id {
@@ -98,8 +98,13 @@ impl TaskId {
     #[must_use]
     pub fn generate() -> Self {
         static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(Uuid::new_v4().as_fields().0));
-        let mut bytes = Uuid::new_v4().into_bytes();
-        bytes[..4].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        Self::following(NEXT.fetch_add(1, Ordering::Relaxed), Uuid::new_v4().as_u128())
+    }
+
+    /// The id with this number, for the rest random.
+    pub(crate) fn following(number: u32, random: u128) -> Self {
+        let mut bytes = random.to_be_bytes();
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
         Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
 
@@ -118,7 +123,11 @@ macro_rules! random_id {
             /// A new random id.
             #[must_use]
             pub fn generate() -> Self {
-                Self(Uuid::new_v4())
+                Self::of_random(Uuid::new_v4().as_u128())
+            }
+
+            pub(crate) fn of_random(random: u128) -> Self {
+                Self(uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid())
             }
         }
     };
@@ -262,7 +271,7 @@ fn check_name(text: &str, max: usize) -> Result<(), &'static str> {
 }
 
 /// Errors quote what somebody sent, but never at length.
-fn clip(text: &str) -> String {
+pub(super) fn clip(text: &str) -> String {
     text.chars().take(80).collect()
 }
 

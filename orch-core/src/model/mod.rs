@@ -9,6 +9,7 @@ mod node;
 mod node_loss;
 mod report;
 mod resources;
+mod shared_spec;
 mod spec;
 mod time;
 mod validate;
@@ -22,6 +23,7 @@ pub use node::{NodeKey, NodeRecord, NodeSpec, NodeState, Scheduling, Session};
 pub use node_loss::{KeptAttempt, NodeLossPolicy};
 pub use report::{AttemptEnd, Exit, Report, ReportKind, StartFailure};
 pub use resources::{Held, Overflow, Resources, Shortage};
+pub use shared_spec::{SharedSpec, SpecId};
 #[cfg(feature = "signing")]
 pub use signing::SignatureError;
 pub use spec::{

@@ -110,6 +110,9 @@ pub struct NodeRecord {
     /// Process of the agent that registered last.
     #[serde(default = "unknown_incarnation")]
     pub incarnation: IncarnationId,
+    /// The last registration of this process, by its own count.
+    #[serde(default)]
+    pub registration: u64,
     /// Number of its last registration among all registrations of the cluster.
     #[serde(default)]
     pub session: u64,
@@ -169,6 +172,7 @@ impl NodeRecord {
             scheduling: Scheduling::Open,
             registered_at,
             incarnation,
+            registration: 0,
             session: 0,
             key: None,
             fenced: Vec::new(),

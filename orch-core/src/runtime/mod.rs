@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(target_os = "linux")]
 pub use process::{ProcessRuntime, ProcessRuntimeConfig};
 
-use crate::model::{AttemptId, Exit, StartFailure, TaskSpec, Timestamp, WorkKind};
+use crate::model::{AttemptId, Exit, SharedSpec, StartFailure, Timestamp, WorkKind};
 
 /// Runs attempts. The contract is between a backend and the agent.
 ///
@@ -136,7 +136,7 @@ pub struct Work {
     /// Which attempt.
     pub attempt: AttemptId,
     /// What to run.
-    pub spec: Arc<TaskSpec>,
+    pub spec: SharedSpec,
     /// Values of the spec's secrets by name, and of its registry login.
     pub secrets: BTreeMap<String, Secret>,
 }

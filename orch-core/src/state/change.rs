@@ -1,20 +1,24 @@
 //! What a command did: put or delete of one record, and how that is written down.
 
-use std::sync::Arc;
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{CommandRecord, TaskRecord};
+use super::{AttemptRecord, CommandRecord, Stop, TaskRecord, TaskState};
 use crate::{
     consensus::MachineError,
-    model::{NodeId, NodeRecord, TaskId, Timestamp},
+    model::{NodeId, NodeRecord, SharedSpec, SpecId, TaskId, TaskSpec, Timestamp},
     store::{Key, Write},
 };
 
 /// Put or delete of one record. Absorbing it twice is the same as once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// Tasks have this spec, or will.
+    PutSpec(SharedSpec),
+    /// No task has this spec any more.
+    DeleteSpec(SharedSpec),
     /// The task is like this now.
     PutTask(Arc<TaskRecord>),
     /// The task is forgotten.
@@ -54,71 +58,234 @@ struct Stored<T> {
 
 const VERSION: u8 = 1;
 
+/// In format 1 a task's record holds its spec, in format 2 the id of a record of its own.
+const TASK_VERSION: u8 = 2;
+
+/// [`TaskRecord`] in format 2.
+#[derive(Serialize, Deserialize)]
+struct StoredTask<'a> {
+    id: TaskId,
+    spec: SpecId,
+    seq: u64,
+    submitted_at: Timestamp,
+    state: Cow<'a, TaskState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stop: Option<Cow<'a, Stop>>,
+    attempts_made: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    failures: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    node_losses: u32,
+    #[serde(default, skip_serializing_if = "<[AttemptRecord]>::is_empty")]
+    attempts: Cow<'a, [AttemptRecord]>,
+}
+
+impl<'a> StoredTask<'a> {
+    fn of(task: &'a TaskRecord) -> Self {
+        Self {
+            id: task.id,
+            spec: task.spec.id(),
+            seq: task.seq,
+            submitted_at: task.submitted_at,
+            state: Cow::Borrowed(&task.state),
+            stop: task.stop.as_ref().map(Cow::Borrowed),
+            attempts_made: task.attempts_made,
+            failures: task.failures,
+            node_losses: task.node_losses,
+            attempts: Cow::Borrowed(&task.attempts),
+        }
+    }
+
+    fn with(self, spec: SharedSpec) -> TaskRecord {
+        TaskRecord {
+            id: self.id,
+            spec,
+            seq: self.seq,
+            submitted_at: self.submitted_at,
+            state: self.state.into_owned(),
+            stop: self.stop.map(Cow::into_owned),
+            attempts_made: self.attempts_made,
+            failures: self.failures,
+            node_losses: self.node_losses,
+            attempts: self.attempts.into_owned(),
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 impl Change {
     /// Prefixes of all keys that changes write to.
-    pub const PREFIXES: [&'static str; 4] = ["tasks/", "nodes/", "commands/", "meta/"];
+    pub const PREFIXES: [&'static str; 5] = ["specs/", "tasks/", "nodes/", "commands/", "meta/"];
 
     /// The change as a write of a readable record.
     #[must_use]
     pub fn to_write(&self) -> Write {
         match self {
-            Self::PutTask(record) => Write::put(key(format!("tasks/{}", record.id)), encode(record)),
+            Self::PutSpec(spec) => Write::put(key(format!("specs/{}", spec.id())), encode(VERSION, spec)),
+            Self::DeleteSpec(spec) => Write::delete(key(format!("specs/{}", spec.id()))),
+            Self::PutTask(record) => {
+                Write::put(key(format!("tasks/{}", record.id)), encode(TASK_VERSION, &StoredTask::of(record)))
+            }
             Self::DeleteTask(task) => Write::delete(key(format!("tasks/{task}"))),
-            Self::PutNode(record) => Write::put(key(format!("nodes/{}", record.spec.id)), encode(record)),
+            Self::PutNode(record) => {
+                Write::put(key(format!("nodes/{}", record.spec.id)), encode(VERSION, record))
+            }
             Self::DeleteNode(node) => Write::delete(key(format!("nodes/{node}"))),
-            Self::PutCommand(slot, record) => Write::put(key(format!("commands/{slot:08}")), encode(record)),
+            Self::PutCommand(slot, record) => {
+                Write::put(key(format!("commands/{slot:08}")), encode(VERSION, record))
+            }
             Self::DeleteCommand(slot) => Write::delete(key(format!("commands/{slot:08}"))),
-            Self::PutClock(clock) => Write::put(key("meta/clock".into()), encode(clock)),
+            Self::PutClock(clock) => Write::put(key("meta/clock".into()), encode(VERSION, clock)),
         }
     }
 
-    /// Reads a write that [`Change::to_write`] made. `None` when the key is of something else.
+    /// Reads what [`Change::to_write`] wrote, into the order in which it can be absorbed: nodes and specs are there before
+    /// the tasks that need them, and gone after them. Writes of something else are left out. `known` finds the specs that
+    /// were there before.
     ///
     /// # Errors
-    /// A record of ours that cannot be read, or that a newer version wrote.
-    pub fn from_write(write: &Write) -> Result<Option<Self>, MachineError> {
-        let key = write.key.as_str();
-        let Some((space, name)) = key.split_once('/') else { return Ok(None) };
-        let bad = |problem: String| MachineError { what: format!("record {key}"), problem };
-        let change = match (space, &write.value) {
-            ("tasks", Some(value)) => Self::PutTask(decode(value).map_err(bad)?),
-            ("tasks", None) => {
-                Self::DeleteTask(name.parse().map_err(|_| bad("its key is no task id".into()))?)
+    /// A record of ours that cannot be read, that a newer version wrote, or that needs a spec which is not there.
+    pub fn from_writes(
+        writes: &[Write],
+        known: impl Fn(SpecId) -> Option<SharedSpec>,
+    ) -> Result<Vec<Self>, MachineError> {
+        let (mut first, mut middle, mut last) = (Vec::new(), Vec::new(), Vec::new());
+        let mut specs = HashMap::new();
+        for write in writes {
+            let Some((id, spec)) = spec_of(write, &known)? else { continue };
+            match write.value {
+                Some(_) => first.push(Self::PutSpec(spec.clone())),
+                None => last.push(Self::DeleteSpec(spec.clone())),
             }
-            ("nodes", Some(value)) => Self::PutNode(decode(value).map_err(bad)?),
+            specs.insert(id, spec);
+        }
+        let mut shared = |spec: SharedSpec| {
+            let known = || known(spec.id()).unwrap_or_else(|| spec.clone());
+            specs.entry(spec.id()).or_insert_with(known).clone()
+        };
+        let mut later = Vec::new();
+        for write in writes {
+            let Some(change) = Unresolved::of(write)? else { continue };
+            match change {
+                Unresolved::Inline(mut task) => {
+                    task.spec = shared(task.spec);
+                    middle.push(Self::PutTask(Arc::new(task)));
+                }
+                Unresolved::ById(task) => later.push(task),
+                Unresolved::Other(change) => match change {
+                    Self::PutNode(_) => first.push(change),
+                    Self::DeleteNode(_) => last.push(change),
+                    change => middle.push(change),
+                },
+            }
+        }
+        for task in later {
+            let spec = specs.get(&task.spec).cloned().or_else(|| known(task.spec));
+            let spec = spec.ok_or_else(|| MachineError {
+                what: format!("record tasks/{}", task.id),
+                problem: format!("its spec, record specs/{}, is missing", task.spec),
+            })?;
+            middle.push(Self::PutTask(Arc::new(task.with(spec))));
+        }
+        first.append(&mut middle);
+        first.append(&mut last);
+        Ok(first)
+    }
+}
+
+/// The spec that a write puts or deletes. `None` when it is about something else, or deletes what is not there.
+fn spec_of(
+    write: &Write,
+    known: impl Fn(SpecId) -> Option<SharedSpec>,
+) -> Result<Option<(SpecId, SharedSpec)>, MachineError> {
+    let Some(name) = write.key.as_str().strip_prefix("specs/") else { return Ok(None) };
+    let id: SpecId = name.parse().map_err(|_| bad(&write.key, "its key is no spec id"))?;
+    let spec = match &write.value {
+        Some(value) => {
+            let spec: TaskSpec = decode(value, VERSION).map_err(|problem| bad(&write.key, problem))?;
+            Some(known(id).unwrap_or_else(|| SharedSpec::stored(id, spec)))
+        }
+        None => known(id),
+    };
+    Ok(spec.map(|spec| (id, spec)))
+}
+
+/// A change of anything but a spec, as its bytes alone tell it.
+enum Unresolved<'a> {
+    Other(Change),
+    Inline(TaskRecord),
+    ById(StoredTask<'a>),
+}
+
+impl Unresolved<'_> {
+    fn of(write: &Write) -> Result<Option<Self>, MachineError> {
+        let Some((space, name)) = write.key.as_str().split_once('/') else { return Ok(None) };
+        let wrong = |problem: String| bad(&write.key, problem);
+        let change = match (space, &write.value) {
+            ("tasks", Some(value)) => {
+                return match version_of(value).map_err(wrong)? {
+                    1 => decode(value, 1).map(Self::Inline),
+                    _ => decode(value, TASK_VERSION).map(Self::ById),
+                }
+                .map(Some)
+                .map_err(wrong);
+            }
+            ("tasks", None) => {
+                Change::DeleteTask(name.parse().map_err(|_| bad(&write.key, "its key is no task id"))?)
+            }
+            ("nodes", Some(value)) => Change::PutNode(decode(value, VERSION).map_err(wrong)?),
             ("nodes", None) => {
-                Self::DeleteNode(name.parse().map_err(|_| bad("its key is no node id".into()))?)
+                Change::DeleteNode(name.parse().map_err(|_| bad(&write.key, "its key is no node id"))?)
             }
             ("commands", value) => {
-                let slot = name.parse().map_err(|_| bad("its key is no number".into()))?;
+                let slot = name.parse().map_err(|_| bad(&write.key, "its key is no number"))?;
                 match value {
-                    Some(value) => Self::PutCommand(slot, decode(value).map_err(bad)?),
-                    None => Self::DeleteCommand(slot),
+                    Some(value) => Change::PutCommand(slot, decode(value, VERSION).map_err(wrong)?),
+                    None => Change::DeleteCommand(slot),
                 }
             }
-            ("meta", Some(value)) if name == "clock" => Self::PutClock(decode(value).map_err(bad)?),
+            ("meta", Some(value)) if name == "clock" => {
+                Change::PutClock(decode(value, VERSION).map_err(wrong)?)
+            }
             _ => return Ok(None),
         };
-        Ok(Some(change))
+        Ok(Some(Self::Other(change)))
     }
+}
+
+fn bad(key: &Key, problem: impl Into<String>) -> MachineError {
+    MachineError { what: format!("record {key}"), problem: problem.into() }
 }
 
 fn key(text: String) -> Key {
     Key::new(text).expect("ids have no characters that keys refuse")
 }
 
-fn encode(record: &impl Serialize) -> Bytes {
-    serde_json::to_vec(&Stored { v: VERSION, record }).expect("plain data has a JSON form").into()
+fn encode(v: u8, record: &impl Serialize) -> Bytes {
+    serde_json::to_vec(&Stored { v, record }).expect("plain data has a JSON form").into()
 }
 
-fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+/// Without reading the whole record, where it begins as we write it.
+fn version_of(value: &[u8]) -> Result<u8, String> {
+    if let Some([digit @ b'0'..=b'9', b',', ..]) = value.strip_prefix(br#"{"v":"#) {
+        return Ok(digit - b'0');
+    }
     #[derive(Deserialize)]
     struct Version {
         v: u8,
     }
     let Version { v } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-    if v != VERSION {
-        return Err(format!("it has format {v}; this version reads format {VERSION}"));
+    Ok(v)
+}
+
+fn decode<T: DeserializeOwned>(value: &[u8], version: u8) -> Result<T, String> {
+    let v = version_of(value)?;
+    if v != version {
+        return Err(format!("it has format {v}; this version reads format {version}"));
     }
     let stored: Stored<T> = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     Ok(stored.record)

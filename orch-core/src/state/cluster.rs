@@ -2,19 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
 use super::{
     Change, Clock, ClusterConfig, CommandRecord, TaskRecord, TaskState, commands::Commands, nodes::Nodes,
-    queue::Queue, table::TaskTable,
+    queue::Queue, snapshot, specs::Specs, table::TaskTable,
 };
 use crate::{
     consensus::MachineError,
-    model::{NodeId, NodeRecord, Scheduling, TaskId, Timestamp},
+    model::{NodeId, Scheduling, SharedSpec, SpecId, TaskId, Timestamp},
     scheduler::{NodeView, Scheduler},
 };
 
@@ -25,6 +23,7 @@ pub struct ClusterState {
     pub(super) scheduler: Arc<dyn Scheduler>,
     pub(super) clock: Clock,
     pub(super) tasks: TaskTable,
+    pub(super) specs: Specs,
     pub(super) nodes: Nodes,
     pub(super) commands: Commands,
     /// Eligible tasks.
@@ -37,17 +36,6 @@ pub struct ClusterState {
     pub(super) finished: BTreeSet<(Timestamp, TaskId)>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct SnapshotForm {
-    v: u8,
-    clock: Clock,
-    nodes: Vec<Arc<NodeRecord>>,
-    tasks: Vec<Arc<TaskRecord>>,
-    commands: Vec<(u32, Arc<CommandRecord>)>,
-}
-
-const SNAPSHOT_VERSION: u8 = 1;
-
 impl ClusterState {
     /// A cluster in which nothing has happened.
     #[must_use]
@@ -57,6 +45,7 @@ impl ClusterState {
             scheduler,
             clock: Clock::default(),
             tasks: TaskTable::default(),
+            specs: Specs::default(),
             nodes: Nodes::default(),
             commands: Commands::default(),
             queue: Queue::default(),
@@ -73,9 +62,15 @@ impl ClusterState {
     /// changes, so state and changes do not belong together.
     pub fn absorb(&mut self, change: Change) -> Change {
         match change {
+            Change::PutSpec(spec) => self.set_spec_record(spec, true),
+            Change::DeleteSpec(spec) => self.set_spec_record(spec, false),
             Change::PutTask(record) => {
                 let id = record.id;
                 let before = self.tasks.insert(record.clone());
+                if before.as_ref().is_none_or(|before| !before.spec.is(&record.spec)) {
+                    self.specs.take(&record.spec);
+                    before.iter().for_each(|before| self.specs.release(&before.spec));
+                }
                 if let Some(before) = &before {
                     self.unindex(before);
                 }
@@ -84,6 +79,7 @@ impl ClusterState {
             }
             Change::DeleteTask(id) => match self.tasks.remove(id) {
                 Some(before) => {
+                    self.specs.release(&before.spec);
                     self.unindex(&before);
                     Change::PutTask(before)
                 }
@@ -112,6 +108,12 @@ impl ClusterState {
         let mut tasks: Vec<_> = self.tasks.values().cloned().collect();
         tasks.sort_unstable_by_key(|task| task.seq);
         tasks
+    }
+
+    /// The spec, if a task has it.
+    #[must_use]
+    pub fn spec(&self, id: SpecId) -> Option<&SharedSpec> {
+        self.specs.get(id)
     }
 
     /// All nodes in order of their ids, with what their tasks hold.
@@ -144,45 +146,33 @@ impl ClusterState {
         self.due.first().map(|(at, _)| *at).into_iter().chain(drains).min()
     }
 
-    /// The whole state as bytes; equal states give equal bytes.
-    ///
-    /// # Panics
-    /// Never: the state always has a JSON form.
+    /// The whole state as bytes; equal states give equal bytes. Chunks of records, with a hash of each.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        let form = SnapshotForm {
-            v: SNAPSHOT_VERSION,
-            clock: self.clock,
-            nodes: self.nodes.views().iter().map(|view| view.record.clone()).collect(),
-            tasks: self.tasks(),
-            commands: self.commands.iter().map(|(slot, record)| (slot, record.clone())).collect(),
-        };
-        serde_json::to_vec(&form).expect("plain data has a JSON form")
+        snapshot::write(self.records())
     }
 
-    /// SHA-256 of [`ClusterState::snapshot`].
+    /// SHA-256 of the hashes of the chunks of [`ClusterState::snapshot`].
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.snapshot()).into()
+        snapshot::digest(self.records())
     }
 
     /// Replaces everything by what a snapshot holds.
     ///
     /// # Errors
-    /// What cannot be read, or what does not belong together. The state is unchanged then.
+    /// What is damaged or cannot be read, or what does not belong together. The state is unchanged then.
     pub fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let bad = |problem: String| MachineError { what: "snapshot".into(), problem };
-        let form: SnapshotForm = serde_json::from_slice(snapshot).map_err(|error| bad(error.to_string()))?;
-        if form.v != SNAPSHOT_VERSION {
-            return Err(bad(format!(
-                "it has format {}; this version reads format {SNAPSHOT_VERSION}",
-                form.v
-            )));
-        }
-        let nodes = form.nodes.into_iter().map(Change::PutNode);
-        let tasks = form.tasks.into_iter().map(Change::PutTask);
-        let commands = form.commands.into_iter().map(|(slot, record)| Change::PutCommand(slot, record));
-        self.rebuild(nodes.chain(tasks).chain(commands).chain([Change::PutClock(form.clock)]))
+        self.rebuild(snapshot::read(snapshot)?)
+    }
+
+    /// A change for everything there is, in an order in which another state can absorb them.
+    fn records(&self) -> impl Iterator<Item = Change> {
+        let nodes = self.nodes.views().iter().map(|view| Change::PutNode(view.record.clone()));
+        let specs = self.specs.all().into_iter().cloned().map(Change::PutSpec);
+        let tasks = self.tasks().into_iter().map(Change::PutTask);
+        let commands = self.commands.iter().map(|(slot, record)| Change::PutCommand(slot, record.clone()));
+        iter::once(Change::PutClock(self.clock)).chain(nodes).chain(specs).chain(tasks).chain(commands)
     }
 
     /// Replaces everything by these records, given in any order.
@@ -194,7 +184,7 @@ impl ClusterState {
         let (mut later, mut seqs) = (Vec::new(), BTreeMap::new());
         for change in records {
             match change {
-                Change::PutNode(_) => drop(fresh.absorb(change)),
+                Change::PutNode(_) | Change::PutSpec(_) => drop(fresh.absorb(change)),
                 other => later.push(other),
             }
         }
@@ -233,6 +223,13 @@ impl ClusterState {
                     problem: format!("it is placed on node {node}, which has no record"),
                 }),
                 _ => Ok(()),
+            },
+            Change::DeleteSpec(spec) => match self.specs.tasks_of(spec.id()) {
+                0 => Ok(()),
+                tasks => Err(MachineError {
+                    what: format!("spec {}", spec.id()),
+                    problem: format!("it was deleted, and {tasks} tasks have it"),
+                }),
             },
             Change::DeleteNode(node) => match self.nodes.tasks_of(node).next() {
                 Some(task) => Err(MachineError {
@@ -286,6 +283,13 @@ impl ClusterState {
             TaskState::Placed { node, .. } => self.nodes.release(node, task),
             TaskState::Disconnected { node, .. } => drop(self.disconnected.remove(&(node.clone(), task.id))),
             TaskState::Finished { at, .. } => drop(self.finished.remove(&(*at, task.id))),
+        }
+    }
+
+    fn set_spec_record(&mut self, spec: SharedSpec, has_record: bool) -> Change {
+        match self.specs.set_record(&spec, has_record) {
+            true => Change::PutSpec(spec),
+            false => Change::DeleteSpec(spec),
         }
     }
 

@@ -1,13 +1,13 @@
 //! What can be asked of the cluster, and the answers.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Change;
 use crate::model::{
-    AttemptId, CommandId, IncarnationId, InvalidSpec, NodeId, NodeSpec, Report, TaskId, TaskSpec, Timestamp,
-    millis,
+    AttemptId, CommandId, IncarnationId, InvalidSpec, NodeId, NodeSpec, Report, SharedSpec, TaskId,
+    Timestamp, millis,
 };
 
 /// A command as it travels: with the format's version and, for a client that may repeat it, an id.
@@ -69,6 +69,9 @@ pub enum Command {
         spec: NodeSpec,
         /// Process of the agent.
         incarnation: IncarnationId,
+        /// Counts up with each registration of the process; an earlier one than the last has no effect.
+        #[serde(default)]
+        number: u64,
         /// Attempts that it has: those that were given up because the node was lost, and not replaced yet, go on.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         held: Vec<AttemptId>,
@@ -118,7 +121,7 @@ pub struct NewTask {
     /// Its id.
     pub id: TaskId,
     /// What to run.
-    pub spec: Arc<TaskSpec>,
+    pub spec: SharedSpec,
 }
 
 /// What came of a command, and what it changes.

@@ -83,8 +83,8 @@ impl Draft<'_> {
             Command::Submit { tasks } => self.submit(tasks),
             Command::Cancel { task, reason } => self.cancel(*task, reason),
             Command::Report { session, report } => self.report(*session, report),
-            Command::RegisterNode { spec, incarnation, held } => {
-                self.register_node(author, spec, *incarnation, held)
+            Command::RegisterNode { spec, incarnation, number, held } => {
+                self.register_node(author, spec, (*incarnation, *number), held)
             }
             Command::SuspectNode { node, session } => self.suspect_node(node, *session, author),
             Command::TrustNode { node } => self.trust_node(node, author),
@@ -115,7 +115,7 @@ impl Draft<'_> {
             spec.validate(&config.limits).map_err(Rejection::InvalidSpec)?;
             drafted.push(TaskRecord {
                 id: *id,
-                spec: spec.clone(),
+                spec: self.state.specs.shared(spec),
                 seq: self.clock.next_seq + drafted.len() as u64,
                 submitted_at: self.now(),
                 state: TaskState::Pending { since: self.now(), not_before: None },
@@ -286,7 +286,7 @@ impl Draft<'_> {
         &mut self,
         author: &Author,
         spec: &NodeSpec,
-        incarnation: IncarnationId,
+        (incarnation, number): (IncarnationId, u64),
         held: &[AttemptId],
     ) -> Answer {
         let config = &self.state.config;
@@ -306,8 +306,12 @@ impl Draft<'_> {
             Some(known) => NodeRecord::clone(known),
         };
         let same_agent = known.is_some() && record.incarnation == incarnation;
+        if same_agent && number < record.registration {
+            // It was overtaken on its way by a later one.
+            return Ok(Outcome::Unchanged);
+        }
         let same_session = same_agent && record.state == NodeState::Ready && record.suspected_by.is_empty();
-        if same_session && record.spec == *spec {
+        if same_session && record.spec == *spec && number == record.registration {
             return Ok(Outcome::Unchanged);
         }
         if known.is_some() && !same_agent {
@@ -324,7 +328,7 @@ impl Draft<'_> {
             record.key = Some(NodeKey(*key));
         }
         record.spec = spec.clone();
-        record.incarnation = incarnation;
+        (record.incarnation, record.registration) = (incarnation, number);
         record.state = NodeState::Ready;
         record.suspected_by.clear();
         self.put_node(record);

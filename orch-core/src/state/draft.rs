@@ -11,7 +11,7 @@ use super::{
     queue::{Rank, rank},
 };
 use crate::{
-    model::{Held, NodeId, NodeRecord, TaskId, Timestamp},
+    model::{Held, NodeId, NodeRecord, SharedSpec, SpecId, TaskId, Timestamp},
     scheduler::NodeView,
 };
 
@@ -28,6 +28,8 @@ pub(super) struct Draft<'a> {
     pub(super) gained: BTreeSet<NodeId>,
     /// Tasks that became eligible.
     pub(super) fresh: BTreeSet<(Rank, TaskId)>,
+    /// Specs of tasks that are new, with how many of them have each.
+    added: BTreeMap<SpecId, (SharedSpec, usize)>,
 }
 
 /// Finished tasks that one command forgets at the most, beyond those that it finishes: a bound that was lowered is reached
@@ -44,6 +46,7 @@ impl<'a> Draft<'a> {
             views: BTreeMap::new(),
             gained: BTreeSet::new(),
             fresh: BTreeSet::new(),
+            added: BTreeMap::new(),
         }
     }
 
@@ -87,6 +90,9 @@ impl<'a> Draft<'a> {
     /// Takes the record into the draft; notes which node it left, which it came back to, and whether it became eligible.
     pub(super) fn put_task(&mut self, task: TaskRecord) {
         let before = self.tasks.get(&task.id).or_else(|| self.state.task(task.id));
+        if before.is_none() {
+            self.added.entry(task.spec.id()).or_insert_with(|| (task.spec.clone(), 0)).1 += 1;
+        }
         let was_on = before.and_then(|before| before.node()).cloned();
         let left = was_on.clone().filter(|was_on| task.node() != Some(was_on));
         let came = task.node().filter(|is_on| was_on.as_ref() != Some(is_on)).cloned();
@@ -130,6 +136,7 @@ impl<'a> Draft<'a> {
         if outcome.is_err() {
             self.tasks.clear();
             self.nodes.clear();
+            self.added.clear();
             self.clock = Clock { time: self.clock.time, ..self.state.clock };
         }
         let mut changes = Vec::with_capacity(self.tasks.len() + self.nodes.len() + 2);
@@ -141,13 +148,24 @@ impl<'a> Draft<'a> {
                 None => removed.push(Change::DeleteNode(id)),
             }
         }
+        changes.extend(specs_without_record(self.state, &self.added, &self.tasks));
         for task in self.tasks.into_values() {
             finished += usize::from(task.is_finished());
             changes.push(Change::PutTask(task));
         }
         let surplus = finished.saturating_sub(self.state.config.finished_max).min(FORGOTTEN_AT_A_TIME);
-        let forgotten = self.state.finished.iter().take(surplus);
-        changes.extend(forgotten.map(|(_, task)| Change::DeleteTask(*task)));
+        let mut released = BTreeMap::new();
+        for (_, id) in self.state.finished.iter().take(surplus) {
+            changes.push(Change::DeleteTask(*id));
+            let spec = &self.state.task(*id).expect("it is indexed").spec;
+            released.entry(spec.id()).or_insert((spec, 0)).1 += 1;
+        }
+        for (id, (spec, released)) in released {
+            let added = self.added.get(&id).map_or(0, |(_, added)| *added);
+            if self.state.specs.record_is_spare(id, added, released) {
+                changes.push(Change::DeleteSpec(spec.clone()));
+            }
+        }
         changes.extend(removed);
         let slots = u64::from(self.state.config.commands_max);
         // A refusal that passes with time must not stick to the command.
@@ -167,4 +185,18 @@ impl<'a> Draft<'a> {
         }
         changes
     }
+}
+
+/// The specs of these tasks that are not stored yet: those of new tasks, and those of tasks that were stored in format 1.
+fn specs_without_record(
+    state: &ClusterState,
+    added: &BTreeMap<SpecId, (SharedSpec, usize)>,
+    tasks: &BTreeMap<TaskId, Arc<TaskRecord>>,
+) -> Vec<Change> {
+    let mut specs: BTreeMap<SpecId, &SharedSpec> = added.iter().map(|(id, (spec, _))| (*id, spec)).collect();
+    if !state.specs.all_have_records() {
+        specs.extend(tasks.values().map(|task| (task.spec.id(), &task.spec)));
+    }
+    let missing = specs.into_iter().filter(|(id, _)| !state.specs.has_record(*id));
+    missing.map(|(_, spec)| Change::PutSpec(spec.clone())).collect()
 }

@@ -106,15 +106,7 @@ impl StateMachine for ClusterMachine {
 
     fn absorb(&mut self, revision: Revision, writes: &[Write]) -> Result<(), MachineError> {
         assert!(self.is_final(), "absorb while changes are tentative");
-        let mut changes = writes.iter().filter_map(|write| Change::from_write(write).transpose());
-        let mut changes = changes.by_ref().collect::<Result<Vec<_>, _>>()?;
-        // A batch lists its keys in byte order; nodes must be there before tasks are placed on them, and tasks gone before
-        // their node is.
-        changes.sort_by_key(|change| match change {
-            Change::PutNode(_) => 0,
-            Change::DeleteNode(_) => 2,
-            _ => 1,
-        });
+        let changes = Change::from_writes(writes, |id| self.state.spec(id).cloned())?;
         let mut undo = Vec::new();
         for change in &changes {
             if let Err(error) = self.state.check_foreign(change) {
@@ -139,8 +131,7 @@ impl StateMachine for ClusterMachine {
     }
 
     fn load(&mut self, revision: Revision, records: &[Write]) -> Result<(), MachineError> {
-        let changes = records.iter().filter_map(|write| Change::from_write(write).transpose());
-        self.state.rebuild(changes.collect::<Result<Vec<_>, _>>()?)?;
+        self.state.rebuild(Change::from_writes(records, |_| None)?)?;
         self.became(revision);
         Ok(())
     }

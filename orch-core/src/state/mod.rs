@@ -18,6 +18,8 @@ mod machine;
 mod nodes;
 mod place;
 mod queue;
+mod snapshot;
+mod specs;
 mod table;
 mod task;
 

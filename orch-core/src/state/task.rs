@@ -1,11 +1,11 @@
 //! What the cluster knows about a task.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::ClusterConfig;
-use crate::model::{AttemptEnd, AttemptId, KeptAttempt, NodeId, TaskId, TaskSpec, Timestamp};
+use crate::model::{AttemptEnd, AttemptId, KeptAttempt, NodeId, SharedSpec, TaskId, Timestamp};
 
 /// A task as every replica knows it. `(attempts_made, state)` only moves forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +13,7 @@ pub struct TaskRecord {
     /// Which task.
     pub id: TaskId,
     /// What was asked for.
-    pub spec: Arc<TaskSpec>,
+    pub spec: SharedSpec,
     /// Its place among all submissions; earlier ones go first among equals.
     pub seq: u64,
     /// When it came in.

@@ -1,6 +1,6 @@
 //! What a program is given, and what is refused.
 
-use std::{collections::BTreeMap, fs, num::NonZeroU32, sync::Arc};
+use std::{collections::BTreeMap, fs, num::NonZeroU32};
 
 use orch_core::{
     model::{
@@ -117,7 +117,7 @@ async fn the_environment_is_the_specs_and_nothing_of_it_reaches_the_launcher() {
 
     let mut asleep = TaskSpec::program("sleep", "sleep").args(["600"]).env("LD_PRELOAD", "/no/such");
     asleep.secrets = task.spec.secrets.clone();
-    let task = Work { spec: Arc::new(asleep), ..work_with(&task) };
+    let task = Work { spec: asleep.into(), ..work_with(&task) };
     let started = runtime.start(&task).await.unwrap();
     assert_eq!(fs::read(format!("/proc/{}/environ", started.handle)).unwrap(), b"");
     let line = fs::read(format!("/proc/{}/cmdline", started.handle)).unwrap();

@@ -32,7 +32,7 @@ fn runtime(dir: &Path) -> ProcessRuntime {
 
 fn work(spec: TaskSpec) -> Work {
     let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
-    Work { attempt, spec: Arc::new(spec), secrets: BTreeMap::new() }
+    Work { attempt, spec: spec.into(), secrets: BTreeMap::new() }
 }
 
 fn shell(script: &str) -> TaskSpec {

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf};
 
 use orch_core::{
     model::{AttemptId, Capability, SecretRef, TaskId, TaskSpec},
@@ -13,7 +13,7 @@ fn config() -> DockerConfig {
 
 fn work(spec: TaskSpec) -> Work {
     let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
-    Work { attempt, spec: Arc::new(spec), secrets: BTreeMap::new() }
+    Work { attempt, spec: spec.into(), secrets: BTreeMap::new() }
 }
 
 fn translate(spec: TaskSpec, config: &DockerConfig) -> Result<ContainerCreateBody, RuntimeError> {

@@ -61,7 +61,7 @@ pub(crate) fn sh(script: &str) -> TaskSpec {
 
 pub(crate) fn work(spec: TaskSpec) -> Work {
     let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
-    Work { attempt, spec: Arc::new(spec), secrets: BTreeMap::new() }
+    Work { attempt, spec: spec.into(), secrets: BTreeMap::new() }
 }
 
 pub(crate) async fn start(runtime: &dyn Runtime, work: &Work) -> Result<Started, RuntimeError> {

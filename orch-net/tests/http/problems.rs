@@ -246,7 +246,8 @@ async fn a_worker_learns_what_is_wrong() {
     let error = other.registered().await.unwrap_err().to_string();
     assert!(error.contains("another agent that is still there"), "{error}");
     let incarnation = IncarnationId::generate();
-    let registration = Registration { spec: agent_config("b").node, incarnation, held: Vec::new() };
+    let registration =
+        Registration { spec: agent_config("b").node, incarnation, number: 1, held: Vec::new() };
     let refused = link("wrong").register(registration.clone()).await;
     assert!(matches!(refused, Err(LinkError::Refused(_))), "{refused:?}");
     let session = Session { node: NodeId::new("b").unwrap(), incarnation, number: 1 };

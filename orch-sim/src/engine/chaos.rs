@@ -14,7 +14,7 @@ pub(super) fn nodes() -> &'static [&'static str] {
 }
 
 /// Makes faults until `until`.
-pub(super) async fn run(world: Arc<World>, started: Instant, until: Instant) -> Result<(), Violation> {
+pub(super) async fn run(world: Arc<World>, until: Instant) -> Result<(), Violation> {
     while Instant::now() < until {
         sleep(world.random(|random| random.duration(Duration::from_millis(200), Duration::from_secs(3))))
             .await;
@@ -25,22 +25,22 @@ pub(super) async fn run(world: Arc<World>, started: Instant, until: Instant) -> 
             2 => cut_off(&world, machine, Duration::from_secs(14)).await,
             3 | 4 => lag(&world, member).await,
             5 | 6 => restart_agent(&world, machine).await,
-            7 => restart_member(&world, started, member).await?,
+            7 => restart_member(&world, member).await?,
             8 => replace_machine(&world).await,
-            _ => restart_with_other_clock(&world, started, member).await?,
+            _ => restart_with_other_clock(&world, member).await?,
         }
     }
     Ok(())
 }
 
 /// Ends all faults.
-pub(super) async fn heal(world: &Arc<World>, started: Instant) -> Result<(), Violation> {
+pub(super) async fn heal(world: &Arc<World>) -> Result<(), Violation> {
     world.calm_down();
     for member in 0..world.members() {
         world.lag(member).set_watch(Duration::ZERO);
         world.lag(member).set_scan(Duration::ZERO);
         if world.member(member).is_none() {
-            start(world, started, member, Duration::ZERO).await?;
+            start(world, member, Duration::ZERO).await?;
         }
     }
     for machine in 0..world.machines() {
@@ -68,7 +68,10 @@ async fn lag(world: &World, member: usize) {
 }
 
 async fn restart_agent(world: &Arc<World>, machine: usize) {
-    world.stop_agent(machine).await;
+    match world.random(|random| random.chance(500)) {
+        true => world.kill_agent(machine),
+        false => world.stop_agent(machine).await,
+    }
     sleep(world.random(|random| random.duration(Duration::ZERO, Duration::from_secs(4)))).await;
     world.start_agent(machine);
 }
@@ -90,41 +93,40 @@ async fn replace_machine(world: &Arc<World>) {
 }
 
 /// Starts a member while another one decides without a break.
-async fn restart_member(world: &Arc<World>, started: Instant, member: usize) -> Result<(), Violation> {
+async fn restart_member(world: &Arc<World>, member: usize) -> Result<(), Violation> {
     world.stop_member(member);
     sleep(world.random(|random| random.duration(Duration::ZERO, Duration::from_secs(4)))).await;
     world.lag(member).set_scan(Duration::from_millis(4));
     let busy = keep_busy(world.clone());
-    let result = start(world, started, member, Duration::ZERO).await;
+    let result = start(world, member, Duration::ZERO).await;
     busy.abort();
     world.lag(member).set_scan(Duration::ZERO);
     result
 }
 
-/// Starts a member whose clock is ahead, and lets it decide something.
-async fn restart_with_other_clock(
-    world: &Arc<World>,
-    started: Instant,
-    member: usize,
-) -> Result<(), Violation> {
+/// Starts a member whose clock is ahead, and lets it decide something; sometimes while nobody is there whose clock is right.
+async fn restart_with_other_clock(world: &Arc<World>, member: usize) -> Result<(), Violation> {
     world.stop_member(member);
+    let others: Vec<_> = match world.random(|random| random.chance(500)) {
+        true => (0..world.members()).filter(|other| world.member(*other).is_some()).collect(),
+        false => Vec::new(),
+    };
+    others.iter().for_each(|other| world.stop_member(*other));
     let ahead = world.random(|random| random.duration(Duration::from_secs(1), Duration::from_secs(600)));
-    start(world, started, member, ahead).await?;
+    start(world, member, ahead).await?;
     if let Some(orchestrator) = world.member(member) {
         // Whatever it is: it carries the clock.
         let _ = orchestrator.cordon(&orch_core::model::NodeId::new("nobody").expect("a valid name")).await;
     }
     world.stop_member(member);
-    start(world, started, member, Duration::ZERO).await
+    for member in others.into_iter().chain([member]) {
+        start(world, member, Duration::ZERO).await?;
+    }
+    Ok(())
 }
 
-async fn start(
-    world: &Arc<World>,
-    started: Instant,
-    member: usize,
-    ahead: Duration,
-) -> Result<(), Violation> {
-    let built = world.start_member(member, started, ahead).await;
+async fn start(world: &Arc<World>, member: usize, ahead: Duration) -> Result<(), Violation> {
+    let built = world.start_member(member, ahead).await;
     built.map_err(|error| Violation(format!("member {member} cannot start: {error:?}")))
 }
 

@@ -60,7 +60,11 @@ impl NetworkLink {
                 let _ = tokio::time::timeout(Duration::from_secs(1), again).await;
             });
         }
-        let answer = call(member).await;
+        // The member is another machine: an agent cannot tell that it has ended.
+        let answer = call(member).await.map_err(|error| match error {
+            LinkError::Closed => LinkError::Unavailable("the member went down".into()),
+            error => error,
+        });
         tokio::time::sleep(passage.back).await;
         if passage.answer_lost || self.world.is_cut_off(self.agent) {
             return Err(lost("answer"));

@@ -5,11 +5,14 @@
 
 mod chaos;
 mod link;
+mod losses;
 mod oracle;
 mod probe;
+mod process;
 mod run;
 mod store;
 mod world;
 
+pub use losses::{Losses, count_losses};
 pub use oracle::Violation;
 pub use run::{Scenario, Summary, run};

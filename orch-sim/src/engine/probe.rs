@@ -1,6 +1,6 @@
 //! Questions to a member that is behind, asked as an agent asks them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{oracle::Violation, world::World};
 use orch_core::{
@@ -54,7 +54,8 @@ async fn register(member: &Orchestrator) -> Result<Session, Violation> {
     let capacity = Resources::new(4000, 4 << 30);
     let spec = NodeSpec::new(id, InstanceId::from_bytes([0xf0; 16]), capacity, [WorkKind::Program]);
     let incarnation = IncarnationId::from_bytes([0xf0; 16]);
-    let registered = member.link().register(Registration { spec, incarnation, held: Vec::new() }).await;
+    let registered =
+        member.link().register(Registration { spec, incarnation, number: 1, held: Vec::new() }).await;
     registered.map(|registered| registered.session).map_err(|error| failed("a registration", &error))
 }
 
@@ -63,7 +64,7 @@ async fn submit(member: &Orchestrator, node: &NodeId, id: u8) -> Result<AttemptI
     let task = TaskId::from_bytes([id; 16]);
     let mut spec = TaskSpec::program("probe", "hang");
     spec.constraints.push(Constraint::Node { node: node.clone() });
-    let new = NewTask { id: task, spec: Arc::new(spec) };
+    let new = NewTask { id: task, spec: spec.into() };
     let submitted = member.submit_as(CommandId::from_bytes([id; 16]), vec![new]).await;
     submitted.map_err(|error| failed("a submission", &error))?;
     let attempt = member.get(task).and_then(|view| view.record.current_attempt());

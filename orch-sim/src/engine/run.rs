@@ -11,8 +11,8 @@ use orch_core::{
     engine::{AgentState, TaskView},
     fault::EngineFault,
     model::{
-        AttemptId, CommandId, Constraint, Exit, KeptAttempt, NodeId, NodeLossPolicy, RestartPolicy, TaskId,
-        TaskSpec,
+        AttemptId, CommandId, Constraint, Exit, KeptAttempt, NodeId, NodeLossPolicy, RestartPolicy,
+        SharedSpec, TaskId, TaskSpec,
     },
     runtime::{FoundState, Runtime as _},
     state::NewTask,
@@ -30,7 +30,7 @@ use super::{
 /// One life to simulate.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// Everything that is left to chance follows from it, but for ids and the order in which tasks of the executor run.
+    /// Everything that is left to chance follows from it, but for the order in which tasks of the executor run.
     pub seed: u64,
     /// How many tasks are submitted.
     pub tasks: u64,
@@ -73,20 +73,20 @@ pub fn run(scenario: Scenario) -> Result<Summary, Violation> {
 }
 
 async fn live(scenario: Scenario) -> Result<Summary, Violation> {
-    let (world, started) = (World::new(scenario.seed, 2), Instant::now());
+    let world = World::new(scenario.seed, 2);
     for member in 0..world.members() {
-        let built = world.start_member(member, started, Duration::ZERO).await;
+        let built = world.start_member(member, Duration::ZERO).await;
         built.map_err(|error| Violation(format!("member {member} cannot start: {error:?}")))?;
     }
     for (number, node) in (1..).zip(chaos::nodes()) {
         world.add_machine(node, number);
     }
-    let until = started + scenario.faults_for;
+    let until = Instant::now() + scenario.faults_for;
     let oracle = Arc::new(Mutex::new(Oracle::default()));
     let submitted = tokio::spawn(submit(world.clone(), scenario, until));
     let work = Aborting(tokio::spawn(end_attempts(world.clone(), oracle.clone())));
-    chaos::run(world.clone(), started, until).await?;
-    chaos::heal(&world, started).await?;
+    chaos::run(world.clone(), until).await?;
+    chaos::heal(&world).await?;
     let tasks = submitted.await.map_err(|error| Violation(format!("submitting failed: {error}")))?;
     let ended = all_end(&world, &tasks).await;
     drop(work);
@@ -98,7 +98,8 @@ async fn live(scenario: Scenario) -> Result<Summary, Violation> {
     Oracle::check_starts(&runtimes)?;
     let starts = runtimes.iter().map(|runtime| runtime.starts().len()).sum();
     let succeeded = |task: &&TaskId| state(&world, **task).is_some_and(|view| view.status() == "succeeded");
-    Ok(Summary { starts, succeeded: tasks.iter().filter(succeeded).count() })
+    let succeeded = tasks.iter().filter(succeeded).count();
+    Ok(Summary { starts, succeeded })
 }
 
 /// Submits all tasks at some time or other; says which.
@@ -107,7 +108,7 @@ async fn submit(world: Arc<World>, scenario: Scenario, until: Instant) -> Vec<Ta
     let pause = scenario.faults_for / u32::try_from(scenario.tasks.max(1)).unwrap_or(u32::MAX);
     for number in 0..scenario.tasks {
         let id = TaskId::from_bytes((u128::from(number) + 1).to_be_bytes());
-        let spec = Arc::new(spec(&world, number));
+        let spec = SharedSpec::from(spec(&world, number));
         // Whoever takes it: repeating the command with its id is harmless.
         loop {
             let new = NewTask { id, spec: spec.clone() };
@@ -240,7 +241,7 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
     pinned.constraints.push(Constraint::Node { node: node(chaos::nodes()[1]) });
     let orchestrator = world.member(0).ok_or_else(|| Violation("member 0 is down".into()))?;
     let failed = |what: &str| Violation(format!("{what}: {:?}", orchestrator.get(task)));
-    let new = NewTask { id: task, spec: Arc::new(pinned) };
+    let new = NewTask { id: task, spec: pinned.into() };
     let submitted = orchestrator.submit_as(CommandId::from_bytes([0xff; 16]), vec![new]).await;
     submitted.map_err(|error| Violation(format!("no submission is taken: {error:?}")))?;
     // Whether it runs is seen by one member only, so the decided states are asked for.

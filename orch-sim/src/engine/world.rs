@@ -7,15 +7,18 @@ use std::{
 
 use orch_core::{
     Orchestrator, Result,
-    consensus::{HybridClock, StoreConsensus, StoreConsensusConfig},
+    consensus::{StoreConsensus, StoreConsensusConfig},
     engine::{Agent, AgentConfig, AgentHandle, AgentState, EngineConfig},
     model::{InstanceId, NodeId, NodeSpec, Resources, Timestamp, WorkKind},
     store::MemoryStore,
     testkit::SimulatedRuntime,
 };
 
+use tokio::time::Instant;
+
 use super::{
     link::{NetworkLink, Passage},
+    process::Process,
     store::{Lag, LaggingStore},
 };
 use crate::Random;
@@ -24,8 +27,9 @@ use crate::Random;
 pub(super) struct World {
     store: Arc<MemoryStore>,
     state: Mutex<State>,
-    /// The machines' clocks begin here.
+    /// The machines' clocks begin here, at `started`.
     epoch: Timestamp,
+    started: Instant,
 }
 
 #[derive(Debug)]
@@ -33,13 +37,38 @@ struct State {
     random: Random,
     members: Vec<Member>,
     agents: Vec<Machine>,
-    /// Calls are lost and repeated.
-    rough: bool,
+    network: Network,
+}
+
+/// How often calls fare badly, in a thousand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Network {
+    /// They go to another member.
+    pub(super) elsewhere: u32,
+    /// They, or their answers, take up to 1.5 s.
+    pub(super) slow: (u32, u32),
+    /// They, or their answers, are lost.
+    pub(super) lost: (u32, u32),
+    /// They arrive once more, up to 15 s later.
+    pub(super) repeated: u32,
+}
+
+impl Network {
+    /// All that a network does.
+    const ROUGH: Self = Self { elsewhere: 100, slow: (20, 80), lost: (40, 40), repeated: 60 };
+    /// It only delays, by up to 20 ms.
+    const CALM: Self = Self { elsewhere: 0, slow: (0, 0), lost: (0, 0), repeated: 0 };
+
+    /// It loses so many of a thousand calls and answers.
+    pub(super) fn losing(lost: u32) -> Self {
+        Self { lost: (lost, lost), ..Self::CALM }
+    }
 }
 
 #[derive(Debug)]
 struct Member {
     orchestrator: Option<Orchestrator>,
+    process: Option<Arc<Process>>,
     lag: Arc<Lag>,
 }
 
@@ -49,6 +78,7 @@ struct Machine {
     config: AgentConfig,
     runtime: SimulatedRuntime,
     agent: Option<AgentHandle>,
+    process: Option<Arc<Process>>,
     /// The member that it talks to.
     member: usize,
     cut_off: bool,
@@ -56,16 +86,17 @@ struct Machine {
 
 impl World {
     pub(super) fn new(seed: u64, members: usize) -> Arc<Self> {
-        let member = || Member { orchestrator: None, lag: Arc::default() };
+        let member = || Member { orchestrator: None, process: None, lag: Arc::default() };
         Arc::new(Self {
             store: Arc::default(),
             state: Mutex::new(State {
                 random: Random::new(seed),
                 members: (0..members).map(|_| member()).collect(),
                 agents: Vec::new(),
-                rough: true,
+                network: Network::ROUGH,
             }),
             epoch: Timestamp::from_millis(1_700_000_000_000),
+            started: Instant::now(),
         })
     }
 
@@ -74,31 +105,38 @@ impl World {
     }
 
     /// Starts a member whose clock is ahead by so much.
-    pub(super) async fn start_member(
-        &self,
-        number: usize,
-        started: tokio::time::Instant,
-        ahead: Duration,
-    ) -> Result<()> {
+    pub(super) async fn start_member(&self, number: usize, ahead: Duration) -> Result<()> {
         let lag = self.state().members[number].lag.clone();
         let store = Arc::new(LaggingStore::new(self.store.clone(), lag));
-        let clock = HybridClock::starting_at(self.epoch.after(started.elapsed()).after(ahead));
+        let process = self.process(ahead);
         let config = StoreConsensusConfig {
             member: Some(format!("member-{number}").into()),
-            clock,
+            environment: process.clone(),
             ..StoreConsensusConfig::default()
         };
         let consensus = Arc::new(StoreConsensus::with_config(store.clone(), config));
         let engine = EngineConfig { assignments_wait: Duration::from_secs(5), ..EngineConfig::default() };
-        let built = Orchestrator::builder().store(store).consensus(consensus).engine(engine).build().await?;
-        self.state().members[number].orchestrator = Some(built);
+        let parts = Orchestrator::builder().store(store).consensus(consensus).engine(engine);
+        let built = parts.environment(process.clone()).build().await?;
+        let mut state = self.state();
+        let member = &mut state.members[number];
+        (member.orchestrator, member.process) = (Some(built), Some(process));
         Ok(())
+    }
+
+    fn process(&self, ahead: Duration) -> Arc<Process> {
+        let random = Random::new(self.random(Random::next));
+        Process::new(self.epoch, self.started, ahead, random)
     }
 
     /// Ends a member as a crash does.
     pub(super) fn stop_member(&self, number: usize) {
-        let member = self.state().members[number].orchestrator.take();
-        drop(member);
+        let mut state = self.state();
+        let member = &mut state.members[number];
+        let (orchestrator, process) = (member.orchestrator.take(), member.process.take());
+        drop(state);
+        process.iter().for_each(|process| process.kill());
+        drop(orchestrator);
     }
 
     pub(super) fn members(&self) -> usize {
@@ -133,6 +171,7 @@ impl World {
             config,
             runtime: SimulatedRuntime::new(),
             agent: None,
+            process: None,
             member: 0,
             cut_off: false,
         });
@@ -144,12 +183,25 @@ impl World {
 
     pub(super) fn start_agent(self: &Arc<Self>, number: usize) {
         let link = Arc::new(NetworkLink::new(self.clone(), number));
+        let environment = self.process(Duration::ZERO);
         let mut state = self.state();
         let machine = &mut state.agents[number];
         if machine.agent.is_none() {
             let runtime = Arc::new(machine.runtime.clone());
-            machine.agent = Some(Agent::start(machine.config.clone(), runtime, link));
+            let config = AgentConfig { environment: environment.clone(), ..machine.config.clone() };
+            machine.agent = Some(Agent::start(config, runtime, link));
+            machine.process = Some(environment);
         }
+    }
+
+    /// Ends an agent as a crash does.
+    pub(super) fn kill_agent(&self, number: usize) {
+        let mut state = self.state();
+        let machine = &mut state.agents[number];
+        let (agent, process) = (machine.agent.take(), machine.process.take());
+        drop(state);
+        process.iter().for_each(|process| process.kill());
+        drop(agent);
     }
 
     pub(super) async fn stop_agent(&self, number: usize) {
@@ -182,26 +234,29 @@ impl World {
 
     /// From now on the network only delays.
     pub(super) fn calm_down(&self) {
-        self.state().rough = false;
+        self.set_network(Network::CALM);
+    }
+
+    pub(super) fn set_network(&self, network: Network) {
+        self.state().network = network;
     }
 
     /// What becomes of the next call of an agent.
     pub(super) fn passage(&self, machine: usize) -> Passage {
         let mut state = self.state();
-        let State { random, members, agents, rough } = &mut *state;
-        let per_thousand = |often: u32| if *rough { often } else { 0 };
-        if random.chance(per_thousand(100)) || members[agents[machine].member].orchestrator.is_none() {
+        let State { random, members, agents, network } = &mut *state;
+        if random.chance(network.elsewhere) || members[agents[machine].member].orchestrator.is_none() {
             let other = random.below(members.len() as u64);
             agents[machine].member = usize::try_from(other).unwrap_or(0);
         }
         let mut travel = |slow: u32| {
-            let most = if random.chance(per_thousand(slow)) { 1500 } else { 20 };
+            let most = if random.chance(slow) { 1500 } else { 20 };
             random.duration(Duration::from_millis(1), Duration::from_millis(most))
         };
-        let (there, back) = (travel(20), travel(80));
-        let (request_lost, answer_lost) = (random.chance(per_thousand(40)), random.chance(per_thousand(40)));
+        let (there, back) = (travel(network.slow.0), travel(network.slow.1));
+        let (request_lost, answer_lost) = (random.chance(network.lost.0), random.chance(network.lost.1));
         let repeated_after = random
-            .chance(per_thousand(60))
+            .chance(network.repeated)
             .then(|| random.duration(Duration::from_millis(10), Duration::from_secs(15)));
         let member = members[agents[machine].member].orchestrator.as_ref().map(Orchestrator::link);
         Passage { member, there, back, request_lost, answer_lost, repeated_after }

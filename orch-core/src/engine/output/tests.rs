@@ -50,7 +50,7 @@ async fn a_reader_passes_over_what_was_written_twice() {
     let output = Arc::new(Fixed(pieces.map(piece).collect()));
     let everything = OutputRange::default();
     let mut reader =
-        OutputReader::open(output, &View::new(1, 1), TaskId::generate(), everything).await.unwrap();
+        OutputReader::open(output, &View::new(1, 1, 7), TaskId::generate(), everything).await.unwrap();
     let mut read = Vec::new();
     while let Some(chunk) = reader.next().await {
         let chunk = chunk.unwrap();
@@ -86,7 +86,7 @@ async fn the_last_lines_are_of_both_streams_and_all_attempts_or_of_one() {
     ]);
     let text = async |attempt: u32, tail| {
         let range = OutputRange { follow: false, attempt: NonZeroU32::new(attempt), tail };
-        let reader = OutputReader::open(output.clone(), &View::new(1, 1), TaskId::generate(), range).await;
+        let reader = OutputReader::open(output.clone(), &View::new(1, 1, 7), TaskId::generate(), range).await;
         reader.unwrap().text().await.unwrap()
     };
     assert_eq!(text(0, Some(0)).await, "");
@@ -117,7 +117,7 @@ async fn a_tail_is_found_without_reading_what_is_before_it() {
         output.append(vec![piece]).await.unwrap();
     }
     let range = OutputRange { tail: Some(150), ..OutputRange::default() };
-    let mut reader = OutputReader::open(output, &View::new(1, 1), attempt.task, range).await.unwrap();
+    let mut reader = OutputReader::open(output, &View::new(1, 1, 7), attempt.task, range).await.unwrap();
     let first = reader.next().await.unwrap().unwrap();
     assert_eq!((first.offset, first.data.len()), (998 * 6400 + 3200, 3200));
     assert_eq!(reader.text().await.unwrap(), line(999).repeat(100));

@@ -234,13 +234,11 @@ pub(super) fn kind_of(error: &io::Error) -> RuntimeErrorKind {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap, io::Read as _, num::NonZeroU32, os::unix::process::CommandExt as _, sync::Arc,
-    };
+    use std::{collections::BTreeMap, io::Read as _, num::NonZeroU32, os::unix::process::CommandExt as _};
 
     use super::{super::host::Host, *};
     use crate::{
-        model::{AttemptId, Exit, TaskId, TaskSpec},
+        model::{AttemptId, Exit, SharedSpec, TaskId, TaskSpec},
         runtime::Work,
     };
 
@@ -256,7 +254,7 @@ mod tests {
             let base = tempfile::tempdir().unwrap();
             let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
             let script = format!("echo ran >>{}/count; exit 7", base.path().display());
-            let spec = Arc::new(TaskSpec::program("t", "sh").args(["-c", &script]).env("A", "b"));
+            let spec = SharedSpec::from(TaskSpec::program("t", "sh").args(["-c", &script]).env("A", "b"));
             let work = Work { attempt, spec, secrets: BTreeMap::new() };
             let (dir, host) = (AttemptDir::new(base.path(), attempt), Host::this().unwrap());
             dir.create(&work.spec, &host, true).unwrap();

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{EngineHarness, agent_config, attempt, bare, hang, join, one_node, running};
 use crate::{
@@ -81,11 +81,11 @@ pub(super) async fn a_task_that_no_node_can_run_says_why(harness: &dyn EngineHar
 pub(super) async fn a_repeated_submission_is_one_submission(harness: &dyn EngineHarness) {
     let orch = bare(harness, "a_repeated_submission_is_one_submission").await;
     let (command, id) = (CommandId::generate(), TaskId::generate());
-    let tasks = || vec![NewTask { id, spec: Arc::new(TaskSpec::program("once", "true")) }];
+    let tasks = || vec![NewTask { id, spec: TaskSpec::program("once", "true").into() }];
     assert_eq!(orch.submit_as(command, tasks()).await.unwrap(), Outcome::Done);
     assert_eq!(orch.submit_as(command, tasks()).await.unwrap(), Outcome::Done, "the answer that was lost");
     assert_eq!(orch.submit_as(CommandId::generate(), tasks()).await.unwrap(), Outcome::Unchanged);
-    let other = vec![NewTask { id, spec: Arc::new(TaskSpec::program("other", "true")) }];
+    let other = vec![NewTask { id, spec: TaskSpec::program("other", "true").into() }];
     let taken = orch.submit_as(CommandId::generate(), other).await;
     assert!(matches!(taken, Err(Error::Rejected(Rejection::TaskIdTaken { .. }))), "{taken:?}");
     let twice = orch.submit_as(CommandId::generate(), [tasks(), tasks()].concat()).await;

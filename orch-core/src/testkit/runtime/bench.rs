@@ -44,7 +44,7 @@ impl<'a> Bench<'a> {
     pub(super) fn work(&self, spec: TaskSpec) -> Work {
         let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
         self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
-        Work { attempt, spec: Arc::new(spec), secrets: BTreeMap::new() }
+        Work { attempt, spec: spec.into(), secrets: BTreeMap::new() }
     }
 
     pub(super) fn program(&self, program: &Program) -> Work {

@@ -1,6 +1,6 @@
 //! Tasks: taking them in, looking at them, taking them back, waiting for them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json as Answer,
@@ -48,7 +48,7 @@ pub(super) async fn submit(
     let new: Vec<state::NewTask> = numbered
         .map(|(at, task)| state::NewTask {
             id: task.id.unwrap_or_else(|| derived_id(command, at)),
-            spec: Arc::new(task.spec),
+            spec: task.spec.into(),
         })
         .collect();
     let ids: Vec<TaskId> = new.iter().map(|task| task.id).collect();

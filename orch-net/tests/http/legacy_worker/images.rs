@@ -1,6 +1,6 @@
 //! The simulated runtime with images for programs.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use orch_core::{
@@ -28,7 +28,7 @@ impl Runtime for Images {
         };
         let mut spec = (*work.spec).clone();
         spec.workload = Workload::Program { program: image.clone() };
-        self.0.start(&Work { spec: Arc::new(spec), ..work.clone() }).await
+        self.0.start(&Work { spec: spec.into(), ..work.clone() }).await
     }
 
     async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError> {

@@ -26,7 +26,7 @@ fn node() -> NodeSpec {
 }
 
 fn registration(spec: NodeSpec) -> Registration {
-    Registration { spec, incarnation: IncarnationId::from_bytes([1; 16]), held: Vec::new() }
+    Registration { spec, incarnation: IncarnationId::from_bytes([1; 16]), number: 1, held: Vec::new() }
 }
 
 fn session() -> Session {

@@ -3,12 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroU32,
-    sync::Arc,
 };
 
 use orch_core::{
     engine::{Assignment, Assignments, Cursor, LinkError},
-    model::{AttemptId, Held, NodeSpec, Resources, TaskId, TaskSpec, Timestamp},
+    model::{AttemptId, Held, NodeSpec, Resources, SharedSpec, TaskId, Timestamp},
     store::{CommitError, Revision},
 };
 use tokio::time::Instant;
@@ -88,7 +87,7 @@ impl Desk {
     }
 
     /// Gives tasks to the agent.
-    pub(super) async fn take(&mut self, tasks: BTreeMap<TaskId, Arc<TaskSpec>>) -> Result<(), LinkError> {
+    pub(super) async fn take(&mut self, tasks: BTreeMap<TaskId, SharedSpec>) -> Result<(), LinkError> {
         if tasks.is_empty() {
             return Ok(());
         }
@@ -213,7 +212,7 @@ pub(super) fn first(task: TaskId) -> AttemptId {
     AttemptId { task, attempt: NonZeroU32::MIN }
 }
 
-fn assignment(task: TaskId, spec: &Arc<TaskSpec>, handle: Option<&str>) -> Assignment {
+fn assignment(task: TaskId, spec: &SharedSpec, handle: Option<&str>) -> Assignment {
     Assignment { attempt: first(task), spec: spec.clone(), started: handle.is_some() }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use orch_core::{
-    model::{Held, TaskId, TaskSpec, Timestamp},
+    model::{Held, SharedSpec, TaskId, Timestamp},
     store::{CommitError, Key, StateStore, StoreError, Txn, Write},
 };
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ const PAGE: usize = 1000;
 pub(super) enum Life {
     /// It is the agent's.
     Taken {
-        spec: Arc<TaskSpec>,
+        spec: SharedSpec,
         /// The engine's name for it, once it was seen running.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         handle: Option<String>,
@@ -97,7 +97,7 @@ impl Journal {
     }
 
     /// The tasks that are the agent's.
-    pub(super) fn taken(&self) -> impl Iterator<Item = (TaskId, &Arc<TaskSpec>, Option<&str>)> {
+    pub(super) fn taken(&self) -> impl Iterator<Item = (TaskId, &SharedSpec, Option<&str>)> {
         self.tasks.iter().filter_map(|(task, life)| match life {
             Life::Taken { spec, handle } => Some((*task, spec, handle.as_deref())),
             Life::Ended { .. } | Life::Over { .. } => None,
@@ -167,7 +167,7 @@ fn read(key: &str, value: &[u8]) -> Result<(TaskId, Life), String> {
 
 #[cfg(test)]
 mod tests {
-    use orch_core::store::MemoryStore;
+    use orch_core::{model::TaskSpec, store::MemoryStore};
 
     use super::*;
 
@@ -176,7 +176,7 @@ mod tests {
         let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
         let mut journal = Journal::open(store.clone()).await.unwrap();
         let task = |number: usize| TaskId::from_bytes((number as u128).to_be_bytes());
-        let taken = Life::Taken { spec: Arc::new(TaskSpec::image("t", "i")), handle: None };
+        let taken = Life::Taken { spec: TaskSpec::image("t", "i").into(), handle: None };
         journal.put([(TaskId::generate(), taken)]).await.unwrap();
         for number in 0..=OVER_MAX {
             let at = Timestamp::from_millis(number as u64);

@@ -18,7 +18,7 @@ use orch_core::{
         Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, ReportAnswer,
         Reported, Seen,
     },
-    model::{AttemptEnd, Exit, NodeSpec, Report, ReportKind, Session, TaskId},
+    model::{AttemptEnd, Exit, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskId},
     store::{Revision, StateStore},
 };
 use serde::Serialize;
@@ -114,7 +114,7 @@ impl LegacyLink {
                     over.insert(task, LegacyStatus::Failed);
                 }
                 (None, Ok(spec)) => match room.admit(&spec.resources) {
-                    Admission::Now => drop(taken.insert(task, Arc::new(*spec))),
+                    Admission::Now => drop(taken.insert(task, SharedSpec::from(*spec))),
                     Admission::Later => {}
                     Admission::Never => {
                         warn!(%task, "a task asks for more than this node has");

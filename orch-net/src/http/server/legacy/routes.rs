@@ -1,6 +1,6 @@
 //! Their three requests.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use axum::{
     Json as Answer,
@@ -65,7 +65,7 @@ pub(super) async fn submit(State(app): State<App>, body: Body) -> Result<(Status
     let body = read(body, &app, app.limits.body_bytes_max).await?;
     let spec = parse::<LegacyWork>(&body)?.into_spec()?;
     let id = TaskId::generate();
-    let new = vec![NewTask { id, spec: Arc::new(spec) }];
+    let new = vec![NewTask { id, spec: spec.into() }];
     app.orchestrator.submit_as(CommandId::generate(), new).await?;
     Ok((StatusCode::CREATED, Answer(LegacyTask::from(&known(&app, id)?))))
 }

@@ -33,7 +33,7 @@ async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
     // As the instance, the same in each life of the server: the worker's updates go on in the same session.
     let incarnation = IncarnationId::from_bytes(*spec.instance.as_bytes());
     // What the worker has nobody knows; what it was given it has.
-    let registration = Registration { spec, incarnation, held: Vec::new() };
+    let registration = Registration { spec, incarnation, number: 1, held: Vec::new() };
     let registered = app.link.register(registration).await?;
     let (session, mut seen) = (registered.session, registered.revision);
     let mut beats = tokio::time::interval(registered.heartbeat_interval);

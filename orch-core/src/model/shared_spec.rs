@@ -1,0 +1,153 @@
+//! [`SharedSpec`]: a spec that many hold, named by its content.
+
+use std::{
+    fmt,
+    ops::Deref,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use super::{IdError, TaskSpec, ids::clip};
+use crate::hex::{from_hex, to_hex};
+
+/// A spec that tasks, attempts and messages share: a clone is a pointer, and reads like the [`TaskSpec`] that it points to.
+/// Its JSON is that of the spec.
+#[derive(Clone)]
+pub struct SharedSpec(Arc<Inner>);
+
+struct Inner {
+    spec: TaskSpec,
+    id: OnceLock<SpecId>,
+}
+
+impl SharedSpec {
+    /// SHA-256 of the spec's JSON, worked out once.
+    ///
+    /// # Panics
+    /// Never: a spec always has a JSON form.
+    #[must_use]
+    pub fn id(&self) -> SpecId {
+        *self.0.id.get_or_init(|| {
+            let json = serde_json::to_vec(&self.0.spec).expect("plain data has a JSON form");
+            SpecId(Sha256::digest(json).into())
+        })
+    }
+
+    /// The spec of a record that was stored under this id. A later version may give the same spec another id, which does no
+    /// harm: it is stored once more.
+    pub(crate) fn stored(id: SpecId, spec: TaskSpec) -> Self {
+        Self(Arc::new(Inner { spec, id: OnceLock::from(id) }))
+    }
+
+    /// Whether both point to one spec, or to two of one content.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.id() == other.id()
+    }
+}
+
+impl From<TaskSpec> for SharedSpec {
+    fn from(spec: TaskSpec) -> Self {
+        Self(Arc::new(Inner { spec, id: OnceLock::new() }))
+    }
+}
+
+impl Deref for SharedSpec {
+    type Target = TaskSpec;
+
+    fn deref(&self) -> &TaskSpec {
+        &self.0.spec
+    }
+}
+
+impl PartialEq for SharedSpec {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.spec == other.0.spec
+    }
+}
+
+impl Eq for SharedSpec {}
+
+impl fmt::Debug for SharedSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.spec.fmt(f)
+    }
+}
+
+impl Serialize for SharedSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.spec.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        TaskSpec::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// Names a spec by its content: 32 bytes, shown as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpecId([u8; 32]);
+
+impl fmt::Display for SpecId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&to_hex(&self.0))
+    }
+}
+
+impl fmt::Debug for SpecId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for SpecId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let refused = || IdError { what: "spec id", text: clip(text), rule: "it has 64 hexadecimal digits" };
+        from_hex(text).map(Self).ok_or_else(refused)
+    }
+}
+
+impl Serialize for SpecId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SpecId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_specs_have_one_id_and_others_have_another() {
+        let spec = || TaskSpec::program("t", "true").args(["a"]);
+        let (one, same) = (SharedSpec::from(spec()), SharedSpec::from(spec()));
+        assert!(one.id() == same.id() && one.is(&same) && one == same);
+        let other = SharedSpec::from(spec().args(["b"]));
+        assert!(one.id() != other.id() && !one.is(&other) && one != other);
+        let json = serde_json::to_string(&one).unwrap();
+        assert_eq!(json, serde_json::to_string(&spec()).unwrap());
+        assert_eq!(serde_json::from_str::<SharedSpec>(&json).unwrap(), one);
+    }
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        let id = SharedSpec::from(TaskSpec::program("t", "true")).id();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "ab", &"x".repeat(64), &"é".repeat(32), &"a".repeat(65)] {
+            assert!(bad.parse::<SpecId>().is_err(), "{bad}");
+        }
+    }
+}
