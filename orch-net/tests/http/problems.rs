@@ -16,7 +16,7 @@ use orch_core::{
     },
     testkit::SimulatedRuntime,
 };
-use orch_net::http::{Client, HttpLink, wire::NewTask};
+use orch_net::http::{Client, HttpLink, TokenState, wire::NewTask};
 
 use crate::bench::{ADMIN, Bench, WORKER, agent_config, client_config, hang, quick, server_config};
 
@@ -248,11 +248,17 @@ async fn a_worker_learns_what_is_wrong() {
     let incarnation = IncarnationId::generate();
     let registration =
         Registration { spec: agent_config("b").node, incarnation, number: 1, held: Vec::new() };
-    let refused = link("wrong").register(registration.clone()).await;
+    let wrong = link("wrong");
+    let token = wrong.token_state();
+    assert_eq!(*token.borrow(), TokenState::Untried);
+    let refused = wrong.register(registration.clone()).await;
     assert!(matches!(refused, Err(LinkError::Refused(_))), "{refused:?}");
+    assert!(matches!(&*token.borrow(), TokenState::Refused(why) if !why.contains("wrong")), "{token:?}");
     let session = Session { node: NodeId::new("b").unwrap(), incarnation, number: 1 };
-    let unknown = link(WORKER).assignments(&session, None, Revision::ZERO).await;
+    let right = link(WORKER);
+    let unknown = right.assignments(&session, None, Revision::ZERO).await;
     assert!(matches!(unknown, Err(LinkError::NotRegistered)), "{unknown:?}");
+    assert_eq!(*right.token_state().borrow(), TokenState::Accepted, "refused for another reason");
     let gone = HttpLink::new(&client_config("127.0.0.1:1".parse().unwrap(), WORKER)).unwrap();
     let unreachable = gone.assignments(&session, None, Revision::ZERO).await;
     assert!(matches!(unreachable, Err(LinkError::Unavailable(_))), "{unreachable:?}");

@@ -1,6 +1,57 @@
 //! The list: which tasks it shows, and why they are as they are.
 
-use crate::lab::Lab;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, PATIENCE};
+
+/// Submits this many tasks at once.
+fn submit_many(lab: &Lab, count: usize) {
+    let spec = |number| json!({ "name": format!("t{number}"), "workload": { "kind": "program", "program": "true" } });
+    let tasks: Vec<Value> = (0..count).map(|number| json!({ "spec": spec(number) })).collect();
+    let body = json!({ "tasks": tasks }).to_string();
+    let token = fs::read_to_string(lab.path("manager/admin.token")).unwrap();
+    let mut stream = TcpStream::connect(lab.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "POST /api/v1/tasks HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        lab.address(),
+        token.trim(),
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{}", &answer[..answer.len().min(500)]);
+}
+
+#[test]
+fn a_list_of_several_pages_is_cut_and_says_so_or_is_whole() {
+    const COUNT: usize = 2105;
+    let lab = Lab::new();
+    submit_many(&lab, COUNT);
+    let cut = lab.orch(&["list"]);
+    assert_eq!(cut.out.lines().count(), 1 + 1000);
+    assert!(cut.err.contains("1,000 of 2,105 tasks shown"), "{}", cut.err);
+    let distinct = |tasks: &Value, field: &[&str]| -> usize {
+        let id =
+            |task: &Value| field.iter().fold(task.clone(), |value, name| value[*name].clone()).to_string();
+        tasks.as_array().unwrap().iter().map(id).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!(distinct(&lab.json(&["list", "--all"]), &["record", "id"]), COUNT);
+    assert_eq!(distinct(&lab.json(&["list", "--limit", "1500"]), &["record", "id"]), 1500);
+    // Those that are stopped leave the pages that are still to come.
+    assert_eq!(distinct(&lab.json(&["stop", "--all", "--yes"]), &["id"]), COUNT);
+    assert_eq!(lab.json(&["list", "--status", "pending"]), json!([]));
+}
 
 #[test]
 fn the_newest_are_shown_with_how_many_there_are() {
