@@ -30,11 +30,11 @@ pub struct ManagerArgs {
     /// A rust-orch worker that never registers, such as worker-1. May be given several times.
     #[arg(long, value_name = "ID")]
     pub legacy_worker: Vec<NodeId>,
-    /// How many tasks a rust-orch worker holds at a time. [default: 1024]
+    /// Most tasks of a rust-orch worker at a time. [default: 1024]
     #[arg(long, value_name = "COUNT", requires = "legacy_worker")]
     pub legacy_max_tasks: Option<NonZeroU32>,
-    /// A rust-orch worker never tells of ends: a task that runs there for longer than this counts as succeeded, whatever its
-    /// container does, so that its place is free.
+    /// A rust-orch worker never tells of ends: a task that runs there for longer than this counts as succeeded,
+    /// whatever its container does, so that its place is free.
     #[arg(long, value_name = "TIME", requires = "legacy_worker", value_parser = units::duration)]
     pub legacy_done_after: Option<Duration>,
     /// Of the tasks that run at a rust-orch worker, the oldest beyond this number count as succeeded in the same way.

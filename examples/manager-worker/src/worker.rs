@@ -33,7 +33,7 @@ use crate::{
 /// Options of a worker.
 #[derive(Clone, Debug, Args)]
 pub struct WorkerArgs {
-    /// Where the manager is. [default: ORCH_MANAGER, or http://127.0.0.1:3000]
+    /// Address of the manager. [default: ORCH_MANAGER, or http://127.0.0.1:3000]
     #[arg(long, value_name = "URL")]
     pub manager: Option<String>,
     /// Work for the manager of rust-orch at this address instead. It knows its worker by the name given with --id: worker-1.
@@ -56,7 +56,7 @@ pub struct WorkerArgs {
     /// File with the worker token. [default: ORCH_WORKER_TOKEN, or that of a manager of this user on this machine]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// How long a worker that was let in before goes on asking a manager that refuses its token.
+    /// Time for which a worker that was let in before goes on asking a manager that refuses its token.
     #[arg(long, value_name = "TIME", default_value = "1min", value_parser = units::duration)]
     pub token_patience: Duration,
     /// Certificate of the authority that vouches for the manager, PEM.
@@ -184,7 +184,7 @@ fn manager(args: &WorkerArgs) -> Result<String, Failure> {
     }
 }
 
-/// What the manager thinks of the token; none of rust-orch asks for one.
+/// State of the token at the manager; none of rust-orch asks for one.
 type Access = Option<watch::Receiver<TokenState>>;
 
 /// The way to the manager.

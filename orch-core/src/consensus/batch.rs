@@ -34,7 +34,7 @@ pub(super) struct Front {
     waiting: Mutex<Option<mpsc::Receiver<Request>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     status: Arc<Mutex<ConsensusStatus>>,
-    /// What ended the loop, when nobody asked it to end.
+    /// Error that ended the loop, when nobody asked it to end.
     lost: Arc<OnceLock<StoreError>>,
     clock: HybridClock,
     environment: Arc<dyn Environment>,

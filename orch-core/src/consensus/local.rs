@@ -198,8 +198,8 @@ impl Home {
         Ok(())
     }
 
-    /// The store refused: what was decided on top of the last commit is taken back. An error says what the store failed with,
-    /// where it cannot be read back either.
+    /// The store refused: what was decided on top of the last commit is taken back. An error says what the store failed
+    /// with, where it cannot be read back either.
     async fn give_up(&mut self, batch: Batch, error: CommitError) -> Result<(), StoreError> {
         self.machine.rollback();
         let error = match error {

@@ -186,7 +186,7 @@ impl Orchestrator {
         self.inner.view.list(filter)
     }
 
-    /// How many tasks match, whatever the filter's page and limit.
+    /// Number of tasks that match, whatever the filter's page and limit.
     #[must_use]
     pub fn count(&self, filter: &TaskFilter) -> u64 {
         self.inner.view.count(filter)

@@ -49,7 +49,7 @@ pub struct OutputReader {
     output: Arc<dyn OutputStore>,
     task: TaskId,
     attempt: Option<NonZeroU32>,
-    /// Where it begins.
+    /// Place before its beginning.
     first: Option<OutputPosition>,
     ready: VecDeque<OutputChunk>,
     last: Option<OutputPosition>,
@@ -226,10 +226,10 @@ impl OutputReader {
     }
 }
 
-/// What was read already of an attempt and stream.
+/// End of what was read already of an attempt and stream.
 type Read = ((NonZeroU32, OutputStream), u64);
 
-/// Where the last lines begin, and what of the first of their pieces is before them. Reads no more than it has to.
+/// Place before the last lines, and what of the first of their pieces is before them. Reads no more than it has to.
 async fn tail(
     output: &dyn OutputStore,
     task: TaskId,

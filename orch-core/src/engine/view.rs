@@ -113,8 +113,8 @@ impl View {
         Some(TaskView { observed: inner.observed.get(&id).cloned(), record })
     }
 
-    /// Tasks in the order that the filter asks for. Looks at some at a time, so that decisions never wait for a long list;
-    /// each task is shown as it was when it was looked at.
+    /// Tasks in the order that the filter asks for. Looks at some at a time, so that decisions never wait for a long
+    /// list; each task is shown as it was when it was looked at.
     pub(super) fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
         let (mut found, mut source) = (Vec::new(), Source::new(filter));
         while found.len() < filter.limit {
@@ -129,7 +129,7 @@ impl View {
         found
     }
 
-    /// How many tasks match, whatever page is asked for.
+    /// Number of tasks that match, whatever page is asked for.
     pub(super) fn count(&self, filter: &TaskFilter) -> u64 {
         let all = TaskFilter { after_seq: None, ..filter.clone() };
         let (mut count, mut source) = (0, Source::new(&all));
@@ -139,7 +139,7 @@ impl View {
         count
     }
 
-    /// What matches of the next tasks of `source`; `None` when there are no more.
+    /// Those of the next tasks of `source` that match; `None` when there are no more.
     fn some_of(&self, source: &mut Source, filter: &TaskFilter) -> Option<Vec<TaskView>> {
         const LOOK: usize = 256;
         let inner = self.read();

@@ -239,7 +239,7 @@ impl Held {
 }
 
 impl Shortage {
-    /// How much less would be few enough, in words: `1.5 cores less`. Rounded up, so that it is. `None` for a port.
+    /// Amount that is asked for in excess, in words: `1.5 cores less`. Rounded up. `None` for a port.
     pub(crate) fn less(&self) -> Option<String> {
         match self {
             Self::Cpu { needed, available } => Some(match Cores(needed.saturating_sub(*available)) {

@@ -47,8 +47,9 @@ pub trait OutputStore: std::fmt::Debug + Send + Sync + 'static {
     /// When they cannot be read.
     async fn read(&self, task: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError>;
 
-    /// A place after which the last `bytes` bytes of a task come, or of one attempt of it, and at most a piece more; `None`
-    /// where that is everything. This reads all of it; a place that knows the sizes of its pieces has a better way.
+    /// A place after which the last `bytes` bytes of a task come, or of one attempt of it, and at most a piece more;
+    /// `None` where that is everything. This reads all of it; a place that knows the sizes of its pieces has a better
+    /// way.
     ///
     /// # Errors
     /// When it cannot be found.

@@ -87,7 +87,7 @@ pub struct TaskPage {
     pub tasks: Vec<TaskInfo>,
     /// What to give as `after` for the next page; absent on the last one.
     pub next: Option<u64>,
-    /// How many tasks there are on all pages together, where that was asked for.
+    /// Number of tasks on all pages together, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! How commands reach the manager.
+//! Way of the commands to the manager.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ const CONTEXT_VARIABLE: &str = "ORCH_CONTEXT";
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Connect {
-    /// Where the manager is. [default: ORCH_MANAGER, that of the context, or http://127.0.0.1:3000]
+    /// Address of the manager. [default: ORCH_MANAGER, that of the context, or http://127.0.0.1:3000]
     #[arg(long, global = true, value_name = "URL")]
     manager: Option<String>,
     /// The manager of this name; see orch context. [default: ORCH_CONTEXT, or the one in use]
@@ -42,7 +42,7 @@ pub(super) struct Connect {
 struct Target {
     url: String,
     url_from: String,
-    /// What goes with the address; nothing of a context goes to another manager.
+    /// Context that the address is of; nothing of it goes to another manager.
     context: Option<Context>,
     /// The context was asked for on the command line, which counts more than variables.
     asked_for: bool,

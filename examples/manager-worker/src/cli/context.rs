@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{connect::Connect, exit::Failure, table};
 use crate::address;
 
-/// What is kept.
+/// Content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Contexts {
@@ -57,7 +57,7 @@ pub(super) enum ContextCommand {
     },
     /// Name the manager that --manager, --token-file and --ca tell of. The first one is in use at once.
     Add {
-        /// What to call it.
+        /// Name of the context.
         name: String,
         /// Replace the one that has the name.
         #[arg(long)]
@@ -140,7 +140,7 @@ fn check_name(name: &str) -> Result<(), Failure> {
     }
 }
 
-/// Where contexts are kept: below `XDG_CONFIG_HOME`, or `~/.config`.
+/// File of contexts: below `XDG_CONFIG_HOME`, or `~/.config`.
 pub(super) fn file() -> PathBuf {
     let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let home = || address::variable("HOME").map(|home| PathBuf::from(home).join(".config"));

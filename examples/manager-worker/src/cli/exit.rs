@@ -15,7 +15,7 @@ timed out, 12 it was cancelled, 13 it did not finish in the given time.";
 pub struct Failure {
     pub(super) code: u8,
     pub(super) message: String,
-    /// What is known of the cause, where there is more to say about it.
+    /// Cause, where there is more to say about it.
     pub(super) cause: Option<Cause>,
 }
 

@@ -13,7 +13,7 @@ use super::{
     table,
 };
 
-/// Which part of a task's output.
+/// Part of a task's output to print.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct LogRange {
     /// Go on until the task has finished.

@@ -1,4 +1,4 @@
-//! What somebody who waits sees: one line on standard error that changes, on a terminal only.
+//! Progress for somebody who waits: one line on standard error that changes, on a terminal only.
 
 use std::io::IsTerminal as _;
 

@@ -1,4 +1,4 @@
-//! How commands find the task that somebody means.
+//! Search for the task that somebody means.
 
 use clap::Args;
 use orch_core::{
@@ -16,7 +16,7 @@ const NAMESPACE_VARIABLE: &str = "ORCH_NAMESPACE";
 pub(super) const UNFINISHED: [&str; 6] =
     ["pending", "backoff", "placed", "running", "stopping", "disconnected"];
 
-/// Where tasks are looked for.
+/// Namespace in which tasks are looked for.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Scope {
     /// Only tasks of this namespace. [default: ORCH_NAMESPACE, or all]
@@ -37,7 +37,7 @@ impl Scope {
     }
 }
 
-/// Which of several tasks with one name a command means.
+/// Choice of a command among several tasks with one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Means {
     /// Any: the user has to say which.

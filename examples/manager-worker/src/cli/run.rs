@@ -32,7 +32,7 @@ pub(super) struct RunArgs {
     follow: bool,
 }
 
-/// What makes a task, where it is not taken from a file.
+/// Options that make a task, where it is not taken from a file.
 #[derive(Debug, Args)]
 struct SpecArgs {
     /// What to call the task.

@@ -49,7 +49,7 @@ pub(super) struct StopArgs {
     scope: Scope,
 }
 
-/// What became of one task.
+/// Result of one task.
 #[derive(Debug, Serialize)]
 struct Stopped {
     id: String,
@@ -194,7 +194,7 @@ impl Stopped {
     }
 }
 
-/// What is told of each task, as soon as it is known.
+/// Results of all tasks, each told as soon as it is known.
 struct Report {
     json: bool,
     /// Kept for JSON, which is one list.

@@ -31,8 +31,8 @@ pub(super) fn render_to_fit(head: &[&str], rows: impl IntoIterator<Item = Vec<St
     render(head, rows)
 }
 
-/// Cuts cells so that lines are no longer than `width`, as far as each column keeps some characters: the last column first,
-/// then whichever is widest.
+/// Cuts cells so that lines are no longer than `width`, as far as each column keeps some characters: the last column
+/// first, then whichever is widest.
 fn fit(head: &[&str], rows: &mut [Vec<String>], width: usize) {
     const LEAST: usize = 12;
     const BETWEEN: usize = 2;

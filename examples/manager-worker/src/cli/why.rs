@@ -56,7 +56,7 @@ fn with_reason(what: &str, reason: &str) -> String {
     if reason.is_empty() { what.into() } else { format!("{what}: {reason}") }
 }
 
-/// How long until then, by the clock of this machine.
+/// Time until then, by the clock of this machine.
 fn in_time(at: Timestamp) -> String {
     let seconds = at.since(Timestamp::now()).as_secs();
     if seconds == 0 {

@@ -1,4 +1,4 @@
-//! How commands find their manager, and what they say where they do not.
+//! Ways of commands to their manager, and their words where there is none.
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path};
 

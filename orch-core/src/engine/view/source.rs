@@ -1,4 +1,4 @@
-//! Where a list of tasks looks for them.
+//! Indexes that a list of tasks looks through.
 
 use super::Inner;
 use crate::{

@@ -25,7 +25,7 @@ pub struct HttpLink {
     token: watch::Sender<TokenState>,
 }
 
-/// What the server thinks of a link's token, by its last answer that tells.
+/// State of a link's token at the server, by its last answer that tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenState {
     /// It has not said anything yet.
@@ -45,7 +45,7 @@ impl HttpLink {
         Ok(Self { transport: Transport::new(config)?, token: watch::Sender::new(TokenState::Untried) })
     }
 
-    /// What the server thinks of the token, now and whenever that changes.
+    /// State of the token at the server, now and whenever it changes.
     #[must_use]
     pub fn token_state(&self) -> watch::Receiver<TokenState> {
         self.token.subscribe()

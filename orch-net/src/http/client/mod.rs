@@ -88,7 +88,8 @@ impl Client {
         self.transport.call(Call::get(format!("/api/v1/tasks?{}", query(filter)?))).await
     }
 
-    /// The same with the number of tasks on all pages together, and the reasons why the first hundred pending ones wait.
+    /// The same with the number of tasks on all pages together, and the reasons why the first hundred pending ones
+    /// wait.
     ///
     /// # Errors
     /// [`ClientError`].

@@ -217,7 +217,7 @@ impl Pause {
     }
 }
 
-/// What `error` and its causes say, and what to do where they tell.
+/// Words of `error` and its causes, and what to do where they tell.
 pub(super) fn unreachable(error: &(dyn std::error::Error + 'static)) -> ClientError {
     let causes: Vec<_> = std::iter::successors(Some(error), |error| cause(*error)).collect();
     let speaks_no_tls = |error: &&(dyn std::error::Error + 'static)| {

@@ -30,7 +30,7 @@ type Result<T> = std::result::Result<T, Problem>;
 /// Names the command, so that a repeated one is carried out once.
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// How many tasks of one answer are explained; explaining asks the scheduler about every node.
+/// Most tasks of one answer that are explained; explaining asks the scheduler about every node.
 const EXPLAINED_MAX: usize = 100;
 /// The most tasks of a page.
 const PAGE_MAX: usize = 1000;
@@ -70,7 +70,7 @@ pub(super) async fn submit(
 
 /// Several tasks in a list, or one as it is.
 fn submission(body: &[u8]) -> Result<Submission> {
-    /// What tells the forms apart.
+    /// Fields that tell the forms apart.
     #[derive(Default, Deserialize)]
     struct Shape {
         tasks: Option<IgnoredAny>,
@@ -88,7 +88,7 @@ fn submission(body: &[u8]) -> Result<Submission> {
     })
 }
 
-/// What a submission is like, for who sent something else.
+/// Example of a submission, for who sent something else.
 const FORM: &str = "a task looks like \
     {\"name\":\"hello\",\"workload\":{\"kind\":\"image\",\"image\":\"busybox\"},\"args\":[\"echo\",\"hello\"]}, several like \
     {\"tasks\":[{\"spec\":TASK},{\"spec\":TASK}]}";

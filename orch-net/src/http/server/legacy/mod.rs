@@ -35,7 +35,7 @@ pub struct LegacyConfig {
     /// for images that is always there. Such a worker cannot be told to stop: a cancelled task counts as stopped at once,
     /// whatever its container does.
     pub workers: Vec<NodeId>,
-    /// How many tasks each of them holds at a time; 1024 where it is not said.
+    /// Most tasks of each of them at a time; 1024 where it is not said.
     pub max_tasks: Option<NonZeroU32>,
     /// Such a worker never tells of ends. A task that runs there for longer than this counts as succeeded, whatever its
     /// container does, so that its place is free.

@@ -1,4 +1,5 @@
-//! The places of a legacy worker. It never tells of ends, so that its places are free again only by a rule of the operator's.
+//! The places of a legacy worker. It never tells of ends, so that its places are free again only by a rule of the
+//! operator's.
 
 use orch_core::{
     engine::{LinkError, TaskFilter},
@@ -42,7 +43,7 @@ pub(super) async fn free(app: &Shared, node: &NodeId, session: &Session) -> Resu
     Ok(())
 }
 
-/// What to say of legacy workers that would take a task if they had a place for it.
+/// Note on legacy workers that would take a task if they had a place for it.
 pub(in super::super) fn why_full(app: &Shared, task: &TaskSpec) -> Option<String> {
     let nodes = app.legacy.workers.iter().filter_map(|worker| app.orchestrator.node(worker));
     let full = nodes.filter(|node| matches!(node.objections(task).as_slice(), [Objection::Full { .. }]));
