@@ -280,11 +280,18 @@ async fn a_list_is_what_a_look_at_every_task_finds() {
     assert_eq!(all.iter().map(|view| view.record.id).collect::<Vec<_>>(), ids, "in order of submission");
     let check = |filter: TaskFilter, wanted: &dyn Fn(&TaskView) -> bool| {
         let after = filter.after_seq;
-        let expected =
-            all.iter().filter(|view| wanted(view) && after.is_none_or(|after| view.record.seq > after));
-        let expected: Vec<TaskId> = expected.map(|view| view.record.id).take(filter.limit).collect();
-        let found: Vec<TaskId> = orch.list(&filter).iter().map(|view| view.record.id).collect();
-        assert_eq!(found, expected, "{filter:?}");
+        let matching: Vec<&TaskView> = all.iter().filter(|view| wanted(view)).collect();
+        let rising = matching.iter().filter(|view| after.is_none_or(|after| view.record.seq > after));
+        let falling = matching.iter().rev().filter(|view| after.is_none_or(|after| view.record.seq < after));
+        let ids = |views: Vec<&&TaskView>| -> Vec<TaskId> {
+            views.into_iter().map(|view| view.record.id).take(filter.limit).collect()
+        };
+        for (newest_first, expected) in [(false, ids(rising.collect())), (true, ids(falling.collect()))] {
+            let filter = TaskFilter { newest_first, ..filter.clone() };
+            let found: Vec<TaskId> = orch.list(&filter).iter().map(|view| view.record.id).collect();
+            assert_eq!(found, expected, "{filter:?}");
+            assert_eq!(orch.count(&filter), matching.len() as u64, "{filter:?}");
+        }
     };
     for limit in [0, 1, 300, usize::MAX] {
         for after_seq in [None, Some(0), Some(511), Some(10_000)] {

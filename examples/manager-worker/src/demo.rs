@@ -29,7 +29,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(55);
 
 /// Runs the demonstration; an error says what did not come out as it should.
 pub(crate) async fn run(args: DemoArgs) -> Result<(), String> {
-    let ground = cluster::choose_ground(args.process, args.image).await;
+    let ground = cluster::choose_ground(args.process, args.image).await?;
     announce(&format!("Tasks run as {ground}."));
     let mut cluster = Cluster::start(ground).await?;
     let result = tokio::time::timeout(TIME_LIMIT, show(&mut cluster)).await;

@@ -1,6 +1,7 @@
 //! The style manager / worker / CLI: one manager that decides, workers that run containers or programs, and a command line.
 //! This crate holds composition and the style's own surface only; everything else comes from the libraries.
 
+mod address;
 pub mod cli;
 mod data_dir;
 mod demo;

@@ -1,6 +1,6 @@
 //! The manager: an orchestrator on an embedded store, behind the HTTP API.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use orch_core::{
@@ -30,6 +30,16 @@ pub struct ManagerArgs {
     /// A rust-orch worker that never registers, such as worker-1. May be given several times.
     #[arg(long, value_name = "ID")]
     pub legacy_worker: Vec<NodeId>,
+    /// Most tasks of a rust-orch worker at a time. [default: 1024]
+    #[arg(long, value_name = "COUNT", requires = "legacy_worker")]
+    pub legacy_max_tasks: Option<NonZeroU32>,
+    /// A rust-orch worker never tells of ends: a task that runs there for longer than this counts as succeeded,
+    /// whatever its container does, so that its place is free.
+    #[arg(long, value_name = "TIME", requires = "legacy_worker", value_parser = units::duration)]
+    pub legacy_done_after: Option<Duration>,
+    /// Of the tasks that run at a rust-orch worker, the oldest beyond this number count as succeeded in the same way.
+    #[arg(long, value_name = "COUNT", requires = "legacy_worker")]
+    pub legacy_running_max: Option<u32>,
     /// Do not serve rust-orch clients at the root of the server.
     #[arg(long, conflicts_with = "legacy_worker")]
     pub no_legacy_api: bool,
@@ -78,7 +88,13 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let mut config = ServerConfig::new(args.listen, tokens);
     config.limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
     config.tls = args.tls_cert.zip(args.tls_key).map(|(cert_pem, key_pem)| TlsFiles { cert_pem, key_pem });
-    config.legacy = LegacyConfig { enabled: !args.no_legacy_api, workers: args.legacy_worker };
+    config.legacy = LegacyConfig {
+        enabled: !args.no_legacy_api,
+        workers: args.legacy_worker,
+        max_tasks: args.legacy_max_tasks,
+        done_after: args.legacy_done_after,
+        running_max: args.legacy_running_max,
+    };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let plain = config.tls.is_none();
     let server = Server::bind(config, orchestrator.clone()).await.map_err(explain)?;

@@ -2,40 +2,90 @@
 
 use std::time::Duration;
 
-/// `500ms`, `30s`, `5m`, `2h`; a bare number is seconds.
+/// `500ms`, `90s`, `5m` or `5min`, `2h`, `1d`, `1.5h`, and sums of them such as `1h30m`; a bare number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split(text);
-    let millis = match unit {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        other => return Err(format!("{other:?} is no unit of time; use ms, s, m, h or d")),
-    };
-    decimal(number, millis).map(Duration::from_millis)
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err("it is empty; give a time such as 90s, 5min or 1h30m".into());
+    }
+    let (mut millis, mut parts) = (0u64, 0);
+    while !rest.is_empty() {
+        let (number, after) = split(rest);
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(end);
+        let scale = match unit.trim().to_ascii_lowercase().as_str() {
+            "ms" | "msec" | "millis" | "milliseconds" => 1,
+            "" if parts == 0 && next.is_empty() => 1000,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1000,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
+            "h" | "hr" | "hrs" | "hour" | "hours" => 3_600_000,
+            "d" | "day" | "days" => 86_400_000,
+            "w" | "week" | "weeks" => 604_800_000,
+            "" => return Err(format!("a unit is missing behind {number}; use ms, s, m, h or d")),
+            other => return Err(format!("{other:?} is no unit of time; use ms, s, m (or min), h or d")),
+        };
+        let part = decimal(number, scale)?;
+        millis = millis.checked_add(part).ok_or_else(|| format!("{text} is too large"))?;
+        (rest, parts) = (next.trim_start(), parts + 1);
+    }
+    Ok(Duration::from_millis(millis))
 }
 
-/// `512m`, `1g`, `64k`; a bare number is bytes. Powers of 1024.
+/// `512m`, `512Mi`, `512MB`, `1.5GiB`, `64k`; a bare number is bytes. Powers of 1024, whichever way it is written, as
+/// `docker` takes them.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let (number, unit) = split(text);
-    let bytes = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        "t" => 1 << 40,
-        _ => return Err(format!("{unit:?} is no unit of memory; use k, m, g or t")),
+    let (number, unit) = split(text.trim());
+    let bytes = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "ki" | "kib" => 1 << 10,
+        "m" | "mb" | "mi" | "mib" => 1 << 20,
+        "g" | "gb" | "gi" | "gib" => 1 << 30,
+        "t" | "tb" | "ti" | "tib" => 1 << 40,
+        other => {
+            return Err(format!("{other:?} is no unit of memory; write it such as 512Mi, 500MB or 1.5g"));
+        }
     };
     decimal(number, bytes)
 }
 
-/// Cores, as a decimal number: `0.5`, `2`. In thousandths.
+/// Cores: `0.5`, `2`, or in thousandths `500m`. In thousandths.
 pub(crate) fn cores(text: &str) -> Result<u64, String> {
-    match split(text) {
-        (number, "") => decimal(number, 1000),
-        (_, unit) => Err(format!("{unit:?} is not expected; give a number of cores such as 0.5")),
+    let (number, unit) = split(text.trim());
+    match unit.trim() {
+        "" => decimal(number, 1000),
+        "m" => decimal(number, 1),
+        unit => Err(format!("{unit:?} is not expected; give a number of cores such as 0.5 or 500m")),
     }
+}
+
+/// A time as [`duration`] reads it: `1h30m`, `1.5s`, `100ms`.
+pub(crate) fn show_duration(time: Duration) -> String {
+    const UNITS: [(u128, &str); 3] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m")];
+    let (mut rest, mut text) = (time.as_millis(), String::new());
+    for (millis, unit) in UNITS {
+        if rest >= millis {
+            text += &format!("{}{unit}", rest / millis);
+            rest %= millis;
+        }
+    }
+    match (rest, text.is_empty()) {
+        (0, false) => {}
+        (1..1000, true) => text += &format!("{rest}ms"),
+        (_, _) if rest % 1000 == 0 => text += &format!("{}s", rest / 1000),
+        (_, _) => text += format!("{}.{:03}", rest / 1000, rest % 1000).trim_end_matches('0'),
+    }
+    match text.ends_with(|c: char| c.is_ascii_digit()) {
+        true => text + "s",
+        false => text,
+    }
+}
+
+/// A count with commas between thousands.
+pub(crate) fn show_count(count: u64) -> String {
+    let digits = count.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+    groups.join(",")
 }
 
 /// `NAME=VALUE`.
@@ -73,17 +123,52 @@ mod tests {
 
     #[test]
     fn amounts_are_read_as_people_mean_them() {
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(bytes("512m"), Ok(512 << 20));
-        assert_eq!(bytes("1.5GiB"), Ok(3 << 29));
-        assert_eq!(bytes("64"), Ok(64));
-        assert_eq!(cores("0.25"), Ok(250));
+        for (text, millis) in [
+            ("1.5s", 1500),
+            ("90", 90_000),
+            ("90s", 90_000),
+            ("2m", 120_000),
+            ("5min", 300_000),
+            ("2h", 7_200_000),
+            ("1h30m", 5_400_000),
+            ("1h 30min", 5_400_000),
+            ("1d", 86_400_000),
+            ("2 days", 172_800_000),
+            ("500ms", 500),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for (text, size) in [
+            ("512m", 512 << 20),
+            ("512Mi", 512 << 20),
+            ("1Gi", 1 << 30),
+            ("500MB", 500 << 20),
+            ("1.5GB", 3 << 29),
+            ("1.5GiB", 3 << 29),
+            ("64", 64),
+            ("64 KiB", 64 << 10),
+        ] {
+            assert_eq!(bytes(text), Ok(size), "{text}");
+        }
+        assert_eq!((cores("0.25"), cores("2"), cores("500m")), (Ok(250), Ok(2000), Ok(500)));
         assert_eq!(pair("A=b=c"), Ok(("A".into(), "b=c".into())));
-        for bad in ["", "x", "1.2.3", "5y", "99999999999999999999"] {
+        for bad in ["", "x", "1.2.3", "5y", "99999999999999999999", "1h30", "h", "-5s", "1e3s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
-        assert!(bytes("1q").is_err() && cores("1m").is_err() && pair("=b").is_err());
+        for bad in ["1q", "", "Mi", "1.5GiBs", "-1m"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+        assert!(cores("1x").is_err() && cores("0.0005m").is_ok() && pair("=b").is_err());
+    }
+
+    #[test]
+    fn amounts_are_shown_as_they_are_typed() {
+        for text in ["0s", "100ms", "1.5s", "5m", "1h30m", "1d", "2d3h4m5s", "1m0.25s"] {
+            assert_eq!(show_duration(duration(text).unwrap()), text);
+        }
+        assert_eq!(
+            [0, 999, 1000, 5_312, 1_234_567].map(show_count),
+            ["0", "999", "1,000", "5,312", "1,234,567"]
+        );
     }
 }

@@ -1,6 +1,12 @@
 //! The worker: an agent with a runtime, linked to its manager over HTTP, or to a manager of rust-orch.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use orch_core::{
@@ -11,11 +17,14 @@ use orch_core::{
     runtime::{ProcessRuntime, ProcessRuntimeConfig, Runtime},
 };
 use orch_docker::{DockerConfig, DockerRuntime};
-use orch_net::http::{ClientConfig, HttpLink, LegacyLink, LegacyLinkConfig};
+use orch_net::http::{ClientConfig, HttpLink, LegacyLink, LegacyLinkConfig, TokenState};
 use orch_store::embedded::{RedbStore, RedbStoreConfig};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
+    address,
+    cli::Failure,
     data_dir::{DataDir, default_dir, read_ca, read_secret},
     manager::{WORKER_TOKEN, announce, default_data_dir, explain},
     shutdown, units,
@@ -24,9 +33,9 @@ use crate::{
 /// Options of a worker.
 #[derive(Clone, Debug, Args)]
 pub struct WorkerArgs {
-    /// Where the manager is.
-    #[arg(long, value_name = "URL", env = "ORCH_MANAGER", default_value = "http://127.0.0.1:3000")]
-    pub manager: String,
+    /// Address of the manager. [default: ORCH_MANAGER, or http://127.0.0.1:3000]
+    #[arg(long, value_name = "URL")]
+    pub manager: Option<String>,
     /// Work for the manager of rust-orch at this address instead. It knows its worker by the name given with --id: worker-1.
     /// ORCH_MANAGER must not be set.
     #[arg(
@@ -47,6 +56,9 @@ pub struct WorkerArgs {
     /// File with the worker token. [default: ORCH_WORKER_TOKEN, or that of a manager of this user on this machine]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Time for which a worker that was let in before goes on asking a manager that refuses its token.
+    #[arg(long, value_name = "TIME", default_value = "1min", value_parser = units::duration)]
+    pub token_patience: Duration,
     /// Certificate of the authority that vouches for the manager, PEM.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -102,7 +114,8 @@ pub enum RuntimeChoice {
 ///
 /// # Errors
 /// What kept it from starting, for people.
-pub async fn run(args: WorkerArgs) -> Result<(), String> {
+pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
+    let manager = manager(&args)?;
     let data = DataDir::open(match &args.data_dir {
         Some(dir) => dir.clone(),
         None => default_data(&args)?,
@@ -124,7 +137,8 @@ pub async fn run(args: WorkerArgs) -> Result<(), String> {
         labels: args.label.iter().cloned().collect::<BTreeMap<_, _>>(),
         ..NodeSpec::new(id.clone(), instance, capacity(&args)?, [capabilities.kind])
     };
-    let link = link(&args, &data).await?;
+    let token = if args.legacy.is_none() { Some(token(&args)?) } else { None };
+    let (link, access) = link(&args, &manager, token.as_ref(), &data).await?;
     let mut agent_config = AgentConfig::new(node);
     agent_config.secrets = secrets;
     agent_config.starts_in_flight = args.starts_in_flight.get();
@@ -133,12 +147,20 @@ pub async fn run(args: WorkerArgs) -> Result<(), String> {
         agent_config.usage_every = None;
     }
     let agent = Agent::start(agent_config, runtime, link);
-    let manager = args.legacy.as_ref().unwrap_or(&args.manager);
     info!(node = %id, runtime = capabilities.name, %manager, "starting");
     let fenced = tell_state(id.clone(), agent.state());
     tokio::select! {
         requested = shutdown::requested() => requested.map_err(explain)?,
-        why = fenced => return Err(why),
+        why = fenced => return Err(why.into()),
+        why = refused(access, args.token_patience) => {
+            // What runs is there for the worker's next life.
+            agent.leave().await;
+            let from = token.map(|token| token.from).unwrap_or_default();
+            return Err(Failure::token_refused(format!(
+                "the manager at {manager} refuses the token of {from}: {why}; give this worker the manager's {WORKER_TOKEN} \
+                 with --token-file or {TOKEN_VARIABLE}"
+            )));
+        }
     }
     match args.drain_on_exit {
         Some(grace) => agent.drain(grace).await,
@@ -147,17 +169,67 @@ pub async fn run(args: WorkerArgs) -> Result<(), String> {
     Ok(())
 }
 
+/// The manager's address.
+fn manager(args: &WorkerArgs) -> Result<String, Failure> {
+    let variable = address::variable(address::VARIABLE);
+    match (&args.legacy, &args.manager, variable) {
+        (Some(_), _, Some(_)) => Err(Failure::usage(format!(
+            "--legacy names the manager, and {} in the environment another one; unset it",
+            address::VARIABLE
+        ))),
+        (Some(url), ..) => address::normal(url, "--legacy").map_err(Failure::usage),
+        (None, Some(url), _) => address::normal(url, "--manager").map_err(Failure::usage),
+        (None, None, Some(url)) => address::normal(&url, address::VARIABLE).map_err(Failure::usage),
+        (None, None, None) => Ok(address::DEFAULT.into()),
+    }
+}
+
+/// State of the token at the manager; none of rust-orch asks for one.
+type Access = Option<watch::Receiver<TokenState>>;
+
 /// The way to the manager.
-async fn link(args: &WorkerArgs, data: &DataDir) -> Result<Arc<dyn ControlLink>, String> {
+async fn link(
+    args: &WorkerArgs,
+    manager: &str,
+    token: Option<&Token>,
+    data: &DataDir,
+) -> Result<(Arc<dyn ControlLink>, Access), String> {
     let ca_pem = args.ca.as_deref().map(read_ca).transpose()?;
-    if let Some(url) = &args.legacy {
+    let Some(token) = token else {
         let journal = RedbStore::open(RedbStoreConfig::new(data.path("legacy"))).await.map_err(explain)?;
         let config =
-            LegacyLinkConfig { ca_pem, poll_interval: args.legacy_poll, ..LegacyLinkConfig::new(url) };
-        return Ok(Arc::new(LegacyLink::open(&config, Arc::new(journal)).await.map_err(explain)?));
+            LegacyLinkConfig { ca_pem, poll_interval: args.legacy_poll, ..LegacyLinkConfig::new(manager) };
+        let link = LegacyLink::open(&config, Arc::new(journal)).await.map_err(explain)?;
+        return Ok((Arc::new(link), None));
+    };
+    let config = ClientConfig { ca_pem, ..ClientConfig::new(manager, &token.text) };
+    let link = HttpLink::new(&config).map_err(explain)?;
+    let access = link.token_state();
+    Ok((Arc::new(link), Some(access)))
+}
+
+/// Returns with the reason when the token is refused for good: at once where it was never accepted, otherwise after
+/// `patience`, as the manager may be starting again with another file.
+async fn refused(access: Access, patience: Duration) -> String {
+    let Some(mut access) = access else { return std::future::pending().await };
+    let mut accepted = false;
+    loop {
+        let now = access.borrow_and_update().clone();
+        match now {
+            TokenState::Refused(why) if !accepted => return why,
+            TokenState::Refused(why) => {
+                let accepted_again = access.wait_for(|state| !matches!(state, TokenState::Refused(_)));
+                if tokio::time::timeout(patience, accepted_again).await.is_err() {
+                    return why;
+                }
+            }
+            TokenState::Accepted => accepted = true,
+            TokenState::Untried => {}
+        }
+        if access.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
-    let config = ClientConfig { ca_pem, ..ClientConfig::new(&args.manager, token(args)?) };
-    Ok(Arc::new(HttpLink::new(&config).map_err(explain)?))
 }
 
 /// Tells how the agent gets on. Returns when it has ended because a newer process has taken the node over, with the reason.
@@ -225,17 +297,27 @@ fn capacity(args: &WorkerArgs) -> Result<Resources, String> {
     Ok(capacity)
 }
 
-fn token(args: &WorkerArgs) -> Result<String, String> {
+/// A token and where it comes from.
+struct Token {
+    text: String,
+    from: String,
+}
+
+const TOKEN_VARIABLE: &str = "ORCH_WORKER_TOKEN";
+
+fn token(args: &WorkerArgs) -> Result<Token, String> {
+    let of_file = |path: &Path| match read_secret(path) {
+        Ok(text) => Ok(Token { text, from: path.display().to_string() }),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    };
     if let Some(path) = &args.token_file {
-        return read_secret(path).map_err(|error| format!("{}: {error}", path.display()));
+        return of_file(path);
     }
-    if let Ok(token) = std::env::var("ORCH_WORKER_TOKEN") {
-        return Ok(token);
+    if let Some(text) = address::variable(TOKEN_VARIABLE) {
+        return Ok(Token { text, from: TOKEN_VARIABLE.into() });
     }
-    let path = default_data_dir().join(WORKER_TOKEN);
-    read_secret(&path).map_err(|error| {
-        format!("no worker token: {}: {error}; give --token-file, or set ORCH_WORKER_TOKEN", path.display())
-    })
+    of_file(&default_data_dir().join(WORKER_TOKEN))
+        .map_err(|error| format!("no worker token: {error}; give --token-file, or set {TOKEN_VARIABLE}"))
 }
 
 /// The directory of a worker that was given none. One without a name of its own has the same whatever the machine is called;

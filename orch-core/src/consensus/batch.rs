@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub(super) struct Front {
     waiting: Mutex<Option<mpsc::Receiver<Request>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     status: Arc<Mutex<ConsensusStatus>>,
+    /// Error that ended the loop, when nobody asked it to end.
+    lost: Arc<OnceLock<StoreError>>,
     clock: HybridClock,
     environment: Arc<dyn Environment>,
     max_command_bytes: usize,
@@ -53,6 +55,7 @@ impl Front {
             waiting: Mutex::new(Some(waiting)),
             task: tokio::sync::Mutex::new(None),
             status: Arc::new(Mutex::new(status)),
+            lost: Arc::default(),
             clock: HybridClock::starting_at(environment.now()),
             environment,
             max_command_bytes,
@@ -66,7 +69,12 @@ impl Front {
     }
 
     pub(super) fn reporter(&self) -> Reporter {
-        Reporter(self.status.clone())
+        Reporter { status: self.status.clone(), lost: self.lost.clone() }
+    }
+
+    /// Why nothing is answered any more.
+    fn ended(&self) -> ConsensusError {
+        self.lost.get().map_or(ConsensusError::Stopped, |error| ConsensusError::StoreLost(error.clone()))
     }
 
     pub(super) async fn run(&self, driver: impl Future<Output = ()> + Send + 'static) {
@@ -89,15 +97,15 @@ impl Front {
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Request::Propose(command, reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ConsensusError::Busy,
-            mpsc::error::TrySendError::Closed(_) => ConsensusError::Stopped,
+            mpsc::error::TrySendError::Closed(_) => self.ended(),
         })?;
-        answer.await.unwrap_or(Err(ConsensusError::Stopped))
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
     pub(super) async fn barrier(&self) -> Result<Revision, ConsensusError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.send(Request::Barrier(reply)).await.map_err(|_| ConsensusError::Stopped)?;
-        answer.await.unwrap_or(Err(ConsensusError::Stopped))
+        self.queue.send(Request::Barrier(reply)).await.map_err(|_| self.ended())?;
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
     pub(super) async fn shutdown(&self) {
@@ -109,7 +117,10 @@ impl Front {
 }
 
 /// The loop's way to say how it is doing.
-pub(super) struct Reporter(Arc<Mutex<ConsensusStatus>>);
+pub(super) struct Reporter {
+    status: Arc<Mutex<ConsensusStatus>>,
+    lost: Arc<OnceLock<StoreError>>,
+}
 
 impl Reporter {
     pub(super) fn applied(&self, revision: Revision) {
@@ -126,8 +137,15 @@ impl Reporter {
         self.change(|status| (status.leader, status.trouble) = (false, Some(why.into())));
     }
 
+    /// The store failed with `error` and cannot be gone on with.
+    pub(super) fn lost(&self, error: StoreError) {
+        self.stopped(&format!("its store failed and cannot be read back: {error}"));
+        // It stops once.
+        let _ = self.lost.set(error);
+    }
+
     fn change(&self, change: impl FnOnce(&mut ConsensusStatus)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

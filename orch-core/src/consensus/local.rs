@@ -163,10 +163,8 @@ impl Home {
         while let Some(first) = queue.recv().await {
             let batch = Batch::gather(first, &mut queue, batch_max);
             let last = batch.shutdown;
-            if let Err(fatal) = self.carry_out(batch).await {
-                // What is on disk is not known to be what is in memory: going on could acknowledge what is lost.
-                error!(error = %fatal, "local consensus stops: its store cannot be read back");
-                self.reporter.stopped(&format!("its store cannot be read back: {fatal}"));
+            if let Err(failure) = self.carry_out(batch).await {
+                self.reporter.lost(failure);
                 return;
             }
             if last {
@@ -176,7 +174,7 @@ impl Home {
         self.reporter.stopped("shut down");
     }
 
-    async fn carry_out(&mut self, mut batch: Batch) -> Result<(), ConsensusError> {
+    async fn carry_out(&mut self, mut batch: Batch) -> Result<(), StoreError> {
         let wanted = self.store.as_deref().map(writes_wanted);
         while !batch.proposals.is_empty() {
             let context = Context { time: self.clock.now(), author: &self.author };
@@ -200,8 +198,9 @@ impl Home {
         Ok(())
     }
 
-    /// The store refused: what was decided on top of the last commit is taken back.
-    async fn give_up(&mut self, batch: Batch, error: CommitError) -> Result<(), ConsensusError> {
+    /// The store refused: what was decided on top of the last commit is taken back. An error says what the store failed
+    /// with, where it cannot be read back either.
+    async fn give_up(&mut self, batch: Batch, error: CommitError) -> Result<(), StoreError> {
         self.machine.rollback();
         let error = match error {
             CommitError::Store(error) => error,
@@ -211,11 +210,18 @@ impl Home {
         };
         warn!(%error, proposals = batch.proposals.len(), "the store refused a batch; nothing of it happened");
         self.reporter.trouble(error.to_string());
-        let unknown = error.outcome_unknown();
-        batch.fail(&error.into());
-        if unknown && let Some(store) = &self.store {
-            self.revision = load(&**store, &mut *self.machine).await?;
+        batch.fail(&error.clone().into());
+        let Some(store) = self.store.as_ref().filter(|_| error.outcome_unknown()) else { return Ok(()) };
+        match load(&**store, &mut *self.machine).await {
+            Ok(revision) => {
+                self.revision = revision;
+                Ok(())
+            }
+            Err(fatal) => {
+                // What is on disk is not known to be what is in memory: going on could acknowledge what is lost.
+                error!(error = %fatal, "local consensus stops: its store cannot be read back");
+                Err(error)
+            }
         }
-        Ok(())
     }
 }

@@ -293,6 +293,9 @@ pub enum ConsensusError {
     /// It was shut down.
     #[error("consensus has been shut down")]
     Stopped,
+    /// It has stopped, because its store failed and could not be read back. A restart shows what is stored.
+    #[error("consensus has stopped, because its store failed")]
+    StoreLost(#[source] StoreError),
     /// Too many proposals wait already. Nothing happened; try again later.
     #[error("too many proposals wait already")]
     Busy,
@@ -342,7 +345,7 @@ impl ConsensusError {
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
         match self {
-            Self::Stopped | Self::OutcomeUnknown(_) => true,
+            Self::Stopped | Self::StoreLost(_) | Self::OutcomeUnknown(_) => true,
             Self::Store(error) => error.outcome_unknown(),
             _ => false,
         }

@@ -34,6 +34,6 @@ pub use link::{
 };
 pub use node::local_capacity;
 pub use orchestrator::{Orchestrator, Status};
-pub use output::{OutputChunk, OutputReader};
+pub use output::{OutputChunk, OutputRange, OutputReader};
 pub use secrets::{DirSecrets, NoSecrets, SecretError, SecretSource};
 pub use tasks::{Observed, TaskFilter, TaskView};

@@ -22,7 +22,7 @@ use super::{
     events::EventStream,
     link::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
     local_link::LocalLink,
-    output::OutputReader,
+    output::{OutputRange, OutputReader},
     tasks::{TaskFilter, TaskView},
     view::View,
 };
@@ -180,10 +180,16 @@ impl Orchestrator {
         self.inner.view.task(task)
     }
 
-    /// Tasks in order of submission.
+    /// Tasks in order of submission, or the other way round.
     #[must_use]
     pub fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
         self.inner.view.list(filter)
+    }
+
+    /// Number of tasks that match, whatever the filter's page and limit.
+    #[must_use]
+    pub fn count(&self, filter: &TaskFilter) -> u64 {
+        self.inner.view.count(filter)
     }
 
     /// Takes a task back. A pending one is over at once, a running one when its node has stopped it.
@@ -211,10 +217,18 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Unknown`] when the task is not known.
     pub async fn logs(&self, task: TaskId, follow: bool) -> Result<OutputReader> {
+        self.logs_in(task, OutputRange { follow, ..OutputRange::default() }).await
+    }
+
+    /// A part of the task's output.
+    ///
+    /// # Errors
+    /// As [`Orchestrator::logs`].
+    pub async fn logs_in(&self, task: TaskId, range: OutputRange) -> Result<OutputReader> {
         if self.get(task).is_none() {
             return Err(Unknown::Task(task).into());
         }
-        OutputReader::open(self.inner.output.clone(), &self.inner.view, task, follow).await
+        OutputReader::open(self.inner.output.clone(), &self.inner.view, task, range).await
     }
 
     /// Why the task is pending; `None` when it is not.

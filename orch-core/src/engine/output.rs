@@ -33,10 +33,24 @@ pub struct OutputChunk {
     pub data: Bytes,
 }
 
+/// Part of a task's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputRange {
+    /// Goes on until the task has finished, or until a later attempt writes where only one is read.
+    pub follow: bool,
+    /// Only what this attempt wrote.
+    pub attempt: Option<NonZeroU32>,
+    /// Only the last lines of what is there already, both streams together, as far as they are within the last 16 MiB.
+    pub tail: Option<u32>,
+}
+
 /// A task's output in the order in which it arrived. Dropping it ends the reading.
 pub struct OutputReader {
     output: Arc<dyn OutputStore>,
     task: TaskId,
+    attempt: Option<NonZeroU32>,
+    /// Place before its beginning.
+    first: Option<OutputPosition>,
     ready: VecDeque<OutputChunk>,
     last: Option<OutputPosition>,
     /// Where what was read of each attempt and stream ends.
@@ -90,15 +104,20 @@ impl OutputReader {
         output: Arc<dyn OutputStore>,
         view: &View,
         task: TaskId,
-        follow: bool,
+        range: OutputRange,
     ) -> Result<Self, Error> {
         // An agent delivers all output of an attempt before it reports the end.
-        let finished = if follow { view.finished(task) } else { None };
+        let finished = if range.follow { view.finished(task) } else { None };
         let state = match finished {
             Some(finished) => State::Behind(Follow { watch: Some(output.follow(task).await?), finished }),
             None => State::Last,
         };
-        Ok(Self { output, task, ready: VecDeque::new(), last: None, read: BTreeMap::new(), state })
+        let (first, read) = match range.tail {
+            Some(lines) => tail(&*output, task, range.attempt, lines).await?,
+            None => (range.attempt.and_then(OutputPosition::before_attempt), None),
+        };
+        let (attempt, read) = (range.attempt, read.into_iter().collect());
+        Ok(Self { output, task, attempt, first, ready: VecDeque::new(), last: first, read, state })
     }
 
     /// The next piece. When following, waits for it until the task has finished; otherwise `None` ends what there was.
@@ -146,9 +165,15 @@ impl OutputReader {
                     }
                 };
                 let more = page.more;
+                let later = page
+                    .pieces
+                    .last()
+                    .is_some_and(|last| self.attempt.is_some_and(|of| last.position.attempt > of));
                 page.pieces.into_iter().for_each(|piece| self.take(piece));
                 self.last = more.or(self.last);
-                if more.is_none() {
+                if later {
+                    self.state = State::Ended;
+                } else if more.is_none() {
                     return self.turn(State::read);
                 }
             }
@@ -162,7 +187,7 @@ impl OutputReader {
                     finished = finished => {
                         // From the beginning: another member may have counted the pieces anew. What was read before is
                         // known by its offsets.
-                        self.last = None;
+                        self.last = self.first;
                         self.state = if finished.is_ok() { State::Last } else { State::Ended };
                     }
                     woken = woken.next() => match woken {
@@ -189,6 +214,9 @@ impl OutputReader {
     /// Takes what was not read yet.
     fn take(&mut self, piece: KeptOutput) {
         let KeptOutput { position, stream, offset, data } = piece;
+        if self.attempt.is_some_and(|attempt| position.attempt != attempt) {
+            return;
+        }
         self.last = self.last.max(Some(position));
         let read = self.read.entry((position.attempt, stream)).or_default();
         if let Some((offset, data)) = beyond(*read, offset, data) {
@@ -196,6 +224,79 @@ impl OutputReader {
             self.ready.push_back(OutputChunk { attempt: position.attempt, stream, offset, data });
         }
     }
+}
+
+/// End of what was read already of an attempt and stream.
+type Read = ((NonZeroU32, OutputStream), u64);
+
+/// Place before the last lines, and what of the first of their pieces is before them. Reads no more than it has to.
+async fn tail(
+    output: &dyn OutputStore,
+    task: TaskId,
+    attempt: Option<NonZeroU32>,
+    lines: u32,
+) -> Result<(Option<OutputPosition>, Option<Read>), OutputError> {
+    const BYTES_FIRST: u64 = 64 << 10;
+    const BYTES_MAX: u64 = 16 << 20;
+    let mut bytes = BYTES_FIRST;
+    loop {
+        let first = output.place_of_last(task, attempt, bytes).await?;
+        let first = first.or(attempt.and_then(OutputPosition::before_attempt));
+        let pieces = all_after(output, task, attempt, first).await?;
+        if let Some((at, cut)) = last_lines(&pieces, lines) {
+            let before = at.checked_sub(1).and_then(|before| pieces.get(before));
+            let place = before.map(|piece| piece.position).or(first);
+            let read =
+                pieces.get(at).map(|piece| ((piece.position.attempt, piece.stream), piece.offset + cut));
+            return Ok((place, read));
+        }
+        let is_all = pieces.iter().map(|piece| piece.data.len() as u64).sum::<u64>() < bytes;
+        if is_all || bytes >= BYTES_MAX {
+            return Ok((first, None));
+        }
+        bytes *= 8;
+    }
+}
+
+async fn all_after(
+    output: &dyn OutputStore,
+    task: TaskId,
+    attempt: Option<NonZeroU32>,
+    mut after: Option<OutputPosition>,
+) -> Result<Vec<KeptOutput>, OutputError> {
+    let mut pieces = Vec::new();
+    loop {
+        let page = output.read(task, after).await?;
+        let of_it = |piece: &KeptOutput| attempt.is_none_or(|of| piece.position.attempt == of);
+        let later =
+            page.pieces.last().is_some_and(|last| attempt.is_some_and(|of| last.position.attempt > of));
+        pieces.extend(page.pieces.into_iter().filter(of_it));
+        match page.more.filter(|_| !later) {
+            Some(more) => after = Some(more),
+            None => return Ok(pieces),
+        }
+    }
+}
+
+/// The piece in which the last lines begin, and the byte in it; `None` where there are no more lines than that.
+fn last_lines(pieces: &[KeptOutput], lines: u32) -> Option<(usize, u64)> {
+    let mut left = lines;
+    // The last line ends with the last byte, whether that is a break or not.
+    let mut is_end = lines > 0;
+    for (at, piece) in pieces.iter().enumerate().rev() {
+        let searched = piece.data.len() - usize::from(is_end && !piece.data.is_empty());
+        is_end = false;
+        if left == 0 {
+            return Some((at, piece.data.len() as u64));
+        }
+        for (byte, _) in piece.data[..searched].iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            left -= 1;
+            if left == 0 {
+                return Some((at, byte as u64 + 1));
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -22,6 +22,20 @@ pub struct TaskView {
 }
 
 impl TaskView {
+    /// Every word that [`TaskView::status`] may give.
+    pub const STATUSES: [&str; 10] = [
+        "pending",
+        "backoff",
+        "placed",
+        "running",
+        "stopping",
+        "disconnected",
+        "succeeded",
+        "failed",
+        "timed-out",
+        "cancelled",
+    ];
+
     /// One word for tables: as [`TaskRecord::status`], and `running` where the agent saw it run.
     #[must_use]
     pub fn status(&self) -> &'static str {
@@ -120,7 +134,9 @@ pub struct TaskFilter {
     pub label: Option<(String, String)>,
     /// Only those whose id starts with this text.
     pub id_prefix: Option<String>,
-    /// Only those submitted after the task with this sequence number: the next page.
+    /// The last submitted ones first, instead of the first submitted ones.
+    pub newest_first: bool,
+    /// Only those that come after the task with this sequence number, in the order asked for: the next page.
     pub after_seq: Option<u64>,
     /// At most this many.
     pub limit: usize,
@@ -135,6 +151,7 @@ impl Default for TaskFilter {
             node: None,
             label: None,
             id_prefix: None,
+            newest_first: false,
             after_seq: None,
             limit: 1000,
         }
@@ -142,6 +159,14 @@ impl Default for TaskFilter {
 }
 
 impl TaskFilter {
+    /// Whether the task comes after the page before.
+    pub(super) fn follows(&self, view: &TaskView) -> bool {
+        self.after_seq.is_none_or(|after| match self.newest_first {
+            true => view.record.seq < after,
+            false => view.record.seq > after,
+        })
+    }
+
     pub(super) fn matches(&self, view: &TaskView) -> bool {
         let record = &view.record;
         (self.statuses.is_empty() || self.statuses.iter().any(|status| status == view.status()))

@@ -1,6 +1,8 @@
 //! The read side: what is final, as readers, waiters, event streams and agents see it. Consensus publishes into it; nobody
 //! else writes, except observations.
 
+mod source;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
@@ -11,6 +13,7 @@ use std::{
 
 use tokio::sync::{oneshot, watch};
 
+use self::source::Source;
 use super::{
     events::{Event, EventKind, Ring},
     link::{Assignment, Assignments, Cursor, Seen},
@@ -110,28 +113,43 @@ impl View {
         Some(TaskView { observed: inner.observed.get(&id).cloned(), record })
     }
 
-    /// Tasks in order of submission, the newest last. Looks at some at a time, so that decisions never wait for a long list;
-    /// each task is shown as it was when it was looked at.
+    /// Tasks in the order that the filter asks for. Looks at some at a time, so that decisions never wait for a long
+    /// list; each task is shown as it was when it was looked at.
     pub(super) fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
-        const LOOK: usize = 256;
         let (mut found, mut source) = (Vec::new(), Source::new(filter));
         while found.len() < filter.limit {
-            let inner = self.read();
-            let ids = source.next(&inner, LOOK);
-            if ids.is_empty() {
-                break;
-            }
-            for id in ids {
-                let Some(record) = inner.tasks.get(id).cloned() else { continue };
-                let view = TaskView { record, observed: inner.observed.get(&id).cloned() };
-                if filter.after_seq.is_none_or(|after| view.record.seq > after) && filter.matches(&view) {
-                    found.push(view);
-                }
-            }
+            let Some(some) = self.some_of(&mut source, filter) else { break };
+            found.extend(some.into_iter().filter(|view| filter.follows(view)));
         }
-        found.sort_unstable_by_key(|view| view.record.seq);
+        match filter.newest_first {
+            true => found.sort_unstable_by_key(|view| std::cmp::Reverse(view.record.seq)),
+            false => found.sort_unstable_by_key(|view| view.record.seq),
+        }
         found.truncate(filter.limit);
         found
+    }
+
+    /// Number of tasks that match, whatever page is asked for.
+    pub(super) fn count(&self, filter: &TaskFilter) -> u64 {
+        let all = TaskFilter { after_seq: None, ..filter.clone() };
+        let (mut count, mut source) = (0, Source::new(&all));
+        while let Some(some) = self.some_of(&mut source, &all) {
+            count += some.len() as u64;
+        }
+        count
+    }
+
+    /// Those of the next tasks of `source` that match; `None` when there are no more.
+    fn some_of(&self, source: &mut Source, filter: &TaskFilter) -> Option<Vec<TaskView>> {
+        const LOOK: usize = 256;
+        let inner = self.read();
+        let ids = source.next(&inner, LOOK);
+        let known = ids.iter().filter_map(|id| {
+            let record = inner.tasks.get(*id)?.clone();
+            let view = TaskView { record, observed: inner.observed.get(id).cloned() };
+            filter.matches(&view).then_some(view)
+        });
+        (!ids.is_empty()).then(|| known.collect())
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeView> {
@@ -465,64 +483,6 @@ impl Inner {
             let _ = waiter.send(());
         }
     }
-}
-
-/// Tasks that a filter may match, some at a time, by the index that leaves out the most.
-enum Source {
-    BySeq { from: u64, unfinished: bool },
-    ById { from: Option<TaskId>, last: TaskId },
-    OnNode(Option<NodeId>),
-}
-
-impl Source {
-    fn new(filter: &TaskFilter) -> Self {
-        const FINISHED: [&str; 4] = ["succeeded", "failed", "timed-out", "cancelled"];
-        let range = filter.id_prefix.as_deref().and_then(ids_with);
-        match (&filter.node, range) {
-            (Some(node), _) => Self::OnNode(Some(node.clone())),
-            (None, Some((first, last))) => Self::ById { from: Some(first), last },
-            (None, None) => Self::BySeq {
-                from: filter.after_seq.map_or(0, |seq| seq + 1),
-                unfinished: !filter.statuses.is_empty()
-                    && !filter.statuses.iter().any(|status| FINISHED.contains(&status.as_str())),
-            },
-        }
-    }
-
-    /// At most about `many` more; none when there are no more.
-    fn next(&mut self, inner: &Inner, many: usize) -> Vec<TaskId> {
-        match self {
-            Self::BySeq { from, unfinished } => {
-                let tasks = if *unfinished { &inner.unfinished } else { &inner.by_seq };
-                let some: Vec<(u64, TaskId)> =
-                    tasks.range(*from..).take(many).map(|(seq, id)| (*seq, *id)).collect();
-                *from = some.last().map_or(u64::MAX, |(seq, _)| seq + 1);
-                some.into_iter().map(|(_, id)| id).collect()
-            }
-            Self::ById { from, last } => {
-                let Some(first) = *from else { return Vec::new() };
-                let mut some: Vec<TaskId> =
-                    inner.by_id.range(first..=*last).take(many + 1).copied().collect();
-                *from = if some.len() > many { some.pop() } else { None };
-                some
-            }
-            // A node has no more tasks than may be looked at in one go.
-            Self::OnNode(node) => {
-                let tasks = node.take().and_then(|node| inner.by_node.get(&node));
-                tasks.into_iter().flatten().copied().collect()
-            }
-        }
-    }
-}
-
-/// The first and the last id whose text begins with `prefix`; `None` when none does.
-fn ids_with(prefix: &str) -> Option<(TaskId, TaskId)> {
-    let bound = |fill: char| {
-        let mut digits: String = prefix.chars().filter(|digit| *digit != '-').take(32).collect();
-        digits.extend(std::iter::repeat_n(fill, 32 - digits.chars().count()));
-        digits.parse().ok()
-    };
-    Some((bound('0')?, bound('f')?))
 }
 
 /// Which nodes have to hear of a change of a task.

@@ -238,6 +238,33 @@ impl Held {
     }
 }
 
+impl Shortage {
+    /// Amount that is asked for in excess, in words: `1.5 cores less`. Rounded up. `None` for a port.
+    pub(crate) fn less(&self) -> Option<String> {
+        match self {
+            Self::Cpu { needed, available } => Some(match Cores(needed.saturating_sub(*available)) {
+                one @ Cores(1000) => format!("{one} core less"),
+                cores => format!("{cores} cores less"),
+            }),
+            Self::Memory { needed, available } => {
+                Some(format!("{} of memory less", Bytes(tenths_up(needed.saturating_sub(*available)))))
+            }
+            Self::Device { name, needed, available } => {
+                Some(format!("{} of device {name:?} less", needed.saturating_sub(*available)))
+            }
+            Self::Port { .. } => None,
+        }
+    }
+}
+
+/// The next amount that [`Bytes`] shows as it is.
+fn tenths_up(bytes: u64) -> u64 {
+    let Some((unit, _)) = UNITS.iter().find(|(unit, _)| bytes >= *unit) else { return bytes };
+    let tenths = (u128::from(bytes) * 10).div_ceil(u128::from(*unit));
+    // The tenth itself rounds down when it is shown, unless it is a whole number of bytes.
+    u64::try_from((tenths * u128::from(*unit)).div_ceil(10)).unwrap_or(u64::MAX)
+}
+
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -255,7 +282,8 @@ impl fmt::Display for Shortage {
     }
 }
 
-struct Cores(u64);
+/// Thousandths of a core, shown in cores.
+pub(super) struct Cores(pub(super) u64);
 
 impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -266,11 +294,13 @@ impl fmt::Display for Cores {
     }
 }
 
-struct Bytes(u64);
+/// Amount of bytes, shown in the largest unit that makes sense.
+pub(super) struct Bytes(pub(super) u64);
+
+const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
         for (unit, name) in UNITS {
             if self.0 >= unit {
                 let tenths = u128::from(self.0) * 10 / u128::from(unit);
@@ -352,6 +382,20 @@ mod tests {
                 "needs 1 of device \"gpu\", 0 available"
             ]
         );
+    }
+
+    #[test]
+    fn what_is_too_much_has_units_and_is_never_less_than_that() {
+        let less = |request: Resources| {
+            let held = Held::default();
+            held.shortages(&Resources::default(), &request).iter().find_map(Shortage::less).unwrap()
+        };
+        assert_eq!(less(Resources::new(62_000, 0)), "62 cores less");
+        assert_eq!(less(Resources::new(1000, 0)), "1 core less");
+        assert_eq!(less(Resources::new(0, 3 << 29)), "1.5 GiB of memory less");
+        assert_eq!(less(Resources::new(0, (3 << 29) + 1)), "1.6 GiB of memory less");
+        assert_eq!(less(Resources::new(0, (1 << 30) - 1)), "1 GiB of memory less");
+        assert_eq!(less(Resources::new(0, 7)), "7 B of memory less");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What a spec must satisfy before it enters the cluster, with an error that names the field and the way out.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{MountSource, SecretTarget, TaskSpec, Workload};
+use super::{
+    MountSource, SecretTarget, TaskSpec, Workload,
+    resources::{Bytes, Cores},
+};
 
 /// Bounds on one spec. Every replica of a cluster must use the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +70,7 @@ impl TaskSpec {
         self.check_durations(limits)?;
         self.check_places()?;
         if self.output_limit_bytes > limits.output_bytes {
-            return refuse("output_limit_bytes", format!("at most {} bytes are kept", limits.output_bytes));
+            return refuse("output_limit_bytes", format!("at most {} are kept", Bytes(limits.output_bytes)));
         }
         Ok(())
     }
@@ -140,14 +143,19 @@ impl TaskSpec {
 
     fn check_resources(&self, limits: &Limits) -> Result<(), InvalidSpec> {
         let asked = &self.resources;
-        let at_most = |field: &str, asked: u64, most: u64| match asked > most {
-            true => refuse(field, format!("asks for {asked}; at most {most} is possible")),
-            false => Ok(()),
+        let too_much = |field: &str, asked: &dyn fmt::Display, most: &dyn fmt::Display| {
+            refuse(field, format!("asks for {asked}; at most {most} is possible"))
         };
-        at_most("resources.cpu_millis", asked.cpu_millis, limits.cpu_millis)?;
-        at_most("resources.memory_bytes", asked.memory_bytes, limits.memory_bytes)?;
-        for (name, count) in &asked.devices {
-            at_most(&format!("resources.devices.{name}"), *count, limits.devices)?;
+        if asked.cpu_millis > limits.cpu_millis {
+            let (asked, most) = (Cores(asked.cpu_millis), Cores(limits.cpu_millis));
+            return too_much("resources.cpu_millis", &format!("{asked} cores"), &most);
+        }
+        if asked.memory_bytes > limits.memory_bytes {
+            let (asked, most) = (Bytes(asked.memory_bytes), Bytes(limits.memory_bytes));
+            return too_much("resources.memory_bytes", &asked, &most);
+        }
+        if let Some((name, count)) = asked.devices.iter().find(|(_, count)| **count > limits.devices) {
+            return too_much(&format!("resources.devices.{name}"), count, &limits.devices);
         }
         if asked.ports.contains(&0) {
             return refuse("resources.ports", "0 is not a port".into());

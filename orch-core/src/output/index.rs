@@ -171,6 +171,24 @@ impl<P> Index<P> {
         })
     }
 
+    /// See [`OutputStore::place_of_last`](super::OutputStore::place_of_last).
+    pub(super) fn place_of_last(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        bytes: u64,
+    ) -> Option<OutputPosition> {
+        let range = match attempt {
+            Some(attempt) => AttemptId { task, attempt }..=AttemptId { task, attempt },
+            None => all_of(task),
+        };
+        let pieces = self.attempts.range(range).rev().flat_map(|(id, kept)| {
+            let at = |piece: &Piece<P>| OutputPosition { attempt: id.attempt, number: piece.number };
+            kept.pieces.iter().rev().map(move |piece| (at(piece), piece.bytes))
+        });
+        OutputPosition::before_last(pieces, bytes)
+    }
+
     pub(super) fn tasks(&self) -> Vec<TaskId> {
         let mut tasks: Vec<TaskId> = self.attempts.keys().map(|attempt| attempt.task).collect();
         tasks.dedup();

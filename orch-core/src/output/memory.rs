@@ -1,6 +1,9 @@
 //! Output in memory: what a process without durable state keeps.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    num::NonZeroU32,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -67,6 +70,15 @@ impl OutputStore for MemoryOutput {
             page.pieces.push(KeptOutput { position, stream, offset, data });
         }
         Ok(page)
+    }
+
+    async fn place_of_last(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        bytes: u64,
+    ) -> Result<Option<OutputPosition>, OutputError> {
+        Ok(self.lock().place_of_last(task, attempt, bytes))
     }
 
     async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {

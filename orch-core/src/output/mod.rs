@@ -47,6 +47,31 @@ pub trait OutputStore: std::fmt::Debug + Send + Sync + 'static {
     /// When they cannot be read.
     async fn read(&self, task: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError>;
 
+    /// A place after which the last `bytes` bytes of a task come, or of one attempt of it, and at most a piece more;
+    /// `None` where that is everything. This reads all of it; a place that knows the sizes of its pieces has a better
+    /// way.
+    ///
+    /// # Errors
+    /// When it cannot be found.
+    async fn place_of_last(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        bytes: u64,
+    ) -> Result<Option<OutputPosition>, OutputError> {
+        let (mut sizes, mut after) = (Vec::new(), attempt.and_then(OutputPosition::before_attempt));
+        loop {
+            let page = self.read(task, after).await?;
+            let of_it =
+                page.pieces.iter().filter(|piece| attempt.is_none_or(|of| piece.position.attempt == of));
+            sizes.extend(of_it.map(|piece| (piece.position, piece.data.len() as u64)));
+            match page.more {
+                Some(more) => after = Some(more),
+                None => return Ok(OutputPosition::before_last(sizes.into_iter().rev(), bytes)),
+            }
+        }
+    }
+
     /// Yields after something was appended for the task since the call. Several appends may be told as one. The end means
     /// that nothing more will be appended here.
     ///
@@ -108,6 +133,25 @@ pub struct OutputPosition {
     pub attempt: NonZeroU32,
     /// Its place among the pieces of the attempt.
     pub number: u64,
+}
+
+impl OutputPosition {
+    /// The last place before those of an attempt; `None` before the first one.
+    pub(crate) fn before_attempt(attempt: NonZeroU32) -> Option<Self> {
+        NonZeroU32::new(attempt.get() - 1).map(|attempt| Self { attempt, number: u64::MAX })
+    }
+
+    /// The place before the pieces that have `bytes` bytes together, of pieces from the last to the first.
+    fn before_last(sizes: impl Iterator<Item = (Self, u64)>, bytes: u64) -> Option<Self> {
+        let mut sum = 0_u64;
+        for (position, size) in sizes {
+            if sum >= bytes {
+                return Some(position);
+            }
+            sum = sum.saturating_add(size);
+        }
+        None
+    }
 }
 
 /// A part of the output of a task.

@@ -169,16 +169,14 @@ fn smallest_change(node: &NodeView, objections: &[Objection]) -> Option<(u64, St
         let (Objection::TooSmall { shortage } | Objection::Busy { shortage }) = objection else {
             return None;
         };
-        let (needed, available, unit) = match shortage {
-            Shortage::Cpu { needed, available } => (needed, available, "thousandths of a core".to_owned()),
-            Shortage::Memory { needed, available } => (needed, available, "bytes of memory".to_owned()),
-            Shortage::Device { name, needed, available } => {
-                (needed, available, format!("of device {name:?}"))
-            }
+        let (needed, available) = match shortage {
+            Shortage::Cpu { needed, available }
+            | Shortage::Memory { needed, available }
+            | Shortage::Device { needed, available, .. } => (needed, available),
             Shortage::Port { .. } => return None,
         };
         cost += share(needed - available, *needed);
-        less.push(format!("{} {unit} less", needed - available));
+        less.extend(shortage.less());
     }
     (!less.is_empty()).then(|| (cost, format!("on {} with {}", node.id(), less.join(" and "))))
 }
@@ -285,7 +283,7 @@ mod tests {
         let text = plan.unplaced[0].to_string();
         assert_eq!(
             text,
-            "no node can take it now: 1 of 1: cpu is in use. It would fit on a with 200 thousandths of a core less"
+            "no node can take it now: 1 of 1: cpu is in use. It would fit on a with 0.2 cores less"
         );
         assert_eq!(plan.quality.fragmentation_gap_cpu_millis, 0);
     }
@@ -336,8 +334,8 @@ mod tests {
         assert_eq!(
             text,
             "no node can take it now: 1 of 3: cpu is in use; 1 of 3: not taking work (lost, cordoned or draining); \
-             1 of 3: too small in cpu; 2 of 3: too small in memory. It would fit on a with 1000 thousandths of a core less \
-             and 1073741824 bytes of memory less"
+             1 of 3: too small in cpu; 2 of 3: too small in memory. It would fit on a with 1 core less \
+             and 1 GiB of memory less"
         );
     }
 

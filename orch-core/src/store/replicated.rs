@@ -105,7 +105,7 @@ impl StateStore for ReplicatedStore {
 fn failed(operation: &'static str, error: ConsensusError) -> StoreError {
     match error {
         ConsensusError::Stopped => StoreError::Closed,
-        ConsensusError::Store(error) => error,
+        ConsensusError::Store(error) | ConsensusError::StoreLost(error) => error,
         ConsensusError::TooLarge { size, max } => {
             StoreError::TooLarge { store: "replicated", what: "a transaction".into(), size, max }
         }

@@ -43,6 +43,7 @@ pub async fn run_all(harness: &dyn OutputHarness) {
         an_attempt_keeps_its_newest_output,
         the_first_attempts_make_room,
         reading_goes_on_after_a_position,
+        the_last_bytes_are_found,
         who_follows_is_woken_for_its_task_only,
         forgotten_tasks_are_gone_and_can_write_again,
     );
@@ -168,6 +169,34 @@ async fn reading_goes_on_after_a_position(harness: &dyn OutputHarness) {
     let after = output.read(one.task, Some(last)).await.unwrap().pieces;
     let offsets: Vec<_> = after.iter().map(|piece| (piece.position.attempt.get(), piece.offset)).collect();
     assert_eq!(offsets, [(1, 10), (3, 0)]);
+}
+
+async fn the_last_bytes_are_found(harness: &dyn OutputHarness) {
+    let output = harness.open("the_last_bytes_are_found", MUCH).await;
+    let one = attempt(1);
+    let two = AttemptId { task: one.task, attempt: NonZeroU32::new(2).unwrap() };
+    for at in 0..20 {
+        let (stream, start) = if at % 2 == 0 { (Stdout, at * 50) } else { (Stderr, (at - 1) * 50) };
+        output.append(vec![piece(one, stream, start, 100)]).await.unwrap();
+    }
+    output.append(vec![piece(two, Stdout, 0, 100)]).await.unwrap();
+    let found = async |attempt: Option<AttemptId>, bytes| {
+        let of = attempt.map(|attempt| attempt.attempt);
+        let place = output.place_of_last(one.task, of, bytes).await.unwrap();
+        let after = output.read(one.task, place).await.unwrap().pieces;
+        let of_it = after.iter().filter(|piece| of.is_none_or(|of| piece.position.attempt == of));
+        of_it.map(|piece| piece.data.len()).sum::<usize>()
+    };
+    for (bytes, given) in
+        [(0, 0), (1, 100), (100, 100), (101, 200), (2000, 2000), (2001, 2100), (u64::MAX, 2100)]
+    {
+        assert_eq!(found(None, bytes).await, given, "the last {bytes} bytes");
+    }
+    assert_eq!(
+        (found(Some(one), 150).await, found(Some(one), 5000).await, found(Some(two), 5000).await),
+        (200, 2000, 100)
+    );
+    assert_eq!(output.place_of_last(attempt(1).task, None, 100).await.unwrap(), None);
 }
 
 async fn who_follows_is_woken_for_its_task_only(harness: &dyn OutputHarness) {

@@ -10,6 +10,6 @@ pub mod wire;
 
 pub use client::{
     Client, ClientConfig, ClientError, EventStart, EventSubscription, HttpLink, LegacyLink, LegacyLinkConfig,
-    LegacyLinkError, LogLines, Positioned, Timeouts,
+    LegacyLinkError, LogLines, Positioned, Timeouts, TokenState,
 };
 pub use server::{LegacyConfig, Limits, Server, ServerConfig, ServerError, TlsFiles, TokenError, Tokens};

@@ -46,7 +46,7 @@ pub struct TaskInfo {
     /// What was decided and what was observed.
     #[serde(flatten)]
     pub view: TaskView,
-    /// Why it is pending. Told by submissions and by `explain`.
+    /// Why it is pending. Told by submissions, by `explain`, and by lists that are asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explanation: Option<Explanation>,
 }
@@ -80,13 +80,16 @@ pub struct Submitted {
     pub tasks: Vec<TaskInfo>,
 }
 
-/// Some tasks, in order of submission.
+/// Some tasks, in order of submission or the other way round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskPage {
     /// The tasks.
     pub tasks: Vec<TaskInfo>,
     /// What to give as `after` for the next page; absent on the last one.
     pub next: Option<u64>,
+    /// Number of tasks on all pages together, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 /// The answer to `explain`.

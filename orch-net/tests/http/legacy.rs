@@ -1,6 +1,6 @@
 //! The CLI and the worker of rust-orch as they are in use: plain requests, one a connection, read until it closes.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use orch_core::{
     Orchestrator,
@@ -14,9 +14,12 @@ use serde_json::{Value, json};
 
 use crate::bench::{Answer, Bench, quick, server_config, soon, until};
 
+fn worker_1() -> NodeId {
+    NodeId::new("worker-1").unwrap()
+}
+
 fn config() -> ServerConfig {
-    let worker = NodeId::new("worker-1").unwrap();
-    ServerConfig { legacy: LegacyConfig::with_workers([worker]), ..server_config() }
+    ServerConfig { legacy: LegacyConfig::with_workers([worker_1()]), ..server_config() }
 }
 
 /// A manager whose legacy worker is in the cluster.
@@ -166,6 +169,98 @@ async fn a_worker_of_ours_and_theirs_get_along() {
     assert_eq!(soon(bench.orch.wait(ours)).await.unwrap().status(), "succeeded");
     assert_eq!(run(&bench, "theirs").await["node_id"], "worker-1");
     update(&bench, &ours.to_string(), "Failed").await.problem(409, "stale_attempt");
+}
+
+/// A manager in memory whose worker-1 holds few tasks at a time.
+async fn with_places(legacy: LegacyConfig) -> Bench {
+    let orch = Orchestrator::builder().engine(quick()).build().await.unwrap();
+    let bench = Bench::serving(orch, ServerConfig { legacy, ..server_config() }).await;
+    until(&bench.orch, || !bench.orch.nodes().is_empty()).await;
+    bench
+}
+
+#[tokio::test]
+async fn a_worker_that_never_tells_of_ends_gets_more_by_the_operators_rule() {
+    let few = || LegacyConfig { max_tasks: NonZeroU32::new(2), ..LegacyConfig::with_workers([worker_1()]) };
+    let bench = with_places(few()).await;
+    for _ in 0..2 {
+        let (text, _) = id_of(&run(&bench, "runs").await);
+        update(&bench, &text, "Running").await;
+    }
+    let (_, waits) = id_of(&run(&bench, "waits").await);
+    let why = bench.client().explain(waits).await.unwrap().unwrap().text;
+    assert!(why.contains("worker-1 holds 2 tasks") && why.contains("never tells"), "{why}");
+
+    // The oldest beyond a number.
+    let bench = with_places(LegacyConfig { running_max: Some(1), ..few() }).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (text, id) = id_of(&run(&bench, "runs").await);
+        until(&bench.orch, || bench.orch.get(id).unwrap().status() == "placed").await;
+        update(&bench, &text, "Running").await;
+        ids.push(id);
+    }
+    for id in &ids[..2] {
+        assert_eq!(soon(bench.orch.wait(*id)).await.unwrap().status(), "succeeded", "it made room");
+    }
+    assert_eq!(bench.orch.get(ids[2]).unwrap().status(), "running");
+
+    // Those that ran for long.
+    let bench = with_places(LegacyConfig { done_after: Some(Duration::from_millis(50)), ..few() }).await;
+    let (text, id) = id_of(&run(&bench, "runs").await);
+    let (_, not_started) = id_of(&run(&bench, "placed").await);
+    update(&bench, &text, "Running").await;
+    assert_eq!(soon(bench.orch.wait(id)).await.unwrap().status(), "succeeded");
+    assert_eq!(bench.orch.get(not_started).unwrap().status(), "placed", "what was not started is not over");
+}
+
+#[tokio::test]
+async fn a_failure_that_may_be_of_a_second_start_does_not_end_what_may_run() {
+    let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+    let build = async || {
+        let consensus = Arc::new(LocalConsensus::durable(store.clone()));
+        let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(quick());
+        builder.build().await.unwrap()
+    };
+    let before = manager(build().await).await;
+    let (told, id) = id_of(&run(&before, "told").await);
+    assert_eq!(list(&before, "").await.len(), 1);
+    let (bad, bad_id) = id_of(&run(&before, "bad").await);
+    let orch = before.orch.clone();
+    // The worker starts the first one now, and nobody hears that it runs.
+    before.stop().await;
+    drop(orch);
+
+    let after = manager(build().await).await;
+    assert_eq!(list(&after, "").await.len(), 2);
+    // Its name is taken by its own container.
+    assert_eq!(update(&after, &told, "Failed").await.status, 200);
+    let view = after.orch.get(id).unwrap();
+    assert_eq!(view.status(), "running");
+    let progress = view.observed.unwrap().progress.unwrap();
+    assert!(progress.contains("may run") && progress.contains(&format!("rust-orch-{id}")), "{progress}");
+    assert_eq!(list(&after, "").await.len(), 1, "it is not to be started again");
+    // This one was not seen by a worker before, so that it says what it means.
+    assert_eq!(update(&after, &bad, "Failed").await.status, 200);
+    assert_eq!(soon(after.orch.wait(bad_id)).await.unwrap().status(), "failed");
+    assert_eq!(update(&after, &told, "Failed").await.status, 200);
+    assert_eq!(soon(after.orch.wait(id)).await.unwrap().status(), "failed", "a second word is believed");
+}
+
+#[tokio::test]
+async fn a_first_failure_is_believed_however_long_the_list_is() {
+    let workers = [worker_1(), NodeId::new("worker-2").unwrap()];
+    let bench = with_places(LegacyConfig::with_workers(workers)).await;
+    until(&bench.orch, || bench.orch.nodes().len() == 2).await;
+    let specs = (0..1100).map(|number| TaskSpec::image(format!("t{number}"), "nginx"));
+    let ids = bench.orch.submit_all(specs).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(list(&bench, "").await.len(), ids.len());
+    }
+    for id in [ids[0], ids[1099]] {
+        assert_eq!(update(&bench, &id.to_string(), "Failed").await.status, 200);
+        assert_eq!(bench.orch.get(id).unwrap().status(), "failed");
+    }
 }
 
 #[tokio::test]

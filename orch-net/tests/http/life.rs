@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use orch_core::{
-    engine::TaskFilter,
+    engine::{Observation, OutputRange, Seen, TaskFilter},
     model::{CommandId, Exit, NodeId, TaskId, TaskSpec},
+    runtime::OutputStream,
     state::Outcome,
     testkit::SimulatedRuntime,
 };
@@ -153,4 +154,68 @@ async fn waiting_and_reading_output_survive_broken_connections() {
     assert_eq!(&chunk.data[..], b"once\n");
     proxy.cut();
     assert_eq!(soon(output.next()).await, None, "nothing is given twice");
+}
+
+#[tokio::test]
+async fn the_newest_tasks_come_first_with_how_many_there_are() {
+    let bench = Bench::new().await;
+    let client = bench.client();
+    let tasks = (0..5).map(|n| hang(&format!("t{n}")).into()).collect();
+    client.submit(CommandId::generate(), tasks).await.unwrap();
+    let names = |page: &orch_net::http::wire::TaskPage| -> Vec<String> {
+        page.tasks.iter().map(|task| task.view.record.spec.name.clone()).collect()
+    };
+    let mut filter = TaskFilter { newest_first: true, limit: 2, ..TaskFilter::default() };
+    let first = client.tasks(&filter).await.unwrap();
+    assert_eq!((names(&first), first.total), (vec!["t4".into(), "t3".into()], None));
+    filter.after_seq = first.next;
+    assert_eq!(names(&client.tasks(&filter).await.unwrap()), ["t2", "t1"]);
+    let shown = client.tasks_with_reasons(&filter).await.unwrap();
+    assert_eq!(shown.total, Some(5), "of all pages together");
+    let why = shown.tasks[0].explanation.as_ref().unwrap();
+    assert_eq!(why.text, "there are no nodes yet");
+}
+
+#[tokio::test]
+async fn one_task_is_posted_as_it_is() {
+    let bench = Bench::new().await;
+    let spec = r#"{"name":"hello","workload":{"kind":"program","program":"hang"}}"#;
+    let answer = bench.admin("POST", "/api/v1/tasks", spec).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let made = &answer.json()["tasks"][0]["record"];
+    assert_eq!(made["spec"]["name"], "hello");
+    let listed = bench.admin("POST", "/api/v1/tasks", &format!(r#"{{"tasks":[{{"spec":{spec}}}]}}"#)).await;
+    assert_ne!(listed.json()["tasks"][0]["record"]["id"], made["id"], "an id is made up where none is given");
+}
+
+#[tokio::test]
+async fn a_tail_goes_on_through_a_disconnect() {
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let _worker = bench.worker(&runtime).await;
+    let proxy = Proxy::to(bench.address).await;
+    let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
+    let task = bench.orch.submit(hang("writes")).await.unwrap();
+    running(&bench.orch, task).await;
+    let writes = async |offset: u64, text: &str| {
+        let session = bench.orch.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
+        let data = text.to_owned().into_bytes().into();
+        let seen = Seen::Output { stream: OutputStream::Stdout, offset, data };
+        let observation = Observation { attempt: attempt(task, 1), seen };
+        bench.orch.link().observe(&session, vec![observation]).await.unwrap();
+    };
+    writes(0, "one\ntwo\nthree\n").await;
+    let range = OutputRange { follow: true, tail: Some(1), ..OutputRange::default() };
+    let mut tail = client.logs_in(task, range).await.unwrap();
+    let first = soon(tail.next()).await.unwrap().unwrap();
+    assert_eq!((first.offset, &first.data[..]), (8, &b"three\n"[..]));
+    proxy.cut();
+    writes(14, "four\n").await;
+    let next = soon(tail.next()).await.unwrap().unwrap();
+    assert_eq!((next.offset, &next.data[..]), (14, &b"four\n"[..]));
+    let text = bench.admin("GET", &format!("/api/v1/tasks/{task}/logs?tail=2"), "").await;
+    assert!(text.body.contains("four\n") && !text.body.contains("two"), "{text:?}");
+    for wrong in ["tail=-1", "tail=100001", "attempt=0"] {
+        let path = format!("/api/v1/tasks/{task}/logs?{wrong}");
+        bench.admin("GET", &path, "").await.problem(400, "malformed_request");
+    }
 }

@@ -1,12 +1,22 @@
 //! Every refusal is a problem with a stable code.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use orch_core::{
     Orchestrator,
+    consensus::LocalConsensus,
     model::{CommandId, IncarnationId, NodeId, Session, TaskId},
     state::ClusterConfig,
+    store::{
+        CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
+        Watch,
+    },
     testkit::SimulatedRuntime,
 };
-use orch_net::http::{Client, HttpLink, wire::NewTask};
+use orch_net::http::{Client, HttpLink, TokenState, wire::NewTask};
 
 use crate::bench::{ADMIN, Bench, WORKER, agent_config, client_config, hang, quick, server_config};
 
@@ -22,6 +32,20 @@ async fn requests_that_cannot_be_read() {
     );
     let detail = post(r#"{"tasks":[],"task":[]}"#).await.problem(400, "malformed_request");
     assert!(detail.contains("unknown field `task`"), "{detail}");
+    for body in [
+        r#"{"name":"hello"}"#,
+        r#"{"name":"hello","image":"busybox"}"#,
+        r#"{"command":"echo hello"}"#,
+        r#"{"tasks":{}}"#,
+        "[]",
+    ] {
+        let detail = post(body).await.problem(400, "malformed_request");
+        let example = detail.split("a task looks like ").nth(1).unwrap_or_else(|| panic!("{body}: {detail}"));
+        let example = example.split(", several like ").next().unwrap();
+        assert_eq!(post(example).await.status, 201, "{example}");
+    }
+    let unknown = bench.admin("GET", "/api/v1/tasks?status=done", "").await.problem(400, "malformed_request");
+    assert!(unknown.contains("succeeded") && unknown.contains("\"done\""), "{unknown}");
     let headers = format!("authorization: Bearer {ADMIN}\r\n");
     bench.request("POST", "/api/v1/tasks", &headers, "{}").await.problem(415, "not_json");
     let keyed = format!("{headers}content-type: application/json\r\nidempotency-key: 7\r\n");
@@ -110,6 +134,87 @@ async fn what_the_cluster_refuses() {
 }
 
 #[tokio::test]
+async fn a_full_disk_is_told_by_its_name() {
+    let store = Arc::new(FullStore { inner: MemoryStore::default(), full: AtomicBool::new(false) });
+    let consensus = Arc::new(LocalConsensus::durable(store.clone()));
+    let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(quick());
+    let bench = Bench::serving(builder.build().await.unwrap(), server_config()).await;
+    let kept = bench.client().submit_one(hang("before")).await.unwrap().view.record.id;
+    store.full.store(true, Ordering::SeqCst);
+    let spec = r#"{"name":"t","workload":{"kind":"program","program":"x"}}"#;
+    for time in ["at first", "and whenever it is asked again"] {
+        let answer = bench.admin("POST", "/api/v1/tasks", spec).await;
+        let detail = answer.problem(507, "storage_full");
+        assert!(detail.contains("no space") && !detail.contains("/somewhere"), "{time}: {detail}");
+        bench.admin("GET", "/readyz", "").await.problem(507, "storage_full");
+    }
+    let error = bench.client().submit_one(hang("after")).await.unwrap_err();
+    assert_eq!((error.status(), error.is_retryable()), (Some(507), false), "a person has to do something");
+    assert_eq!(bench.client().task(kept).await.unwrap().status, "pending", "what there is can be read");
+}
+
+/// A store on a disk that can be full, after which nothing can be read either, as with a file of redb.
+#[derive(Debug)]
+struct FullStore {
+    inner: MemoryStore,
+    full: AtomicBool,
+}
+
+impl FullStore {
+    fn check(&self) -> Result<(), StoreError> {
+        if !self.full.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let source = std::io::Error::new(std::io::ErrorKind::StorageFull, "/somewhere/file");
+        Err(StoreError::Backend {
+            store: "full",
+            operation: "committing",
+            retryable: false,
+            outcome_unknown: true,
+            source: Arc::new(source),
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl StateStore for FullStore {
+    fn capabilities(&self) -> StoreCapabilities {
+        self.inner.capabilities()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.check()?;
+        self.inner.get(key).await
+    }
+
+    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        self.check()?;
+        self.inner.scan(prefix, after, limit).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+        self.check()?;
+        self.inner.commit(txn).await
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.inner.watch(prefix, from).await
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.inner.revision().await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.inner.compact(before).await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.inner.close().await
+    }
+}
+
+#[tokio::test]
 async fn an_idempotency_key_belongs_to_one_request() {
     let bench = Bench::new().await;
     let key = CommandId::generate();
@@ -143,11 +248,17 @@ async fn a_worker_learns_what_is_wrong() {
     let incarnation = IncarnationId::generate();
     let registration =
         Registration { spec: agent_config("b").node, incarnation, number: 1, held: Vec::new() };
-    let refused = link("wrong").register(registration.clone()).await;
+    let wrong = link("wrong");
+    let token = wrong.token_state();
+    assert_eq!(*token.borrow(), TokenState::Untried);
+    let refused = wrong.register(registration.clone()).await;
     assert!(matches!(refused, Err(LinkError::Refused(_))), "{refused:?}");
+    assert!(matches!(&*token.borrow(), TokenState::Refused(why) if !why.contains("wrong")), "{token:?}");
     let session = Session { node: NodeId::new("b").unwrap(), incarnation, number: 1 };
-    let unknown = link(WORKER).assignments(&session, None, Revision::ZERO).await;
+    let right = link(WORKER);
+    let unknown = right.assignments(&session, None, Revision::ZERO).await;
     assert!(matches!(unknown, Err(LinkError::NotRegistered)), "{unknown:?}");
+    assert_eq!(*right.token_state().borrow(), TokenState::Accepted, "refused for another reason");
     let gone = HttpLink::new(&client_config("127.0.0.1:1".parse().unwrap(), WORKER)).unwrap();
     let unreachable = gone.assignments(&session, None, Revision::ZERO).await;
     assert!(matches!(unreachable, Err(LinkError::Unavailable(_))), "{unreachable:?}");

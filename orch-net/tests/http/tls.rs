@@ -2,7 +2,9 @@
 
 use orch_net::http::{Client, ClientConfig, ClientError, Server, ServerError, TlsFiles};
 
-use crate::bench::{ADMIN, Bench, hang, quick, server_config};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::bench::{ADMIN, Bench, client_config, hang, quick, server_config};
 
 #[tokio::test]
 async fn a_client_that_trusts_the_certificate_gets_through() {
@@ -21,6 +23,21 @@ async fn a_client_that_trusts_the_certificate_gets_through() {
     client.timeouts.tries = 1;
     let error = Client::new(&client).unwrap().status().await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
+
+    // The wrong scheme, either way.
+    let plain = client_config(bench.address, ADMIN);
+    let error = Client::new(&plain).unwrap().status().await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (Some(400), Some("tls_needed")), "{error}");
+    assert!(error.to_string().contains("https://"), "{error}");
+    bench.admin("POST", "/api/v1/tasks", &"x".repeat(100_000)).await.problem(400, "tls_needed");
+    let without = Bench::new().await;
+    let mut encrypted = ClientConfig::new(format!("https://{}", without.address), ADMIN);
+    encrypted.timeouts.tries = 1;
+    let error = Client::new(&encrypted).unwrap().status().await.unwrap_err();
+    assert!(
+        error.to_string().contains("does not speak TLS") && error.to_string().contains("http://"),
+        "{error}"
+    );
     client.ca_pem = Some(certified.cert.pem().into_bytes());
     let trusting = Client::new(&client).unwrap();
     assert_eq!(trusting.submit_one(hang("secret")).await.unwrap().status, "pending");
@@ -30,4 +47,25 @@ async fn a_client_that_trusts_the_certificate_gets_through() {
     config.tls = Some(TlsFiles { cert_pem: dir.path().join("no.pem"), key_pem: dir.path().join("no.pem") });
     let error = Server::bind(config, orch).await.unwrap_err();
     assert!(matches!(error, ServerError::Tls { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_http_is_told() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // The alert of a server with TLS, to what is no handshake.
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, 70]).await;
+        }
+    });
+    let mut config = client_config(address, ADMIN);
+    config.timeouts.tries = 1;
+    let error = Client::new(&config).unwrap().status().await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable(_)), "{error:?}");
+    assert!(
+        error.to_string().contains("speaks no HTTP") && error.to_string().contains("https://"),
+        "{error}"
+    );
 }

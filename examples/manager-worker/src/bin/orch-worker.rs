@@ -6,7 +6,12 @@ use clap::Parser;
 use manager_worker::worker::WorkerArgs;
 
 #[derive(Debug, Parser)]
-#[command(name = "orch-worker", version, about = "Runs what a manager gives to this machine")]
+#[command(
+    name = "orch-worker",
+    version,
+    about = "Runs what a manager gives to this machine",
+    after_help = "Exit codes: 0 told to end; 1 something failed; 2 the command line is wrong; 6 the manager refuses the token."
+)]
 struct Args {
     #[command(flatten)]
     worker: WorkerArgs,

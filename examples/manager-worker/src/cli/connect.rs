@@ -1,32 +1,36 @@
-//! How commands reach the manager, and how they find the task that somebody means.
+//! Way of the commands to the manager.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use orch_core::{engine::TaskFilter, model::TaskId};
 use orch_net::http::{Client, ClientConfig};
 
-use super::exit::Failure;
+use super::{
+    context::{self, Context, Contexts},
+    exit::{Cause, Failure},
+};
 use crate::{
+    address,
     data_dir::{read_ca, read_secret},
     manager::{ADMIN_TOKEN, default_data_dir},
 };
 
+const TOKEN_VARIABLE: &str = "ORCH_TOKEN";
+const CONTEXT_VARIABLE: &str = "ORCH_CONTEXT";
+
 #[derive(Clone, Debug, Args)]
 pub(super) struct Connect {
-    /// Where the manager is.
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "ORCH_MANAGER",
-        default_value = "http://127.0.0.1:3000"
-    )]
-    manager: String,
-    /// File with the admin token. [default: ORCH_TOKEN, or that of a manager of this user on this machine]
+    /// Address of the manager. [default: ORCH_MANAGER, that of the context, or http://127.0.0.1:3000]
+    #[arg(long, global = true, value_name = "URL")]
+    manager: Option<String>,
+    /// The manager of this name; see orch context. [default: ORCH_CONTEXT, or the one in use]
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "manager")]
+    context: Option<String>,
+    /// File with the admin token. [default: ORCH_TOKEN, that of the context, or that of a manager of this user on this
+    /// machine]
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Certificate of the authority that vouches for the manager, PEM.
+    /// Certificate of the authority that vouches for the manager, PEM. [default: that of the context]
     #[arg(long, global = true, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Print JSON for programs instead of tables for people.
@@ -34,57 +38,131 @@ pub(super) struct Connect {
     pub(super) json: bool,
 }
 
+/// A manager, and where what is known of it comes from.
+struct Target {
+    url: String,
+    url_from: String,
+    /// Context that the address is of; nothing of it goes to another manager.
+    context: Option<Context>,
+    /// The context was asked for on the command line, which counts more than variables.
+    asked_for: bool,
+}
+
+/// A token and where it comes from.
+struct Token {
+    text: String,
+    from: String,
+}
+
 impl Connect {
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        let mut config = ClientConfig::new(&self.manager, self.token()?);
-        config.ca_pem = self.ca.as_deref().map(read_ca).transpose().map_err(Failure::usage)?;
+        let target = self.target()?;
+        let mut config = ClientConfig::new(&target.url, self.token(&target)?.text);
+        let ca = self.ca.as_deref().or(target.context.as_ref().and_then(|context| context.ca.as_deref()));
+        config.ca_pem = ca.map(read_ca).transpose().map_err(Failure::usage)?;
         Ok(Client::new(&config)?)
     }
 
-    fn token(&self) -> Result<String, Failure> {
-        if let Some(path) = &self.token_file {
-            return read_secret(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())));
-        }
-        if let Ok(token) = std::env::var("ORCH_TOKEN") {
-            return Ok(token);
-        }
-        let path = default_data_dir().join(ADMIN_TOKEN);
-        read_secret(&path).map_err(|error| {
-            Failure::usage(format!(
-                "no admin token: {}: {error}; give --token-file, or set ORCH_TOKEN",
-                path.display()
-            ))
+    /// The manager that the command line tells of, to be kept under a name.
+    pub(super) fn as_context(&self) -> Result<Context, Failure> {
+        let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
+        let manager = self
+            .manager
+            .as_deref()
+            .ok_or_else(|| Failure::usage("give the manager's address: --manager URL"))?;
+        Ok(Context {
+            manager: address::normal(manager, "--manager").map_err(Failure::usage)?,
+            token_file: absolute(&self.token_file)?,
+            token: None,
+            ca: absolute(&self.ca)?,
         })
     }
-}
 
-/// The task that `reference` means: an id, the beginning of one, or a name. Names need not be unique; one that several
-/// tasks have is refused with their ids.
-pub(super) async fn resolve(client: &Client, reference: &str) -> Result<TaskId, Failure> {
-    if let Ok(id) = reference.parse() {
-        return Ok(id);
+    /// The same failure with which manager it is about and what to do.
+    pub(super) fn advise(&self, mut failure: Failure) -> Failure {
+        let Some(cause) = failure.cause else { return failure };
+        let Ok(target) = self.target() else { return failure };
+        let (url, from) = (&target.url, &target.url_from);
+        let token = self.token(&target).map(|token| token.from).unwrap_or_default();
+        let message = &failure.message;
+        failure.message = match cause {
+            Cause::Unreachable if message.contains("certificate") => format!(
+                "the manager at {url} ({from}) shows a certificate that is not trusted: {message}; name the authority that \
+                 vouches for it with --ca"
+            ),
+            Cause::Unreachable => format!(
+                "the manager at {url} ({from}) cannot be reached: {message}\n  Start it with orch-manager, or name another \
+                 with --manager, {} or --context.",
+                address::VARIABLE
+            ),
+            Cause::UnknownToken => format!(
+                "the manager at {url} does not know the token of {token}; give that of the file {ADMIN_TOKEN} in its data \
+                 directory with --token-file or {TOKEN_VARIABLE}"
+            ),
+            Cause::WeakToken => format!(
+                "the token of {token} is not enough for this at {url}: it opens the protocol of workers; give that of \
+                 {ADMIN_TOKEN} with --token-file or {TOKEN_VARIABLE}"
+            ),
+        };
+        failure
     }
-    const SHOWN: usize = 10;
-    let named = TaskFilter { name: Some(reference.into()), limit: SHOWN, ..TaskFilter::default() };
-    let mut found = client.tasks(&named).await?.tasks;
-    let could_be_id = reference.len() >= 2 && reference.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    if could_be_id {
-        let prefix = Some(reference.to_ascii_lowercase());
-        let by_id = TaskFilter { id_prefix: prefix, limit: SHOWN, ..TaskFilter::default() };
-        found.extend(client.tasks(&by_id).await?.tasks);
-    }
-    let mut ids: Vec<TaskId> = found.iter().map(|task| task.view.record.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    match ids.as_slice() {
-        [] => Err(Failure::unknown(format!("no task has the name or id {reference:?}"))),
-        [id] => Ok(*id),
-        several => {
-            let list: Vec<String> = several.iter().map(ToString::to_string).collect();
-            Err(Failure::usage(format!(
-                "{reference:?} means several tasks; give one of these ids:\n  {}",
-                list.join("\n  ")
-            )))
+
+    /// The flag comes before the variable, the variable before the context.
+    fn target(&self) -> Result<Target, Failure> {
+        let plain = |text: &str, from: &str| {
+            let url = address::normal(text, from).map_err(Failure::usage)?;
+            Ok(Target { url, url_from: from.to_owned(), context: None, asked_for: false })
+        };
+        let named = |all: &Contexts, name: &str, asked_for: bool| {
+            let (context, from) = (all.get(name)?.clone(), format!("context {name}"));
+            let url = address::normal(&context.manager, &from).map_err(Failure::usage)?;
+            Ok(Target { url, url_from: from, context: Some(context), asked_for })
+        };
+        let contexts = || Contexts::load(&context::file());
+        if let Some(url) = &self.manager {
+            return plain(url, "--manager");
         }
+        if let Some(name) = &self.context {
+            return named(&contexts()?, name, true);
+        }
+        if let Some(url) = address::variable(address::VARIABLE) {
+            return plain(&url, address::VARIABLE);
+        }
+        let all = contexts()?;
+        match address::variable(CONTEXT_VARIABLE).or(all.current.clone()) {
+            Some(name) => named(&all, &name, false),
+            None => plain(address::DEFAULT, "the default"),
+        }
+    }
+
+    fn token(&self, target: &Target) -> Result<Token, Failure> {
+        let of_file = |path: &Path| match read_secret(path) {
+            Ok(text) => Ok(Token { text, from: path.display().to_string() }),
+            Err(error) => Err(Failure::usage(format!("{}: {error}", path.display()))),
+        };
+        if let Some(path) = &self.token_file {
+            return of_file(path);
+        }
+        let of_context = || {
+            let context = target.context.as_ref()?;
+            let inline = |text: &String| Ok(Token { text: text.clone(), from: target.url_from.clone() });
+            context.token_file.as_deref().map(of_file).or(context.token.as_ref().map(inline))
+        };
+        if let (true, Some(token)) = (target.asked_for, of_context()) {
+            return token;
+        }
+        if let Some(text) = address::variable(TOKEN_VARIABLE) {
+            return Ok(Token { text, from: TOKEN_VARIABLE.into() });
+        }
+        if let Some(token) = of_context() {
+            return token;
+        }
+        let path = default_data_dir().join(ADMIN_TOKEN);
+        of_file(&path).map_err(|failure| {
+            Failure::usage(format!(
+                "no admin token for {}: {}; give --token-file, or set {TOKEN_VARIABLE}",
+                target.url, failure.message
+            ))
+        })
     }
 }

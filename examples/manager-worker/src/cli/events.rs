@@ -1,20 +1,29 @@
 //! `orch events`.
 
+use std::collections::HashMap;
+
 use orch_core::{
     engine::{Event, EventKind, Seen},
+    model::{Namespace, TaskId},
     store::Revision,
 };
-use orch_net::http::EventStart;
+use orch_net::http::{Client, EventStart};
 use serde_json::json;
 
-use super::{connect::Connect, exit::Failure, table};
+use super::{connect::Connect, exit::Failure, resolve::Scope, table};
 
-pub(super) async fn follow(connect: &Connect, from: Option<u64>) -> Result<(), Failure> {
+pub(super) async fn follow(connect: &Connect, from: Option<u64>, scope: &Scope) -> Result<(), Failure> {
     let client = connect.client()?;
+    let mut sieve = scope.namespace()?.map(|namespace| Sieve::new(client.clone(), namespace));
     let start = from.map_or(EventStart::Now, |revision| EventStart::After(Revision(revision)));
     let mut events = client.events(start).await?;
     while let Some(event) = events.next().await {
         let event = event?.event;
+        if let Some(sieve) = &mut sieve
+            && !sieve.passes(&event).await?
+        {
+            continue;
+        }
         let line = match connect.json {
             true => for_programs(&event).to_string(),
             false => for_people(&event),
@@ -22,6 +31,54 @@ pub(super) async fn follow(connect: &Connect, from: Option<u64>) -> Result<(), F
         table::print(&(line + "\n"))?;
     }
     Ok(())
+}
+
+/// Lets events of tasks of one namespace through, and no others.
+struct Sieve {
+    client: Client,
+    namespace: Namespace,
+    /// Whether a task is of it, for those that were heard of lately.
+    known: HashMap<TaskId, bool>,
+}
+
+impl Sieve {
+    const KNOWN_MAX: usize = 65_536;
+
+    fn new(client: Client, namespace: Namespace) -> Self {
+        Self { client, namespace, known: HashMap::new() }
+    }
+
+    async fn passes(&mut self, event: &Event) -> Result<bool, Failure> {
+        match &event.kind {
+            EventKind::Task(record) => Ok(self.note(record.id, record.spec.namespace == self.namespace)),
+            EventKind::TaskForgotten(id) => Ok(self.known.remove(id).unwrap_or(false)),
+            EventKind::Observed { attempt, .. } => self.is_of_it(attempt.task).await,
+            EventKind::Node(_) | EventKind::NodeRemoved(_) => Ok(false),
+        }
+    }
+
+    async fn is_of_it(&mut self, task: TaskId) -> Result<bool, Failure> {
+        if let Some(known) = self.known.get(&task) {
+            return Ok(*known);
+        }
+        match self.client.task(task).await {
+            Ok(task) => {
+                let record = &task.view.record;
+                Ok(self.note(record.id, record.spec.namespace == self.namespace))
+            }
+            // It was forgotten meanwhile.
+            Err(error) if error.status() == Some(404) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn note(&mut self, task: TaskId, is_of_it: bool) -> bool {
+        if self.known.len() >= Self::KNOWN_MAX {
+            self.known.clear();
+        }
+        self.known.insert(task, is_of_it);
+        is_of_it
+    }
 }
 
 fn for_people(event: &Event) -> String {

@@ -3,33 +3,60 @@
 use orch_core::state::TaskResult;
 use orch_net::http::{ClientError, wire::TaskInfo};
 
+use super::why;
+
 /// Shown by `orch --help`.
 pub(super) const HELP: &str = "Exit codes: 0 done; 1 something failed; 2 the command line is wrong; 3 the manager cannot be \
-reached; 4 no such task or node; 5 refused. run --wait and wait: 10 the task failed, 11 it timed out, 12 it was cancelled, \
-13 it did not finish in the given time.";
+reached; 4 no such task or node; 5 refused; 6 a worker's token is refused. run --wait and wait: 10 the task failed, 11 it \
+timed out, 12 it was cancelled, 13 it did not finish in the given time.";
 
 /// What to say on standard error, and the exit code.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub struct Failure {
     pub(super) code: u8,
     pub(super) message: String,
+    /// Cause, where there is more to say about it.
+    pub(super) cause: Option<Cause>,
+}
+
+/// Causes that have to do with how the manager is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Unreachable,
+    UnknownToken,
+    WeakToken,
 }
 
 impl Failure {
-    pub(super) fn other(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into() }
+    pub(super) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), cause: None }
     }
 
-    pub(super) fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into() }
+    pub(super) fn other(message: impl Into<String>) -> Self {
+        Self::new(1, message)
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(2, message)
     }
 
     pub(super) fn unknown(message: impl Into<String>) -> Self {
-        Self { code: 4, message: message.into() }
+        Self::new(4, message)
+    }
+
+    /// A worker's token is not that of its manager.
+    pub(crate) fn token_refused(message: impl Into<String>) -> Self {
+        Self::new(6, message)
     }
 
     pub(super) fn out_of_time(message: impl Into<String>) -> Self {
-        Self { code: 13, message: message.into() }
+        Self::new(13, message)
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::other(message)
     }
 }
 
@@ -41,7 +68,17 @@ impl From<ClientError> for Failure {
             ClientError::Unreachable(_) => 3,
             _ => 1,
         };
-        Self { code, message: error.to_string() }
+        let cause = match &error {
+            ClientError::Unreachable(_) => Some(Cause::Unreachable),
+            ClientError::Problem(problem) if problem.status == 401 => Some(Cause::UnknownToken),
+            ClientError::Problem(problem) if problem.code == "forbidden" => Some(Cause::WeakToken),
+            _ => None,
+        };
+        let message = match error {
+            ClientError::Unreachable(why) => why,
+            error => error.to_string(),
+        };
+        Self { code, message, cause }
     }
 }
 
@@ -49,7 +86,7 @@ impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             // Whoever read our output has enough of it.
-            std::io::ErrorKind::BrokenPipe => Self { code: 0, message: String::new() },
+            std::io::ErrorKind::BrokenPipe => Self::new(0, ""),
             _ => Self::other(error.to_string()),
         }
     }
@@ -64,9 +101,7 @@ pub(super) fn of_task(task: &TaskInfo) -> Result<(), Failure> {
         Some(TaskResult::TimedOut { .. }) => 11,
         Some(TaskResult::Cancelled { .. }) => 12,
     };
-    let why = record.last_end().map(|end| format!(": {end}")).unwrap_or_default();
-    Err(Failure {
-        code,
-        message: format!("task {} {} ({}){why}", record.spec.name, record.id.short(), task.status),
-    })
+    let why = why::why(task).map(|why| format!(": {why}")).unwrap_or_default();
+    let message = format!("task {} {} ({}){why}", record.spec.name, record.id.short(), task.status);
+    Err(Failure::new(code, message))
 }

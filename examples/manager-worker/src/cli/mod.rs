@@ -1,22 +1,31 @@
 //! The command line `orch`.
 
 mod connect;
+mod context;
 mod events;
 mod exit;
 mod logs;
 mod nodes;
+mod progress;
+mod resolve;
 mod run;
 mod show;
+mod stop;
 mod table;
 mod tasks;
+mod why;
 
 use std::{process::ExitCode, time::Duration};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use orch_core::model::NodeId;
 
+pub use self::exit::Failure;
 pub(crate) use self::table::render as render_table;
-use self::{connect::Connect, exit::Failure, run::RunArgs, tasks::ListArgs};
+use self::{
+    connect::Connect, context::ContextCommand, logs::LogRange, resolve::Scope, run::RunArgs, stop::StopArgs,
+    tasks::ListArgs,
+};
 use crate::{demo, manager::ManagerArgs, units, worker::WorkerArgs};
 
 /// Runs tasks on a few machines: one manager decides, workers run.
@@ -33,21 +42,33 @@ struct Args {
 enum Command {
     /// Submit a task: orch run NAME IMAGE [ARGS]...
     Run(Box<RunArgs>),
-    /// List tasks.
-    #[command(visible_alias = "ls")]
+    /// List tasks, the newest first.
+    #[command(visible_aliases = ["ls", "ps"])]
     List(ListArgs),
     /// Show everything about a task.
+    #[command(visible_aliases = ["inspect", "describe"])]
     Show {
         /// Id, the beginning of one, or name.
         task: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// As kubectl: get [tasks] lists tasks, get nodes lists nodes, get TASK shows one.
+    Get {
+        /// tasks, nodes, or a task.
+        #[arg(default_value = "tasks")]
+        what: String,
+        #[command(flatten)]
+        scope: Scope,
     },
     /// Print a task's output.
     Logs {
         /// Id, the beginning of one, or name.
         task: String,
-        /// Go on until the task has finished.
-        #[arg(short, long)]
-        follow: bool,
+        #[command(flatten)]
+        range: LogRange,
+        #[command(flatten)]
+        scope: Scope,
     },
     /// Wait until tasks have finished; the exit code says how.
     Wait {
@@ -57,20 +78,18 @@ enum Command {
         /// Give up after this time.
         #[arg(long, value_name = "TIME", value_parser = units::duration)]
         timeout: Option<Duration>,
+        #[command(flatten)]
+        scope: Scope,
     },
-    /// Take tasks back.
-    Cancel {
-        /// Ids, beginnings of ids, or names.
-        #[arg(required = true)]
-        tasks: Vec<String>,
-        /// Why, for people.
-        #[arg(long, default_value = "")]
-        reason: String,
-    },
+    /// Take tasks back: by id or name, by what they have in common, or all.
+    #[command(visible_aliases = ["stop", "kill"])]
+    Cancel(StopArgs),
     /// Say why a task is pending.
     Explain {
         /// Id, the beginning of one, or name.
         task: String,
+        #[command(flatten)]
+        scope: Scope,
     },
     /// List nodes.
     Nodes,
@@ -96,6 +115,7 @@ enum Command {
         node: NodeId,
     },
     /// Forget a node that is lost or empty.
+    #[command(visible_alias = "rm")]
     Remove {
         /// The node.
         node: NodeId,
@@ -105,9 +125,21 @@ enum Command {
         /// Begin after this revision instead of now.
         #[arg(long, value_name = "REVISION")]
         from: Option<u64>,
+        #[command(flatten)]
+        scope: Scope,
     },
-    /// Say how the cluster is doing.
-    Status,
+    /// Say how the cluster is doing, or show a task.
+    Status {
+        /// Id, the beginning of one, or name.
+        task: Option<String>,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Name managers, and say which one is meant when nobody says otherwise.
+    Context {
+        #[command(subcommand)]
+        command: ContextCommand,
+    },
     /// Show it all at work: a manager, three workers and a mixed load, in less than a minute.
     Demo(demo::DemoArgs),
     /// Run the manager.
@@ -138,31 +170,42 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Args::command(), "orch", &mut script);
             finish(table::print(&String::from_utf8_lossy(&script)))
         }
-        command => finish(orch_core::block_on(carry_out(&connect, command))),
+        command => {
+            let done = orch_core::block_on(carry_out(&connect, command));
+            finish(done.map_err(|failure| connect.advise(failure)))
+        }
     }
 }
 
 /// Runs a manager or worker and says on standard error what kept it from working.
-pub fn run_service(service: impl Future<Output = Result<(), String>>) -> ExitCode {
-    finish(orch_core::block_on(service).map_err(Failure::other))
+pub fn run_service<E: Into<Failure>>(service: impl Future<Output = Result<(), E>>) -> ExitCode {
+    finish(orch_core::block_on(service).map_err(Into::into))
 }
 
 async fn carry_out(connect: &Connect, command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(connect, *args).await,
         Command::List(args) => tasks::list(connect, args).await,
-        Command::Show { task } => show::show(connect, &task).await,
-        Command::Logs { task, follow } => logs::logs(connect, &task, follow).await,
-        Command::Wait { tasks, timeout } => tasks::wait(connect, &tasks, timeout).await,
-        Command::Cancel { tasks, reason } => tasks::cancel(connect, &tasks, &reason).await,
-        Command::Explain { task } => show::explain(connect, &task).await,
+        Command::Show { task, scope } | Command::Status { task: Some(task), scope } => {
+            show::show(connect, &task, &scope).await
+        }
+        Command::Get { what, scope } => match what.as_str() {
+            "tasks" | "task" => tasks::list(connect, ListArgs::of(scope)).await,
+            "nodes" | "node" => nodes::list(connect).await,
+            task => show::show(connect, task, &scope).await,
+        },
+        Command::Logs { task, range, scope } => logs::logs(connect, &task, &range, &scope).await,
+        Command::Wait { tasks, timeout, scope } => tasks::wait(connect, &tasks, timeout, &scope).await,
+        Command::Cancel(args) => stop::stop(connect, args).await,
+        Command::Explain { task, scope } => show::explain(connect, &task, &scope).await,
         Command::Nodes => nodes::list(connect).await,
         Command::Drain { node, patience, wait } => nodes::drain(connect, &node, patience, wait).await,
         Command::Cordon { node } => nodes::cordon(connect, &node).await,
         Command::Open { node } => nodes::open(connect, &node).await,
         Command::Remove { node } => nodes::remove(connect, &node).await,
-        Command::Events { from } => events::follow(connect, from).await,
-        Command::Status => nodes::status(connect).await,
+        Command::Events { from, scope } => events::follow(connect, from, &scope).await,
+        Command::Status { task: None, .. } => nodes::status(connect).await,
+        Command::Context { command } => context::carry_out(connect, command),
         Command::Demo(args) => demo::run(args).await.map_err(Failure::other),
         Command::Manager(_) | Command::Worker(_) | Command::Completions { .. } => {
             unreachable!("main carries these out")

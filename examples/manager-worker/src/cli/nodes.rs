@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use orch_core::model::{NodeId, NodeState, Scheduling};
 use orch_net::http::{Client, EventStart, wire::NodeInfo};
+use serde_json::json;
 
-use super::{connect::Connect, exit::Failure, table};
+use super::{connect::Connect, exit::Failure, progress::Progress, table};
 
 pub(super) async fn list(connect: &Connect) -> Result<(), Failure> {
     let nodes = connect.client()?.nodes().await?;
@@ -30,7 +31,7 @@ pub(super) async fn list(connect: &Connect) -> Result<(), Failure> {
             labels.join(","),
         ]
     });
-    table::print(&table::render(
+    table::print(&table::render_to_fit(
         &["NODE", "STATE", "RUNS", "TASKS", "CPU FREE", "MEMORY FREE", "LABELS"],
         rows,
     ))
@@ -75,6 +76,7 @@ pub(super) async fn drain(
 }
 
 async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure> {
+    let progress = Progress::new();
     let mut events = client.events(EventStart::Now).await?;
     loop {
         let nodes = client.nodes().await?;
@@ -84,6 +86,7 @@ async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure>
         if known.tasks == 0 {
             return Ok(());
         }
+        progress.show(&format!("{} tasks are left on {node}", known.tasks));
         match events.next().await {
             Some(event) => drop(event?),
             None => return Err(Failure::other("the manager ended")),
@@ -102,13 +105,18 @@ pub(super) async fn open(connect: &Connect, node: &NodeId) -> Result<(), Failure
 }
 
 pub(super) async fn remove(connect: &Connect, node: &NodeId) -> Result<(), Failure> {
-    connect.client()?.remove(node).await?;
+    connect.client()?.remove(node).await.map_err(|error| match error.code() {
+        Some("unknown_node") => Failure::unknown(format!(
+            "there is no node {node} (a task is stopped with orch stop, and forgotten by itself once it is over)"
+        )),
+        _ => error.into(),
+    })?;
     say(connect, node, "removed")
 }
 
 fn say(connect: &Connect, node: &NodeId, what: &str) -> Result<(), Failure> {
     match connect.json {
-        true => Ok(()),
+        true => table::print_json(&json!({ "node": node, "result": what })),
         false => table::print(&format!("{node} {what}\n")),
     }
 }

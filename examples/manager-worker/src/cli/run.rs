@@ -1,6 +1,6 @@
 //! `orch run`.
 
-use std::{io::IsTerminal as _, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use orch_core::{
@@ -12,11 +12,29 @@ use orch_core::{
 };
 use orch_net::http::{Client, EventStart, wire::TaskInfo};
 
-use super::{connect::Connect, exit, exit::Failure, logs, table};
+use super::{connect::Connect, exit, exit::Failure, logs, progress::Progress, resolve::Scope, table};
 use crate::units;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
+    #[command(flatten)]
+    task: SpecArgs,
+    /// Take the whole task from a JSON file ("-" for standard input); the form is in docs/task-model.md.
+    #[arg(long, value_name = "FILE", conflicts_with = "SpecArgs")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    scope: Scope,
+    /// Wait until it has finished; the exit code says how.
+    #[arg(short, long)]
+    wait: bool,
+    /// Print its output as it comes; implies --wait.
+    #[arg(short, long)]
+    follow: bool,
+}
+
+/// Options that make a task, where it is not taken from a file.
+#[derive(Debug, Args)]
+struct SpecArgs {
     /// What to call the task.
     #[arg(required_unless_present = "file")]
     name: Option<String>,
@@ -28,9 +46,6 @@ pub(super) struct RunArgs {
     /// Run a program of the worker's operating system instead of an image.
     #[arg(long)]
     program: bool,
-    /// Take the whole task from a JSON file ("-" for standard input); the form is in docs/task-model.md.
-    #[arg(long, value_name = "FILE", exclusive = true)]
-    file: Option<PathBuf>,
     /// Replace the image's entry point by these words; give it once for each word.
     #[arg(long, value_name = "WORD")]
     entrypoint: Vec<String>,
@@ -119,12 +134,6 @@ pub(super) struct RunArgs {
     /// Name of the registry login that the worker holds.
     #[arg(long, value_name = "SECRET")]
     registry_login: Option<String>,
-    /// Wait until it has finished; the exit code says how.
-    #[arg(short, long)]
-    wait: bool,
-    /// Print its output as it comes; implies --wait.
-    #[arg(short, long)]
-    follow: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -144,10 +153,13 @@ enum Restart {
 pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure> {
     let client = connect.client()?;
     let (wait, follow) = (args.wait || args.follow, args.follow);
-    let spec = match &args.file {
-        Some(path) => read_spec(path)?,
-        None => spec(args)?,
-    };
+    let spec = in_namespace(
+        match &args.file {
+            Some(path) => read_spec(path)?,
+            None => spec(args.task)?,
+        },
+        &args.scope,
+    )?;
     let task = client.submit_one(spec).await?;
     if !wait {
         warn_if_pending(&task);
@@ -159,7 +171,11 @@ pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure>
     warn_if_pending(&task);
     let id = task.view.record.id;
     let done = if follow {
-        logs::print_all(&client, id, true).await?;
+        let output = client.logs(id, true).await?;
+        match connect.json {
+            true => logs::print_json(output).await?,
+            false => logs::print_all(output).await?,
+        }
         client.wait(id).await?
     } else {
         wait_with_progress(&client, &task).await?
@@ -179,31 +195,41 @@ fn warn_if_pending(task: &TaskInfo) {
     }
 }
 
+/// Puts a task into the namespace that the command line names; a file may have put it there already.
+fn in_namespace(mut spec: TaskSpec, scope: &Scope) -> Result<TaskSpec, Failure> {
+    let Some(wanted) = scope.namespace()? else { return Ok(spec) };
+    if !spec.namespace.is_default() && spec.namespace != wanted {
+        let said = &spec.namespace;
+        return Err(Failure::usage(format!(
+            "the file puts the task into the namespace {said}, not into {wanted}"
+        )));
+    }
+    spec.namespace = wanted;
+    Ok(spec)
+}
+
 /// Waits; on a terminal it says meanwhile how the task is getting on.
-#[expect(clippy::print_stderr, reason = "progress beside the result")]
 async fn wait_with_progress(client: &Client, task: &TaskInfo) -> Result<TaskInfo, Failure> {
-    let id = task.view.record.id;
-    if !std::io::stderr().is_terminal() {
+    let (id, progress) = (task.view.record.id, Progress::new());
+    if !progress.is_seen() {
         return Ok(client.wait(id).await?);
     }
     let mut events = client.events(EventStart::Now).await?;
     let done = client.wait(id);
     tokio::pin!(done);
-    eprint!("{}", task.status);
-    let result = loop {
+    progress.show(&task.status);
+    loop {
         tokio::select! {
-            done = &mut done => break done,
+            done = &mut done => return Ok(done?),
             Some(Ok(positioned)) = events.next() => match positioned.event.kind {
-                EventKind::Task(record) if record.id == id => eprint!("\r\x1b[K{}", record.status()),
+                EventKind::Task(record) if record.id == id => progress.show(record.status()),
                 EventKind::Observed { attempt, seen } if attempt.task == id => {
-                    eprint!("\r\x1b[K{}", super::events::words(&seen));
+                    progress.show(&super::events::words(&seen));
                 }
                 _ => {}
             },
         }
-    };
-    eprint!("\r\x1b[K");
-    Ok(result?)
+    }
 }
 
 fn read_spec(path: &std::path::Path) -> Result<TaskSpec, Failure> {
@@ -216,7 +242,7 @@ fn read_spec(path: &std::path::Path) -> Result<TaskSpec, Failure> {
     serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
 }
 
-fn spec(args: RunArgs) -> Result<TaskSpec, Failure> {
+fn spec(args: SpecArgs) -> Result<TaskSpec, Failure> {
     let (name, image) = (args.name.unwrap_or_default(), args.image.unwrap_or_default());
     let mut spec = match args.program {
         true => TaskSpec::program(name, image),

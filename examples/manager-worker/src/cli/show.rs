@@ -6,23 +6,30 @@ use orch_core::model::Workload;
 use orch_net::http::wire::TaskInfo;
 
 use super::{
-    connect::{Connect, resolve},
+    connect::Connect,
     exit::Failure,
-    table,
+    resolve::{Finder, Means, Scope},
+    table, why,
 };
 
-pub(super) async fn show(connect: &Connect, reference: &str) -> Result<(), Failure> {
+pub(super) async fn show(connect: &Connect, reference: &str, scope: &Scope) -> Result<(), Failure> {
     let client = connect.client()?;
-    let task = client.task(resolve(&client, reference).await?).await?;
+    let finder = Finder { client: &client, scope, command: "show", means: Means::Any };
+    let id = finder.find(reference).await?;
+    let mut task = client.task(id).await?;
+    if task.status == "pending" {
+        task.explanation = client.explain(id).await?;
+    }
     match connect.json {
         true => table::print_json(&task),
         false => table::print(&describe(&task)),
     }
 }
 
-pub(super) async fn explain(connect: &Connect, reference: &str) -> Result<(), Failure> {
+pub(super) async fn explain(connect: &Connect, reference: &str, scope: &Scope) -> Result<(), Failure> {
     let client = connect.client()?;
-    let explanation = client.explain(resolve(&client, reference).await?).await?;
+    let finder = Finder { client: &client, scope, command: "explain", means: Means::Any };
+    let explanation = client.explain(finder.find(reference).await?).await?;
     if connect.json {
         return table::print_json(&explanation);
     }
@@ -44,7 +51,7 @@ fn describe(task: &TaskInfo) -> String {
     line("id", record.id.to_string());
     line("namespace", spec.namespace.to_string());
     line("status", task.status.clone());
-    line("why", task.explanation.as_ref().map(|why| why.text.clone()).unwrap_or_default());
+    line("why", why::why(task).unwrap_or_default());
     match &spec.workload {
         Workload::Image { image, command, .. } => {
             line("image", image.clone());

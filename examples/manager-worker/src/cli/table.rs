@@ -22,6 +22,61 @@ pub(crate) fn render(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>)
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
+/// The same, cut to the width of the terminal where standard output is one.
+pub(super) fn render_to_fit(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut rows: Vec<Vec<String>> = rows.into_iter().collect();
+    if let Some(width) = terminal_width() {
+        fit(head, &mut rows, width);
+    }
+    render(head, rows)
+}
+
+/// Cuts cells so that lines are no longer than `width`, as far as each column keeps some characters: the last column
+/// first, then whichever is widest.
+fn fit(head: &[&str], rows: &mut [Vec<String>], width: usize) {
+    const LEAST: usize = 12;
+    const BETWEEN: usize = 2;
+    let widest = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
+    let mut widths: Vec<usize> =
+        head.iter().enumerate().map(|(at, name)| widest(at).unwrap_or(0).max(name.len())).collect();
+    let all = widths.iter().sum::<usize>() + BETWEEN * head.len().saturating_sub(1);
+    let mut over = all.saturating_sub(width);
+    let mut narrow = |at: usize, widths: &mut Vec<usize>| {
+        let less = over.min(widths[at].saturating_sub(LEAST.max(head[at].len())));
+        widths[at] -= less;
+        over -= less;
+        less > 0
+    };
+    if let Some(last) = head.len().checked_sub(1) {
+        narrow(last, &mut widths);
+    }
+    while let Some((at, _)) = widths.iter().enumerate().max_by_key(|(_, width)| **width)
+        && narrow(at, &mut widths)
+    {}
+    for row in rows {
+        for (cell, most) in row.iter_mut().zip(&widths) {
+            *cell = cut(cell, *most);
+        }
+    }
+}
+
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some(_) => text.chars().take(most.saturating_sub(3)).chain("...".chars()).collect(),
+        None => text.to_owned(),
+    }
+}
+
+fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// The text without breaks and other control characters.
+pub(super) fn one_line(text: &str) -> String {
+    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// Writes to standard output. A reader that went away is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
@@ -65,6 +120,22 @@ mod tests {
     fn amounts_are_short() {
         assert_eq!((cores(2000).as_str(), cores(1500).as_str(), cores(0).as_str()), ("2", "1.5", "0"));
         assert_eq!((memory(512 << 20).as_str(), memory(64 << 30).as_str()), ("512M", "64G"));
+    }
+
+    #[test]
+    fn tables_fit_their_terminal_as_far_as_they_can() {
+        let row = |why: &str| vec!["a-name-of-some-length".to_owned(), "x".into(), why.into()];
+        let mut rows = [row("no node can take it now: 1 of 1: cpu is in use"), row("short")];
+        fit(&["NAME", "ID", "WHY"], &mut rows, 50);
+        assert!(render(&["NAME", "ID", "WHY"], rows.clone()).lines().all(|line| line.len() <= 50));
+        assert_eq!((rows[0][0].as_str(), rows[1][2].as_str()), ("a-name-of-some-length", "short"));
+        assert!(rows[0][2].starts_with("no node can") && rows[0][2].ends_with("..."));
+        fit(&["NAME", "ID", "WHY"], &mut rows, 10);
+        assert_eq!((rows[0][0].as_str(), rows[1][2].as_str()), ("a-name-of...", "short"));
+        let mut wide = [row("short")];
+        fit(&["NAME", "ID", "WHY"], &mut wide, 500);
+        assert_eq!(wide, [row("short")]);
+        assert_eq!(one_line("two\nlines\n"), "two lines");
     }
 
     #[test]

@@ -1,22 +1,32 @@
-//! `orch list`, `orch wait`, `orch cancel`.
+//! `orch list`, `orch wait`.
 
 use std::time::Duration;
 
-use clap::Args;
-use orch_core::{engine::TaskFilter, model::NodeId};
-use orch_net::http::wire::TaskInfo;
+use clap::{Args, builder::PossibleValuesParser};
+use orch_core::{
+    engine::{TaskFilter, TaskView},
+    model::NodeId,
+};
+use orch_net::http::{Client, wire::TaskInfo};
 
 use super::{
-    connect::{Connect, resolve},
+    connect::Connect,
     exit::{self, Failure},
-    table,
+    progress::Progress,
+    resolve::{Finder, Means, Scope},
+    table, why,
 };
-use crate::units;
+use crate::units::{self, show_count, show_duration};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Only tasks with this status: pending, backoff, placed, running, stopping, succeeded, failed, timed-out, cancelled.
-    #[arg(long, value_name = "STATUS")]
+    /// Only tasks with this status; several are separated by commas.
+    #[arg(
+        long,
+        value_name = "STATUS",
+        value_delimiter = ',',
+        value_parser = PossibleValuesParser::new(TaskView::STATUSES)
+    )]
     status: Vec<String>,
     /// Only tasks with this name.
     #[arg(long)]
@@ -24,45 +34,108 @@ pub(super) struct ListArgs {
     /// Only tasks on this node now.
     #[arg(long)]
     node: Option<NodeId>,
-    /// Only tasks with this free label.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = units::pair)]
+    /// Only tasks with this label.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = units::pair)]
     label: Option<(String, String)>,
-    /// At most this many, the first submitted ones.
-    #[arg(long, default_value_t = 1000)]
+    /// At most this many.
+    #[arg(long, value_name = "COUNT", default_value_t = LIMIT)]
     limit: usize,
+    /// As many as there are.
+    #[arg(short, long, conflicts_with = "limit")]
+    all: bool,
+    /// Those first that were submitted first.
+    #[arg(long)]
+    oldest_first: bool,
+    #[command(flatten)]
+    scope: Scope,
+}
+
+const LIMIT: usize = 1000;
+/// The most that a server gives at a time.
+const PAGE: usize = 1000;
+
+impl ListArgs {
+    pub(super) fn of(scope: Scope) -> Self {
+        Self {
+            status: Vec::new(),
+            name: None,
+            node: None,
+            label: None,
+            limit: LIMIT,
+            all: false,
+            oldest_first: false,
+            scope,
+        }
+    }
 }
 
 pub(super) async fn list(connect: &Connect, args: ListArgs) -> Result<(), Failure> {
     let client = connect.client()?;
-    let mut filter = TaskFilter {
+    let limit = if args.all { usize::MAX } else { args.limit };
+    let filter = TaskFilter {
         statuses: args.status,
+        namespace: args.scope.namespace()?,
         name: args.name,
         node: args.node,
         label: args.label,
+        newest_first: !args.oldest_first,
+        limit: limit.clamp(1, PAGE),
         ..TaskFilter::default()
     };
-    let mut tasks: Vec<TaskInfo> = Vec::new();
-    loop {
-        filter.limit = (args.limit - tasks.len()).min(1000);
-        if filter.limit == 0 {
-            break;
-        }
+    let (tasks, total) = collect(&client, filter, limit).await?;
+    match connect.json {
+        true => table::print_json(&tasks)?,
+        false => table::print(&table_of(&tasks))?,
+    }
+    tell_what_is_left_out(tasks.len() as u64, total);
+    Ok(())
+}
+
+/// Tasks page by page, and how many there are.
+async fn collect(
+    client: &Client,
+    mut filter: TaskFilter,
+    limit: usize,
+) -> Result<(Vec<TaskInfo>, Option<u64>), Failure> {
+    let first = client.tasks_with_reasons(&filter).await?;
+    let (mut tasks, mut next) = (first.tasks, first.next);
+    tasks.truncate(limit);
+    while let Some(after) = next.filter(|_| tasks.len() < limit) {
+        filter.after_seq = Some(after);
+        filter.limit = (limit - tasks.len()).min(PAGE);
         let page = client.tasks(&filter).await?;
         tasks.extend(page.tasks);
-        match page.next {
-            Some(next) => filter.after_seq = Some(next),
-            None => break,
+        next = page.next;
+    }
+    Ok((tasks, first.total))
+}
+
+#[expect(clippy::print_stderr, reason = "a note beside the result")]
+fn tell_what_is_left_out(shown: u64, total: Option<u64>) {
+    if let Some(total) = total.filter(|total| *total > shown) {
+        let (shown, total) = (show_count(shown), show_count(total));
+        eprintln!("orch: {shown} of {total} tasks shown; --all shows all, --limit N more");
+    }
+}
+
+fn table_of(tasks: &[TaskInfo]) -> String {
+    let with_namespace = tasks.iter().any(|task| !task.view.record.spec.namespace.is_default());
+    let mut head = vec!["NAME", "ID", "WORK", "STATUS", "NODE", "ATTEMPT", "AGE", "WHY"];
+    if with_namespace {
+        head.insert(0, "NAMESPACE");
+    }
+    let rows = tasks.iter().map(|task| {
+        let mut row = row(task);
+        if with_namespace {
+            row.insert(0, task.view.record.spec.namespace.to_string());
         }
-    }
-    if connect.json {
-        return table::print_json(&tasks);
-    }
-    let head = ["NAME", "ID", "WORK", "STATUS", "NODE", "ATTEMPT", "AGE", "WHY"];
-    table::print(&table::render(&head, tasks.iter().map(row)))
+        row
+    });
+    table::render_to_fit(&head, rows)
 }
 
 /// One line about a task.
-pub(super) fn row(task: &TaskInfo) -> Vec<String> {
+fn row(task: &TaskInfo) -> Vec<String> {
     use orch_core::model::Workload;
     let record = &task.view.record;
     let work = match &record.spec.workload {
@@ -70,11 +143,6 @@ pub(super) fn row(task: &TaskInfo) -> Vec<String> {
         Workload::Program { program } => program.clone(),
     };
     let node = record.node().or_else(|| record.attempts.last().map(|attempt| &attempt.node));
-    let progress = task.view.observed.as_ref().and_then(|observed| observed.progress.clone());
-    let why = match task.status.as_str() {
-        "succeeded" => None,
-        _ => progress.or_else(|| record.last_end().map(ToString::to_string)),
-    };
     vec![
         record.spec.name.clone(),
         record.id.short(),
@@ -83,30 +151,27 @@ pub(super) fn row(task: &TaskInfo) -> Vec<String> {
         node.map(ToString::to_string).unwrap_or_default(),
         if record.attempts_made == 0 { String::new() } else { record.attempts_made.to_string() },
         table::ago(record.submitted_at),
-        why.map(|why| cut(&why)).unwrap_or_default(),
+        why::why(task).map(|why| table::one_line(&why)).unwrap_or_default(),
     ]
-}
-
-fn cut(text: &str) -> String {
-    const MOST: usize = 60;
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    match line.char_indices().nth(MOST) {
-        Some((at, _)) => format!("{}...", &line[..at]),
-        None => line,
-    }
 }
 
 pub(super) async fn wait(
     connect: &Connect,
     references: &[String],
     timeout: Option<Duration>,
+    scope: &Scope,
 ) -> Result<(), Failure> {
     let client = connect.client()?;
+    let finder = Finder { client: &client, scope, command: "wait", means: Means::GoingOn };
+    let progress = Progress::new();
     let all = async {
-        let mut done = Vec::new();
+        let (mut ids, mut done) = (Vec::new(), Vec::new());
         for reference in references {
-            let id = resolve(&client, reference).await?;
-            done.push(client.wait(id).await?);
+            ids.push(finder.find(reference).await?);
+        }
+        for id in &ids {
+            progress.show(&format!("{} of {} finished", done.len(), ids.len()));
+            done.push(client.wait(*id).await?);
         }
         Ok::<_, Failure>(done)
     };
@@ -114,8 +179,9 @@ pub(super) async fn wait(
         None => all.await?,
         Some(timeout) => tokio::time::timeout(timeout, all)
             .await
-            .map_err(|_| Failure::out_of_time(format!("not finished after {timeout:?}")))??,
+            .map_err(|_| Failure::out_of_time(format!("not finished after {}", show_duration(timeout))))??,
     };
+    drop(progress);
     if connect.json {
         table::print_json(&done)?;
     } else {
@@ -123,16 +189,4 @@ pub(super) async fn wait(
         table::print(&lines.collect::<String>())?;
     }
     done.iter().try_for_each(exit::of_task)
-}
-
-pub(super) async fn cancel(connect: &Connect, references: &[String], reason: &str) -> Result<(), Failure> {
-    let client = connect.client()?;
-    for reference in references {
-        let id = resolve(&client, reference).await?;
-        client.cancel(id, reason).await?;
-        if !connect.json {
-            table::print(&format!("{id} cancelled\n"))?;
-        }
-    }
-    Ok(())
 }

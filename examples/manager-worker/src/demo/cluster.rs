@@ -17,7 +17,7 @@ use tokio::{
 use super::load::{MAY_DIE, ROLE, STEADY};
 use crate::{
     data_dir::read_secret,
-    manager::{ADMIN_TOKEN, WORKER_TOKEN, explain},
+    manager::{ADMIN_TOKEN, WORKER_TOKEN, announce, explain},
 };
 
 /// What tasks run on.
@@ -38,30 +38,39 @@ impl fmt::Display for Ground {
     }
 }
 
-/// Docker where an engine answers and has, or can fetch, an image with a shell.
-pub(super) async fn choose_ground(process: bool, image: Option<String>) -> Ground {
+/// Docker where an engine answers and has, or can fetch, an image with a shell. What is missing is said at once; an
+/// error is that of an image that was asked for.
+pub(super) async fn choose_ground(process: bool, image: Option<String>) -> Result<Ground, String> {
     if process {
-        return Ground::Process("as asked".into());
+        return Ok(Ground::Process("as asked".into()));
     }
     let runtime = match DockerRuntime::connect(DockerConfig::new("orch-demo", "probe")).await {
         Ok(runtime) => runtime,
-        Err(error) => return Ground::Process(format!("no Docker engine: {error}")),
+        Err(error) if image.is_some() => {
+            return Err(format!("--image needs a Docker engine: {}", explain(error)));
+        }
+        Err(error) => return Ok(Ground::Process(format!("no Docker engine: {}", explain(error)))),
     };
-    const USUAL: [&str; 3] = ["busybox:1.36", "busybox:latest", "orch-test:busybox"];
-    let candidates: Vec<String> = match image {
-        Some(image) => vec![image],
-        None => USUAL.map(String::from).to_vec(),
-    };
-    let mut trouble = String::new();
-    for pull in [PullPolicy::Never, PullPolicy::IfMissing] {
-        for image in &candidates {
-            match has_image(&runtime, image, pull).await {
-                Ok(()) => return Ground::Docker(image.clone()),
-                Err(error) => trouble = error,
-            }
+    const USUAL: [&str; 2] = ["busybox:1.36", "busybox:latest"];
+    let candidates = image.as_ref().map_or(USUAL.map(String::from).to_vec(), |image| vec![image.clone()]);
+    for image in &candidates {
+        if has_image(&runtime, image, PullPolicy::Never).await.is_ok() {
+            return Ok(Ground::Docker(image.clone()));
         }
     }
-    Ground::Process(format!("the Docker engine has no image to run: {trouble}"))
+    let wanted = candidates.first().cloned().unwrap_or_default();
+    announce(&format!("The Docker engine has no image {}; fetching {wanted}.", candidates.join(" or ")));
+    match has_image(&runtime, &wanted, PullPolicy::IfMissing).await {
+        Ok(()) => Ok(Ground::Docker(wanted)),
+        Err(error) if image.is_some() => {
+            Err(format!("the image {wanted} is not there and cannot be fetched: {error}"))
+        }
+        Err(error) => Ok(Ground::Process(format!(
+            "the Docker engine has no image {} and cannot fetch one: {error}; with one that has a shell: docker pull {wanted}, \
+             or orch demo --image IMAGE",
+            candidates.join(" or ")
+        ))),
+    }
 }
 
 async fn has_image(runtime: &DockerRuntime, image: &str, policy: PullPolicy) -> Result<(), String> {

@@ -95,7 +95,8 @@ fn impossible_requests_are_refused_with_the_field() {
     for (words, expected) in [
         (vec!["run", "", "busybox"], "name"),
         (vec!["run", "x", "busy box"], "workload.image"),
-        (vec!["run", "x", "busybox", "--cpu", "99999999"], "resources.cpu_millis"),
+        (vec!["run", "x", "busybox", "--cpu", "99999999"], "asks for 99999999 cores; at most"),
+        (vec!["run", "x", "busybox", "--memory", "100000Ti"], "TiB"),
         (vec!["run", "x", "busybox", "--mount", "/a/../b:/c"], "mounts.source.path"),
     ] {
         let refused = lab.orch(&words);

@@ -1,6 +1,11 @@
 //! The demonstration, without an engine.
 
-use std::process::Command;
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixListener,
+    path::Path,
+    process::Command,
+};
 
 use crate::lab::Done;
 
@@ -12,4 +17,51 @@ fn it_works_with_processes_and_checks_itself() {
     assert_eq!(done.code, 0, "{}{}", done.out, done.err);
     assert!(done.out.contains("plain processes"), "{}", done.out);
     assert!(done.out.contains("Nothing was lost and nothing ran twice."), "{}", done.out);
+}
+
+/// An engine that answers, has no image and can fetch none.
+fn empty_engine(socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).unwrap_or(0);
+            let line = String::from_utf8_lossy(&request[..read]).into_owned();
+            let (status, body) = match line.contains("_ping") {
+                true => (200, "OK"),
+                false => (404, r#"{"message":"nothing is here"}"#),
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+}
+
+#[test]
+fn an_engine_without_images_is_told_and_processes_are_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("docker.sock");
+    empty_engine(&socket);
+    let engine = format!("unix://{}", socket.display());
+    let demo = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+        command.arg("demo").args(words).env("DOCKER_HOST", &engine);
+        Done::of(command)
+    };
+    let done = demo(&[]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    assert!(done.out.lines().next().unwrap().contains("has no image busybox:1.36"), "at once: {}", done.out);
+    assert!(
+        done.out.contains("plain processes") && done.out.contains("docker pull busybox:1.36"),
+        "{}",
+        done.out
+    );
+    assert!(!done.out.contains("orch-test"), "an image of the tests: {}", done.out);
+    let asked = demo(&["--image", "my/image:1"]);
+    assert_eq!(asked.code, 1, "{}", asked.out);
+    assert!(asked.err.contains("my/image:1 is not there"), "{}", asked.err);
 }

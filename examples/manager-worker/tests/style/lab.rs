@@ -46,7 +46,7 @@ impl Lab {
 
     /// Starts the manager, at the address that it had before.
     pub(crate) fn start_manager(&mut self, options: &[&str]) {
-        let address = self.url.trim_start_matches("http://").to_owned();
+        let address = self.address().to_owned();
         let mut command = Command::new(env!("CARGO_BIN_EXE_orch-manager"));
         command.args(["--listen", &address, "--heartbeat-interval", "300ms", "--node-timeout", "2s"]);
         command.args(options).arg("--data-dir").arg(self.path("manager"));
@@ -95,7 +95,11 @@ impl Lab {
     }
 
     pub(crate) fn address(&self) -> &str {
-        self.url.trim_start_matches("http://")
+        self.url.rsplit('/').next().unwrap()
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Runs `orch` with these words.
@@ -104,9 +108,20 @@ impl Lab {
     }
 
     pub(crate) fn orch_with(&self, words: &[&str], token_file: &Path) -> Done {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
-        command.args(["--manager", &self.url, "--token-file"]).arg(token_file).args(words);
+        let mut command = self.bare(&["--manager", &self.url, "--token-file"]);
+        command.arg(token_file).args(words);
         Done::of(command)
+    }
+
+    /// `orch` with these words, of a user who has no files and no variables of it.
+    pub(crate) fn bare(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+        for variable in ["ORCH_MANAGER", "ORCH_TOKEN", "ORCH_CONTEXT", "ORCH_NAMESPACE"] {
+            command.env_remove(variable);
+        }
+        command.env("XDG_CONFIG_HOME", self.path("config")).env("XDG_DATA_HOME", self.path("data"));
+        command.args(words);
+        command
     }
 
     /// Runs `orch` with these words and reads the JSON that it prints.

@@ -48,8 +48,9 @@ async fn a_reader_passes_over_what_was_written_twice() {
         data: (offset..offset + len).map(byte).collect(),
     };
     let output = Arc::new(Fixed(pieces.map(piece).collect()));
+    let everything = OutputRange::default();
     let mut reader =
-        OutputReader::open(output, &View::new(1, 1, 7), TaskId::generate(), false).await.unwrap();
+        OutputReader::open(output, &View::new(1, 1, 7), TaskId::generate(), everything).await.unwrap();
     let mut read = Vec::new();
     while let Some(chunk) = reader.next().await {
         let chunk = chunk.unwrap();
@@ -57,4 +58,67 @@ async fn a_reader_passes_over_what_was_written_twice() {
         read.extend_from_slice(&chunk.data);
     }
     assert_eq!(read, (0..30).map(byte).collect::<Vec<_>>());
+}
+
+fn kept(texts: &[(u32, OutputStream, &str)]) -> Arc<Fixed> {
+    let mut ends: BTreeMap<(u32, OutputStream), u64> = BTreeMap::new();
+    let pieces = texts.iter().enumerate().map(|(number, (attempt, stream, text))| {
+        let end = ends.entry((*attempt, *stream)).or_default();
+        let offset = *end;
+        *end += text.len() as u64;
+        let attempt = NonZeroU32::new(*attempt).unwrap();
+        let position = OutputPosition { attempt, number: number as u64 };
+        KeptOutput { position, stream: *stream, offset, data: Bytes::copy_from_slice(text.as_bytes()) }
+    });
+    Arc::new(Fixed(pieces.collect()))
+}
+
+#[tokio::test]
+async fn the_last_lines_are_of_both_streams_and_all_attempts_or_of_one() {
+    use OutputStream::{Stderr, Stdout};
+    let output = kept(&[
+        (1, Stdout, "one\ntwo\n"),
+        (1, Stderr, "three\n"),
+        (1, Stdout, "fo"),
+        (1, Stdout, "ur\nfive"),
+        (2, Stdout, "six\n"),
+        (2, Stderr, "seven"),
+    ]);
+    let text = async |attempt: u32, tail| {
+        let range = OutputRange { follow: false, attempt: NonZeroU32::new(attempt), tail };
+        let reader = OutputReader::open(output.clone(), &View::new(1, 1, 7), TaskId::generate(), range).await;
+        reader.unwrap().text().await.unwrap()
+    };
+    assert_eq!(text(0, Some(0)).await, "");
+    assert_eq!(text(0, Some(1)).await, "seven");
+    assert_eq!(text(0, Some(2)).await, "fivesix\nseven");
+    assert_eq!(text(0, Some(3)).await, "four\nfivesix\nseven");
+    assert_eq!(text(0, Some(5)).await, "two\nthree\nfour\nfivesix\nseven");
+    assert_eq!(text(0, Some(u32::MAX)).await, text(0, None).await);
+    assert_eq!(text(1, None).await, "one\ntwo\nthree\nfour\nfive");
+    assert_eq!((text(1, Some(1)).await, text(2, Some(9)).await), ("five".into(), "six\nseven".into()));
+    assert_eq!((text(3, None).await, text(3, Some(1)).await), (String::new(), String::new()));
+}
+
+#[tokio::test]
+async fn a_tail_is_found_without_reading_what_is_before_it() {
+    let output = Arc::new(crate::output::MemoryOutput::new(64 << 20));
+    let attempt: crate::model::AttemptId = format!("{}.1", TaskId::generate()).parse().unwrap();
+    let line = |number: u64| format!("line {number:058}\n");
+    for number in 0..1000 {
+        let data = line(number).repeat(100).into();
+        let piece = OutputPiece {
+            attempt,
+            limit: 1 << 30,
+            stream: OutputStream::Stdout,
+            offset: number * 6400,
+            data,
+        };
+        output.append(vec![piece]).await.unwrap();
+    }
+    let range = OutputRange { tail: Some(150), ..OutputRange::default() };
+    let mut reader = OutputReader::open(output, &View::new(1, 1, 7), attempt.task, range).await.unwrap();
+    let first = reader.next().await.unwrap().unwrap();
+    assert_eq!((first.offset, first.data.len()), (998 * 6400 + 3200, 3200));
+    assert_eq!(reader.text().await.unwrap(), line(999).repeat(100));
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -331,6 +332,15 @@ impl Log {
             }
         }
         Lookup { pieces, more: false }
+    }
+
+    pub(super) fn place_of_last(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        bytes: u64,
+    ) -> Option<OutputPosition> {
+        self.index.place_of_last(task, attempt, bytes)
     }
 
     pub(super) fn tasks(&self) -> Vec<TaskId> {

@@ -14,6 +14,7 @@ mod tests;
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
+    num::NonZeroU32,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
@@ -176,6 +177,15 @@ impl OutputStore for FileOutput {
             found.read()
         })
         .await
+    }
+
+    async fn place_of_last(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        bytes: u64,
+    ) -> Result<Option<OutputPosition>, OutputError> {
+        Ok(self.with(move |log| log.place_of_last(task, attempt, bytes)).await)
     }
 
     async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {

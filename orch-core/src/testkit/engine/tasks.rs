@@ -73,7 +73,7 @@ pub(super) async fn a_task_that_no_node_can_run_says_why(harness: &dyn EngineHar
     assert!(why.never);
     assert_eq!(
         why.to_string(),
-        "no node can ever run this: 1 of 1: too small in cpu. It would fit on a with 60000 thousandths of a core less"
+        "no node can ever run this: 1 of 1: too small in cpu. It would fit on a with 60 cores less"
     );
     assert!(matches!(orch.explain(TaskId::generate()), Err(Error::Unknown(Unknown::Task(_)))));
 }

@@ -1,5 +1,7 @@
 //! [`ControlLink`] over HTTP: what joins an agent to a manager elsewhere.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use orch_core::{
     engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
@@ -7,6 +9,7 @@ use orch_core::{
     store::Revision,
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use super::{
     config::ClientConfig,
@@ -19,6 +22,18 @@ use crate::http::wire::{Heartbeat, Observations, Question, Reports};
 #[derive(Clone, Debug)]
 pub struct HttpLink {
     transport: Transport,
+    token: watch::Sender<TokenState>,
+}
+
+/// State of a link's token at the server, by its last answer that tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    /// It has not said anything yet.
+    Untried,
+    /// It takes the token.
+    Accepted,
+    /// It does not know the token, or wants another one, in its words.
+    Refused(String),
 }
 
 impl HttpLink {
@@ -27,11 +42,40 @@ impl HttpLink {
     /// # Errors
     /// [`ClientError::Config`] when the configuration cannot work.
     pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
-        Ok(Self { transport: Transport::new(config)? })
+        Ok(Self { transport: Transport::new(config)?, token: watch::Sender::new(TokenState::Untried) })
+    }
+
+    /// State of the token at the server, now and whenever it changes.
+    #[must_use]
+    pub fn token_state(&self) -> watch::Receiver<TokenState> {
+        self.token.subscribe()
     }
 
     async fn send<T: DeserializeOwned>(&self, call: Call) -> Result<T, LinkError> {
-        let answer = self.transport.once(&call, self.transport.timeouts.request).await;
+        self.send_within(call, self.transport.timeouts.request).await
+    }
+
+    async fn send_within<T: DeserializeOwned>(&self, call: Call, timeout: Duration) -> Result<T, LinkError> {
+        let answer = self.transport.once(&call, timeout).await;
+        let told = match &answer {
+            Ok(_) => Some(TokenState::Accepted),
+            Err(ClientError::Problem(problem)) => match problem.status {
+                401 => Some(TokenState::Refused(problem.detail.clone())),
+                403 if problem.code == "forbidden" => Some(TokenState::Refused(problem.detail.clone())),
+                // Whoever may not call hears nothing of what is asked for.
+                409 | 422 => Some(TokenState::Accepted),
+                _ => None,
+            },
+            Err(_) => None,
+        };
+        if let Some(told) = told {
+            self.token.send_if_modified(|known| {
+                *known != told && {
+                    *known = told;
+                    true
+                }
+            });
+        }
         answer.map(|(_, answer)| answer).map_err(|error| link_error(&error))
     }
 }
@@ -75,8 +119,7 @@ impl ControlLink for HttpLink {
     ) -> Result<Assignments, LinkError> {
         let path = format!("/api/v1/agent/{}/assignments", session.node);
         let call = Call::post(path, &Question { session: session.clone(), after, seen });
-        let told = self.transport.once(&call, self.transport.timeouts.long_poll).await;
-        told.map(|(_, told)| told).map_err(|error| link_error(&error))
+        self.send_within(call, self.transport.timeouts.long_poll).await
     }
 
     async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {

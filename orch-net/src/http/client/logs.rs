@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
-use orch_core::{engine::OutputChunk, model::TaskId, runtime::OutputStream};
+use orch_core::{
+    engine::{OutputChunk, OutputRange},
+    model::TaskId,
+    runtime::OutputStream,
+};
 
 use super::{
     error::ClientError,
@@ -16,7 +20,11 @@ use super::{
 pub struct LogLines {
     transport: Transport,
     task: TaskId,
-    follow: bool,
+    range: OutputRange,
+    /// The first piece that was given, where a tail was asked for.
+    first: Option<Place>,
+    /// Pieces before this one are passed over: they are before the tail.
+    skip_to: Option<Place>,
     lines: Option<LineStream>,
     /// Where each stream goes on.
     next_offset: BTreeMap<(NonZeroU32, OutputStream), u64>,
@@ -24,14 +32,48 @@ pub struct LogLines {
     over: bool,
 }
 
+/// Place in a task's output.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    attempt: NonZeroU32,
+    stream: OutputStream,
+    offset: u64,
+}
+
+impl Place {
+    /// Whether the piece, which arrived in order, ends before this place.
+    fn is_after(&self, chunk: &OutputChunk) -> bool {
+        let same = (chunk.attempt, chunk.stream) == (self.attempt, self.stream);
+        chunk.attempt <= self.attempt && !(same && chunk.offset + chunk.data.len() as u64 > self.offset)
+    }
+}
+
 impl LogLines {
-    pub(super) fn new(transport: Transport, task: TaskId, follow: bool) -> Self {
+    pub(super) fn new(transport: Transport, task: TaskId, range: OutputRange) -> Self {
         let pause = Pause::new(&transport.timeouts);
-        Self { transport, task, follow, lines: None, next_offset: BTreeMap::new(), pause, over: false }
+        Self {
+            transport,
+            task,
+            range,
+            first: None,
+            skip_to: None,
+            lines: None,
+            next_offset: BTreeMap::new(),
+            pause,
+            over: false,
+        }
     }
 
     pub(super) async fn connect(&mut self) -> Result<(), ClientError> {
-        let path = format!("/api/v1/tasks/{}/logs?format=json&follow={}", self.task, self.follow);
+        let mut path = format!("/api/v1/tasks/{}/logs?format=json&follow={}", self.task, self.range.follow);
+        if let Some(attempt) = self.range.attempt {
+            path += &format!("&attempt={attempt}");
+        }
+        match (self.range.tail, self.first) {
+            (Some(lines), None) => path += &format!("&tail={lines}"),
+            // The end is another one by now: what was given already tells where the tail began.
+            (_, first) => self.skip_to = first,
+        }
         let timeouts = &self.transport.timeouts;
         let response = self.transport.open(&Call::get(path), timeouts.request).await?;
         self.lines = Some(LineStream::new(response, timeouts.idle));
@@ -97,6 +139,16 @@ impl LogLines {
 
     /// What of the piece was not given yet.
     fn new_part(&mut self, mut chunk: OutputChunk) -> Option<OutputChunk> {
+        if let Some(place) = self.skip_to {
+            if place.is_after(&chunk) {
+                return None;
+            }
+            self.skip_to = None;
+        }
+        if self.range.tail.is_some() {
+            let OutputChunk { attempt, stream, offset, .. } = chunk;
+            self.first.get_or_insert(Place { attempt, stream, offset });
+        }
         let next = self.next_offset.entry((chunk.attempt, chunk.stream)).or_default();
         let known = usize::try_from(next.saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
         if known >= chunk.data.len() {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use orch_core::{
-    engine::TaskFilter,
+    engine::{OutputRange, TaskFilter},
     model::{CommandId, NodeId, TaskId, TaskSpec},
     state::Outcome,
 };
@@ -22,7 +22,7 @@ pub use config::{ClientConfig, Timeouts};
 pub use error::ClientError;
 pub use events::{EventStart, EventSubscription, Positioned};
 pub use legacy::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
-pub use link::HttpLink;
+pub use link::{HttpLink, TokenState};
 pub use logs::LogLines;
 
 use super::wire::{
@@ -80,12 +80,22 @@ impl Client {
         self.transport.call(Call::get(format!("/api/v1/tasks/{task}"))).await
     }
 
-    /// A page of tasks in order of submission. The filter's limit is at most 1000.
+    /// A page of tasks in the filter's order. The filter's limit is at most 1000.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<TaskPage> {
         self.transport.call(Call::get(format!("/api/v1/tasks?{}", query(filter)?))).await
+    }
+
+    /// The same with the number of tasks on all pages together, and the reasons why the first hundred pending ones
+    /// wait.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tasks_with_reasons(&self, filter: &TaskFilter) -> Result<TaskPage> {
+        let path = format!("/api/v1/tasks?{}&count=true&explain=true", query(filter)?);
+        self.transport.call(Call::get(path)).await
     }
 
     /// Takes a task back.
@@ -122,7 +132,15 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when the first connection fails.
     pub async fn logs(&self, task: TaskId, follow: bool) -> Result<LogLines> {
-        let mut output = LogLines::new(self.transport.clone(), task, follow);
+        self.logs_in(task, OutputRange { follow, ..OutputRange::default() }).await
+    }
+
+    /// A part of the task's output.
+    ///
+    /// # Errors
+    /// As [`Client::logs`].
+    pub async fn logs_in(&self, task: TaskId, range: OutputRange) -> Result<LogLines> {
+        let mut output = LogLines::new(self.transport.clone(), task, range);
         output.connect().await?;
         Ok(output)
     }
@@ -217,6 +235,7 @@ fn query(filter: &TaskFilter) -> Result<String> {
     pairs.extend(filter.node.iter().map(|node| ("node", node.to_string())));
     pairs.extend(filter.label.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
     pairs.extend(filter.id_prefix.iter().map(|prefix| ("id_prefix", prefix.clone())));
+    pairs.extend(filter.newest_first.then(|| ("order", "newest".into())));
     pairs.extend(filter.after_seq.iter().map(|seq| ("after", seq.to_string())));
     serde_urlencoded::to_string(pairs).map_err(|error| ClientError::Config(error.to_string()))
 }

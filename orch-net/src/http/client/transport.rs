@@ -15,7 +15,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{
-    RootCertStore,
+    InvalidMessage, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -217,15 +217,42 @@ impl Pause {
     }
 }
 
-/// What `error` and its causes say.
-pub(super) fn unreachable(error: &dyn std::error::Error) -> ClientError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+/// Words of `error` and its causes, and what to do where they tell.
+pub(super) fn unreachable(error: &(dyn std::error::Error + 'static)) -> ClientError {
+    let causes: Vec<_> = std::iter::successors(Some(error), |error| cause(*error)).collect();
+    let speaks_no_tls = |error: &&(dyn std::error::Error + 'static)| {
+        let error = error.downcast_ref::<rustls::Error>();
+        matches!(error, Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)))
+    };
+    if causes.iter().any(speaks_no_tls) {
+        return ClientError::Unreachable("it does not speak TLS; call it by http://".into());
+    }
+    let speaks_no_http = |error: &&(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
+    };
+    let mut texts: Vec<String> = causes.iter().map(ToString::to_string).collect();
+    // An error that is wrapped says the same as the one in it.
+    texts.dedup();
+    let connecting = error
+        .downcast_ref::<hyper_util::client::legacy::Error>()
+        .is_some_and(hyper_util::client::legacy::Error::is_connect);
+    if connecting && texts.len() > 1 {
+        // That a connection was tried is known.
+        texts.remove(0);
+    }
+    let mut text = texts.join(": ");
+    if causes.iter().any(speaks_no_http) {
+        text += "; what answers there speaks no HTTP: if it speaks TLS, call it by https://";
     }
     ClientError::Unreachable(text)
+}
+
+/// The cause of an error. A system's error that wraps another one hides it from `source`.
+fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
 }
 
 async fn collect(response: Response<Incoming>, max: usize, timeout: Duration) -> Result<Bytes, ClientError> {
@@ -234,7 +261,7 @@ async fn collect(response: Response<Incoming>, max: usize, timeout: Duration) ->
         Err(_) => Err(ClientError::Timeout(timeout)),
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(ClientError::Protocol(format!("it is larger than {max} bytes")))
+            Err(ClientError::Protocol(format!("it is larger than {} KiB", max >> 10)))
         }
         Ok(Err(error)) => Err(unreachable(&*error)),
     }

@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, http::StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{self, AsyncRead, AsyncWrite, ReadBuf},
+    io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -27,7 +27,7 @@ use tracing::debug;
 use super::{
     config::Limits,
     metrics::Metrics,
-    problem::{Problem, kinds},
+    problem::{Kind, Problem, kinds},
 };
 
 /// What is needed to serve connections.
@@ -101,7 +101,12 @@ impl Connections {
     async fn connection(&self, stream: TcpStream, router: Router, closing: watch::Receiver<bool>) {
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else { return self.http(stream, router, closing).await };
-        match tokio::time::timeout(self.limits.header_timeout, tls.accept(stream)).await {
+        let limit = self.limits.header_timeout;
+        if let Ok(true) = tokio::time::timeout(limit, is_plain(&stream)).await {
+            let told = tokio::time::timeout(limit, self.ask_for_tls(stream)).await;
+            return debug!(?told, "a caller did not speak TLS");
+        }
+        match tokio::time::timeout(limit, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.http(stream, router, closing).await,
             Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
             Err(_) => debug!("a TLS handshake took too long"),
@@ -133,20 +138,44 @@ impl Connections {
         }
     }
 
+    /// Answers a request that came without TLS.
+    async fn ask_for_tls(&self, mut stream: TcpStream) -> io::Result<u64> {
+        let answer = plain_answer(kinds::TLS_NEEDED, "call it by https://");
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // Closing with the rest of the request unread would take the answer away from its reader.
+        let most = (self.limits.header_bytes_max + self.limits.body_bytes_max) as u64;
+        io::copy(&mut stream.take(most), &mut io::sink()).await
+    }
+
     /// Says why, as far as that is possible without waiting for anything.
     fn refuse(&self, stream: &TcpStream) {
         self.metrics.connection_refused();
         if self.tls.is_none() {
-            let problem = Problem::new(kinds::TOO_MANY_CONNECTIONS, "close one, or try again later").info();
-            let json = serde_json::to_string(&problem).unwrap_or_default();
-            let answer = format!(
-                "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-                 content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{json}",
-                json.len()
-            );
+            let answer = plain_answer(kinds::TOO_MANY_CONNECTIONS, "close one, or try again later");
             let _ = stream.try_write(answer.as_bytes());
         }
     }
+}
+
+/// Whether the caller sends a request as it is: methods are in capitals, a handshake begins with the byte 22.
+async fn is_plain(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    matches!(stream.peek(&mut first).await, Ok(1) if first[0].is_ascii_uppercase())
+}
+
+/// The bytes of a refusal that is made before there is a request.
+fn plain_answer(kind: Kind, detail: &str) -> String {
+    let json = serde_json::to_string(&Problem::new(kind, detail).info()).unwrap_or_default();
+    let reason = StatusCode::from_u16(kind.status).ok().and_then(|status| status.canonical_reason());
+    let again = if kind.status == 503 { "retry-after: 1\r\n" } else { "" };
+    format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{again}connection: close\r\n\
+         \r\n{json}",
+        kind.status,
+        reason.unwrap_or_default(),
+        json.len()
+    )
 }
 
 /// Resolves when connections should end.
@@ -227,8 +256,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
-
     use super::*;
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{
     auth::Tokens,
     config::{Limits, ServerConfig},
-    legacy::LegacyConfig,
+    legacy::{LegacyConfig, Offers},
     metrics::Metrics,
 };
 
@@ -21,6 +21,7 @@ pub(super) struct Shared {
     pub(super) tokens: Tokens,
     pub(super) limits: Limits,
     pub(super) legacy: LegacyConfig,
+    pub(super) offers: Offers,
     pub(super) metrics: Arc<Metrics>,
     /// Only this machine reaches the server.
     pub(super) loopback: bool,
@@ -42,6 +43,7 @@ impl Shared {
             tokens: config.tokens.clone(),
             limits: config.limits,
             legacy: config.legacy.clone(),
+            offers: Offers::default(),
             metrics: Arc::default(),
             loopback: address.ip().is_loopback(),
             epoch: uuid::Uuid::new_v4().as_u64_pair().0,

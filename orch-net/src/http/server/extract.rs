@@ -14,6 +14,18 @@ use super::{
     problem::{Problem, kinds},
 };
 
+/// The bytes of a body that is said to be JSON.
+pub(super) struct JsonBody(pub(super) Bytes);
+
+impl FromRequest<App> for JsonBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        check_is_json(request.headers())?;
+        read(request.into_body(), app, app.limits.body_bytes_max).await.map(Self)
+    }
+}
+
 /// A body of JSON.
 pub(super) struct Json<T>(pub(super) T);
 
@@ -21,8 +33,8 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        check_is_json(request.headers())?;
-        parse(&read(request.into_body(), app, app.limits.body_bytes_max).await?).map(Self)
+        let JsonBody(body) = JsonBody::from_request(request, app).await?;
+        parse(&body).map(Self)
     }
 }
 
@@ -130,7 +142,10 @@ pub(super) async fn read(body: Body, app: &Shared, max: usize) -> Result<Bytes, 
         Problem::new(kinds::BODY_TIMEOUT, format!("it must be sent within {} ms", limit.as_millis()))
     })?;
     read.map(http_body_util::Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {
-        true => Problem::new(kinds::BODY_TOO_LARGE, format!("at most {max} bytes are taken")),
+        true => {
+            let most = if max < 1024 { format!("{max} bytes") } else { format!("{} KiB", max >> 10) };
+            Problem::new(kinds::BODY_TOO_LARGE, format!("at most {most} are taken"))
+        }
         false => Problem::new(kinds::MALFORMED, "the body ended early"),
     })
 }

@@ -12,7 +12,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use orch_core::{
-    engine::{OutputChunk, OutputReader},
+    engine::{OutputChunk, OutputRange, OutputReader},
     model::TaskId,
 };
 
@@ -22,6 +22,9 @@ use super::{
     extract::{Id, Params, value},
     problem::{Problem, kinds},
 };
+
+/// The most lines that are counted from the end.
+const TAIL_MAX: u32 = 100_000;
 
 /// The form of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +40,19 @@ pub(super) async fn read(
     Id(task): Id<TaskId>,
     params: Params,
 ) -> Result<Response, Problem> {
-    let (mut follow, mut format) = (false, Format::Text);
+    let (mut range, mut format) = (OutputRange::default(), Format::Text);
     params.each(|name, text| {
         match (name, text.as_str()) {
-            ("follow", text) => follow = value(name, text)?,
+            ("follow", text) => range.follow = value(name, text)?,
+            ("attempt", text) => range.attempt = Some(value(name, text)?),
+            ("tail", text) => {
+                let lines = value(name, text)?;
+                if lines > TAIL_MAX {
+                    let detail = format!("tail must be from 0 to {TAIL_MAX}");
+                    return Err(Problem::new(kinds::MALFORMED, detail).at("tail"));
+                }
+                range.tail = Some(lines);
+            }
             ("format", "text") => format = Format::Text,
             ("format", "json") => format = Format::Json,
             ("format", _) => {
@@ -50,7 +62,7 @@ pub(super) async fn read(
         }
         Ok(true)
     })?;
-    let reader = app.orchestrator.logs(task, follow).await?;
+    let reader = app.orchestrator.logs_in(task, range).await?;
     let body = Body::from_stream(stream::try_unfold(Output { app, reader, format }, Output::next));
     let media = match format {
         Format::Text => "text/plain; charset=utf-8",

@@ -1,6 +1,7 @@
 //! The API's description, OpenAPI 3.1, made from the table of routes.
 
 use axum::{Json as Answer, extract::State};
+use orch_core::engine::TaskView;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -111,17 +112,26 @@ fn schemas(codes: &[&str]) -> Value {
             "type": text, "code": { "type": "string", "enum": codes }, "title": text, "status": number,
             "detail": text, "field": text,
         }), &["type", "code", "title", "status", "detail"]),
-        "TaskSpec": open("what to run: name, workload and many optional fields"),
-        "Submission": object(json!({ "tasks": list("NewTask") }), &["tasks"]),
-        "NewTask": object(json!({ "id": uuid, "spec": reference("TaskSpec") }), &["spec"]),
+        "TaskSpec": {
+            "type": "object",
+            "description": "what to run: name, workload and many optional fields",
+            "required": ["name", "workload"],
+            "example": {
+                "name": "hello", "workload": { "kind": "image", "image": "busybox" }, "args": ["echo", "hello"],
+            },
+        },
+        "Submission": { "oneOf": [reference("TaskSpec"), reference("TaskList")] },
+        "TaskList": object(json!({ "tasks": list("NewTask") }), &["tasks"]),
+        "NewTask": object(json!({
+            "id": { "type": "string", "format": "uuid", "description": "made up where none is given" },
+            "spec": reference("TaskSpec"),
+        }), &["spec"]),
         "Submitted": object(json!({ "tasks": list("TaskInfo") }), &["tasks"]),
         "TaskPage": object(json!({
-            "tasks": list("TaskInfo"), "next": { "type": ["integer", "null"] },
+            "tasks": list("TaskInfo"), "next": { "type": ["integer", "null"] }, "total": number,
         }), &["tasks"]),
         "TaskInfo": object(json!({
-            "status": { "type": "string", "enum": [
-                "pending", "backoff", "placed", "running", "stopping", "succeeded", "failed", "timed-out", "cancelled",
-            ] },
+            "status": { "type": "string", "enum": TaskView::STATUSES },
             "record": open("what was decided about the task"),
             "observed": open("what was seen of its current attempt"),
             "explanation": reference("Explanation"),

@@ -1,5 +1,7 @@
 //! Refusals and failures as RFC 9457 has them, and what each error of the engine becomes.
 
+use std::{error::Error as StdError, io, sync::Arc};
+
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -35,6 +37,7 @@ pub(super) mod kinds {
 
     kinds! {
         MALFORMED = 400 "malformed_request" "The request cannot be read";
+        TLS_NEEDED = 400 "tls_needed" "The server speaks TLS";
         UNAUTHENTICATED = 401 "unauthenticated" "A token is needed";
         FORBIDDEN = 403 "forbidden" "The caller may not do this";
         UNKNOWN_ROUTE = 404 "unknown_route" "There is nothing at this path";
@@ -66,6 +69,7 @@ pub(super) mod kinds {
         STORE = 503 "store_unavailable" "The store cannot be used now";
         SHUTTING_DOWN = 503 "shutting_down" "The server is shutting down";
         TIMED_OUT = 503 "timed_out" "The answer took too long";
+        STORAGE_FULL = 507 "storage_full" "The server's disk is full";
     }
 }
 
@@ -85,6 +89,12 @@ impl Problem {
     /// The same, about a field of the request.
     pub(super) fn at(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
+        self
+    }
+
+    /// The same with what to do instead.
+    pub(super) fn with_hint(mut self, hint: &str) -> Self {
+        self.detail = format!("{}; {hint}", self.detail);
         self
     }
 
@@ -120,14 +130,22 @@ impl IntoResponse for Problem {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
+        if is_storage_full(&error) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the disk is full");
+            let detail = "there is no space left where the state is kept; nothing of this request is certain to be kept: make \
+                          room, restart the server, then look what is there";
+            return Self::new(kinds::STORAGE_FULL, detail);
+        }
         let kind = match &error {
             Error::Rejected(rejection) => return rejection.into(),
             Error::Unknown(Unknown::Task(_)) => kinds::UNKNOWN_TASK,
             Error::Unknown(Unknown::Node(_)) => kinds::UNKNOWN_NODE,
             Error::EventsCompacted { .. } => kinds::EVENTS_COMPACTED,
             Error::ShuttingDown | Error::Consensus(ConsensusError::Stopped) => kinds::SHUTTING_DOWN,
+            Error::Store(_) | Error::Consensus(ConsensusError::Store(_) | ConsensusError::StoreLost(_)) => {
+                kinds::STORE
+            }
             Error::Consensus(_) => kinds::CONSENSUS,
-            Error::Store(_) => kinds::STORE,
             _ => kinds::INTERNAL,
         };
         if matches!(kind, kinds::CONSENSUS | kinds::STORE | kinds::INTERNAL) {
@@ -136,6 +154,22 @@ impl From<Error> for Problem {
         }
         Self::new(kind, error.to_string())
     }
+}
+
+/// Whether a disk without space is the cause. Libraries of stores hide the system's error behind their text.
+fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
+    const TEXTS: [&str; 2] = ["No space left on device", "database or disk is full"];
+    std::iter::successors(Some(error), |error| (*error).source()).any(|error| {
+        // An error of a store shares its source.
+        let shared = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>();
+        let io = match shared {
+            Some(shared) => shared.downcast_ref::<io::Error>(),
+            None => error.downcast_ref::<io::Error>(),
+        };
+        let kind = io.map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            || TEXTS.iter().any(|known| error.to_string().contains(known))
+    })
 }
 
 impl From<&Rejection> for Problem {

@@ -203,22 +203,30 @@ fn table(app: &App) -> Routes {
         )
         .add(Op::get("/openapi.json", "This description").access(Access::Anyone), openapi::show)
         .add(
-            Op::post("/api/v1/tasks", "Takes tasks in, all or none; repeat with the same Idempotency-Key")
-                .body("Submission")
-                .answer(201, JSON, "Submitted"),
+            Op::post(
+                "/api/v1/tasks",
+                "Takes a task in, or several, all or none; repeat with the same Idempotency-Key",
+            )
+            .body("Submission")
+            .answer(201, JSON, "Submitted"),
             tasks::submit,
         )
         .add(
-            Op::get("/api/v1/tasks", "Tasks in order of submission").gives("TaskPage").query(&[
-                ("status", "one or more statuses, separated by commas or repeated"),
-                ("namespace", "only those of this namespace"),
-                ("name", "only those with exactly this name"),
-                ("node", "only those on this node now"),
-                ("label", "KEY=VALUE: only those with this label"),
-                ("id_prefix", "only those whose id starts so"),
-                ("after", "`next` of the page before"),
-                ("limit", "at most so many, from 1 to 1000"),
-            ]),
+            Op::get("/api/v1/tasks", "Tasks in order of submission, or the other way round")
+                .gives("TaskPage")
+                .query(&[
+                    ("status", "one or more statuses, separated by commas or repeated"),
+                    ("namespace", "only those of this namespace"),
+                    ("name", "only those with exactly this name"),
+                    ("node", "only those on this node now"),
+                    ("label", "KEY=VALUE: only those with this label"),
+                    ("id_prefix", "only those whose id starts so"),
+                    ("order", "oldest (the default) or newest: which come first"),
+                    ("count", "true: also how many there are on all pages"),
+                    ("explain", "true: also why pending ones wait, for the first hundred of the page"),
+                    ("after", "`next` of the page before"),
+                    ("limit", "at most so many, from 1 to 1000"),
+                ]),
             tasks::list,
         )
         .add(Op::get("/api/v1/tasks/{id}", "A task").gives("TaskInfo"), tasks::get)
@@ -243,6 +251,8 @@ fn table(app: &App) -> Routes {
                 .long()
                 .query(&[
                     ("follow", "true: until the task has finished"),
+                    ("attempt", "only what this attempt wrote"),
+                    ("tail", "only so many of the last lines, from 0 to 100000, within the last 16 MiB"),
                     ("format", "text: the bytes; json: a line of JSON for each piece"),
                 ]),
             logs::read,

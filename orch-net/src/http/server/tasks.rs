@@ -9,14 +9,16 @@ use axum::{
 };
 use orch_core::{
     engine::{TaskFilter, TaskView, Unknown},
-    model::{CommandId, TaskId},
+    model::{CommandId, TaskId, TaskSpec},
     state,
 };
+use serde::{Deserialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
 
 use super::{
     app::{App, Shared},
-    extract::{Id, Json, OptionalJson, Params, value},
+    extract::{Id, JsonBody, OptionalJson, Params, parse, value},
+    legacy,
     problem::{Problem, kinds},
 };
 use crate::http::wire::{
@@ -28,7 +30,7 @@ type Result<T> = std::result::Result<T, Problem>;
 /// Names the command, so that a repeated one is carried out once.
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// How many tasks of one submission are explained; explaining asks the scheduler about every node.
+/// Most tasks of one answer that are explained; explaining asks the scheduler about every node.
 const EXPLAINED_MAX: usize = 100;
 /// The most tasks of a page.
 const PAGE_MAX: usize = 1000;
@@ -38,9 +40,10 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 pub(super) async fn submit(
     State(app): State<App>,
     headers: HeaderMap,
-    Json(submission): Json<Submission>,
+    JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Answer<Submitted>)> {
     let command = idempotency_key(&headers)?;
+    let submission = submission(&body)?;
     let numbered = submission.tasks.into_iter().enumerate();
     let new: Vec<state::NewTask> = numbered
         .map(|(at, task)| state::NewTask {
@@ -65,11 +68,53 @@ pub(super) async fn submit(
     Ok((StatusCode::CREATED, Answer(Submitted { tasks })))
 }
 
+/// Several tasks in a list, or one as it is.
+fn submission(body: &[u8]) -> Result<Submission> {
+    /// Fields that tell the forms apart.
+    #[derive(Default, Deserialize)]
+    struct Shape {
+        tasks: Option<IgnoredAny>,
+        name: Option<IgnoredAny>,
+        workload: Option<IgnoredAny>,
+    }
+    let shape: Shape = serde_json::from_slice(body).unwrap_or_default();
+    let read = match shape.tasks.is_none() && (shape.name.is_some() || shape.workload.is_some()) {
+        true => parse(body).map(|spec: TaskSpec| Submission { tasks: vec![spec.into()] }),
+        false => parse(body),
+    };
+    read.map_err(|problem| match serde_json::from_slice::<IgnoredAny>(body) {
+        Ok(_) => problem.with_hint(FORM),
+        Err(_) => problem,
+    })
+}
+
+/// Example of a submission, for who sent something else.
+const FORM: &str = "a task looks like \
+    {\"name\":\"hello\",\"workload\":{\"kind\":\"image\",\"image\":\"busybox\"},\"args\":[\"echo\",\"hello\"]}, several like \
+    {\"tasks\":[{\"spec\":TASK},{\"spec\":TASK}]}";
+
 pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answer<TaskPage>> {
     let mut filter = TaskFilter { limit: PAGE_MAX, ..TaskFilter::default() };
+    let (mut count, mut explain) = (false, false);
     params.each(|name, text| {
         match name {
-            "status" => filter.statuses.extend(text.split(',').map(str::to_owned)),
+            "status" => {
+                for status in text.split(',') {
+                    filter.statuses.push(known_status(status)?);
+                }
+            }
+            "order" => {
+                filter.newest_first = match text.as_str() {
+                    "newest" => true,
+                    "oldest" => false,
+                    _ => {
+                        let detail = "order must be newest or oldest";
+                        return Err(Problem::new(kinds::MALFORMED, detail).at("order"));
+                    }
+                }
+            }
+            "count" => count = value(name, &text)?,
+            "explain" => explain = value(name, &text)?,
             "namespace" => filter.namespace = Some(value(name, &text)?),
             "name" => filter.name = Some(text),
             "node" => filter.node = Some(value(name, &text)?),
@@ -99,7 +144,29 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
     let more = tasks.len() > wanted;
     tasks.truncate(wanted);
     let next = tasks.last().filter(|_| more).map(|task| task.record.seq);
-    Ok(Answer(TaskPage { tasks: tasks.into_iter().map(TaskInfo::from).collect(), next }))
+    let total = count.then(|| app.orchestrator.count(&filter));
+    let mut tasks: Vec<TaskInfo> = tasks.into_iter().map(TaskInfo::from).collect();
+    if explain {
+        let pending = tasks.iter_mut().filter(|task| task.status == "pending");
+        for task in pending.take(EXPLAINED_MAX) {
+            // A task that was forgotten meanwhile waits for nothing.
+            task.explanation = explanation(&app, task.view.record.id).ok().flatten();
+        }
+    }
+    Ok(Answer(TaskPage { tasks, next, total }))
+}
+
+/// One of the words that a task's status may be.
+fn known_status(text: &str) -> Result<String> {
+    match TaskView::STATUSES.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => {
+            let known = TaskView::STATUSES.join(", ");
+            let text: String = text.chars().take(80).collect();
+            let detail = format!("there is no status {text:?}; there are {known}");
+            Err(Problem::new(kinds::MALFORMED, detail).at("status"))
+        }
+    }
 }
 
 pub(super) async fn get(State(app): State<App>, Id(task): Id<TaskId>) -> Result<Answer<TaskInfo>> {
@@ -147,7 +214,13 @@ fn known(app: &Shared, task: TaskId) -> Result<TaskView> {
 }
 
 fn explanation(app: &Shared, task: TaskId) -> Result<Option<Explanation>> {
-    Ok(app.orchestrator.explain(task)?.map(Explanation::from))
+    let Some(unplaced) = app.orchestrator.explain(task)? else { return Ok(None) };
+    let mut explanation = Explanation::from(unplaced);
+    let spec = app.orchestrator.get(task).map(|task| task.record.spec.clone());
+    if let Some(why) = spec.and_then(|spec| legacy::why_full(app, &spec)) {
+        explanation.text = format!("{}. {why}", explanation.text);
+    }
+    Ok(Some(explanation))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<CommandId> {

@@ -1,9 +1,13 @@
 //! The manager's side of rust-orch, for its CLI and workers as they are in use today: three routes at the root, one JSON
 //! request a connection. The facts that its clients rely on are pinned by `tests/http/legacy.rs`.
 
+mod offers;
+mod places;
 mod routes;
 mod task;
 mod worker;
+
+use std::{num::NonZeroU32, time::Duration};
 
 use axum::{
     Router,
@@ -31,15 +35,24 @@ pub struct LegacyConfig {
     /// for images that is always there. Such a worker cannot be told to stop: a cancelled task counts as stopped at once,
     /// whatever its container does.
     pub workers: Vec<NodeId>,
+    /// Most tasks of each of them at a time; 1024 where it is not said.
+    pub max_tasks: Option<NonZeroU32>,
+    /// Such a worker never tells of ends. A task that runs there for longer than this counts as succeeded, whatever its
+    /// container does, so that its place is free.
+    pub done_after: Option<Duration>,
+    /// Of the tasks that run at one of them, the oldest beyond this number count as succeeded in the same way.
+    pub running_max: Option<u32>,
 }
 
 impl LegacyConfig {
     /// Serves these workers.
     #[must_use]
     pub fn with_workers(workers: impl IntoIterator<Item = NodeId>) -> Self {
-        Self { enabled: true, workers: workers.into_iter().collect() }
+        Self { enabled: true, workers: workers.into_iter().collect(), ..Self::default() }
     }
 }
+
+pub(super) use self::{offers::Offers, places::why_full};
 
 /// Their routes; everything else at these paths is 404, as with them.
 pub(super) fn router(app: &App) -> Router<App> {

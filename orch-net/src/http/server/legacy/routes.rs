@@ -18,7 +18,10 @@ use orch_core::{
 };
 use serde::Deserialize;
 
-use super::task::LegacyTask;
+use super::{
+    offers::{Offer, Offers},
+    task::LegacyTask,
+};
 use crate::http::{
     legacy::{LegacyStatus, LegacyWork},
     server::{
@@ -43,13 +46,17 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
     })?;
     let statuses = if all { Vec::new() } else { vec!["placed".to_owned()] };
     let mut filter = TaskFilter { statuses, limit: 1000, ..TaskFilter::default() };
-    let mut newest = VecDeque::new();
+    let (mut newest, mut offers) = (VecDeque::new(), Vec::new());
     loop {
         let page = app.orchestrator.list(&filter);
         let Some(last) = page.last() else { break };
         filter.after_seq = Some(last.record.seq);
+        offers.extend(page.iter().filter(|_| !all).filter_map(|task| Offer::of(&app, task)));
         newest.extend(page.iter().map(LegacyTask::from));
         newest.drain(..newest.len().saturating_sub(LISTED_MAX));
+    }
+    if !all && let Err(problem) = Offers::note(&app, &offers).await {
+        tracing::warn!(?problem, "what legacy workers are told is not noted");
     }
     Ok(Answer(newest.into()))
 }
@@ -88,6 +95,16 @@ pub(super) async fn set_status(
         LegacyStatus::Complete => ended(&app, attempt, node, exited(0)).await?,
         LegacyStatus::Failed if task.running_since().is_some() => {
             ended(&app, attempt, node, exited(1)).await?;
+        }
+        LegacyStatus::Failed if app.offers.may_have_started(&task, attempt) => {
+            started(&app, &task, attempt, &node, String::new()).await?;
+            let words = format!(
+                "{node} could not start it, perhaps because it had done so and the manager did not hear of it: its container \
+                 rust-orch-{} may run there",
+                attempt.task
+            );
+            let observation = Observation { attempt, seen: Seen::Progress(words) };
+            app.link.observe(&session(&app, &node)?, vec![observation]).await?;
         }
         LegacyStatus::Failed => {
             let message = format!("{node} could not start it and did not say why");
@@ -147,7 +164,7 @@ async fn ended(app: &Shared, attempt: AttemptId, node: NodeId, end: AttemptEnd) 
 }
 
 /// The worker has no session of its own: this server speaks for it.
-fn session(app: &Shared, node: &NodeId) -> Result<Session> {
+pub(super) fn session(app: &Shared, node: &NodeId) -> Result<Session> {
     let known = app.orchestrator.node(node).ok_or(LinkError::NotRegistered)?;
     Ok(known.record.current_session())
 }

@@ -1,7 +1,7 @@
 //! The agent that a legacy worker does not have: it keeps the node in the cluster and answers for what the worker cannot be
 //! told.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use orch_core::{
     engine::{Assignments, LinkError, Registration},
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
+use super::places;
 use crate::http::server::app::{App, Shared};
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ pub(super) async fn keep(app: App, node: NodeId) {
 }
 
 async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
-    let spec = spec(node);
+    let spec = spec(node, app.legacy.max_tasks);
     // As the instance, the same in each life of the server: the worker's updates go on in the same session.
     let incarnation = IncarnationId::from_bytes(*spec.instance.as_bytes());
     // What the worker has nobody knows; what it was given it has.
@@ -40,7 +41,10 @@ async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
     let mut after = None;
     loop {
         tokio::select! {
-            _ = beats.tick() => app.link.heartbeat(&session).await?,
+            _ = beats.tick() => {
+                app.link.heartbeat(&session).await?;
+                places::free(app, node, &session).await?;
+            }
             told = app.link.assignments(&session, after, seen) => {
                 let told = told?;
                 (after, seen) = (Some(told.cursor), told.revision);
@@ -62,7 +66,7 @@ fn stops(node: &NodeId, told: &Assignments) -> Vec<Report> {
 
 /// The node that stands for the worker. Nobody knows what the machine has: it is taken to be large, and the number of tasks
 /// is bounded instead.
-fn spec(node: &NodeId) -> NodeSpec {
+fn spec(node: &NodeId, max_tasks: Option<NonZeroU32>) -> NodeSpec {
     const CORES: u64 = 1024;
     const MEMORY_BYTES: u64 = 4 << 40;
     let digest = Sha256::new().chain_update(b"orch legacy worker\0").chain_update(node.as_str()).finalize();
@@ -72,6 +76,7 @@ fn spec(node: &NodeId) -> NodeSpec {
     let instance = InstanceId::from_bytes(instance);
     let capacity = Resources::new(CORES * 1000, MEMORY_BYTES);
     NodeSpec {
+        max_tasks: max_tasks.map_or(NodeSpec::DEFAULT_MAX_TASKS, NonZeroU32::get),
         labels: BTreeMap::from([("orch.legacy".into(), "true".into())]),
         ..NodeSpec::new(node.clone(), instance, capacity, [WorkKind::PlainImage])
     }

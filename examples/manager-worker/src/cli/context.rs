@@ -1,0 +1,191 @@
+//! Managers by name: `orch context`, and the file `~/.config/orch/config.toml` that it keeps.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+
+use super::{connect::Connect, exit::Failure, table};
+use crate::address;
+
+/// Content of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Contexts {
+    /// The one that is meant when nobody says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) current: Option<String>,
+    #[serde(default)]
+    pub(super) contexts: BTreeMap<String, Context>,
+}
+
+/// A manager and what it takes to reach it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Context {
+    pub(super) manager: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca: Option<PathBuf>,
+}
+
+/// Tokens are not printed.
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("manager", &self.manager).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum ContextCommand {
+    /// List the managers that have a name.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Take this one when nobody says otherwise.
+    Use {
+        /// Its name.
+        name: String,
+    },
+    /// Name the manager that --manager, --token-file and --ca tell of. The first one is in use at once.
+    Add {
+        /// Name of the context.
+        name: String,
+        /// Replace the one that has the name.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Forget a name.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Its name.
+        name: String,
+    },
+}
+
+pub(super) fn carry_out(connect: &Connect, command: ContextCommand) -> Result<(), Failure> {
+    let path = file();
+    let mut all = Contexts::load(&path)?;
+    let done = match command {
+        ContextCommand::List => return list(connect, &all),
+        ContextCommand::Use { name } => {
+            all.get(&name)?;
+            all.current = Some(name.clone());
+            format!("{name} in use")
+        }
+        ContextCommand::Add { name, replace } => {
+            check_name(&name)?;
+            if all.contexts.contains_key(&name) && !replace {
+                return Err(Failure::usage(format!(
+                    "there is a context {name} already; give --replace to change it"
+                )));
+            }
+            all.contexts.insert(name.clone(), connect.as_context()?);
+            all.current.get_or_insert_with(|| name.clone());
+            format!("{name} added")
+        }
+        ContextCommand::Remove { name } => {
+            all.get(&name)?;
+            all.contexts.remove(&name);
+            all.current.take_if(|current| *current == name);
+            format!("{name} removed")
+        }
+    };
+    all.save(&path)?;
+    match connect.json {
+        true => print_json(&all),
+        false => table::print(&format!("{done}\n")),
+    }
+}
+
+fn list(connect: &Connect, all: &Contexts) -> Result<(), Failure> {
+    if connect.json {
+        return print_json(all);
+    }
+    let rows = all.contexts.iter().map(|(name, context)| {
+        let token = match (&context.token_file, &context.token) {
+            (Some(path), _) => path.display().to_string(),
+            (None, Some(_)) => "in the file".into(),
+            (None, None) => String::new(),
+        };
+        let mark = if all.current.as_ref() == Some(name) { "*" } else { "" };
+        vec![mark.into(), name.clone(), context.manager.clone(), token]
+    });
+    table::print(&table::render(&["", "NAME", "MANAGER", "TOKEN"], rows))
+}
+
+fn print_json(all: &Contexts) -> Result<(), Failure> {
+    let mut shown = all.clone();
+    for context in shown.contexts.values_mut() {
+        context.token = context.token.take().map(|_| "(hidden)".into());
+    }
+    table::print_json(&shown)
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match !name.is_empty() && name.len() <= 64 && name.chars().all(good) {
+        true => Ok(()),
+        false => Err(Failure::usage(format!(
+            "{name:?} is no name for a context: take up to 64 letters, digits, dots, dashes and underscores"
+        ))),
+    }
+}
+
+/// File of contexts: below `XDG_CONFIG_HOME`, or `~/.config`.
+pub(super) fn file() -> PathBuf {
+    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let home = || address::variable("HOME").map(|home| PathBuf::from(home).join(".config"));
+    base.or_else(home).unwrap_or_else(|| PathBuf::from(".")).join("orch/config.toml")
+}
+
+impl Contexts {
+    /// Reads the file; none is no contexts. One with a token in it must be closed to others.
+    pub(super) fn load(path: &Path) -> Result<Self, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
+        let text = match fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            text => text.map_err(|error| failed(&error))?,
+        };
+        let all: Self = toml::from_str(&text).map_err(|error| failed(&error.message()))?;
+        let mode = fs::metadata(path).map_err(|error| failed(&error))?.permissions().mode();
+        if mode & 0o077 != 0 && all.contexts.values().any(|context| context.token.is_some()) {
+            return Err(failed(&"it holds a token and may be read by others; chmod 600 it"));
+        }
+        Ok(all)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Result<&Context, Failure> {
+        self.contexts.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.contexts.keys().map(String::as_str).collect();
+            let known = match known.is_empty() {
+                true => "there are none yet: orch context add NAME --manager URL".to_owned(),
+                false => format!("there are {}", known.join(", ")),
+            };
+            Failure::usage(format!("there is no context {name:?}; {known}"))
+        })
+    }
+
+    /// Replaces the file as a whole.
+    fn save(&self, path: &Path) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::other(format!("{}: {error}", path.display()));
+        let text = toml::to_string(self).map_err(|error| Failure::other(error.to_string()))?;
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(failed)?;
+        }
+        let staged = path.with_extension(format!("new-{}", std::process::id()));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&staged).map_err(failed)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        fs::rename(&staged, path).map_err(failed)
+    }
+}

@@ -1,0 +1,140 @@
+//! Search for the task that somebody means.
+
+use clap::Args;
+use orch_core::{
+    engine::TaskFilter,
+    model::{Namespace, TaskId},
+};
+use orch_net::http::{Client, wire::TaskInfo};
+
+use super::{exit::Failure, table};
+use crate::address;
+
+const NAMESPACE_VARIABLE: &str = "ORCH_NAMESPACE";
+
+/// The statuses of tasks that are not over.
+pub(super) const UNFINISHED: [&str; 6] =
+    ["pending", "backoff", "placed", "running", "stopping", "disconnected"];
+
+/// Namespace in which tasks are looked for.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Scope {
+    /// Only tasks of this namespace. [default: ORCH_NAMESPACE, or all]
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<Namespace>,
+}
+
+impl Scope {
+    /// The namespace that is meant, if one is.
+    pub(super) fn namespace(&self) -> Result<Option<Namespace>, Failure> {
+        let read = |text: String| {
+            text.parse().map_err(|error| Failure::usage(format!("{NAMESPACE_VARIABLE}: {error}")))
+        };
+        match &self.namespace {
+            Some(namespace) => Ok(Some(namespace.clone())),
+            None => address::variable(NAMESPACE_VARIABLE).map(read).transpose(),
+        }
+    }
+}
+
+/// Choice of a command among several tasks with one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Means {
+    /// Any: the user has to say which.
+    Any,
+    /// The one that is not over, where there is one only.
+    GoingOn,
+}
+
+/// Finds tasks for one command.
+pub(super) struct Finder<'a> {
+    pub(super) client: &'a Client,
+    pub(super) scope: &'a Scope,
+    /// Words of the command, for the advice to call it with an id.
+    pub(super) command: &'a str,
+    pub(super) means: Means,
+}
+
+impl Finder<'_> {
+    /// The task that `reference` means: an id, the beginning of one, or a name. Names need not be unique.
+    pub(super) async fn find(&self, reference: &str) -> Result<TaskId, Failure> {
+        if let Ok(id) = reference.parse() {
+            return Ok(id);
+        }
+        const SHOWN: usize = 10;
+        let filter = TaskFilter {
+            namespace: self.scope.namespace()?,
+            newest_first: true,
+            limit: SHOWN,
+            ..TaskFilter::default()
+        };
+        let named = TaskFilter { name: Some(reference.into()), ..filter.clone() };
+        let page = self.client.tasks(&named).await?;
+        let (mut found, mut more) = (page.tasks, page.next.is_some());
+        let could_be_id =
+            reference.len() >= 2 && reference.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        if could_be_id {
+            let by_id = TaskFilter { id_prefix: Some(reference.to_ascii_lowercase()), ..filter };
+            let page = self.client.tasks(&by_id).await?;
+            more |= page.next.is_some();
+            found.extend(page.tasks);
+        }
+        found.sort_by_key(|task| std::cmp::Reverse(task.view.record.seq));
+        found.dedup_by_key(|task| task.view.record.id);
+        match found.as_slice() {
+            [] => Err(Failure::unknown(self.unknown(reference)?)),
+            [task] => Ok(task.view.record.id),
+            several => {
+                if self.means == Means::GoingOn
+                    && let Some(task) = self.only_one_going_on(&named).await?
+                {
+                    say_which(reference, &task);
+                    return Ok(task.view.record.id);
+                }
+                Err(Failure::usage(self.ambiguous(reference, several, more)))
+            }
+        }
+    }
+
+    async fn only_one_going_on(&self, named: &TaskFilter) -> Result<Option<TaskInfo>, Failure> {
+        let statuses = UNFINISHED.map(String::from).into();
+        let going_on = TaskFilter { statuses, limit: 2, ..named.clone() };
+        let mut tasks = self.client.tasks(&going_on).await?.tasks;
+        Ok(if tasks.len() == 1 { tasks.pop() } else { None })
+    }
+
+    fn unknown(&self, reference: &str) -> Result<String, Failure> {
+        let place = self.scope.namespace()?.map(|namespace| format!(" in the namespace {namespace}"));
+        Ok(format!("no task{} has the name or id {reference:?}", place.unwrap_or_default()))
+    }
+
+    fn ambiguous(&self, reference: &str, several: &[TaskInfo], more: bool) -> String {
+        let rows = several.iter().map(|task| {
+            let record = &task.view.record;
+            vec![
+                format!("  {}", record.id),
+                record.spec.name.clone(),
+                record.spec.namespace.to_string(),
+                task.status.clone(),
+                table::ago(record.submitted_at),
+            ]
+        });
+        let table = table::render(&["  ID", "NAME", "NAMESPACE", "STATUS", "AGE"], rows);
+        let count = if more { format!("more than {}", several.len()) } else { several.len().to_string() };
+        let newest = several.first().map(|task| task.view.record.id.to_string()).unwrap_or_default();
+        format!(
+            "{reference:?} means {count} tasks, the newest first:\n{table}  Give an id or its beginning, such as: orch {} {newest}",
+            self.command
+        )
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a note beside the result")]
+fn say_which(reference: &str, task: &TaskInfo) {
+    let record = &task.view.record;
+    eprintln!(
+        "orch: of the tasks {reference}, {} is the only one that is not over ({})",
+        record.id.short(),
+        task.status
+    );
+}

@@ -1,0 +1,233 @@
+//! `orch cancel`, also called `stop`.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use clap::{Args, builder::PossibleValuesParser};
+use orch_core::{
+    engine::TaskFilter,
+    model::{NodeId, TaskId},
+};
+use orch_net::http::{Client, ClientError, wire::TaskInfo};
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::{
+    connect::Connect,
+    exit::Failure,
+    resolve::{Finder, Means, Scope, UNFINISHED},
+    table,
+};
+use crate::units::{self, show_count};
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// Ids, beginnings of ids, or names.
+    #[arg(conflicts_with_all = ["all", "status", "name", "node", "label"])]
+    tasks: Vec<String>,
+    /// Every task that is not over; asks first.
+    #[arg(long)]
+    all: bool,
+    /// Those with this status; several are separated by commas.
+    #[arg(long, value_name = "STATUS", value_delimiter = ',', value_parser = PossibleValuesParser::new(UNFINISHED))]
+    status: Vec<String>,
+    /// Those with this name.
+    #[arg(long)]
+    name: Option<String>,
+    /// Those that are on this node now.
+    #[arg(long)]
+    node: Option<NodeId>,
+    /// Those with this label.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = units::pair)]
+    label: Option<(String, String)>,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+    /// Why, for people.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    scope: Scope,
+}
+
+/// Result of one task.
+#[derive(Debug, Serialize)]
+struct Stopped {
+    id: String,
+    result: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip)]
+    code: u8,
+}
+
+/// Calls at a time.
+const AT_ONCE: usize = 16;
+/// Tasks that are asked for at a time.
+const PAGE: usize = 200;
+
+pub(super) async fn stop(connect: &Connect, args: StopArgs) -> Result<(), Failure> {
+    let client = connect.client()?;
+    let mut report = Report { json: connect.json, stopped: Vec::new(), failed: Vec::new() };
+    if args.tasks.is_empty() {
+        stop_all(&client, &args, &mut report).await?;
+    } else {
+        stop_named(&client, &args, &mut report).await?;
+    }
+    report.end()
+}
+
+async fn stop_named(client: &Client, args: &StopArgs, report: &mut Report) -> Result<(), Failure> {
+    let finder = Finder { client, scope: &args.scope, command: "stop", means: Means::GoingOn };
+    let mut ids = Vec::new();
+    for reference in &args.tasks {
+        match finder.find(reference).await {
+            Ok(id) => ids.push(id),
+            Err(failure) if failure.cause.is_some() => return Err(failure),
+            Err(failure) => report.note(Stopped::failed(reference.clone(), &failure))?,
+        }
+    }
+    stop_some(client, &ids, &args.reason, false, report).await
+}
+
+async fn stop_all(client: &Client, args: &StopArgs, report: &mut Report) -> Result<(), Failure> {
+    let chosen =
+        !args.status.is_empty() || args.name.is_some() || args.node.is_some() || args.label.is_some();
+    if !chosen && !args.all {
+        return Err(Failure::usage(
+            "say which tasks: ids, names, --label, --status, --node, --name, or --all",
+        ));
+    }
+    let statuses = if args.status.is_empty() {
+        // Those that are stopping need nothing more.
+        UNFINISHED.iter().filter(|status| **status != "stopping").map(ToString::to_string).collect()
+    } else {
+        args.status.clone()
+    };
+    let mut filter = TaskFilter {
+        statuses,
+        namespace: args.scope.namespace()?,
+        name: args.name.clone(),
+        node: args.node.clone(),
+        label: args.label.clone(),
+        newest_first: true,
+        limit: PAGE,
+        ..TaskFilter::default()
+    };
+    if args.all && !args.yes {
+        let count = client.tasks_with_reasons(&TaskFilter { limit: 1, ..filter.clone() }).await?.total;
+        match count.unwrap_or_default() {
+            0 => return Ok(()),
+            count => confirm(count)?,
+        }
+    }
+    loop {
+        let page = client.tasks(&filter).await?;
+        let id = |task: &TaskInfo| task.view.record.id;
+        let ids: Vec<TaskId> = page.tasks.iter().map(id).collect();
+        stop_some(client, &ids, &args.reason, true, report).await?;
+        match page.next {
+            Some(next) => filter.after_seq = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Stops these. Of those that were found by what they have in common it does not matter when one has ended meanwhile.
+async fn stop_some(
+    client: &Client,
+    ids: &[TaskId],
+    reason: &str,
+    may_be_over: bool,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    for some in ids.chunks(AT_ONCE) {
+        let mut calls = JoinSet::new();
+        for (at, id) in some.iter().copied().enumerate() {
+            let (client, reason) = (client.clone(), reason.to_owned());
+            calls.spawn(async move { (at, id, client.cancel(id, reason).await) });
+        }
+        let mut answers = calls.join_all().await;
+        answers.sort_unstable_by_key(|(at, ..)| *at);
+        for (_, id, answer) in answers {
+            let is_over = |error: &ClientError| error.code() == Some("already_finished");
+            report.note(match answer {
+                Ok(_) => Stopped::done(id),
+                Err(error) if may_be_over && is_over(&error) => {
+                    Stopped { result: "over".into(), ..Stopped::done(id) }
+                }
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    if failure.cause.is_some() {
+                        return Err(failure);
+                    }
+                    Stopped::failed(id.to_string(), &failure)
+                }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "a question to who typed the command")]
+fn confirm(count: u64) -> Result<(), Failure> {
+    let tasks = format!("{} task{}", show_count(count), if count == 1 { "" } else { "s" });
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(Failure::usage(format!("this stops {tasks}; give --yes where that is meant")));
+    }
+    eprint!("Stop {tasks}? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    match matches!(answer.trim(), "y" | "Y" | "yes") {
+        true => Ok(()),
+        false => Err(Failure::other("nothing was stopped")),
+    }
+}
+
+impl Stopped {
+    fn done(id: TaskId) -> Self {
+        Self { id: id.to_string(), result: "done".into(), error: None, code: 0 }
+    }
+
+    fn failed(id: String, failure: &Failure) -> Self {
+        Self { id, result: "failed".into(), error: Some(failure.message.clone()), code: failure.code }
+    }
+}
+
+/// Results of all tasks, each told as soon as it is known.
+struct Report {
+    json: bool,
+    /// Kept for JSON, which is one list.
+    stopped: Vec<Stopped>,
+    failed: Vec<(u8, String)>,
+}
+
+impl Report {
+    fn note(&mut self, stopped: Stopped) -> Result<(), Failure> {
+        if let Some(error) = &stopped.error {
+            let text =
+                if error.contains(&stopped.id) { error.clone() } else { format!("{}: {error}", stopped.id) };
+            self.failed.push((stopped.code, text));
+        } else if !self.json && stopped.result == "done" {
+            table::print(&format!("{} cancelled\n", stopped.id))?;
+        }
+        self.stopped.push(stopped);
+        Ok(())
+    }
+
+    /// The exit code is that of the failures where all tasks failed in the same way.
+    #[expect(clippy::print_stderr, reason = "a note beside the result")]
+    fn end(self) -> Result<(), Failure> {
+        if self.json {
+            table::print_json(&self.stopped)?;
+        }
+        if self.stopped.is_empty() {
+            eprintln!("orch: no task is like that");
+        }
+        let Some((code, _)) = self.failed.first() else { return Ok(()) };
+        let alike =
+            self.failed.len() == self.stopped.len() && self.failed.iter().all(|(other, _)| other == code);
+        let texts: Vec<&str> = self.failed.iter().map(|(_, text)| text.as_str()).collect();
+        Err(Failure::new(if alike { *code } else { 1 }, texts.join("\norch: ")))
+    }
+}
