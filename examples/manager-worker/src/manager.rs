@@ -121,10 +121,5 @@ pub(crate) fn announce(line: &str) {
 
 /// An error with its causes, in one line.
 pub(crate) fn explain(error: impl std::error::Error) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+    orch_core::with_causes(&error).to_string()
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use orch_net::http::Limits;
+use orch_core::model::TaskSpec;
+use orch_net::http::{Limits, wire::TaskPage};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -84,4 +85,24 @@ async fn limits_that_contradict_each_other_are_refused() {
     let config = orch_net::http::ServerConfig { limits, ..crate::bench::server_config() };
     let error = orch_net::http::Server::bind(config, orch).await.unwrap_err().to_string();
     assert!(error.contains("body_timeout must not be longer"), "{error}");
+}
+
+#[tokio::test]
+async fn a_page_of_large_tasks_ends_early_and_the_next_one_goes_on() {
+    const TASKS: usize = 40;
+    let bench = Bench::new().await;
+    let spec = |number| TaskSpec::program(format!("t{number}"), "true").env("LARGE", "x".repeat(200_000));
+    let submitted = bench.orch.submit_all((0..TASKS).map(spec)).await.unwrap();
+    let (mut found, mut pages) = (Vec::new(), 0);
+    let mut after = String::new();
+    loop {
+        let answer = bench.admin("GET", &format!("/api/v1/tasks?order=oldest{after}"), "").await;
+        assert!(answer.body.len() < 5 << 20, "{} bytes", answer.body.len());
+        let page: TaskPage = serde_json::from_str(&answer.body).unwrap();
+        found.extend(page.tasks.iter().map(|task| task.view.record.id));
+        pages += 1;
+        let Some(next) = page.next else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!((found, pages), (submitted, 2));
 }

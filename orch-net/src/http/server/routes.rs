@@ -225,7 +225,7 @@ fn table(app: &App) -> Routes {
                     ("count", "true: also how many there are on all pages"),
                     ("explain", "true: also why pending ones wait, for the first hundred of the page"),
                     ("after", "`next` of the page before"),
-                    ("limit", "at most so many, from 1 to 1000"),
+                    ("limit", "at most so many, from 1 to 1000; a page ends before that at 4 MiB"),
                 ]),
             tasks::list,
         )

@@ -1,6 +1,6 @@
 //! Tasks: taking them in, looking at them, taking them back, waiting for them.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use axum::{
     Json as Answer,
@@ -34,6 +34,8 @@ pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const EXPLAINED_MAX: usize = 100;
 /// The most tasks of a page.
 const PAGE_MAX: usize = 1000;
+/// The most JSON of a page with several tasks.
+const PAGE_BYTES_MAX: usize = 4 << 20;
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -143,6 +145,9 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
     let mut tasks = app.orchestrator.list(&filter);
     let more = tasks.len() > wanted;
     tasks.truncate(wanted);
+    let fit = how_many_fit(&tasks);
+    let more = more || fit < tasks.len();
+    tasks.truncate(fit);
     let next = tasks.last().filter(|_| more).map(|task| task.record.seq);
     let total = count.then(|| app.orchestrator.count(&filter));
     let mut tasks: Vec<TaskInfo> = tasks.into_iter().map(TaskInfo::from).collect();
@@ -166,6 +171,30 @@ fn known_status(text: &str) -> Result<String> {
             let detail = format!("there is no status {text:?}; there are {known}");
             Err(Problem::new(kinds::MALFORMED, detail).at("status"))
         }
+    }
+}
+
+/// How many of these tasks a page has: so many that their JSON stays below [`PAGE_BYTES_MAX`], and one at least.
+fn how_many_fit(tasks: &[TaskView]) -> usize {
+    let mut bytes = Length(0);
+    let fit = tasks.iter().take_while(|task| {
+        serde_json::to_writer(&mut bytes, task).expect("plain data has a JSON form");
+        bytes.0 <= PAGE_BYTES_MAX
+    });
+    fit.count().max(1)
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
