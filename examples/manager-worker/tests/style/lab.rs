@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -80,6 +81,21 @@ impl Lab {
         self.manager.take().unwrap().kill();
     }
 
+    /// Has the manager stand still, or go on.
+    pub(crate) fn hold_manager(&self, hold: bool) {
+        self.manager.as_ref().unwrap().hold(hold);
+    }
+
+    /// Has a worker stand still, or go on; what it runs does not notice.
+    pub(crate) fn hold_worker(&self, name: &str, hold: bool) {
+        self.workers[name].hold(hold);
+    }
+
+    /// Leaves the directories on the disk, or not.
+    pub(crate) fn keep(&mut self, keep: bool) {
+        self.dir.disable_cleanup(keep);
+    }
+
     /// Asks the manager to end.
     pub(crate) fn stop_manager(&mut self) -> ExitStatus {
         self.manager.take().unwrap().terminate()
@@ -104,9 +120,12 @@ impl Lab {
     }
 
     pub(crate) fn orch_with(&self, words: &[&str], token_file: &Path) -> Done {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
-        command.args(["--manager", &self.url, "--token-file"]).arg(token_file).args(words);
-        Done::of(command)
+        Caller { url: self.url.clone(), token_file: token_file.into() }.orch(words)
+    }
+
+    /// What another thread calls the manager with.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller { url: self.url.clone(), token_file: self.path("manager/admin.token") }
     }
 
     /// Runs `orch` with these words and reads the JSON that it prints.
@@ -181,6 +200,21 @@ pub(crate) fn wait_until_gone(process: &Path) {
     }
 }
 
+/// The address of a manager, and what opens it.
+pub(crate) struct Caller {
+    url: String,
+    token_file: PathBuf,
+}
+
+impl Caller {
+    /// Runs `orch` with these words.
+    pub(crate) fn orch(&self, words: &[&str]) -> Done {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+        command.args(["--manager", &self.url, "--token-file"]).arg(&self.token_file).args(words);
+        Done::of(command)
+    }
+}
+
 /// A command that has ended.
 #[derive(Debug)]
 pub(crate) struct Done {
@@ -236,10 +270,17 @@ impl Service {
         self.child.wait().unwrap();
     }
 
+    fn hold(&self, hold: bool) {
+        self.signal(if hold { Signal::STOP } else { Signal::CONT });
+    }
+
     fn terminate(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.child.wait().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
 
