@@ -1,8 +1,8 @@
 //! Arrivals of tasks to pack: from the public Azure trace of 2017, or drawn from its marginals.
 //!
-//! The trace is "AzurePublicDatasetV1" (CC-BY-4.0) in the form that Bergsma et al. ("Generating complex, realistic cloud
-//! workloads using recurrent neural networks", SOSP 2021) published. The environment variable `ORCH_TRACE_DIR` names its
-//! directory, with `azure-2017/v1.train.txt` and so on below.
+//! The trace is "AzurePublicDatasetV1" (CC-BY-4.0) in the form that Bergsma et al. ("Generating complex, realistic
+//! cloud workloads using recurrent neural networks", SOSP 2021) published. The environment variable `ORCH_TRACE_DIR`
+//! names its directory, with `azure-2017/v1.train.txt` and so on below.
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf, time::Duration};
 
@@ -10,7 +10,7 @@ use orch_core::model::Resources;
 
 use crate::Failure;
 
-/// One task: what it asks for, and how long it would run.
+/// One task: its request, and how long it would run.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// Cpu and memory.
@@ -19,7 +19,7 @@ pub struct Arrival {
     pub duration: Duration,
 }
 
-/// Which arrivals: `Fill` has many and no durations, `Churn` has durations.
+/// Source of arrivals: `Fill` has many and no durations, `Churn` has durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `v1.train`.
@@ -28,7 +28,7 @@ pub enum Kind {
     Churn,
 }
 
-/// Which part of the arrivals: policies are chosen on the first, and the choice is confirmed on the last.
+/// Part of the arrivals: policies are chosen on the first, and the choice is confirmed on the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The first two thirds.
@@ -185,5 +185,39 @@ impl Random {
     /// A number below `bound`, or zero.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.any() % bound.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_arrivals_are_the_same_each_time_and_have_the_mean_size_of_the_trace() {
+        let arrivals = generate(1);
+        let again = generate(1);
+        assert!(arrivals.iter().zip(&again).all(|(a, b)| a.request == b.request && a.duration == b.duration));
+        let cores: u64 = arrivals.iter().map(|arrival| arrival.request.cpu_millis).sum();
+        let mean = cores / arrivals.len() as u64;
+        assert!((1800..3000).contains(&mean), "{mean} thousandths of a core");
+    }
+
+    #[test]
+    fn a_line_of_the_trace_is_its_flavours_without_the_marks_between_tenants() -> Result<(), Failure> {
+        assert_eq!(words("300 g,|,b,m,|,").collect::<Vec<_>>(), ["g", "b", "m"]);
+        let flavours = flavours("1,1.75 b\n8,56.0 o")?;
+        assert_eq!(flavours["b"], Resources::new(1000, 7 << 28));
+        assert_eq!(flavours["o"], Resources::new(8000, 56 << 30));
+        Ok(())
+    }
+
+    #[test]
+    fn a_duration_lies_in_its_bin_or_beyond_when_the_task_still_ran() -> Result<(), Failure> {
+        let bins = "0 0\n300 1\n600 2\n900 2";
+        let found = durations(&["300 U1,|,C1,|,"], bins)?;
+        assert!((300..600).contains(&found[0].as_secs()), "{found:?}");
+        assert!((300..1200).contains(&found[1].as_secs()), "{found:?}");
+        assert!(durations(&["300 U9"], bins).is_err());
+        Ok(())
     }
 }

@@ -5,13 +5,12 @@ use orch_core::{
     scheduler::{LeastFragmentation, NodeView, Pending, Placement, Plan, Scheduler, Snapshot},
 };
 
-/// How a policy picks among nodes that accept a task.
+/// Policy that compares some of the nodes that accept a task, and takes the one with the smallest score.
 #[derive(Clone, Debug)]
 pub struct Policy {
     name: &'static str,
-    /// How many accepting nodes it compares, from a place in the list that the task's id tells.
+    /// Number of accepting nodes that it compares, from a place in the list that the task's id tells.
     compared: usize,
-    /// The smallest wins.
     score: Score,
 }
 
@@ -21,12 +20,13 @@ enum Score {
     None,
     /// The fuller node, with a penalty on imbalance: `(c + m) / 2 + |c - m|` of what it leaves.
     Waste,
-    /// The smallest angle between the request and what is free (Panigrahy et al., "Heuristics for vector bin packing", 2011).
+    /// The smallest angle between the request and what is free (Panigrahy et al., "Heuristics for vector bin packing",
+    /// 2011).
     Angle,
     /// The smallest growth of `|c - m|` alone.
     Imbalance,
-    /// The smallest growth of the free part that stays unused when a node is filled with tasks of one shape, on average over
-    /// all demand (after Weng et al., "Beware of Fragmentation", USENIX ATC 2023).
+    /// The smallest growth of the free part that stays unused when a node is filled with tasks of one shape, on average
+    /// over all demand (after Weng et al., "Beware of Fragmentation", USENIX ATC 2023).
     Fragmentation(Vec<(Resources, f64)>),
 }
 

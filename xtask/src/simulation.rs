@@ -1,5 +1,4 @@
-//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes. And the same idea with real
-//! programs.
+//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes. And faults of real programs.
 
 use crate::shell::{Result, cargo, run, say, target};
 

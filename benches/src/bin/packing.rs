@@ -1,8 +1,8 @@
-//! What each policy cannot place: `packing fill|churn first|last [windows] [nodes,nodes,...]`.
+//! Shares of demand that each policy refuses: `packing fill|churn first|last [windows] [nodes,nodes,...]`.
 //!
-//! `fill`: tasks arrive and stay, until they ask for all of the cluster but its headroom. `churn`: tasks also end; as many
-//! are under way, placed or not, as ask for all but the headroom, and what arrives meanwhile is counted. Each window begins at
-//! another arrival. A policy is chosen on `first` and confirmed on `last`.
+//! `fill`: tasks arrive and stay, until they ask for all of the cluster but its headroom. `churn`: tasks also end; as
+//! many are under way, placed or not, as ask for all but the headroom, and what arrives meanwhile is counted. Each
+//! window begins at another arrival. A policy is chosen on `first` and confirmed on `last`.
 
 use std::{
     cmp::Reverse,
@@ -69,7 +69,7 @@ fn measure() -> Result<(), Failure> {
         CLUSTERS.len()
     ));
     say(
-        "refused, % of demand (± deviation between windows) / % of tasks; refused demand beside that of random, worst cluster",
+        "refused, % of demand (± deviation between windows) / % of tasks; beside random in the worst cluster",
     );
     for nodes in sizes {
         for headroom in HEADROOMS {

@@ -14,7 +14,7 @@ pub(crate) struct Chaos<'a> {
     workers: Vec<String>,
     random: Random,
     pub(crate) faults: Faults,
-    /// What is away, and until when. The manager has the empty name.
+    /// Programs that are away. The manager has the empty name.
     away: BTreeMap<String, Away>,
 }
 
@@ -23,7 +23,7 @@ struct Away {
     dead: bool,
 }
 
-/// What was done so far.
+/// Counts of the faults so far.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Faults {
     worker_kills: u32,
@@ -88,8 +88,8 @@ impl<'a> Chaos<'a> {
         self.away.insert(name, Away { until, dead });
     }
 
-    /// Brings back what was away for long enough. A worker says that it is ready when the manager has it, so the manager comes
-    /// first.
+    /// Brings back what was away for long enough. A worker says that it is ready when the manager has it, so the
+    /// manager comes first.
     fn bring_back(&mut self) {
         let due: Vec<String> = self
             .away
@@ -115,8 +115,8 @@ impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "workers killed {} times and stopped {} times, {} of these for longer than the node timeout; the manager killed {} \
-             times and stopped {} times",
+            "workers killed {} times and stopped {} times, {} of these for longer than the node timeout; \
+             the manager killed {} times and stopped {} times",
             self.worker_kills, self.worker_holds, self.long, self.manager_kills, self.manager_holds
         )
     }

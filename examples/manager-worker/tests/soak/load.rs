@@ -9,7 +9,7 @@ use std::{
 
 use crate::{Random, lab::Caller};
 
-/// How the name of a task begins that is never started again.
+/// Beginning of the name of a task that is never started again.
 pub(crate) const NEVER: &str = "never";
 
 /// Submits tasks until it is over; the ids that the manager answered.

@@ -1,4 +1,4 @@
-//! What came of all tasks, and what must not have come of one.
+//! Counts of all tasks at the end, and violations of what was promised for each.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::{chaos::Faults, lab::Lab, load::NEVER};
 
-/// Counts, and what should not be.
+/// Counts, and violations in words.
 pub(crate) struct Verdict {
     pub(crate) violations: Vec<String>,
     faults: Faults,
     tasks: usize,
     unanswered: usize,
-    /// How many tasks ended in which way.
+    /// Number of tasks by the way they ended.
     ended: BTreeMap<String, usize>,
     started: usize,
     /// Attempts beyond the first.
@@ -107,7 +107,8 @@ impl fmt::Display for Verdict {
         writeln!(f, "{}", self.faults)?;
         write!(
             f,
-            "{} tasks ({} submitted without an answer): {:?}; {} starts, {} attempts lost, {} further attempts; {} violations",
+            "{} tasks ({} submitted without an answer): {:?}; {} starts, {} attempts lost, {} further attempts; \
+             {} violations",
             self.tasks,
             self.unanswered,
             self.ended,

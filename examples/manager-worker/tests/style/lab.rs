@@ -123,7 +123,7 @@ impl Lab {
         Caller { url: self.url.clone(), token_file: token_file.into() }.orch(words)
     }
 
-    /// What another thread calls the manager with.
+    /// A caller of the manager for another thread.
     pub(crate) fn caller(&self) -> Caller {
         Caller { url: self.url.clone(), token_file: self.path("manager/admin.token") }
     }
@@ -200,7 +200,7 @@ pub(crate) fn wait_until_gone(process: &Path) {
     }
 }
 
-/// The address of a manager, and what opens it.
+/// Address of a manager, and the token that opens it.
 pub(crate) struct Caller {
     url: String,
     token_file: PathBuf,
