@@ -138,7 +138,7 @@ fn windows(setting: &Setting<'_>, shapes: &[(u64, u64)], policy: &dyn Scheduler)
 struct Cluster {
     nodes: Vec<NodeView>,
     capacity: (f64, f64),
-    /// What is under way asks for, placed or not.
+    /// Demand of all that is under way, placed or not.
     asked: (f64, f64),
     ids: Random,
     /// When a task ends, its place in the list of arrivals, and its node if it has one.
