@@ -11,7 +11,7 @@ const BUSY: usize = 40;
 fn submit_and_end(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("functional_core/submit_and_end");
     group.throughput(Throughput::Elements(2));
-    for nodes in [10, 100, 1000] {
+    for nodes in [10, 100, 1000, 10_000] {
         let spec = SharedSpec::from(small_task("task"));
         let mut core = Core::new(nodes, 10_000);
         for _ in 0..nodes * BUSY {

@@ -10,7 +10,7 @@ use orch_core::{
         AttemptEnd, AttemptId, CommandId, Exit, IncarnationId, InstanceId, NodeId, NodeSpec, Report,
         ReportKind, Resources, SharedSpec, TaskId, TaskSpec, Timestamp, WorkKind,
     },
-    scheduler::BestFit,
+    scheduler::LeastFragmentation,
     state::{ClusterConfig, ClusterState, Command, Envelope, NewTask},
     testkit::SimulatedRuntime,
 };
@@ -77,7 +77,7 @@ impl Core {
     pub fn new(nodes: usize, finished_max: usize) -> Self {
         let config = ClusterConfig { finished_max, ..ClusterConfig::default() };
         let mut core = Self {
-            state: ClusterState::new(config, Arc::new(BestFit)),
+            state: ClusterState::new(config, Arc::new(LeastFragmentation)),
             author: Author::local(),
             submitted: 0,
             ended: 0,

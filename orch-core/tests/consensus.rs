@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use orch_core::{
     consensus::{Consensus, LocalConsensus, StoreConsensus},
-    scheduler::BestFit,
+    scheduler::LeastFragmentation,
     store::{MemoryStore, StateStore},
     testkit::consensus::{ConsensusHarness, run_all},
 };
@@ -56,6 +56,6 @@ async fn store_consensus_of_three_processes_conforms() {
 }
 
 #[test]
-fn best_fit_conforms() {
-    orch_core::testkit::scheduler::run_all(&BestFit, 3000);
+fn least_fragmentation_conforms() {
+    orch_core::testkit::scheduler::run_all(&LeastFragmentation, 3000);
 }

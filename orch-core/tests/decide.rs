@@ -11,7 +11,7 @@ use orch_core::{
         NodeLossPolicy, NodeSpec, NodeState, Report, ReportKind, Resources, RestartPolicy, SharedSpec,
         StartFailure, TaskId, TaskSpec, Timestamp, WorkKind,
     },
-    scheduler::BestFit,
+    scheduler::LeastFragmentation,
     state::{
         Change, ClusterConfig, ClusterMachine, ClusterState, Command, Decided, Envelope, NewTask, Outcome,
         Publish, Rejection, TaskRecord, TaskState,
@@ -38,13 +38,13 @@ struct Cluster(ClusterState);
 
 impl Cluster {
     fn with_node() -> Self {
-        let mut cluster = Self(ClusterState::new(ClusterConfig::default(), Arc::new(BestFit)));
+        let mut cluster = Self(ClusterState::new(ClusterConfig::default(), Arc::new(LeastFragmentation)));
         cluster.command(0, register("n")).unwrap();
         cluster
     }
 
     fn with_config(config: ClusterConfig) -> Self {
-        let mut cluster = Self(ClusterState::new(config, Arc::new(BestFit)));
+        let mut cluster = Self(ClusterState::new(config, Arc::new(LeastFragmentation)));
         cluster.command(0, register("n")).unwrap();
         cluster
     }
@@ -194,7 +194,7 @@ fn records_of_another_member_that_contradict_each_other_are_refused_and_change_n
     assert!(refused.contains("node n") && refused.contains("is placed on it"), "{refused}");
     assert_eq!(machine.digest(), digest);
 
-    let elsewhere = ClusterState::new(ClusterConfig::default(), Arc::new(BestFit));
+    let elsewhere = ClusterState::new(ClusterConfig::default(), Arc::new(LeastFragmentation));
     let mut machine = ClusterMachine::new(elsewhere, Box::new(Nobody));
     let placement: Vec<Write> = placed.changes.iter().map(Change::to_write).collect();
     let refused = machine.absorb(Revision(1), &placement).unwrap_err().to_string();
@@ -412,7 +412,7 @@ fn one_author_is_one_suspicion_whatever_it_says() {
 
 #[test]
 fn only_the_key_that_a_node_registered_with_speaks_for_it() {
-    let mut cluster = Cluster(ClusterState::new(ClusterConfig::default(), Arc::new(BestFit)));
+    let mut cluster = Cluster(ClusterState::new(ClusterConfig::default(), Arc::new(LeastFragmentation)));
     let member = |key: u8| Author::Key { key: [key; 32], member: true };
     let outsider = Author::Key { key: [9; 32], member: false };
     let mut carry_out = |author: &Author, command: Command| {

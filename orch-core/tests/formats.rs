@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use orch_core::{
     consensus::{Author, Context, MachineError},
     model::{NodeId, TaskId, Timestamp},
-    scheduler::BestFit,
+    scheduler::LeastFragmentation,
     state::{Change, ClusterConfig, ClusterState, Command, Envelope},
     store::{Key, Write},
 };
@@ -17,7 +17,7 @@ const SNAPSHOT_1: &[u8] = include_bytes!("formats/snapshot-1.json");
 
 fn empty() -> ClusterState {
     let config = ClusterConfig { finished_max: 3, ..ClusterConfig::default() };
-    ClusterState::new(config, Arc::new(BestFit))
+    ClusterState::new(config, Arc::new(LeastFragmentation))
 }
 
 fn records_1() -> Vec<Write> {

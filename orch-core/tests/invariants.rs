@@ -33,7 +33,7 @@ use orch_core::{
         NodeLossPolicy, NodeSpec, NodeState, Report, ReportKind, Resources, RestartPolicy, SharedSpec,
         StartFailure, TaskId, TaskSpec, Timestamp, WorkKind,
     },
-    scheduler::BestFit,
+    scheduler::LeastFragmentation,
     state::{
         Change, ClusterConfig, ClusterState, Command, Decided, Envelope, NewTask, Outcome, TaskRecord,
         TaskState,
@@ -166,7 +166,7 @@ fn config() -> ClusterConfig {
 }
 
 fn fresh() -> ClusterState {
-    ClusterState::new(config(), Arc::new(BestFit))
+    ClusterState::new(config(), Arc::new(LeastFragmentation))
 }
 
 fn node_id(node: u8) -> NodeId {

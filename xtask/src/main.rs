@@ -24,6 +24,8 @@ usage: cargo xtask <command>
   soak --seeds N [--first SEED]     simulate groups of replicas with faults and liars, a minute for each seed and size;
                                     ends with one line of totals
   soak engine --seeds N             simulate whole clusters of orchestrators and agents; `sim engine replay --seed N`
+  soak binaries --minutes N         kill and stop a real manager and workers at random, and count what tasks did; also
+                                    `--seed N`, `--workers N`
   sim ARGS                          run the simulator: `replay --seed N --replicas N`, `twins`, `twice`
   seeded-faults [engine] [--fault NAME]
                                     make known mistakes on purpose; fails when the simulation does not notice one
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         ["fix"] => gate::fix(),
         ["test", rest @ ..] => test::Options::read(rest).and_then(|options| test::run(&options)),
         ["soak", "engine", rest @ ..] => simulation::run_engine_with(&[&["soak"], rest].concat()),
+        ["soak", "binaries", rest @ ..] => simulation::soak_binaries(rest),
         ["sim", "engine", rest @ ..] => simulation::run_engine_with(rest),
         ["soak", rest @ ..] => simulation::run_with(&[&["soak"], rest].concat()),
         ["sim", rest @ ..] => simulation::run_with(rest),

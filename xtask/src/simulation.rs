@@ -1,4 +1,4 @@
-//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes.
+//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes. And faults of real programs.
 
 use crate::shell::{Result, cargo, run, say, target};
 
@@ -11,6 +11,12 @@ pub(crate) fn run_with(args: &[&str]) -> Result {
 /// The same with the program that simulates whole clusters.
 pub(crate) fn run_engine_with(args: &[&str]) -> Result {
     run_program("engine", "orch-sim-engine", args)
+}
+
+/// Kills the real programs of the style of managers and workers at random.
+pub(crate) fn soak_binaries(args: &[&str]) -> Result {
+    let build = ["test", "--quiet", "--package", "manager-worker", "--test", "soak", "--"];
+    run(cargo(&build).args(args))
 }
 
 fn run_program(feature: &str, program: &str, args: &[&str]) -> Result {

@@ -26,7 +26,7 @@ use crate::{
     model::AttemptId,
     output::{MemoryOutput, OutputStore, StoreOutput, move_out},
     runtime::Runtime,
-    scheduler::{BestFit, Guarded, Scheduler},
+    scheduler::{Guarded, LeastFragmentation, Scheduler},
     state::{ClusterConfig, ClusterMachine, ClusterState},
     store::{Key, MemoryStore, StateStore},
 };
@@ -49,7 +49,7 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            scheduler: Arc::new(BestFit),
+            scheduler: Arc::new(LeastFragmentation),
             consensus: None,
             store: None,
             output: None,
@@ -63,7 +63,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Which task goes to which node. Default: [`BestFit`].
+    /// Which task goes to which node. Default: [`LeastFragmentation`].
     #[must_use]
     pub fn scheduler(mut self, scheduler: Arc<dyn Scheduler>) -> Self {
         self.scheduler = scheduler;

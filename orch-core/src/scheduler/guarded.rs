@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{TaskId, TaskSpec},
-        scheduler::BestFit,
+        scheduler::LeastFragmentation,
     };
 
     #[derive(Debug)]
@@ -71,7 +71,7 @@ mod tests {
             if std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
                 panic!("not in the mood");
             }
-            BestFit.plan(snapshot, pending)
+            LeastFragmentation.plan(snapshot, pending)
         }
     }
 

@@ -1,7 +1,7 @@
 //! The [`Scheduler`] trait: which task goes to which node.
 
-mod best_fit;
 mod guarded;
+mod least_fragmentation;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Constraint, Held, NodeId, NodeRecord, Shortage, TaskId, TaskSpec, WorkKind};
 
-pub use best_fit::BestFit;
 pub(crate) use guarded::Guarded;
+pub use least_fragmentation::LeastFragmentation;
 
 /// Decides placements. The contract is between a policy and the functional core, which calls it inside
 /// `ClusterState::decide` on every replica.
@@ -23,7 +23,7 @@ pub(crate) use guarded::Guarded;
 ///   capacity was gained;
 /// - give, where [`Snapshot::explain`] asks for it, every reason by class of nodes for each task that stays pending.
 pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
-    /// Short name for messages: `best-fit`.
+    /// Short name for messages: `least-fragmentation`.
     fn name(&self) -> &'static str;
 
     /// Places what fits of `pending`, which is in the order in which tasks should go first.

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -80,6 +81,21 @@ impl Lab {
         self.manager.take().unwrap().kill();
     }
 
+    /// Has the manager stand still, or go on.
+    pub(crate) fn hold_manager(&self, hold: bool) {
+        self.manager.as_ref().unwrap().hold(hold);
+    }
+
+    /// Has a worker stand still, or go on; what it runs does not notice.
+    pub(crate) fn hold_worker(&self, name: &str, hold: bool) {
+        self.workers[name].hold(hold);
+    }
+
+    /// Leaves the directories on the disk, or not.
+    pub(crate) fn keep(&mut self, keep: bool) {
+        self.dir.disable_cleanup(keep);
+    }
+
     /// Asks the manager to end.
     pub(crate) fn stop_manager(&mut self) -> ExitStatus {
         self.manager.take().unwrap().terminate()
@@ -108,20 +124,21 @@ impl Lab {
     }
 
     pub(crate) fn orch_with(&self, words: &[&str], token_file: &Path) -> Done {
-        let mut command = self.bare(&["--manager", &self.url, "--token-file"]);
-        command.arg(token_file).args(words);
-        Done::of(command)
+        self.caller_with(token_file).orch(words)
+    }
+
+    /// A caller of the manager for another thread.
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller_with(&self.path("manager/admin.token"))
+    }
+
+    fn caller_with(&self, token_file: &Path) -> Caller {
+        Caller { url: self.url.clone(), token_file: token_file.into(), home: self.dir.path().into() }
     }
 
     /// `orch` with these words, of a user who has no files and no variables of it.
     pub(crate) fn bare(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
-        for variable in ["ORCH_MANAGER", "ORCH_TOKEN", "ORCH_CONTEXT", "ORCH_NAMESPACE"] {
-            command.env_remove(variable);
-        }
-        command.env("XDG_CONFIG_HOME", self.path("config")).env("XDG_DATA_HOME", self.path("data"));
-        command.args(words);
-        command
+        bare(self.dir.path(), words)
     }
 
     /// Runs `orch` with these words and reads the JSON that it prints.
@@ -196,6 +213,32 @@ pub(crate) fn wait_until_gone(process: &Path) {
     }
 }
 
+/// Address of a manager, and the token that opens it.
+pub(crate) struct Caller {
+    url: String,
+    token_file: PathBuf,
+    home: PathBuf,
+}
+
+impl Caller {
+    /// Runs `orch` with these words.
+    pub(crate) fn orch(&self, words: &[&str]) -> Done {
+        let mut command = bare(&self.home, &["--manager", &self.url, "--token-file"]);
+        command.arg(&self.token_file).args(words);
+        Done::of(command)
+    }
+}
+
+fn bare(home: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+    for variable in ["ORCH_MANAGER", "ORCH_TOKEN", "ORCH_CONTEXT", "ORCH_NAMESPACE"] {
+        command.env_remove(variable);
+    }
+    command.env("XDG_CONFIG_HOME", home.join("config")).env("XDG_DATA_HOME", home.join("data"));
+    command.args(words);
+    command
+}
+
 /// A command that has ended.
 #[derive(Debug)]
 pub(crate) struct Done {
@@ -251,10 +294,17 @@ impl Service {
         self.child.wait().unwrap();
     }
 
+    fn hold(&self, hold: bool) {
+        self.signal(if hold { Signal::STOP } else { Signal::CONT });
+    }
+
     fn terminate(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.child.wait().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
 
