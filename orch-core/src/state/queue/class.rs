@@ -3,17 +3,32 @@
 use super::{Size, Waiting};
 use crate::{model::TaskId, state::queue::Rank};
 
-/// Shapes in order of their sizes, in chunks with a summary each. A search passes over the chunks that hold nothing small
-/// enough, or nothing that goes first.
+/// Shapes in order of their sizes, in chunks with a summary each, and a tree over the summaries. A search passes over the parts
+/// of the tree that hold nothing small enough, or nothing that goes first.
 #[derive(Debug, Default)]
 pub(super) struct Class {
     chunks: Vec<Chunk>,
+    tree: Tree,
 }
 
 #[derive(Debug)]
 struct Chunk {
     /// In order of sizes; never empty.
-    shapes: Vec<(Size, Waiting)>,
+    lines: Vec<Line>,
+    summary: Summary,
+}
+
+/// The tasks of one size.
+#[derive(Debug)]
+struct Line {
+    size: Size,
+    /// Of those that wait; here, so that a look at many lines stays in one place of memory.
+    first: (Rank, TaskId),
+    waiting: Waiting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Summary {
     least_memory: u64,
     first: (Rank, TaskId),
 }
@@ -24,21 +39,23 @@ const CHUNK_MAX: usize = 128;
 impl Class {
     pub(super) fn insert(&mut self, size: Size, entry: (Rank, TaskId)) {
         if self.chunks.is_empty() {
-            self.chunks.push(Chunk::new(vec![(size, Waiting::from([entry]))]));
-            return;
+            self.chunks.push(Chunk::new(vec![Line::new(size, entry)]));
+            return self.tree.build(&self.chunks);
         }
         let at = self.chunk_of(size);
         let chunk = &mut self.chunks[at];
         match chunk.find(size) {
-            Ok(shape) => drop(chunk.shapes[shape].1.insert(entry)),
-            Err(shape) => chunk.shapes.insert(shape, (size, Waiting::from([entry]))),
+            Ok(at) => chunk.lines[at].insert(entry),
+            Err(at) => chunk.lines.insert(at, Line::new(size, entry)),
         }
-        chunk.least_memory = chunk.least_memory.min(size.memory_bytes);
-        chunk.first = chunk.first.min(entry);
-        if chunk.shapes.len() > CHUNK_MAX {
-            let rest = chunk.shapes.split_off(CHUNK_MAX / 2);
+        chunk.summary = chunk.summary.with(Summary { least_memory: size.memory_bytes, first: entry });
+        if chunk.lines.len() > CHUNK_MAX {
+            let rest = chunk.lines.split_off(CHUNK_MAX / 2);
             chunk.summarise();
             self.chunks.insert(at + 1, Chunk::new(rest));
+            self.tree.build(&self.chunks);
+        } else {
+            self.tree.set(at, chunk.summary);
         }
     }
 
@@ -48,15 +65,16 @@ impl Class {
         }
         let at = self.chunk_of(size);
         let chunk = &mut self.chunks[at];
-        let Ok(shape) = chunk.find(size) else { return };
-        chunk.shapes[shape].1.remove(entry);
-        if chunk.shapes[shape].1.is_empty() {
-            chunk.shapes.remove(shape);
+        let Ok(line) = chunk.find(size) else { return };
+        if !chunk.lines[line].remove(entry) {
+            chunk.lines.remove(line);
         }
-        match chunk.shapes.is_empty() {
-            true => drop(self.chunks.remove(at)),
-            false if chunk.first == *entry || chunk.least_memory == size.memory_bytes => chunk.summarise(),
-            false => {}
+        if chunk.lines.is_empty() {
+            self.chunks.remove(at);
+            self.tree.build(&self.chunks);
+        } else if chunk.summary.first == *entry || chunk.summary.least_memory == size.memory_bytes {
+            chunk.summarise();
+            self.tree.set(at, chunk.summary);
         }
     }
 
@@ -66,12 +84,12 @@ impl Class {
 
     pub(super) fn get(&self, size: Size) -> Option<&Waiting> {
         let chunk = self.chunks.get(self.chunk_of(size))?;
-        chunk.find(size).ok().map(|shape| &chunk.shapes[shape].1)
+        chunk.find(size).ok().map(|line| &chunk.lines[line].waiting)
     }
 
     /// The first task of all. The class must not be empty.
     pub(super) fn first(&self) -> (Rank, TaskId) {
-        self.chunks.iter().map(|chunk| chunk.first).min().expect("a class that waits has tasks")
+        self.tree.whole().expect("a class that waits has tasks").first
     }
 
     /// The first task of a shape that fits into `free` and is not to be skipped, if it goes before `before`.
@@ -81,47 +99,136 @@ impl Class {
         before: Option<(Rank, TaskId)>,
         skip: impl Fn(Size) -> bool,
     ) -> Option<((Rank, TaskId), Size)> {
-        let mut first = None;
-        let mut bound = before;
-        for chunk in self.chunks.iter().take_while(|chunk| chunk.shapes[0].0.cpu_millis <= free.cpu_millis) {
-            let goes_first = |entry: (Rank, TaskId)| bound.is_none_or(|bound| entry < bound);
-            if chunk.least_memory > free.memory_bytes || !goes_first(chunk.first) {
-                continue;
+        let small_enough =
+            self.chunks.partition_point(|chunk| chunk.lines[0].size.cpu_millis <= free.cpu_millis);
+        let (mut first, mut bound) = (None, before);
+        self.tree.visit(small_enough, |summary, chunk| {
+            if summary.least_memory > free.memory_bytes || bound.is_some_and(|bound| summary.first >= bound) {
+                return false;
             }
-            for (size, waiting) in &chunk.shapes {
-                let Some(entry) = waiting.first().copied() else { continue };
-                if size.fits(free) && bound.is_none_or(|bound| entry < bound) && !skip(*size) {
-                    first = Some((entry, *size));
-                    bound = Some(entry);
+            for line in chunk.map_or(&[][..], |at| &self.chunks[at].lines) {
+                let goes_first = bound.is_none_or(|bound| line.first < bound);
+                if goes_first && line.size.fits(free) && !skip(line.size) {
+                    (first, bound) = (Some((line.first, line.size)), Some(line.first));
                 }
             }
-        }
+            true
+        });
         first
     }
 
     /// The chunk that a size belongs to; 0 when there is none.
     fn chunk_of(&self, size: Size) -> usize {
-        self.chunks.partition_point(|chunk| chunk.shapes[0].0 <= size).saturating_sub(1)
+        self.chunks.partition_point(|chunk| chunk.lines[0].size <= size).saturating_sub(1)
     }
 }
 
 impl Chunk {
-    fn new(shapes: Vec<(Size, Waiting)>) -> Self {
-        let first = *shapes[0].1.first().expect("a shape that waits has tasks");
-        let mut chunk = Self { shapes, least_memory: 0, first };
-        chunk.summarise();
-        chunk
+    fn new(lines: Vec<Line>) -> Self {
+        let summary = Summary::of(&lines);
+        Self { lines, summary }
     }
 
     fn find(&self, size: Size) -> Result<usize, usize> {
-        self.shapes.binary_search_by_key(&size, |(size, _)| *size)
+        self.lines.binary_search_by_key(&size, |line| line.size)
     }
 
     fn summarise(&mut self) {
-        let memory = self.shapes.iter().map(|(size, _)| size.memory_bytes);
-        self.least_memory = memory.min().expect("a chunk has shapes");
-        let first = self.shapes.iter().filter_map(|(_, waiting)| waiting.first().copied());
-        self.first = first.min().expect("a shape that waits has tasks");
+        self.summary = Summary::of(&self.lines);
+    }
+}
+
+impl Line {
+    fn new(size: Size, entry: (Rank, TaskId)) -> Self {
+        Self { size, first: entry, waiting: Waiting::from([entry]) }
+    }
+
+    fn insert(&mut self, entry: (Rank, TaskId)) {
+        self.waiting.insert(entry);
+        self.first = self.first.min(entry);
+    }
+
+    /// Says whether any are left.
+    fn remove(&mut self, entry: &(Rank, TaskId)) -> bool {
+        self.waiting.remove(entry);
+        self.first = self.waiting.first().copied().unwrap_or(self.first);
+        !self.waiting.is_empty()
+    }
+}
+
+impl Summary {
+    fn of(lines: &[Line]) -> Self {
+        let each = lines.iter().map(|line| Self { least_memory: line.size.memory_bytes, first: line.first });
+        each.reduce(Self::with).expect("a chunk has lines")
+    }
+
+    fn with(self, other: Self) -> Self {
+        Self { least_memory: self.least_memory.min(other.least_memory), first: self.first.min(other.first) }
+    }
+}
+
+/// Summaries of the chunks and of runs of them: a binary tree in an array. The root is 1, and the children of `n` are `2n` and
+/// `2n + 1`; the chunks are the last level.
+#[derive(Debug, Default)]
+struct Tree {
+    nodes: Vec<Option<Summary>>,
+}
+
+impl Tree {
+    fn build(&mut self, chunks: &[Chunk]) {
+        let leaves = chunks.len().next_power_of_two();
+        self.nodes.clear();
+        self.nodes.resize(2 * leaves, None);
+        for (node, chunk) in self.nodes[leaves..].iter_mut().zip(chunks) {
+            *node = Some(chunk.summary);
+        }
+        (1..leaves).rev().for_each(|node| self.nodes[node] = self.below(node));
+    }
+
+    fn set(&mut self, chunk: usize, summary: Summary) {
+        let mut node = self.leaves() + chunk;
+        self.nodes[node] = Some(summary);
+        while node > 1 {
+            node /= 2;
+            self.nodes[node] = self.below(node);
+        }
+    }
+
+    fn whole(&self) -> Option<Summary> {
+        *self.nodes.get(1)?
+    }
+
+    /// Shows runs of the chunks before `end`, and goes below those for which `look` says so, first where a task goes first.
+    /// A run of one chunk is shown with its number.
+    fn visit(&self, end: usize, mut look: impl FnMut(Summary, Option<usize>) -> bool) {
+        let leaves = self.leaves();
+        // A node with the number of its first chunk and the count of its leaves.
+        let mut next = vec![(1, 0, leaves)];
+        while let Some((node, start, width)) = next.pop() {
+            let Some(summary) = self.nodes.get(node).copied().flatten().filter(|_| start < end) else {
+                continue;
+            };
+            if !look(summary, (width == 1).then_some(start)) || width == 1 {
+                continue;
+            }
+            let half = width / 2;
+            let (left, right) = ((2 * node, start, half), (2 * node + 1, start + half, half));
+            let first = |node: usize| self.nodes[node].map(|summary| summary.first);
+            let right_first =
+                first(right.0).is_some_and(|right| first(left.0).is_none_or(|left| right < left));
+            next.extend(if right_first { [left, right] } else { [right, left] });
+        }
+    }
+
+    fn below(&self, node: usize) -> Option<Summary> {
+        match (self.nodes[2 * node], self.nodes[2 * node + 1]) {
+            (Some(left), Some(right)) => Some(left.with(right)),
+            (left, right) => left.or(right),
+        }
+    }
+
+    fn leaves(&self) -> usize {
+        self.nodes.len() / 2
     }
 }
 
