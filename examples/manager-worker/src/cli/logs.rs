@@ -34,7 +34,7 @@ pub(super) async fn logs(
     scope: &Scope,
 ) -> Result<(), Failure> {
     let LogRange { follow, tail, attempt } = *range;
-    let range = OutputRange { follow, attempt, tail };
+    let range = OutputRange { follow, attempt, tail, ..OutputRange::default() };
     let client = connect.client()?;
     let finder = Finder { client: &client, scope, command: "logs", means: Means::GoingOn };
     let id = finder.find(reference).await?;
