@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use orch_core::{
     Error, Orchestrator,
     consensus::{Consensus, LocalConsensus, StoreConsensus},
-    engine::{Agent, AgentConfig, EngineConfig, EventKind, TaskFilter, TaskView},
-    model::{AttemptEnd, AttemptId, Exit, Resources, TaskId, TaskSpec, WorkKind},
+    engine::{Agent, AgentConfig, EngineConfig, EventKind, OutputRange, TaskFilter, TaskView},
+    model::{AttemptEnd, AttemptId, Exit, Resources, TaskId, TaskSpec, Timestamp, WorkKind},
     output::{
         FileOutput, FileOutputConfig, MemoryOutput, OutputError, OutputPage, OutputPiece, OutputPosition,
         OutputStore, OutputWatch, StoreOutput,
@@ -387,7 +387,9 @@ async fn output_has_a_place_of_its_own() {
     let stored = async || store.scan("observed/output/", None, 10).await.unwrap().entries.len();
     let piece = |task: TaskId, data: &'static str| {
         let attempt = AttemptId { task, attempt: std::num::NonZeroU32::MIN };
-        OutputPiece { attempt, limit: 1 << 20, stream: OutputStream::Stdout, offset: 0, data: data.into() }
+        let time = Some(Timestamp::from_millis(77_000));
+        let (limit, stream) = (1 << 20, OutputStream::Stdout);
+        OutputPiece { attempt, limit, stream, offset: 0, time, data: data.into() }
     };
 
     let before = build(None).await;
@@ -401,7 +403,9 @@ async fn output_has_a_place_of_its_own() {
     output.append(vec![piece(unknown, "whose?")]).await.unwrap();
     let after = build(Some(output)).await;
     assert_eq!(stored().await, 0);
-    assert_eq!(after.logs(early, false).await.unwrap().text().await.unwrap(), "said before");
+    let range = OutputRange { times: true, ..OutputRange::default() };
+    let moved = after.logs_in(early, range).await.unwrap().next().await.unwrap().unwrap();
+    assert_eq!((&moved.data[..], moved.time), (&b"said before"[..], Some(Timestamp::from_millis(77_000))));
     let runtime = SimulatedRuntime::new();
     let agent =
         Agent::start(AgentConfig::local("a", [WorkKind::Program]).unwrap(), Arc::new(runtime), after.link());

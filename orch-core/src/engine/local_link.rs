@@ -167,6 +167,7 @@ impl ControlLink for LocalLink {
     async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
         self.admit(session).await?;
         let (view, mut pieces, mut writes) = (&self.0.view, Vec::new(), Vec::new());
+        let time = Some(self.0.consensus.now());
         for Observation { attempt, seen } in observations {
             if let Seen::Output { offset, data, .. } = &seen
                 && offset.checked_add(data.len() as u64).is_none()
@@ -180,7 +181,7 @@ impl ControlLink for LocalLink {
             match seen {
                 Seen::Output { stream, offset, data } => {
                     let limit = view.task(attempt.task).map_or(0, |task| task.record.spec.output_limit_bytes);
-                    pieces.push(OutputPiece { attempt, limit, stream, offset, data });
+                    pieces.push(OutputPiece { attempt, limit, stream, offset, time, data });
                 }
                 Seen::Running { .. } | Seen::Health(_) | Seen::Progress(_) => {
                     if let Some(observed) = view.observed(attempt.task) {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{error::Error, view::View};
 use crate::{
-    model::TaskId,
+    model::{TaskId, Timestamp},
     output::{KeptOutput, OutputError, OutputPosition, OutputStore, OutputWatch, beyond},
     runtime::OutputStream,
     store::StoreError,
@@ -28,6 +28,9 @@ pub struct OutputChunk {
     pub stream: OutputStream,
     /// How many bytes of this stream and attempt came before it. A jump means that older output was dropped.
     pub offset: u64,
+    /// When the orchestrator took it in, where that was asked for and is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
     /// The bytes.
     #[serde(with = "super::link::text_bytes")]
     pub data: Bytes,
@@ -42,13 +45,29 @@ pub struct OutputRange {
     pub attempt: Option<NonZeroU32>,
     /// Only the last lines of what is there already, both streams together, as far as they are within the last 16 MiB.
     pub tail: Option<u32>,
+    /// Only what was taken in at this time or later. A piece whose time is unknown is older than any.
+    pub since: Option<Timestamp>,
+    /// Pieces come with their times.
+    pub times: bool,
+}
+
+impl OutputRange {
+    fn wants(&self, piece: &KeptOutput) -> bool {
+        self.attempt.is_none_or(|of| piece.position.attempt == of)
+            && self.since.is_none_or(|since| piece.time >= Some(since))
+    }
+
+    /// Whether nothing of it comes after this piece.
+    fn is_before(&self, piece: &KeptOutput) -> bool {
+        self.attempt.is_some_and(|of| piece.position.attempt > of)
+    }
 }
 
 /// A task's output in the order in which it arrived. Dropping it ends the reading.
 pub struct OutputReader {
     output: Arc<dyn OutputStore>,
     task: TaskId,
-    attempt: Option<NonZeroU32>,
+    range: OutputRange,
     /// Place before its beginning.
     first: Option<OutputPosition>,
     ready: VecDeque<OutputChunk>,
@@ -112,12 +131,17 @@ impl OutputReader {
             Some(finished) => State::Behind(Follow { watch: Some(output.follow(task).await?), finished }),
             None => State::Last,
         };
-        let (first, read) = match range.tail {
-            Some(lines) => tail(&*output, task, range.attempt, lines).await?,
-            None => (range.attempt.and_then(OutputPosition::before_attempt), None),
+        let before_attempt = range.attempt.and_then(OutputPosition::before_attempt);
+        let before = match range.since {
+            Some(since) => output.place_since(task, range.attempt, since).await?.or(before_attempt),
+            None => before_attempt,
         };
-        let (attempt, read) = (range.attempt, read.into_iter().collect());
-        Ok(Self { output, task, attempt, first, ready: VecDeque::new(), last: first, read, state })
+        let (first, read) = match range.tail {
+            Some(lines) => tail(&*output, task, &range, before, lines).await?,
+            None => (before, None),
+        };
+        let read = read.into_iter().collect();
+        Ok(Self { output, task, range, first, ready: VecDeque::new(), last: first, read, state })
     }
 
     /// The next piece. When following, waits for it until the task has finished; otherwise `None` ends what there was.
@@ -165,10 +189,7 @@ impl OutputReader {
                     }
                 };
                 let more = page.more;
-                let later = page
-                    .pieces
-                    .last()
-                    .is_some_and(|last| self.attempt.is_some_and(|of| last.position.attempt > of));
+                let later = page.pieces.last().is_some_and(|last| self.range.is_before(last));
                 page.pieces.into_iter().for_each(|piece| self.take(piece));
                 self.last = more.or(self.last);
                 if later {
@@ -213,15 +234,19 @@ impl OutputReader {
 
     /// Takes what was not read yet.
     fn take(&mut self, piece: KeptOutput) {
-        let KeptOutput { position, stream, offset, data } = piece;
-        if self.attempt.is_some_and(|attempt| position.attempt != attempt) {
+        if self.range.attempt.is_some_and(|attempt| piece.position.attempt != attempt) {
             return;
         }
+        let is_wanted = self.range.wants(&piece);
+        let KeptOutput { position, stream, offset, time, data } = piece;
         self.last = self.last.max(Some(position));
         let read = self.read.entry((position.attempt, stream)).or_default();
         if let Some((offset, data)) = beyond(*read, offset, data) {
             *read = offset.saturating_add(data.len() as u64);
-            self.ready.push_back(OutputChunk { attempt: position.attempt, stream, offset, data });
+            if is_wanted {
+                let time = time.filter(|_| self.range.times);
+                self.ready.push_back(OutputChunk { attempt: position.attempt, stream, offset, time, data });
+            }
         }
     }
 }
@@ -229,29 +254,29 @@ impl OutputReader {
 /// End of what was read already of an attempt and stream.
 type Read = ((NonZeroU32, OutputStream), u64);
 
-/// Place before the last lines, and what of the first of their pieces is before them. Reads no more than it has to.
+/// Place before the last lines, and what of the first of their pieces is before them. Nothing of the range is up to
+/// `before`. Reads no more than it has to.
 async fn tail(
     output: &dyn OutputStore,
     task: TaskId,
-    attempt: Option<NonZeroU32>,
+    range: &OutputRange,
+    before: Option<OutputPosition>,
     lines: u32,
 ) -> Result<(Option<OutputPosition>, Option<Read>), OutputError> {
     const BYTES_FIRST: u64 = 64 << 10;
     const BYTES_MAX: u64 = 16 << 20;
     let mut bytes = BYTES_FIRST;
     loop {
-        let first = output.place_of_last(task, attempt, bytes).await?;
-        let first = first.or(attempt.and_then(OutputPosition::before_attempt));
-        let pieces = all_after(output, task, attempt, first).await?;
+        let first = output.place_of_last(task, range.attempt, bytes).await?.max(before);
+        let pieces = all_after(output, task, range, first).await?;
         if let Some((at, cut)) = last_lines(&pieces, lines) {
-            let before = at.checked_sub(1).and_then(|before| pieces.get(before));
-            let place = before.map(|piece| piece.position).or(first);
+            let previous = at.checked_sub(1).and_then(|previous| pieces.get(previous));
+            let place = previous.map(|piece| piece.position).or(first);
             let read =
                 pieces.get(at).map(|piece| ((piece.position.attempt, piece.stream), piece.offset + cut));
             return Ok((place, read));
         }
-        let is_all = pieces.iter().map(|piece| piece.data.len() as u64).sum::<u64>() < bytes;
-        if is_all || bytes >= BYTES_MAX {
+        if first == before || bytes >= BYTES_MAX {
             return Ok((first, None));
         }
         bytes *= 8;
@@ -261,16 +286,14 @@ async fn tail(
 async fn all_after(
     output: &dyn OutputStore,
     task: TaskId,
-    attempt: Option<NonZeroU32>,
+    range: &OutputRange,
     mut after: Option<OutputPosition>,
 ) -> Result<Vec<KeptOutput>, OutputError> {
     let mut pieces = Vec::new();
     loop {
         let page = output.read(task, after).await?;
-        let of_it = |piece: &KeptOutput| attempt.is_none_or(|of| piece.position.attempt == of);
-        let later =
-            page.pieces.last().is_some_and(|last| attempt.is_some_and(|of| last.position.attempt > of));
-        pieces.extend(page.pieces.into_iter().filter(of_it));
+        let later = page.pieces.last().is_some_and(|last| range.is_before(last));
+        pieces.extend(page.pieces.into_iter().filter(|piece| range.wants(piece)));
         match page.more.filter(|_| !later) {
             Some(more) => after = Some(more),
             None => return Ok(pieces),

@@ -47,6 +47,35 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// Reads RFC 3339 with any offset. `None` for what is not a time from 1970 on; parts of a millisecond are left out.
+    #[must_use]
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let clock = text.get(..19)?;
+        let number = |at: std::ops::Range<usize>| text.get(at)?.parse::<u64>().ok();
+        let days = days_from_civil(number(0..4)?, number(5..7)?, number(8..10)?)?;
+        let of_day = number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?;
+        let local = Self((days * 86_400 + of_day) * 1000);
+        if !local.to_rfc3339().starts_with(clock) {
+            return None;
+        }
+        let rest = text.get(19..)?;
+        let zone_at = rest.find(['Z', '+', '-'])?;
+        let (fraction, zone) = rest.split_at(zone_at);
+        let millis = match fraction.strip_prefix('.') {
+            Some(digits) if digits.bytes().all(|digit| digit.is_ascii_digit()) && !digits.is_empty() => {
+                format!("{digits:0<3}").get(..3)?.parse().ok()?
+            }
+            None if fraction.is_empty() => 0,
+            _ => return None,
+        };
+        let with_millis = local.0 + millis;
+        let utc = match (zone.get(..1)?, offset_millis(zone)?) {
+            ("-", offset) => with_millis.checked_add(offset),
+            (_, offset) => with_millis.checked_sub(offset),
+        };
+        utc.map(Self)
+    }
+
     /// RFC 3339 in UTC with milliseconds: `2026-02-03T04:05:06.789Z`.
     #[must_use]
     pub fn to_rfc3339(self) -> String {
@@ -82,6 +111,29 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
+}
+
+/// Days since 1970-01-01, the other way round; `None` before that. Days that a month does not have count into the next
+/// one.
+fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
+    let shifted_year = if month <= 2 { year.checked_sub(1)? } else { year };
+    let (era, of_era) = (shifted_year / 400, shifted_year % 400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day;
+    let shifted = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year;
+    shifted.checked_sub(719_469)
+}
+
+/// Size of the offset of a time zone as RFC 3339 writes it: `Z`, `+01:00`, `-09:30`.
+fn offset_millis(zone: &str) -> Option<u64> {
+    if zone == "Z" {
+        return Some(0);
+    }
+    let (hours, minutes) = zone.strip_prefix(['+', '-'])?.split_once(':')?;
+    let number = |text: &str, end: u64| {
+        let is_number = text.len() == 2 && text.bytes().all(|digit| digit.is_ascii_digit());
+        text.parse::<u64>().ok().filter(|number| is_number && *number < end)
+    };
+    Some(number(hours, 24)? * 3_600_000 + number(minutes, 60)? * 60_000)
 }
 
 /// Serde form of a [`Duration`]: whole milliseconds. The field's name ends in `_ms`.
@@ -138,6 +190,50 @@ mod tests {
             (1_767_225_599_001, "2025-12-31T23:59:59.001Z"),
         ] {
             assert_eq!(Timestamp::from_millis(millis).to_rfc3339(), text);
+            assert_eq!(Timestamp::from_rfc3339(text), Some(Timestamp::from_millis(millis)));
+        }
+        for days in 0..200_000 {
+            let time = Timestamp::from_millis(days * 86_400_000 + 1);
+            assert_eq!(Timestamp::from_rfc3339(&time.to_rfc3339()), Some(time));
+        }
+    }
+
+    #[test]
+    fn times_of_any_zone_are_read_and_nonsense_is_not() {
+        for (text, utc) in [
+            ("2024-02-29T23:59:59Z", "2024-02-29T23:59:59.000Z"),
+            ("2026-02-03T04:05:06.789123456Z", "2026-02-03T04:05:06.789Z"),
+            ("2026-01-01T00:30:00.5+01:00", "2025-12-31T23:30:00.500Z"),
+            ("2026-01-01T00:30:00.05-09:30", "2026-01-01T10:00:00.050Z"),
+        ] {
+            assert_eq!(Timestamp::from_rfc3339(text).unwrap().to_rfc3339(), utc);
+        }
+        for text in [
+            "",
+            "2026-01-01",
+            "2026-01-01T00:00:00",
+            "2026-01-01 00:00:00Z",
+            "2026-01-01T00:00:00.Z",
+            "2026-01-01T00:00:00.xZ",
+            "2026-01-01T00:00:00,5Z",
+            "2026-01-01T00:00:00Zx",
+            "2026-01-01T00:00:00Z01:00",
+            "2026-01-01T00:00:00+1:00",
+            "2026-01-01T00:00:00+24:00",
+            "2026-01-01T00:00:00+01:60",
+            "2026-02-29T00:00:00Z",
+            "2026-00-10T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-01-00T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:60:00Z",
+            "2026-01-01T00:00:+6Z",
+            "1969-12-31T23:59:59Z",
+            "1970-01-01T00:00:00+00:01",
+            "0000-01-01T00:00:00Z",
+            "2026-01-01T00:00:00\u{e9}Z",
+        ] {
+            assert_eq!(Timestamp::from_rfc3339(text), None, "{text}");
         }
     }
 

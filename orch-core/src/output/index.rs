@@ -12,7 +12,7 @@ use super::{
     pieces::{PIECE_BYTES_MAX, PIECES_MAX, Run, beyond, cost, limits, put_together},
 };
 use crate::{
-    model::{AttemptId, TaskId},
+    model::{AttemptId, TaskId, Timestamp},
     runtime::OutputStream,
 };
 
@@ -43,6 +43,7 @@ pub(super) struct Piece<P> {
     pub(super) stream: OutputStream,
     pub(super) offset: u64,
     pub(super) bytes: u64,
+    pub(super) time: Option<Timestamp>,
     pub(super) place: P,
 }
 
@@ -56,6 +57,7 @@ pub(super) struct Fresh {
     pub(super) number: u64,
     pub(super) stream: OutputStream,
     pub(super) offset: u64,
+    pub(super) time: Option<Timestamp>,
     pub(super) data: Bytes,
 }
 
@@ -71,7 +73,7 @@ impl<P> Index<P> {
         let mut ages: BTreeMap<AttemptId, u64> = BTreeMap::new();
         let mut number = self.next_number;
         let mut fresh = Vec::new();
-        for Run { attempt, stream, offset, data } in put_together(pieces, PIECE_BYTES_MAX) {
+        for Run { attempt, stream, offset, time, data } in put_together(pieces, PIECE_BYTES_MAX) {
             let kept = self.attempts.get(&attempt);
             let known = || kept.and_then(|kept| kept.ends.get(&stream)).copied().unwrap_or_default();
             let end = ends.entry((attempt, stream)).or_insert_with(known);
@@ -79,7 +81,7 @@ impl<P> Index<P> {
             *end = offset + data.len() as u64;
             let age = *ages.entry(attempt).or_insert_with(|| kept.map_or(number, |kept| kept.age));
             let limit = limits.get(&attempt).copied().unwrap_or(u64::MAX);
-            fresh.push(Fresh { attempt, limit, age, number, stream, offset, data });
+            fresh.push(Fresh { attempt, limit, age, number, stream, offset, time, data });
             number += 1;
         }
         fresh
@@ -178,15 +180,26 @@ impl<P> Index<P> {
         attempt: Option<NonZeroU32>,
         bytes: u64,
     ) -> Option<OutputPosition> {
-        let range = match attempt {
-            Some(attempt) => AttemptId { task, attempt }..=AttemptId { task, attempt },
-            None => all_of(task),
-        };
-        let pieces = self.attempts.range(range).rev().flat_map(|(id, kept)| {
+        let pieces = self.attempts.range(some_of(task, attempt)).rev().flat_map(|(id, kept)| {
             let at = |piece: &Piece<P>| OutputPosition { attempt: id.attempt, number: piece.number };
             kept.pieces.iter().rev().map(move |piece| (at(piece), piece.bytes))
         });
         OutputPosition::before_last(pieces, bytes)
+    }
+
+    /// See [`OutputStore::place_since`](super::OutputStore::place_since).
+    pub(super) fn place_since(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        since: Timestamp,
+    ) -> Option<OutputPosition> {
+        let pieces = self.attempts.range(some_of(task, attempt)).flat_map(|(id, kept)| {
+            let at = |piece: &Piece<P>| OutputPosition { attempt: id.attempt, number: piece.number };
+            kept.pieces.iter().map(move |piece| (at(piece), piece.time))
+        });
+        // One after the other: clocks go back at times, and then the times are not sorted.
+        pieces.take_while(|(_, time)| *time < Some(since)).last().map(|(position, _)| position)
     }
 
     pub(super) fn tasks(&self) -> Vec<TaskId> {
@@ -198,4 +211,11 @@ impl<P> Index<P> {
 
 fn all_of(task: TaskId) -> std::ops::RangeInclusive<AttemptId> {
     AttemptId { task, attempt: NonZeroU32::MIN }..=AttemptId { task, attempt: NonZeroU32::MAX }
+}
+
+fn some_of(task: TaskId, attempt: Option<NonZeroU32>) -> std::ops::RangeInclusive<AttemptId> {
+    match attempt {
+        Some(attempt) => AttemptId { task, attempt }..=AttemptId { task, attempt },
+        None => all_of(task),
+    }
 }

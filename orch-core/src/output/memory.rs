@@ -14,7 +14,7 @@ use super::{
     index::{Fresh, Index, Piece},
     pieces::{PAGE_BYTES, cost},
 };
-use crate::model::TaskId;
+use crate::model::{TaskId, Timestamp};
 
 /// [`OutputStore`] in memory. The end of the process forgets it.
 #[derive(Debug)]
@@ -42,10 +42,10 @@ impl OutputStore for MemoryOutput {
         {
             let mut index = self.lock();
             let mut dropped = Vec::new();
-            for Fresh { attempt, limit, age, number, stream, offset, data } in index.fresh(pieces) {
+            for Fresh { attempt, limit, age, number, stream, offset, time, data } in index.fresh(pieces) {
                 // A part of something larger would keep all of it.
                 let data = Bytes::copy_from_slice(&data);
-                let piece = Piece { number, stream, offset, bytes: data.len() as u64, place: data };
+                let piece = Piece { number, stream, offset, bytes: data.len() as u64, time, place: data };
                 index.insert(attempt, age, piece);
                 index.trim(attempt, limit, &mut dropped);
                 tasks.push(attempt.task);
@@ -66,8 +66,8 @@ impl OutputStore for MemoryOutput {
                 break;
             }
             bytes += cost(piece.bytes);
-            let Piece { stream, offset, place: data, .. } = piece.clone();
-            page.pieces.push(KeptOutput { position, stream, offset, data });
+            let Piece { stream, offset, time, place: data, .. } = piece.clone();
+            page.pieces.push(KeptOutput { position, stream, offset, time, data });
         }
         Ok(page)
     }
@@ -79,6 +79,15 @@ impl OutputStore for MemoryOutput {
         bytes: u64,
     ) -> Result<Option<OutputPosition>, OutputError> {
         Ok(self.lock().place_of_last(task, attempt, bytes))
+    }
+
+    async fn place_since(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        since: Timestamp,
+    ) -> Result<Option<OutputPosition>, OutputError> {
+        Ok(self.lock().place_since(task, attempt, since))
     }
 
     async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {

@@ -25,7 +25,7 @@ pub use self::files::{FileOutput, FileOutputConfig};
 pub use self::{memory::MemoryOutput, records::StoreOutput};
 pub(crate) use self::{pieces::beyond, records::move_out};
 use crate::{
-    model::{AttemptId, TaskId},
+    model::{AttemptId, TaskId, Timestamp},
     runtime::OutputStream,
 };
 
@@ -72,6 +72,35 @@ pub trait OutputStore: std::fmt::Debug + Send + Sync + 'static {
         }
     }
 
+    /// A place up to which everything of a task, or of one attempt of it, was taken in before `since` or at an unknown
+    /// time; `None` where the first piece was not. What comes after it may be older in parts, where a clock went back.
+    /// This reads all that is before it; a place that knows the times of its pieces has a better way.
+    ///
+    /// # Errors
+    /// When it cannot be found.
+    async fn place_since(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        since: Timestamp,
+    ) -> Result<Option<OutputPosition>, OutputError> {
+        let (mut place, mut after) = (None, attempt.and_then(OutputPosition::before_attempt));
+        loop {
+            let page = self.read(task, after).await?;
+            for piece in page.pieces {
+                let of_it = attempt.is_none_or(|of| piece.position.attempt == of);
+                if !of_it || piece.time >= Some(since) {
+                    return Ok(place);
+                }
+                place = Some(piece.position);
+            }
+            match page.more {
+                Some(more) => after = Some(more),
+                None => return Ok(place),
+            }
+        }
+    }
+
     /// Yields after something was appended for the task since the call. Several appends may be told as one. The end means
     /// that nothing more will be appended here.
     ///
@@ -109,6 +138,8 @@ pub struct OutputPiece {
     pub stream: OutputStream,
     /// How many bytes of this stream and attempt came before it. With the length of the data at most [`u64::MAX`].
     pub offset: u64,
+    /// When it was taken in, where that is known.
+    pub time: Option<Timestamp>,
     /// The bytes.
     pub data: Bytes,
 }
@@ -122,6 +153,8 @@ pub struct KeptOutput {
     pub stream: OutputStream,
     /// How many bytes of this stream and attempt came before it.
     pub offset: u64,
+    /// When it was first taken in; absent in what was kept by a version without times.
+    pub time: Option<Timestamp>,
     /// The bytes.
     pub data: Bytes,
 }

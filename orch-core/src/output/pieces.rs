@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 
 use super::OutputPiece;
-use crate::{model::AttemptId, runtime::OutputStream};
+use crate::{
+    model::{AttemptId, Timestamp},
+    runtime::OutputStream,
+};
 
 /// The most bytes of a piece. Smaller ones that follow each other are put together, larger ones are cut.
 pub(super) const PIECE_BYTES_MAX: usize = 64 << 10;
@@ -26,6 +29,7 @@ pub(super) struct Run {
     pub(super) attempt: AttemptId,
     pub(super) stream: OutputStream,
     pub(super) offset: u64,
+    pub(super) time: Option<Timestamp>,
     pub(super) data: BytesMut,
 }
 
@@ -34,15 +38,16 @@ pub(super) fn limits(pieces: &[OutputPiece]) -> BTreeMap<AttemptId, u64> {
     pieces.iter().map(|piece| (piece.attempt, piece.limit)).collect()
 }
 
-/// Joins what goes on where the piece before it of the same attempt ended, and cuts to `most` bytes. The order of both
-/// streams of an attempt stays.
+/// Joins what goes on where the piece before it of the same attempt ended and was taken in at the same time, and cuts
+/// to `most` bytes. The order of both streams of an attempt stays.
 pub(super) fn put_together(pieces: Vec<OutputPiece>, most: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut latest: BTreeMap<AttemptId, usize> = BTreeMap::new();
-    for OutputPiece { attempt, stream, mut offset, mut data, .. } in pieces {
+    for OutputPiece { attempt, stream, mut offset, time, mut data, .. } in pieces {
         while !data.is_empty() {
             let open = latest.get(&attempt).and_then(|at| runs.get_mut(*at)).filter(|run| {
-                run.stream == stream && run.offset + run.data.len() as u64 == offset && run.data.len() < most
+                let goes_on = run.stream == stream && run.offset + run.data.len() as u64 == offset;
+                goes_on && run.time == time && run.data.len() < most
             });
             let room = most - open.as_ref().map_or(0, |run| run.data.len());
             let part = data.split_to(room.min(data.len()));
@@ -52,7 +57,7 @@ pub(super) fn put_together(pieces: Vec<OutputPiece>, most: usize) -> Vec<Run> {
                 Some(run) => run.data.extend_from_slice(&part),
                 None => {
                     latest.insert(attempt, runs.len());
-                    runs.push(Run { attempt, stream, offset: start, data: part.into() });
+                    runs.push(Run { attempt, stream, offset: start, time, data: part.into() });
                 }
             }
         }

@@ -22,7 +22,7 @@ use super::{
     pieces::{PIECE_BYTES_MAX, PIECE_OVERHEAD, PIECES_MAX, Run, beyond, cost, limits, put_together},
 };
 use crate::{
-    model::{AttemptId, TaskId},
+    model::{AttemptId, TaskId, Timestamp},
     runtime::OutputStream,
     store::{CommitError, Entry, Guard, Key, StateStore, StoreCapabilities, StoreError, Write, portions},
 };
@@ -69,6 +69,8 @@ struct Header {
     v: u8,
     stream: OutputStream,
     offset: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time: Option<Timestamp>,
 }
 
 impl StoreOutput {
@@ -200,8 +202,8 @@ pub(crate) async fn move_out(
         }
         let piece = |Entry { key, value, .. }: &Entry| {
             let (attempt, _) = parse_key(key)?;
-            let KeptOutput { stream, offset, data, .. } = decode(key, value)?;
-            Some(OutputPiece { attempt, limit: limit(attempt)?, stream, offset, data })
+            let KeptOutput { stream, offset, time, data, .. } = decode(key, value)?;
+            Some(OutputPiece { attempt, limit: limit(attempt)?, stream, offset, time, data })
         };
         to.append(page.entries.iter().filter_map(piece).collect()).await?;
         to.sync().await?;
@@ -276,14 +278,14 @@ impl Index {
     }
 
     fn add(&mut self, run: Run, writes: &mut Vec<Write>) {
-        let Run { attempt, stream, offset, data } = run;
+        let Run { attempt, stream, offset, time, data } = run;
         let kept = self.kept(attempt);
         let next = kept.next_offset.entry(stream).or_default();
         let Some((offset, data)) = beyond(*next, offset, data.freeze()) else { return };
         let bytes = data.len() as u64;
         *next = offset + bytes;
         let number = kept.next_number;
-        writes.push(Write::put(piece_key(attempt, number), encode(stream, offset, &data)));
+        writes.push(Write::put(piece_key(attempt, number), encode(stream, offset, time, &data)));
         kept.push(number, bytes);
         let age = kept.age;
         self.bytes += cost(bytes);
@@ -359,8 +361,9 @@ fn parse_key(key: &Key) -> Option<(AttemptId, u64)> {
     Some((AttemptId { task: task.parse().ok()?, attempt: attempt.parse().ok()? }, number.parse().ok()?))
 }
 
-fn encode(stream: OutputStream, offset: u64, data: &[u8]) -> Bytes {
-    let header = serde_json::to_vec(&Header { v: 1, stream, offset }).expect("plain data has a JSON form");
+fn encode(stream: OutputStream, offset: u64, time: Option<Timestamp>, data: &[u8]) -> Bytes {
+    let header =
+        serde_json::to_vec(&Header { v: 1, stream, offset, time }).expect("plain data has a JSON form");
     let mut value = BytesMut::with_capacity(header.len() + 1 + data.len());
     value.extend_from_slice(&header);
     value.extend_from_slice(b"\n");
@@ -378,6 +381,7 @@ fn decode(key: &Key, value: &Bytes) -> Option<KeptOutput> {
         position: OutputPosition { attempt, number },
         stream: header.stream,
         offset: header.offset,
+        time: header.time,
         data: value.slice(end + 1..),
     })
 }

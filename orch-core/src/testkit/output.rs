@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 
 use crate::{
-    model::{AttemptId, TaskId},
+    model::{AttemptId, TaskId, Timestamp},
     output::{KeptOutput, OutputPiece, OutputStore},
     runtime::OutputStream::{self, Stderr, Stdout},
 };
@@ -44,6 +44,8 @@ pub async fn run_all(harness: &dyn OutputHarness) {
         the_first_attempts_make_room,
         reading_goes_on_after_a_position,
         the_last_bytes_are_found,
+        pieces_say_when_they_were_first_taken_in,
+        what_was_taken_in_since_a_time_is_found,
         who_follows_is_woken_for_its_task_only,
         forgotten_tasks_are_gone_and_can_write_again,
     );
@@ -65,7 +67,7 @@ fn byte(offset: u64) -> u8 {
 
 fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputPiece {
     let data: Vec<u8> = (offset..offset + len).map(byte).collect();
-    OutputPiece { attempt, limit: 1 << 20, stream, offset, data: Bytes::from(data) }
+    OutputPiece { attempt, limit: 1 << 20, stream, offset, time: None, data: Bytes::from(data) }
 }
 
 /// Everything that is kept of a task, after a look at its bytes and its order.
@@ -90,7 +92,7 @@ async fn all(output: &dyn OutputStore, task: TaskId) -> Vec<KeptOutput> {
 /// Where pieces are, with those joined that follow each other.
 async fn places(output: &dyn OutputStore, task: TaskId) -> Vec<(u32, OutputStream, u64, u64)> {
     let mut places: Vec<(u32, OutputStream, u64, u64)> = Vec::new();
-    for KeptOutput { position, stream, offset, data } in all(output, task).await {
+    for KeptOutput { position, stream, offset, data, .. } in all(output, task).await {
         let (attempt, end) = (position.attempt.get(), offset + data.len() as u64);
         match places.last_mut() {
             Some((of, on, _, last)) if (*of, *on, *last) == (attempt, stream, offset) => *last = end,
@@ -199,6 +201,58 @@ async fn the_last_bytes_are_found(harness: &dyn OutputHarness) {
     assert_eq!(output.place_of_last(attempt(1).task, None, 100).await.unwrap(), None);
 }
 
+fn taken_in(millis: u64, piece: OutputPiece) -> OutputPiece {
+    OutputPiece { time: Some(Timestamp::from_millis(millis)), ..piece }
+}
+
+async fn pieces_say_when_they_were_first_taken_in(harness: &dyn OutputHarness) {
+    let output = harness.open("pieces_say_when_they_were_first_taken_in", MUCH).await;
+    let one = attempt(1);
+    output.append(vec![taken_in(1000, piece(one, Stdout, 0, 10))]).await.unwrap();
+    output.append(vec![taken_in(2000, piece(one, Stdout, 0, 20))]).await.unwrap();
+    let together = vec![
+        taken_in(3000, piece(one, Stdout, 20, 10)),
+        taken_in(3000, piece(one, Stdout, 30, 10)),
+        taken_in(4000, piece(one, Stdout, 40, 10)),
+        piece(one, Stdout, 50, 10),
+    ];
+    output.append(together.clone()).await.unwrap();
+    output.append(together.into_iter().map(|piece| taken_in(9000, piece)).collect()).await.unwrap();
+    let mut times = Vec::new();
+    for KeptOutput { time, data, .. } in all(&*output, one.task).await {
+        times.extend(data.iter().map(|_| time.map(Timestamp::as_millis)));
+    }
+    let expected = [Some(1000), Some(2000), Some(3000), Some(3000), Some(4000), None];
+    assert_eq!(times, expected.map(|time| [time; 10]).concat());
+}
+
+async fn what_was_taken_in_since_a_time_is_found(harness: &dyn OutputHarness) {
+    let output = harness.open("what_was_taken_in_since_a_time_is_found", MUCH).await;
+    let one = attempt(1);
+    let two = AttemptId { task: one.task, attempt: NonZeroU32::new(2).unwrap() };
+    output.append(vec![piece(one, Stdout, 0, 100)]).await.unwrap();
+    // The clock goes back once.
+    for (at, millis) in [1000, 2000, 4000, 3000].into_iter().enumerate() {
+        output.append(vec![taken_in(millis, piece(one, Stderr, at as u64 * 100, 100))]).await.unwrap();
+    }
+    output.append(vec![taken_in(5000, piece(two, Stdout, 0, 100))]).await.unwrap();
+    let found = async |attempt: Option<AttemptId>, since| {
+        let of = attempt.map(|attempt| attempt.attempt);
+        let place = output.place_since(one.task, of, Timestamp::from_millis(since)).await.unwrap();
+        let after = output.read(one.task, place).await.unwrap().pieces;
+        let of_it = after.iter().filter(|piece| of.is_none_or(|of| piece.position.attempt == of));
+        of_it.map(|piece| piece.data.len()).sum::<usize>()
+    };
+    for (since, given) in
+        [(0, 500), (1000, 500), (1001, 400), (2001, 300), (3500, 300), (4001, 100), (5000, 100), (5001, 0)]
+    {
+        assert_eq!(found(None, since).await, given, "since {since}");
+    }
+    assert_eq!((found(Some(one), 2000).await, found(Some(one), 4001).await), (300, 0));
+    assert_eq!((found(Some(two), 0).await, found(Some(two), 5001).await), (100, 0));
+    assert_eq!(output.place_since(attempt(1).task, None, Timestamp::ZERO).await.unwrap(), None);
+}
+
 async fn who_follows_is_woken_for_its_task_only(harness: &dyn OutputHarness) {
     let output = harness.open("who_follows_is_woken_for_its_task_only", MUCH).await;
     let (one, other) = (attempt(1), attempt(1));
@@ -232,7 +286,9 @@ async fn what_was_kept_is_there_again(harness: &dyn OutputHarness) {
     let (one, two) = (attempt(1), attempt(3));
     let output = harness.open(name, MUCH).await;
     for at in 0..50 {
-        let pieces = [one, two].map(|of| OutputPiece { limit: 3000, ..piece(of, Stdout, at * 100, 100) });
+        let time = (at % 3 > 0).then(|| Timestamp::from_millis(1_700_000_000_000 + at));
+        let pieces =
+            [one, two].map(|of| OutputPiece { limit: 3000, time, ..piece(of, Stdout, at * 100, 100) });
         output.append(pieces.into()).await.unwrap();
     }
     output.append(vec![OutputPiece { limit: 3000, ..piece(two, Stderr, 0, 10) }]).await.unwrap();

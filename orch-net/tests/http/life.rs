@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orch_core::{
     engine::{Observation, OutputRange, Seen, TaskFilter},
-    model::{CommandId, Exit, NodeId, TaskId, TaskSpec},
+    model::{CommandId, Exit, NodeId, TaskId, TaskSpec, Timestamp},
     runtime::OutputStream,
     state::Outcome,
     testkit::SimulatedRuntime,
@@ -217,5 +217,54 @@ async fn a_tail_goes_on_through_a_disconnect() {
     for wrong in ["tail=-1", "tail=100001", "attempt=0"] {
         let path = format!("/api/v1/tasks/{task}/logs?{wrong}");
         bench.admin("GET", &path, "").await.problem(400, "malformed_request");
+    }
+}
+
+#[tokio::test]
+async fn output_since_a_time_goes_on_through_a_disconnect() {
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let _worker = bench.worker(&runtime).await;
+    let proxy = Proxy::to(bench.address).await;
+    let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
+    let task = bench.orch.submit(hang("writes")).await.unwrap();
+    running(&bench.orch, task).await;
+    let writes = async |offset: u64, text: &str| {
+        let session = bench.orch.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
+        let data = text.to_owned().into_bytes().into();
+        let seen = Seen::Output { stream: OutputStream::Stdout, offset, data };
+        let observation = Observation { attempt: attempt(task, 1), seen };
+        bench.orch.link().observe(&session, vec![observation]).await.unwrap();
+    };
+    writes(0, "one\n").await;
+    let all = OutputRange { follow: true, times: true, ..OutputRange::default() };
+    let first = soon(client.logs_in(task, all).await.unwrap().next()).await.unwrap().unwrap();
+    let since = first.time.unwrap().after(Duration::from_millis(1));
+    let mut later = client.logs_in(task, OutputRange { since: Some(since), ..all }).await.unwrap();
+    // The group's clock goes on from that of the system, which it read in whole milliseconds.
+    while Timestamp::now() < since.after(Duration::from_millis(5)) {
+        tokio::task::yield_now().await;
+    }
+    for (offset, text) in [(4, "two\n"), (8, "three\n")] {
+        writes(offset, text).await;
+        let next = soon(later.next()).await.unwrap().unwrap();
+        assert_eq!((next.offset, &next.data[..]), (offset, text.as_bytes()));
+        assert!(next.time >= Some(since), "{next:?}");
+        proxy.cut();
+    }
+    let logs =
+        async |query: &str| bench.admin("GET", &format!("/api/v1/tasks/{task}/logs?{query}"), "").await;
+    // Every other line of a body in chunks is the size of the next one.
+    let read = async |query: &str| {
+        let body = logs(query).await.body;
+        body.split("\r\n").skip(1).step_by(2).collect::<String>()
+    };
+    assert_eq!(read("").await, "one\ntwo\nthree\n");
+    assert_eq!(read(&format!("since={}", since.as_millis())).await, "two\nthree\n");
+    let timed = read("timestamps=true&format=json").await;
+    assert_eq!((timed.lines().count(), timed.matches("\"time\":").count()), (3, 3), "{timed}");
+    let untimed = read("format=json").await;
+    assert_eq!((untimed.lines().count(), untimed.matches("time").count()), (3, 0), "{untimed}");
+    for wrong in ["since=-1", "since=now", "timestamps=yes&format=json", "timestamps=true"] {
+        logs(wrong).await.problem(400, "malformed_request");
     }
 }

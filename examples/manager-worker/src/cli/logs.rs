@@ -1,9 +1,13 @@
 //! `orch logs`.
 
-use std::{io::Write as _, num::NonZeroU32};
+use std::{collections::BTreeSet, io::Write as _, num::NonZeroU32};
 
 use clap::Args;
-use orch_core::{engine::OutputRange, runtime::OutputStream};
+use orch_core::{
+    engine::{OutputChunk, OutputRange},
+    model::Timestamp,
+    runtime::OutputStream,
+};
 use orch_net::http::LogLines;
 
 use super::{
@@ -12,6 +16,7 @@ use super::{
     resolve::{Finder, Means, Scope},
     table,
 };
+use crate::units;
 
 /// Part of a task's output to print.
 #[derive(Clone, Copy, Debug, Args)]
@@ -25,6 +30,23 @@ pub(super) struct LogRange {
     /// Only what this attempt wrote; they are numbered from 1.
     #[arg(long, value_name = "NUMBER")]
     attempt: Option<NonZeroU32>,
+    /// Only what the manager received since: an age such as 5min, or a time such as 2026-02-03T04:05:06Z.
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<Timestamp>,
+    /// Begin each line with the UTC time at which the manager received its beginning, or - where that is unknown.
+    #[arg(short, long)]
+    timestamps: bool,
+}
+
+/// The time before which output is left out.
+fn since(text: &str) -> Result<Timestamp, String> {
+    if let Some(time) = Timestamp::from_rfc3339(text) {
+        return Ok(time);
+    }
+    let age = units::duration(text)
+        .map_err(|error| format!("{error}; or give a whole time such as 2026-02-03T04:05:06Z"))?;
+    let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    Ok(Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(age)))
 }
 
 pub(super) async fn logs(
@@ -33,14 +55,15 @@ pub(super) async fn logs(
     range: &LogRange,
     scope: &Scope,
 ) -> Result<(), Failure> {
-    let LogRange { follow, tail, attempt } = *range;
-    let range = OutputRange { follow, attempt, tail };
+    let LogRange { follow, tail, attempt, since, timestamps } = *range;
+    let range = OutputRange { follow, attempt, tail, since, times: timestamps };
     let client = connect.client()?;
     let finder = Finder { client: &client, scope, command: "logs", means: Means::GoingOn };
     let id = finder.find(reference).await?;
+    let output = client.logs_in(id, range).await?;
     match connect.json {
-        true => print_json(client.logs_in(id, range).await?).await,
-        false => print_all(client.logs_in(id, range).await?).await,
+        true => print_json(output).await,
+        false => print_all(output, timestamps.then(Stamps::default)).await,
     }
 }
 
@@ -54,9 +77,12 @@ pub(super) async fn print_json(mut output: LogLines) -> Result<(), Failure> {
 }
 
 /// Prints a task's output to the streams that it was written to.
-pub(super) async fn print_all(mut output: LogLines) -> Result<(), Failure> {
+pub(super) async fn print_all(mut output: LogLines, mut stamps: Option<Stamps>) -> Result<(), Failure> {
     while let Some(chunk) = output.next().await {
-        let chunk = chunk?;
+        let mut chunk = chunk?;
+        if let Some(stamps) = &mut stamps {
+            chunk.data = stamps.stamp(&chunk).into();
+        }
         match chunk.stream {
             OutputStream::Stdout => {
                 let mut out = std::io::stdout().lock();
@@ -67,4 +93,63 @@ pub(super) async fn print_all(mut output: LogLines) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Times put before lines. A line has that of the piece in which it began.
+#[derive(Debug, Default)]
+pub(super) struct Stamps {
+    /// Streams on which a line has begun and not ended.
+    within: BTreeSet<OutputStream>,
+}
+
+impl Stamps {
+    fn stamp(&mut self, chunk: &OutputChunk) -> Vec<u8> {
+        let time = chunk.time.map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339);
+        let mut stamped = Vec::with_capacity(chunk.data.len() + time.len() + 1);
+        for line in chunk.data.split_inclusive(|byte| *byte == b'\n') {
+            if self.within.insert(chunk.stream) {
+                stamped.extend_from_slice(time.as_bytes());
+                stamped.push(b' ');
+            }
+            stamped.extend_from_slice(line);
+            if line.ends_with(b"\n") {
+                self.within.remove(&chunk.stream);
+            }
+        }
+        stamped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_time_of_the_piece_in_which_it_began() {
+        let mut stamps = Stamps::default();
+        let mut stamp = |stream, millis: Option<u64>, text: &'static str| {
+            let (time, data) = (millis.map(Timestamp::from_millis), text.as_bytes().into());
+            let chunk = OutputChunk { attempt: NonZeroU32::MIN, stream, offset: 0, time, data };
+            String::from_utf8(stamps.stamp(&chunk)).unwrap()
+        };
+        let at = |second: u64| format!("1970-01-01T00:00:0{second}.000Z");
+        let (one, two) = (at(1), at(2));
+        assert_eq!(stamp(OutputStream::Stdout, Some(1000), "a\n\nb"), format!("{one} a\n{one} \n{one} b"));
+        assert_eq!(stamp(OutputStream::Stderr, Some(1000), "e\n"), format!("{one} e\n"), "streams are apart");
+        assert_eq!(stamp(OutputStream::Stdout, Some(2000), "c\nd"), format!("c\n{two} d"));
+        assert_eq!(stamp(OutputStream::Stdout, None, "\nold\n"), "\n- old\n");
+        assert_eq!(stamp(OutputStream::Stdout, Some(2000), ""), "");
+    }
+
+    #[test]
+    fn since_is_an_age_or_a_time() {
+        assert_eq!(since("2026-02-03T04:05:06Z").unwrap().to_rfc3339(), "2026-02-03T04:05:06.000Z");
+        let before = Timestamp::now();
+        let age = before.since(since("5min").unwrap());
+        assert!(age <= std::time::Duration::from_secs(300), "{age:?}");
+        assert_eq!(since("99999999w").unwrap(), Timestamp::ZERO);
+        for wrong in ["", "yesterday", "2026-02-30T04:05:06Z", "-5min"] {
+            assert!(since(wrong).unwrap_err().contains("2026-02-03T04:05:06Z"), "{wrong}");
+        }
+    }
 }

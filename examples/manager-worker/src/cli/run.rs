@@ -174,7 +174,7 @@ pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure>
         let output = client.logs(id, true).await?;
         match connect.json {
             true => logs::print_json(output).await?,
-            false => logs::print_all(output).await?,
+            false => logs::print_all(output, None).await?,
         }
         client.wait(id).await?
     } else {

@@ -1,6 +1,9 @@
 //! What people type.
 
-use crate::lab::{Done, Lab};
+use orch_core::model::Timestamp;
+use serde_json::Value;
+
+use crate::lab::{Done, Lab, PATIENCE};
 
 #[test]
 fn a_task_from_run_to_logs() {
@@ -133,6 +136,33 @@ fn the_last_lines_of_an_attempt() {
     assert_eq!((logs(&[]).lines().count(), logs(&["--tail", "0"]).as_str()), (6, ""));
     assert_eq!(lab.orch(&["logs", "twice", "--tail", "1000000"]).code, 2);
     assert_eq!(lab.orch(&["logs", "twice", "--attempt", "0"]).code, 2);
+}
+
+#[test]
+fn output_says_when_it_was_received() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let id = lab.submit("timed", "echo one; echo two; echo three >&2", &[]);
+    assert_eq!(lab.orch(&["wait", &id]).code, 0);
+    let logs = |options: &[&str]| lab.orch(&[&["logs", "timed"], options].concat());
+    let stamped = logs(&["--timestamps"]);
+    let lines: Vec<_> = stamped.out.lines().chain(stamped.err.lines()).collect();
+    let time = |line: &str| Timestamp::from_rfc3339(line.split(' ').next().unwrap()).unwrap();
+    let text: Vec<_> = lines.iter().map(|line| line.split_once(' ').unwrap().1).collect();
+    assert_eq!(text, ["one", "two", "three"], "{stamped:?}");
+    let (first, now) = (lines.iter().map(|line| time(line)).min().unwrap(), Timestamp::now());
+    assert!(first <= now && now.since(first) < 2 * PATIENCE, "{stamped:?}");
+    assert_eq!(logs(&["-t", "--since", "1h", "--attempt", "1", "--follow"]).out, stamped.out);
+    assert_eq!(logs(&["--since", &first.to_rfc3339()]).out, "one\ntwo\n");
+    assert_eq!(logs(&["-t", "--since", "2100-01-01T00:00:00+01:00"]).out, "");
+    assert_eq!(logs(&["--tail", "1", "--since", "2100-01-01T00:00:00Z"]).out, "");
+    let json = |options: &[&str]| -> Vec<Value> {
+        let out = logs(&[&["--json"], options].concat()).out;
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    assert!(json(&["-t"]).iter().all(|piece| piece["time"].as_u64() >= Some(first.as_millis())));
+    assert!(json(&[]).iter().all(|piece| piece.get("time").is_none()));
+    assert_eq!(logs(&["--since", "yesterday"]).code, 2);
 }
 
 #[test]

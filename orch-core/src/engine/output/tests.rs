@@ -45,6 +45,7 @@ async fn a_reader_passes_over_what_was_written_twice() {
         position: OutputPosition { attempt: NonZeroU32::MIN, number: number as u64 },
         stream: OutputStream::Stdout,
         offset,
+        time: None,
         data: (offset..offset + len).map(byte).collect(),
     };
     let output = Arc::new(Fixed(pieces.map(piece).collect()));
@@ -68,7 +69,9 @@ fn kept(texts: &[(u32, OutputStream, &str)]) -> Arc<Fixed> {
         *end += text.len() as u64;
         let attempt = NonZeroU32::new(*attempt).unwrap();
         let position = OutputPosition { attempt, number: number as u64 };
-        KeptOutput { position, stream: *stream, offset, data: Bytes::copy_from_slice(text.as_bytes()) }
+        // A second apart, from the first one on.
+        let time = Some(Timestamp::from_millis(number as u64 * 1000));
+        KeptOutput { position, stream: *stream, offset, time, data: Bytes::copy_from_slice(text.as_bytes()) }
     });
     Arc::new(Fixed(pieces.collect()))
 }
@@ -85,7 +88,7 @@ async fn the_last_lines_are_of_both_streams_and_all_attempts_or_of_one() {
         (2, Stderr, "seven"),
     ]);
     let text = async |attempt: u32, tail| {
-        let range = OutputRange { follow: false, attempt: NonZeroU32::new(attempt), tail };
+        let range = OutputRange { attempt: NonZeroU32::new(attempt), tail, ..OutputRange::default() };
         let reader = OutputReader::open(output.clone(), &View::new(1, 1, 7), TaskId::generate(), range).await;
         reader.unwrap().text().await.unwrap()
     };
@@ -112,13 +115,57 @@ async fn a_tail_is_found_without_reading_what_is_before_it() {
             limit: 1 << 30,
             stream: OutputStream::Stdout,
             offset: number * 6400,
+            time: Some(Timestamp::from_millis(number)),
             data,
         };
         output.append(vec![piece]).await.unwrap();
     }
     let range = OutputRange { tail: Some(150), ..OutputRange::default() };
-    let mut reader = OutputReader::open(output, &View::new(1, 1, 7), attempt.task, range).await.unwrap();
+    let mut reader =
+        OutputReader::open(output.clone(), &View::new(1, 1, 7), attempt.task, range).await.unwrap();
     let first = reader.next().await.unwrap().unwrap();
     assert_eq!((first.offset, first.data.len()), (998 * 6400 + 3200, 3200));
     assert_eq!(reader.text().await.unwrap(), line(999).repeat(100));
+    // Older than what is asked for is not part of it, however many lines that leaves.
+    let since = Some(Timestamp::from_millis(998));
+    for tail in [None, Some(1000), Some(u32::MAX)] {
+        let range = OutputRange { tail, since, ..OutputRange::default() };
+        let reader = OutputReader::open(output.clone(), &View::new(1, 1, 7), attempt.task, range).await;
+        assert_eq!(reader.unwrap().text().await.unwrap(), line(998).repeat(100) + &line(999).repeat(100));
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_in_since_a_time_is_read_with_its_times() {
+    use OutputStream::{Stderr, Stdout};
+    let mut output = kept(&[
+        (1, Stdout, "one\n"),
+        (1, Stderr, "two\n"),
+        (1, Stdout, "three\n"),
+        (1, Stdout, "four\n"),
+        (2, Stdout, "five\n"),
+    ]);
+    let pieces = &mut Arc::get_mut(&mut output).unwrap().0;
+    pieces[0].time = None;
+    pieces[3].time = Some(Timestamp::from_millis(1500));
+    let read = async |attempt: u32, since: u64, tail, times| {
+        let since = Some(Timestamp::from_millis(since));
+        let attempt = NonZeroU32::new(attempt);
+        let range = OutputRange { follow: false, attempt, tail, since, times };
+        let reader = OutputReader::open(output.clone(), &View::new(1, 1, 7), TaskId::generate(), range).await;
+        let (mut reader, mut text) = (reader.unwrap(), String::new());
+        while let Some(chunk) = reader.next().await {
+            let chunk = chunk.unwrap();
+            let time = chunk.time.map(|time| time.as_millis().to_string());
+            text += &format!("{} {}", time.unwrap_or_default(), str::from_utf8(&chunk.data).unwrap());
+        }
+        text
+    };
+    assert_eq!(read(0, 0, None, false).await, " two\n three\n four\n five\n");
+    assert_eq!(read(0, 1001, None, true).await, "2000 three\n1500 four\n4000 five\n");
+    assert_eq!(read(0, 1501, None, true).await, "2000 three\n4000 five\n", "a clock went back");
+    assert_eq!(read(0, 1501, Some(2), true).await, "2000 three\n4000 five\n");
+    assert_eq!(read(0, 1501, Some(1), true).await, "4000 five\n");
+    assert_eq!(read(1, 1501, Some(9), true).await, "2000 three\n");
+    assert_eq!((read(1, 2001, None, true).await, read(0, 4001, Some(9), true).await), Default::default());
 }

@@ -17,7 +17,7 @@ use super::{
     segment::{Found, Place, START, Segment, number_of, read_piece},
 };
 use crate::{
-    model::{AttemptId, TaskId},
+    model::{AttemptId, TaskId, Timestamp},
     output::{
         KeptOutput, OutputError, OutputPage, OutputPiece, OutputPosition,
         index::{Fresh, Index, Piece},
@@ -82,7 +82,7 @@ impl Log {
         match Segment::open(path, newest) {
             Ok(Found::Segment(mut segment, headers)) => {
                 segment.dirty = newest;
-                self.open = newest && segment.cut().is_ok();
+                self.open = newest && segment.cut().is_ok() && segment.current;
                 self.segments.insert(number, segment);
                 headers.into_iter().map(|(at, header)| (Place { segment: number, at }, header)).collect()
             }
@@ -200,8 +200,9 @@ impl Log {
         if let Some(segment) = self.segments.get_mut(&place.segment) {
             segment.live += header.size();
         }
-        let Header { attempt, stream, number, age, offset, .. } = *header;
-        self.index.insert(attempt, age, Piece { number, stream, offset, bytes: header.len.into(), place });
+        let Header { attempt, stream, number, age, offset, time, .. } = *header;
+        let piece = Piece { number, stream, offset, bytes: header.len.into(), time, place };
+        self.index.insert(attempt, age, piece);
     }
 
     /// Takes pieces that left the index off their segments.
@@ -343,6 +344,15 @@ impl Log {
         self.index.place_of_last(task, attempt, bytes)
     }
 
+    pub(super) fn place_since(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        since: Timestamp,
+    ) -> Option<OutputPosition> {
+        self.index.place_since(task, attempt, since)
+    }
+
     pub(super) fn tasks(&self) -> Vec<TaskId> {
         self.index.tasks()
     }
@@ -356,8 +366,8 @@ impl Lookup {
         for (position, piece, file, path) in self.pieces {
             match read_piece(&file, piece.place.at, piece.bytes) {
                 Ok(Some(data)) => {
-                    let (stream, offset) = (piece.stream, piece.offset);
-                    page.pieces.push(KeptOutput { position, stream, offset, data: data.into() });
+                    let Piece { stream, offset, time, .. } = piece;
+                    page.pieces.push(KeptOutput { position, stream, offset, time, data: data.into() });
                 }
                 Ok(None) => {
                     warn!(path = %path.display(), at = piece.place.at, "a piece of output is damaged");

@@ -31,7 +31,7 @@ use self::log::Log;
 use super::{
     OutputError, OutputPage, OutputPiece, OutputPosition, OutputStore, OutputWatch, followers::Followers,
 };
-use crate::model::TaskId;
+use crate::model::{TaskId, Timestamp};
 
 /// How long the operating system may hold what was answered before it must be on the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -186,6 +186,15 @@ impl OutputStore for FileOutput {
         bytes: u64,
     ) -> Result<Option<OutputPosition>, OutputError> {
         Ok(self.with(move |log| log.place_of_last(task, attempt, bytes)).await)
+    }
+
+    async fn place_since(
+        &self,
+        task: TaskId,
+        attempt: Option<NonZeroU32>,
+        since: Timestamp,
+    ) -> Result<Option<OutputPosition>, OutputError> {
+        Ok(self.with(move |log| log.place_since(task, attempt, since)).await)
     }
 
     async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {

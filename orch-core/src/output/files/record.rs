@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use crate::{
-    model::{AttemptId, TaskId},
+    model::{AttemptId, TaskId, Timestamp},
     output::{index::Fresh, pieces::PIECE_BYTES_MAX},
     runtime::OutputStream,
 };
@@ -11,8 +11,12 @@ use crate::{
 /// Bytes of a header.
 pub(super) const HEADER: usize = 72;
 
+/// The latest time that fits, in the year 10889.
+const TIME_MAX: Timestamp = Timestamp::from_millis((1 << 48) - 1);
+
 /// What a record says about its piece. Numbers are little-endian, in this order; two checksums follow, of the data and of
-/// the header before it.
+/// the header before it. The time, of 48 bits, is where the first version had zeros: its high part behind the stream,
+/// its low part behind the length. Zero is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) attempt: AttemptId,
@@ -23,6 +27,7 @@ pub(super) struct Header {
     pub(super) age: u64,
     pub(super) offset: u64,
     pub(super) limit: u64,
+    pub(super) time: Option<Timestamp>,
     data_sum: u32,
 }
 
@@ -36,6 +41,7 @@ impl Header {
             age: fresh.age,
             offset: fresh.offset,
             limit: fresh.limit,
+            time: fresh.time.map(|time| time.min(TIME_MAX)).filter(|time| *time > Timestamp::ZERO),
             data_sum: checksum(&fresh.data),
         }
     }
@@ -44,13 +50,15 @@ impl Header {
         let start = into.len();
         into.extend_from_slice(self.attempt.task.as_bytes());
         into.extend_from_slice(&self.attempt.attempt.get().to_le_bytes());
-        let stream: u32 = match self.stream {
+        let stream: u16 = match self.stream {
             OutputStream::Stdout => 1,
             OutputStream::Stderr => 2,
         };
+        let time = self.time.unwrap_or_default().as_millis().to_le_bytes();
         into.extend_from_slice(&stream.to_le_bytes());
+        into.extend_from_slice(&time[4..6]);
         into.extend_from_slice(&self.len.to_le_bytes());
-        into.extend_from_slice(&[0; 4]);
+        into.extend_from_slice(&time[..4]);
         for number in [self.number, self.age, self.offset, self.limit] {
             into.extend_from_slice(&number.to_le_bytes());
         }
@@ -65,14 +73,16 @@ impl Header {
         if checksum(said) != u32::from_le_bytes(*sum) {
             return None;
         }
+        let u16_at = |at: usize| Some(u16::from_le_bytes(*said.get(at..)?.first_chunk()?));
         let u32_at = |at: usize| Some(u32::from_le_bytes(*said.get(at..)?.first_chunk()?));
         let u64_at = |at: usize| Some(u64::from_le_bytes(*said.get(at..)?.first_chunk()?));
+        let time = u64::from(u16_at(22)?) << 32 | u64::from(u32_at(28)?);
         let header = Self {
             attempt: AttemptId {
                 task: TaskId::from_bytes(*said.first_chunk()?),
                 attempt: NonZeroU32::new(u32_at(16)?)?,
             },
-            stream: match u32_at(20)? {
+            stream: match u16_at(20)? {
                 1 => OutputStream::Stdout,
                 2 => OutputStream::Stderr,
                 _ => return None,
@@ -82,6 +92,7 @@ impl Header {
             age: u64_at(40)?,
             offset: u64_at(48)?,
             limit: u64_at(56)?,
+            time: Some(Timestamp::from_millis(time)).filter(|time| *time > Timestamp::ZERO),
             data_sum: u32_at(64)?,
         };
         let fits = header.offset.checked_add(u64::from(header.len)).is_some();
@@ -173,6 +184,7 @@ mod tests {
             number: 12,
             stream: OutputStream::Stderr,
             offset: 99,
+            time: Some(Timestamp::from_millis(0x0123_4567_89AB)),
             data: Bytes::from_static(b"some bytes"),
         };
         let header = Header::of(&fresh);

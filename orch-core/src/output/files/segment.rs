@@ -12,7 +12,10 @@ use super::record::{HEADER, Header, size_of_record};
 use crate::output::OutputError;
 
 /// What a segment begins with. The last byte is the version.
-const MAGIC: [u8; 8] = *b"orchout\x01";
+const MAGIC: [u8; 8] = *b"orchout\x02";
+/// What one begins with whose records have no times. Records are the same apart from that; none with a time is added,
+/// so that the version that wrote it can read all of it.
+const MAGIC_TIMELESS: [u8; 8] = *b"orchout\x01";
 
 /// Bytes before the first record.
 pub(super) const START: u64 = MAGIC.len() as u64;
@@ -27,6 +30,8 @@ pub(super) struct Segment {
     pub(super) live: u64,
     /// Something may not be on the disk yet.
     pub(super) dirty: bool,
+    /// It is of this version, and takes its records.
+    pub(super) current: bool,
     /// Bytes that the disk still takes, for tests.
     #[cfg(test)]
     pub(super) room: Option<Arc<std::sync::atomic::AtomicU64>>,
@@ -82,12 +87,12 @@ impl Segment {
         let len = file.metadata()?.len();
         let mut magic = [0; MAGIC.len()];
         match file.read_exact_at(&mut magic, 0) {
-            Ok(()) if magic == MAGIC => {}
+            Ok(()) if magic == MAGIC || magic == MAGIC_TIMELESS => {}
             Ok(()) => return Ok(Found::Foreign),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Found::Empty),
             Err(error) => return Err(error),
         }
-        let mut segment = Self::from_file(file, path.into(), len);
+        let mut segment = Self { current: magic == MAGIC, ..Self::from_file(file, path.into(), len) };
         let headers = segment.headers(data)?;
         segment.size = headers.last().map_or(START, |(at, header)| at + header.size());
         if segment.size < len {
@@ -106,6 +111,7 @@ impl Segment {
             size,
             live: 0,
             dirty: false,
+            current: true,
             #[cfg(test)]
             room: None,
         }

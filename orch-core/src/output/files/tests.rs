@@ -11,7 +11,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{log::Log, *};
 use crate::{
-    model::{AttemptId, TaskId},
+    model::{AttemptId, TaskId, Timestamp},
     output::KeptOutput,
     runtime::OutputStream::{self, Stderr, Stdout},
 };
@@ -34,7 +34,7 @@ fn byte(offset: u64) -> u8 {
 
 fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputPiece {
     let data: Vec<u8> = (offset..offset + len).map(byte).collect();
-    OutputPiece { attempt, limit: 1 << 20, stream, offset, data: data.into() }
+    OutputPiece { attempt, limit: 1 << 20, stream, offset, time: None, data: data.into() }
 }
 
 fn all(log: &Log, task: TaskId) -> Vec<KeptOutput> {
@@ -128,15 +128,73 @@ fn a_piece_that_was_damaged_is_left_out_of_what_is_read() {
 fn files_of_others_stay_and_are_not_touched() {
     let (dir, one) = (tempfile::tempdir().unwrap(), attempt());
     let newer = segment::path_of(dir.path(), 7);
-    for (path, content) in [(&newer, "orchout\u{2}and more"), (&dir.path().join("notes.out"), "mine")] {
+    for (path, content) in [(&newer, "orchout\u{3}and more"), (&dir.path().join("notes.out"), "mine")] {
         fs::write(path, content).unwrap();
     }
     let mut log = open(dir.path(), 1 << 20);
     log.append(vec![piece(one, Stdout, 0, 10)]).unwrap();
     drop(log);
-    assert_eq!(fs::read_to_string(&newer).unwrap(), "orchout\u{2}and more");
+    assert_eq!(fs::read_to_string(&newer).unwrap(), "orchout\u{3}and more");
     assert_eq!(fs::read_to_string(dir.path().join("notes.out")).unwrap(), "mine");
     assert_eq!(offsets(&open(dir.path(), 1 << 20), one.task), [(0, 10)]);
+}
+
+/// Two records as the version without times wrote them, after the line that its files begin with.
+const TIMELESS: &[u8] = &[
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 127, 137,
+    84, 8, 47, 125, 111, 68, 0, 1, 2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1, 0, 0, 0, 2,
+    0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 16, 0, 0, 0, 0, 0, 105, 34, 222, 54, 20, 115, 183, 29, 0, 1,
+];
+
+#[test]
+fn files_of_the_version_without_times_are_read_and_end_where_it_left_them() {
+    let (dir, old) = (tempfile::tempdir().unwrap(), [b"orchout\x01", TIMELESS].concat());
+    let path = segment::path_of(dir.path(), 0);
+    fs::write(&path, [&old[..], b"torn"].concat()).unwrap();
+    let task = TaskId::from_bytes(std::array::from_fn(|at| u8::try_from(at + 1).unwrap()));
+    let one = AttemptId { task, attempt: NonZeroU32::MIN };
+    let time = Some(Timestamp::from_millis(1_700_000_000_123));
+    let expected = [(Stdout, 0, 3, None), (Stderr, 0, 2, None), (Stdout, 3, 7, time)];
+    let shown = |log: &Log| -> Vec<_> {
+        all(log, task)
+            .iter()
+            .map(|piece| (piece.stream, piece.offset, piece.data.len(), piece.time))
+            .collect()
+    };
+    let mut log = open(dir.path(), 1 << 20);
+    assert_eq!(shown(&log), expected[..2]);
+    log.append(vec![OutputPiece { time, ..piece(one, Stdout, 0, 10) }]).unwrap();
+    assert_eq!(shown(&log), expected);
+    drop(log);
+    assert_eq!(fs::read(&path).unwrap(), old, "what it cannot read is in a file of its own");
+    assert_eq!(shown(&open(dir.path(), 1 << 20)), expected);
+}
+
+/// What is left of an old file is copied once most of it is forgotten.
+#[test]
+fn records_without_times_are_copied_among_those_with_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = segment::path_of(dir.path(), 0);
+    let (stays, gone) = (attempt(), attempt());
+    let mut log = open(dir.path(), 1 << 20);
+    log.append(vec![piece(stays, Stdout, 0, 100)]).unwrap();
+    log.append((0..6).map(|at| piece(gone, Stdout, at * 50_000, 40_000)).collect()).unwrap();
+    drop(log);
+    let mut old = fs::read(&path).unwrap();
+    old[7] = 1;
+    fs::write(&path, old).unwrap();
+    let time = Some(Timestamp::from_millis(1_700_000_000_123));
+    let mut log = open(dir.path(), 1 << 20);
+    log.append(vec![OutputPiece { time, ..piece(stays, Stdout, 100, 100) }]).unwrap();
+    log.append((0..2).map(|at| piece(gone, Stderr, at * 50_000, 40_000)).collect()).unwrap();
+    log.forget(&[gone.task]);
+    assert!(!path.exists(), "the old file is gone");
+    let times = |log: &Log| all(log, stays.task).iter().map(|piece| piece.time).collect::<Vec<_>>();
+    assert_eq!(times(&log), [None, time]);
+    drop(log);
+    assert_eq!(times(&open(dir.path(), 1 << 20)), [None, time]);
 }
 
 /// Whatever part of an append reached the disk before it was full: nothing that was answered is lost, nothing that was

@@ -120,7 +120,7 @@ fn byte(offset: u64) -> u8 {
 
 fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputPiece {
     let data = (offset..offset + len).map(byte).collect();
-    OutputPiece { attempt, limit: 1 << 20, stream, offset, data }
+    OutputPiece { attempt, limit: 1 << 20, stream, offset, time: None, data }
 }
 
 fn records(store: &Arc<Faulty>, prefix: &str) -> Vec<KeptOutput> {
@@ -147,6 +147,18 @@ fn counted(writer: &StoreOutput) -> Counted {
     let index = now(writer.index.lock());
     let of = |kept: &Kept| (kept.pieces.clone(), kept.bytes, kept.next_number);
     (index.attempts.iter().map(|(attempt, kept)| (*attempt, of(kept))).collect(), index.bytes)
+}
+
+#[test]
+fn a_record_of_the_version_without_times_is_read() {
+    let (store, all) = (Faulty::new(4 << 20, 1000), attempts(1));
+    let old = Bytes::from_static(b"{\"v\":1,\"stream\":\"stdout\",\"offset\":0}\n\0\x01\x02");
+    now(store.commit(Txn::of(vec![Write::put(piece_key(all[0], 0), old.clone())]))).unwrap();
+    let time = Some(Timestamp::from_millis(1_700_000_000_123));
+    now(open(&store, 1 << 20).append(vec![OutputPiece { time, ..piece(all[0], Stdout, 0, 5) }])).unwrap();
+    let shown: Vec<_> = records(&store, PREFIX).iter().map(|piece| (piece.offset, piece.time)).collect();
+    assert_eq!(shown, [(0, None), (3, time)]);
+    assert_eq!(encode(Stdout, 0, None, b"\0\x01\x02"), old);
 }
 
 #[test]

@@ -69,6 +69,13 @@ impl LogLines {
         if let Some(attempt) = self.range.attempt {
             path += &format!("&attempt={attempt}");
         }
+        if let Some(since) = self.range.since {
+            path += &format!("&since={}", since.as_millis());
+        }
+        // A server of before does not know it.
+        if self.range.times {
+            path += "&timestamps=true";
+        }
         match (self.range.tail, self.first) {
             (Some(lines), None) => path += &format!("&tail={lines}"),
             // The end is another one by now: what was given already tells where the tail began.

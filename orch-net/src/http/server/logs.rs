@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use orch_core::{
     engine::{OutputChunk, OutputRange, OutputReader},
-    model::TaskId,
+    model::{TaskId, Timestamp},
 };
 
 use super::{
@@ -53,6 +53,8 @@ pub(super) async fn read(
                 }
                 range.tail = Some(lines);
             }
+            ("since", text) => range.since = Some(Timestamp::from_millis(value(name, text)?)),
+            ("timestamps", text) => range.times = value(name, text)?,
             ("format", "text") => format = Format::Text,
             ("format", "json") => format = Format::Json,
             ("format", _) => {
@@ -62,6 +64,10 @@ pub(super) async fn read(
         }
         Ok(true)
     })?;
+    if range.times && format == Format::Text {
+        let detail = "the text is the bytes alone; times need format=json";
+        return Err(Problem::new(kinds::MALFORMED, detail).at("timestamps"));
+    }
     let reader = app.orchestrator.logs_in(task, range).await?;
     let body = Body::from_stream(stream::try_unfold(Output { app, reader, format }, Output::next));
     let media = match format {

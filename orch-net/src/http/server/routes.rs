@@ -253,6 +253,8 @@ fn table(app: &App) -> Routes {
                     ("follow", "true: until the task has finished"),
                     ("attempt", "only what this attempt wrote"),
                     ("tail", "only so many of the last lines, from 0 to 100000, within the last 16 MiB"),
+                    ("since", "only what was taken in at this time or later, in milliseconds since 1970"),
+                    ("timestamps", "true: with format=json pieces say when they were taken in"),
                     ("format", "text: the bytes; json: a line of JSON for each piece"),
                 ]),
             logs::read,
