@@ -1,5 +1,4 @@
 //! The examples do what they say.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(unreachable_pub, reason = "each example is a program of its own as well")]
 
 #[path = "../examples/pbft_cluster.rs"]
