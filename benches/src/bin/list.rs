@@ -1,0 +1,81 @@
+//! What a submission takes while clients list: `list [tasks]`. Tasks that wait, in memory; first alone, then beside two clients
+//! that list without a break: one by the beginning of ids, one by a status that no task has, which looks at all of them.
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use orch_benches::{Failure, cluster::small_task};
+use orch_core::{Orchestrator, engine::TaskFilter, state::ClusterConfig};
+
+const TASKS: usize = 400_000;
+const SUBMISSIONS: usize = 2000;
+
+#[expect(clippy::print_stderr, reason = "a failure has to be seen")]
+fn main() -> ExitCode {
+    match orch_core::block_on(measure()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure() -> Result<(), Failure> {
+    let tasks = std::env::args().nth(1).map_or(Ok(TASKS), |tasks| tasks.parse())?;
+    let cluster = ClusterConfig { unfinished_max: tasks + 2 * SUBMISSIONS, ..ClusterConfig::default() };
+    let orchestrator = Orchestrator::builder().cluster(cluster).build().await?;
+    let names: Vec<_> = (0..tasks).map(|number| small_task(format!("task-{number}"))).collect();
+    for some in names.chunks(10_000) {
+        orchestrator.submit_all(some.to_vec()).await?;
+    }
+    tell("alone", submissions(&orchestrator).await?, None);
+
+    let (stop, lists) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let by_id = TaskFilter { id_prefix: Some("7".into()), ..TaskFilter::default() };
+    let by_status = TaskFilter { statuses: vec!["succeeded".into()], ..TaskFilter::default() };
+    let clients = [by_id, by_status].map(|filter| {
+        let (orchestrator, stop, lists) = (orchestrator.clone(), stop.clone(), lists.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                orchestrator.list(&filter);
+                lists.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    });
+    let begin = Instant::now();
+    let times = submissions(&orchestrator).await?;
+    let rate = lists.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().map_err(|_| "a client fell over")?;
+    }
+    tell("beside two clients that list", times, Some(rate));
+    Ok(orchestrator.shutdown().await?)
+}
+
+/// How long each of many took, in order of time.
+async fn submissions(orchestrator: &Orchestrator) -> Result<Vec<Duration>, Failure> {
+    let mut times = Vec::with_capacity(SUBMISSIONS);
+    for number in 0..SUBMISSIONS {
+        let spec = small_task(format!("measured-{number}"));
+        let begin = Instant::now();
+        orchestrator.submit(spec).await?;
+        times.push(begin.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are the output")]
+fn tell(what: &str, times: Vec<Duration>, lists: Option<f64>) {
+    let at = |share: usize| times[(times.len() * share / 1000).min(times.len() - 1)].as_secs_f64() * 1000.0;
+    let lists = lists.map(|rate| format!("; {rate:.0} lists/s")).unwrap_or_default();
+    println!("{what}: p50 {:.3} ms, p99 {:.3} ms, longest {:.3} ms{lists}", at(500), at(990), at(1000));
+}
