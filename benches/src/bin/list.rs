@@ -1,5 +1,6 @@
 //! What a submission takes while clients list: `list [tasks]`. Tasks that wait, in memory; first alone, then beside two clients
-//! that list without a break: one by the beginning of ids, one by a status that no task has, which looks at all of them.
+//! that list without a break: one by the beginning that all ids have in common, one by a name that no task has, which looks at all
+//! of them.
 
 use std::{
     process::ExitCode,
@@ -32,15 +33,17 @@ async fn measure() -> Result<(), Failure> {
     let cluster = ClusterConfig { unfinished_max: tasks + 2 * SUBMISSIONS, ..ClusterConfig::default() };
     let orchestrator = Orchestrator::builder().cluster(cluster).build().await?;
     let names: Vec<_> = (0..tasks).map(|number| small_task(format!("task-{number}"))).collect();
+    let mut ids = Vec::new();
     for some in names.chunks(10_000) {
-        orchestrator.submit_all(some.to_vec()).await?;
+        ids.extend(orchestrator.submit_all(some.to_vec()).await?);
     }
+    let first = ids.first().ok_or("there must be a task")?.short();
     tell("alone", submissions(&orchestrator).await?, None);
 
     let (stop, lists) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let by_id = TaskFilter { id_prefix: Some("7".into()), ..TaskFilter::default() };
-    let by_status = TaskFilter { statuses: vec!["succeeded".into()], ..TaskFilter::default() };
-    let clients = [by_id, by_status].map(|filter| {
+    let by_id = TaskFilter { id_prefix: Some(first[..2].into()), ..TaskFilter::default() };
+    let by_name = TaskFilter { name: Some("nobody".into()), ..TaskFilter::default() };
+    let clients = [by_id, by_name].map(|filter| {
         let (orchestrator, stop, lists) = (orchestrator.clone(), stop.clone(), lists.clone());
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
