@@ -38,7 +38,7 @@ async fn measure() -> Result<(), Failure> {
         ids.extend(orchestrator.submit_all(some.to_vec()).await?);
     }
     let first = ids.first().ok_or("there must be a task")?.short();
-    tell("alone", submissions(&orchestrator).await?, None);
+    tell("alone", &submissions(&orchestrator).await?, None);
 
     let (stop, lists) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let by_id = TaskFilter { id_prefix: Some(first[..2].into()), ..TaskFilter::default() };
@@ -47,7 +47,7 @@ async fn measure() -> Result<(), Failure> {
         let (orchestrator, stop, lists) = (orchestrator.clone(), stop.clone(), lists.clone());
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                orchestrator.list(&filter);
+                drop(orchestrator.list(&filter));
                 lists.fetch_add(1, Ordering::Relaxed);
             }
         })
@@ -59,7 +59,7 @@ async fn measure() -> Result<(), Failure> {
     for client in clients {
         client.join().map_err(|_| "a client fell over")?;
     }
-    tell("beside two clients that list", times, Some(rate));
+    tell("beside two clients that list", &times, Some(rate));
     Ok(orchestrator.shutdown().await?)
 }
 
@@ -77,7 +77,7 @@ async fn submissions(orchestrator: &Orchestrator) -> Result<Vec<Duration>, Failu
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are the output")]
-fn tell(what: &str, times: Vec<Duration>, lists: Option<f64>) {
+fn tell(what: &str, times: &[Duration], lists: Option<f64>) {
     let at = |share: usize| times[(times.len() * share / 1000).min(times.len() - 1)].as_secs_f64() * 1000.0;
     let lists = lists.map(|rate| format!("; {rate:.0} lists/s")).unwrap_or_default();
     println!("{what}: p50 {:.3} ms, p99 {:.3} ms, longest {:.3} ms{lists}", at(500), at(990), at(1000));
