@@ -241,7 +241,7 @@ fn a_spec_is_written_once_and_deleted_with_the_last_task_that_has_it() {
 #[test]
 fn a_spec_that_a_task_has_cannot_be_deleted_by_another_member() {
     let mut cluster = Cluster::with_node();
-    let task = cluster.submit(1, TaskSpec::program("t", "true"));
+    let task = cluster.submit(1, TaskSpec::program("t", "true").env("LARGE", "x".repeat(8000)));
     let deletion = Change::DeleteSpec(cluster.task(task).spec.clone()).to_write();
     let digest = cluster.0.digest();
     let mut machine = ClusterMachine::new(cluster.0, Box::new(Nobody));

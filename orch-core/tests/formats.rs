@@ -1,7 +1,10 @@
 //! Records and snapshots of earlier formats are read, go on to live, and are in the present format from the next write on.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use orch_core::{
     consensus::{Author, Context, MachineError},
@@ -26,6 +29,18 @@ fn records_1() -> Vec<Write> {
         Write::put(Key::new(key).unwrap(), value.as_bytes().to_vec())
     };
     RECORDS_1.lines().map(record).collect()
+}
+
+/// The same records, of which those of tasks without an environment have a large one.
+fn large_records_1() -> Vec<Write> {
+    let large = format!(r#""env":{{"LARGE":"{}"}},"workload":"#, "x".repeat(600));
+    let enlarge = |mut write: Write| {
+        let value = String::from_utf8(write.value.unwrap().to_vec()).unwrap();
+        let free = !value.contains(r#""env""#);
+        write.value = Some(if free { value.replace(r#""workload":"#, &large) } else { value }.into());
+        write
+    };
+    records_1().into_iter().map(enlarge).collect()
 }
 
 fn loaded(records: &[Write]) -> Result<ClusterState, MachineError> {
@@ -57,8 +72,8 @@ fn records_of_format_1_are_the_state_that_wrote_them() {
 #[test]
 fn a_store_of_format_1_is_migrated_by_its_next_writes() {
     let mut records: BTreeMap<Key, Write> =
-        records_1().into_iter().map(|write| (write.key.clone(), write)).collect();
-    let mut state = loaded(&records_1()).unwrap();
+        large_records_1().into_iter().map(|write| (write.key.clone(), write)).collect();
+    let mut state = loaded(&large_records_1()).unwrap();
     let mut seconds = 100;
     let mut carry_out = |state: &mut ClusterState, command| {
         seconds += 100;
@@ -82,13 +97,22 @@ fn a_store_of_format_1_is_migrated_by_its_next_writes() {
     let lost = state.node(&NodeId::new("n").unwrap()).unwrap().record.session;
     let lose = Command::SuspectNode { node: NodeId::new("n").unwrap(), session: lost };
     let now = carry_out(&mut state, lose);
-    // All tasks of format 1 were written again or forgotten by now.
-    for write in now.iter().filter(|write| write.key.as_str().starts_with("tasks/")) {
+    // All tasks were written again or forgotten by now.
+    let (mut large, mut small) = (BTreeSet::new(), 0);
+    for task in state.tasks() {
+        let key = format!("tasks/{}", task.id);
+        let write = now.iter().find(|write| write.key.as_str() == key).unwrap();
         let value = std::str::from_utf8(write.value.as_ref().unwrap()).unwrap();
-        assert!(value.starts_with(r#"{"v":2,"#) && !value.contains("workload"), "{value}");
+        if task.spec.env.contains_key("LARGE") {
+            large.insert(task.spec.id());
+            assert!(value.starts_with(r#"{"v":2,"#) && !value.contains("workload"), "{value}");
+        } else {
+            small += 1;
+            assert!(value.starts_with(r#"{"v":1,"#) && value.contains("workload"), "{value}");
+        }
     }
     let specs = now.iter().filter(|write| write.key.as_str().starts_with("specs/")).count();
-    assert_eq!(specs, state.tasks().len(), "four tasks of four specs");
+    assert!(specs == large.len() && specs > 0 && small > 0, "{large:?} and {small}");
 }
 
 #[test]
@@ -98,7 +122,7 @@ fn what_cannot_be_read_is_named() {
     let error = loaded(&records).unwrap_err().to_string();
     assert!(error.contains("commands/00000000") && error.contains("format 9"), "{error}");
 
-    let state = loaded(&records_1()).unwrap();
+    let state = loaded(&large_records_1()).unwrap();
     let task = &state.tasks()[0];
     let write = Change::PutTask(task.clone()).to_write();
     let error = loaded(&[write]).unwrap_err().to_string();

@@ -15,7 +15,7 @@
 //! | the same commands give the same digest; a snapshot and the rest give the whole | [`replay_and_snapshots_agree`] |
 //! | taking changes back restores the state | [`changes_can_be_taken_back`] |
 //! | records survive being written down, and those in a store are the whole state | [`Records`] |
-//! | a spec is stored once, as long as a task has it | [`Records::are_the_state`] |
+//! | a large spec is stored once, as long as a task has it | [`Records::are_the_state`] |
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -226,6 +226,9 @@ impl Driver {
                     keep: if loss / 6 == 0 { KeptAttempt::Replacement } else { KeptAttempt::Original },
                 };
                 spec.node_loss = (policy != NodeLossPolicy::default()).then(|| Box::new(policy));
+                if limits % 3 == 1 {
+                    spec = spec.env("LARGE", "x".repeat(600));
+                }
                 let spec = SharedSpec::from(spec);
                 let new = |bytes| NewTask { id: TaskId::from_bytes(bytes), spec: spec.clone() };
                 Command::Submit { tasks: (0..*count).map(|_| new(self.fresh_bytes())).collect() }
@@ -519,8 +522,9 @@ impl Records {
         assert!(loaded.snapshot() == state.snapshot(), "the records of a store are the whole state");
         let stored: BTreeSet<_> =
             self.0.keys().filter_map(|key| key.as_str().strip_prefix("specs/")).map(str::to_owned).collect();
-        let used = state.tasks().iter().map(|task| task.spec.id().to_string()).collect();
-        assert_eq!(stored, used, "a spec is stored as long as a task has it");
+        let large = state.tasks().into_iter().filter(|task| task.spec.env.contains_key("LARGE"));
+        let used = large.map(|task| task.spec.id().to_string()).collect();
+        assert_eq!(stored, used, "a large spec is stored as long as a task has it");
     }
 }
 

@@ -20,8 +20,12 @@ pub struct SharedSpec(Arc<Inner>);
 
 struct Inner {
     spec: TaskSpec,
+    large: bool,
     id: OnceLock<SpecId>,
 }
+
+/// A spec with so many bytes of text is large. Never changed: records are written by it.
+const LARGE_BYTES: usize = 512;
 
 impl SharedSpec {
     /// SHA-256 of the spec's JSON, worked out once.
@@ -39,18 +43,29 @@ impl SharedSpec {
     /// The spec of a record that was stored under this id. A later version may give the same spec another id, which does no
     /// harm: it is stored once more.
     pub(crate) fn stored(id: SpecId, spec: TaskSpec) -> Self {
-        Self(Arc::new(Inner { spec, id: OnceLock::from(id) }))
+        Self::new(spec, OnceLock::from(id))
     }
 
-    /// Whether both point to one spec, or to two of one content.
+    /// Whether it has a record of its own. A small one is cheaper to write again than to look up.
+    pub(crate) fn is_large(&self) -> bool {
+        self.0.large
+    }
+
+    /// Whether both point to one spec, or are large and of one content.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.id() == other.id()
+        Arc::ptr_eq(&self.0, &other.0) || self.is_large() && other.is_large() && self.id() == other.id()
+    }
+
+    fn new(spec: TaskSpec, id: OnceLock<SpecId>) -> Self {
+        let pairs = spec.env.iter().chain(&spec.labels).map(|(name, value)| name.len() + value.len());
+        let text = spec.args.iter().map(String::len).chain(pairs).sum::<usize>();
+        Self(Arc::new(Inner { spec, large: text >= LARGE_BYTES, id }))
     }
 }
 
 impl From<TaskSpec> for SharedSpec {
     fn from(spec: TaskSpec) -> Self {
-        Self(Arc::new(Inner { spec, id: OnceLock::new() }))
+        Self::new(spec, OnceLock::new())
     }
 }
 
@@ -132,7 +147,7 @@ mod tests {
 
     #[test]
     fn equal_specs_have_one_id_and_others_have_another() {
-        let spec = || TaskSpec::program("t", "true").args(["a"]);
+        let spec = || TaskSpec::program("t", "true").args(["a".repeat(LARGE_BYTES)]);
         let (one, same) = (SharedSpec::from(spec()), SharedSpec::from(spec()));
         assert!(one.id() == same.id() && one.is(&same) && one == same);
         let other = SharedSpec::from(spec().args(["b"]));
@@ -140,6 +155,9 @@ mod tests {
         let json = serde_json::to_string(&one).unwrap();
         assert_eq!(json, serde_json::to_string(&spec()).unwrap());
         assert_eq!(serde_json::from_str::<SharedSpec>(&json).unwrap(), one);
+        let small = || SharedSpec::from(TaskSpec::program("t", "true").args(["a".repeat(LARGE_BYTES - 1)]));
+        assert!(one.is_large() && !small().is_large());
+        assert!(small() == small() && !small().is(&small()), "of small ones the content is not compared");
     }
 
     #[test]

@@ -58,7 +58,7 @@ struct Stored<T> {
 
 const VERSION: u8 = 1;
 
-/// In format 1 a task's record holds its spec, in format 2 the id of a record of its own.
+/// In format 1 a task's record holds its spec, in format 2 the id of a record of its own. Large specs are written so.
 const TASK_VERSION: u8 = 2;
 
 /// [`TaskRecord`] in format 2.
@@ -128,7 +128,11 @@ impl Change {
             Self::PutSpec(spec) => Write::put(key(format!("specs/{}", spec.id())), encode(VERSION, spec)),
             Self::DeleteSpec(spec) => Write::delete(key(format!("specs/{}", spec.id()))),
             Self::PutTask(record) => {
-                Write::put(key(format!("tasks/{}", record.id)), encode(TASK_VERSION, &StoredTask::of(record)))
+                let value = match record.spec.is_large() {
+                    true => encode(TASK_VERSION, &StoredTask::of(record)),
+                    false => encode(VERSION, record),
+                };
+                Write::put(key(format!("tasks/{}", record.id)), value)
             }
             Self::DeleteTask(task) => Write::delete(key(format!("tasks/{task}"))),
             Self::PutNode(record) => {
@@ -164,6 +168,9 @@ impl Change {
             specs.insert(id, spec);
         }
         let mut shared = |spec: SharedSpec| {
+            if !spec.is_large() {
+                return spec;
+            }
             let known = || known(spec.id()).unwrap_or_else(|| spec.clone());
             specs.entry(spec.id()).or_insert_with(known).clone()
         };

@@ -90,7 +90,7 @@ impl<'a> Draft<'a> {
     /// Takes the record into the draft; notes which node it left, which it came back to, and whether it became eligible.
     pub(super) fn put_task(&mut self, task: TaskRecord) {
         let before = self.tasks.get(&task.id).or_else(|| self.state.task(task.id));
-        if before.is_none() {
+        if before.is_none() && task.spec.is_large() {
             self.added.entry(task.spec.id()).or_insert_with(|| (task.spec.clone(), 0)).1 += 1;
         }
         let was_on = before.and_then(|before| before.node()).cloned();
@@ -158,7 +158,9 @@ impl<'a> Draft<'a> {
         for (_, id) in self.state.finished.iter().take(surplus) {
             changes.push(Change::DeleteTask(*id));
             let spec = &self.state.task(*id).expect("it is indexed").spec;
-            released.entry(spec.id()).or_insert((spec, 0)).1 += 1;
+            if spec.is_large() {
+                released.entry(spec.id()).or_insert((spec, 0)).1 += 1;
+            }
         }
         for (id, (spec, released)) in released {
             let added = self.added.get(&id).map_or(0, |(_, added)| *added);
@@ -187,7 +189,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The specs of these tasks that are not stored yet: those of new tasks, and those of tasks that were stored in format 1.
+/// The large specs of these tasks that are not stored yet: those of new tasks, and those of tasks that were stored in format 1.
 fn specs_without_record(
     state: &ClusterState,
     added: &BTreeMap<SpecId, (SharedSpec, usize)>,
@@ -195,7 +197,8 @@ fn specs_without_record(
 ) -> Vec<Change> {
     let mut specs: BTreeMap<SpecId, &SharedSpec> = added.iter().map(|(id, (spec, _))| (*id, spec)).collect();
     if !state.specs.all_have_records() {
-        specs.extend(tasks.values().map(|task| (task.spec.id(), &task.spec)));
+        let large = tasks.values().filter(|task| task.spec.is_large());
+        specs.extend(large.map(|task| (task.spec.id(), &task.spec)));
     }
     let missing = specs.into_iter().filter(|(id, _)| !state.specs.has_record(*id));
     missing.map(|(_, spec)| Change::PutSpec(spec.clone())).collect()

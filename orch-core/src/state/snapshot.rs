@@ -128,8 +128,8 @@ fn read_format_1(snapshot: &[u8]) -> Result<Vec<Change>, MachineError> {
     if form.v != 1 {
         return Err(bad(format!("its JSON has format {}; this version reads format 1", form.v)));
     }
-    let specs = form.tasks.iter().map(|task| Change::PutSpec(task.spec.clone()));
-    let mut changes: Vec<_> = specs.collect();
+    let large = form.tasks.iter().filter(|task| task.spec.is_large());
+    let mut changes: Vec<_> = large.map(|task| Change::PutSpec(task.spec.clone())).collect();
     changes.extend(form.nodes.into_iter().map(Change::PutNode));
     changes.extend(form.tasks.into_iter().map(Change::PutTask));
     changes.extend(form.commands.into_iter().map(|(slot, record)| Change::PutCommand(slot, record)));

@@ -1,4 +1,4 @@
-//! [`Specs`]: what tasks ask for, kept once for all that ask for the same.
+//! [`Specs`]: what tasks ask for, kept once for all that ask for the same where it is large. Others stay with their tasks.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,8 @@ impl Specs {
 
     /// The same spec as it is kept already, if it is.
     pub(super) fn shared(&self, spec: &SharedSpec) -> SharedSpec {
-        self.get(spec.id()).unwrap_or(spec).clone()
+        let known = if spec.is_large() { self.get(spec.id()) } else { None };
+        known.unwrap_or(spec).clone()
     }
 
     /// How many tasks have it.
@@ -58,12 +59,14 @@ impl Specs {
 
     /// A task has it.
     pub(super) fn take(&mut self, spec: &SharedSpec) {
-        self.entry(spec).tasks += 1;
+        if spec.is_large() {
+            self.entry(spec).tasks += 1;
+        }
     }
 
     /// A task that had it is gone.
     pub(super) fn release(&mut self, spec: &SharedSpec) {
-        let Some(kept) = self.kept.get_mut(&spec.id()) else { return };
+        let Some(kept) = spec.is_large().then(|| self.kept.get_mut(&spec.id())).flatten() else { return };
         kept.tasks -= 1;
         if kept.is_unused() {
             self.remove(spec.id());
@@ -113,9 +116,12 @@ mod tests {
 
     #[test]
     fn a_spec_is_kept_as_long_as_a_task_or_a_record_has_it() {
-        let spec = SharedSpec::from(TaskSpec::program("t", "true"));
-        let same = SharedSpec::from(TaskSpec::program("t", "true"));
+        let large = || SharedSpec::from(TaskSpec::program("t", "true").env("LARGE", "x".repeat(600)));
+        let (spec, same, small) = (large(), large(), SharedSpec::from(TaskSpec::program("t", "true")));
         let mut specs = Specs::default();
+        specs.take(&small);
+        specs.release(&small);
+        assert!(specs.all().is_empty() && specs.all_have_records(), "small ones stay with their tasks");
         specs.take(&spec);
         assert!(!specs.all_have_records() && !specs.has_record(spec.id()));
         assert!(!specs.set_record(&same, true) && specs.all_have_records());
