@@ -18,7 +18,7 @@ use bollard::{
     },
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use orch_benches::Failure;
+use orch_benches::{Failure, exit_code};
 use orch_core::{
     model::{AttemptId, NetworkMode, TaskId, TaskSpec},
     runtime::{Runtime, Work},
@@ -31,15 +31,8 @@ const CONTAINERS: usize = 32;
 /// Of each kind, after one that is not counted.
 const ROUNDS: usize = 8;
 
-#[expect(clippy::print_stderr, reason = "a failure has to be seen")]
 fn main() -> ExitCode {
-    match orch_core::block_on(measure()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(orch_core::block_on(measure()))
 }
 
 fn variable(name: &str) -> Result<String, Failure> {

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use orch_benches::{
-    Failure,
+    Failure, exit_code,
     process::{cpu_time, cpu_time_with_children},
 };
 use orch_core::{
@@ -27,15 +27,8 @@ const SLEEPERS: usize = 1000;
 const STARTS_AT_A_TIME: usize = 8;
 const IDLE: Duration = Duration::from_secs(20);
 
-#[expect(clippy::print_stderr, reason = "a failure has to be seen")]
 fn main() -> ExitCode {
-    match orch_core::block_on(measure()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(orch_core::block_on(measure()))
 }
 
 async fn measure() -> Result<(), Failure> {

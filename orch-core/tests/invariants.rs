@@ -497,7 +497,7 @@ fn changes_can_be_taken_back(state: &mut ClusterState, decided: &Decided) {
     assert!(state.snapshot() == before, "taking back what was done restores the records");
 }
 
-/// What a store has of the state: the writes of all changes, one after the other.
+/// Records in a store: the writes of all changes, one after the other.
 #[derive(Default)]
 struct Records(BTreeMap<Key, Write>);
 

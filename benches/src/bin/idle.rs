@@ -7,6 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use orch_benches::{
     Failure,
     cluster::{join, node},
+    exit_code,
     process::cpu_time,
 };
 use orch_core::{
@@ -25,15 +26,8 @@ const SECONDS: u64 = 20;
 const JOINING: usize = 16;
 const TOKEN: &str = "the token of workers";
 
-#[expect(clippy::print_stderr, reason = "a failure has to be seen")]
 fn main() -> ExitCode {
-    match orch_core::block_on(measure()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(orch_core::block_on(measure()))
 }
 
 async fn measure() -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! What a submission takes while clients list: `list [tasks]`. Tasks that wait, in memory; first alone, then beside two clients
+//! Time of a submission while clients list: `list [tasks]`. Tasks that wait, in memory; first alone, then beside two clients
 //! that list without a break: one by the beginning that all ids have in common, one by a name that no task has, which looks at all
 //! of them.
 
@@ -11,21 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use orch_benches::{Failure, cluster::small_task};
+use orch_benches::{Failure, cluster::small_task, exit_code};
 use orch_core::{Orchestrator, engine::TaskFilter, state::ClusterConfig};
 
 const TASKS: usize = 400_000;
 const SUBMISSIONS: usize = 2000;
 
-#[expect(clippy::print_stderr, reason = "a failure has to be seen")]
 fn main() -> ExitCode {
-    match orch_core::block_on(measure()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(orch_core::block_on(measure()))
 }
 
 async fn measure() -> Result<(), Failure> {
@@ -63,7 +56,7 @@ async fn measure() -> Result<(), Failure> {
     Ok(orchestrator.shutdown().await?)
 }
 
-/// How long each of many took, in order of time.
+/// Times of many submissions, the shortest first.
 async fn submissions(orchestrator: &Orchestrator) -> Result<Vec<Duration>, Failure> {
     let mut times = Vec::with_capacity(SUBMISSIONS);
     for number in 0..SUBMISSIONS {

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use orch_benches::{
     Failure,
     cluster::{Core, join, node, run_all, small_task},
+    exit_code,
     process::resident_bytes,
 };
 use orch_core::{Orchestrator, state::ClusterConfig};
@@ -15,7 +16,6 @@ const TASKS: usize = 1_000_000;
 const BATCH: usize = 100;
 const AGENTS: usize = 4;
 
-#[expect(clippy::print_stderr, reason = "a failure has to be seen")]
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (part, tasks) = (args.next(), args.next().map_or(Ok(TASKS), |tasks| tasks.parse()));
@@ -25,13 +25,7 @@ fn main() -> ExitCode {
         (Some("engine"), Ok(tasks)) => orch_core::block_on(engine(tasks)),
         _ => Err("usage: memory core|engine [tasks]".into()),
     };
-    match measured {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(measured)
 }
 
 fn core(tasks: usize) -> Result<(), Failure> {

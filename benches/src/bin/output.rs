@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use orch_benches::Failure;
+use orch_benches::{Failure, exit_code};
 use orch_core::{
     Orchestrator,
     engine::EngineConfig,
@@ -22,7 +22,6 @@ const TASKS: usize = 180;
 const BYTES: usize = 1_200_000;
 const AT_A_TIME: usize = 16;
 
-#[expect(clippy::print_stderr, reason = "a failure has to be seen")]
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default| args.get(at).map_or(Ok(default), |text| text.parse::<usize>());
@@ -32,13 +31,7 @@ fn main() -> ExitCode {
         }
         _ => Err("usage: output store|files DIR [tasks] [bytes]".into()),
     };
-    match measured {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(measured)
 }
 
 async fn measure(place: &str, dir: PathBuf, tasks: usize, bytes: usize) -> Result<(), Failure> {

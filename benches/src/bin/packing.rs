@@ -14,7 +14,7 @@ use std::{
 use orch_benches::{
     Failure,
     arrivals::{Arrival, Kind, Part, Random, load},
-    policies,
+    exit_code, policies,
 };
 use orch_core::{
     model::{
@@ -38,15 +38,8 @@ const CLUSTERS: [&[(u64, u64)]; 8] = [
 ];
 const HEADROOMS: [u64; 3] = [2, 4, 8];
 
-#[expect(clippy::print_stderr, reason = "a failure has to be seen")]
 fn main() -> ExitCode {
-    match measure() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(measure())
 }
 
 fn measure() -> Result<(), Failure> {

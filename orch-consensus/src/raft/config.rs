@@ -51,7 +51,7 @@ pub struct RaftConfig {
     pub members: BTreeMap<String, PeerId>,
     /// The channel of the transport that carries this group's messages; the first one by default.
     pub channel: Channel,
-    /// Where the log is; in memory by default.
+    /// Place of the log; in memory by default.
     pub storage: Storage,
     /// How often a leader lets the others know that it is there. Also how long one message of the log may take before it is
     /// sent again: longer than a round trip and a sync.

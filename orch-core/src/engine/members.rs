@@ -38,7 +38,7 @@ struct Told {
     v: u8,
     /// Nodes that it has heard since it told the last time.
     nodes: BTreeSet<NodeId>,
-    /// What time it is for it.
+    /// Its time when it told this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at: Option<Timestamp>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Members {
     told_at: Option<Instant>,
     /// Each record as it was when last looked at, and since when. What this member wrote itself is no news.
     known: HashMap<Key, (Revision, Instant)>,
-    /// What time it was for each of the others when it was last heard.
+    /// Time of each of the others when it was last heard.
     clocks: HashMap<Key, (Timestamp, Instant)>,
 }
 

@@ -9,7 +9,7 @@ use crate::model::{SharedSpec, SpecId};
 #[derive(Debug, Default)]
 pub(super) struct Specs {
     kept: HashMap<SpecId, Kept>,
-    /// How many have no record: those of tasks whose records are of format 1, which hold their specs themselves.
+    /// Number of specs without a record: those of tasks whose records are of format 1, which hold their specs themselves.
     without_record: usize,
 }
 
@@ -32,7 +32,7 @@ impl Specs {
         known.unwrap_or(spec).clone()
     }
 
-    /// How many tasks have it.
+    /// Number of tasks that have it.
     pub(super) fn tasks_of(&self, id: SpecId) -> usize {
         self.kept.get(&id).map_or(0, |kept| kept.tasks)
     }

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// What a test changes about the simulated runtime: each step that it does not say goes through.
+/// Change of the simulated runtime for a test: each step that it does not say goes through.
 #[async_trait]
 pub trait RuntimeLayer: fmt::Debug + Send + Sync + 'static {
     /// The runtime below.

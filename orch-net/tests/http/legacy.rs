@@ -62,6 +62,12 @@ fn id_of(task: &Value) -> (String, TaskId) {
     (text.to_owned(), text.parse().unwrap())
 }
 
+/// One life of an orchestrator that keeps its records in this store.
+async fn over(store: &Arc<dyn StateStore>) -> Orchestrator {
+    let consensus = Arc::new(LocalConsensus::durable(store.clone()));
+    Orchestrator::builder().store(store.clone()).consensus(consensus).engine(quick()).build().await.unwrap()
+}
+
 #[tokio::test]
 async fn their_cli_and_worker_are_served_unchanged() {
     let bench = in_memory().await;
@@ -217,11 +223,7 @@ async fn a_worker_that_never_tells_of_ends_gets_more_by_the_operators_rule() {
 #[tokio::test]
 async fn a_failure_that_may_be_of_a_second_start_does_not_end_what_may_run() {
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
-    let build = async || {
-        let consensus = Arc::new(LocalConsensus::durable(store.clone()));
-        let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(quick());
-        builder.build().await.unwrap()
-    };
+    let build = async || over(&store).await;
     let before = manager(build().await).await;
     let (told, id) = id_of(&run(&before, "told").await);
     assert_eq!(list(&before, "").await.len(), 1);
@@ -266,11 +268,7 @@ async fn a_first_failure_is_believed_however_long_the_list_is() {
 #[tokio::test]
 async fn a_manager_that_is_started_again_never_lists_a_running_task() {
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
-    let build = async || {
-        let consensus = Arc::new(LocalConsensus::durable(store.clone()));
-        let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(quick());
-        builder.build().await.unwrap()
-    };
+    let build = async || over(&store).await;
     let before = manager(build().await).await;
     let (text, id) = id_of(&run(&before, "long").await);
     assert_eq!(update(&before, &text, "Running").await.status, 200);

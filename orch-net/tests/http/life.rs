@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orch_core::{
-    engine::{Observation, OutputRange, Seen, TaskFilter},
+    engine::{AgentHandle, Observation, OutputRange, Seen, TaskFilter},
     model::{CommandId, Exit, NodeId, TaskId, TaskSpec, Timestamp},
     runtime::OutputStream,
     state::Outcome,
@@ -188,21 +188,40 @@ async fn one_task_is_posted_as_it_is() {
     assert_ne!(listed.json()["tasks"][0]["record"]["id"], made["id"], "an id is made up where none is given");
 }
 
+/// A running task, and a client whose connections can be cut.
+struct Writing {
+    bench: Bench,
+    proxy: Proxy,
+    client: Client,
+    task: TaskId,
+    _worker: AgentHandle,
+}
+
+impl Writing {
+    async fn start() -> Self {
+        let bench = Bench::new().await;
+        let worker = bench.worker(&SimulatedRuntime::new()).await;
+        let proxy = Proxy::to(bench.address).await;
+        let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
+        let task = bench.orch.submit(hang("writes")).await.unwrap();
+        running(&bench.orch, task).await;
+        Self { bench, proxy, client, task, _worker: worker }
+    }
+}
+
+/// Output of the task's first attempt, as its agent tells it.
+async fn write(bench: &Bench, task: TaskId, offset: u64, text: &str) {
+    let session = bench.orch.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
+    let data = text.to_owned().into_bytes().into();
+    let seen = Seen::Output { stream: OutputStream::Stdout, offset, data };
+    let observation = Observation { attempt: attempt(task, 1), seen };
+    bench.orch.link().observe(&session, vec![observation]).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_tail_goes_on_through_a_disconnect() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let _worker = bench.worker(&runtime).await;
-    let proxy = Proxy::to(bench.address).await;
-    let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
-    let task = bench.orch.submit(hang("writes")).await.unwrap();
-    running(&bench.orch, task).await;
-    let writes = async |offset: u64, text: &str| {
-        let session = bench.orch.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
-        let data = text.to_owned().into_bytes().into();
-        let seen = Seen::Output { stream: OutputStream::Stdout, offset, data };
-        let observation = Observation { attempt: attempt(task, 1), seen };
-        bench.orch.link().observe(&session, vec![observation]).await.unwrap();
-    };
+    let Writing { bench, proxy, client, task, _worker } = Writing::start().await;
+    let writes = async |offset, text| write(&bench, task, offset, text).await;
     writes(0, "one\ntwo\nthree\n").await;
     let range = OutputRange { follow: true, tail: Some(1), ..OutputRange::default() };
     let mut tail = client.logs_in(task, range).await.unwrap();
@@ -222,19 +241,8 @@ async fn a_tail_goes_on_through_a_disconnect() {
 
 #[tokio::test]
 async fn output_since_a_time_goes_on_through_a_disconnect() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let _worker = bench.worker(&runtime).await;
-    let proxy = Proxy::to(bench.address).await;
-    let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
-    let task = bench.orch.submit(hang("writes")).await.unwrap();
-    running(&bench.orch, task).await;
-    let writes = async |offset: u64, text: &str| {
-        let session = bench.orch.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
-        let data = text.to_owned().into_bytes().into();
-        let seen = Seen::Output { stream: OutputStream::Stdout, offset, data };
-        let observation = Observation { attempt: attempt(task, 1), seen };
-        bench.orch.link().observe(&session, vec![observation]).await.unwrap();
-    };
+    let Writing { bench, proxy, client, task, _worker } = Writing::start().await;
+    let writes = async |offset, text| write(&bench, task, offset, text).await;
     writes(0, "one\n").await;
     let all = OutputRange { follow: true, times: true, ..OutputRange::default() };
     let first = soon(client.logs_in(task, all).await.unwrap().next()).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! [`count_losses`]: how often nodes that are well are taken for lost.
+//! [`count_losses`]: number of times that nodes that are well are taken for lost.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use super::{
 /// Nodes on a network that loses messages, whose machines stand still now and then.
 #[derive(Clone, Copy, Debug)]
 pub struct Losses {
-    /// What is left to chance follows from it.
+    /// Source of all chance.
     pub seed: u64,
-    /// How many nodes.
+    /// Number of nodes.
     pub nodes: u8,
     /// Calls of a thousand that are lost, and as many answers.
     pub lost_per_thousand: u32,
-    /// How long a node hears and says nothing, once a minute.
+    /// Time for which a node hears and says nothing, once a minute.
     pub pause: Duration,
-    /// How long it goes on, in virtual time.
+    /// Length of the run, in virtual time.
     pub time: Duration,
 }
 
-/// How often a node was lost.
+/// Number of losses of nodes.
 ///
 /// # Errors
 /// When the cluster cannot start.

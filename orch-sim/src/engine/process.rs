@@ -17,7 +17,7 @@ use crate::Random;
 /// Clock that may be off, random bits that follow from the seed, and work that can be ended wherever it is.
 #[derive(Debug)]
 pub(super) struct Process {
-    /// What its clock said at `started`.
+    /// Its clock at `started`.
     epoch: Timestamp,
     started: Instant,
     random: Mutex<Random>,

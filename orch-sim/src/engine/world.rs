@@ -40,7 +40,7 @@ struct State {
     network: Network,
 }
 
-/// How often calls fare badly, in a thousand.
+/// Faults of calls, in a thousand.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Network {
     /// They go to another member.

@@ -174,7 +174,7 @@ fn known_status(text: &str) -> Result<String> {
     }
 }
 
-/// How many of these tasks a page has: so many that their JSON stays below [`PAGE_BYTES_MAX`], and one at least.
+/// Number of these tasks that a page has: so many that their JSON stays below [`PAGE_BYTES_MAX`], and one at least.
 fn how_many_fit(tasks: &[TaskView]) -> usize {
     let mut bytes = Length(0);
     let fit = tasks.iter().take_while(|task| {
