@@ -35,12 +35,17 @@ impl StandIn {
             let mut silent = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let (request, answer) = serve(&mut stream, &respond);
+                let request = read(&mut stream);
+                // Before the answer: who has that one finds the request in the list.
+                if asked.send(request.clone()).is_err() {
+                    return;
+                }
+                let mut words = request.split(' ');
+                let answer = respond(words.next().unwrap(), words.next().unwrap_or_default());
                 if answer == SILENCE {
                     silent.push(stream);
-                }
-                if asked.send(request).is_err() {
-                    return;
+                } else if let Some((status, body)) = answer {
+                    write(&mut stream, status, &body);
                 }
             }
         });
@@ -93,9 +98,9 @@ pub(crate) fn refusal(status: u16, message: &str) -> Answer {
     Some((status, format!(r#"{{"message":"{message}"}}"#)))
 }
 
-/// Answers one request and gives its first line, with the answer.
-fn serve(stream: &mut UnixStream, respond: impl Fn(&str, &str) -> Answer) -> (String, Answer) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
+/// Takes in one request and gives its first line.
+fn read(stream: &mut UnixStream) -> String {
+    let mut reader = BufReader::new(stream);
     let (mut request, mut length) = (String::new(), 0);
     reader.read_line(&mut request).unwrap();
     loop {
@@ -107,12 +112,10 @@ fn serve(stream: &mut UnixStream, respond: impl Fn(&str, &str) -> Answer) -> (St
         }
     }
     reader.read_exact(&mut vec![0; length]).unwrap();
-    let mut words = request.split(' ');
-    let answer = respond(words.next().unwrap(), words.next().unwrap_or_default());
-    if let Some((status, body)) = answer.as_ref().filter(|_| answer != SILENCE) {
-        let head =
-            format!("HTTP/1.1 {status} Told\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
-        write!(stream, "{head}Content-Type: application/json\r\n\r\n{body}").unwrap();
-    }
-    (request, answer)
+    request
+}
+
+fn write(stream: &mut UnixStream, status: u16, body: &str) {
+    let head = format!("HTTP/1.1 {status} Told\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    write!(stream, "{head}Content-Type: application/json\r\n\r\n{body}").unwrap();
 }
