@@ -21,11 +21,14 @@ fn lost_messages_and_short_pauses_lose_no_node() {
     let usual = Losses {
         seed: 7,
         nodes: 20,
+        members: 1,
         lost_per_thousand: 50,
         pause: Duration::from_secs(2),
         time: Duration::from_secs(3600),
     };
     assert_eq!(count_losses(usual).unwrap(), 0, "in twenty hours of a node");
+    let told = Losses { members: 3, ..usual };
+    assert_eq!(count_losses(told).unwrap(), 0, "two of three members are told what the third hears");
     let long = Losses { pause: Duration::from_secs(10), time: Duration::from_secs(300), ..usual };
     assert!(count_losses(long).unwrap() >= 20, "longer pauses than the timeout are noticed");
 }

@@ -50,7 +50,7 @@ pub struct ManagerArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
     /// How often workers should say that they are there.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::duration)]
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = units::duration)]
     pub heartbeat_interval: Duration,
     /// A worker that was silent for so long is lost, and its tasks go elsewhere.
     #[arg(long, value_name = "TIME", default_value = "6s", value_parser = units::duration)]

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior},
+    time::Instant,
 };
 use tracing::{debug, info, warn};
 
@@ -19,6 +19,7 @@ use super::{
     attempt::{Orders, Over, Shared, Wish, drive},
     ended::Ended,
     engine_health::EngineHealth,
+    heartbeat::beat,
     link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registration, Seen},
     node::local_capacity,
     outbox::{Outbox, Sessions},
@@ -535,24 +536,6 @@ async fn ask(
                 delay = (delay * 2).min(RETRY_MAX);
             }
             other => return other,
-        }
-    }
-}
-
-/// Says that the node is there until the control side does not know it any more; returns why.
-async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: Duration) -> LinkError {
-    let mut ticks = tokio::time::interval(every.max(Duration::from_millis(10)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let Some(session) = sessions.borrow().clone() else { return LinkError::NotRegistered };
-        match tokio::time::timeout(every, link.heartbeat(&session)).await {
-            Ok(Err(error @ (LinkError::NotRegistered | LinkError::Fenced(_) | LinkError::Closed))) => {
-                return error;
-            }
-            Ok(Err(error)) => debug!(%error, "a heartbeat was not heard"),
-            Err(_) => debug!("a heartbeat was not answered in time"),
-            Ok(Ok(())) => {}
         }
     }
 }

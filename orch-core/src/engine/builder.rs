@@ -297,7 +297,7 @@ impl Builder {
                  consensus to .store(...) too",
             );
         }
-        // It takes half an interval to be told, and half an interval to be read.
+        // It takes a third of an interval to be told, and a third to be read. One that was lost comes half of one later.
         match self.engine.node_timeout < self.engine.heartbeat_interval * 3 {
             true => refuse(
                 "a heartbeat reaches the other members of a store up to one heartbeat_interval late; set \

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Times and bounds of an [`Orchestrator`](super::Orchestrator).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// How often agents should say that they are there.
+    /// How often agents should say that they are there. One that was not heard says it again after half of it.
     pub heartbeat_interval: Duration,
     /// A node that was silent for so long is suspected. Several intervals: one lost message is no death.
     pub node_timeout: Duration,
@@ -26,7 +26,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            heartbeat_interval: Duration::from_secs(1),
+            heartbeat_interval: Duration::from_millis(1500),
             node_timeout: Duration::from_secs(6),
             assignments_wait: Duration::from_secs(30),
             events_kept: 65_536,

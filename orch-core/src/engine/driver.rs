@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Heard(Mutex<HashMap<NodeId, LastHeard>>);
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct LastHeard {
     at: Instant,
     /// When it said something to this member.
@@ -76,28 +76,26 @@ impl Heard {
         directly.map(|(node, _)| node.clone()).collect()
     }
 
-    /// Whether the node ever said something to this member.
-    fn directly(&self, node: &NodeId) -> bool {
-        self.lock().get(node).is_some_and(|last| last.directly.is_some())
-    }
-
-    /// How long the node has been silent. One that was never heard of counts from the first question on.
-    fn silence(&self, node: &NodeRecord) -> Duration {
-        let mut heard = self.lock();
-        let last = heard.entry(node.spec.id.clone()).or_insert_with(LastHeard::now);
-        if last.session.replace(node.session) != Some(node.session) {
-            last.at = Instant::now();
-        }
-        last.at.elapsed()
-    }
-
-    /// Forgets all but those of these nodes (in order of their ids) that are there. The silence of a lost one counts from
-    /// its return on.
-    fn keep_ready(&self, nodes: &[NodeView]) {
-        self.lock().retain(|node, _| {
-            let known = nodes.binary_search_by(|known| known.id().cmp(node));
-            known.is_ok_and(|at| nodes[at].record.state == NodeState::Ready)
+    /// How long each of these nodes, in order of their ids, has been silent. One that was never heard of counts from the
+    /// first question on. All others are forgotten: the silence of a lost one counts from its return on.
+    fn silence<'a>(&self, ready: &[&'a Arc<NodeView>]) -> Vec<(&'a NodeRecord, LastHeard)> {
+        let (mut heard, now) = (self.lock(), Instant::now());
+        let silent = ready.iter().map(|node| {
+            let record = &*node.record;
+            let last = match heard.get_mut(&record.spec.id) {
+                Some(last) => last,
+                None => heard.entry(record.spec.id.clone()).or_insert_with(LastHeard::now),
+            };
+            if last.session.replace(record.session) != Some(record.session) {
+                last.at = now;
+            }
+            (record, *last)
         });
+        let silent = silent.collect();
+        if heard.len() > ready.len() {
+            heard.retain(|id, _| ready.binary_search_by(|node| node.id().cmp(id)).is_ok());
+        }
+        silent
     }
 
     /// All nodes count as heard of now.
@@ -130,7 +128,7 @@ async fn propose_ticks(inner: &Inner, mut stop: watch::Receiver<bool>) {
 }
 
 async fn check_nodes(inner: &Inner, mut members: Option<Members>, mut stop: watch::Receiver<bool>) {
-    let period = inner.config.heartbeat_interval / 2;
+    let period = inner.config.heartbeat_interval / 3;
     let mut checks = tokio::time::interval(period);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_check = Instant::now();
@@ -190,11 +188,12 @@ async fn tick(inner: &Inner) {
 async fn suspect_silent_nodes(inner: &Inner) {
     /// Suspicions that are proposed together: so many nodes may be lost at once for the price of one.
     const TOGETHER: usize = 256;
-    let nodes = inner.view.nodes();
-    inner.heard.keep_ready(&nodes);
+    let nodes = inner.view.shared_nodes();
+    let ready: Vec<_> = nodes.iter().filter(|node| node.record.state == NodeState::Ready).collect();
+    let heard = inner.heard.silence(&ready);
     let by = inner.consensus.author().to_string();
-    let ready = nodes.iter().filter(|node| node.record.state == NodeState::Ready);
-    let commands: Vec<Command> = ready.filter_map(|node| verdict(inner, &node.record, &by)).collect();
+    let commands: Vec<Command> =
+        heard.into_iter().filter_map(|(node, last)| verdict(inner, node, last, &by)).collect();
     for some in commands.chunks(TOGETHER) {
         let decided = some.iter().map(|command| inner.decide(Envelope::anonymous(command.clone())));
         for result in join_all(decided).await {
@@ -206,15 +205,15 @@ async fn suspect_silent_nodes(inner: &Inner) {
 }
 
 /// What this member has to say about a node, if that is news.
-fn verdict(inner: &Inner, record: &NodeRecord, by: &str) -> Option<Command> {
+fn verdict(inner: &Inner, record: &NodeRecord, last: LastHeard, by: &str) -> Option<Command> {
     let node = &record.spec.id;
     // Members with logs of their own do not tell each other what they hear. A member that never heard a node knows nothing.
     let capabilities = inner.consensus.capabilities();
     let alone = capabilities.fault_model == FaultModel::None;
-    if !alone && !capabilities.shares_store() && !inner.heard.directly(node) {
+    if !alone && !capabilities.shares_store() && last.directly.is_none() {
         return None;
     }
-    let silence = inner.heard.silence(record);
+    let silence = last.at.elapsed();
     let suspected = record.suspected_by.contains(by);
     if silence > inner.config.node_timeout && !suspected {
         warn!(%node, ?silence, "node is silent");

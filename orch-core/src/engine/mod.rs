@@ -10,6 +10,7 @@ mod ended;
 mod engine_health;
 mod error;
 mod events;
+mod heartbeat;
 mod link;
 mod local_link;
 mod mailbox;

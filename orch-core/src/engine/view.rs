@@ -152,8 +152,13 @@ impl View {
         (!ids.is_empty()).then(|| known.collect())
     }
 
+    /// In order of their ids.
+    pub(super) fn shared_nodes(&self) -> Vec<Arc<NodeView>> {
+        self.read().nodes.clone()
+    }
+
     pub(super) fn nodes(&self) -> Vec<NodeView> {
-        let nodes = self.read().nodes.clone();
+        let nodes = self.shared_nodes();
         nodes.iter().map(|node| NodeView::clone(node)).collect()
     }
 

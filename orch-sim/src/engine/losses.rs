@@ -17,6 +17,8 @@ pub struct Losses {
     pub seed: u64,
     /// Number of nodes.
     pub nodes: u8,
+    /// Members over one store. The nodes talk to them in turns, each to one only.
+    pub members: u8,
     /// Calls of a thousand that are lost, and as many answers.
     pub lost_per_thousand: u32,
     /// Time for which a node hears and says nothing, once a minute.
@@ -36,12 +38,19 @@ pub fn count_losses(setting: Losses) -> Result<usize, Violation> {
 }
 
 async fn live(setting: Losses) -> Result<usize, Violation> {
-    let world = World::new(setting.seed, 1);
+    let members = usize::from(setting.members.max(1));
+    let world = World::new(setting.seed, members);
     world.set_network(Network::losing(setting.lost_per_thousand));
-    let built = world.start_member(0, Duration::ZERO).await;
-    built.map_err(|error| Violation(format!("the member cannot start: {error:?}")))?;
-    let machines: Vec<_> =
-        (0..setting.nodes).map(|number| world.add_machine(&format!("node-{number}"), number)).collect();
+    for member in 0..members {
+        let built = world.start_member(member, Duration::ZERO).await;
+        built.map_err(|error| Violation(format!("a member cannot start: {error:?}")))?;
+    }
+    let machine = |number| {
+        let machine = world.add_machine(&format!("node-{number}"), number);
+        world.turn_to(machine, usize::from(number) % members);
+        machine
+    };
+    let machines: Vec<_> = (0..setting.nodes).map(machine).collect();
     let orchestrator = world.member(0).ok_or_else(|| Violation("the member is down".into()))?;
     let mut events = orchestrator.events();
     let until = Instant::now() + setting.time;

@@ -181,6 +181,11 @@ impl World {
         number
     }
 
+    /// The agent of a machine talks to this member from now on.
+    pub(super) fn turn_to(&self, machine: usize, member: usize) {
+        self.state().agents[machine].member = member;
+    }
+
     pub(super) fn start_agent(self: &Arc<Self>, number: usize) {
         let link = Arc::new(NetworkLink::new(self.clone(), number));
         let environment = self.process(Duration::ZERO);
