@@ -213,20 +213,17 @@ impl View {
     /// Notes what `node` saw of an attempt, unless it does not hold that attempt. Says whether it was noted.
     pub(super) fn observe(&self, node: &NodeId, attempt: AttemptId, seen: &Seen) -> bool {
         let mut inner = self.write();
-        let held = inner
-            .tasks
-            .get(attempt.task)
-            .is_some_and(|task| task.current_attempt() == Some(attempt) && task.node() == Some(node));
-        if !held {
-            return false;
-        }
-        let shown = inner.shown(attempt.task);
+        let task = inner.tasks.get(attempt.task);
+        let held = task.filter(|task| task.current_attempt() == Some(attempt) && task.node() == Some(node));
+        let Some(task) = held.cloned() else { return false };
+        let shown = inner.shown(&task);
         let observed = inner.observed.entry(attempt.task).or_insert_with(|| Observed::new(attempt.attempt));
         if observed.attempt != attempt.attempt {
             *observed = Observed::new(attempt.attempt);
         }
         let news = observed.note(seen);
-        inner.recount(shown, attempt.task);
+        let now = inner.shown(&task);
+        inner.recount(Some(shown), Some(now));
         if news {
             let revision = inner.revision;
             inner.ring.push(revision, EventKind::Observed { attempt, seen: seen.clone() });
@@ -249,14 +246,14 @@ impl View {
     /// Takes in what was observed before a restart, where it is still about the current attempt.
     pub(super) fn restore_observed(&self, attempt: AttemptId, observed: Observed) {
         let mut inner = self.write();
-        let current = inner.tasks.get(attempt.task).and_then(|task| task.current_attempt());
-        if current == Some(attempt) {
-            let shown = inner.shown(attempt.task);
-            inner.observed.insert(attempt.task, observed);
-            inner.recount(shown, attempt.task);
-        } else {
-            inner.stale.push_back(Stale::Attempt(attempt));
-        }
+        let task = inner.tasks.get(attempt.task);
+        let Some(task) = task.filter(|task| task.current_attempt() == Some(attempt)).cloned() else {
+            return inner.stale.push_back(Stale::Attempt(attempt));
+        };
+        let shown = inner.shown(&task);
+        inner.observed.insert(attempt.task, observed);
+        let now = inner.shown(&task);
+        inner.recount(Some(shown), Some(now));
     }
 
     /// Everything that the node should do.
@@ -305,11 +302,12 @@ impl View {
         for change in changes {
             match change {
                 Change::PutTask(record) => {
-                    let shown = inner.shown(record.id);
                     let before = inner.tasks.insert(record.clone());
+                    let shown = before.as_deref().map(|before| inner.shown(before));
                     note_moves(&mut moved, before.as_deref(), record);
                     inner.note_task(before.as_deref(), record);
-                    inner.recount(shown, record.id);
+                    let now = inner.shown(record);
+                    inner.recount(shown, Some(now));
                     inner.ring.push(revision, EventKind::Task(record.clone()));
                 }
                 Change::DeleteTask(id) => {
@@ -431,16 +429,15 @@ impl Inner {
     }
 
     /// The status that is shown of a task.
-    fn shown(&self, task: TaskId) -> Option<&'static str> {
-        self.tasks.get(task).map(|record| match record.status() {
+    fn shown(&self, record: &TaskRecord) -> &'static str {
+        match record.status() {
             "placed" if self.was_seen_running(record) => "running",
             status => status,
-        })
+        }
     }
 
-    /// A task was shown as `before`.
-    fn recount(&mut self, before: Option<&'static str>, task: TaskId) {
-        let now = self.shown(task);
+    /// A task was shown as `before`, and is as `now`.
+    fn recount(&mut self, before: Option<&'static str>, now: Option<&'static str>) {
         if before == now {
             return;
         }
@@ -454,7 +451,7 @@ impl Inner {
 
     fn count_all(&mut self) {
         let mut counts = BTreeMap::new();
-        for status in self.tasks.values().filter_map(|record| self.shown(record.id)) {
+        for status in self.tasks.values().map(|record| self.shown(record)) {
             *counts.entry(status).or_default() += 1;
         }
         self.counts = counts;
@@ -466,9 +463,9 @@ impl Inner {
     }
 
     fn forget(&mut self, id: TaskId) -> Option<Arc<TaskRecord>> {
-        let shown = self.shown(id);
         let forgotten = self.tasks.remove(id);
-        self.recount(shown, id);
+        let shown = forgotten.as_deref().map(|forgotten| self.shown(forgotten));
+        self.recount(shown, None);
         if let Some(record) = &forgotten {
             self.by_seq.remove(&record.seq);
             self.unfinished.remove(&record.seq);

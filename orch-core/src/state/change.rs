@@ -273,7 +273,10 @@ fn key(text: String) -> Key {
 }
 
 fn encode(v: u8, record: &impl Serialize) -> Bytes {
-    serde_json::to_vec(&Stored { v, record }).expect("plain data has a JSON form").into()
+    // Most records fit: growing from nothing would copy each of them twice.
+    let mut encoded = Vec::with_capacity(512);
+    serde_json::to_writer(&mut encoded, &Stored { v, record }).expect("plain data has a JSON form");
+    encoded.into()
 }
 
 /// Without reading the whole record, where it begins as we write it.

@@ -126,11 +126,12 @@ impl Draft<'_> {
                 attempts: Vec::new(),
             });
         }
-        let mut seen = BTreeSet::new();
-        if drafted.len() > 1
-            && let Some(twice) = drafted.iter().find(|task| !seen.insert(task.id))
-        {
-            return Err(Rejection::TaskIdTaken { task: twice.id });
+        // The ids that one process makes are in order already.
+        if !drafted.is_sorted_by(|one, next| one.id < next.id) {
+            let mut seen = BTreeSet::new();
+            if let Some(twice) = drafted.iter().find(|task| !seen.insert(task.id)) {
+                return Err(Rejection::TaskIdTaken { task: twice.id });
+            }
         }
         if self.state.unfinished() + drafted.len() > config.unfinished_max {
             return Err(Rejection::QueueFull { limit: config.unfinished_max });
@@ -365,7 +366,7 @@ impl Draft<'_> {
     }
 
     fn suspect_node(&mut self, node: &NodeId, session: u64, by: &Author) -> Answer {
-        let mut record = self.known_node(node)?;
+        let mut record = self.known_node(node)?.clone();
         if record.state == NodeState::Lost || record.session != session {
             return Ok(Outcome::Unchanged);
         }
@@ -389,7 +390,7 @@ impl Draft<'_> {
     }
 
     fn trust_node(&mut self, node: &NodeId, by: &Author) -> Answer {
-        let mut record = self.known_node(node)?;
+        let mut record = self.known_node(node)?.clone();
         if !record.suspected_by.remove(&by.to_string()) {
             return Ok(Outcome::Unchanged);
         }
@@ -398,7 +399,7 @@ impl Draft<'_> {
     }
 
     fn set_scheduling(&mut self, node: &NodeId, scheduling: Scheduling) -> Answer {
-        let mut record = self.known_node(node)?;
+        let mut record = self.known_node(node)?.clone();
         if record.scheduling == scheduling {
             return Ok(Outcome::Unchanged);
         }

@@ -59,9 +59,9 @@ impl<'a> Draft<'a> {
         known.map(|task| TaskRecord::clone(task)).ok_or(Rejection::UnknownTask { task: id })
     }
 
-    pub(super) fn known_node(&self, node: &NodeId) -> Result<NodeRecord, Rejection> {
+    pub(super) fn known_node(&self, node: &NodeId) -> Result<&NodeRecord, Rejection> {
         match self.view(node) {
-            Some(view) => Ok(NodeRecord::clone(&view.record)),
+            Some(view) => Ok(&view.record),
             None => Err(Rejection::UnknownNode { node: node.clone() }),
         }
     }
@@ -157,8 +157,11 @@ impl<'a> Draft<'a> {
         let mut released = BTreeMap::new();
         for (_, id) in self.state.finished.iter().take(surplus) {
             changes.push(Change::DeleteTask(*id));
-            let spec = &self.state.task(*id).expect("it is indexed").spec;
-            if spec.is_large() {
+            // An old record is in no cache: it is not looked at without need.
+            if !self.state.specs.is_empty()
+                && let spec = &self.state.task(*id).expect("it is indexed").spec
+                && spec.is_large()
+            {
                 released.entry(spec.id()).or_insert((spec, 0)).1 += 1;
             }
         }

@@ -1,7 +1,8 @@
 //! Placing what became placeable, with as few questions to the scheduler as possible.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_set},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, btree_set},
     iter::Peekable,
     sync::Arc,
     vec,
@@ -34,44 +35,45 @@ impl<'a> Draft<'a> {
             return;
         }
         let mut lines = self.fresh_lines();
-        // Shapes of which a task was tried already, or is in a line.
-        let mut touched: BTreeSet<Shape> = lines.keys().cloned().collect();
-        // The first task of every line that may still fit, in order of rank.
-        let mut heads: BTreeMap<(Rank, TaskId), Shape> = BTreeMap::new();
-        for (shape, line) in &mut lines {
-            heads.extend(line.next(&self.tasks).map(|entry| (entry, shape.clone())));
+        // Shapes that have a line.
+        let mut touched: BTreeSet<Shape> = lines.iter().map(|line| line.shape.clone()).collect();
+        // The first task of every line that may still fit, in order of rank, and the line's place.
+        let mut heads: BinaryHeap<Reverse<((Rank, TaskId), usize)>> = BinaryHeap::new();
+        for (at, line) in lines.iter_mut().enumerate() {
+            heads.extend(line.next(&self.tasks).map(|first| Reverse((first, at))));
         }
+        let mut nodes = self.open_gained_nodes();
         loop {
-            let open = |node| self.view(node).filter(|view| view.is_open()).cloned();
-            let nodes: Vec<NodeView> = self.gained.iter().filter_map(open).collect();
             // Nothing is given back in here: what does not fit now fits no more.
-            while heads.first_key_value().is_some_and(|(_, shape)| !nodes.iter().any(|node| shape.fits(node)))
-            {
-                heads.pop_first();
+            while heads.peek().is_some_and(|Reverse((_, at))| !lines[*at].fits(&nodes)) {
+                heads.pop();
             }
-            let in_line = heads.first_key_value().map(|(entry, shape)| (*entry, shape.clone()));
-            let waiting = nodes.iter().filter_map(|node| self.state.queue.first_fit(node, &touched));
-            let Some((entry, shape)) = waiting.chain(in_line).min() else { return };
-            if heads.remove(&entry).is_none() {
+            let head = heads.peek().map(|Reverse((entry, _))| *entry);
+            let waiting = nodes.iter().filter_map(|node| self.state.queue.first_fit(node, &touched)).min();
+            if let Some((_, shape)) = waiting.filter(|(entry, _)| head.is_none_or(|head| *entry < head)) {
                 // It may have changed with this command; its line knows who is first now.
-                let mut line = Line::of(self.state.queue.waiting(&shape), Vec::new());
-                heads.extend(line.next(&self.tasks).map(|first| (first, shape.clone())));
-                lines.insert(shape.clone(), line);
+                let mut line = Line::of(shape.clone(), self.state.queue.waiting(&shape), Vec::new());
+                heads.extend(line.next(&self.tasks).map(|first| Reverse((first, lines.len()))));
+                lines.push(line);
                 touched.insert(shape);
                 continue;
             }
+            let Some(Reverse((entry, at))) = heads.pop() else { return };
             self.plan_and_start(&nodes, &[entry]);
             // Where one does not fit, none of its shape does.
-            if self.tasks.get(&entry.1).is_some_and(|task| task.node().is_some())
-                && let Some(next) = lines.get_mut(&shape).and_then(|line| line.next(&self.tasks))
-            {
-                heads.insert(next, shape);
+            if self.tasks.get(&entry.1).is_some_and(|task| task.node().is_some()) {
+                heads.extend(lines[at].next(&self.tasks).map(|next| Reverse((next, at))));
+                nodes = self.open_gained_nodes();
             }
         }
     }
 
+    fn open_gained_nodes(&self) -> Vec<NodeView> {
+        self.gained.iter().filter_map(|node| self.view(node)).filter(|view| view.is_open()).cloned().collect()
+    }
+
     /// Tasks that became eligible with this command, one line a shape, with those of it that wait.
-    fn fresh_lines(&self) -> BTreeMap<Shape, Line<'a>> {
+    fn fresh_lines(&self) -> Vec<Line<'a>> {
         let mut fresh: BTreeMap<Shape, Vec<(Rank, TaskId)>> = BTreeMap::new();
         for entry in &self.fresh {
             let (task, shape) = (&self.tasks[&entry.1], Shape::of(&self.tasks[&entry.1]));
@@ -82,11 +84,8 @@ impl<'a> Draft<'a> {
                 fresh.entry(shape).or_default().push(*entry);
             }
         }
-        let line = |(shape, fresh)| {
-            let line = Line::of(self.state.queue.waiting(&shape), fresh);
-            (shape, line)
-        };
-        fresh.into_iter().map(line).collect()
+        let waiting = |shape: &Shape| self.state.queue.waiting(shape);
+        fresh.into_iter().map(|(shape, fresh)| Line::of(shape.clone(), waiting(&shape), fresh)).collect()
     }
 
     fn place_fresh_tasks(&mut self) {
@@ -150,16 +149,22 @@ impl<'a> Draft<'a> {
 
 /// The tasks of one shape in order of rank: those that waited already, and those that came with this command.
 struct Line<'a> {
+    shape: Shape,
     waiting: Option<Peekable<btree_set::Iter<'a, (Rank, TaskId)>>>,
     fresh: Peekable<vec::IntoIter<(Rank, TaskId)>>,
 }
 
 impl<'a> Line<'a> {
-    fn of(waiting: Option<&'a Waiting>, fresh: Vec<(Rank, TaskId)>) -> Self {
+    fn of(shape: Shape, waiting: Option<&'a Waiting>, fresh: Vec<(Rank, TaskId)>) -> Self {
         Self {
+            shape,
             waiting: waiting.map(|waiting| waiting.iter().peekable()),
             fresh: fresh.into_iter().peekable(),
         }
+    }
+
+    fn fits(&self, nodes: &[NodeView]) -> bool {
+        nodes.iter().any(|node| self.shape.fits(node))
     }
 
     /// The next task that is still eligible.

@@ -20,7 +20,7 @@ use std::{
 use self::class::Class;
 use super::TaskRecord;
 use crate::{
-    model::{Constraint, NodeId, Resources, TaskId, WorkKind},
+    model::{Constraint, NodeId, NodeSpec, Resources, TaskId, WorkKind},
     scheduler::NodeView,
 };
 
@@ -119,11 +119,19 @@ enum Pivot {
 
 impl Pivot {
     /// All that this node has.
-    fn of(node: &NodeView) -> impl Iterator<Item = Self> + '_ {
-        let spec = &node.record.spec;
-        let labels = spec.labels.iter().map(|(label, value)| Self::Label(label.clone(), value.clone()));
-        let devices = spec.capacity.devices.keys().map(|name| Self::Device(name.clone()));
-        [Self::Anything, Self::Node(spec.id.clone())].into_iter().chain(labels).chain(devices)
+    fn all_of(node: &NodeSpec) -> impl Iterator<Item = Self> + '_ {
+        let labels = node.labels.iter().map(|(label, value)| Self::Label(label.clone(), value.clone()));
+        let devices = node.capacity.devices.keys().map(|name| Self::Device(name.clone()));
+        [Self::Anything, Self::Node(node.id.clone())].into_iter().chain(labels).chain(devices)
+    }
+
+    fn is_of(&self, node: &NodeSpec) -> bool {
+        match self {
+            Self::Node(id) => node.id == *id,
+            Self::Label(label, value) => node.labels.get(label) == Some(value),
+            Self::Device(name) => node.capacity.devices.contains_key(name),
+            Self::Anything => true,
+        }
     }
 }
 
@@ -176,6 +184,17 @@ impl Queue {
         self.waiting(shape).is_some()
     }
 
+    /// The classes that this node may admit.
+    fn classes_for<'a>(&'a self, node: &'a NodeSpec) -> impl Iterator<Item = (&'a Arc<ClassKey>, &'a Class)> {
+        // Few pivots are compared; among many, those of the node are looked up.
+        const FEW: usize = 8;
+        let few = self.pivots.len() <= FEW;
+        let compared = few.then(|| self.pivots.iter().filter(|(pivot, _)| pivot.is_of(node)));
+        let looked_up = (!few).then(|| Pivot::all_of(node).filter_map(|pivot| self.pivots.get(&pivot)));
+        let compared = compared.into_iter().flatten().map(|(_, classes)| classes);
+        compared.chain(looked_up.into_iter().flatten()).flatten()
+    }
+
     /// The first task, in order of rank, of a shape that fits on the node and is not to be skipped.
     pub(super) fn first_fit(
         &self,
@@ -184,8 +203,7 @@ impl Queue {
     ) -> Option<((Rank, TaskId), Shape)> {
         let free = Size::free(node);
         let mut first: Option<((Rank, TaskId), Shape)> = None;
-        let classes = Pivot::of(node).filter_map(|pivot| self.pivots.get(&pivot)).flatten();
-        for (class, shapes) in classes {
+        for (class, shapes) in self.classes_for(&node.record.spec) {
             let before = first.as_ref().map(|(entry, _)| *entry);
             // Cheaper than the question whether the node admits the class.
             if before.is_some_and(|before| shapes.first() > before) || !class.is_admitted(node) {

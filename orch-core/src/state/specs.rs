@@ -22,6 +22,10 @@ struct Kept {
 }
 
 impl Specs {
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
     pub(super) fn get(&self, id: SpecId) -> Option<&SharedSpec> {
         self.kept.get(&id).map(|kept| &kept.spec)
     }
