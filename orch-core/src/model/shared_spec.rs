@@ -21,7 +21,8 @@ pub struct SharedSpec(Arc<Inner>);
 struct Inner {
     spec: TaskSpec,
     large: bool,
-    id: OnceLock<SpecId>,
+    /// Apart, as most specs are small and nobody asks for their ids.
+    id: OnceLock<Box<SpecId>>,
 }
 
 /// A spec with so many bytes of text is large. Never changed: records are written by it.
@@ -34,16 +35,16 @@ impl SharedSpec {
     /// Never: a spec always has a JSON form.
     #[must_use]
     pub fn id(&self) -> SpecId {
-        *self.0.id.get_or_init(|| {
+        **self.0.id.get_or_init(|| {
             let json = serde_json::to_vec(&self.0.spec).expect("plain data has a JSON form");
-            SpecId(Sha256::digest(json).into())
+            Box::new(SpecId(Sha256::digest(json).into()))
         })
     }
 
     /// The spec of a record that was stored under this id. A later version may give the same spec another id, which does no
     /// harm: it is stored once more.
     pub(crate) fn stored(id: SpecId, spec: TaskSpec) -> Self {
-        Self::new(spec, OnceLock::from(id))
+        Self::new(spec, OnceLock::from(Box::new(id)))
     }
 
     /// Whether it has a record of its own. A small one is cheaper to write again than to look up.
@@ -56,7 +57,7 @@ impl SharedSpec {
         Arc::ptr_eq(&self.0, &other.0) || self.is_large() && other.is_large() && self.id() == other.id()
     }
 
-    fn new(spec: TaskSpec, id: OnceLock<SpecId>) -> Self {
+    fn new(spec: TaskSpec, id: OnceLock<Box<SpecId>>) -> Self {
         let pairs = spec.env.iter().chain(&spec.labels).map(|(name, value)| name.len() + value.len());
         let text = spec.args.iter().map(String::len).chain(pairs).sum::<usize>();
         Self(Arc::new(Inner { spec, large: text >= LARGE_BYTES, id }))
