@@ -421,6 +421,18 @@ async fn a_member_whose_clock_is_ahead_of_all_others_goes_on_by_theirs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_waits_some_heartbeats_for_word_of_a_member_that_is_gone() {
+    let store = shared_store();
+    let last_words = r#"{"v":1,"nodes":["a"],"at":1}"#;
+    store.commit(Txn::of(vec![Write::put(told("gone"), last_words)])).await.unwrap();
+    let (interval, began) = (EngineConfig::default().heartbeat_interval, tokio::time::Instant::now());
+    let orch = member(&store, "here").await;
+    let waited = began.elapsed();
+    assert!((interval * 3..interval * 4).contains(&waited), "{waited:?}");
+    orch.submit(TaskSpec::program("t", "true")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_ends_with_the_orchestrator_of_its_process() {
     let runtime = SimulatedRuntime::new();
     let first = Orchestrator::builder().build().await.unwrap();

@@ -11,7 +11,7 @@ use clap::Args;
 use orch_net::http::EventStart;
 
 use self::{cluster::Cluster, load::Load};
-use crate::manager::{announce, explain};
+use crate::{manager::explain, say::announce};
 
 /// Options of the demonstration.
 #[derive(Clone, Debug, Args)]
@@ -30,7 +30,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(55);
 /// Runs the demonstration; an error says what did not come out as it should.
 pub(crate) async fn run(args: DemoArgs) -> Result<(), String> {
     let ground = cluster::choose_ground(args.process, args.image).await?;
-    announce(&format!("Tasks run as {ground}."));
+    announce(format_args!("Tasks run as {ground}."));
     let mut cluster = Cluster::start(ground).await?;
     let result = tokio::time::timeout(TIME_LIMIT, show(&mut cluster)).await;
     cluster.stop().await;
@@ -42,7 +42,7 @@ async fn show(cluster: &mut Cluster) -> Result<(), String> {
     let client = cluster.client().clone();
     let mut events = client.events(EventStart::Now).await.map_err(explain)?;
     let load = Load::submit(&client, cluster.ground()).await?;
-    announce(&format!("{} tasks are submitted.", load.len()));
+    announce(format_args!("{} tasks are submitted.", load.len()));
 
     let mut progress = report::Progress::new(std::io::stderr().is_terminal(), load.ids());
     let (mut moving_on, mut killed) = (None, None);
@@ -62,10 +62,10 @@ async fn show(cluster: &mut Cluster) -> Result<(), String> {
     progress.finish();
     if let Some(node) = killed {
         cluster.revive(&node).await?;
-        announce(&format!("Worker {node} is back; what it had left is void and removed."));
+        announce(format_args!("Worker {node} is back; what it had left is void and removed."));
     }
     let tasks = load.results(&client).await?;
-    announce(&report::table(&tasks));
+    announce(report::table(&tasks));
     load.check(&client, &tasks).await?;
     announce("Nothing was lost and nothing ran twice.");
     Ok(())

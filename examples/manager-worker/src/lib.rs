@@ -7,6 +7,7 @@ mod data_dir;
 mod demo;
 mod logging;
 pub mod manager;
+mod say;
 mod shutdown;
 mod units;
 pub mod worker;

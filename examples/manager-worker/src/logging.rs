@@ -15,5 +15,7 @@ pub fn init() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would tell of a reader that has gone by a line to the same reader, and panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -103,7 +103,7 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
         tracing::warn!("tokens and output cross the network unencrypted; give --tls-cert and --tls-key");
     }
     info!(data_dir = %data.path("").display(), "tokens are in {ADMIN_TOKEN} and {WORKER_TOKEN} of the data directory");
-    announce(&format!("orch-manager listens on {scheme}://{address}"));
+    crate::say::announce(format_args!("orch-manager listens on {scheme}://{address}"));
 
     server.serve(async { drop(shutdown::requested().await) }).await;
     info!("shutting down");
@@ -112,12 +112,6 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
 
 /// A thousand workers hold up to three connections each.
 const CONNECTIONS_MAX: usize = 8192;
-
-/// The one line on standard output that programs which start a service wait for.
-#[expect(clippy::print_stdout, reason = "the line is the service's interface")]
-pub(crate) fn announce(line: &str) {
-    println!("{line}");
-}
 
 /// An error with its causes, in one line.
 pub(crate) fn explain(error: impl std::error::Error) -> String {

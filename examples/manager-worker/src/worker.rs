@@ -26,7 +26,8 @@ use crate::{
     address,
     cli::Failure,
     data_dir::{DataDir, default_dir, read_ca, read_secret},
-    manager::{WORKER_TOKEN, announce, default_data_dir, explain},
+    manager::{WORKER_TOKEN, default_data_dir, explain},
+    say::announce,
     shutdown, units,
 };
 
@@ -237,7 +238,7 @@ async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentSta
     loop {
         let now = state.borrow_and_update().clone();
         match now {
-            AgentState::Registered => announce(&format!("orch-worker {id} is registered")),
+            AgentState::Registered => announce(format_args!("orch-worker {id} is registered")),
             AgentState::Refused(why) => warn!(%why, "the manager will not have this worker; asking again"),
             AgentState::Connecting(why) => info!(%why, "not connected to the manager yet"),
             AgentState::Fenced(why) => return why,

@@ -167,36 +167,31 @@ impl Change {
             }
             specs.insert(id, spec);
         }
-        let mut shared = |spec: SharedSpec| {
-            if !spec.is_large() {
-                return spec;
-            }
-            let known = || known(spec.id()).unwrap_or_else(|| spec.clone());
-            specs.entry(spec.id()).or_insert_with(known).clone()
-        };
-        let mut later = Vec::new();
         for write in writes {
             let Some(change) = Unresolved::of(write)? else { continue };
             match change {
                 Unresolved::Inline(mut task) => {
-                    task.spec = shared(task.spec);
+                    if task.spec.is_large() {
+                        let id = task.spec.id();
+                        let shared = specs.entry(id).or_insert_with(|| known(id).unwrap_or(task.spec));
+                        task.spec = shared.clone();
+                    }
                     middle.push(Self::PutTask(Arc::new(task)));
                 }
-                Unresolved::ById(task) => later.push(task),
+                Unresolved::ById(task) => {
+                    let spec = specs.get(&task.spec).cloned().or_else(|| known(task.spec));
+                    let spec = spec.ok_or_else(|| MachineError {
+                        what: format!("record tasks/{}", task.id),
+                        problem: format!("its spec, record specs/{}, is missing", task.spec),
+                    })?;
+                    middle.push(Self::PutTask(Arc::new(task.with(spec))));
+                }
                 Unresolved::Other(change) => match change {
                     Self::PutNode(_) => first.push(change),
                     Self::DeleteNode(_) => last.push(change),
                     change => middle.push(change),
                 },
             }
-        }
-        for task in later {
-            let spec = specs.get(&task.spec).cloned().or_else(|| known(task.spec));
-            let spec = spec.ok_or_else(|| MachineError {
-                what: format!("record tasks/{}", task.id),
-                problem: format!("its spec, record specs/{}, is missing", task.spec),
-            })?;
-            middle.push(Self::PutTask(Arc::new(task.with(spec))));
         }
         first.append(&mut middle);
         first.append(&mut last);

@@ -275,8 +275,16 @@ async fn a_worker_learns_what_is_wrong() {
     link(WORKER).register(second).await.unwrap();
     let fenced = first.heartbeat(&session).await;
     assert!(matches!(fenced, Err(LinkError::Fenced(_))), "{fenced:?}");
-    let fenced = first.register(registration).await;
+    let fenced = first.register(registration.clone()).await;
     assert!(matches!(fenced, Err(LinkError::Fenced(_))), "{fenced:?}");
+
+    // Once the orchestrator has ended, a worker asks again: another may answer at this address.
+    bench.orch.shutdown().await.unwrap();
+    let closed = first.register(registration).await;
+    assert!(
+        matches!(&closed, Err(LinkError::Unavailable(why)) if why.contains("shutting down")),
+        "{closed:?}"
+    );
 }
 
 #[tokio::test]

@@ -213,13 +213,12 @@ async fn carry_out(connect: &Connect, command: Command) -> Result<(), Failure> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "errors of a command line go there")]
 fn finish(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("orch: {}", failure.message);
+                crate::say::note(&failure.message);
             }
             ExitCode::from(failure.code)
         }

@@ -18,10 +18,9 @@ impl Progress {
         self.terminal
     }
 
-    #[expect(clippy::print_stderr, reason = "progress beside the result")]
     pub(super) fn show(&self, text: &str) {
         if self.terminal {
-            eprint!("\r\x1b[K{text}");
+            crate::say::show(format_args!("\r\x1b[K{text}"));
         }
     }
 }

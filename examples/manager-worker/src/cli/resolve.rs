@@ -129,12 +129,11 @@ impl Finder<'_> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a note beside the result")]
 fn say_which(reference: &str, task: &TaskInfo) {
     let record = &task.view.record;
-    eprintln!(
-        "orch: of the tasks {reference}, {} is the only one that is not over ({})",
+    crate::say::note(format_args!(
+        "of the tasks {reference}, {} is the only one that is not over ({})",
         record.id.short(),
         task.status
-    );
+    ));
 }

@@ -188,10 +188,9 @@ pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure>
     exit::of_task(&done)
 }
 
-#[expect(clippy::print_stderr, reason = "a warning beside the result")]
 fn warn_if_pending(task: &TaskInfo) {
     if let Some(explanation) = &task.explanation {
-        eprintln!("orch: pending: {}", explanation.text);
+        crate::say::note(format_args!("pending: {}", explanation.text));
     }
 }
 

@@ -1,6 +1,6 @@
 //! `orch cancel`, also called `stop`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 
 use clap::{Args, builder::PossibleValuesParser};
 use orch_core::{
@@ -17,7 +17,10 @@ use super::{
     resolve::{Finder, Means, Scope, UNFINISHED},
     table,
 };
-use crate::units::{self, show_count};
+use crate::{
+    say,
+    units::{self, show_count},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct StopArgs {
@@ -168,14 +171,12 @@ async fn stop_some(
     Ok(())
 }
 
-#[expect(clippy::print_stderr, reason = "a question to who typed the command")]
 fn confirm(count: u64) -> Result<(), Failure> {
     let tasks = format!("{} task{}", show_count(count), if count == 1 { "" } else { "s" });
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(Failure::usage(format!("this stops {tasks}; give --yes where that is meant")));
     }
-    eprint!("Stop {tasks}? [y/N] ");
-    std::io::stderr().flush()?;
+    say::show(format_args!("Stop {tasks}? [y/N] "));
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     match matches!(answer.trim(), "y" | "Y" | "yes") {
@@ -216,13 +217,12 @@ impl Report {
     }
 
     /// The exit code is that of the failures where all tasks failed in the same way.
-    #[expect(clippy::print_stderr, reason = "a note beside the result")]
     fn end(self) -> Result<(), Failure> {
         if self.json {
             table::print_json(&self.stopped)?;
         }
         if self.stopped.is_empty() {
-            eprintln!("orch: no task is like that");
+            say::note("no task is like that");
         }
         let Some((code, _)) = self.failed.first() else { return Ok(()) };
         let alike =

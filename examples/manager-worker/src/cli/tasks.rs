@@ -110,11 +110,10 @@ async fn collect(
     Ok((tasks, first.total))
 }
 
-#[expect(clippy::print_stderr, reason = "a note beside the result")]
 fn tell_what_is_left_out(shown: u64, total: Option<u64>) {
     if let Some(total) = total.filter(|total| *total > shown) {
         let (shown, total) = (show_count(shown), show_count(total));
-        eprintln!("orch: {shown} of {total} tasks shown; --all shows all, --limit N more");
+        crate::say::note(format_args!("{shown} of {total} tasks shown; --all shows all, --limit N more"));
     }
 }
 

@@ -17,7 +17,8 @@ use tokio::{
 use super::load::{MAY_DIE, ROLE, STEADY};
 use crate::{
     data_dir::read_secret,
-    manager::{ADMIN_TOKEN, WORKER_TOKEN, announce, explain},
+    manager::{ADMIN_TOKEN, WORKER_TOKEN, explain},
+    say::announce,
 };
 
 /// What tasks run on.
@@ -59,7 +60,7 @@ pub(super) async fn choose_ground(process: bool, image: Option<String>) -> Resul
         }
     }
     let wanted = candidates.first().cloned().unwrap_or_default();
-    announce(&format!("The Docker engine has no image {}; fetching {wanted}.", candidates.join(" or ")));
+    announce(format_args!("The Docker engine has no image {}; fetching {wanted}.", candidates.join(" or ")));
     match has_image(&runtime, &wanted, PullPolicy::IfMissing).await {
         Ok(()) => Ok(Ground::Docker(wanted)),
         Err(error) if image.is_some() => {

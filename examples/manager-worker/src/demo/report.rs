@@ -8,7 +8,10 @@ use orch_core::{
 };
 use orch_net::http::wire::TaskInfo;
 
-use crate::{cli, manager::announce};
+use crate::{
+    cli,
+    say::{self, announce},
+};
 
 /// Live progress: one line that changes on a terminal, nothing but the milestones elsewhere.
 pub(super) struct Progress {
@@ -48,14 +51,12 @@ impl Progress {
         announce(text);
     }
 
-    #[expect(clippy::print_stderr, reason = "progress beside the result")]
     pub(super) fn finish(&self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            say::show("\r\x1b[K");
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "progress beside the result")]
     fn show(&self) {
         if !self.terminal {
             return;
@@ -65,7 +66,7 @@ impl Progress {
             *counts.entry(status).or_default() += 1;
         }
         let parts: Vec<String> = counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
-        eprint!("\r\x1b[K{}", parts.join(", "));
+        say::show(format_args!("\r\x1b[K{}", parts.join(", ")));
     }
 }
 

@@ -27,6 +27,21 @@ fn the_work_of_a_killed_worker_moves_and_its_leftovers_are_removed() {
 }
 
 #[test]
+fn a_worker_goes_on_when_nobody_reads_what_it_prints() {
+    let mut lab = Lab::new();
+    lab.start_unread_worker("w1");
+    // It says something each time that it registers, and logs what it cannot reach.
+    for name in ["one", "two"] {
+        lab.kill_manager();
+        lab.start_manager(&[]);
+        let id = lab.submit(name, "true", &[]);
+        let waited = lab.orch(&["wait", "--timeout", "20s", &id]);
+        assert!(lab.worker_is_running("w1"), "it ended by itself");
+        assert_eq!(waited.code, 0, "{waited:?}");
+    }
+}
+
+#[test]
 fn a_restarted_worker_takes_over_what_runs() {
     let mut lab = Lab::new();
     lab.start_worker("w1", &[]);

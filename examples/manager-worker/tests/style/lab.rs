@@ -67,6 +67,17 @@ impl Lab {
         self.workers.insert(name.into(), service);
     }
 
+    /// The same with nobody left to read what it prints.
+    pub(crate) fn start_unread_worker(&mut self, name: &str) {
+        let service = Service::start_unread(self.worker_command(name, name, &[]), "is registered");
+        self.workers.insert(name.into(), service);
+    }
+
+    /// Whether it has not ended by itself.
+    pub(crate) fn worker_is_running(&mut self, name: &str) -> bool {
+        self.workers.get_mut(name).unwrap().is_running()
+    }
+
     /// What starts a worker on the directory `dir`.
     pub(crate) fn worker_command(&self, name: &str, dir: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orch-worker"));
@@ -282,6 +293,21 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Starts it with nobody left to read what it prints once it is ready.
+    pub(crate) fn start_unread(mut command: Command, ready: &str) -> Self {
+        command.env("ORCH_LOG", "debug").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take());
+        let line = BufReader::new(stdout).lines().map_while(Result::ok).find(|line| line.contains(ready));
+        let line = line.unwrap_or_else(|| panic!("{command:?} never said that it {ready}"));
+        drop(stderr);
+        Self { child, line }
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// The line with which it said that it is ready.

@@ -204,6 +204,8 @@ impl From<LinkError> for Problem {
             LinkError::NameTaken(_) => kinds::NAME_TAKEN,
             LinkError::Fenced(_) => kinds::FENCED,
             LinkError::Refused(_) => kinds::REFUSED,
+            // Another process may answer at this address soon: an agent over HTTP asks again.
+            LinkError::Closed => kinds::SHUTTING_DOWN,
             _ => {
                 tracing::warn!(%error, "a worker's request failed");
                 return Self::new(kinds::CONSENSUS, "the command could not be decided; try again");
