@@ -11,6 +11,8 @@ use crate::{Random, lab::Caller};
 
 /// Beginning of the name of a task that is never started again.
 pub(crate) const NEVER: &str = "never";
+/// Beginning of the name of a task that is started again whenever it ends.
+pub(crate) const ALWAYS: &str = "always";
 
 /// Submits tasks until it is over; the ids that the manager answered.
 pub(crate) fn submit_until(
@@ -24,7 +26,12 @@ pub(crate) fn submit_until(
         if over.load(Ordering::Relaxed) {
             break;
         }
-        let restart = if number % 2 == 0 { NEVER } else { "on-failure" };
+        // Few, as each of these goes on until the end.
+        let restart = match number {
+            _ if number % 100 == 99 => ALWAYS,
+            _ if number % 2 == 0 => NEVER,
+            _ => "on-failure",
+        };
         let (name, duration) = (format!("{restart}-{number}"), duration(&mut random));
         let script = format!(
             "echo $ORCH_ATTEMPT >> {}; sleep {}",

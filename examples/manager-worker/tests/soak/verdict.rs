@@ -7,7 +7,11 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{chaos::Faults, lab::Lab, load::NEVER};
+use crate::{
+    chaos::Faults,
+    lab::Lab,
+    load::{ALWAYS, NEVER},
+};
 
 /// Counts, and violations in words.
 pub(crate) struct Verdict {
@@ -38,6 +42,9 @@ pub(crate) fn of(lab: &Lab, acknowledged: &[String], faults: Faults) -> Verdict 
     };
     for task in list().iter().filter(|task| task["record"]["state"]["phase"] != "finished") {
         let id = task["record"]["id"].as_str().unwrap();
+        if name_of(task).starts_with(ALWAYS) {
+            lab.orch(&["cancel", id]);
+        }
         let waited = lab.orch(&["wait", id, "--timeout", "120s"]);
         if waited.err.contains("not finished") {
             verdict.violations.push(format!("task {id} does not end: {}", lab.orch(&["show", id]).out));
@@ -59,7 +66,7 @@ pub(crate) fn of(lab: &Lab, acknowledged: &[String], faults: Faults) -> Verdict 
         .collect();
     let mut names = BTreeSet::new();
     for task in &tasks {
-        let name = task["record"]["spec"]["name"].as_str().unwrap();
+        let name = name_of(task);
         if !names.insert(name) {
             verdict.violations.push(format!("one submission of {name} became two tasks"));
         }
@@ -69,6 +76,10 @@ pub(crate) fn of(lab: &Lab, acknowledged: &[String], faults: Faults) -> Verdict 
     let strange = effects.keys().map(|name| format!("{name} was started and is no task"));
     verdict.violations.extend(strange);
     verdict
+}
+
+fn name_of(task: &Value) -> &str {
+    task["record"]["spec"]["name"].as_str().unwrap()
 }
 
 impl Verdict {
@@ -82,13 +93,17 @@ impl Verdict {
         let kept = task["record"]["attempts"].as_array().unwrap();
         let lost = kept.iter().filter(|attempt| attempt["end"].to_string().contains("lost")).count();
         self.lost += lost;
-        let is_never = name.starts_with(NEVER);
+        let (is_never, is_always) = (name.starts_with(NEVER), name.starts_with(ALWAYS));
         let wrong = if distinct.len() < starts.len() {
             "an attempt was started twice"
         } else if starts.len() as u64 > attempts {
             "more starts than attempts"
         } else if is_never && starts.len() > 1 {
             "a task that is never restarted was"
+        } else if is_always && (status != "cancelled" || starts.len() < 2) {
+            "it was not started again until it was cancelled"
+        } else if is_always {
+            return;
         } else if status == "succeeded" && starts.is_empty() {
             "it succeeded and was not started"
         } else if !is_never && status != "succeeded" {
