@@ -373,6 +373,42 @@ async fn a_shutdown_that_nobody_waits_for_any_more_can_be_repeated_or_dropped() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn work_that_waits_for_an_engine_that_is_away_goes_elsewhere() {
+    let (away, idle) = (SimulatedRuntime::new(), SimulatedRuntime::new());
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let first = join(orch.link(), "a", &away).await;
+    away.set_available(false);
+    let hang = |restart| TaskSpec { restart, ..TaskSpec::program("t", "hang") };
+    let moves = orch.submit(hang(RestartPolicy::OnFailure)).await.unwrap();
+    let stays = orch.submit(hang(RestartPolicy::Never)).await.unwrap();
+    let second = join(orch.link(), "b", &idle).await;
+    let mut events = orch.events();
+    let moved = async {
+        while idle.starts().is_empty() {
+            events.next().await.unwrap().unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, moved).await.expect("node b has nothing to do");
+    assert_eq!(idle.starts(), [AttemptId { task: moves, attempt: 2.try_into().unwrap() }]);
+    let record = orch.get(moves).unwrap().record;
+    let end = record.attempts[0].end.clone();
+    assert!(
+        matches!(&end, Some(AttemptEnd::Lost { message }) if message.contains("was not started")),
+        "{end:?}"
+    );
+
+    away.set_available(true);
+    let started = async {
+        while away.starts().is_empty() {
+            events.next().await.unwrap().unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, started).await.expect("it waits for the engine");
+    assert_eq!(away.starts(), [AttemptId { task: stays, attempt: 1.try_into().unwrap() }]);
+    drop((first, second));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_leaves_while_its_engine_is_down_and_a_stop_is_pending() {
     let orch = Orchestrator::builder().build().await.unwrap();
     let runtime = SimulatedRuntime::new();

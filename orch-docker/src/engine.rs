@@ -86,7 +86,7 @@ impl Engine {
     async fn until_gone(&self) -> EngineError {
         loop {
             tokio::time::sleep(self.probe_interval).await;
-            if let Err(error) = self.ask(self.docker.ping()).await {
+            if let Err(error) = within(self.probe_interval, self.docker.ping()).await {
                 return error;
             }
         }

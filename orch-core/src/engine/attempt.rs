@@ -179,7 +179,7 @@ async fn run(
     }
 }
 
-/// Makes ready and starts. An engine that is gone is waited for.
+/// Makes ready and starts. An engine that is gone is waited for, once anything may have been started.
 async fn bring_up(
     shared: &Arc<Shared>,
     assignment: &Assignment,
@@ -200,9 +200,13 @@ async fn bring_up(
     if here.is_none() {
         let outbox = shared.outbox.clone();
         let progress = Progress::new(move |text| outbox.try_observe(attempt, Seen::Progress(text)));
-        patiently(shared, attempt, || shared.runtime.prepare(&work, &progress))
-            .await
-            .map_err(|error| failed(error.into_start_failure()))?;
+        let prepared = patiently(shared, attempt, || shared.runtime.prepare(&work, &progress));
+        // Nothing was started, so it may go elsewhere at once; for one that is never restarted a loss would be the end.
+        let elsewhere = assignment.spec.restart != RestartPolicy::Never;
+        tokio::select! {
+            prepared = prepared => prepared.map_err(|error| failed(error.into_start_failure()))?,
+            why = shared.engine.away(), if elsewhere => return Err(lost(format!("it was not started: {why}"))),
+        }
     }
     if assignment.spec.restart == RestartPolicy::Never && !assignment.started {
         announce(shared, attempt).await?;

@@ -22,28 +22,29 @@ pub(super) struct EngineHealth(Arc<Inner>);
 struct Inner {
     environment: Arc<dyn Environment>,
     state: Mutex<State>,
+    away: watch::Sender<Option<String>>,
     trouble: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Every call since then had no answer.
-    away_since: Option<Instant>,
+    silent_since: Option<Instant>,
     /// Starts in a row that failed through no fault of the task's.
     failed_starts: u32,
     /// How often taking work was given up since the last start that worked.
     pauses: u32,
     /// Nothing new is taken because starts fail, until a timer says so.
     paused: Option<String>,
-    away: Option<String>,
 }
 
 impl EngineHealth {
     pub(super) fn new(environment: Arc<dyn Environment>) -> Self {
-        Self(Arc::new(Inner { environment, state: Mutex::default(), trouble: watch::Sender::new(None) }))
+        let (away, trouble) = (watch::Sender::new(None), watch::Sender::new(None));
+        Self(Arc::new(Inner { environment, state: Mutex::default(), away, trouble }))
     }
 
-    /// An engine that is away for less is waited for without a word.
+    /// An engine that gives no answer for less is waited for without a word.
     const AWAY: Duration = Duration::from_secs(3);
     const FAILED_STARTS: u32 = 3;
     const PAUSE: Duration = Duration::from_secs(15);
@@ -58,19 +59,49 @@ impl EngineHealth {
         self.0.trouble.subscribe()
     }
 
+    /// Waits until the engine has been away for some time; says how that was noticed.
+    pub(super) async fn away(&self) -> String {
+        let mut away = self.0.away.subscribe();
+        let why = away.wait_for(Option::is_some).await.map(|why| why.clone());
+        match why.ok().flatten() {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Notes what a call came to.
     pub(super) fn note<T>(&self, result: &Result<T, RuntimeError>) {
         let mut state = self.lock();
         match result {
             Err(error) if error.kind == RuntimeErrorKind::Unavailable => {
-                let since = *state.away_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= Self::AWAY {
-                    state.away = Some(format!("the engine does not answer: {error}"));
+                if state.silent_since.is_none() {
+                    let now = Instant::now();
+                    state.silent_since = Some(now);
+                    self.give_up_after(now, format!("the engine does not answer: {error}"));
                 }
             }
-            _ => (state.away_since, state.away) = (None, None),
+            _ => {
+                state.silent_since = None;
+                self.0.away.send_if_modified(|away| away.take().is_some());
+            }
         }
         self.tell(&state);
+    }
+
+    /// Calls to an engine that hangs take long to fail: one that failed, and none that is answered meanwhile, is enough.
+    fn give_up_after(&self, silent_since: Instant, why: String) {
+        let inner = Arc::downgrade(&self.0);
+        let given_up = async move {
+            tokio::time::sleep(Self::AWAY).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let health = Self(inner);
+            let state = health.lock();
+            if state.silent_since == Some(silent_since) {
+                health.0.away.send_replace(Some(why));
+                health.tell(&state);
+            }
+        };
+        self.0.environment.spawn(Box::pin(given_up));
     }
 
     /// Notes what a start came to.
@@ -108,7 +139,8 @@ impl EngineHealth {
     }
 
     fn tell(&self, state: &State) {
-        let trouble = state.away.clone().or_else(|| state.paused.clone());
+        let away = self.0.away.borrow().clone();
+        let trouble = away.or_else(|| state.paused.clone());
         self.0.trouble.send_if_modified(|known| {
             // Words that only differ in their details are no news.
             let changed = known.is_some() != trouble.is_some();
@@ -143,11 +175,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_stays_away_closes_the_node_until_it_answers() {
         let health = EngineHealth::new(crate::environment::System::shared());
+        let mut trouble = health.watch();
         health.note(&error(RuntimeErrorKind::Unavailable));
         assert_eq!(health.trouble(), None, "a moment is waited out");
-        tokio::time::advance(EngineHealth::AWAY).await;
+        tokio::time::sleep(EngineHealth::AWAY / 2).await;
+        health.note(&Ok(()));
         health.note(&error(RuntimeErrorKind::Unavailable));
-        assert!(health.trouble().is_some());
+        let silent = Instant::now();
+        trouble.wait_for(Option::is_some).await.unwrap();
+        assert_eq!(silent.elapsed(), EngineHealth::AWAY, "though no other call has failed");
+        assert!(health.away().await.contains("does not answer"));
         health.note(&error(RuntimeErrorKind::NotFound));
         assert_eq!(health.trouble(), None, "it answers");
     }
