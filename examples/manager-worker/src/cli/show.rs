@@ -29,13 +29,23 @@ pub(super) async fn show(connect: &Connect, reference: &str, scope: &Scope) -> R
 pub(super) async fn explain(connect: &Connect, reference: &str, scope: &Scope) -> Result<(), Failure> {
     let client = connect.client()?;
     let finder = Finder { client: &client, scope, command: "explain", means: Means::Any };
-    let explanation = client.explain(finder.find(reference).await?).await?;
+    let id = finder.find(reference).await?;
+    let explanation = client.explain(id).await?;
     if connect.json {
         return table::print_json(&explanation);
     }
-    let text =
-        explanation.map_or_else(|| "it does not wait for a node".into(), |explanation| explanation.text);
+    let text = match explanation {
+        Some(explanation) => explanation.text,
+        None => instead(&client.task(id).await?),
+    };
     table::print(&(text + "\n"))
+}
+
+/// Where a task stands that does not wait for a node.
+fn instead(task: &TaskInfo) -> String {
+    let node = task.view.record.node().map(|node| format!(" on {node}")).unwrap_or_default();
+    let why = why::why(task).map(|why| format!(": {why}")).unwrap_or_default();
+    format!("it waits for no node: it is {}{node}{why}", task.status)
 }
 
 fn describe(task: &TaskInfo) -> String {

@@ -203,6 +203,7 @@ fn a_drained_worker_is_emptied_and_its_work_goes_on_elsewhere() {
     lab.start_worker("w1", &[]);
     let id = lab.submit("long", "case $ORCH_ATTEMPT in *.1) sleep 600;; *) echo moved;; esac", &[]);
     lab.until_running(&id, 1);
+    assert_eq!(lab.orch(&["explain", &id]).out, "it waits for no node: it is running on w1\n");
     lab.start_worker("w2", &[]);
     let drained = lab.orch(&["drain", "w1", "--wait"]);
     assert_eq!((drained.code, drained.out.as_str()), (0, "w1 drained\n"), "{}", drained.err);
