@@ -339,6 +339,42 @@ fn a_lost_attempt_that_is_heard_of_before_it_is_replaced_goes_on() {
     assert_eq!(cluster.task(task).status(), "succeeded");
 }
 
+#[test]
+fn a_start_that_was_decided_is_remembered_when_its_node_is_lost_and_comes_back() {
+    let mut cluster = Cluster::with_node();
+    let spec = with_policy(NodeLossPolicy { replace: false, ..NodeLossPolicy::default() });
+    let task = cluster.submit(1, TaskSpec { restart: RestartPolicy::Never, ..spec });
+    let attempt = cluster.current(task);
+    let started =
+        Report { attempt, node: node("n").id, kind: ReportKind::Started { at: Timestamp::from_millis(2) } };
+    let session = cluster.session("n");
+    cluster.command(3, Command::Report { session, report: started }).unwrap();
+    let before = cluster.task(task).state.clone();
+    cluster.lose(10_000, "n");
+    cluster.command(16_000, register_as("n", 1, &[attempt])).unwrap();
+    let record = cluster.task(task);
+    assert_eq!(record.state, before, "its node must not start it a second time");
+    assert_eq!(record.attempts[0].started_at, None, "it is said once");
+}
+
+#[test]
+fn words_of_an_end_are_cut_to_a_bound() {
+    let mut cluster = Cluster::with_node();
+    let task = cluster.submit(1, TaskSpec::program("t", "true"));
+    let attempt = cluster.current(task);
+    let message = "x".repeat(5 << 20);
+    let ended = ReportKind::Ended(AttemptEnd::Lost { message });
+    let report = Report { attempt, node: node("n").id, kind: ended };
+    let session = cluster.session("n");
+    let command = Command::Report { session, report };
+    assert_eq!(cluster.command(2, command.clone()), Ok(Outcome::Done));
+    let Some(AttemptEnd::Lost { message }) = &cluster.task(task).attempts[0].end else {
+        panic!("it is lost")
+    };
+    assert_eq!(message.len(), 1024, "a record that no store takes would hold up everything");
+    assert_eq!(cluster.command(3, command), Ok(Outcome::Unchanged), "said again it is the same");
+}
+
 fn with_policy(policy: NodeLossPolicy) -> TaskSpec {
     TaskSpec { node_loss: Some(policy.into()), ..TaskSpec::program("t", "true") }
 }

@@ -251,6 +251,13 @@ async fn watch_over(
     let quick = tokio::time::sleep(shared.quick);
     tokio::pin!(timeout, quick);
     let mut announced = false;
+    let mut sessions = shared.outbox.sessions();
+    let mut running = None;
+    let observe_running = || {
+        let seen = Seen::Running { handle: started.handle.clone(), at: started.at };
+        let outbox = shared.outbox.clone();
+        Some(Aborting(tokio::spawn(async move { outbox.observe(attempt, seen).await })))
+    };
     // Neither may hold up what follows while the control side is away.
     let mut beside = Vec::new();
     if spec.timeouts.run.is_some() && spec.restart != RestartPolicy::Never {
@@ -280,13 +287,13 @@ async fn watch_over(
             output = failed_check(&mut orders.unhealthy) => break AttemptEnd::Unhealthy { output },
             () = &mut quick, if !announced => {
                 announced = true;
-                let seen = Seen::Running { handle: started.handle.clone(), at: started.at };
-                let outbox = shared.outbox.clone();
-                beside.push(Aborting(tokio::spawn(async move { outbox.observe(attempt, seen).await })));
+                running = observe_running();
                 beside.extend(shared.usage_every.map(|every| {
                     Aborting(tokio::spawn(observe_usage(shared.clone(), attempt, every)))
                 }));
             }
+            // What was seen of an attempt is forgotten with its node; where it is taken back, it has to be seen again.
+            Ok(()) = sessions.changed(), if announced => running = observe_running(),
         }
     };
     if !matches!(end, AttemptEnd::Exited { .. } | AttemptEnd::Lost { .. }) {
@@ -296,7 +303,7 @@ async fn watch_over(
             wish = wished(&mut orders.wish, Wish::Gone) => return given_up(wish),
         }
     }
-    drop(beside);
+    drop((beside, running));
     tokio::select! {
         () = output.finish() => {}
         wish = wished(&mut orders.wish, Wish::Gone) => return given_up(wish),

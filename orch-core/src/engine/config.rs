@@ -43,8 +43,8 @@ impl EngineConfig {
     /// # Errors
     /// Says which relation does not hold.
     pub fn validate(&self) -> Result<(), String> {
-        if self.heartbeat_interval.is_zero() {
-            return Err("heartbeat_interval must not be zero".into());
+        if self.heartbeat_interval < Duration::from_millis(1) {
+            return Err("heartbeat_interval must be at least a millisecond".into());
         }
         if self.node_timeout < self.heartbeat_interval * 2 {
             return Err(

@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::{
     members::Members,
     orchestrator::Inner,
+    pulse::Pulse,
     tasks::Observed,
     view::{Stale, View},
 };
@@ -111,7 +112,12 @@ impl Heard {
 
 /// Runs until `stop` says so. What is due does not wait for what is being found out about nodes, nor the other way round.
 pub(super) async fn drive(inner: Arc<Inner>, members: Option<Members>, stop: watch::Receiver<bool>) {
-    tokio::join!(propose_ticks(&inner, stop.clone()), check_nodes(&inner, members, stop));
+    let period = inner.config.heartbeat_interval / 3;
+    let pulse = Pulse::new(period);
+    tokio::select! {
+        _ = async { tokio::join!(propose_ticks(&inner, stop.clone()), check_nodes(&inner, members, period, &pulse, stop)) } => {}
+        () = pulse.run() => {}
+    }
 }
 
 async fn propose_ticks(inner: &Inner, mut stop: watch::Receiver<bool>) {
@@ -127,24 +133,29 @@ async fn propose_ticks(inner: &Inner, mut stop: watch::Receiver<bool>) {
     }
 }
 
-async fn check_nodes(inner: &Inner, mut members: Option<Members>, mut stop: watch::Receiver<bool>) {
-    let period = inner.config.heartbeat_interval / 3;
+async fn check_nodes(
+    inner: &Inner,
+    mut members: Option<Members>,
+    period: Duration,
+    pulse: &Pulse,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut checks = tokio::time::interval(period);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last_check = Instant::now();
     loop {
         tokio::select! {
             _ = stop.changed() => break,
             _ = checks.tick() => {
-                let held_up = last_check.elapsed() > period * 2;
-                last_check = Instant::now();
+                let began = Instant::now();
                 let others_known = exchange(inner, members.as_mut()).await;
                 // When this process itself was held up (suspended, starved), or does not know what the other members
                 // heard, silence says nothing about the nodes.
-                if held_up || !others_known {
+                if pulse.was_held_up() || !others_known {
                     inner.heard.forgive_all();
                 }
-                suspect_silent_nodes(inner).await;
+                // What the others hear takes as long on its way to the store as back.
+                let way = began.elapsed() * 2;
+                suspect_silent_nodes(inner, inner.config.node_timeout + way).await;
                 sweep(inner).await;
             }
         }
@@ -185,7 +196,7 @@ async fn tick(inner: &Inner) {
     }
 }
 
-async fn suspect_silent_nodes(inner: &Inner) {
+async fn suspect_silent_nodes(inner: &Inner, timeout: Duration) {
     /// Suspicions that are proposed together: so many nodes may be lost at once for the price of one.
     const TOGETHER: usize = 256;
     let nodes = inner.view.shared_nodes();
@@ -193,7 +204,7 @@ async fn suspect_silent_nodes(inner: &Inner) {
     let heard = inner.heard.silence(&ready);
     let by = inner.consensus.author().to_string();
     let commands: Vec<Command> =
-        heard.into_iter().filter_map(|(node, last)| verdict(inner, node, last, &by)).collect();
+        heard.into_iter().filter_map(|(node, last)| verdict(inner, node, last, timeout, &by)).collect();
     for some in commands.chunks(TOGETHER) {
         let decided = some.iter().map(|command| inner.decide(Envelope::anonymous(command.clone())));
         for result in join_all(decided).await {
@@ -205,7 +216,13 @@ async fn suspect_silent_nodes(inner: &Inner) {
 }
 
 /// What this member has to say about a node, if that is news.
-fn verdict(inner: &Inner, record: &NodeRecord, last: LastHeard, by: &str) -> Option<Command> {
+fn verdict(
+    inner: &Inner,
+    record: &NodeRecord,
+    last: LastHeard,
+    timeout: Duration,
+    by: &str,
+) -> Option<Command> {
     let node = &record.spec.id;
     // Members with logs of their own do not tell each other what they hear. A member that never heard a node knows nothing.
     let capabilities = inner.consensus.capabilities();
@@ -215,10 +232,10 @@ fn verdict(inner: &Inner, record: &NodeRecord, last: LastHeard, by: &str) -> Opt
     }
     let silence = last.at.elapsed();
     let suspected = record.suspected_by.contains(by);
-    if silence > inner.config.node_timeout && !suspected {
+    if silence > timeout && !suspected {
         warn!(%node, ?silence, "node is silent");
         Some(Command::SuspectNode { node: node.clone(), session: record.session })
-    } else if silence < inner.config.node_timeout && suspected {
+    } else if silence < timeout && suspected {
         Some(Command::TrustNode { node: node.clone() })
     } else {
         None

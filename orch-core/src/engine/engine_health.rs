@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     environment::Environment,
+    model::clip_words,
     runtime::{RuntimeError, RuntimeErrorKind},
 };
 
@@ -140,7 +141,8 @@ impl EngineHealth {
 
     fn tell(&self, state: &State) {
         let away = self.0.away.borrow().clone();
-        let trouble = away.or_else(|| state.paused.clone());
+        let mut trouble = away.or_else(|| state.paused.clone());
+        trouble.iter_mut().for_each(clip_words);
         self.0.trouble.send_if_modified(|known| {
             // Words that only differ in their details are no news.
             let changed = known.is_some() != trouble.is_some();

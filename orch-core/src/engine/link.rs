@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{AttemptId, IncarnationId, NodeSpec, Report, Session, SharedSpec, Timestamp},
+    model::{AttemptId, IncarnationId, NodeSpec, Report, Session, SharedSpec, Timestamp, clip_words},
     runtime::{OutputStream, Usage},
     store::Revision,
 };
@@ -187,6 +187,16 @@ pub enum Seen {
         #[serde(with = "text_bytes")]
         data: Bytes,
     },
+}
+
+impl Seen {
+    /// The same with its words cut to a bound; output has one of its own.
+    pub(super) fn clipped(mut self) -> Self {
+        if let Self::Progress(words) | Self::Running { handle: words, .. } = &mut self {
+            clip_words(words);
+        }
+        self
+    }
 }
 
 /// Bytes in JSON: as text where they are UTF-8, as numbers otherwise. Output is text nearly always.

@@ -169,6 +169,7 @@ impl ControlLink for LocalLink {
         let (view, mut pieces, mut writes) = (&self.0.view, Vec::new(), Vec::new());
         let time = Some(self.0.consensus.now());
         for Observation { attempt, seen } in observations {
+            let seen = seen.clipped();
             if let Seen::Output { offset, data, .. } = &seen
                 && offset.checked_add(data.len() as u64).is_none()
             {

@@ -19,6 +19,7 @@ mod node;
 mod orchestrator;
 mod outbox;
 mod output;
+mod pulse;
 mod secrets;
 mod tasks;
 mod view;

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen};
 use crate::{
     environment::Environment,
-    model::{AttemptId, Report, Session},
+    model::{AttemptId, Report, ReportKind, Session},
     store::Revision,
 };
 
@@ -23,6 +23,7 @@ pub(super) type Sessions = watch::Receiver<Option<Session>>;
 pub(super) struct Outbox {
     reports: mpsc::Sender<(Report, oneshot::Sender<Answered>)>,
     observations: mpsc::Sender<ToObserve>,
+    sessions: Sessions,
 }
 
 /// Answer to a report.
@@ -55,12 +56,22 @@ impl Outbox {
         let (reports, to_report) = mpsc::channel(QUEUE);
         let (observations, to_observe) = mpsc::channel(QUEUE);
         environment.spawn(Box::pin(send_reports(sessions.clone(), link.clone(), to_report)));
-        environment.spawn(Box::pin(send_observations(sessions, link, to_observe, observe_every)));
-        Self { reports, observations }
+        environment.spawn(Box::pin(send_observations(sessions.clone(), link, to_observe, observe_every)));
+        Self { reports, observations, sessions }
+    }
+
+    /// Tells of sessions from now on.
+    pub(super) fn sessions(&self) -> Sessions {
+        let mut sessions = self.sessions.clone();
+        sessions.mark_unchanged();
+        sessions
     }
 
     /// Returns when the report is decided and durable, however long that takes. `None` when the senders are gone.
-    pub(super) async fn report(&self, report: Report) -> Option<Answered> {
+    pub(super) async fn report(&self, mut report: Report) -> Option<Answered> {
+        if let ReportKind::Ended(end) = &mut report.kind {
+            *end = end.clipped();
+        }
         let (answer, answered) = oneshot::channel();
         self.reports.send((report, answer)).await.ok()?;
         answered.await.ok()
@@ -68,11 +79,13 @@ impl Outbox {
 
     /// Queues an observation; waits while the queue is full.
     pub(super) async fn observe(&self, attempt: AttemptId, seen: Seen) {
+        let seen = seen.clipped();
         let _ = self.observations.send(ToObserve::Seen(Observation { attempt, seen })).await;
     }
 
     /// Queues an observation unless the queue is full. For what is not worth waiting for.
     pub(super) fn try_observe(&self, attempt: AttemptId, seen: Seen) {
+        let seen = seen.clipped();
         let _ = self.observations.try_send(ToObserve::Seen(Observation { attempt, seen }));
     }
 

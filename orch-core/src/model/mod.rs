@@ -13,6 +13,7 @@ mod shared_spec;
 mod spec;
 mod time;
 mod validate;
+mod words;
 
 #[cfg(feature = "signing")]
 mod signing;
@@ -33,3 +34,4 @@ pub use spec::{
 pub use time::Timestamp;
 pub(crate) use time::millis;
 pub use validate::{InvalidSpec, Limits};
+pub(crate) use words::clip_words;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttemptId, NodeId, Timestamp};
+use super::{AttemptId, NodeId, Timestamp, clip_words};
 
 /// How a process or container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -85,6 +85,22 @@ pub enum AttemptEnd {
         /// What the node knows of it.
         message: String,
     },
+}
+
+impl AttemptEnd {
+    /// The same with its words cut to a bound.
+    pub(crate) fn clipped(&self) -> Self {
+        let mut end = self.clone();
+        match &mut end {
+            Self::StartFailed { failure } => {
+                clip_words(&mut failure.reason);
+                clip_words(&mut failure.message);
+            }
+            Self::Unhealthy { output: words } | Self::Lost { message: words } => clip_words(words),
+            Self::Exited { .. } | Self::RunTimeout | Self::Stopped | Self::NodeLost => {}
+        }
+        end
+    }
 }
 
 impl std::fmt::Display for AttemptEnd {

@@ -177,7 +177,7 @@ impl Draft<'_> {
         if task.current_attempt() != Some(report.attempt) || task.node() != Some(&report.node) {
             let repeated = match &report.kind {
                 ReportKind::Started { .. } => false,
-                ReportKind::Ended(end) => was_reported(&task, report.attempt, end),
+                ReportKind::Ended(end) => was_reported(&task, report.attempt, &end.clipped()),
             };
             return if repeated { Ok(Outcome::Unchanged) } else { Err(stale) };
         }
@@ -198,7 +198,7 @@ impl Draft<'_> {
                 // the one that ends nothing early.
                 *started_at = Some(if (*placed_at..=now).contains(at) { *at } else { now });
             }
-            ReportKind::Ended(end) => self.end_attempt(&mut task, end),
+            ReportKind::Ended(end) => self.end_attempt(&mut task, &end.clipped()),
         }
         self.put_task(task);
         Ok(Outcome::Done)
@@ -358,6 +358,9 @@ impl Draft<'_> {
         }
         if spec.labels.iter().any(|(name, value)| name.is_empty() || name.len() > 128 || value.len() > 1024) {
             return refuse("a label's name must have 1 to 128 bytes, its value at most 1024");
+        }
+        if spec.trouble.as_ref().is_some_and(|trouble| trouble.len() > 8192) {
+            return refuse("trouble is longer than 8192 bytes");
         }
         match capacity.ports.is_empty() {
             true => Ok(()),

@@ -14,6 +14,9 @@ impl Draft<'_> {
         let now = self.now();
         if let Some(current) = task.attempts.last_mut() {
             (current.ended_at, current.end) = (Some(now), Some(end.clone()));
+            if let (AttemptEnd::NodeLost, TaskState::Placed { started_at, .. }) = (end, &task.state) {
+                current.started_at = *started_at;
+            }
             // What went wrong before an attempt that went on for long has passed. A task that ends by itself keeps its
             // failures: they bound its tries, however long each of them takes.
             if now.since(current.placed_at) >= Duration::from_millis(self.state.config.healthy_after_ms) {
@@ -100,7 +103,8 @@ impl Draft<'_> {
             let Some(lost) = task.may_take_back(attempt.attempt).filter(|lost| lost.node == *node) else {
                 continue;
             };
-            let back = AttemptRecord { ended_at: None, end: None, ..lost.clone() };
+            let back = AttemptRecord { started_at: None, ended_at: None, end: None, ..lost.clone() };
+            let started_at = lost.started_at;
             let fits = self
                 .view(node)
                 .is_some_and(|view| view.held.fits(&view.record.spec.capacity, &task.spec.resources));
@@ -114,7 +118,7 @@ impl Draft<'_> {
             }
             task.attempts.retain(|known| known.number != attempt.attempt);
             task.node_losses = task.node_losses.saturating_sub(1);
-            task.state = TaskState::Placed { node: node.clone(), at: back.placed_at, started_at: None };
+            task.state = TaskState::Placed { node: node.clone(), at: back.placed_at, started_at };
             task.attempts.push(back);
             self.put_task(task);
         }
@@ -154,6 +158,7 @@ impl Draft<'_> {
             number,
             node: node.clone(),
             placed_at: self.now(),
+            started_at: None,
             ended_at: None,
             end: None,
         });

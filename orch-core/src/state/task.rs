@@ -157,6 +157,9 @@ pub struct AttemptRecord {
     pub node: NodeId,
     /// When it was placed.
     pub placed_at: Timestamp,
+    /// When it was decided to have started, kept of an attempt whose node was lost: it may go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
     /// When the cluster heard of its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,

@@ -1,0 +1,30 @@
+//! Words of programs and people that go into records and messages, cut to a bound: one record or message that is too large
+//! for a store or a server would hold up all others.
+
+/// The most characters that are kept of a text.
+const CHARS_MAX: usize = 1024;
+
+/// Keeps the beginning.
+pub(crate) fn clip_words(text: &mut String) {
+    if text.len() > CHARS_MAX
+        && let Some((end, _)) = text.char_indices().nth(CHARS_MAX)
+    {
+        text.truncate(end);
+        text.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_cut_between_characters() {
+        let mut text = "ä".repeat(CHARS_MAX + 1);
+        clip_words(&mut text);
+        assert_eq!(text.chars().count(), CHARS_MAX);
+        let mut short = "ä".repeat(CHARS_MAX);
+        clip_words(&mut short);
+        assert_eq!(short.chars().count(), CHARS_MAX);
+    }
+}

@@ -1,0 +1,208 @@
+//! Nodes that are silent, slow or back, and what is known of their work.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use orch_core::{
+    Orchestrator,
+    consensus::StoreConsensus,
+    engine::{
+        Agent, AgentConfig, AgentHandle, Assignments, ControlLink, Cursor, LinkError, Observation,
+        Registered, Registration, Reported,
+    },
+    model::{AttemptEnd, NodeId, NodeLossPolicy, NodeState, Report, Resources, Session, TaskSpec, WorkKind},
+    runtime::{Progress, RuntimeError, RuntimeErrorKind, Work},
+    store::{
+        CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
+        Watch,
+    },
+    testkit::{Layered, RuntimeLayer, SimulatedRuntime},
+};
+
+/// Longer than anything here takes, so that a hang has a name.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+async fn join(link: Arc<dyn ControlLink>, node: &str) -> AgentHandle {
+    let mut config = AgentConfig::local(node, [WorkKind::Program]).unwrap();
+    config.node.capacity = Resources::new(4000, 4 << 30);
+    let agent = Agent::start(config, Arc::new(SimulatedRuntime::new()), link);
+    agent.registered().await.unwrap();
+    agent
+}
+
+fn state_of(orch: &Orchestrator, node: &str) -> NodeState {
+    orch.node(&NodeId::new(node).unwrap()).unwrap().record.state
+}
+
+/// Waits until what is looked at is so.
+async fn until(orch: &Orchestrator, what: &str, is_so: impl Fn() -> bool) {
+    let mut events = orch.events();
+    let looked = async {
+        while !is_so() {
+            events.next().await.unwrap().unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "{what}");
+}
+
+/// A store that takes its time for everything.
+#[derive(Debug)]
+struct Slow(MemoryStore, Duration);
+
+#[async_trait]
+impl StateStore for Slow {
+    fn capabilities(&self) -> StoreCapabilities {
+        StoreCapabilities { shared: true, ..self.0.capabilities() }
+    }
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        tokio::time::sleep(self.1).await;
+        self.0.get(key).await
+    }
+    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        tokio::time::sleep(self.1).await;
+        self.0.scan(prefix, after, limit).await
+    }
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+        tokio::time::sleep(self.1).await;
+        self.0.commit(txn).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.0.watch(prefix, from).await
+    }
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        tokio::time::sleep(self.1).await;
+        self.0.revision().await
+    }
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.0.compact(before).await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        self.0.close().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_node_is_lost_and_a_living_one_is_not_however_slow_the_store_is() {
+    for lag in [0, 200, 700, 1100].map(Duration::from_millis) {
+        let store: Arc<dyn StateStore> = Arc::new(Slow(MemoryStore::default(), lag));
+        let member = async |name: &str| {
+            let consensus = Arc::new(StoreConsensus::named(store.clone(), name));
+            Orchestrator::builder().store(store.clone()).consensus(consensus).build().await.unwrap()
+        };
+        let (one, two) = (member("one").await, member("two").await);
+        let (a, _b, _c) =
+            (join(one.link(), "a").await, join(one.link(), "b").await, join(two.link(), "c").await);
+        a.leave().await;
+        let died = tokio::time::Instant::now();
+        until(&two, &format!("{lag:?}: the dead node is never lost"), || {
+            state_of(&two, "a") == NodeState::Lost
+        })
+        .await;
+        assert!(died.elapsed() < Duration::from_secs(30), "{lag:?}: {:?}", died.elapsed());
+        let mut events = two.events();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        while let Ok(event) = tokio::time::timeout(Duration::ZERO, events.next()).await {
+            if let orch_core::engine::EventKind::Node(record) = event.unwrap().unwrap().kind {
+                assert_eq!((lag, record.state), (lag, NodeState::Ready), "{}", record.spec.id);
+            }
+        }
+    }
+}
+
+/// A way to the control side that can be cut.
+#[derive(Debug)]
+struct Cut {
+    link: Arc<dyn ControlLink>,
+    is_cut: AtomicBool,
+}
+
+impl Cut {
+    fn check(&self) -> Result<(), LinkError> {
+        match self.is_cut.load(Ordering::SeqCst) {
+            true => Err(LinkError::Unavailable("it is cut".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl ControlLink for Cut {
+    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
+        self.check()?;
+        self.link.register(registration).await
+    }
+    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
+        self.check()?;
+        self.link.heartbeat(session).await
+    }
+    async fn assignments(
+        &self,
+        session: &Session,
+        after: Option<Cursor>,
+        seen: Revision,
+    ) -> Result<Assignments, LinkError> {
+        self.check()?;
+        self.link.assignments(session, after, seen).await
+    }
+    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
+        self.check()?;
+        self.link.report(session, reports).await
+    }
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
+        self.check()?;
+        self.link.observe(session, observations).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_is_taken_back_is_seen_running_again() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let link = Arc::new(Cut { link: orch.link(), is_cut: AtomicBool::new(false) });
+    let _agent = join(link.clone(), "a").await;
+    let policy = NodeLossPolicy { replace: false, ..NodeLossPolicy::default() };
+    let spec = TaskSpec { node_loss: Some(policy.into()), ..TaskSpec::program("t", "hang") };
+    let task = orch.submit(spec).await.unwrap();
+    let status = || orch.get(task).unwrap().status();
+    until(&orch, "it never runs", || status() == "running").await;
+    link.is_cut.store(true, Ordering::SeqCst);
+    until(&orch, "its node is never lost", || status() == "disconnected").await;
+    link.is_cut.store(false, Ordering::SeqCst);
+    until(&orch, "it is not seen running again", || status() == "running").await;
+    assert_eq!(orch.get(task).unwrap().record.attempts_made, 1);
+}
+
+/// Work of which nothing can be made ready, for reasons that fill a book.
+#[derive(Debug)]
+struct Verbose(SimulatedRuntime);
+
+#[async_trait]
+impl RuntimeLayer for Verbose {
+    fn below(&self) -> &SimulatedRuntime {
+        &self.0
+    }
+    async fn prepare(&self, _: &Work, progress: &Progress) -> Result<(), RuntimeError> {
+        progress.say("y".repeat(20 << 20));
+        Err(RuntimeError::new(RuntimeErrorKind::InvalidSpec, "x".repeat(20 << 20)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_with_endless_words_is_a_failure() {
+    let mut config = AgentConfig::local("a", [WorkKind::Program]).unwrap();
+    config.node.capacity = Resources::new(4000, 4 << 30);
+    let runtime = Arc::new(Layered(Verbose(SimulatedRuntime::new())));
+    let orch = Orchestrator::builder().node(config, runtime).build().await.unwrap();
+    let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
+    let done = tokio::time::timeout(PATIENCE, orch.wait(task)).await.expect("it never ends").unwrap();
+    assert_eq!(done.status(), "failed");
+    let Some(AttemptEnd::StartFailed { failure }) = done.record.last_end() else { panic!("{done:?}") };
+    assert_eq!(failure.message.len(), 1024);
+}
