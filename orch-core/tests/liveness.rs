@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -26,6 +26,7 @@ use orch_core::{
     },
     testkit::{Layered, RuntimeLayer, SimulatedRuntime},
 };
+use tokio::sync::Notify;
 
 /// Longer than anything here takes, so that a hang has a name.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -205,4 +206,88 @@ async fn a_failure_with_endless_words_is_a_failure() {
     assert_eq!(done.status(), "failed");
     let Some(AttemptEnd::StartFailed { failure }) = done.record.last_end() else { panic!("{done:?}") };
     assert_eq!(failure.message.len(), 1024);
+}
+
+/// A control side that stops answering: registrations at once, reports once an old answer names ended work again.
+#[derive(Debug)]
+struct Mute {
+    link: Arc<dyn ControlLink>,
+    is_mute: AtomicBool,
+    old: Mutex<Option<Assignments>>,
+    asked: Notify,
+}
+
+impl Mute {
+    fn new(link: Arc<dyn ControlLink>, is_mute: bool) -> Arc<Self> {
+        let is_mute = AtomicBool::new(is_mute);
+        Arc::new(Self { link, is_mute, old: Mutex::default(), asked: Notify::new() })
+    }
+
+    async fn check(&self) {
+        if self.is_mute.load(Ordering::SeqCst) {
+            self.asked.notify_one();
+            std::future::pending().await
+        }
+    }
+}
+
+#[async_trait]
+impl ControlLink for Mute {
+    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
+        self.check().await;
+        self.link.register(registration).await
+    }
+    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
+        self.link.heartbeat(session).await
+    }
+    async fn assignments(
+        &self,
+        session: &Session,
+        after: Option<Cursor>,
+        seen: Revision,
+    ) -> Result<Assignments, LinkError> {
+        if self.is_mute.load(Ordering::SeqCst) {
+            let old = self.old.lock().unwrap().take();
+            return match old {
+                Some(old) => Ok(old),
+                None => std::future::pending().await,
+            };
+        }
+        let answer = self.link.assignments(session, after, seen).await?;
+        if !answer.run.is_empty() {
+            *self.old.lock().unwrap() = Some(answer.clone());
+        }
+        Ok(answer)
+    }
+    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
+        self.check().await;
+        self.link.report(session, reports).await
+    }
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
+        self.link.observe(session, observations).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_leaves_while_its_registration_has_no_answer() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let link = Mute::new(orch.link(), true);
+    let config = AgentConfig::local("a", [WorkKind::Program]).unwrap();
+    let agent = Agent::start(config, Arc::new(SimulatedRuntime::new()), link.clone());
+    link.asked.notified().await;
+    let began = tokio::time::Instant::now();
+    tokio::time::timeout(PATIENCE, agent.leave()).await.expect("it never ends");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_leaves_while_it_repeats_how_work_ended() {
+    let orch = Orchestrator::builder().build().await.unwrap();
+    let link = Mute::new(orch.link(), false);
+    let agent = join(link.clone(), "a").await;
+    let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
+    orch.wait(task).await.unwrap();
+    link.is_mute.store(true, Ordering::SeqCst);
+    tokio::time::timeout(PATIENCE, link.asked.notified()).await.expect("it reports the end again");
+    tokio::time::timeout(PATIENCE, agent.leave()).await.expect("it never ends");
 }

@@ -20,7 +20,7 @@ use super::{
     ended::Ended,
     engine_health::EngineHealth,
     heartbeat::beat,
-    link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registration, Seen},
+    link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registered, Registration, Seen},
     node::local_capacity,
     outbox::{Outbox, Sessions},
     secrets::{NoSecrets, SecretSource},
@@ -87,7 +87,7 @@ pub struct Agent {
     incarnation: IncarnationId,
     /// Registrations so far.
     registrations: u64,
-    orders: mpsc::Receiver<Order>,
+    orders: OrderQueue,
     state: watch::Sender<AgentState>,
     session: watch::Sender<Option<Session>>,
     /// The highest revision that an answer has named since the registration.
@@ -97,6 +97,8 @@ pub struct Agent {
     attempts: HashMap<AttemptId, Driven>,
     ended: Ended,
     running: JoinSet<Done>,
+    /// What the next life does as well: it is left when the agent leaves.
+    errands: JoinSet<()>,
     /// Attempts of an earlier life that no assignment was seen for yet.
     found: BTreeMap<AttemptId, FoundState>,
     /// Set while the agent takes nothing new; what runs is stopped at this time.
@@ -124,7 +126,7 @@ enum SessionEnd {
 /// What became of work in the background.
 enum Done {
     Driven(AttemptId, Option<Over>),
-    Removed,
+    Dropped,
 }
 
 impl Agent {
@@ -154,7 +156,7 @@ impl Agent {
             config,
             link,
             shared,
-            orders: ordered,
+            orders: OrderQueue { orders: ordered, first: None },
             state,
             session,
             seen: Revision::ZERO,
@@ -162,6 +164,7 @@ impl Agent {
             attempts: HashMap::new(),
             ended: Ended::default(),
             running: JoinSet::new(),
+            errands: JoinSet::new(),
             found: BTreeMap::new(),
             draining: None,
             stopping: false,
@@ -180,7 +183,10 @@ impl Agent {
         }
         let mut delay = RETRY_MIN;
         loop {
-            let why = match self.register().await {
+            let Some(registered) = self.register_unless_told_to_end().await else {
+                return self.leave().await;
+            };
+            let why = match registered {
                 Ok(heartbeat_interval) => {
                     info!(node = %self.config.node.id, "registered");
                     self.state.send_replace(AgentState::Registered);
@@ -213,7 +219,7 @@ impl Agent {
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 done = next_done(&mut self.running) => self.note_done(done),
-                _ = next_order(&mut self.orders) => {
+                _ = self.orders.next() => {
                     // Without the control side nothing can be reported; what runs is left to the next life.
                     self.leave().await;
                     return;
@@ -223,8 +229,31 @@ impl Agent {
         }
     }
 
+    /// `None` when the agent is told to end, and the control side gives no answer.
+    async fn register_unless_told_to_end(&mut self) -> Option<Result<Duration, LinkError>> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let (link, registration) = (self.link.clone(), self.registration());
+        let asked = link.register(registration);
+        tokio::pin!(asked);
+        let answer = tokio::select! {
+            answer = &mut asked => answer,
+            order = self.orders.next() => {
+                // Where it is answered soon, the work can end in good order.
+                self.orders.put_back(order);
+                tokio::time::timeout(PATIENCE, asked).await.ok()?
+            }
+        };
+        Some(answer.map(|registered| self.note_registered(registered)))
+    }
+
     /// Registers as the node is now; says how often it should be heard of.
     async fn register(&mut self) -> Result<Duration, LinkError> {
+        let registration = self.registration();
+        let registered = self.link.register(registration).await?;
+        Ok(self.note_registered(registered))
+    }
+
+    fn registration(&mut self) -> Registration {
         // One that drains stays closed when it comes back.
         let max_tasks = if self.draining.is_some() { 0 } else { self.config.node.max_tasks };
         let driven = self.attempts.iter().filter(|(_, driven)| *driven.wish.borrow() <= Wish::Stop);
@@ -234,12 +263,14 @@ impl Agent {
         let spec = NodeSpec { max_tasks, trouble, ..self.config.node.clone() };
         self.registrations += 1;
         let (incarnation, number) = (self.incarnation, self.registrations);
-        let registration = Registration { spec, incarnation, number, held };
-        let registered = self.link.register(registration).await?;
+        Registration { spec, incarnation, number, held }
+    }
+
+    fn note_registered(&mut self, registered: Registered) -> Duration {
         // Not the later one: the control side may have lost its state and begun anew.
         self.seen = registered.revision;
         self.session.send_replace(Some(registered.session));
-        Ok(registered.heartbeat_interval)
+        registered.heartbeat_interval
     }
 
     /// Removes everything and ends: the node belongs to a newer process.
@@ -247,6 +278,7 @@ impl Agent {
         warn!(node = %self.config.node.id, %why, "this agent ends");
         self.give_up_everything();
         self.collect_all().await;
+        self.collect_errands().await;
         self.state.send_replace(AgentState::Fenced(why));
     }
 
@@ -274,7 +306,7 @@ impl Agent {
             }
             tokio::select! {
                 () = tokio::time::sleep(delay) => delay = (delay * 2).min(RETRY_MAX),
-                _ = next_order(&mut self.orders) => return None,
+                _ = self.orders.next() => return None,
             }
         }
     }
@@ -289,7 +321,7 @@ impl Agent {
         let asked = ask(link.clone(), self.session.subscribe(), cursor, self.seen);
         tokio::pin!(heartbeats, asked);
         loop {
-            if self.draining.is_some() && self.running.is_empty() {
+            if self.draining.is_some() && self.running.is_empty() && self.errands.is_empty() {
                 return SessionEnd::Over;
             }
             let stop_at = self.draining.filter(|_| !self.stopping);
@@ -306,13 +338,14 @@ impl Agent {
                 },
                 error = &mut heartbeats => return session_end(error),
                 done = next_done(&mut self.running) => self.note_done(done),
+                Some(done) = self.errands.join_next() => note_errand(done),
                 Some(event) = events.recv() => self.note(event),
                 Ok(()) = engine.changed() => {
                     if let Err(error) = self.tell_what_it_offers().await {
                         return session_end(error);
                     }
                 }
-                order = next_order(&mut self.orders) => match order {
+                order = self.orders.next() => match order {
                     Order::Drain(grace) => {
                         self.draining = Some(Instant::now() + grace);
                         let longest = self.attempts.values().map(|driven| driven.stop_grace).max();
@@ -350,6 +383,12 @@ impl Agent {
         while !self.running.is_empty() {
             let done = next_done(&mut self.running).await;
             self.note_done(done);
+        }
+    }
+
+    async fn collect_errands(&mut self) {
+        while let Some(done) = self.errands.join_next().await {
+            note_errand(done);
         }
     }
 
@@ -421,19 +460,17 @@ impl Agent {
         debug!(%attempt, %end, "it has ended already; reporting that again");
         let outbox = self.shared.outbox.clone();
         let report = Report { attempt, node: self.config.node.id.clone(), kind: ReportKind::Ended(end) };
-        self.running.spawn(async move {
+        self.errands.spawn(async move {
             outbox.report(report).await;
-            Done::Removed
         });
     }
 
     fn remove_in_background(&mut self, attempt: AttemptId) {
         let runtime = self.shared.runtime.clone();
-        self.running.spawn(async move {
+        self.errands.spawn(async move {
             if let Err(error) = runtime.remove(attempt).await {
                 warn!(%attempt, %error, "what an earlier life left behind could not be removed");
             }
-            Done::Removed
         });
     }
 
@@ -479,9 +516,15 @@ async fn next_done(running: &mut JoinSet<Done>) -> Done {
         Some(Err(error)) => {
             // What drives an attempt catches the panics of others.
             warn!(%error, "an attempt was dropped");
-            Done::Removed
+            Done::Dropped
         }
         None => std::future::pending().await,
+    }
+}
+
+fn note_errand(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done {
+        warn!(%error, "something was left undone");
     }
 }
 
@@ -504,11 +547,28 @@ fn advance(wish: &watch::Sender<Wish>, to: Wish) {
     });
 }
 
-/// The next order; never, when the handle was dropped.
-async fn next_order(orders: &mut mpsc::Receiver<Order>) -> Order {
-    match orders.recv().await {
-        Some(order) => order,
-        None => std::future::pending().await,
+/// What the handle asks of the agent.
+#[derive(Debug)]
+struct OrderQueue {
+    orders: mpsc::Receiver<Order>,
+    /// It could not be carried out yet.
+    first: Option<Order>,
+}
+
+impl OrderQueue {
+    /// The next order; never, when the handle was dropped. Cancel safe.
+    async fn next(&mut self) -> Order {
+        if let Some(order) = self.first.take() {
+            return order;
+        }
+        match self.orders.recv().await {
+            Some(order) => order,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn put_back(&mut self, order: Order) {
+        self.first = Some(order);
     }
 }
 
