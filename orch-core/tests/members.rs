@@ -486,3 +486,23 @@ async fn an_agent_ends_with_the_orchestrator_of_its_process() {
     let late = Agent::start(agent_config("a"), Arc::new(runtime), first.link());
     tokio::time::timeout(PATIENCE, late.ended()).await.expect("there is nobody to register with");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_orchestrator_that_opens_a_store_takes_it_from_the_one_before() {
+    let store = Arc::new(MemoryStore::default());
+    let open = async || Orchestrator::builder().store(store.clone()).build().await.unwrap();
+    let first = open().await;
+    let kept = first.submit(TaskSpec::program("kept", "true")).await.unwrap();
+    let second = open().await;
+    let late = first.submit(TaskSpec::program("late", "true")).await.unwrap_err();
+    let late = orch_core::with_causes(&late).to_string();
+    assert!(late.contains("another orchestrator has opened this store"), "{late}");
+    let also = second.submit(TaskSpec::program("also", "true")).await.unwrap();
+    assert!(first.submit(TaskSpec::program("late", "true")).await.is_err(), "it has stopped");
+    drop((first, second));
+    let third = open().await;
+    let mut known: Vec<_> =
+        third.list(&orch_core::engine::TaskFilter::default()).iter().map(|task| task.record.id).collect();
+    known.sort();
+    assert_eq!(known, [kept, also], "both could go on, and then nobody could read the store");
+}

@@ -139,7 +139,7 @@ impl Reporter {
 
     /// The store failed with `error` and cannot be gone on with.
     pub(super) fn lost(&self, error: StoreError) {
-        self.stopped(&format!("its store failed and cannot be read back: {error}"));
+        self.stopped(&format!("its store cannot be used any more: {error}"));
         // It stops once.
         let _ = self.lost.set(error);
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     environment::{Environment, System},
     model::Timestamp,
-    store::{CommitError, Durability, Revision, StateStore, StoreError, Txn},
+    store::{CommitError, Durability, Guard, Key, Revision, StateStore, StoreError, Txn, Write},
 };
 
 /// How much a [`LocalConsensus`] takes on.
@@ -43,7 +43,8 @@ impl Default for LocalConfig {
 }
 
 /// Orders commands in one process. With a store, an answered command is as durable as the store's commits: the records
-/// are the whole state, so that a restart reads them and goes on. Nobody else may write to that store.
+/// are the whole state, so that a restart reads them and goes on. Nobody else may write to that store: one that starts on it
+/// later takes it over, and this one stops with its next write.
 #[derive(Debug)]
 pub struct LocalConsensus {
     store: Option<Arc<dyn StateStore>>,
@@ -90,21 +91,32 @@ impl Consensus for LocalConsensus {
 
     async fn start(&self, mut machine: Box<dyn StateMachine>) -> Result<(), ConsensusError> {
         let queue = self.front.take_queue()?;
+        let mut claim = None;
         let revision = match &self.store {
             Some(store) if store.capabilities().shared => {
                 return Err(ConsensusError::Unsupported(
                     "owning a store that other processes write to (use StoreConsensus instead)",
                 ));
             }
-            Some(store) => load(&**store, &mut *machine).await?,
+            Some(store) => {
+                claim = Some(claim_store(&**store).await?);
+                load(&**store, &mut *machine).await?
+            }
             None => Revision::ZERO,
         };
         let reporter = self.front.reporter();
         reporter.applied(revision);
         let clock = self.front.clock();
         clock.reach(machine.time());
-        let home =
-            Home { store: self.store.clone(), machine, clock, author: self.author(), revision, reporter };
+        let home = Home {
+            store: self.store.clone(),
+            claim,
+            machine,
+            clock,
+            author: self.author(),
+            revision,
+            reporter,
+        };
         self.front.run(home.run(queue, self.config.batch_max)).await;
         Ok(())
     }
@@ -142,6 +154,20 @@ impl Consensus for LocalConsensus {
     }
 }
 
+fn owner_key() -> Key {
+    Key::new("consensus/owner").expect("a valid key")
+}
+
+/// Makes the store this process's. What holds it otherwise finds its guard broken, before what is read here can change.
+async fn claim_store(store: &dyn StateStore) -> Result<Guard, ConsensusError> {
+    let claim = Txn::of(vec![Write::put(owner_key(), r#"{"v":1}"#)]);
+    match store.commit(claim).await {
+        Ok(version) => Ok(Guard::Version(owner_key(), version)),
+        Err(CommitError::Store(error)) => Err(error.into()),
+        Err(CommitError::Conflict { .. }) => unreachable!("there are no guards"),
+    }
+}
+
 async fn load(store: &dyn StateStore, machine: &mut dyn StateMachine) -> Result<Revision, ConsensusError> {
     let loaded = read_all(store, machine.prefixes()).await?;
     machine.load(loaded.written, &loaded.records)?;
@@ -151,6 +177,8 @@ async fn load(store: &dyn StateStore, machine: &mut dyn StateMachine) -> Result<
 /// The loop and everything it owns.
 struct Home {
     store: Option<Arc<dyn StateStore>>,
+    /// Holds as long as the store is this process's.
+    claim: Option<Guard>,
     machine: Box<dyn StateMachine>,
     clock: HybridClock,
     author: Author,
@@ -182,7 +210,10 @@ impl Home {
             let committed = match &self.store {
                 None => Ok(self.revision.next()),
                 Some(_) if writes.is_empty() => Ok(self.revision),
-                Some(store) => store.commit(Txn::of(writes)).await,
+                Some(store) => {
+                    let guards = self.claim.iter().cloned();
+                    store.commit(guards.fold(Txn::of(writes), Txn::guarded)).await
+                }
             };
             match committed {
                 Ok(revision) => {
@@ -204,8 +235,13 @@ impl Home {
         self.machine.rollback();
         let error = match error {
             CommitError::Store(error) => error,
-            CommitError::Conflict { key } => {
-                StoreError::Corrupt(format!("{key} was written by somebody else"))
+            CommitError::Conflict { .. } => {
+                let taken =
+                    "another orchestrator has opened this store since; one store belongs to one at a time";
+                let error = StoreError::Locked(taken.into());
+                batch.fail(&error.clone().into());
+                error!(%error, "local consensus stops");
+                return Err(error);
             }
         };
         warn!(%error, proposals = batch.proposals.len(), "the store refused a batch; nothing of it happened");

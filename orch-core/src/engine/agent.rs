@@ -591,7 +591,11 @@ async fn ask(
         let session = sessions.borrow().clone().ok_or(LinkError::NotRegistered)?;
         match link.assignments(&session, after, seen).await {
             Err(LinkError::Unavailable(why)) => {
-                debug!(%why, "no answer; asking again");
+                // The node looks well by its heartbeats, and gets nothing.
+                match delay == RETRY_MAX / 2 {
+                    true => warn!(%why, "still no answer about what this node should do; asking again"),
+                    false => debug!(%why, "no answer; asking again"),
+                }
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(RETRY_MAX);
             }
