@@ -592,7 +592,7 @@ async fn ask(
         match link.assignments(&session, after, seen).await {
             Err(LinkError::Unavailable(why)) => {
                 // The node looks well by its heartbeats, and gets nothing.
-                match delay == RETRY_MAX / 2 {
+                match (RETRY_MAX / 2..RETRY_MAX).contains(&delay) {
                     true => warn!(%why, "still no answer about what this node should do; asking again"),
                     false => debug!(%why, "no answer; asking again"),
                 }
