@@ -226,7 +226,7 @@ impl Mute {
     async fn check(&self) {
         if self.is_mute.load(Ordering::SeqCst) {
             self.asked.notify_one();
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         }
     }
 }
