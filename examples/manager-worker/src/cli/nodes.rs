@@ -55,7 +55,7 @@ pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
     }
     let mut text = format!("manager {} at revision {}\n", status.version, status.revision);
     for trouble in status.consensus.trouble.iter().chain(&status.scheduler_trouble) {
-        text += &format!("trouble: {trouble}\n");
+        text += &format!("trouble: {}\n", table::one_line(trouble));
     }
     let rows = status.tasks.iter().map(|(status, count)| vec![status.clone(), count.to_string()]);
     table::print(&(text + &table::render(&["TASKS", "COUNT"], rows)))

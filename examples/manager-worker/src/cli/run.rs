@@ -190,7 +190,7 @@ pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure>
 
 fn warn_if_pending(task: &TaskInfo) {
     if let Some(explanation) = &task.explanation {
-        crate::say::note(format_args!("pending: {}", explanation.text));
+        crate::say::note(format_args!("pending: {}", table::one_line(&explanation.text)));
     }
 }
 

@@ -150,7 +150,7 @@ fn row(task: &TaskInfo) -> Vec<String> {
         node.map(ToString::to_string).unwrap_or_default(),
         if record.attempts_made == 0 { String::new() } else { record.attempts_made.to_string() },
         table::ago(record.submitted_at),
-        why::why(task).map(|why| table::one_line(&why)).unwrap_or_default(),
+        why::why(task).unwrap_or_default(),
     ]
 }
 
