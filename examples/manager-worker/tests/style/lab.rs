@@ -263,7 +263,7 @@ impl Caller {
 
 fn bare(home: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
-    for variable in ["ORCH_MANAGER", "ORCH_TOKEN", "ORCH_CONTEXT", "ORCH_NAMESPACE"] {
+    for variable in ["ORCH_MANAGER", "ORCH_TOKEN", "ORCH_TOKEN_FILE", "ORCH_CONTEXT", "ORCH_NAMESPACE"] {
         command.env_remove(variable);
     }
     command.env("XDG_CONFIG_HOME", home.join("config")).env("XDG_DATA_HOME", home.join("data"));
