@@ -1,6 +1,9 @@
 //! Amounts as people type them.
 
-use std::time::Duration;
+use std::{
+    num::{IntErrorKind, ParseIntError},
+    time::Duration,
+};
 
 /// `500ms`, `90s`, `5m` or `5min`, `2h`, `1d`, `1.5h`, and sums of them such as `1h30m`; a bare number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -104,14 +107,20 @@ fn split(text: &str) -> (&str, &str) {
 /// A decimal number times `scale`, without floating point.
 fn decimal(number: &str, scale: u64) -> Result<u64, String> {
     let bad = || format!("{number:?} is not a number");
+    let too_large = || format!("{number} is too large");
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() || fraction.len() > 9 || fraction.contains('.') {
+    if whole.is_empty() || fraction.contains('.') {
         return Err(bad());
     }
-    let whole: u64 = whole.parse().map_err(|_| bad())?;
+    if fraction.len() > 9 {
+        return Err(format!("{number:?} has more than 9 digits behind the point"));
+    }
+    let whole: u64 = whole.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => too_large(),
+        _ => bad(),
+    })?;
     let of = 10u64.pow(u32::try_from(fraction.len()).map_err(|_| bad())?);
     let fraction: u64 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| bad())? };
-    let too_large = || format!("{number} is too large");
     let part =
         u64::try_from(u128::from(fraction) * u128::from(scale) / u128::from(of)).map_err(|_| too_large())?;
     whole.checked_mul(scale).and_then(|all| all.checked_add(part)).ok_or_else(too_large)
@@ -158,6 +167,20 @@ mod tests {
         for bad in ["1q", "", "Mi", "1.5GiBs", "-1m"] {
             assert!(bytes(bad).is_err(), "{bad}");
         }
+        const HUGE: &str = "99999999999999999999";
+        for error in [
+            bytes(&format!("{HUGE}g")).unwrap_err(),
+            bytes("18446744073709551615.5k").unwrap_err(),
+            cores(HUGE).unwrap_err(),
+            duration(&format!("{HUGE}.5h")).unwrap_err(),
+            duration("18446744073709551s 999ms").unwrap_err(),
+        ] {
+            assert!(error.ends_with("is too large"), "{error}");
+        }
+        assert_eq!(
+            bytes("1.1234567890g"),
+            Err("\"1.1234567890\" has more than 9 digits behind the point".into())
+        );
         assert!(cores("1x").is_err() && cores("0.0005m").is_ok() && pair("=b").is_err());
     }
 

@@ -10,7 +10,8 @@ pub struct EngineConfig {
     pub heartbeat_interval: Duration,
     /// A node that was silent for so long is suspected. Several intervals: one lost message is no death.
     pub node_timeout: Duration,
-    /// How long an agent's question for assignments waits for news.
+    /// How long an agent's question for assignments waits for news; shorter than agents elsewhere wait for the answer, which
+    /// over HTTP is `Timeouts::assignments`.
     pub assignments_wait: Duration,
     /// Events that are kept for streams that resume.
     pub events_kept: usize,
@@ -28,7 +29,7 @@ impl Default for EngineConfig {
         Self {
             heartbeat_interval: Duration::from_millis(1500),
             node_timeout: Duration::from_secs(6),
-            assignments_wait: Duration::from_secs(30),
+            assignments_wait: Duration::from_secs(10),
             events_kept: 65_536,
             changes_kept: 4096,
             output_bytes_max: 256 << 20,

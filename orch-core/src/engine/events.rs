@@ -131,11 +131,11 @@ impl Ring {
     }
 
     pub(super) fn after(&self, number: u64, max: usize) -> Result<Vec<Event>, u64> {
-        let first = self.last - self.events.len() as u64 + 1;
-        if number + 1 < first {
+        let (first, next) = (self.last - self.events.len() as u64 + 1, number.saturating_add(1));
+        if next < first {
             return Err(first);
         }
-        let skip = usize::try_from(number + 1 - first).unwrap_or(usize::MAX);
+        let skip = usize::try_from(next - first).unwrap_or(usize::MAX);
         Ok(self.events.iter().skip(skip).take(max).cloned().collect())
     }
 

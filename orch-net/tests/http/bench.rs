@@ -1,6 +1,13 @@
 //! A server to test, and ways to reach it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use orch_core::{
     Orchestrator,
@@ -205,6 +212,46 @@ impl Proxy {
             }
         });
         Self { address, cuts }
+    }
+
+    /// The same, and the first question for assignments gets lost.
+    pub(crate) async fn losing_a_question(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let lost = Arc::new(AtomicBool::new(false));
+        tokio::spawn(async move {
+            while let Ok((inner, _)) = listener.accept().await {
+                let lost = lost.clone();
+                tokio::spawn(async move {
+                    let Ok(outer) = TcpStream::connect(target).await else { return };
+                    let ((mut requests, mut to_client), (mut answers, mut to_server)) =
+                        (inner.into_split(), outer.into_split());
+                    let asking = async {
+                        let mut bytes = vec![0; 64 << 10];
+                        while let Ok(count @ 1..) = requests.read(&mut bytes).await {
+                            let is_question =
+                                String::from_utf8_lossy(&bytes[..count]).contains("/assignments ");
+                            if is_question && !lost.swap(true, Ordering::SeqCst) {
+                                return true;
+                            }
+                            if to_server.write_all(&bytes[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                        false
+                    };
+                    let is_lost = tokio::select! {
+                        _ = tokio::io::copy(&mut answers, &mut to_client) => false,
+                        is_lost = asking => is_lost,
+                    };
+                    if is_lost {
+                        // Nobody hears of it, as the connection stays open.
+                        std::future::pending::<()>().await;
+                    }
+                });
+            }
+        });
+        Self { address, cuts: watch::Sender::new(0) }
     }
 
     pub(crate) fn cut(&self) {

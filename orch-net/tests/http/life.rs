@@ -1,17 +1,17 @@
 //! The life of tasks over HTTP.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use orch_core::{
-    engine::{AgentHandle, Observation, OutputRange, Seen, TaskFilter},
+    engine::{Agent, AgentHandle, Observation, OutputRange, Seen, TaskFilter},
     model::{CommandId, Exit, NodeId, TaskId, TaskSpec, Timestamp},
     runtime::OutputStream,
     state::Outcome,
     testkit::SimulatedRuntime,
 };
-use orch_net::http::{Client, wire::NewTask};
+use orch_net::http::{Client, ClientConfig, HttpLink, Timeouts, wire::NewTask};
 
-use crate::bench::{ADMIN, Bench, Proxy, attempt, client_config, hang, running, soon};
+use crate::bench::{ADMIN, Bench, Proxy, WORKER, agent_config, attempt, client_config, hang, running, soon};
 
 #[tokio::test]
 async fn a_task_lives_and_everybody_can_see_it() {
@@ -44,6 +44,22 @@ async fn a_task_lives_and_everybody_can_see_it() {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
     assert!(!metrics.contains(&id.to_string()), "ids are no labels");
+}
+
+#[tokio::test]
+async fn a_lost_question_for_assignments_is_asked_again_soon() {
+    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
+    let proxy = Proxy::losing_a_question(bench.address).await;
+    let config = client_config(proxy.address, WORKER);
+    let timeouts = Timeouts {
+        long_poll: Duration::from_secs(3600),
+        assignments: Duration::from_millis(500),
+        ..config.timeouts
+    };
+    let link = HttpLink::new(&ClientConfig { timeouts, ..config }).unwrap();
+    let _agent = Agent::start(agent_config("a"), Arc::new(runtime), Arc::new(link));
+    let task = bench.client().submit_one(TaskSpec::program("said", "say")).await.unwrap();
+    assert_eq!(soon(bench.client().wait(task.view.record.id)).await.unwrap().status, "succeeded");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod bench;
 mod events;
+mod faults;
 mod legacy;
 mod legacy_worker;
 mod life;

@@ -16,6 +16,7 @@ use crate::{
 };
 
 const TOKEN_VARIABLE: &str = "ORCH_TOKEN";
+const TOKEN_FILE_VARIABLE: &str = "ORCH_TOKEN_FILE";
 const CONTEXT_VARIABLE: &str = "ORCH_CONTEXT";
 
 #[derive(Clone, Debug, Args)]
@@ -26,8 +27,8 @@ pub(super) struct Connect {
     /// The manager of this name; see orch context. [default: ORCH_CONTEXT, or the one in use]
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "manager")]
     context: Option<String>,
-    /// File with the admin token. [default: ORCH_TOKEN, that of the context, or that of a manager of this user on this
-    /// machine]
+    /// File with the admin token. [default: ORCH_TOKEN itself, the file ORCH_TOKEN_FILE, that of the context, or that of a
+    /// manager of this user on this machine]
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Certificate of the authority that vouches for the manager, PEM. [default: that of the context]
@@ -154,13 +155,19 @@ impl Connect {
         if let Some(text) = address::variable(TOKEN_VARIABLE) {
             return Ok(Token { text, from: TOKEN_VARIABLE.into() });
         }
+        if let Some(path) = address::variable(TOKEN_FILE_VARIABLE) {
+            let Token { text, from } = of_file(Path::new(&path))
+                .map_err(|failure| Failure::usage(format!("{TOKEN_FILE_VARIABLE}: {}", failure.message)))?;
+            return Ok(Token { text, from: format!("{from} ({TOKEN_FILE_VARIABLE})") });
+        }
         if let Some(token) = of_context() {
             return token;
         }
         let path = default_data_dir().join(ADMIN_TOKEN);
         of_file(&path).map_err(|failure| {
             Failure::usage(format!(
-                "no admin token for {}: {}; give --token-file, or set {TOKEN_VARIABLE}",
+                "no admin token for {}: {}; give --token-file, or set {TOKEN_VARIABLE} or \
+                 {TOKEN_FILE_VARIABLE}",
                 target.url, failure.message
             ))
         })

@@ -98,7 +98,7 @@ fn for_people(event: &Event) -> String {
             format!("task {} attempt {} {}", attempt.task.short(), attempt.attempt, words(seen))
         }
     };
-    format!("{:>8}  {text}", event.revision.0)
+    format!("{:>8}  {}", event.revision.0, table::one_line(&text))
 }
 
 /// What an agent saw, in words.

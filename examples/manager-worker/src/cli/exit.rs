@@ -3,7 +3,7 @@
 use orch_core::state::TaskResult;
 use orch_net::http::{ClientError, wire::TaskInfo};
 
-use super::why;
+use super::{table, why};
 
 /// Shown by `orch --help`.
 pub(super) const HELP: &str = "Exit codes: 0 done; 1 something failed; 2 the command line is wrong; 3 the manager cannot be \
@@ -103,5 +103,5 @@ pub(super) fn of_task(task: &TaskInfo) -> Result<(), Failure> {
     };
     let why = why::why(task).map(|why| format!(": {why}")).unwrap_or_default();
     let message = format!("task {} {} ({}){why}", record.spec.name, record.id.short(), task.status);
-    Err(Failure::new(code, message))
+    Err(Failure::new(code, table::one_line(&message)))
 }

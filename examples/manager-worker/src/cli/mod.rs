@@ -34,6 +34,8 @@ use crate::{demo, manager::ManagerArgs, units, worker::WorkerArgs};
 struct Args {
     #[command(flatten)]
     connect: Connect,
+    #[command(flatten)]
+    scope: Scope,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,16 +52,12 @@ enum Command {
     Show {
         /// Id, the beginning of one, or name.
         task: String,
-        #[command(flatten)]
-        scope: Scope,
     },
     /// As kubectl: get [tasks] lists tasks, get nodes lists nodes, get TASK shows one.
     Get {
         /// tasks, nodes, or a task.
         #[arg(default_value = "tasks")]
         what: String,
-        #[command(flatten)]
-        scope: Scope,
     },
     /// Print a task's output.
     Logs {
@@ -67,8 +65,6 @@ enum Command {
         task: String,
         #[command(flatten)]
         range: LogRange,
-        #[command(flatten)]
-        scope: Scope,
     },
     /// Wait until tasks have finished; the exit code says how.
     Wait {
@@ -78,8 +74,6 @@ enum Command {
         /// Give up after this time.
         #[arg(long, value_name = "TIME", value_parser = units::duration)]
         timeout: Option<Duration>,
-        #[command(flatten)]
-        scope: Scope,
     },
     /// Take tasks back: by id or name, by what they have in common, or all.
     #[command(visible_aliases = ["stop", "kill"])]
@@ -88,8 +82,6 @@ enum Command {
     Explain {
         /// Id, the beginning of one, or name.
         task: String,
-        #[command(flatten)]
-        scope: Scope,
     },
     /// List nodes.
     Nodes,
@@ -125,15 +117,11 @@ enum Command {
         /// Begin after this revision instead of now.
         #[arg(long, value_name = "REVISION")]
         from: Option<u64>,
-        #[command(flatten)]
-        scope: Scope,
     },
     /// Say how the cluster is doing, or show a task.
     Status {
         /// Id, the beginning of one, or name.
         task: Option<String>,
-        #[command(flatten)]
-        scope: Scope,
     },
     /// Name managers, and say which one is meant when nobody says otherwise.
     Context {
@@ -155,7 +143,7 @@ enum Command {
 
 /// Reads the command line, does what it says and tells how that went.
 pub fn main() -> ExitCode {
-    let Args { connect, command } = Args::parse();
+    let Args { connect, scope, command } = Args::parse();
     match command {
         Command::Manager(args) => {
             crate::init_logging();
@@ -171,7 +159,7 @@ pub fn main() -> ExitCode {
             finish(table::print(&String::from_utf8_lossy(&script)))
         }
         command => {
-            let done = orch_core::block_on(carry_out(&connect, command));
+            let done = orch_core::block_on(carry_out(&connect, &scope, command));
             finish(done.map_err(|failure| connect.advise(failure)))
         }
     }
@@ -182,29 +170,29 @@ pub fn run_service<E: Into<Failure>>(service: impl Future<Output = Result<(), E>
     finish(orch_core::block_on(service).map_err(Into::into))
 }
 
-async fn carry_out(connect: &Connect, command: Command) -> Result<(), Failure> {
+async fn carry_out(connect: &Connect, scope: &Scope, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(args) => run::run(connect, *args).await,
-        Command::List(args) => tasks::list(connect, args).await,
-        Command::Show { task, scope } | Command::Status { task: Some(task), scope } => {
-            show::show(connect, &task, &scope).await
+        Command::Run(args) => run::run(connect, *args, scope).await,
+        Command::List(args) => tasks::list(connect, args, scope).await,
+        Command::Show { task } | Command::Status { task: Some(task) } => {
+            show::show(connect, &task, scope).await
         }
-        Command::Get { what, scope } => match what.as_str() {
-            "tasks" | "task" => tasks::list(connect, ListArgs::of(scope)).await,
+        Command::Get { what } => match what.as_str() {
+            "tasks" | "task" => tasks::list(connect, ListArgs::default(), scope).await,
             "nodes" | "node" => nodes::list(connect).await,
-            task => show::show(connect, task, &scope).await,
+            task => show::show(connect, task, scope).await,
         },
-        Command::Logs { task, range, scope } => logs::logs(connect, &task, &range, &scope).await,
-        Command::Wait { tasks, timeout, scope } => tasks::wait(connect, &tasks, timeout, &scope).await,
-        Command::Cancel(args) => stop::stop(connect, args).await,
-        Command::Explain { task, scope } => show::explain(connect, &task, &scope).await,
+        Command::Logs { task, range } => logs::logs(connect, &task, &range, scope).await,
+        Command::Wait { tasks, timeout } => tasks::wait(connect, &tasks, timeout, scope).await,
+        Command::Cancel(args) => stop::stop(connect, args, scope).await,
+        Command::Explain { task } => show::explain(connect, &task, scope).await,
         Command::Nodes => nodes::list(connect).await,
         Command::Drain { node, patience, wait } => nodes::drain(connect, &node, patience, wait).await,
         Command::Cordon { node } => nodes::cordon(connect, &node).await,
         Command::Open { node } => nodes::open(connect, &node).await,
         Command::Remove { node } => nodes::remove(connect, &node).await,
-        Command::Events { from, scope } => events::follow(connect, from, &scope).await,
-        Command::Status { task: None, .. } => nodes::status(connect).await,
+        Command::Events { from } => events::follow(connect, from, scope).await,
+        Command::Status { task: None } => nodes::status(connect).await,
         Command::Context { command } => context::carry_out(connect, command),
         Command::Demo(args) => demo::run(args).await.map_err(Failure::other),
         Command::Manager(_) | Command::Worker(_) | Command::Completions { .. } => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orch_core::model::{NodeId, NodeState, Scheduling};
-use orch_net::http::{Client, EventStart, wire::NodeInfo};
+use orch_net::http::{Client, ClientError, EventStart, wire::NodeInfo};
 use serde_json::json;
 
 use super::{connect::Connect, exit::Failure, progress::Progress, table};
@@ -55,7 +55,7 @@ pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
     }
     let mut text = format!("manager {} at revision {}\n", status.version, status.revision);
     for trouble in status.consensus.trouble.iter().chain(&status.scheduler_trouble) {
-        text += &format!("trouble: {trouble}\n");
+        text += &format!("trouble: {}\n", table::one_line(trouble));
     }
     let rows = status.tasks.iter().map(|(status, count)| vec![status.clone(), count.to_string()]);
     table::print(&(text + &table::render(&["TASKS", "COUNT"], rows)))
@@ -77,9 +77,9 @@ pub(super) async fn drain(
 
 async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure> {
     let progress = Progress::new();
-    let mut events = client.events(EventStart::Now).await?;
+    let mut events = when_it_answers(|| client.events(EventStart::Now)).await?;
     loop {
-        let nodes = client.nodes().await?;
+        let nodes = when_it_answers(|| client.nodes()).await?;
         let Some(known) = nodes.iter().find(|known| known.record.spec.id == *node) else {
             return Err(Failure::unknown(format!("node {node} was removed")));
         };
@@ -88,8 +88,27 @@ async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure>
         }
         progress.show(&format!("{} tasks are left on {node}", known.tasks));
         match events.next().await {
-            Some(event) => drop(event?),
+            Some(Ok(_)) => {}
+            // A manager that was started again does not know what happened before. The node itself is looked at next.
+            Some(Err(error)) if error.code() == Some("events_compacted") => {
+                events = when_it_answers(|| client.events(EventStart::Now)).await?;
+            }
+            Some(Err(error)) => return Err(error.into()),
             None => return Err(Failure::other("the manager ended")),
+        }
+    }
+}
+
+/// The answer of a manager that may be away for a while, as one that is being started again.
+async fn when_it_answers<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    const AGAIN: Duration = Duration::from_secs(1);
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() => tokio::time::sleep(AGAIN).await,
+            answer => return answer,
         }
     }
 }

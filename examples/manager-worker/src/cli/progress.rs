@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal as _;
 
+use super::table;
+
 /// Line of progress. Gone when it is dropped.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -20,7 +22,7 @@ impl Progress {
 
     pub(super) fn show(&self, text: &str) {
         if self.terminal {
-            crate::say::show(format_args!("\r\x1b[K{text}"));
+            crate::say::show(format_args!("\r\x1b[K{}", table::one_line(text)));
         }
     }
 }

@@ -19,8 +19,8 @@ pub(super) const UNFINISHED: [&str; 6] =
 /// Namespace in which tasks are looked for.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Scope {
-    /// Only tasks of this namespace. [default: ORCH_NAMESPACE, or all]
-    #[arg(short, long, value_name = "NAME")]
+    /// Only tasks of this namespace; run puts its task there. [default: ORCH_NAMESPACE, or all]
+    #[arg(short, long, global = true, value_name = "NAME")]
     namespace: Option<Namespace>,
 }
 

@@ -22,8 +22,6 @@ pub(super) struct RunArgs {
     /// Take the whole task from a JSON file ("-" for standard input); the form is in docs/task-model.md.
     #[arg(long, value_name = "FILE", conflicts_with = "SpecArgs")]
     file: Option<PathBuf>,
-    #[command(flatten)]
-    scope: Scope,
     /// Wait until it has finished; the exit code says how.
     #[arg(short, long)]
     wait: bool,
@@ -150,7 +148,7 @@ enum Restart {
     Never,
 }
 
-pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure> {
+pub(super) async fn run(connect: &Connect, args: RunArgs, scope: &Scope) -> Result<(), Failure> {
     let client = connect.client()?;
     let (wait, follow) = (args.wait || args.follow, args.follow);
     let spec = in_namespace(
@@ -158,7 +156,7 @@ pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure>
             Some(path) => read_spec(path)?,
             None => spec(args.task)?,
         },
-        &args.scope,
+        scope,
     )?;
     let task = client.submit_one(spec).await?;
     if !wait {
@@ -190,7 +188,7 @@ pub(super) async fn run(connect: &Connect, args: RunArgs) -> Result<(), Failure>
 
 fn warn_if_pending(task: &TaskInfo) {
     if let Some(explanation) = &task.explanation {
-        crate::say::note(format_args!("pending: {}", explanation.text));
+        crate::say::note(format_args!("pending: {}", table::one_line(&explanation.text)));
     }
 }
 

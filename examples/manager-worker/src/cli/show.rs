@@ -38,7 +38,7 @@ pub(super) async fn explain(connect: &Connect, reference: &str, scope: &Scope) -
         Some(explanation) => explanation.text,
         None => instead(&client.task(id).await?),
     };
-    table::print(&(text + "\n"))
+    table::print(&(table::one_line(&text) + "\n"))
 }
 
 /// Where a task stands that does not wait for a node.
@@ -54,7 +54,7 @@ fn describe(task: &TaskInfo) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
-            let _ = writeln!(text, "{:<12} {value}", format!("{name}:"));
+            let _ = writeln!(text, "{:<12} {}", format!("{name}:"), table::one_line(&value));
         }
     };
     line("name", spec.name.clone());

@@ -48,8 +48,6 @@ pub(super) struct StopArgs {
     /// Why, for people.
     #[arg(long, default_value = "")]
     reason: String,
-    #[command(flatten)]
-    scope: Scope,
 }
 
 /// Result of one task.
@@ -68,19 +66,24 @@ const AT_ONCE: usize = 16;
 /// Tasks that are asked for at a time.
 const PAGE: usize = 200;
 
-pub(super) async fn stop(connect: &Connect, args: StopArgs) -> Result<(), Failure> {
+pub(super) async fn stop(connect: &Connect, args: StopArgs, scope: &Scope) -> Result<(), Failure> {
     let client = connect.client()?;
     let mut report = Report { json: connect.json, stopped: Vec::new(), failed: Vec::new() };
     if args.tasks.is_empty() {
-        stop_all(&client, &args, &mut report).await?;
+        stop_all(&client, &args, scope, &mut report).await?;
     } else {
-        stop_named(&client, &args, &mut report).await?;
+        stop_named(&client, &args, scope, &mut report).await?;
     }
     report.end()
 }
 
-async fn stop_named(client: &Client, args: &StopArgs, report: &mut Report) -> Result<(), Failure> {
-    let finder = Finder { client, scope: &args.scope, command: "stop", means: Means::GoingOn };
+async fn stop_named(
+    client: &Client,
+    args: &StopArgs,
+    scope: &Scope,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let finder = Finder { client, scope, command: "stop", means: Means::GoingOn };
     let mut ids = Vec::new();
     for reference in &args.tasks {
         match finder.find(reference).await {
@@ -92,7 +95,12 @@ async fn stop_named(client: &Client, args: &StopArgs, report: &mut Report) -> Re
     stop_some(client, &ids, &args.reason, false, report).await
 }
 
-async fn stop_all(client: &Client, args: &StopArgs, report: &mut Report) -> Result<(), Failure> {
+async fn stop_all(
+    client: &Client,
+    args: &StopArgs,
+    scope: &Scope,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let chosen =
         !args.status.is_empty() || args.name.is_some() || args.node.is_some() || args.label.is_some();
     if !chosen && !args.all {
@@ -108,7 +116,7 @@ async fn stop_all(client: &Client, args: &StopArgs, report: &mut Report) -> Resu
     };
     let mut filter = TaskFilter {
         statuses,
-        namespace: args.scope.namespace()?,
+        namespace: scope.namespace()?,
         name: args.name.clone(),
         node: args.node.clone(),
         label: args.label.clone(),

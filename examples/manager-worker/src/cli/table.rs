@@ -8,8 +8,17 @@ use serde::Serialize;
 
 use super::exit::Failure;
 
-/// A table without lines, as `docker ps` prints it.
+/// A table without lines, as `docker ps` prints it. What stands in a cell cannot break out of it.
 pub(crate) fn render(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    draw(head, rows.into_iter().map(plain))
+}
+
+fn plain(mut row: Vec<String>) -> Vec<String> {
+    row.iter_mut().for_each(|cell| *cell = one_line(cell));
+    row
+}
+
+fn draw(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head.iter().copied());
     for row in rows {
@@ -24,11 +33,11 @@ pub(crate) fn render(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>)
 
 /// The same, cut to the width of the terminal where standard output is one.
 pub(super) fn render_to_fit(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut rows: Vec<Vec<String>> = rows.into_iter().collect();
+    let mut rows: Vec<Vec<String>> = rows.into_iter().map(plain).collect();
     if let Some(width) = terminal_width() {
         fit(head, &mut rows, width);
     }
-    render(head, rows)
+    draw(head, rows)
 }
 
 /// Cuts cells so that lines are no longer than `width`, as far as each column keeps some characters: the last column
@@ -72,7 +81,8 @@ fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// The text without breaks and other control characters.
+/// The text without breaks and other control characters. Whatever comes from a task, a node or an engine goes through it
+/// on its way to a terminal, output of tasks aside.
 pub(super) fn one_line(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -142,5 +152,11 @@ mod tests {
     fn tables_have_no_blanks_at_the_end_of_lines() {
         let text = render(&["A", "LONGER"], [vec!["1".into(), String::new()]]);
         assert_eq!(text, "A  LONGER\n1\n");
+    }
+
+    #[test]
+    fn cells_keep_to_their_line() {
+        let text = render(&["A", "B"], [vec!["one\ntwo\x1b[31m".into(), "\u{9b}2J\tx\r\n".into()]]);
+        assert_eq!(text, "A             B\none two [31m   2J x\n");
     }
 }

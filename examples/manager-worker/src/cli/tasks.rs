@@ -46,16 +46,14 @@ pub(super) struct ListArgs {
     /// Those first that were submitted first.
     #[arg(long)]
     oldest_first: bool,
-    #[command(flatten)]
-    scope: Scope,
 }
 
 const LIMIT: usize = 1000;
 /// The most that a server gives at a time.
 const PAGE: usize = 1000;
 
-impl ListArgs {
-    pub(super) fn of(scope: Scope) -> Self {
+impl Default for ListArgs {
+    fn default() -> Self {
         Self {
             status: Vec::new(),
             name: None,
@@ -64,17 +62,16 @@ impl ListArgs {
             limit: LIMIT,
             all: false,
             oldest_first: false,
-            scope,
         }
     }
 }
 
-pub(super) async fn list(connect: &Connect, args: ListArgs) -> Result<(), Failure> {
+pub(super) async fn list(connect: &Connect, args: ListArgs, scope: &Scope) -> Result<(), Failure> {
     let client = connect.client()?;
     let limit = if args.all { usize::MAX } else { args.limit };
     let filter = TaskFilter {
         statuses: args.status,
-        namespace: args.scope.namespace()?,
+        namespace: scope.namespace()?,
         name: args.name,
         node: args.node,
         label: args.label,
@@ -150,7 +147,7 @@ fn row(task: &TaskInfo) -> Vec<String> {
         node.map(ToString::to_string).unwrap_or_default(),
         if record.attempts_made == 0 { String::new() } else { record.attempts_made.to_string() },
         table::ago(record.submitted_at),
-        why::why(task).map(|why| table::one_line(&why)).unwrap_or_default(),
+        why::why(task).unwrap_or_default(),
     ]
 }
 

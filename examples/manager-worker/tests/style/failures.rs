@@ -100,3 +100,20 @@ fn a_manager_that_is_asked_to_end_ends_well() {
     lab.start_manager(&[]);
     assert_eq!(lab.json(&["show", &id])["status"], "succeeded");
 }
+
+#[test]
+fn a_drain_that_waits_survives_a_restart_of_the_manager() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let id = lab.submit("long", "sleep 600", &[]);
+    lab.until_running(&id, 1);
+    let caller = lab.caller();
+    let drain = std::thread::spawn(move || caller.orch(&["drain", "w1", "--wait", "--patience", "1h"]));
+    // It looks at the node once it follows what happens.
+    lab.until_asked("/api/v1/nodes");
+    lab.kill_manager();
+    lab.start_manager(&[]);
+    assert_eq!(lab.orch(&["stop", &id]).code, 0);
+    let drained = drain.join().unwrap();
+    assert_eq!((drained.code, drained.out.as_str()), (0, "w1 drained\n"), "{}", drained.err);
+}

@@ -4,7 +4,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc,
@@ -205,6 +206,26 @@ impl Lab {
         });
     }
 
+    /// Waits until the manager has answered a request for this route, which only its numbers tell.
+    pub(crate) fn until_asked(&self, route: &str) {
+        let line = format!("orch_http_requests_total{{method=\"GET\",route=\"{route}\",status=\"200\"}}");
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !self.metrics().contains(&line) {
+            assert!(std::time::Instant::now() < deadline, "nobody asked for {route}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address())
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// Submits a shell script and returns the task's id.
     pub(crate) fn submit(&self, name: &str, script: &str, options: &[&str]) -> String {
         let words = [&["run", "--program"], options, &[name, "/bin/sh", "--", "-c", script]].concat();
@@ -242,7 +263,7 @@ impl Caller {
 
 fn bare(home: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
-    for variable in ["ORCH_MANAGER", "ORCH_TOKEN", "ORCH_CONTEXT", "ORCH_NAMESPACE"] {
+    for variable in ["ORCH_MANAGER", "ORCH_TOKEN", "ORCH_TOKEN_FILE", "ORCH_CONTEXT", "ORCH_NAMESPACE"] {
         command.env_remove(variable);
     }
     command.env("XDG_CONFIG_HOME", home.join("config")).env("XDG_DATA_HOME", home.join("data"));

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{Lab, PATIENCE, Service};
 
 /// Submits this many tasks at once.
 fn submit_many(lab: &Lab, count: usize) {
@@ -120,4 +120,31 @@ fn why_says_what_holds_now() {
     assert_eq!(lab.orch(&["cancel", "moves", "--reason", "no longer needed"]).code, 0);
     assert_eq!(lab.orch(&["wait", "moves"]).code, 12);
     assert!(line(&lab, "moves").contains("no longer needed"), "{}", line(&lab, "moves"));
+}
+
+#[test]
+fn what_a_task_is_made_of_does_not_reach_the_terminal_raw() {
+    let mut lab = Lab::new();
+    lab.start_worker("w1", &[]);
+    let (program, argument) = ("/no\u{1b}[31m\nFORGED  line", "one\r\ntwo\u{9b}2J");
+    let run = ["run", "--program", "evil", "--label", "a=b", program, "--", argument];
+    let id = lab.orch(&run).out.trim().to_owned();
+    let waited = lab.orch(&["wait", &id]);
+    assert_eq!(waited.code, 10, "{waited:?}");
+    let (list, show, explain) = (lab.orch(&["list"]), lab.orch(&["show", &id]), lab.orch(&["explain", &id]));
+    for text in [&waited.out, &waited.err, &list.out, &show.out, &explain.out] {
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("FORGED") || line.starts_with("two")), "{text:?}");
+    }
+    assert_eq!(list.out.lines().count(), 2, "{}", list.out);
+    assert!(show.out.contains("/no [31m FORGED  line") && show.out.contains("one  two 2J"), "{}", show.out);
+    assert_eq!(
+        lab.json(&["show", &id])["record"]["spec"]["args"],
+        json!([argument]),
+        "programs get it as it is"
+    );
+    let mut events = lab.bare(&["events", "--from", "0", "--manager", lab.url(), "--token-file"]);
+    events.arg(lab.path("manager/admin.token"));
+    let failure = Service::start(events, "No such file");
+    assert!(failure.line().contains("task evil") && !failure.line().contains('\u{1b}'), "{}", failure.line());
 }

@@ -51,6 +51,11 @@ fn a_namespace_tells_tasks_of_one_name_apart() {
     assert_eq!(lab.json(&["show", "web", "--namespace", "ours"])["record"]["id"], *ours);
     assert_eq!(lab.json(&["show", "--namespace", "theirs", "web"])["record"]["id"], *theirs);
     assert_eq!(lab.orch(&["show", "web", "-n", "default"]).code, 4);
+    for words in [["-n", "ours", "list"], ["--namespace", "ours", "list"], ["list", "-n", "ours"]] {
+        assert_eq!(lab.json(&words)[0]["record"]["id"], *ours, "{words:?}");
+    }
+    let put = lab.json(&["-n", "ours", "run", "another", "busybox"]);
+    assert_eq!(put["record"]["spec"]["namespace"], "ours");
     let mut command = lab.bare(&["show", "web", "--json", "--manager", lab.url(), "--token-file"]);
     command.arg(lab.path("manager/admin.token")).env("ORCH_NAMESPACE", "theirs");
     let shown: serde_json::Value = serde_json::from_str(&crate::lab::Done::of(command).out).unwrap();

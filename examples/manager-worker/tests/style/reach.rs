@@ -88,7 +88,9 @@ fn a_token_that_is_missing_or_wrong_is_told_with_where_it_comes_from() {
     for variable in [None, Some("")] {
         let none = bare(variable, &[]);
         assert_eq!(none.code, 2);
-        assert!(none.err.contains("--token-file") && none.err.contains("ORCH_TOKEN"), "{}", none.err);
+        for words in ["no admin token for", "--token-file", "ORCH_TOKEN or", "ORCH_TOKEN_FILE"] {
+            assert!(none.err.contains(words), "{words}: {}", none.err);
+        }
     }
     let wrong = bare(Some("not-the-token"), &[]);
     assert_eq!(wrong.code, 5);
@@ -103,11 +105,56 @@ fn a_token_that_is_missing_or_wrong_is_told_with_where_it_comes_from() {
 }
 
 #[test]
+fn a_variable_names_the_file_of_the_token() {
+    let lab = Lab::new();
+    let wrong = lab.path("wrong.token");
+    secret(&wrong, "not-the-token");
+    let (right, wrong) = (lab.path("manager/admin.token"), wrong.as_path());
+    let list = |variables: &[(&str, &Path)], words: &[&str]| {
+        let mut command = lab.bare(&["list", "--manager", lab.url()]);
+        command.args(words).envs(variables.iter().copied());
+        Done::of(command)
+    };
+    let file = "ORCH_TOKEN_FILE";
+    assert_eq!(list(&[(file, &right)], &[]).code, 0);
+    let refused = list(&[(file, wrong)], &[]);
+    assert!(
+        refused.code == 5 && refused.err.contains(file) && refused.err.contains("wrong.token"),
+        "{refused:?}"
+    );
+    // --token-file and ORCH_TOKEN come before it.
+    assert_eq!(list(&[(file, wrong)], &["--token-file", right.to_str().unwrap()]).code, 0);
+    let token = fs::read_to_string(&right).unwrap();
+    assert_eq!(list(&[(file, wrong), ("ORCH_TOKEN", Path::new(token.trim()))], &[]).code, 0);
+    assert_eq!(
+        list(&[(file, &right), ("ORCH_TOKEN", Path::new(""))], &[]).code,
+        0,
+        "an empty one counts as none"
+    );
+    let missing = list(&[(file, Path::new("/nowhere"))], &[]);
+    assert!(
+        missing.code == 2 && missing.err.contains(file) && missing.err.contains("/nowhere"),
+        "{missing:?}"
+    );
+    // That of a context comes after it.
+    let mut add = lab.bare(&["context", "add", "here", "--manager", lab.url(), "--token-file"]);
+    add.arg(wrong);
+    assert_eq!(Done::of(add).code, 0);
+    let mut of_context = lab.bare(&["list"]);
+    of_context.env(file, &right);
+    assert_eq!(Done::of(of_context).code, 0);
+    let mut asked_for = lab.bare(&["list", "--context", "here"]);
+    asked_for.env(file, &right);
+    assert_eq!(Done::of(asked_for).code, 5);
+    assert!(lab.orch(&["--help"]).out.contains(file));
+}
+
+#[test]
 fn an_empty_variable_counts_as_none() {
     let lab = Lab::new();
     assert_eq!(orch(&lab, &["context", "add", "here", "--manager", lab.url()]).code, 0);
     let mut command = lab.bare(&["list"]);
-    command.envs([("ORCH_MANAGER", ""), ("ORCH_CONTEXT", ""), ("ORCH_TOKEN", "")]);
+    command.envs([("ORCH_MANAGER", ""), ("ORCH_CONTEXT", ""), ("ORCH_TOKEN", ""), ("ORCH_TOKEN_FILE", "")]);
     let done = Done::of(command);
     assert_eq!(done.code, 0, "{}", done.err);
 }

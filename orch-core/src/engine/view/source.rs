@@ -26,7 +26,9 @@ impl Source {
             (None, None) if filter.newest_first => {
                 Self::BySeqDown { before: filter.after_seq.unwrap_or(u64::MAX), unfinished }
             }
-            (None, None) => Self::BySeq { from: filter.after_seq.map_or(0, |seq| seq + 1), unfinished },
+            (None, None) => {
+                Self::BySeq { from: filter.after_seq.map_or(0, |seq| seq.saturating_add(1)), unfinished }
+            }
         }
     }
 

@@ -38,8 +38,13 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For an answer.
     pub request: Duration,
-    /// For the answer of a long poll; longer than the server lets it wait (a minute at most, by default).
+    /// For the answer of a long poll of [`Client::wait`](super::Client::wait); longer than the server lets it wait (a minute
+    /// at most).
     pub long_poll: Duration,
+    /// For the answer to a worker's question what it should do; longer than
+    /// [`EngineConfig::assignments_wait`](orch_core::engine::EngineConfig::assignments_wait) of the server. Where an answer is
+    /// lost on its way, the worker hears nothing new for so long.
+    pub assignments: Duration,
     /// For a sign of life in a stream; longer than the server's pauses of 15 seconds.
     pub idle: Duration,
     /// How often a call that may be repeated is tried in all.
@@ -56,10 +61,25 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             request: Duration::from_secs(40),
             long_poll: Duration::from_secs(90),
+            assignments: Duration::from_secs(20),
             idle: Duration::from_secs(45),
             tries: 5,
             backoff: Duration::from_millis(100),
             backoff_max: Duration::from_secs(5),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orch_core::engine::EngineConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_question_for_assignments_waits_little_longer_than_the_server_lets_it() {
+        let (asked, answered) = (Timeouts::default().assignments, EngineConfig::default().assignments_wait);
+        assert!(asked >= answered + Duration::from_secs(5), "an answer needs time: {answered:?}, {asked:?}");
+        assert!(asked <= answered + Duration::from_secs(10), "a lost answer holds the node up: {asked:?}");
     }
 }

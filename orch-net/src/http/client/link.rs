@@ -119,7 +119,7 @@ impl ControlLink for HttpLink {
     ) -> Result<Assignments, LinkError> {
         let path = format!("/api/v1/agent/{}/assignments", session.node);
         let call = Call::post(path, &Question { session: session.clone(), after, seen });
-        self.send_within(call, self.transport.timeouts.long_poll).await
+        self.send_within(call, self.transport.timeouts.assignments).await
     }
 
     async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {

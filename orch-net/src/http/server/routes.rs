@@ -1,6 +1,8 @@
 //! The table of all routes. The router and the API's description are made from the same entries, so that neither can have
 //! what the other lacks.
 
+use std::panic::AssertUnwindSafe;
+
 use axum::{
     Router,
     extract::{Request, State},
@@ -9,6 +11,7 @@ use axum::{
     response::Response,
     routing::{MethodFilter, on},
 };
+use futures_util::FutureExt as _;
 
 use super::{
     agent,
@@ -115,6 +118,7 @@ pub(super) fn router(app: App) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(kinds::METHOD_NOT_ALLOWED, "see the header Allow for the methods there are")
         })
+        .layer(middleware::from_fn(answer_panics))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
 }
@@ -174,6 +178,19 @@ pub(super) async fn bounded(
         let detail =
             format!("no answer after {} ms; what was asked for may happen all the same", limit.as_millis());
         Problem::new(kinds::TIMED_OUT, detail)
+    })
+}
+
+/// Answers requests that panic, where the connection would be cut without a word. What the panic said is for the log only.
+async fn answer_panics(request: Request, next: Next) -> Result<Response, Problem> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|panic| {
+        let words = panic.downcast_ref::<&str>().copied();
+        let words =
+            words.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        tracing::error!(%method, path, panic = words, "a request panicked");
+        let detail = "the server's log says more; what was asked for may have happened all the same";
+        Problem::new(kinds::INTERNAL, detail)
     })
 }
 
