@@ -29,7 +29,7 @@ impl Default for EngineConfig {
         Self {
             heartbeat_interval: Duration::from_millis(1500),
             node_timeout: Duration::from_secs(6),
-            assignments_wait: Duration::from_secs(10),
+            assignments_wait: Duration::from_secs(20),
             events_kept: 65_536,
             changes_kept: 4096,
             output_bytes_max: 256 << 20,

@@ -61,7 +61,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             request: Duration::from_secs(40),
             long_poll: Duration::from_secs(90),
-            assignments: Duration::from_secs(20),
+            assignments: Duration::from_secs(26),
             idle: Duration::from_secs(45),
             tries: 5,
             backoff: Duration::from_millis(100),
