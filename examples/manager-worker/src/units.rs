@@ -61,6 +61,11 @@ pub(crate) fn cores(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A whole number of things.
+pub(crate) fn count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|error| whole_error(text, &error))
+}
+
 /// A time as [`duration`] reads it: `1h30m`, `1.5s`, `100ms`.
 pub(crate) fn show_duration(time: Duration) -> String {
     const UNITS: [(u128, &str); 3] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m")];
@@ -104,6 +109,13 @@ fn split(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
+fn whole_error(number: &str, error: &ParseIntError) -> String {
+    match error.kind() {
+        IntErrorKind::PosOverflow => format!("{number} is too large"),
+        _ => format!("{number:?} is not a number"),
+    }
+}
+
 /// A decimal number times `scale`, without floating point.
 fn decimal(number: &str, scale: u64) -> Result<u64, String> {
     let bad = || format!("{number:?} is not a number");
@@ -115,10 +127,7 @@ fn decimal(number: &str, scale: u64) -> Result<u64, String> {
     if fraction.len() > 9 {
         return Err(format!("{number:?} has more than 9 digits behind the point"));
     }
-    let whole: u64 = whole.parse().map_err(|error: ParseIntError| match error.kind() {
-        IntErrorKind::PosOverflow => too_large(),
-        _ => bad(),
-    })?;
+    let whole: u64 = whole.parse().map_err(|error| whole_error(number, &error))?;
     let of = 10u64.pow(u32::try_from(fraction.len()).map_err(|_| bad())?);
     let fraction: u64 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| bad())? };
     let part =

@@ -292,7 +292,7 @@ fn capacity(args: &WorkerArgs) -> Result<Resources, String> {
     capacity.cpu_millis = args.cpus.unwrap_or(capacity.cpu_millis);
     capacity.memory_bytes = args.memory.unwrap_or(capacity.memory_bytes);
     for (name, count) in &args.device {
-        let count = count.parse().map_err(|_| format!("--device {name}={count}: the count is no number"))?;
+        let count = units::count(count).map_err(|error| format!("--device {name}={count}: {error}"))?;
         capacity.devices.insert(name.clone(), count);
     }
     Ok(capacity)

@@ -10,8 +10,8 @@ pub struct EngineConfig {
     pub heartbeat_interval: Duration,
     /// A node that was silent for so long is suspected. Several intervals: one lost message is no death.
     pub node_timeout: Duration,
-    /// How long an agent's question for assignments waits for news; shorter than agents elsewhere wait for the answer, which
-    /// over HTTP is `Timeouts::assignments`.
+    /// How long an agent's question for assignments waits for news; shorter than agents elsewhere wait for the answer,
+    /// which over HTTP is `Timeouts::assignments`.
     pub assignments_wait: Duration,
     /// Events that are kept for streams that resume.
     pub events_kept: usize,

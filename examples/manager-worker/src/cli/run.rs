@@ -249,9 +249,8 @@ fn spec(args: SpecArgs) -> Result<TaskSpec, Failure> {
     spec.resources.cpu_millis = args.cpu.unwrap_or(0);
     spec.resources.memory_bytes = args.memory.unwrap_or(0);
     for (name, count) in args.device {
-        let count = count
-            .parse()
-            .map_err(|_| Failure::usage(format!("--device {name}={count}: the count is no number")))?;
+        let count = units::count(&count)
+            .map_err(|error| Failure::usage(format!("--device {name}={count}: {error}")))?;
         spec.resources.devices.insert(name, count);
     }
     for port in args.port {

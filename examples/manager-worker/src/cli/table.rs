@@ -81,8 +81,8 @@ fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// The text without breaks and other control characters. Whatever comes from a task, a node or an engine goes through it
-/// on its way to a terminal, output of tasks aside.
+/// The text without breaks and other control characters. Whatever comes from a task, a node or an engine goes through
+/// it on its way to a terminal, output of tasks aside.
 pub(super) fn one_line(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -103,6 +103,10 @@ fn impossible_requests_are_refused_with_the_field() {
         assert_eq!(refused.code, 5, "{words:?}");
         assert!(refused.err.contains(expected), "{words:?}: {}", refused.err);
     }
+    for (count, expected) in [("99999999999999999999", "too large"), ("many", "is not a number")] {
+        let refused = lab.orch(&["run", "x", "busybox", "--device", &format!("gpu={count}")]);
+        assert!(refused.code == 2 && refused.err.contains(expected), "{}", refused.err);
+    }
     let file = lab.path("task.json");
     fs::write(&file, r#"{"name":"x","workload":{"kind":"program","program":"true"},"priorty":1}"#).unwrap();
     let refused = lab.orch(&["run", "--file", file.to_str().unwrap()]);
