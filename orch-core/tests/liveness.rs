@@ -3,10 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -118,30 +115,65 @@ async fn a_dead_node_is_lost_and_a_living_one_is_not_however_slow_the_store_is()
     }
 }
 
-/// A way to the control side that can be cut.
-#[derive(Debug)]
-struct Cut {
-    link: Arc<dyn ControlLink>,
-    is_cut: AtomicBool,
+/// State of the way to the control side.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Open,
+    /// Calls fail.
+    Cut,
+    /// Calls have no answer, but for one that is old: the last assignments that named work.
+    Mute,
 }
 
-impl Cut {
-    fn check(&self) -> Result<(), LinkError> {
-        match self.is_cut.load(Ordering::SeqCst) {
+#[derive(Debug)]
+struct Road {
+    link: Arc<dyn ControlLink>,
+    way: Mutex<Way>,
+    old: Mutex<Option<Assignments>>,
+    /// Told of registrations and reports that get no answer.
+    unanswered: Notify,
+}
+
+impl Road {
+    fn to(orch: &Orchestrator, way: Way) -> Arc<Self> {
+        let (link, way) = (orch.link(), Mutex::new(way));
+        Arc::new(Self { link, way, old: Mutex::default(), unanswered: Notify::new() })
+    }
+
+    fn set(&self, way: Way) {
+        *self.way.lock().unwrap() = way;
+    }
+
+    fn is(&self, way: Way) -> bool {
+        *self.way.lock().unwrap() == way
+    }
+
+    async fn pass(&self) -> Result<(), LinkError> {
+        if self.is(Way::Mute) {
+            std::future::pending::<()>().await;
+        }
+        match self.is(Way::Cut) {
             true => Err(LinkError::Unavailable("it is cut".into())),
             false => Ok(()),
         }
     }
+
+    async fn pass_noticed(&self) -> Result<(), LinkError> {
+        if self.is(Way::Mute) {
+            self.unanswered.notify_one();
+        }
+        self.pass().await
+    }
 }
 
 #[async_trait]
-impl ControlLink for Cut {
+impl ControlLink for Road {
     async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
-        self.check()?;
+        self.pass_noticed().await?;
         self.link.register(registration).await
     }
     async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
-        self.check()?;
+        self.pass().await?;
         self.link.heartbeat(session).await
     }
     async fn assignments(
@@ -150,15 +182,23 @@ impl ControlLink for Cut {
         after: Option<Cursor>,
         seen: Revision,
     ) -> Result<Assignments, LinkError> {
-        self.check()?;
-        self.link.assignments(session, after, seen).await
+        let old = if self.is(Way::Mute) { self.old.lock().unwrap().take() } else { None };
+        if let Some(old) = old {
+            return Ok(old);
+        }
+        self.pass().await?;
+        let answer = self.link.assignments(session, after, seen).await?;
+        if !answer.run.is_empty() {
+            *self.old.lock().unwrap() = Some(answer.clone());
+        }
+        Ok(answer)
     }
     async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
-        self.check()?;
+        self.pass_noticed().await?;
         self.link.report(session, reports).await
     }
     async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
-        self.check()?;
+        self.pass().await?;
         self.link.observe(session, observations).await
     }
 }
@@ -166,16 +206,16 @@ impl ControlLink for Cut {
 #[tokio::test(start_paused = true)]
 async fn work_that_is_taken_back_is_seen_running_again() {
     let orch = Orchestrator::builder().build().await.unwrap();
-    let link = Arc::new(Cut { link: orch.link(), is_cut: AtomicBool::new(false) });
+    let link = Road::to(&orch, Way::Open);
     let _agent = join(link.clone(), "a").await;
     let policy = NodeLossPolicy { replace: false, ..NodeLossPolicy::default() };
     let spec = TaskSpec { node_loss: Some(policy.into()), ..TaskSpec::program("t", "hang") };
     let task = orch.submit(spec).await.unwrap();
     let status = || orch.get(task).unwrap().status();
     until(&orch, "it never runs", || status() == "running").await;
-    link.is_cut.store(true, Ordering::SeqCst);
+    link.set(Way::Cut);
     until(&orch, "its node is never lost", || status() == "disconnected").await;
-    link.is_cut.store(false, Ordering::SeqCst);
+    link.set(Way::Open);
     until(&orch, "it is not seen running again", || status() == "running").await;
     assert_eq!(orch.get(task).unwrap().record.attempts_made, 1);
 }
@@ -208,73 +248,13 @@ async fn a_failure_with_endless_words_is_a_failure() {
     assert_eq!(failure.message.len(), 1024);
 }
 
-/// A control side that stops answering: registrations at once, reports once an old answer names ended work again.
-#[derive(Debug)]
-struct Mute {
-    link: Arc<dyn ControlLink>,
-    is_mute: AtomicBool,
-    old: Mutex<Option<Assignments>>,
-    asked: Notify,
-}
-
-impl Mute {
-    fn new(link: Arc<dyn ControlLink>, is_mute: bool) -> Arc<Self> {
-        let is_mute = AtomicBool::new(is_mute);
-        Arc::new(Self { link, is_mute, old: Mutex::default(), asked: Notify::new() })
-    }
-
-    async fn check(&self) {
-        if self.is_mute.load(Ordering::SeqCst) {
-            self.asked.notify_one();
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-#[async_trait]
-impl ControlLink for Mute {
-    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
-        self.check().await;
-        self.link.register(registration).await
-    }
-    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
-        self.link.heartbeat(session).await
-    }
-    async fn assignments(
-        &self,
-        session: &Session,
-        after: Option<Cursor>,
-        seen: Revision,
-    ) -> Result<Assignments, LinkError> {
-        if self.is_mute.load(Ordering::SeqCst) {
-            let old = self.old.lock().unwrap().take();
-            return match old {
-                Some(old) => Ok(old),
-                None => std::future::pending().await,
-            };
-        }
-        let answer = self.link.assignments(session, after, seen).await?;
-        if !answer.run.is_empty() {
-            *self.old.lock().unwrap() = Some(answer.clone());
-        }
-        Ok(answer)
-    }
-    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
-        self.check().await;
-        self.link.report(session, reports).await
-    }
-    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
-        self.link.observe(session, observations).await
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_agent_leaves_while_its_registration_has_no_answer() {
     let orch = Orchestrator::builder().build().await.unwrap();
-    let link = Mute::new(orch.link(), true);
+    let link = Road::to(&orch, Way::Mute);
     let config = AgentConfig::local("a", [WorkKind::Program]).unwrap();
     let agent = Agent::start(config, Arc::new(SimulatedRuntime::new()), link.clone());
-    link.asked.notified().await;
+    link.unanswered.notified().await;
     let began = tokio::time::Instant::now();
     tokio::time::timeout(PATIENCE, agent.leave()).await.expect("it never ends");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
@@ -283,11 +263,11 @@ async fn an_agent_leaves_while_its_registration_has_no_answer() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_leaves_while_it_repeats_how_work_ended() {
     let orch = Orchestrator::builder().build().await.unwrap();
-    let link = Mute::new(orch.link(), false);
+    let link = Road::to(&orch, Way::Open);
     let agent = join(link.clone(), "a").await;
     let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
     orch.wait(task).await.unwrap();
-    link.is_mute.store(true, Ordering::SeqCst);
-    tokio::time::timeout(PATIENCE, link.asked.notified()).await.expect("it reports the end again");
+    link.set(Way::Mute);
+    tokio::time::timeout(PATIENCE, link.unanswered.notified()).await.expect("it reports the end again");
     tokio::time::timeout(PATIENCE, agent.leave()).await.expect("it never ends");
 }

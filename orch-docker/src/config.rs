@@ -32,7 +32,7 @@ pub struct DockerConfig {
     pub start_timeout: Duration,
     /// How long a pull may go without any progress.
     pub pull_stall_timeout: Duration,
-    /// How often an engine that has nothing to tell is asked whether it still lives, while somebody waits for it, and how
+    /// Interval in which an engine that has nothing to tell is asked whether it still lives, while somebody waits for it, and how
     /// long it may take to answer that.
     pub probe_interval: Duration,
     /// Where the files of secrets are kept while their attempts exist; made when missing, with mode 0700. Must be in

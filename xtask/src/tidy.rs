@@ -1,6 +1,6 @@
 //! Rules about files that no other tool checks.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::{
     gate::LIBRARIES,
@@ -16,11 +16,17 @@ pub(crate) fn check() -> Result {
     let names =
         read(git.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root()))?;
     let mut problems = Vec::new();
+    let there = names.lines().filter(|name| root().join(name).exists());
+    let programs: BTreeSet<&str> = there.filter_map(program_of).collect();
     // Seeds of fuzz targets are bytes, even where they could be read as text.
     for name in names.lines().filter(|name| !name.starts_with("fuzz/seeds/")) {
         // What is not text, or was just deleted, has nothing to check.
         if let Ok(text) = fs::read_to_string(root().join(name)) {
             problems.extend(problems_of(name, &text));
+            if name.ends_with(".md") {
+                let absent = named_programs(&text).into_iter().filter(|named| !programs.contains(named));
+                problems.extend(absent.map(|named| format!("{name}: there is no program {named}")));
+            }
         }
     }
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
@@ -60,6 +66,23 @@ fn problems_of(name: &str, text: &str) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Name of the example, benchmark or further binary that this source file is.
+fn program_of(name: &str) -> Option<&str> {
+    let (dir, file) = name.rsplit_once('/')?;
+    let is_program = ["examples", "benches", "bin"].iter().any(|kind| dir.rsplit('/').next() == Some(*kind));
+    file.strip_suffix(".rs").filter(|_| is_program)
+}
+
+/// Programs that commands of a document run.
+fn named_programs(text: &str) -> Vec<&str> {
+    let words: Vec<&str> = text.split([' ', '\n', '`', ')']).collect();
+    let named = words.windows(2).filter(|pair| matches!(pair[0], "--example" | "--bin" | "--bench"));
+    named
+        .map(|pair| pair[1])
+        .filter(|name| name.starts_with(|first: char| first.is_ascii_lowercase()))
+        .collect()
 }
 
 /// Put together here, so that this file passes its own check.
@@ -102,6 +125,15 @@ mod tests {
         }
         let reasoned = ["#[al", "low(\n    dead_code,\n    reason = \"why\"\n)]"].concat();
         assert_eq!(problems_of("a.rs", &reasoned), [""; 0]);
+    }
+
+    #[test]
+    fn programs_of_commands_are_looked_for() {
+        let command =
+            "`cargo run --release -p orch-sim --example ping_pong -- x` or `cargo bench --bench NAME`";
+        assert_eq!(named_programs(command), ["ping_pong"]);
+        assert_eq!(program_of("orch-sim/examples/ping_pong.rs"), Some("ping_pong"));
+        assert_eq!(program_of("orch-sim/src/lib.rs"), None);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::{
     fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
-        Session, SharedSpec, TaskSpec, WorkKind,
+        Session, SharedSpec, TaskSpec, WorkKind, clipped_words,
     },
     runtime::{FoundState, Runtime, RuntimeError, RuntimeEvent, RuntimeEvents},
     store::Revision,
@@ -97,7 +97,7 @@ pub struct Agent {
     attempts: HashMap<AttemptId, Driven>,
     ended: Ended,
     running: JoinSet<Done>,
-    /// What the next life does as well: it is left when the agent leaves.
+    /// Work that the next life does as well: it is left when the agent leaves.
     errands: JoinSet<()>,
     /// Attempts of an earlier life that no assignment was seen for yet.
     found: BTreeMap<AttemptId, FoundState>,
@@ -478,7 +478,7 @@ impl Agent {
         let RuntimeEvent::Health { attempt, healthy, output } = event else { return };
         self.shared.outbox.try_observe(attempt, Seen::Health(healthy));
         if let Some(driven) = self.attempts.get(&attempt).filter(|_| !healthy) {
-            driven.unhealthy.send_replace(Some(output.chars().take(500).collect()));
+            driven.unhealthy.send_replace(Some(clipped_words(&output)));
         }
     }
 
@@ -547,7 +547,7 @@ fn advance(wish: &watch::Sender<Wish>, to: Wish) {
     });
 }
 
-/// What the handle asks of the agent.
+/// Orders of the handle.
 #[derive(Debug)]
 struct OrderQueue {
     orders: mpsc::Receiver<Order>,

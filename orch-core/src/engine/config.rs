@@ -6,11 +6,11 @@ use std::time::Duration;
 /// Times and bounds of an [`Orchestrator`](super::Orchestrator).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// How often agents should say that they are there. One that was not heard says it again after half of it.
+    /// Interval of agents' heartbeats. One that was not heard says it again after half of it.
     pub heartbeat_interval: Duration,
     /// A node that was silent for so long is suspected. Several intervals: one lost message is no death.
     pub node_timeout: Duration,
-    /// How long an agent's question for assignments waits for news; shorter than agents elsewhere wait for the answer,
+    /// Time that an agent's question for assignments waits for news; shorter than agents elsewhere wait for the answer,
     /// which over HTTP is `Timeouts::assignments`.
     pub assignments_wait: Duration,
     /// Events that are kept for streams that resume.

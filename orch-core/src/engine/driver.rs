@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
@@ -77,7 +77,7 @@ impl Heard {
         directly.map(|(node, _)| node.clone()).collect()
     }
 
-    /// How long each of these nodes, in order of their ids, has been silent. One that was never heard of counts from the
+    /// Silence of each of these nodes, in order of their ids. One that was never heard of counts from the
     /// first question on. All others are forgotten: the silence of a lost one counts from its return on.
     fn silence<'a>(&self, ready: &[&'a Arc<NodeView>]) -> Vec<(&'a NodeRecord, LastHeard)> {
         let (mut heard, now) = (self.lock(), Instant::now());
@@ -114,8 +114,10 @@ impl Heard {
 pub(super) async fn drive(inner: Arc<Inner>, members: Option<Members>, stop: watch::Receiver<bool>) {
     let period = inner.config.heartbeat_interval / 3;
     let pulse = Pulse::new(period);
+    let ticks = propose_ticks(&inner, stop.clone());
+    let checks = check_nodes(&inner, members, period, &pulse, stop);
     tokio::select! {
-        _ = async { tokio::join!(propose_ticks(&inner, stop.clone()), check_nodes(&inner, members, period, &pulse, stop)) } => {}
+        _ = join(ticks, checks) => {}
         () = pulse.run() => {}
     }
 }

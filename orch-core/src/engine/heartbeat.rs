@@ -63,7 +63,7 @@ mod tests {
         store::Revision,
     };
 
-    /// What becomes of a heartbeat.
+    /// Fate of a heartbeat.
     #[derive(Clone, Copy, Debug)]
     enum Fate {
         Heard,

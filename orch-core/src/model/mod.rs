@@ -34,4 +34,4 @@ pub use spec::{
 pub use time::Timestamp;
 pub(crate) use time::millis;
 pub use validate::{InvalidSpec, Limits};
-pub(crate) use words::clip_words;
+pub(crate) use words::{clip_words, clipped_words};

@@ -4,13 +4,15 @@
 /// The most characters that are kept of a text.
 const CHARS_MAX: usize = 1024;
 
+/// Beginning of a text.
+pub(crate) fn clipped_words(text: &str) -> String {
+    text.chars().take(CHARS_MAX).collect()
+}
+
 /// Keeps the beginning.
 pub(crate) fn clip_words(text: &mut String) {
-    if text.len() > CHARS_MAX
-        && let Some((end, _)) = text.char_indices().nth(CHARS_MAX)
-    {
-        text.truncate(end);
-        text.shrink_to_fit();
+    if text.len() > CHARS_MAX {
+        *text = clipped_words(text);
     }
 }
 

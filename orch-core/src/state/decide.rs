@@ -14,7 +14,7 @@ use crate::{
     fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IncarnationId, NodeId, NodeKey, NodeRecord, NodeSpec, NodeState, Report,
-        ReportKind, Scheduling, TaskId, Timestamp,
+        ReportKind, Scheduling, TaskId, Timestamp, clipped_words,
     },
 };
 
@@ -153,7 +153,7 @@ impl Draft<'_> {
                 Err(Rejection::AlreadyFinished { task: id, status: task.status().to_owned() })
             }
             TaskState::Pending { .. } | TaskState::Disconnected { .. } => {
-                self.finish(&mut task, TaskResult::Cancelled { reason: clip(reason) });
+                self.finish(&mut task, TaskResult::Cancelled { reason: clipped_words(reason) });
                 self.put_task(task);
                 Ok(Outcome::Done)
             }
@@ -162,8 +162,10 @@ impl Draft<'_> {
                     Ok(Outcome::Unchanged)
                 }
                 _ => {
-                    task.stop =
-                        Some(Stop { at: self.now(), reason: StopReason::Cancelled { reason: clip(reason) } });
+                    task.stop = Some(Stop {
+                        at: self.now(),
+                        reason: StopReason::Cancelled { reason: clipped_words(reason) },
+                    });
                     self.put_task(task);
                     Ok(Outcome::Done)
                 }
@@ -450,9 +452,4 @@ impl Draft<'_> {
 /// Whether this very report was taken in before: its sender did not hear the answer.
 fn was_reported(task: &TaskRecord, attempt: AttemptId, end: &AttemptEnd) -> bool {
     task.attempts.iter().any(|known| known.number == attempt.attempt && known.end.as_ref() == Some(end))
-}
-
-/// Words of people that go into records, cut to a bound.
-fn clip(text: &str) -> String {
-    text.chars().take(500).collect()
 }
