@@ -10,7 +10,7 @@ use orch_benches::{
     cluster::{join, node, run_all, small_task},
 };
 use orch_core::{Orchestrator, engine::AgentHandle, model::TaskSpec, state::ClusterConfig};
-use orch_store::embedded::{RedbStore, RedbStoreConfig};
+use orch_store::redb::{RedbStore, RedbStoreConfig};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 

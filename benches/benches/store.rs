@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
 use orch_core::store::{Key, MemoryStore, MemoryStoreConfig, StateStore, Txn, Write};
-use orch_store::embedded::{RedbStore, RedbStoreConfig};
+use orch_store::redb::{RedbStore, RedbStoreConfig};
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -94,7 +94,7 @@ impl Raw {
     }
 }
 
-async fn embedded(dir: &Path) -> Arc<dyn StateStore> {
+async fn redb(dir: &Path) -> Arc<dyn StateStore> {
     let kept = KEPT.try_into().expect("not zero");
     let config = RedbStoreConfig { history_revisions: kept, ..RedbStoreConfig::new(dir) };
     Arc::new(RedbStore::open(config).await.expect("a store"))
@@ -111,7 +111,7 @@ fn commits(criterion: &mut Criterion) {
     for together in [1, 64] {
         group.throughput(Throughput::Elements(together));
         let dir = TempDir::new().expect("a place for files");
-        let mut bench = Bench::new(embedded(dir.path()));
+        let mut bench = Bench::new(redb(dir.path()));
         group.bench_function(BenchmarkId::new("redb_store", together), |bencher| {
             bencher.iter(|| bench.commit(together));
         });

@@ -10,7 +10,7 @@ use orch_core::{
     engine::{Agent, AgentConfig, EngineConfig, EventKind, OutputRange, TaskFilter, TaskView},
     model::{AttemptEnd, AttemptId, Exit, Resources, TaskId, TaskSpec, Timestamp, WorkKind},
     output::{
-        FileOutput, FileOutputConfig, MemoryOutput, OutputError, OutputPage, OutputPiece, OutputPosition,
+        FileOutput, FileOutputConfig, MemoryOutput, OutputChunk, OutputError, OutputPage, OutputPosition,
         OutputStore, OutputWatch, StoreOutput,
     },
     runtime::{Found, FoundState, OutputStream, Progress, Runtime as _, RuntimeError, Started, Work},
@@ -389,7 +389,7 @@ async fn output_has_a_place_of_its_own() {
         let attempt = AttemptId { task, attempt: std::num::NonZeroU32::MIN };
         let time = Some(Timestamp::from_millis(77_000));
         let (limit, stream) = (1 << 20, OutputStream::Stdout);
-        OutputPiece { attempt, limit, stream, offset: 0, time, data: data.into() }
+        OutputChunk { attempt, limit, stream, offset: 0, time, data: data.into() }
     };
 
     let before = build(None).await;
@@ -446,7 +446,7 @@ struct Full(MemoryOutput, watch::Sender<bool>, watch::Sender<usize>);
 
 #[async_trait]
 impl OutputStore for Full {
-    async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
+    async fn append(&self, pieces: Vec<OutputChunk>) -> Result<(), OutputError> {
         if *self.1.borrow() && !pieces.is_empty() {
             self.2.send_modify(|refused| *refused += 1);
             return Err(OutputError::Store(StoreError::Closed));

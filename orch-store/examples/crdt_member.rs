@@ -1,12 +1,12 @@
 //! A member of a group that keeps a signed store together, as a process of its own.
 //!
-//! `crdt_member NUMBER DIRECTORY ADDRESS...` is the member of this number, counted from 0, of the group whose members listen at
-//! these addresses; less than a third of them may lie. It takes commands line by line: `put KEY VALUE`, `delete KEY`, `get KEY`,
-//! `confirmed KEY`, `status`. Each is answered with a line. What changes in its copy is told as it happens: `seen KEY VALUE`, or
-//! `gone KEY`.
+//! `crdt_member NUMBER DIRECTORY ADDRESS...` is the member of this number, counted from 0, of the group whose
+//! members listen at these addresses; less than a third of them may lie. It takes commands line by line: `put
+//! KEY VALUE`, `delete KEY`, `get KEY`, `confirmed KEY`, `status`. Each is answered with a line. What changes
+//! in its copy is told as it happens: `seen KEY VALUE`, or `gone KEY`.
 //!
-//! The keys are made of the members' numbers, so that nothing has to be handed out. Real members keep theirs to themselves, in
-//! a file that `AuthorKey::open_file` makes.
+//! The keys are made of the members' numbers, so that nothing has to be handed out. Real members keep theirs
+//! to themselves, in a file that `AuthorKey::open_file` makes.
 
 use std::{error::Error, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
@@ -89,7 +89,7 @@ async fn open(number: usize, directory: PathBuf, addresses: &[SocketAddr]) -> Ou
     let replica = ReplicaConfig {
         confirmations: NonZeroUsize::MIN.saturating_add(liars),
         // A disk that was lost must not make an honest member contradict itself, whoever lies to it.
-        hear_first: 2 * liars + 1,
+        startup_quorum: 2 * liars + 1,
         ..ReplicaConfig::new(Hash::of(b"crdt_member"), members)
     };
     let digest_interval = Duration::from_millis(200);
@@ -123,10 +123,10 @@ async fn carry_out(store: &CrdtStore, line: &str) -> Outcome<String> {
         }
         ["status"] => {
             let status = store.status().await?;
-            let whole = if status.whole { "whole" } else { "filling" };
+            let state = if status.complete { "complete" } else { "repairing" };
             let writes = status.writes.map_or_else(|why| why.to_string(), |()| "writes".into());
             let evidence = status.authors.iter().filter(|author| author.evidence).count();
-            format!("status {whole} {evidence} {writes}")
+            format!("status {state} {evidence} {writes}")
         }
         _ => "what? put KEY VALUE, delete KEY, get KEY, confirmed KEY, or status".into(),
     })

@@ -1,4 +1,5 @@
-//! Measures the signed store: `cargo run --release -p orch-store --features crdt --example crdt_throughput [dir]`.
+//! Measures the signed store: `cargo run --release -p orch-store --features crdt --example crdt_throughput
+//! [dir]`.
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 

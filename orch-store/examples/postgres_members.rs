@@ -1,7 +1,8 @@
-//! Two orchestrators that decide over one PostgreSQL database, with an agent that talks to one of them. Either may end: the
-//! records are in the database.
+//! Two orchestrators that decide over one PostgreSQL database, with an agent that talks to one of them.
+//! Either may end: the records are in the database.
 //!
-//! `cargo run -p orch-store --example postgres_members --features postgres postgres://user@localhost/database`
+//! `cargo run -p orch-store --example postgres_members --features postgres
+//! postgres://user@localhost/database`
 
 use std::{error::Error, sync::Arc};
 

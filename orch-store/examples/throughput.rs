@@ -1,4 +1,4 @@
-//! Measures the embedded store: `cargo run --release -p orch-store --features embedded --example throughput [dir]`.
+//! Measures the redb store: `cargo run --release -p orch-store --features redb --example throughput [dir]`.
 
 use std::{
     path::PathBuf,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use orch_core::store::{Key, StateStore, Txn, Write};
-use orch_store::embedded::{RedbStore, RedbStoreConfig, SyncPolicy};
+use orch_store::redb::{RedbStore, RedbStoreConfig, SyncPolicy};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 

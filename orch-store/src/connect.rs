@@ -9,29 +9,32 @@ use orch_core::store::{MemoryStore, StateStore, StoreError};
 /// | URL | store | feature |
 /// |---|---|---|
 /// | `memory:` | `orch_core::store::MemoryStore` | none |
-/// | `redb:///var/lib/orch`, `redb:data` | `embedded::RedbStore` in this directory | `embedded` |
+/// | `redb:///var/lib/orch`, `redb:data` | `redb::RedbStore` in this directory | `redb` |
 /// | `sqlite:///var/lib/orch`, `sqlite:data` | `sqlite::SqliteStore` in this directory | `sqlite` |
-/// | `postgres://user:password@host:5432/database?sslmode=verify-full&schema=orch` | `postgres::PostgresStore` | `postgres` |
-/// | `etcd://host:2379,host:2379/namespace`, `etcds://user:password@host` with TLS | `etcd::EtcdStore` | `etcd` |
-/// | `redis://user:password@host:6379/0?namespace=orch`, `rediss://` with TLS | `redis::RedisStore` | `redis` |
+/// | `postgres://user:password@host:5432/database?schema=orch` | `postgres::PostgresStore` | `postgres` |
+/// | `etcd://host:2379,host:2379/namespace`, `etcds://user:password@host` | `etcd::EtcdStore` | `etcd` |
+/// | `redis://user:password@host:6379/0?namespace=orch`, `rediss://…` | `redis::RedisStore` | `redis` |
 ///
-/// The signed store of the feature `crdt` is opened by `crdt::CrdtStore::open_on`: it takes the key that a member signs with and
-/// a transport to the others, which no URL holds.
+/// `etcds` and `rediss` are with TLS, `postgres` where `sslmode` asks for it.
 ///
-/// A path may contain `%20` and the like. Everything else is as each backend's configuration has it by default; for other
-/// settings open the backend by its own type.
+/// The signed store of the feature `crdt` is opened by `crdt::CrdtStore::open_on`: it takes the key that a
+/// member signs with and a transport to the others, which no URL holds.
+///
+/// A path may contain `%20` and the like. Everything else is as each backend's configuration has it by
+/// default; for other settings open the backend by its own type.
 ///
 /// # Errors
-/// [`ConnectError`] when the URL cannot be understood, when its backend was not compiled in (it names the feature to switch
-/// on), and when the store cannot be opened. Nothing of the URL but its scheme is shown: there may be a password in it.
+/// [`ConnectError`] when the URL cannot be understood, when its backend was not compiled in (it names the
+/// feature to switch on), and when the store cannot be opened. Nothing of the URL but its scheme is shown:
+/// there may be a password in it.
 pub async fn connect(url: &str) -> Result<Arc<dyn StateStore>, ConnectError> {
     let (scheme, _) = url.split_once(':').ok_or(ConnectError::NoScheme)?;
     match scheme {
         "memory" => Ok(Arc::new(MemoryStore::default())),
-        #[cfg(feature = "embedded")]
+        #[cfg(feature = "redb")]
         "redb" => {
-            let config = crate::embedded::RedbStoreConfig::new(directory("redb", url)?);
-            Ok(Arc::new(crate::embedded::RedbStore::open(config).await?))
+            let config = crate::redb::RedbStoreConfig::new(directory("redb", url)?);
+            Ok(Arc::new(crate::redb::RedbStore::open(config).await?))
         }
         #[cfg(feature = "sqlite")]
         "sqlite" => {
@@ -70,7 +73,7 @@ pub enum ConnectError {
     /// There is no such backend.
     #[error("there is no store for {scheme:?} URLs; there are {}", schemes())]
     UnknownScheme {
-        /// What the URL begins with.
+        /// Scheme of the URL.
         scheme: String,
     },
     /// The store takes more than a URL.
@@ -82,7 +85,7 @@ pub enum ConnectError {
     /// The backend was not compiled in.
     #[error("{scheme:?} URLs need the feature {feature:?} of orch-store; switch it on in Cargo.toml")]
     MissingFeature {
-        /// What the URL begins with.
+        /// Scheme of the URL.
         scheme: &'static str,
         /// The feature to switch on.
         feature: &'static str,
@@ -90,9 +93,9 @@ pub enum ConnectError {
     /// The rest of the URL is not as the backend needs it.
     #[error("this {scheme} URL cannot be used: {reason}")]
     Invalid {
-        /// What the URL begins with.
+        /// Scheme of the URL.
         scheme: &'static str,
-        /// What is wrong.
+        /// Reason.
         reason: &'static str,
     },
     /// The store cannot be opened.
@@ -103,7 +106,7 @@ pub enum ConnectError {
 /// Schemes and the features that bring them.
 const SCHEMES: [(&str, &str); 9] = [
     ("memory", ""),
-    ("redb", "embedded"),
+    ("redb", "redb"),
     ("sqlite", "sqlite"),
     ("postgres", "postgres"),
     ("postgresql", "postgres"),
@@ -131,7 +134,7 @@ fn unknown(scheme: &str) -> ConnectError {
 }
 
 /// The path of `scheme:path` and `scheme:///path`.
-#[cfg(any(feature = "embedded", feature = "sqlite"))]
+#[cfg(any(feature = "redb", feature = "sqlite"))]
 fn directory(scheme: &'static str, url: &str) -> Result<std::path::PathBuf, ConnectError> {
     let invalid = |reason| ConnectError::Invalid { scheme, reason };
     let rest = &url[scheme.len() + 1..];

@@ -1,6 +1,7 @@
-//! Where the keys that start with a prefix end.
+//! End of the range of keys that start with a prefix.
 
-/// The first text, in byte order, after everything that starts with `prefix`; `None` when nothing comes after it.
+/// The first text, in byte order, after everything that starts with `prefix`; `None` when nothing comes after
+/// it.
 pub(crate) fn end_of(prefix: &str) -> Option<String> {
     let mut rest = prefix;
     while let Some(last) = rest.chars().next_back() {

@@ -21,7 +21,7 @@ async fn memory_is_a_store() {
     assert_eq!(store.capabilities().name, "memory");
 }
 
-#[cfg(all(feature = "embedded", feature = "sqlite"))]
+#[cfg(all(feature = "redb", feature = "sqlite"))]
 #[tokio::test]
 async fn files_are_found_again_by_their_url() {
     let dir = tempfile::tempdir().unwrap();

@@ -72,7 +72,10 @@ async fn what_cannot_be_written_is_refused_with_words() {
     };
     assert!(error.is_retryable() && !error.outcome_unknown(), "{}", full(&error));
     assert!(full(&error).contains("0 of 1"), "{}", full(&error));
-    assert_eq!(lonely.status().await.unwrap().writes, Err(Refusal::NotHeard { heard: 0, needed: 1 }));
+    assert_eq!(
+        lonely.status().await.unwrap().writes,
+        Err(Refusal::NoStartupQuorum { confirmed: 0, needed: 1 })
+    );
 }
 
 #[tokio::test]
@@ -187,7 +190,8 @@ async fn the_file_stays_as_small_however_often_keys_are_rewritten() {
 
 const CHILD_KEY: &str = "ORCH_STORE_TEST_CHILD_KEY";
 
-/// No test by itself: what the next test runs in a process of its own, because variables belong to a whole process.
+/// No test by itself: what the next test runs in a process of its own, because variables belong to a whole
+/// process.
 #[test]
 fn child_that_reads_its_key() {
     if std::env::var_os(CHILD_KEY).is_some() {

@@ -13,7 +13,7 @@ use orch_core::{
 };
 use orch_store::crdt::{
     Decision, DecisionError, Difference, Event, Head, MemoryTables, Message, Owned, Range, ReadLevel,
-    Refusal, Segment, Verdict,
+    Refusal, Segment, TxnOutcome,
 };
 use proptest::prelude::*;
 
@@ -61,8 +61,8 @@ fn run(group: &mut Group, steps: &[Step]) {
 }
 
 proptest! {
-    /// Whatever is lost, repeated, late or restarted: once messages arrive, all views are equal byte by byte, and so they
-    /// stay while deletes and history are forgotten.
+    /// Whatever is lost, repeated, late or restarted: once messages arrive, all views are equal byte by byte,
+    /// and so they stay while deletes and history are forgotten.
     #[test]
     fn all_views_become_equal(steps in steps(), seed: u64, confirmations in 1..3usize) {
         let mut group = Group::new(3, seed);
@@ -87,8 +87,8 @@ proptest! {
         }
     }
 
-    /// Merging does not depend on the order or number of deliveries: segments of two authors, in any interleaving that keeps
-    /// each author's order, any number of times.
+    /// Merging does not depend on the order or number of deliveries: segments of two authors, in any
+    /// interleaving that keeps each author's order, any number of times.
     #[test]
     fn merging_commutes_associates_and_repeats(
         a in prop::collection::vec((0..6u8, prop::option::of(any::<u8>())), 1..12),
@@ -149,10 +149,10 @@ fn the_last_writer_wins_and_ties_go_to_the_greater_author() {
 fn guards_look_at_this_replica() {
     let mut group = Group::new(1, 7);
     let first = Txn::of(vec![Write::put(key("k"), "1")]).guarded(Guard::Absent(key("k")));
-    assert_eq!(group.write(0, first.clone()), Verdict::Applied(Revision(1)));
-    assert_eq!(group.write(0, first), Verdict::Conflict(key("k")));
+    assert_eq!(group.write(0, first.clone()), TxnOutcome::Applied(Revision(1)));
+    assert_eq!(group.write(0, first), TxnOutcome::Conflict(key("k")));
     let again = put("k", "2").guarded(Guard::Version(key("k"), Revision(1)));
-    assert_eq!(group.write(0, again), Verdict::Applied(Revision(2)));
+    assert_eq!(group.write(0, again), TxnOutcome::Applied(Revision(2)));
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn owned_keys_are_written_by_their_owner_only() {
     let mut group = Group::new(2, 7);
     let owned = Owned::key(group.id(0), "usage").unwrap();
     let txn = |value: &'static str| Txn::of(vec![Write::put(owned.clone(), value)]);
-    assert!(matches!(group.write(0, txn("mine")), Verdict::Applied(_)));
-    let Verdict::Refused(Refusal::Owned { owner, .. }) = group.write(1, txn("stolen")) else {
+    assert!(matches!(group.write(0, txn("mine")), TxnOutcome::Applied(_)));
+    let TxnOutcome::Refused(Refusal::Owned { owner, .. }) = group.write(1, txn("stolen")) else {
         panic!("refused")
     };
     assert_eq!(owner, group.id(0));
@@ -263,7 +263,7 @@ fn two_segments_at_one_position_are_evidence_until_a_decision() {
             assert_eq!(evidence[0].author(), group.id(0));
             assert!(evidence[0].is_proof(group.config.group));
         }
-        assert_eq!(group.write(0, put("k", "more")), Verdict::Refused(Refusal::Equivocated));
+        assert_eq!(group.write(0, put("k", "more")), TxnOutcome::Refused(Refusal::Equivocated));
         group.restart(1);
         assert_eq!(group.members[1].replica.evidence().len(), 1, "it is kept");
         let forged = group.forge(0, vec![Write::put(key("k"), "more")]);
@@ -281,7 +281,7 @@ fn two_segments_at_one_position_are_evidence_until_a_decision() {
         assert_eq!(group.read(1, "k"), value(["one", "two"][choice]));
         assert_eq!(group.read(1, "k2"), value("two").filter(|_| choice == 1));
         assert!(group.members.iter().all(|member| member.replica.evidence().is_empty()));
-        assert!(matches!(group.write(0, put("k", "goes on")), Verdict::Applied(_)));
+        assert!(matches!(group.write(0, put("k", "goes on")), TxnOutcome::Applied(_)));
         group.settle();
         assert_eq!(group.read(2, "k"), value("goes on"));
         group.assert_equal();
@@ -302,7 +302,7 @@ fn a_decision_can_take_back_to_what_was_before() {
         assert_eq!(group.read(member, "k2"), None);
     }
     assert_eq!(group.digest(1), group.digest(2));
-    assert_eq!(group.write(0, put("k", "no")), Verdict::Refused(Refusal::NotAMember));
+    assert_eq!(group.write(0, put("k", "no")), TxnOutcome::Refused(Refusal::NotAMember));
 }
 
 #[test]
@@ -319,14 +319,14 @@ fn members_join_by_a_decision_and_get_everything() {
         group.settle();
     }
     let new = group.newcomer(9);
-    assert_eq!(group.write(new, put("early", "")), Verdict::Refused(Refusal::NotAMember));
+    assert_eq!(group.write(new, put("early", "")), TxnOutcome::Refused(Refusal::NotAMember));
     group.decide(Decision::Join { author: group.id(new) });
     for _ in 0..8 {
         group.settle();
     }
     group.assert_equal();
-    assert!(group.members[new].replica.status().whole);
-    assert!(matches!(group.write(new, put("mine", "1")), Verdict::Applied(_)));
+    assert!(group.members[new].replica.status().complete);
+    assert!(matches!(group.write(new, put("mine", "1")), TxnOutcome::Applied(_)));
     group.settle();
     assert_eq!(group.read(0, "mine"), value("1"));
 }
@@ -341,7 +341,7 @@ fn keys_are_rotated_by_a_decision_and_keep_what_they_own() {
     let new = group.rekey(0, 50);
     group.decide(Decision::Rotate { old, end, new });
     group.settle();
-    assert!(matches!(group.write(0, Txn::of(vec![Write::put(owned.clone(), "2")])), Verdict::Applied(_)));
+    assert!(matches!(group.write(0, Txn::of(vec![Write::put(owned.clone(), "2")])), TxnOutcome::Applied(_)));
     group.settle();
     assert_eq!(group.read(1, owned.as_str()), value("2"));
     let again = Decision::Rotate { old: group.id(1), end: Head::default(), new: old };
@@ -436,16 +436,16 @@ fn an_author_with_an_old_disk_does_not_write_before_it_caught_up() {
     group.restart(0);
     assert!(matches!(
         group.write(0, put("k", "fork")),
-        Verdict::Refused(Refusal::NotHeard { heard: 0, needed: 1 })
+        TxnOutcome::Refused(Refusal::NoStartupQuorum { confirmed: 0, needed: 1 })
     ));
     // That it heard somebody is not enough: what it heard is that its own log is longer than its disk knows.
     group.tick(1);
     group.deliver_all();
-    assert!(matches!(group.write(0, put("k", "fork")), Verdict::Refused(Refusal::NotHeard { .. })));
+    assert!(matches!(group.write(0, put("k", "fork")), TxnOutcome::Refused(Refusal::NoStartupQuorum { .. })));
     for _ in 0..4 {
         group.settle();
     }
-    assert!(matches!(group.write(0, put("k", "4")), Verdict::Applied(_)));
+    assert!(matches!(group.write(0, put("k", "4")), TxnOutcome::Applied(_)));
     group.settle();
     assert_eq!(group.read(1, "k"), value("4"));
     assert!(group.members.iter().all(|member| member.replica.evidence().is_empty()));
@@ -482,7 +482,7 @@ fn overwritten_values_go_when_all_have_the_new_ones() {
     }
     assert!(group.members[0].tables.segments().0 >= 50);
     group.write(0, delete("k/7"));
-    group.advance(group.config.away_after * 2);
+    group.advance(group.config.offline_after * 2);
     for _ in 0..8 {
         group.settle();
     }
@@ -495,7 +495,9 @@ fn overwritten_values_go_when_all_have_the_new_ones() {
     }
     group.assert_equal();
     assert_eq!(group.read(1, "k/7"), None);
-    assert!(group.events(1).contains(&Event::Filling) && group.events(1).contains(&Event::Filled));
+    assert!(
+        group.events(1).contains(&Event::RepairStarted) && group.events(1).contains(&Event::RepairFinished)
+    );
     assert_eq!(group.members[0].tables.records(), 19, "now it is forgotten");
 }
 
@@ -539,7 +541,7 @@ fn an_old_stamp_does_not_bring_back_what_was_deleted() {
     let refused =
         |event: &Event| matches!(event, Event::Refused { why, .. } if why.contains("older than deletes"));
     assert!(group.events(0).iter().any(refused), "{:?}", group.events(0));
-    assert!(matches!(group.write(1, put("k", "2")), Verdict::Applied(_)));
+    assert!(matches!(group.write(1, put("k", "2")), TxnOutcome::Applied(_)));
     group.settle();
     assert_eq!(group.read(0, "k"), value("2"));
 }
@@ -553,16 +555,17 @@ fn what_a_liar_leaves_out_is_found_by_comparing() {
     group.settle();
     let new = group.newcomer(9);
     group.decide(Decision::Join { author: group.id(new) });
-    // Member 1 lies: the newcomer gets the last segment of member 0 and is told that there is nothing before it.
+    // Member 1 lies: the newcomer gets the last segment of member 0 and is told that there is nothing before
+    // it.
     let Some(segment) = group.last_segment(0, 0) else { panic!("there is one") };
     let lie = Message::Supply { author: group.id(0), after: 0, more: false, segments: vec![segment] };
     group.give(new, group.id(1), lie);
-    assert!(!group.members[new].replica.status().whole);
+    assert!(!group.members[new].replica.status().complete);
     for _ in 0..20 {
         group.settle();
     }
     group.assert_equal();
-    assert!(group.members[new].replica.status().whole);
+    assert!(group.members[new].replica.status().complete);
     assert_eq!(group.view(new).len(), 300);
 }
 
@@ -579,7 +582,7 @@ fn nobody_is_asked_for_ever() {
     let (liar, author, config) = (group.id(1), group.id(0), group.config.group);
     group.take_all_messages();
     group.give(new, liar, Message::Supply { author, after: 0, more: false, segments: vec![segment] });
-    group.give(new, liar, Message::Digest { group: config, whole: true, heads: vec![(author, head)] });
+    group.give(new, liar, Message::Digest { group: config, complete: true, heads: vec![(author, head)] });
     group.tick(new);
     let mut questions = 0;
     loop {
@@ -603,12 +606,12 @@ fn nobody_is_asked_for_ever() {
         group.give(new, liar, Message::Compared { nonce, answers });
     }
     assert!(questions > 10, "the lie was believed for a while: {questions}");
-    assert!(!group.members[new].replica.status().whole);
+    assert!(!group.members[new].replica.status().complete);
     for _ in 0..8 {
         group.settle();
     }
     group.assert_equal();
-    assert!(group.members[new].replica.status().whole, "somebody else was asked");
+    assert!(group.members[new].replica.status().complete, "somebody else was asked");
 }
 
 #[test]

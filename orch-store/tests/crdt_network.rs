@@ -46,7 +46,7 @@ fn put(at: &str, value: impl Into<Bytes>) -> Txn {
 fn config(dir: &Path, seed: u8, members: &[u8]) -> CrdtStoreConfig {
     let members = members.iter().map(|seed| id(*seed)).collect();
     let replica = ReplicaConfig {
-        patience: Duration::from_millis(30),
+        request_grace: Duration::from_millis(30),
         answer_timeout: Duration::from_millis(150),
         ..ReplicaConfig::new(Hash::of(b"a group of tests"), members)
     };
@@ -173,7 +173,7 @@ async fn who_was_away_and_who_is_new_get_what_is_left() {
         stays.close().await.unwrap();
         drop(stays);
         let mut short = config(dir.path(), 1, &[1, 2]);
-        (short.replica.away_after, short.replica.hear_first) = (Duration::ZERO, 0);
+        (short.replica.offline_after, short.replica.startup_quorum) = (Duration::ZERO, 0);
         // What watches may still ask for is not forgotten either.
         short.history_revisions = NonZeroU64::new(8).unwrap();
         let demux = Demux::new(Arc::new(network.join(id(1))), DemuxConfig::default());
@@ -189,7 +189,7 @@ async fn who_was_away_and_who_is_new_get_what_is_left() {
 
         let back = open(&network, dir.path(), 2, &[1, 2]).await;
         sees(&back, "end", "x").await;
-        status_with(&back, |status| status.whole).await;
+        status_with(&back, |status| status.complete).await;
         assert_eq!(view(&back).await, view(&stays).await);
         assert!(back.revision().await.unwrap().0 < 35, "it got what is left, not all that ever was");
 
@@ -202,7 +202,7 @@ async fn who_was_away_and_who_is_new_get_what_is_left() {
         sees(&back, "new", "here").await;
         // Until it hears of others it does not know that something is missing.
         sees(&new, "end", "x").await;
-        status_with(&new, |status| status.whole).await;
+        status_with(&new, |status| status.complete).await;
         assert_eq!(view(&new).await, view(&stays).await);
     })
     .await;

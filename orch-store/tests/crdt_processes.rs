@@ -1,4 +1,5 @@
-//! Members of a signed store in processes of their own, over TLS on loopback, killed while they write, and without their disk.
+//! Members of a signed store in processes of their own, over TLS on loopback, killed while they write, and
+//! without their disk.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::{
@@ -18,7 +19,8 @@ use tokio::{
 const MEMBERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The example, which `cargo test` builds along with this; where only this test was asked for, it is built now.
+/// The example, which `cargo test` builds along with this; where only this test was asked for, it is built
+/// now.
 fn program() -> PathBuf {
     let me = std::env::current_exe().unwrap();
     let profile = me.parent().and_then(Path::parent).unwrap();
@@ -121,7 +123,7 @@ impl Member {
 
     /// Has it put a key, as soon as it may.
     async fn put(&mut self, key: &str) {
-        self.say_until("status", "status whole 0 writes").await;
+        self.say_until("status", "status complete 0 writes").await;
         let from = self.said.borrow().len();
         self.say(&format!("put {key} of-{key}")).await;
         self.hear(from, key, |said| said.iter().any(|line| line.starts_with(&format!("done {key} ")))).await;
@@ -183,6 +185,6 @@ async fn what_was_answered_outlives_kills_and_a_lost_disk() {
     }
     for member in &mut group.members {
         member.say_until("confirmed same", "value same of-same").await;
-        member.say_until("status", "status whole 0 writes").await;
+        member.say_until("status", "status complete 0 writes").await;
     }
 }

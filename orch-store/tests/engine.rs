@@ -1,5 +1,6 @@
-//! The engine from end to end over each store that decisions can be made in: members that each have the store open for
-//! themselves (where it can be shared), agents, and everything between them. Only what runs is simulated.
+//! The engine from end to end over each store that decisions can be made in: members that each have the store
+//! open for themselves (where it can be shared), agents, and everything between them. Only what runs is
+//! simulated.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod common;
@@ -42,14 +43,14 @@ struct Groups {
 }
 
 struct Group {
-    /// What the store is called.
+    /// Name of the store.
     name: String,
-    /// What each member has open: the same store if it cannot be opened twice.
+    /// Open stores of the members: the same one if it cannot be opened twice.
     stores: BTreeMap<usize, Arc<dyn StateStore>>,
 }
 
 impl Groups {
-    /// What a member has open, or had, which is closed then.
+    /// Closes a member's store, if it was open.
     async fn open(&self, group: &str, member: usize) -> Arc<dyn StateStore> {
         let mut groups = self.groups.lock().await;
         let new = || Group { name: unused_name(), stores: BTreeMap::new() };
@@ -107,9 +108,9 @@ async fn the_engine_runs_on_redb() {
     let dir = tempfile::tempdir().unwrap();
     let base = dir.path().to_owned();
     everything(opener(move |name| {
-        let config = orch_store::embedded::RedbStoreConfig::new(base.join(name));
+        let config = orch_store::redb::RedbStoreConfig::new(base.join(name));
         async move {
-            Arc::new(orch_store::embedded::RedbStore::open(config).await.unwrap()) as Arc<dyn StateStore>
+            Arc::new(orch_store::redb::RedbStore::open(config).await.unwrap()) as Arc<dyn StateStore>
         }
     }))
     .await;

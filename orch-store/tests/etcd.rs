@@ -1,5 +1,5 @@
-//! The etcd store against a real cluster of three: the conformance suite, also while members are killed, several processes,
-//! what people see with `etcdctl`, and neighbours in the same cluster.
+//! The etcd store against a real cluster of three: the conformance suite, also while members are killed,
+//! several processes, what people see with `etcdctl`, and neighbours in the same cluster.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod common;
@@ -170,8 +170,10 @@ async fn a_member_that_is_not_there_is_passed_over() {
 
 #[tokio::test]
 async fn a_cluster_that_is_not_there_is_waited_for_within_bounds() {
-    let config =
-        EtcdStoreConfig { patience: Duration::from_millis(300), ..EtcdStoreConfig::new(["127.0.0.1:1"]) };
+    let config = EtcdStoreConfig {
+        retry_deadline: Duration::from_millis(300),
+        ..EtcdStoreConfig::new(["127.0.0.1:1"])
+    };
     let error = EtcdStore::open(config).await.unwrap_err();
     let text = full(&error);
     assert!(error.is_retryable() && !error.outcome_unknown(), "{text}");
@@ -211,7 +213,7 @@ async fn certificates_say_who_is_who() {
     let at = |parameters: &str| {
         let url = format!("etcds://{}/{}?{parameters}", variable("ORCH_TEST_ETCD_TLS"), unused_name());
         let config = EtcdStoreConfig::from_url(&url).unwrap();
-        EtcdStore::open(EtcdStoreConfig { patience: Duration::from_millis(200), ..config })
+        EtcdStore::open(EtcdStoreConfig { retry_deadline: Duration::from_millis(200), ..config })
     };
     let identity = format!("cert={files}/client.pem&key={files}/client.key");
     let store = at(&format!("ca={files}/ca.pem&{identity}")).await.unwrap();
@@ -232,8 +234,8 @@ async fn certificates_say_who_is_who() {
 
 fn closed() -> EtcdStoreConfig {
     let config = EtcdStoreConfig::from_url(&variable("ORCH_TEST_ETCD_CLOSED")).unwrap();
-    let patience = Duration::from_secs(3);
-    EtcdStoreConfig { namespace: format!("{}/{}", config.namespace, unused_name()), patience, ..config }
+    let retry_deadline = Duration::from_secs(3);
+    EtcdStoreConfig { namespace: format!("{}/{}", config.namespace, unused_name()), retry_deadline, ..config }
 }
 
 #[tokio::test(flavor = "multi_thread")]

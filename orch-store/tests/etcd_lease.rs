@@ -1,4 +1,5 @@
-//! Leases that etcd itself ends: one holder at a time, without a revision for its renewals, also while members are killed.
+//! Leases that etcd itself ends: one holder at a time, without a revision for its renewals, also while
+//! members are killed.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod common;
@@ -40,7 +41,7 @@ fn config(who: &str) -> LeaseConfig {
     LeaseConfig::new("lead", who).unwrap().lasting(DURATION)
 }
 
-/// What `etcdctl` answers.
+/// Output of `etcdctl`.
 async fn etcdctl(args: &[&str]) -> String {
     let mut command = tokio::process::Command::new("etcdctl");
     command.env("ETCDCTL_API", "3").args(["--endpoints", &variable("ORCH_TEST_ETCD")]).args(args);

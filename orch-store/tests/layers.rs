@@ -20,7 +20,7 @@ use orch_core::{
 };
 use orch_store::layers::{self, Chaos, Retry};
 
-/// What the scripted store does with a call.
+/// Reaction of the scripted store to a call.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Pass,
@@ -250,7 +250,7 @@ async fn metrics_count_outcomes_and_times() {
     }
 }
 
-/// What `tracing` was told, as text.
+/// Output of `tracing`, as text.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<String>>);
 

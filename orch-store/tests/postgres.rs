@@ -1,5 +1,5 @@
-//! The PostgreSQL store against a real server: the conformance suite, also over a restart, several processes, what people
-//! see with `psql`, connections that are lost, and whom it trusts.
+//! The PostgreSQL store against a real server: the conformance suite, also over a restart, several processes,
+//! what people see with `psql`, connections that are lost, and whom it trusts.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod common;
@@ -164,7 +164,8 @@ async fn commits_in_turns_reach_the_watches_of_both_without_a_gap() {
     }
     let mut expected = Vec::new();
     for n in 0..60 {
-        // Sometimes one follows on itself, sometimes on the other; of the deletions one in two finds something.
+        // Sometimes one follows on itself, sometimes on the other; of the deletions one in two finds
+        // something.
         let (store, name) = (&stores[usize::from(n % 3 == 0)], format!("k/{}", n % 5));
         let txn = match n % 4 {
             3 => Txn::of(vec![Write::delete(key(&name)), Write::delete(key("never"))]),
@@ -424,7 +425,7 @@ async fn who_cannot_log_in_hears_why_and_no_password_is_shown() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_waited_for_within_bounds() {
     let nowhere = PostgresStoreConfig {
-        patience: Duration::from_millis(300),
+        retry_deadline: Duration::from_millis(300),
         ..PostgresStoreConfig::from_url("postgres://orch:hidden@127.0.0.1:1/x").unwrap()
     };
     let error = opening_fails(nowhere).await;
@@ -446,11 +447,12 @@ fn urls_that_make_no_sense_are_explained() {
     }
 }
 
-/// Whether connections are encrypted, as the server sees it; or why there is none.
+/// True if connections are encrypted, as the server sees it; or why there is none.
 async fn encrypted(server: &str, parameters: &str) -> Result<bool, String> {
     let name = unused_name();
     let config = at(server, &format!("{parameters}&application_name={name}"));
-    let config = PostgresStoreConfig { schema: unused_name(), patience: Duration::from_millis(50), ..config };
+    let config =
+        PostgresStoreConfig { schema: unused_name(), retry_deadline: Duration::from_millis(50), ..config };
     let store = PostgresStore::open(config).await.map_err(|error| full(&error))?;
     store.revision().await.unwrap();
     let query =

@@ -1,5 +1,5 @@
-//! The Redis store against a real server: the conformance suite, also while the server is killed, several processes, what it
-//! declares of its durability, and what people see.
+//! The Redis store against a real server: the conformance suite, also while the server is killed, several
+//! processes, what it declares of its durability, and what people see.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod common;
@@ -206,7 +206,7 @@ async fn who_cannot_log_in_hears_why_and_no_password_is_shown() {
     let _turn = turn(false).await;
     let address = server().rsplit_once('@').unwrap().1.to_owned();
     let config = RedisStoreConfig::from_url(&format!("redis://:hidden@{address}")).unwrap();
-    let config = RedisStoreConfig { patience: Duration::from_millis(100), ..config };
+    let config = RedisStoreConfig { retry_deadline: Duration::from_millis(100), ..config };
     assert!(!format!("{config:?}").contains("hidden"), "{config:?}");
     let error = RedisStore::open(config).await.unwrap_err();
     let text = full(&error);
@@ -217,7 +217,7 @@ async fn who_cannot_log_in_hears_why_and_no_password_is_shown() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_waited_for_within_bounds() {
     let config = RedisStoreConfig {
-        patience: Duration::from_millis(300),
+        retry_deadline: Duration::from_millis(300),
         ..RedisStoreConfig::from_url("redis://:hidden@127.0.0.1:1").unwrap()
     };
     let error = RedisStore::open(config).await.unwrap_err();

@@ -10,7 +10,7 @@ use crate::{
 /// A store, and the package and test that hold it against the contract.
 const STORES: [(&str, &str, &str); 7] = [
     ("memory", "orch-core", "store"),
-    ("redb", "orch-store", "embedded"),
+    ("redb", "orch-store", "redb"),
     ("sqlite", "orch-store", "sqlite"),
     ("postgres", "orch-store", "postgres"),
     ("etcd", "orch-store", "etcd"),

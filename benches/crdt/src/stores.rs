@@ -42,7 +42,7 @@ impl Stores {
         self.network.heal();
         self.stores[0] = open(&self.runtime, &self.network, &self.travelled, 0, directory);
         let has_all = |of| self.position(of, 0) == self.position(of, 1);
-        self.wait(|| has_all(0) && has_all(1) && self.status(0).whole);
+        self.wait(|| has_all(0) && has_all(1) && self.status(0).complete);
         self.cut();
     }
 
@@ -75,8 +75,8 @@ fn open(
     let members = [1, 2].map(|seed| key(seed).author());
     let key = key([1, 2][at]);
     // What was pushed while the network was cut is never on its way: waiting for it would be all that is measured.
-    let patience = Duration::ZERO;
-    let replica = ReplicaConfig { patience, ..ReplicaConfig::new(Hash::of(b"benches"), members.to_vec()) };
+    let request_grace = Duration::ZERO;
+    let replica = ReplicaConfig { request_grace, ..ReplicaConfig::new(Hash::of(b"benches"), members.to_vec()) };
     let digest_interval = Duration::from_millis(5);
     let config = CrdtStoreConfig { digest_interval, ..CrdtStoreConfig::new(directory, replica) };
     let transport = Counted { inner: network.join(key.author()), sent: Arc::clone(travelled) };

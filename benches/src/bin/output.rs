@@ -16,7 +16,7 @@ use orch_core::{
     model::TaskSpec,
     output::{FileOutput, FileOutputConfig},
 };
-use orch_store::embedded::{RedbStore, RedbStoreConfig};
+use orch_store::redb::{RedbStore, RedbStoreConfig};
 
 const TASKS: usize = 180;
 const BYTES: usize = 1_200_000;

@@ -1,4 +1,4 @@
-//! The manager: an orchestrator on an embedded store, behind the HTTP API.
+//! The manager: an orchestrator on a redb store, behind the HTTP API.
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use orch_core::{
     output::{FileOutput, FileOutputConfig},
 };
 use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens};
-use orch_store::embedded::{RedbStore, RedbStoreConfig};
+use orch_store::redb::{RedbStore, RedbStoreConfig};
 use tracing::info;
 
 use crate::{

@@ -18,7 +18,7 @@ use orch_core::{
 };
 use orch_docker::{DockerConfig, DockerRuntime};
 use orch_net::http::{ClientConfig, HttpLink, LegacyLink, LegacyLinkConfig, TokenState};
-use orch_store::embedded::{RedbStore, RedbStoreConfig};
+use orch_store::redb::{RedbStore, RedbStoreConfig};
 use tokio::sync::watch;
 use tracing::{info, warn};
 

@@ -26,7 +26,7 @@ use crate::{
     model::{AttemptId, NodeId, NodeRecord, NodeState, Timestamp},
     scheduler::NodeView,
     state::{Command, Envelope},
-    store::{CommitError, Key, StateStore, StoreError, Write, portions},
+    store::{CommitError, Key, StateStore, StoreError, Write, chunked_txns},
 };
 
 /// When each node was heard of last.
@@ -271,7 +271,7 @@ async fn sweep(inner: &Inner) {
 impl Inner {
     /// Writes observations. After an error any part may have been written; writing the same again is right.
     pub(super) async fn write_observed(&self, writes: Vec<Write>) -> Result<(), StoreError> {
-        for txn in portions(&self.store.capabilities(), writes) {
+        for txn in chunked_txns(&self.store.capabilities(), writes) {
             match self.store.commit(txn).await {
                 Ok(_) => {}
                 Err(CommitError::Store(error)) => return Err(error),

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     fault::EngineFault,
     model::{NodeState, Report, Session},
-    output::OutputPiece,
+    output::OutputChunk,
     state::{Command, Envelope, Rejection},
     store::{Revision, Write},
     with_causes,
@@ -182,7 +182,7 @@ impl ControlLink for LocalLink {
             match seen {
                 Seen::Output { stream, offset, data } => {
                     let limit = view.task(attempt.task).map_or(0, |task| task.record.spec.output_limit_bytes);
-                    pieces.push(OutputPiece { attempt, limit, stream, offset, time, data });
+                    pieces.push(OutputChunk { attempt, limit, stream, offset, time, data });
                 }
                 Seen::Running { .. } | Seen::Health(_) | Seen::Progress(_) => {
                     if let Some(observed) = view.observed(attempt.task) {

@@ -189,8 +189,8 @@ impl OutputReader {
                     }
                 };
                 let more = page.more;
-                let later = page.pieces.last().is_some_and(|last| self.range.is_before(last));
-                page.pieces.into_iter().for_each(|piece| self.take(piece));
+                let later = page.chunks.last().is_some_and(|last| self.range.is_before(last));
+                page.chunks.into_iter().for_each(|piece| self.take(piece));
                 self.last = more.or(self.last);
                 if later {
                     self.state = State::Ended;
@@ -292,8 +292,8 @@ async fn all_after(
     let mut pieces = Vec::new();
     loop {
         let page = output.read(task, after).await?;
-        let later = page.pieces.last().is_some_and(|last| range.is_before(last));
-        pieces.extend(page.pieces.into_iter().filter(|piece| range.wants(piece)));
+        let later = page.chunks.last().is_some_and(|last| range.is_before(last));
+        pieces.extend(page.chunks.into_iter().filter(|piece| range.wants(piece)));
         match page.more.filter(|_| !later) {
             Some(more) => after = Some(more),
             None => return Ok(pieces),

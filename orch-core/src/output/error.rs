@@ -1,4 +1,4 @@
-//! What can go wrong with the place of output.
+//! Errors of an output store.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -19,9 +19,9 @@ pub enum OutputError {
     /// A file could not be used. When the disk is full, free space on it; nothing that was kept is lost.
     #[error("{doing} {path} failed")]
     File {
-        /// What was done to it.
+        /// Operation that failed.
         doing: &'static str,
-        /// Which one.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         source: Arc<io::Error>,

@@ -66,7 +66,7 @@ mod tests {
         followers.wake(one);
         followers.wake(one);
         assert!(matches!(first.next().now_or_never(), Some(Some(Ok(())))));
-        assert!(first.next().now_or_never().is_none(), "two appends may be told as one");
+        assert!(first.next().now_or_never().is_none(), "two appends may be reported as one");
         assert!(elsewhere.next().now_or_never().is_none());
         drop((first, elsewhere));
         assert_eq!(followers.lock().keys().collect::<Vec<_>>(), [&one]);

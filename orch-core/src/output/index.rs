@@ -8,51 +8,51 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    OutputPiece, OutputPosition,
-    pieces::{PIECE_BYTES_MAX, PIECES_MAX, Run, beyond, cost, limits, put_together},
+    OutputChunk, OutputPosition,
+    chunks::{CHUNK_BYTES_MAX, CHUNKS_MAX, Run, beyond, cost, limits, put_together},
 };
 use crate::{
     model::{AttemptId, TaskId, Timestamp},
     runtime::OutputStream,
 };
 
-/// Pieces by attempt; each has a place of type `P`.
+/// Chunks by attempt; each has a location of type `P`.
 #[derive(Debug)]
 pub(super) struct Index<P> {
     attempts: BTreeMap<AttemptId, Kept<P>>,
-    /// Attempts by the number of their first piece.
+    /// Attempts by the number of their first chunk.
     by_age: BTreeMap<u64, AttemptId>,
-    /// Of all pieces, with what they take beside their data.
+    /// Of all chunks, with what they take beside their data.
     bytes: u64,
     bytes_max: u64,
     next_number: u64,
 }
 
-/// What is kept of one attempt.
+/// Kept output of one attempt.
 #[derive(Debug)]
 struct Kept<P> {
     age: u64,
-    pieces: VecDeque<Piece<P>>,
+    chunks: VecDeque<Chunk<P>>,
     bytes: u64,
     ends: BTreeMap<OutputStream, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Piece<P> {
+pub(super) struct Chunk<P> {
     pub(super) number: u64,
     pub(super) stream: OutputStream,
     pub(super) offset: u64,
     pub(super) bytes: u64,
     pub(super) time: Option<Timestamp>,
-    pub(super) place: P,
+    pub(super) location: P,
 }
 
-/// A piece that is not kept yet.
+/// A chunk that is not kept yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fresh {
     pub(super) attempt: AttemptId,
     pub(super) limit: u64,
-    /// Number of the first piece of the attempt.
+    /// Number of the first chunk of the attempt.
     pub(super) age: u64,
     pub(super) number: u64,
     pub(super) stream: OutputStream,
@@ -66,14 +66,14 @@ impl<P> Index<P> {
         Self { attempts: BTreeMap::new(), by_age: BTreeMap::new(), bytes: 0, bytes_max, next_number: 0 }
     }
 
-    /// What is new of these pieces, put together, with the numbers that they will have. Changes nothing.
-    pub(super) fn fresh(&self, pieces: Vec<OutputPiece>) -> Vec<Fresh> {
-        let limits = limits(&pieces);
+    /// New parts of these chunks, merged, with the numbers that they will have. Changes nothing.
+    pub(super) fn fresh(&self, chunks: Vec<OutputChunk>) -> Vec<Fresh> {
+        let limits = limits(&chunks);
         let mut ends: BTreeMap<(AttemptId, OutputStream), u64> = BTreeMap::new();
         let mut ages: BTreeMap<AttemptId, u64> = BTreeMap::new();
         let mut number = self.next_number;
         let mut fresh = Vec::new();
-        for Run { attempt, stream, offset, time, data } in put_together(pieces, PIECE_BYTES_MAX) {
+        for Run { attempt, stream, offset, time, data } in put_together(chunks, CHUNK_BYTES_MAX) {
             let kept = self.attempts.get(&attempt);
             let known = || kept.and_then(|kept| kept.ends.get(&stream)).copied().unwrap_or_default();
             let end = ends.entry((attempt, stream)).or_insert_with(known);
@@ -87,89 +87,89 @@ impl<P> Index<P> {
         fresh
     }
 
-    /// Leaves out the numbers of pieces that may have been written and are not taken in.
+    /// Leaves out the numbers of chunks that may have been written and are not taken in.
     pub(super) fn skip(&mut self, fresh: &[Fresh]) {
         if let Some(last) = fresh.last() {
             self.next_number = self.next_number.max(last.number + 1);
         }
     }
 
-    /// Takes in the next piece of an attempt, whose first one has the number `age`.
-    pub(super) fn insert(&mut self, attempt: AttemptId, age: u64, piece: Piece<P>) {
+    /// Takes in the next chunk of an attempt, whose first one has the number `age`.
+    pub(super) fn insert(&mut self, attempt: AttemptId, age: u64, chunk: Chunk<P>) {
         let kept = self.attempts.entry(attempt).or_insert_with(|| {
             self.by_age.insert(age, attempt);
-            Kept { age, pieces: VecDeque::new(), bytes: 0, ends: BTreeMap::new() }
+            Kept { age, chunks: VecDeque::new(), bytes: 0, ends: BTreeMap::new() }
         });
-        let end = kept.ends.entry(piece.stream).or_default();
-        *end = (*end).max(piece.offset + piece.bytes);
-        kept.bytes += piece.bytes;
-        self.bytes += cost(piece.bytes);
-        self.next_number = self.next_number.max(piece.number + 1);
-        kept.pieces.push_back(piece);
+        let end = kept.ends.entry(chunk.stream).or_default();
+        *end = (*end).max(chunk.offset + chunk.bytes);
+        kept.bytes += chunk.bytes;
+        self.bytes += cost(chunk.bytes);
+        self.next_number = self.next_number.max(chunk.number + 1);
+        kept.chunks.push_back(chunk);
     }
 
-    /// Drops the oldest pieces of an attempt beyond its bounds.
-    pub(super) fn trim(&mut self, attempt: AttemptId, limit: u64, dropped: &mut Vec<Piece<P>>) {
+    /// Drops the oldest chunks of an attempt beyond its bounds.
+    pub(super) fn trim(&mut self, attempt: AttemptId, limit: u64, dropped: &mut Vec<Chunk<P>>) {
         let Some(kept) = self.attempts.get_mut(&attempt) else { return };
         let too_much = |kept: &Kept<P>| {
-            let all = kept.bytes + cost(0) * kept.pieces.len() as u64;
-            kept.bytes > limit || all > self.bytes_max || kept.pieces.len() > PIECES_MAX
+            let all = kept.bytes + cost(0) * kept.chunks.len() as u64;
+            kept.bytes > limit || all > self.bytes_max || kept.chunks.len() > CHUNKS_MAX
         };
-        while kept.pieces.len() > 1 && too_much(kept) {
-            let Some(piece) = kept.pieces.pop_front() else { return };
-            kept.bytes -= piece.bytes;
-            self.bytes -= cost(piece.bytes);
-            dropped.push(piece);
+        while kept.chunks.len() > 1 && too_much(kept) {
+            let Some(chunk) = kept.chunks.pop_front() else { return };
+            kept.bytes -= chunk.bytes;
+            self.bytes -= cost(chunk.bytes);
+            dropped.push(chunk);
         }
     }
 
-    /// Makes room by forgetting whole attempts, those first that wrote first.
-    pub(super) fn evict(&mut self, dropped: &mut Vec<Piece<P>>) {
+    /// Frees space by forgetting entire attempts, those first that wrote first.
+    pub(super) fn evict(&mut self, dropped: &mut Vec<Chunk<P>>) {
         while self.bytes > self.bytes_max && self.by_age.len() > 1 {
             let Some((_, oldest)) = self.by_age.first_key_value() else { return };
             self.remove(*oldest, dropped);
         }
     }
 
-    pub(super) fn forget(&mut self, task: TaskId, dropped: &mut Vec<Piece<P>>) {
+    pub(super) fn forget(&mut self, task: TaskId, dropped: &mut Vec<Chunk<P>>) {
         let attempts: Vec<_> = self.attempts.range(all_of(task)).map(|(attempt, _)| *attempt).collect();
         for attempt in attempts {
             self.remove(attempt, dropped);
         }
     }
 
-    fn remove(&mut self, attempt: AttemptId, dropped: &mut Vec<Piece<P>>) {
+    fn remove(&mut self, attempt: AttemptId, dropped: &mut Vec<Chunk<P>>) {
         if let Some(kept) = self.attempts.remove(&attempt) {
             self.by_age.remove(&kept.age);
-            self.bytes -= kept.pieces.iter().map(|piece| cost(piece.bytes)).sum::<u64>();
-            dropped.extend(kept.pieces);
+            self.bytes -= kept.chunks.iter().map(|chunk| cost(chunk.bytes)).sum::<u64>();
+            dropped.extend(kept.chunks);
         }
     }
 
-    pub(super) fn get_mut(&mut self, attempt: AttemptId, number: u64) -> Option<&mut Piece<P>> {
-        let pieces = &mut self.attempts.get_mut(&attempt)?.pieces;
-        let at = pieces.binary_search_by_key(&number, |piece| piece.number).ok()?;
-        pieces.get_mut(at)
+    pub(super) fn get_mut(&mut self, attempt: AttemptId, number: u64) -> Option<&mut Chunk<P>> {
+        let chunks = &mut self.attempts.get_mut(&attempt)?.chunks;
+        let at = chunks.binary_search_by_key(&number, |chunk| chunk.number).ok()?;
+        chunks.get_mut(at)
     }
 
-    /// The pieces of a task after `after`.
+    /// The chunks of a task after `after`.
     pub(super) fn after(
         &self,
         task: TaskId,
         after: Option<OutputPosition>,
-    ) -> impl Iterator<Item = (OutputPosition, &Piece<P>)> {
+    ) -> impl Iterator<Item = (OutputPosition, &Chunk<P>)> {
         let first = after.map_or(NonZeroU32::MIN, |after| after.attempt);
         let attempts = self.attempts.range(AttemptId { task, attempt: first }..=*all_of(task).end());
         attempts.flat_map(move |(id, kept)| {
             let attempt = id.attempt;
             let skipped = match after {
                 Some(after) if after.attempt == attempt => {
-                    kept.pieces.partition_point(|piece| piece.number <= after.number)
+                    kept.chunks.partition_point(|chunk| chunk.number <= after.number)
                 }
                 _ => 0,
             };
-            let at = move |piece: &Piece<P>| OutputPosition { attempt, number: piece.number };
-            kept.pieces.range(skipped..).map(move |piece| (at(piece), piece))
+            let at = move |chunk: &Chunk<P>| OutputPosition { attempt, number: chunk.number };
+            kept.chunks.range(skipped..).map(move |chunk| (at(chunk), chunk))
         })
     }
 
@@ -180,11 +180,11 @@ impl<P> Index<P> {
         attempt: Option<NonZeroU32>,
         bytes: u64,
     ) -> Option<OutputPosition> {
-        let pieces = self.attempts.range(some_of(task, attempt)).rev().flat_map(|(id, kept)| {
-            let at = |piece: &Piece<P>| OutputPosition { attempt: id.attempt, number: piece.number };
-            kept.pieces.iter().rev().map(move |piece| (at(piece), piece.bytes))
+        let chunks = self.attempts.range(some_of(task, attempt)).rev().flat_map(|(id, kept)| {
+            let at = |chunk: &Chunk<P>| OutputPosition { attempt: id.attempt, number: chunk.number };
+            kept.chunks.iter().rev().map(move |chunk| (at(chunk), chunk.bytes))
         });
-        OutputPosition::before_last(pieces, bytes)
+        OutputPosition::before_last(chunks, bytes)
     }
 
     /// See [`OutputStore::place_since`](super::OutputStore::place_since).
@@ -194,12 +194,12 @@ impl<P> Index<P> {
         attempt: Option<NonZeroU32>,
         since: Timestamp,
     ) -> Option<OutputPosition> {
-        let pieces = self.attempts.range(some_of(task, attempt)).flat_map(|(id, kept)| {
-            let at = |piece: &Piece<P>| OutputPosition { attempt: id.attempt, number: piece.number };
-            kept.pieces.iter().map(move |piece| (at(piece), piece.time))
+        let chunks = self.attempts.range(some_of(task, attempt)).flat_map(|(id, kept)| {
+            let at = |chunk: &Chunk<P>| OutputPosition { attempt: id.attempt, number: chunk.number };
+            kept.chunks.iter().map(move |chunk| (at(chunk), chunk.time))
         });
         // One after the other: clocks go back at times, and then the times are not sorted.
-        pieces.take_while(|(_, time)| *time < Some(since)).last().map(|(position, _)| position)
+        chunks.take_while(|(_, time)| *time < Some(since)).last().map(|(position, _)| position)
     }
 
     pub(super) fn tasks(&self) -> Vec<TaskId> {

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    KeptOutput, OutputError, OutputPage, OutputPiece, OutputPosition, OutputStore, OutputWatch,
+    KeptOutput, OutputChunk, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch,
+    chunks::{PAGE_BYTES, cost},
     followers::Followers,
-    index::{Fresh, Index, Piece},
-    pieces::{PAGE_BYTES, cost},
+    index::{Chunk, Fresh, Index},
 };
 use crate::model::{TaskId, Timestamp};
 
@@ -37,16 +37,16 @@ impl MemoryOutput {
 
 #[async_trait]
 impl OutputStore for MemoryOutput {
-    async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
+    async fn append(&self, chunks: Vec<OutputChunk>) -> Result<(), OutputError> {
         let mut tasks = Vec::new();
         {
             let mut index = self.lock();
             let mut dropped = Vec::new();
-            for Fresh { attempt, limit, age, number, stream, offset, time, data } in index.fresh(pieces) {
+            for Fresh { attempt, limit, age, number, stream, offset, time, data } in index.fresh(chunks) {
                 // A part of something larger would keep all of it.
                 let data = Bytes::copy_from_slice(&data);
-                let piece = Piece { number, stream, offset, bytes: data.len() as u64, time, place: data };
-                index.insert(attempt, age, piece);
+                let chunk = Chunk { number, stream, offset, bytes: data.len() as u64, time, location: data };
+                index.insert(attempt, age, chunk);
                 index.trim(attempt, limit, &mut dropped);
                 tasks.push(attempt.task);
             }
@@ -60,14 +60,14 @@ impl OutputStore for MemoryOutput {
     async fn read(&self, task: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError> {
         let index = self.lock();
         let (mut page, mut bytes) = (OutputPage::default(), 0);
-        for (position, piece) in index.after(task, after) {
+        for (position, chunk) in index.after(task, after) {
             if bytes >= PAGE_BYTES {
-                page.more = page.pieces.last().map(|piece| piece.position);
+                page.more = page.chunks.last().map(|chunk| chunk.position);
                 break;
             }
-            bytes += cost(piece.bytes);
-            let Piece { stream, offset, time, place: data, .. } = piece.clone();
-            page.pieces.push(KeptOutput { position, stream, offset, time, data });
+            bytes += cost(chunk.bytes);
+            let Chunk { stream, offset, time, location: data, .. } = chunk.clone();
+            page.chunks.push(KeptOutput { position, stream, offset, time, data });
         }
         Ok(page)
     }

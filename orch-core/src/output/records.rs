@@ -1,9 +1,11 @@
-//! Output as records of a state store, in pieces.
+//! Output as records of a state store, in chunks.
 //!
-//! A piece is a record `observed/output/<task>/<attempt>/<number>`: a line of JSON that says where it belongs, then the bytes
-//! as they were written. Numbers give the order in which pieces arrived, both streams together.
+//! A chunk is a record `observed/output/<task>/<attempt>/<number>`: a line of JSON that says where it
+//! belongs, then the bytes as they were written. Numbers give the order in which chunks arrived, both streams
+//! together.
 //!
-//! A piece may be stored twice, under one number or two, when nobody knows whether a commit happened. Offsets tell.
+//! A chunk may be stored twice, under one number or two, when nobody knows whether a commit happened. Offsets
+//! show it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -18,18 +20,19 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::{
-    KeptOutput, OutputError, OutputPage, OutputPiece, OutputPosition, OutputStore, OutputWatch,
-    pieces::{PIECE_BYTES_MAX, PIECE_OVERHEAD, PIECES_MAX, Run, beyond, cost, limits, put_together},
+    KeptOutput, OutputChunk, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch,
+    chunks::{CHUNK_BYTES_MAX, CHUNK_OVERHEAD, CHUNKS_MAX, Run, beyond, cost, limits, put_together},
 };
 use crate::{
     model::{AttemptId, TaskId, Timestamp},
     runtime::OutputStream,
-    store::{CommitError, Entry, Guard, Key, StateStore, StoreCapabilities, StoreError, Write, portions},
+    store::{CommitError, Entry, Guard, Key, StateStore, StoreCapabilities, StoreError, Write, chunked_txns},
 };
 
-/// [`OutputStore`] in a [`StateStore`], for members that share it: each can read what another one received. Where the store
-/// keeps a history of writes or copies of them, output takes that much more space, also after it was forgotten, and each
-/// follower watches the store. For one process with a disk [`FileOutput`](super::FileOutput) takes less.
+/// [`OutputStore`] in a [`StateStore`], for members that share it: each can read what another one received.
+/// Where the store keeps a history of writes or copies of them, output takes that much more space, also after
+/// it was forgotten, and each follower watches the store. For one process with a disk
+/// [`FileOutput`](super::FileOutput) takes less.
 #[derive(Debug)]
 pub struct StoreOutput {
     store: Arc<dyn StateStore>,
@@ -40,25 +43,25 @@ pub struct StoreOutput {
 #[derive(Debug, Default)]
 struct Index {
     attempts: BTreeMap<AttemptId, Kept>,
-    /// Attempts by age of their first piece.
+    /// Attempts by age of their first chunk.
     by_age: BTreeMap<u64, AttemptId>,
     next_age: u64,
-    /// Beyond those of all pieces. An attempt that made room and writes again goes on from here.
+    /// Beyond those of all chunks. An attempt that was forgotten and writes again goes on from here.
     next_number: u64,
-    /// Of all pieces, with what they take beside their data.
+    /// Of all chunks, with what they take beside their data.
     bytes: u64,
     bytes_max: u64,
-    /// Attempts, with their age where they have one, of which the store may hold something else than is written here. Not
-    /// empty after a commit that failed or that nobody waited for.
+    /// Attempts, with their age where they have one, of which the store may hold something else than is
+    /// written here. Not empty after a commit that failed or that nobody waited for.
     unsure: BTreeMap<AttemptId, Option<u64>>,
 }
 
-/// What is kept of one attempt.
+/// Kept output of one attempt.
 #[derive(Debug, Default)]
 struct Kept {
     age: u64,
     /// Numbers and bytes.
-    pieces: VecDeque<(u64, u64)>,
+    chunks: VecDeque<(u64, u64)>,
     bytes: u64,
     next_number: u64,
     next_offset: BTreeMap<OutputStream, u64>,
@@ -74,7 +77,7 @@ struct Header {
 }
 
 impl StoreOutput {
-    /// Reads what an earlier life kept. Up to `bytes_max` bytes are kept from now on.
+    /// Reads the output of an earlier incarnation. Up to `bytes_max` bytes are kept from now on.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -84,17 +87,17 @@ impl StoreOutput {
         Ok(Self { limits: store.capabilities(), store, index: Mutex::new(index) })
     }
 
-    async fn write(&self, pieces: Vec<OutputPiece>) -> Result<(), StoreError> {
+    async fn write(&self, chunks: Vec<OutputChunk>) -> Result<(), StoreError> {
         let mut index = self.index.lock().await;
-        let limits = limits(&pieces);
+        let limits = limits(&chunks);
         if self.limits.shared {
             index.doubt_unknown(limits.keys());
         }
-        let most = self.limits.max_value_bytes.saturating_sub(PIECE_OVERHEAD).clamp(1, PIECE_BYTES_MAX);
+        let most = self.limits.max_value_bytes.saturating_sub(CHUNK_OVERHEAD).clamp(1, CHUNK_BYTES_MAX);
         loop {
             index.look_again(&*self.store).await?;
             let mut writes = Vec::new();
-            for run in put_together(pieces.clone(), most) {
+            for run in put_together(chunks.clone(), most) {
                 index.add(run, &mut writes);
             }
             for (attempt, limit) in &limits {
@@ -103,7 +106,7 @@ impl StoreOutput {
             index.evict(&mut writes);
             match self.commit(writes).await {
                 Ok(()) => break,
-                // Another member heard the attempt, too: what is here is not all there is.
+                // Another member received output of the attempt, too: what is here is not all there is.
                 Err(CommitError::Conflict { .. }) => {}
                 Err(CommitError::Store(error)) => return Err(error),
             }
@@ -112,10 +115,11 @@ impl StoreOutput {
         Ok(())
     }
 
-    /// Writes in portions that the store takes. Where others write as well, nothing of theirs is replaced.
+    /// Writes in transactions that the store accepts. Where others write as well, nothing of theirs is
+    /// replaced.
     async fn commit(&self, writes: Vec<Write>) -> Result<(), CommitError> {
         let guarded = self.limits.shared && self.limits.compare_and_swap;
-        for mut txn in portions(&self.limits, writes) {
+        for mut txn in chunked_txns(&self.limits, writes) {
             if guarded {
                 let deleted: BTreeSet<&Key> =
                     txn.writes.iter().filter(|write| write.value.is_none()).map(|write| &write.key).collect();
@@ -131,33 +135,33 @@ impl StoreOutput {
 
 #[async_trait]
 impl OutputStore for StoreOutput {
-    async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
-        if pieces.is_empty() {
+    async fn append(&self, chunks: Vec<OutputChunk>) -> Result<(), OutputError> {
+        if chunks.is_empty() {
             return Ok(());
         }
-        Ok(self.write(pieces).await?)
+        Ok(self.write(chunks).await?)
     }
 
     async fn read(&self, task: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError> {
         const PAGE: usize = 64;
         let after =
-            after.map(|OutputPosition { attempt, number }| piece_key(AttemptId { task, attempt }, number));
+            after.map(|OutputPosition { attempt, number }| chunk_key(AttemptId { task, attempt }, number));
         let page = self.store.scan(&prefix(task), after.as_ref(), PAGE).await?;
         let last = page.entries.iter().rev().find_map(|entry| parse_key(&entry.key));
         let position = |(AttemptId { attempt, .. }, number)| OutputPosition { attempt, number };
         Ok(OutputPage {
-            pieces: page.entries.iter().filter_map(|entry| decode(&entry.key, &entry.value)).collect(),
+            chunks: page.entries.iter().filter_map(|entry| decode(&entry.key, &entry.value)).collect(),
             more: last.filter(|_| page.more).map(position),
         })
     }
 
     async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {
         let watch = self.store.watch(&prefix(task), self.store.revision().await?).await?;
-        let told = |batch: Result<crate::store::WatchBatch, StoreError>| match batch {
+        let appended = |batch: Result<crate::store::WatchBatch, StoreError>| match batch {
             Ok(batch) => batch.writes.iter().any(|write| write.value.is_some()).then_some(Ok(())),
             Err(error) => Some(Err(error.into())),
         };
-        Ok(watch.filter_map(move |batch| future::ready(told(batch))).boxed())
+        Ok(watch.filter_map(move |batch| future::ready(appended(batch))).boxed())
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<(), OutputError> {
@@ -186,8 +190,8 @@ impl OutputStore for StoreOutput {
     }
 }
 
-/// Moves what a store holds of output to another place, for attempts that have a limit there, and deletes all of it. Stopped at
-/// any point, it can be done again.
+/// Moves what a store holds of output to another store, for attempts that have a limit there, and deletes all
+/// of it. Stopped at any point, it can be done again.
 pub(crate) async fn move_out(
     store: &dyn StateStore,
     to: &dyn OutputStore,
@@ -200,16 +204,16 @@ pub(crate) async fn move_out(
         if page.entries.is_empty() {
             return Ok(moved);
         }
-        let piece = |Entry { key, value, .. }: &Entry| {
+        let chunk = |Entry { key, value, .. }: &Entry| {
             let (attempt, _) = parse_key(key)?;
             let KeptOutput { stream, offset, time, data, .. } = decode(key, value)?;
-            Some(OutputPiece { attempt, limit: limit(attempt)?, stream, offset, time, data })
+            Some(OutputChunk { attempt, limit: limit(attempt)?, stream, offset, time, data })
         };
-        to.append(page.entries.iter().filter_map(piece).collect()).await?;
+        to.append(page.entries.iter().filter_map(chunk).collect()).await?;
         to.sync().await?;
         moved += page.entries.len() as u64;
         let deleted = page.entries.into_iter().map(|entry| Write::delete(entry.key)).collect();
-        for txn in portions(&store.capabilities(), deleted) {
+        for txn in chunked_txns(&store.capabilities(), deleted) {
             match store.commit(txn).await {
                 Ok(_) => {}
                 Err(CommitError::Store(error)) => return Err(error.into()),
@@ -267,7 +271,7 @@ impl Index {
 
     fn kept(&mut self, attempt: AttemptId) -> &mut Kept {
         self.attempts.entry(attempt).or_insert_with(|| {
-            // One that is read again keeps its place.
+            // One that is read again keeps its number.
             let age = self.unsure.get(&attempt).copied().flatten().unwrap_or_else(|| {
                 self.next_age += 1;
                 self.next_age
@@ -285,7 +289,7 @@ impl Index {
         let bytes = data.len() as u64;
         *next = offset + bytes;
         let number = kept.next_number;
-        writes.push(Write::put(piece_key(attempt, number), encode(stream, offset, time, &data)));
+        writes.push(Write::put(chunk_key(attempt, number), encode(stream, offset, time, &data)));
         kept.push(number, bytes);
         let age = kept.age;
         self.bytes += cost(bytes);
@@ -293,19 +297,19 @@ impl Index {
         self.unsure.insert(attempt, Some(age));
     }
 
-    /// Drops the oldest pieces of an attempt beyond its bounds.
+    /// Drops the oldest chunks of an attempt beyond its bounds.
     fn trim(&mut self, attempt: AttemptId, limit: u64, writes: &mut Vec<Write>) {
         let Some(kept) = self.attempts.get_mut(&attempt) else { return };
-        while kept.pieces.len() > 1 && (kept.bytes > limit || kept.pieces.len() > PIECES_MAX) {
-            let Some((number, bytes)) = kept.pieces.pop_front() else { return };
-            writes.push(Write::delete(piece_key(attempt, number)));
+        while kept.chunks.len() > 1 && (kept.bytes > limit || kept.chunks.len() > CHUNKS_MAX) {
+            let Some((number, bytes)) = kept.chunks.pop_front() else { return };
+            writes.push(Write::delete(chunk_key(attempt, number)));
             kept.bytes -= bytes;
             self.bytes -= cost(bytes);
             self.unsure.insert(attempt, Some(kept.age));
         }
     }
 
-    /// Makes room by forgetting whole attempts, those first that wrote first.
+    /// Frees space by forgetting entire attempts, those first that wrote first.
     fn evict(&mut self, writes: &mut Vec<Write>) {
         while self.bytes > self.bytes_max && self.by_age.len() > 1 {
             let Some((age, oldest)) = self.by_age.first_key_value() else { return };
@@ -327,15 +331,15 @@ impl Index {
     fn remove(&mut self, attempt: AttemptId, writes: &mut Vec<Write>) {
         if let Some(kept) = self.attempts.remove(&attempt) {
             self.by_age.remove(&kept.age);
-            self.bytes -= kept.pieces.iter().map(|(_, bytes)| cost(*bytes)).sum::<u64>();
-            writes.extend(kept.pieces.iter().map(|(number, _)| Write::delete(piece_key(attempt, *number))));
+            self.bytes -= kept.chunks.iter().map(|(_, bytes)| cost(*bytes)).sum::<u64>();
+            writes.extend(kept.chunks.iter().map(|(number, _)| Write::delete(chunk_key(attempt, *number))));
         }
     }
 }
 
 impl Kept {
     fn push(&mut self, number: u64, bytes: u64) {
-        self.pieces.push_back((number, bytes));
+        self.chunks.push_back((number, bytes));
         self.bytes += bytes;
         self.next_number = number + 1;
     }
@@ -351,7 +355,7 @@ fn attempt_prefix(AttemptId { task, attempt }: AttemptId) -> String {
     format!("{PREFIX}{task}/{attempt:010}/")
 }
 
-fn piece_key(attempt: AttemptId, number: u64) -> Key {
+fn chunk_key(attempt: AttemptId, number: u64) -> Key {
     Key::new(format!("{}{number:012}", attempt_prefix(attempt))).expect("a valid key")
 }
 
@@ -371,7 +375,7 @@ fn encode(stream: OutputStream, offset: u64, time: Option<Timestamp>, data: &[u8
     value.freeze()
 }
 
-/// A piece that cannot be read (a newer version wrote it) is passed over: output is not worth failing for.
+/// A chunk that cannot be read (a newer version wrote it) is passed over: output is not worth failing for.
 fn decode(key: &Key, value: &Bytes) -> Option<KeptOutput> {
     let (AttemptId { attempt, .. }, number) = parse_key(key)?;
     let end = value.iter().position(|byte| *byte == b'\n')?;

@@ -1,4 +1,4 @@
-//! The suite on each place of output.
+//! The suite on each output store.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

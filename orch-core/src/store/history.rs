@@ -17,8 +17,8 @@ use super::{Revision, StoreError, Watch, WatchBatch, Write};
 /// Revisions that a watch looks at before it lets others go on.
 const CHUNK: usize = 256;
 
-/// A bounded log of the newest revisions. A watch is no queue but a position in this log: a slow one costs nothing,
-/// falls back to the [`Recall`] of the backend when the log has moved past it, and ends with
+/// A bounded log of the newest revisions. A watch is no queue but a position in this log: a slow one costs
+/// nothing, falls back to the [`HistorySource`] of the backend when the log has moved past it, and ends with
 /// [`StoreError::Compacted`] when that has no answer either.
 ///
 /// Revisions MUST be appended in order and without gaps.
@@ -28,7 +28,7 @@ pub struct History {
     bounds: HistoryBounds,
 }
 
-/// How much a [`History`] keeps in memory: the newest revision, and more while both bounds allow it.
+/// Bounds of a [`History`] in memory: it keeps the newest revision, and more while both bounds allow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryBounds {
     /// The most revisions.
@@ -39,13 +39,13 @@ pub struct HistoryBounds {
 
 /// Reads revisions that [`History`] no longer has, from a disk, say.
 #[async_trait]
-pub trait Recall: Send + Sync + 'static {
-    /// All changes of the revisions after `after`, in order, at most `limit` revisions, at least one. Each with all
-    /// its writes, whatever their keys.
+pub trait HistorySource: Send + Sync + 'static {
+    /// All changes of the revisions after `after`, in order, at most `limit` revisions, at least one. Each
+    /// with all its writes, whatever their keys.
     ///
     /// # Errors
     /// [`StoreError::Compacted`] when they are kept no longer.
-    async fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError>;
+    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError>;
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +86,8 @@ impl History {
         self.extend([writes])
     }
 
-    /// Adds the next revisions, each as [`History::append`] does, and wakes the watches once. Returns the newest revision.
+    /// Adds the next revisions, each as [`History::append`] does, and wakes the watches once. Returns the
+    /// newest revision.
     pub fn extend(&self, revisions: impl IntoIterator<Item = Vec<Write>>) -> Revision {
         let head = {
             let mut log = self.log();
@@ -99,7 +100,8 @@ impl History {
         head
     }
 
-    /// Moves the earliest start of a watch forward to `oldest`, at most to the newest revision. Never moves it back.
+    /// Moves the earliest start of a watch forward to `oldest`, at most to the newest revision. Never moves
+    /// it back.
     pub fn forget(&self, oldest: Revision) {
         let mut log = self.log();
         log.oldest = oldest.clamp(log.oldest, log.head);
@@ -131,25 +133,25 @@ impl History {
         self.end(End::Failed(error));
     }
 
-    /// A watch as [`StateStore::watch`](super::StateStore::watch) promises it. Without a `recall`, what is no longer
-    /// in memory is compacted.
+    /// A watch as [`StateStore::watch`](super::StateStore::watch) promises it. Without a `source`, what is no
+    /// longer in memory is compacted.
     ///
     /// # Errors
     /// [`StoreError::Compacted`] when `from` is too early.
     pub fn watch(
         self: &Arc<Self>,
-        recall: Option<Arc<dyn Recall>>,
+        source: Option<Arc<dyn HistorySource>>,
         prefix: &str,
         from: Revision,
     ) -> Result<Watch, StoreError> {
-        let oldest = self.log().oldest(recall.is_some());
+        let oldest = self.log().oldest(source.is_some());
         if from < oldest {
             return Err(StoreError::Compacted { oldest });
         }
         let watcher = Watcher {
             progress: self.progress.subscribe(),
             history: Arc::clone(self),
-            recall,
+            source,
             prefix: prefix.into(),
             after: from,
             ready: VecDeque::new(),
@@ -187,8 +189,8 @@ impl fmt::Debug for History {
 }
 
 impl Log {
-    fn oldest(&self, with_recall: bool) -> Revision {
-        if with_recall { self.oldest } else { self.oldest.max(self.start()) }
+    fn oldest(&self, with_source: bool) -> Revision {
+        if with_source { self.oldest } else { self.oldest.max(self.start()) }
     }
 
     /// Everything after this revision is in memory.
@@ -226,7 +228,7 @@ fn bytes_of(writes: &[Write]) -> usize {
 /// One watch: where it is, and the few batches that it has read ahead (at most [`CHUNK`]).
 struct Watcher {
     history: Arc<History>,
-    recall: Option<Arc<dyn Recall>>,
+    source: Option<Arc<dyn HistorySource>>,
     progress: watch::Receiver<Progress>,
     prefix: Box<str>,
     after: Revision,
@@ -262,7 +264,7 @@ impl Watcher {
     async fn read(&mut self) -> Result<(), StoreError> {
         let in_memory = {
             let log = self.history.log();
-            let oldest = log.oldest(self.recall.is_some());
+            let oldest = log.oldest(self.source.is_some());
             if self.after < oldest {
                 return Err(StoreError::Compacted { oldest });
             }
@@ -271,8 +273,8 @@ impl Watcher {
         for (revision, writes) in in_memory.iter().flatten() {
             self.take(*revision, writes);
         }
-        if let (None, Some(recall)) = (in_memory, self.recall.clone()) {
-            for batch in recall.recall(self.after, CHUNK).await? {
+        if let (None, Some(source)) = (in_memory, self.source.clone()) {
+            for batch in source.read_revisions(self.after, CHUNK).await? {
                 self.take(batch.revision, &batch.writes);
             }
         }

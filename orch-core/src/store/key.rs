@@ -19,8 +19,8 @@ impl Key {
     /// The longest key in bytes.
     pub const MAX_LEN: usize = 512;
 
-    /// Parses a key: at most 512 bytes; parts are not empty, not `.` or `..`, and have no control characters and no
-    /// backslash.
+    /// Parses a key: at most 512 bytes; parts are not empty, not `.` or `..`, and have no control characters
+    /// and no backslash.
     ///
     /// # Errors
     /// Says which rule the text breaks.

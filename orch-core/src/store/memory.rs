@@ -1,4 +1,4 @@
-//! Records in the memory of this process: the default of an embedded host, and the measure for other backends.
+//! Records in the memory of this process: the default of a host program, and the measure for other backends.
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +18,8 @@ use super::{
 /// Bounds of a [`MemoryStore`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryStoreConfig {
-    /// Revisions kept for watches. A watch that is further behind ends with [`StoreError::Compacted`], so choose it
-    /// larger than what a slow reader falls behind; each revision costs what it wrote.
+    /// Revisions kept for watches. A watch that is further behind ends with [`StoreError::Compacted`], so
+    /// choose it larger than what a slow reader falls behind; each revision costs what it wrote.
     pub history_revisions: NonZeroUsize,
     /// The most bytes of keys and values that those revisions hold; older ones are forgotten first.
     pub history_bytes: usize,
@@ -77,7 +77,7 @@ impl MemoryStore {
         self.write_down(&mut records, Txn::of(writes))
     }
 
-    /// Ends all watches: another store has taken this one's place.
+    /// Ends all watches: another store has replaced this one.
     pub(super) fn supersede(&self) {
         self.history.fail(StoreError::Compacted { oldest: self.history.head() });
     }

@@ -4,8 +4,8 @@
 mod history;
 mod key;
 mod memory;
-mod portions;
 mod replicated;
+mod txn_chunks;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,11 +14,11 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-pub use history::{History, HistoryBounds, Recall};
+pub use history::{History, HistoryBounds, HistorySource};
 pub use key::{Key, KeyError};
 pub use memory::{MemoryStore, MemoryStoreConfig};
-pub(crate) use portions::portions;
 pub use replicated::ReplicatedStore;
+pub(crate) use txn_chunks::chunked_txns;
 
 /// The position of a batch of changes in a total order. Zero is before the first change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -45,16 +45,19 @@ impl fmt::Display for Revision {
 /// A store of small records under readable keys, with compare-and-swap transactions and gapless watches.
 ///
 /// A backend MUST:
-/// - apply a transaction as a whole or not at all, and give each applied one a revision greater than all before;
+/// - apply a transaction as a whole or not at all, and give each applied one a revision greater than all
+///   before;
 /// - answer a committed transaction only when it is as durable as [`StoreCapabilities::durability`] says;
-/// - show a reader that starts after the answer at least that transaction (where `compare_and_swap` is declared);
-/// - deliver to each watch every change under its prefix after `from`, once, in order of revisions, or end it with
-///   [`StoreError::Compacted`] or another error. Silence is not allowed to hide a gap.
+/// - show a reader that starts after the answer at least that transaction (where `compare_and_swap` is
+///   declared);
+/// - deliver to each watch every change under its prefix after `from`, once, in order of revisions, or end it
+///   with [`StoreError::Compacted`] or another error. Silence is not allowed to hide a gap.
 ///
-/// Dropping a future of any method leaves the store consistent; a dropped `commit` may or may not have happened.
+/// Dropping a future of any method leaves the store consistent; a dropped `commit` may or may not have
+/// happened.
 #[async_trait]
 pub trait StateStore: Send + Sync + fmt::Debug + 'static {
-    /// What this backend promises. Constant over its life.
+    /// Promises of this backend. Constant while it is open.
     fn capabilities(&self) -> StoreCapabilities;
 
     /// The record under `key`, if there is one.
@@ -63,9 +66,9 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
     /// [`StoreError`] when the backend cannot answer.
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError>;
 
-    /// Records whose keys start with `prefix`, in byte order of keys: those after `after`, at most `limit` of them.
-    /// A page is a snapshot at its revision; two pages may be of different revisions. To read more than a page
-    /// without missing a change, watch from the first page's revision.
+    /// Records whose keys start with `prefix`, in byte order of keys: those after `after`, at most `limit` of
+    /// them. A page is a snapshot at its revision; two pages may be of different revisions. To read more than
+    /// a page without missing a change, watch from the first page's revision.
     ///
     /// # Errors
     /// [`StoreError`] when the backend cannot answer.
@@ -75,7 +78,8 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`CommitError::Conflict`] names a guard that did not hold, nothing was written. With
-    /// [`CommitError::Store`] nothing was written either, unless [`StoreError::outcome_unknown`] says otherwise.
+    /// [`CommitError::Store`] nothing was written either, unless [`StoreError::outcome_unknown`] says
+    /// otherwise.
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError>;
 
     /// Every change of keys under `prefix` in revisions after `from`, first those that have happened, then
@@ -109,16 +113,16 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
 /// Changes after a revision, in order.
 pub type Watch = BoxStream<'static, Result<WatchBatch, StoreError>>;
 
-/// What a store promises.
+/// Promises of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreCapabilities {
     /// Short name for messages: `memory`, `redb`, `postgres`.
     pub name: &'static str,
-    /// Guards are checked in one total order for all writers. Needed for decisions; a merging store lacks it.
+    /// Guards are checked in one total order for all writers. Needed for decisions; a merging store has none.
     pub compare_and_swap: bool,
     /// Other processes may write to the same records.
     pub shared: bool,
-    /// When an answered commit survives.
+    /// Durability of an acknowledged commit.
     pub durability: Durability,
     /// The largest value in bytes.
     pub max_value_bytes: usize,
@@ -126,7 +130,7 @@ pub struct StoreCapabilities {
     pub max_txn_writes: usize,
 }
 
-/// What an acknowledged change survives.
+/// Failures that an acknowledged change survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
@@ -206,7 +210,7 @@ impl Txn {
         Ok(())
     }
 
-    /// What the writes come to: one value (or none, for a delete) a key, the last one named.
+    /// Net effect of the writes: one value (or none, for a delete) a key, the last one named.
     #[must_use]
     pub fn into_net_writes(self) -> BTreeMap<Key, Option<Bytes>> {
         self.writes.into_iter().map(|write| (write.key, write.value)).collect()
@@ -231,7 +235,7 @@ impl Guard {
         }
     }
 
-    /// Whether the guard holds, given the version stored under its key.
+    /// True if the guard holds, given the version stored under its key.
     #[must_use]
     pub fn holds(&self, stored: Option<Revision>) -> bool {
         match self {
@@ -244,9 +248,9 @@ impl Guard {
 /// Put (with a value) or delete (without) of one key. Deleting what is not there is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// Where.
+    /// Key that is written.
     pub key: Key,
-    /// What is there afterwards.
+    /// New value; `None` for a delete.
     pub value: Option<Bytes>,
 }
 
@@ -277,7 +281,7 @@ pub struct WatchBatch {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The history asked for is gone.
+    /// The requested history is compacted.
     #[error("changes before revision {oldest} are no longer kept; scan again and watch from there")]
     Compacted {
         /// The earliest revision that a watch may start from.
@@ -289,46 +293,46 @@ pub enum StoreError {
     /// Something is larger than the backend takes.
     #[error("{what} is {size}; the {store} store takes at most {max}")]
     TooLarge {
-        /// Which store.
+        /// Name of the store.
         store: &'static str,
-        /// What is too large.
+        /// Description of what is too large.
         what: String,
-        /// How large it is.
+        /// Actual size.
         size: usize,
-        /// How large it may be.
+        /// Largest size.
         max: usize,
     },
     /// Another process holds the store.
     #[error("{0}")]
     Locked(String),
-    /// What is stored cannot be read.
+    /// Stored data cannot be read.
     #[error("{0}")]
     Corrupt(String),
     /// The backend failed.
     #[error("{operation} failed in the {store} store")]
     Backend {
-        /// Which store.
+        /// Name of the store.
         store: &'static str,
-        /// What it was doing.
+        /// Operation that failed.
         operation: &'static str,
         /// Doing it again may work.
         retryable: bool,
         /// The transaction may have happened all the same.
         outcome_unknown: bool,
-        /// What the backend said.
+        /// Error of the backend.
         #[source]
         source: std::sync::Arc<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl StoreError {
-    /// Whether doing it again may work.
+    /// True if doing it again may work.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Backend { retryable: true, .. })
     }
 
-    /// Whether the transaction that got this answer may have happened all the same.
+    /// True if the transaction that got this answer may have happened all the same.
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
         matches!(self, Self::Backend { outcome_unknown: true, .. })

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::consensus::{Consensus, ConsensusError};
 
-/// A linearizable store over a consensus: transactions are commands, every member keeps all records in memory and answers
-/// reads from there after a read barrier. Reads therefore cost what the consensus' barrier costs.
+/// A linearizable store over a consensus: transactions are commands, every member keeps all records in memory
+/// and answers reads from there after a read barrier. Reads therefore cost what the consensus' barrier costs.
 #[derive(Debug)]
 pub struct ReplicatedStore {
     consensus: Arc<dyn Consensus>,

@@ -10,7 +10,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 
 use crate::{
     model::{AttemptId, TaskId, Timestamp},
-    output::{KeptOutput, OutputPiece, OutputStore},
+    output::{KeptOutput, OutputChunk, OutputStore},
     runtime::OutputStream::{self, Stderr, Stdout},
 };
 
@@ -65,9 +65,9 @@ fn byte(offset: u64) -> u8 {
     u8::try_from(offset % 251).unwrap()
 }
 
-fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputPiece {
+fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputChunk {
     let data: Vec<u8> = (offset..offset + len).map(byte).collect();
-    OutputPiece { attempt, limit: 1 << 20, stream, offset, time: None, data: Bytes::from(data) }
+    OutputChunk { attempt, limit: 1 << 20, stream, offset, time: None, data: Bytes::from(data) }
 }
 
 /// Everything that is kept of a task, after a look at its bytes and its order.
@@ -75,7 +75,7 @@ async fn all(output: &dyn OutputStore, task: TaskId) -> Vec<KeptOutput> {
     let (mut after, mut pieces) = (None, Vec::<KeptOutput>::new());
     loop {
         let page = output.read(task, after).await.unwrap();
-        pieces.extend(page.pieces);
+        pieces.extend(page.chunks);
         after = page.more;
         if after.is_none() {
             break;
@@ -133,11 +133,11 @@ async fn an_attempt_keeps_its_newest_output(harness: &dyn OutputHarness) {
     let output = harness.open("an_attempt_keeps_its_newest_output", MUCH).await;
     let one = attempt(1);
     for at in 0..100 {
-        let piece = OutputPiece { limit: 1000, ..piece(one, Stdout, at * 100, 100) };
+        let piece = OutputChunk { limit: 1000, ..piece(one, Stdout, at * 100, 100) };
         output.append(vec![piece]).await.unwrap();
     }
     assert_eq!(places(&*output, one.task).await, [(1, Stdout, 9000, 10_000)]);
-    let larger = OutputPiece { limit: 1000, ..piece(one, Stdout, 10_000, 5000) };
+    let larger = OutputChunk { limit: 1000, ..piece(one, Stdout, 10_000, 5000) };
     output.append(vec![larger]).await.unwrap();
     assert_eq!(places(&*output, one.task).await, [(1, Stdout, 10_000, 15_000)], "the last piece stays whole");
 }
@@ -165,10 +165,10 @@ async fn reading_goes_on_after_a_position(harness: &dyn OutputHarness) {
     output.append(vec![piece(one, Stdout, 0, 10), piece(one, Stderr, 0, 10)]).await.unwrap();
     let before = all(&*output, one.task).await;
     let last = before.last().unwrap().position;
-    assert_eq!(output.read(one.task, Some(last)).await.unwrap().pieces, []);
+    assert_eq!(output.read(one.task, Some(last)).await.unwrap().chunks, []);
     let again = AttemptId { task: one.task, attempt: NonZeroU32::new(3).unwrap() };
     output.append(vec![piece(one, Stdout, 10, 10), piece(again, Stdout, 0, 1)]).await.unwrap();
-    let after = output.read(one.task, Some(last)).await.unwrap().pieces;
+    let after = output.read(one.task, Some(last)).await.unwrap().chunks;
     let offsets: Vec<_> = after.iter().map(|piece| (piece.position.attempt.get(), piece.offset)).collect();
     assert_eq!(offsets, [(1, 10), (3, 0)]);
 }
@@ -185,7 +185,7 @@ async fn the_last_bytes_are_found(harness: &dyn OutputHarness) {
     let found = async |attempt: Option<AttemptId>, bytes| {
         let of = attempt.map(|attempt| attempt.attempt);
         let place = output.place_of_last(one.task, of, bytes).await.unwrap();
-        let after = output.read(one.task, place).await.unwrap().pieces;
+        let after = output.read(one.task, place).await.unwrap().chunks;
         let of_it = after.iter().filter(|piece| of.is_none_or(|of| piece.position.attempt == of));
         of_it.map(|piece| piece.data.len()).sum::<usize>()
     };
@@ -201,8 +201,8 @@ async fn the_last_bytes_are_found(harness: &dyn OutputHarness) {
     assert_eq!(output.place_of_last(attempt(1).task, None, 100).await.unwrap(), None);
 }
 
-fn taken_in(millis: u64, piece: OutputPiece) -> OutputPiece {
-    OutputPiece { time: Some(Timestamp::from_millis(millis)), ..piece }
+fn taken_in(millis: u64, piece: OutputChunk) -> OutputChunk {
+    OutputChunk { time: Some(Timestamp::from_millis(millis)), ..piece }
 }
 
 async fn pieces_say_when_they_were_first_taken_in(harness: &dyn OutputHarness) {
@@ -239,7 +239,7 @@ async fn what_was_taken_in_since_a_time_is_found(harness: &dyn OutputHarness) {
     let found = async |attempt: Option<AttemptId>, since| {
         let of = attempt.map(|attempt| attempt.attempt);
         let place = output.place_since(one.task, of, Timestamp::from_millis(since)).await.unwrap();
-        let after = output.read(one.task, place).await.unwrap().pieces;
+        let after = output.read(one.task, place).await.unwrap().chunks;
         let of_it = after.iter().filter(|piece| of.is_none_or(|of| piece.position.attempt == of));
         of_it.map(|piece| piece.data.len()).sum::<usize>()
     };
@@ -288,10 +288,10 @@ async fn what_was_kept_is_there_again(harness: &dyn OutputHarness) {
     for at in 0..50 {
         let time = (at % 3 > 0).then(|| Timestamp::from_millis(1_700_000_000_000 + at));
         let pieces =
-            [one, two].map(|of| OutputPiece { limit: 3000, time, ..piece(of, Stdout, at * 100, 100) });
+            [one, two].map(|of| OutputChunk { limit: 3000, time, ..piece(of, Stdout, at * 100, 100) });
         output.append(pieces.into()).await.unwrap();
     }
-    output.append(vec![OutputPiece { limit: 3000, ..piece(two, Stderr, 0, 10) }]).await.unwrap();
+    output.append(vec![OutputChunk { limit: 3000, ..piece(two, Stderr, 0, 10) }]).await.unwrap();
     let before = (all(&*output, one.task).await, all(&*output, two.task).await);
     drop(output);
     let output = harness.open(name, MUCH).await;
@@ -304,6 +304,6 @@ async fn what_was_kept_is_there_again(harness: &dyn OutputHarness) {
         before.0.len(),
         before.1.len()
     );
-    output.append(vec![OutputPiece { limit: 3100, ..piece(one, Stdout, 4900, 200) }]).await.unwrap();
+    output.append(vec![OutputChunk { limit: 3100, ..piece(one, Stdout, 4900, 200) }]).await.unwrap();
     assert_eq!(places(&*output, one.task).await, [(1, Stdout, 2000, 5100)]);
 }

@@ -41,7 +41,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let parts = Difference::Parts(vec![(Range::all(), Fingerprint::default())]);
     let evidence = Evidence { first: *segment.signed(), second: *segment.signed() };
     let messages = [
-        Message::Digest { group, whole: true, heads: vec![(author, head)] },
+        Message::Digest { group, complete: true, heads: vec![(author, head)] },
         Message::Want { author, after: head },
         Message::Supply { author, after: 0, more: true, segments: vec![encoded.clone()] },
         Message::Evidence(Box::new(evidence)),

@@ -14,7 +14,7 @@ use orch_core::{
     transport::PeerId,
 };
 use orch_store::crdt::{
-    AuthorKey, Decision, Effect, Event, MemoryTables, Message, Moment, Replica, ReplicaConfig, Verdict,
+    AuthorKey, Decision, Effect, Event, MemoryTables, Message, Moment, Replica, ReplicaConfig, TxnOutcome,
 };
 
 use crate::{Context, NodeId, Process};
@@ -90,8 +90,8 @@ impl Host {
     pub(super) fn write(&mut self, ctx: &mut Context<'_, Bytes>, txn: Txn) {
         let mut out = Vec::new();
         let writes = txn.writes.clone();
-        let Ok(verdicts) = self.replica.write(&mut self.tables, moment(ctx), [txn], &mut out);
-        let applied = matches!(verdicts.first(), Some(Verdict::Applied(_)));
+        let Ok(outcomes) = self.replica.write(&mut self.tables, moment(ctx), [txn], &mut out);
+        let applied = matches!(outcomes.first(), Some(TxnOutcome::Applied(_)));
         let answers = writes.into_iter().filter(|_| applied).map(|write| (write.key, write.value));
         let answers = answers.collect();
         self.hold(ctx, out, answers);

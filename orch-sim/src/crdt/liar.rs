@@ -133,7 +133,7 @@ impl Liar {
                     (*id, Head { position, hash: group })
                 });
                 let heads = heads.collect();
-                self.tell(ctx, to, &Message::Digest { group, whole: true, heads });
+                self.tell(ctx, to, &Message::Digest { group, complete: true, heads });
             }
             7 => {
                 // Has everything that somebody else has, of course.

@@ -89,10 +89,10 @@ pub fn run(seed: u64, scenario: Scenario) -> Result<Report, String> {
     let ids: Vec<_> = (0..nodes).map(|node| key_of(node).author()).collect();
     let config = ReplicaConfig {
         confirmations: NonZeroUsize::MIN.saturating_add(liars),
-        hear_first: 1,
-        patience: Duration::from_millis(200),
+        startup_quorum: 1,
+        request_grace: Duration::from_millis(200),
         answer_timeout: Duration::from_millis(600),
-        away_after: Duration::from_secs(3),
+        offline_after: Duration::from_secs(3),
         skew_max: Duration::from_secs(20),
         message_bytes: 4096,
         ..ReplicaConfig::new(Hash::of(b"simulated"), ids.clone())
@@ -182,7 +182,7 @@ fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), Str
     let (mut digests, mut confirmed) = (BTreeSet::new(), BTreeSet::new());
     for (node, host) in hosts(sim) {
         let status = host.replica.status();
-        if !status.whole {
+        if !status.complete {
             return Err(format!("node {node} is still filling up: {:?}", host.replica));
         }
         let Ok(digest) = host.replica.digest(&host.tables);

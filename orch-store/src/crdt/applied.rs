@@ -1,20 +1,20 @@
-//! What a revision changed, and where that can be read again.
+//! Changes of a revision, and the segment from which they can be read again.
 
 use orch_core::store::{Revision, Write};
 
 use super::{
     codec::{Input, Malformed, put_list},
-    tables::At,
+    tables::SegmentKey,
 };
 
-/// What a revision changed in the view, in byte order of keys.
+/// Changes of a revision in the view, in byte order of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// Its number, local to this replica.
     pub revision: Revision,
-    /// What readers see of it.
+    /// Writes that readers observe.
     pub writes: Vec<Write>,
-    /// Where they are kept anyway, so that whoever keeps a history need not write them once more.
+    /// Segment that holds them, so that a history need not store them once more.
     pub(super) kept: Option<Kept>,
 }
 
@@ -22,8 +22,8 @@ pub struct Applied {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
     /// The segment.
-    pub(super) at: At,
-    /// Which of its entries.
+    pub(super) at: SegmentKey,
+    /// Entries of that segment.
     pub(super) leaves: Leaves,
     /// Those that it does not have, because a later transaction has overwritten them in the same segment.
     pub(super) rest: Vec<Write>,
@@ -35,7 +35,7 @@ pub(super) struct Leaves(Vec<(u16, u16)>);
 
 impl Applied {
     /// Nothing yet.
-    pub(super) fn new(revision: Revision, at: Option<At>) -> Self {
+    pub(super) fn new(revision: Revision, at: Option<SegmentKey>) -> Self {
         let kept = at.map(|at| Kept { at, leaves: Leaves::default(), rest: Vec::new() });
         Self { revision, writes: Vec::new(), kept }
     }
@@ -51,7 +51,8 @@ impl Leaves {
         }
     }
 
-    /// Takes those away that come before this leaf, and says whether it is among the others. To be asked in ascending order.
+    /// Takes those away that come before this leaf, and says whether it is among the others. To be asked in
+    /// ascending order.
     pub(super) fn take(&mut self, leaf: usize) -> bool {
         let passed = self.0.iter().take_while(|(_, last)| usize::from(*last) < leaf).count();
         self.0.drain(..passed);

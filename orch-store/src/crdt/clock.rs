@@ -6,8 +6,8 @@ use orch_core::model::Timestamp;
 
 const COUNTER_BITS: u32 = 16;
 
-/// When a segment was written: milliseconds since 1970 in the upper 48 bits, a counter below them. What was written after
-/// something had been seen has a greater stamp than that.
+/// Stamp of a segment: milliseconds since 1970 in the upper 48 bits, a counter below them. What was written
+/// after something had been observed has a greater stamp than that.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Stamp(pub(super) u64);
 
@@ -26,7 +26,7 @@ impl Stamp {
         Self(if millis >> (64 - COUNTER_BITS) == 0 { millis << COUNTER_BITS } else { u64::MAX })
     }
 
-    /// Whether it lies more than `skew` ahead of `now`.
+    /// True if it lies more than `skew` ahead of `now`.
     #[must_use]
     pub fn is_ahead(self, now: Timestamp, skew: Duration) -> bool {
         self.time() > now.after(skew)
@@ -39,7 +39,7 @@ impl fmt::Debug for Stamp {
     }
 }
 
-/// The greatest stamp seen or made.
+/// The greatest stamp observed or made.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock(Stamp);
 

@@ -1,10 +1,10 @@
-//! Bytes on the wire and on disk: little-endian numbers, lengths before contents. Nothing is allocated on the word of a
-//! length that was not checked against the bytes that are there.
+//! Bytes on the wire and on disk: little-endian numbers, lengths before contents. Nothing is allocated on the
+//! word of a length that was not checked against the bytes that are there.
 
 use bytes::Bytes;
 use orch_core::{store::Key, transport::PeerId};
 
-/// What cannot be read, and why.
+/// Bytes that cannot be decoded, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed: {0}")]
 pub struct Malformed(pub(super) &'static str);

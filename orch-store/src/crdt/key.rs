@@ -32,7 +32,7 @@ impl fmt::Debug for AuthorKey {
     }
 }
 
-/// Whether `author` signed `message`. Strict: there is one signature, and weak keys sign nothing.
+/// True if `author` signed `message`. Strict: there is one signature, and weak keys sign nothing.
 pub(super) fn is_signed(author: PeerId, message: &[u8], signature: &[u8; 64]) -> bool {
     VerifyingKey::from_bytes(author.as_bytes())
         .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())

@@ -1,5 +1,5 @@
-//! Where the private key of an author is kept: a file that only its owner may read, sealed with a passphrase unless the user
-//! says otherwise, or an environment variable.
+//! Storage of an author's private key: a file that only its owner may read, sealed with a passphrase unless
+//! the user says otherwise, or an environment variable.
 
 use std::{
     fmt::Write as _,
@@ -22,15 +22,15 @@ const FILE_BYTES_MAX: u64 = 4096;
 const SALT: usize = 16;
 const NONCE: usize = 24;
 
-/// What Argon2id costs: the second choice of RFC 9106, section 4, for 64 MiB.
+/// Argon2id costs: the second choice of RFC 9106, section 4, for 64 MiB.
 const MEMORY_KIB: u32 = 64 << 10;
 const PASSES: u32 = 3;
 const LANES: u32 = 4;
-/// What a file may ask for at most.
+/// Highest costs that a file may ask for.
 const MEMORY_KIB_MAX: u32 = 1 << 20;
 const PASSES_MAX: u32 = 64;
 
-/// How a private key lies in its file.
+/// Protection of a private key in its file.
 #[derive(Clone, Copy)]
 pub enum Protection<'a> {
     /// Sealed (XChaCha20-Poly1305) under a key that is derived from the passphrase (Argon2id).
@@ -58,15 +58,15 @@ pub enum KeyFileError {
     /// The file cannot be read or written.
     #[error("{}: cannot be used; check that its directory exists and that this user may use it", path.display())]
     Io {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// Others may read the file.
     #[error("{}: has mode {mode:03o}, so others can read the key; make it 600 (and a new key, if somebody may have read it)", path.display())]
     Mode {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
         /// Its mode.
         mode: u32,
@@ -74,9 +74,9 @@ pub enum KeyFileError {
     /// It is no key file, or was changed.
     #[error("{}: is not a key file of this version ({reason})", path.display())]
     Malformed {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Reason.
         reason: &'static str,
     },
     /// A passphrase is needed.
@@ -102,7 +102,7 @@ impl AuthorKey {
         Ok(Self::from_seed(&*random::<32>()?))
     }
 
-    /// Makes a new key and keeps it in a new file with mode 600. The file is there as a whole or not at all.
+    /// Makes a new key and keeps it in a new file with mode 600. The file is complete or not there at all.
     ///
     /// Deriving from a passphrase takes some tenths of a second and 64 MiB; this blocks.
     ///
@@ -176,7 +176,8 @@ impl AuthorKey {
         if key.author() == public { Ok(key) } else { Err(malformed("its keys do not belong together")) }
     }
 
-    /// The key in an environment variable: 64 hexadecimal digits. Children of this process inherit the variable.
+    /// The key in an environment variable: 64 hexadecimal digits. Children of this process inherit the
+    /// variable.
     ///
     /// # Errors
     /// [`KeyFileError::Environment`].

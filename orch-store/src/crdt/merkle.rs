@@ -1,5 +1,5 @@
-//! The hash tree over the entries of a segment: binary, left-full like that of RFC 6962, over BLAKE3. Leaves are hashed
-//! without a key and inner nodes with one, so that neither passes for the other.
+//! The hash tree over the entries of a segment: binary, left-full like that of RFC 6962, over BLAKE3. Leaves
+//! are hashed without a key and inner nodes with one, so that neither passes for the other.
 
 use std::fmt;
 
@@ -51,7 +51,7 @@ pub(super) fn parent(left: &Hash, right: &Hash) -> Hash {
     Hash(blake3::keyed_hash(INNER, &both).into())
 }
 
-/// Computes a root from leaves and whole subtrees that come from left to right.
+/// Computes a root from leaves and complete subtrees that come from left to right.
 #[derive(Default)]
 pub(super) struct Tree {
     /// Roots of full subtrees, of strictly falling height.

@@ -1,4 +1,4 @@
-//! What replicas say to each other.
+//! Messages between replicas.
 
 use bytes::Bytes;
 use orch_core::{store::Key, transport::PeerId};
@@ -24,25 +24,26 @@ pub(super) const ITEMS_MAX: usize = 4096;
 /// A message between replicas. The transport says who sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// What the sender has of each author, on its disk. The answer is [`Message::Want`], where something is missing.
+    /// Heads of all authors on the sender's disk. The answer is [`Message::Want`], where something is
+    /// missing.
     Digest {
         /// The group.
         group: Hash,
-        /// It has all that counts up to its heads; otherwise it is still filling up.
-        whole: bool,
-        /// Where the log of each author ends, as far as it is there.
+        /// It has all that counts up to its heads; otherwise it is still being repaired.
+        complete: bool,
+        /// Head of each author's log on the sender's disk.
         heads: Vec<(PeerId, Head)>,
     },
     /// Asks for what follows. With another hash than that of the receiver, there are two logs of this author.
     Want {
         /// Of whom.
         author: PeerId,
-        /// What the sender has.
+        /// The sender's head, or fingerprints, of it.
         after: Head,
     },
     /// Segments of one author in order, fresh ones or such as were asked for.
     Supply {
-        /// Whose.
+        /// Author of the segments.
         author: PeerId,
         /// These are all that the sender has after this position, up to the last of them.
         after: u64,
@@ -55,19 +56,20 @@ pub enum Message {
     Evidence(Box<Evidence>),
     /// Asks whether the receiver has the same entries in ranges of keys.
     Compare {
-        /// Keys the fingerprints, so that nobody can prepare for them, and names the question in its answer.
+        /// Keys the fingerprints, so that nobody can prepare for them, and identifies the request in its
+        /// response.
         nonce: [u8; 16],
-        /// What the sender has.
+        /// The sender's head, or fingerprints, of it.
         ranges: Vec<(Range, Fingerprint)>,
     },
     /// The answer to one [`Message::Compare`].
     Compared {
-        /// Of the question.
+        /// Nonce of the request.
         nonce: [u8; 16],
         /// For each range that was asked for: nothing where it is the same.
         answers: Vec<(Range, Difference)>,
     },
-    /// Asks for entries by their places.
+    /// Requests entries by their positions.
     Fetch {
         /// The entries.
         items: Vec<Item>,
@@ -93,11 +95,11 @@ pub struct Range {
 pub struct Fingerprint {
     /// Their keyed hashes, added as numbers of 256 bits.
     pub sum: [u64; 4],
-    /// How many.
+    /// Number of entries.
     pub count: u64,
 }
 
-/// How a range differs.
+/// Difference of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
     /// It does not.
@@ -108,22 +110,22 @@ pub enum Difference {
     Items(Vec<Item>),
 }
 
-/// The place of an entry.
+/// Position of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Item {
     /// Its key.
     pub key: Key,
-    /// Who wrote it.
+    /// Author that wrote it.
     pub author: PeerId,
     /// In which segment.
     pub position: u64,
-    /// When.
+    /// Time of the write.
     pub stamp: Stamp,
     /// It is a delete.
     pub deleted: bool,
 }
 
-/// What one author signed at one position: two different things.
+/// Two different headers that one author signed for one position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// One.
@@ -133,13 +135,13 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Whose it is.
+    /// Author or owner.
     #[must_use]
     pub fn author(&self) -> PeerId {
         self.first.header.author
     }
 
-    /// Whether it shows what it claims, in this group.
+    /// True if it shows what it claims, in this group.
     #[must_use]
     pub fn is_proof(&self, group: Hash) -> bool {
         let (first, second) = (&self.first.header, &self.second.header);
@@ -168,10 +170,10 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         match self {
-            Self::Digest { group, whole, heads } => {
+            Self::Digest { group, complete, heads } => {
                 out.push(0);
                 out.extend(group.0);
-                out.push(u8::from(*whole));
+                out.push(u8::from(*complete));
                 put_list(heads, &mut out, |(author, head), out| {
                     out.extend(author.as_bytes());
                     head.put(out);
@@ -231,7 +233,7 @@ impl Message {
     /// Reads what [`Message::encode`] wrote.
     ///
     /// # Errors
-    /// What is wrong with the bytes.
+    /// [`Malformed`], with the reason.
     pub fn decode(bytes: Bytes) -> Result<Self, Malformed> {
         let mut input = Input(bytes);
         if input.u8()? != VERSION {
@@ -240,7 +242,7 @@ impl Message {
         let message = match input.u8()? {
             0 => Self::Digest {
                 group: Hash(input.array()?),
-                whole: input.flag()?,
+                complete: input.flag()?,
                 heads: input.list(72, AUTHORS_MAX, |input| Ok((input.peer()?, Head::read(input)?)))?,
             },
             1 => Self::Want { author: input.peer()?, after: Head::read(&mut input)? },
@@ -319,7 +321,7 @@ impl Range {
         Self { from: String::new(), to: None }
     }
 
-    /// Whether the key is in it.
+    /// True if the key is in it.
     #[must_use]
     pub fn holds(&self, key: &str) -> bool {
         *self.from <= *key && self.ends_after(key)

@@ -1,8 +1,9 @@
 //! Records that several authors write without asking each other: for observations, where nobody has to agree.
 //!
-//! Every member of a group has a copy and writes to it alone. What it writes is signed and goes to the others; for each key the
-//! last write wins, in all copies the same. Some members may lie: they cannot change what others wrote, and who signs two
-//! things for one position is found out. `docs/protocols/crdt.md` of the project says what is promised, and how.
+//! Every member of a group has a copy and writes to it alone. What it writes is signed and goes to the
+//! others; for each key the last write wins, in all copies the same. Some members may lie: they cannot change
+//! what others wrote, and who signs two things for one position is found out. `docs/protocols/crdt.md` of the
+//! project says what is promised, and how.
 //!
 //! ```no_run
 //! use std::{path::Path, sync::Arc};
@@ -22,8 +23,9 @@
 //! # }
 //! ```
 //!
-//! It offers no compare-and-swap: guards look at this copy, and another member may write at the same time. Decisions belong to
-//! consensus; those about members, their keys and what counts of a liar's log come back here through [`CrdtStore::apply`].
+//! It offers no compare-and-swap: guards look at this copy, and another member may write at the same time.
+//! Decisions belong to consensus; those about members, their keys and what counts of a liar's log come back
+//! here through [`CrdtStore::apply`].
 
 mod applied;
 mod clock;
@@ -51,9 +53,9 @@ pub use self::{
     record::Record,
     replica::{
         AuthorStatus, Decision, DecisionError, Effect, Event, Moment, OpenError, Prepared, ReadLevel,
-        Refusal, Replica, ReplicaConfig, Status, Verdict,
+        Refusal, Replica, ReplicaConfig, Status, TxnOutcome,
     },
     segment::{Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SignedHeader, VALUE_BYTES_MAX},
     store::{CrdtStore, CrdtStoreConfig},
-    tables::{At, Lookup, MemoryTables, Tables},
+    tables::{Lookup, MemoryTables, SegmentKey, Tables},
 };

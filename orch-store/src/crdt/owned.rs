@@ -26,7 +26,7 @@ impl Owned {
         Key::new(Self::prefix(author) + rest)
     }
 
-    /// Whose the key is; `None` for one that everybody may write.
+    /// Owner of the key; `None` for one that everybody may write.
     #[must_use]
     pub fn owner(key: &Key) -> Option<PeerId> {
         let (author, _) = key.as_str().strip_prefix(PREFIX)?.split_once('/')?;

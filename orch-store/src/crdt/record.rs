@@ -1,4 +1,4 @@
-//! What the view holds under a key: who wrote it last, and who else wrote it where that matters.
+//! Record of the view under a key: the last write, and those of other authors where they matter.
 
 use bytes::Bytes;
 use orch_core::store::Revision;
@@ -7,14 +7,14 @@ use super::{
     clock::Stamp,
     codec::{Input, Malformed},
     merkle::Hash,
-    tables::At,
+    tables::SegmentKey,
 };
 
 /// The latest write of one author to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     /// The segment that it is in. Names the author too.
-    pub(super) at: At,
+    pub(super) at: SegmentKey,
     pub(super) stamp: Stamp,
     /// The hash of what was written; `None` when it was deleted.
     pub(super) hash: Option<Hash>,
@@ -23,11 +23,11 @@ pub(super) struct Candidate {
 /// The writes to one key that count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// When what readers see last changed here.
+    /// Revision of the last change that readers observe.
     pub(super) version: Revision,
-    /// What the winner wrote; `None` for a delete.
+    /// Value of the winning write; `None` for a delete.
     pub(super) value: Option<Bytes>,
-    pub(super) at: At,
+    pub(super) at: SegmentKey,
     pub(super) stamp: Stamp,
     /// The latest writes of other authors, where more than one has to agree. Empty otherwise.
     pub(super) others: Vec<Candidate>,
@@ -42,14 +42,14 @@ impl Record {
         Candidate { at: self.at, stamp: self.stamp, hash: self.value.as_deref().map(Hash::of) }
     }
 
-    /// Whether nobody who wrote the key says any more that it has a value. As long as somebody does, that counts for confirmed
-    /// reads, whatever another one has deleted.
+    /// True if nobody who wrote the key says any more that it has a value. As long as somebody does, that
+    /// counts for confirmed reads, whatever another one has deleted.
     pub(super) fn is_deleted_by_all(&self) -> bool {
         self.value.is_none() && self.others.iter().all(|other| other.hash.is_none())
     }
 
     /// The writes of all authors, the winner's first.
-    pub(super) fn places(&self) -> impl Iterator<Item = At> {
+    pub(super) fn segments(&self) -> impl Iterator<Item = SegmentKey> {
         std::iter::once(self.at).chain(self.others.iter().map(|other| other.at))
     }
 

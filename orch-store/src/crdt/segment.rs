@@ -27,7 +27,7 @@ pub const SEGMENT_BYTES_MAX: usize = 4 << 20;
 /// The largest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
-/// Where a log ends: the position of a segment, and the hash of its header.
+/// Head of a log: the position of its last segment, and the hash of its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Head {
     /// Counts from 1; zero before the first segment.
@@ -36,20 +36,20 @@ pub struct Head {
     pub hash: Hash,
 }
 
-/// What is signed of a segment. It names the group, so that it is worth nothing in another one.
+/// Signed header of a segment. It names the group, so that it is worth nothing in another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The group.
     pub group: Hash,
-    /// Who wrote it.
+    /// Author that wrote it.
     pub author: PeerId,
     /// Its number in the author's log, from 1.
     pub position: u64,
     /// The hash of the header before it; zero at position 1.
     pub previous: Hash,
-    /// When it was written. Greater than that of the one before.
+    /// Time of writing. Greater than that of the one before.
     pub stamp: Stamp,
-    /// How many entries it had when it was signed.
+    /// Number of entries when it was signed.
     pub entries: u32,
     /// The root of the hash tree over them.
     pub root: Hash,
@@ -58,14 +58,15 @@ pub struct Header {
 /// A header with its signature: all that is needed to show what somebody signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignedHeader {
-    /// What was signed.
+    /// Signed header.
     pub header: Header,
     /// By its author.
     pub signature: [u8; 64],
 }
 
-/// Writes of one author that were made together, under one signature. Keys are in ascending order, each once. Entries
-/// that nobody needs any more may be replaced by hashes; the others are proven by the signature as before.
+/// Writes of one author that were made together, under one signature. Keys are in ascending order, each once.
+/// Entries that nobody needs any more may be replaced by hashes; the others are proven by the signature as
+/// before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     pub(super) signed: SignedHeader,
@@ -100,13 +101,13 @@ impl SignedHeader {
         Hash::of(&self.header.encode())
     }
 
-    /// Where the log ends with this one.
+    /// Head of the log that ends with this segment.
     #[must_use]
     pub fn head(&self) -> Head {
         Head { position: self.header.position, hash: self.hash() }
     }
 
-    /// Whether the author it names has signed it.
+    /// True if the author it names has signed it.
     #[must_use]
     pub fn is_genuine(&self) -> bool {
         is_signed(self.header.author, &self.header.statement(), &self.signature)
@@ -166,7 +167,8 @@ impl Segment {
         Self::sign_encoded(key, group, previous, stamp, leaves).0
     }
 
-    /// Signs these leaves, and gives the bytes too. There is at least one, their keys ascend, and they are within the bounds.
+    /// Signs these leaves, and gives the bytes too. There is at least one, their keys ascend, and they are
+    /// within the bounds.
     pub(super) fn sign_encoded(
         key: &AuthorKey,
         group: Hash,
@@ -216,7 +218,7 @@ impl Segment {
     /// [`SignedHeader::is_genuine`] says that.
     ///
     /// # Errors
-    /// What is wrong with the bytes.
+    /// [`Malformed`], with the reason.
     pub fn decode(bytes: Bytes) -> Result<Self, Malformed> {
         if bytes.len() > SEGMENT_BYTES_MAX {
             return Err(Malformed("a segment is too large"));
@@ -282,7 +284,7 @@ impl Segment {
         self.leaves().map(|(_, write)| write)
     }
 
-    /// The same, each with its place among all that were signed.
+    /// The same, each with its index among all that were signed.
     pub(super) fn leaves(&self) -> impl Iterator<Item = (usize, &Write)> {
         let mut at = 0;
         self.nodes.iter().filter_map(move |node| {
@@ -295,9 +297,9 @@ impl Segment {
         })
     }
 
-    /// Whether every entry that was signed is there.
+    /// True if every entry that was signed is there.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.nodes.iter().all(|node| matches!(node, Node::Entry(_)))
     }
 
@@ -333,7 +335,8 @@ impl Segment {
         self.nodes = nodes;
     }
 
-    /// Takes in the entries that another copy of the same segment still has. Both were checked against one header.
+    /// Takes in the entries that another copy of the same segment still has. Both were checked against one
+    /// header.
     pub(super) fn join(&mut self, other: Self) {
         debug_assert_eq!(self.signed.header, other.signed.header, "copies of one segment");
         let mut theirs = other.nodes.into_iter().peekable();
@@ -430,7 +433,7 @@ impl Node {
     }
 }
 
-/// How many bytes a write takes in a segment.
+/// Bytes of a write in a segment.
 pub(super) fn entry_bytes(key: &Key, value: Option<&Bytes>) -> usize {
     1 + 2 + key.as_str().len() + value.map_or(0, |value| 4 + value.len())
 }
@@ -479,11 +482,11 @@ mod tests {
                 assert_eq!(both.entries().collect::<Vec<_>>(), union.collect::<Vec<_>>(), "{entries} {seed}");
                 Segment::decode(both.encode().into()).unwrap();
                 both.join(whole.clone());
-                assert!(both.is_whole() && both == whole);
+                assert!(both.is_complete() && both == whole);
             }
             let mut none = whole.clone();
             none.prune(|_| false);
-            assert_eq!(none.nodes.len(), entries.count_ones() as usize, "whole subtrees become one hash");
+            assert_eq!(none.nodes.len(), entries.count_ones() as usize, "complete subtrees become one hash");
         }
     }
 

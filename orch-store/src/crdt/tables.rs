@@ -1,4 +1,4 @@
-//! Where a replica keeps what has to last: a few ordered tables that change together.
+//! Durable tables of a replica: a few ordered ones that change together.
 
 use std::{
     collections::BTreeMap,
@@ -11,15 +11,15 @@ use orch_core::store::Revision;
 
 use super::record::Record;
 
-/// A segment's place: the author's number in this replica, and the position.
-pub type At = (u16, u64);
+/// Key of a segment: the author's number in this replica, and the position.
+pub type SegmentKey = (u16, u64);
 
-/// What a [`Replica`](super::Replica) reads of what it keeps.
+/// Read access of a [`Replica`](super::Replica) to its tables.
 pub trait Lookup {
     /// Why something cannot be read or written.
     type Error;
 
-    /// What is stored makes no sense.
+    /// Error of stored bytes that cannot be decoded.
     fn corrupt(what: &'static str) -> Self::Error;
 
     /// A small record of the replica itself.
@@ -28,21 +28,21 @@ pub trait Lookup {
     /// When it cannot be read.
     fn meta(&self, name: &str) -> Result<Option<Bytes>, Self::Error>;
 
-    /// The segment at a place.
+    /// The segment under a key.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn segment(&self, at: At) -> Result<Option<Bytes>, Self::Error>;
+    fn segment(&self, at: SegmentKey) -> Result<Option<Bytes>, Self::Error>;
 
-    /// What the view has under a key.
+    /// Record of the view under a key.
     ///
     /// # Errors
     /// When it cannot be read.
     fn record(&self, key: &str) -> Result<Option<Record>, Self::Error>;
 }
 
-/// What one step of a [`Replica`](super::Replica) reads and changes. The host commits the changes of a step together, or
-/// drops the replica when it cannot; what a step wants to send leaves only afterwards.
+/// Tables that one step of a [`Replica`](super::Replica) reads and changes. The host commits the changes of a
+/// step together, or drops the replica when it cannot; what a step wants to send leaves only afterwards.
 pub trait Tables: Lookup {
     /// Stores a small record, or removes it.
     ///
@@ -50,47 +50,48 @@ pub trait Tables: Lookup {
     /// When it cannot be written.
     fn put_meta(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), Self::Error>;
 
-    /// The first segment at this place or after it.
+    /// The first segment at this key or after it.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn next_segment(&self, from: At) -> Result<Option<(At, Bytes)>, Self::Error>;
+    fn next_segment(&self, from: SegmentKey) -> Result<Option<(SegmentKey, Bytes)>, Self::Error>;
 
     /// Stores a segment. `revision` is the last one that takes entries of it into the view.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn put_segment(&mut self, at: At, segment: &[u8], revision: Revision) -> Result<(), Self::Error>;
+    fn put_segment(&mut self, at: SegmentKey, segment: &[u8], revision: Revision) -> Result<(), Self::Error>;
 
     /// Removes a segment.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn remove_segment(&mut self, at: At) -> Result<(), Self::Error>;
+    fn remove_segment(&mut self, at: SegmentKey) -> Result<(), Self::Error>;
 
-    /// Whether the host still reads the entries of this segment for its history, so that none of them may be collected.
+    /// True if the host still reads the entries of this segment for its history, so that none of them may be
+    /// collected.
     ///
     /// # Errors
     /// When that cannot be found out.
-    fn is_in_history(&self, at: At) -> Result<bool, Self::Error>;
+    fn is_in_history(&self, at: SegmentKey) -> Result<bool, Self::Error>;
 
-    /// What is known of a segment that holds something to collect.
+    /// Garbage note of a segment that holds something to collect.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn garbage(&self, at: At) -> Result<Option<Bytes>, Self::Error>;
+    fn garbage(&self, at: SegmentKey) -> Result<Option<Bytes>, Self::Error>;
 
-    /// The first such note at this place or after it.
+    /// The first such note at this key or after it.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn next_garbage(&self, from: At) -> Result<Option<(At, Bytes)>, Self::Error>;
+    fn next_garbage(&self, from: SegmentKey) -> Result<Option<(SegmentKey, Bytes)>, Self::Error>;
 
     /// Stores such a note, or removes it.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn put_garbage(&mut self, at: At, note: Option<&[u8]>) -> Result<(), Self::Error>;
+    fn put_garbage(&mut self, at: SegmentKey, note: Option<&[u8]>) -> Result<(), Self::Error>;
 
     /// Stores a record of the view, or removes it. Returns what was there.
     ///
@@ -113,19 +114,19 @@ pub trait Tables: Lookup {
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables {
     meta: BTreeMap<String, Bytes>,
-    segments: BTreeMap<At, Bytes>,
-    garbage: BTreeMap<At, Bytes>,
+    segments: BTreeMap<SegmentKey, Bytes>,
+    garbage: BTreeMap<SegmentKey, Bytes>,
     view: BTreeMap<String, Bytes>,
 }
 
 impl MemoryTables {
-    /// How many segments, and how many bytes they have.
+    /// Number of segments and their bytes.
     #[must_use]
     pub fn segments(&self) -> (usize, usize) {
         (self.segments.len(), self.segments.values().map(Bytes::len).sum())
     }
 
-    /// How many keys the view holds, deleted ones that are not forgotten yet among them.
+    /// Number of keys in the view, with deleted ones that are not forgotten yet.
     #[must_use]
     pub fn records(&self) -> usize {
         self.view.len()
@@ -154,7 +155,7 @@ impl Lookup for MemoryTables {
         Ok(self.meta.get(name).cloned())
     }
 
-    fn segment(&self, at: At) -> Result<Option<Bytes>, Infallible> {
+    fn segment(&self, at: SegmentKey) -> Result<Option<Bytes>, Infallible> {
         Ok(self.segments.get(&at).cloned())
     }
 
@@ -169,34 +170,34 @@ impl Tables for MemoryTables {
         Ok(())
     }
 
-    fn next_segment(&self, from: At) -> Result<Option<(At, Bytes)>, Infallible> {
+    fn next_segment(&self, from: SegmentKey) -> Result<Option<(SegmentKey, Bytes)>, Infallible> {
         Ok(self.segments.range(from..).next().map(|(at, bytes)| (*at, bytes.clone())))
     }
 
-    fn put_segment(&mut self, at: At, segment: &[u8], _: Revision) -> Result<(), Infallible> {
+    fn put_segment(&mut self, at: SegmentKey, segment: &[u8], _: Revision) -> Result<(), Infallible> {
         self.segments.insert(at, Bytes::copy_from_slice(segment));
         Ok(())
     }
 
-    fn remove_segment(&mut self, at: At) -> Result<(), Infallible> {
+    fn remove_segment(&mut self, at: SegmentKey) -> Result<(), Infallible> {
         self.segments.remove(&at);
         Ok(())
     }
 
     /// There is no history in memory.
-    fn is_in_history(&self, _: At) -> Result<bool, Infallible> {
+    fn is_in_history(&self, _: SegmentKey) -> Result<bool, Infallible> {
         Ok(false)
     }
 
-    fn garbage(&self, at: At) -> Result<Option<Bytes>, Infallible> {
+    fn garbage(&self, at: SegmentKey) -> Result<Option<Bytes>, Infallible> {
         Ok(self.garbage.get(&at).cloned())
     }
 
-    fn next_garbage(&self, from: At) -> Result<Option<(At, Bytes)>, Infallible> {
+    fn next_garbage(&self, from: SegmentKey) -> Result<Option<(SegmentKey, Bytes)>, Infallible> {
         Ok(self.garbage.range(from..).next().map(|(at, note)| (*at, note.clone())))
     }
 
-    fn put_garbage(&mut self, at: At, note: Option<&[u8]>) -> Result<(), Infallible> {
+    fn put_garbage(&mut self, at: SegmentKey, note: Option<&[u8]>) -> Result<(), Infallible> {
         set(&mut self.garbage, at, note.map(Bytes::copy_from_slice));
         Ok(())
     }

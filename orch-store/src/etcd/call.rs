@@ -18,12 +18,12 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    pub(super) async fn unary<Q, A>(self, path: &'static str, question: Q) -> Result<A, Status>
+    pub(super) async fn unary<Q, A>(self, path: &'static str, message: Q) -> Result<A, Status>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
-        let (mut client, request) = self.ready(question).await?;
+        let (mut client, request) = self.ready(message).await?;
         let path = PathAndQuery::from_static(path);
         Ok(client.unary(request, path, ProstCodec::default()).await?.into_inner())
     }
@@ -31,13 +31,13 @@ impl Caller {
     pub(super) async fn streaming<Q, A>(
         self,
         path: &'static str,
-        questions: impl Stream<Item = Q> + Send + 'static,
+        messages: impl Stream<Item = Q> + Send + 'static,
     ) -> Result<Streaming<A>, Status>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
-        let (mut client, mut request) = self.ready(questions).await?;
+        let (mut client, mut request) = self.ready(messages).await?;
         // A member that lost sight of the others ends the stream, instead of being silent for ever.
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         let path = PathAndQuery::from_static(path);

@@ -7,19 +7,20 @@ use percent_encoding::percent_decode_str;
 
 use super::error::{self, Cause};
 
-/// Where an [`EtcdStore`](super::EtcdStore) is and how far it goes.
+/// Address and bounds of an [`EtcdStore`](super::EtcdStore).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdStoreConfig {
     /// Members of the cluster, as `host:port`. One is talked to; another one when it does not answer.
     pub members: Vec<String>,
-    /// How connections are encrypted; `None` for not at all.
+    /// TLS settings; `None` for connections that are not encrypted.
     pub tls: Option<EtcdTls>,
     /// As whom to log in, where the cluster wants a password. It is sent encrypted, or to this machine only.
     pub login: Option<EtcdLogin>,
-    /// What the store's keys in etcd begin with. Stores with different namespaces share a cluster, and its compactions.
+    /// Prefix of the store's keys in etcd. Stores with different namespaces share a cluster, and its
+    /// compactions.
     pub namespace: String,
-    /// The largest value in bytes. A transaction has to fit into one request, for which etcd's default is 1.5 MiB
-    /// (`--max-request-bytes`).
+    /// The largest value in bytes. A transaction has to fit into one request, for which etcd's default is 1.5
+    /// MiB (`--max-request-bytes`).
     pub max_value_bytes: usize,
     /// The most bytes of one transaction: less than `--max-request-bytes`.
     pub max_txn_bytes: usize,
@@ -27,19 +28,20 @@ pub struct EtcdStoreConfig {
     pub max_txn_writes: usize,
     /// Requests that are under way at a time. One more waits.
     pub requests: NonZeroUsize,
-    /// How long a request may take on one member.
+    /// Time limit of a request on one member.
     pub timeout: Duration,
-    /// How long a call goes on trying other members.
-    pub patience: Duration,
-    /// Whether `compact` compacts the cluster itself, which forgets the history of everything in it. Without, only this
-    /// store's watches are told, and whoever runs the cluster frees its space (`--auto-compaction-retention`).
+    /// Time for which a call is tried again at other members.
+    pub retry_deadline: Duration,
+    /// True if `compact` compacts the cluster itself, which forgets the history of everything in it. Without,
+    /// only this store's watches end, and whoever runs the cluster frees its space
+    /// (`--auto-compaction-retention`).
     pub compacts_cluster: bool,
 }
 
-/// Whom connections trust, and as whom they log in.
+/// Trusted authorities and client identity of connections.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct EtcdTls {
-    /// A file with the certificates of authorities, in PEM, in place of those that browsers trust.
+    /// A file with the certificates of authorities, in PEM, instead of those that browsers trust.
     pub ca: Option<PathBuf>,
     /// Files with the certificate that the cluster knows this process by, and its private key, in PEM.
     pub identity: Option<(PathBuf, PathBuf)>,
@@ -68,14 +70,14 @@ impl EtcdStoreConfig {
             max_txn_writes: 127,
             requests: const { NonZeroUsize::new(1024).expect("not zero") },
             timeout: Duration::from_secs(5),
-            patience: Duration::from_secs(10),
+            retry_deadline: Duration::from_secs(10),
             compacts_cluster: true,
         }
     }
 
-    /// Reads `etcd://user:password@host:port,host:port/namespace`, and `etcds://` for encrypted connections, with the parameters
-    /// `ca`, `cert` and `key`: the files of [`EtcdTls`]. The port is 2379 and the namespace `orch` where they are missing;
-    /// without a user there is no login.
+    /// Reads `etcd://user:password@host:port,host:port/namespace`, and `etcds://` for encrypted connections,
+    /// with the parameters `ca`, `cert` and `key`: the files of [`EtcdTls`]. The port is 2379 and the
+    /// namespace `orch` where they are missing; without a user there is no login.
     ///
     /// # Errors
     /// [`StoreError::Backend`] names what cannot be understood, and never shows the URL.
@@ -143,7 +145,7 @@ impl EtcdStoreConfig {
     }
 }
 
-/// Whether `host:port` is on this machine.
+/// True if `host:port` is on this machine.
 fn is_here(member: &str) -> bool {
     let host = member.rsplit_once(':').map_or(member, |(host, _)| host).trim_matches(['[', ']']);
     host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())

@@ -1,4 +1,4 @@
-//! What etcd says, in words that say what to do.
+//! Errors of etcd, with the way out.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,8 +19,8 @@ pub(super) enum Cause {
     File { path: PathBuf, source: io::Error },
     #[error("the certificates cannot be used; all of them are files in PEM form")]
     Tls { source: tonic::transport::Error },
-    #[error("no member answered within {patience:?}; check their addresses, and that most of them run")]
-    Unreachable { patience: Duration, source: Status },
+    #[error("no member answered within {retry_deadline:?}; check their addresses, and that most of them run")]
+    Unreachable { retry_deadline: Duration, source: Status },
     #[error("the cluster refused")]
     Refused { source: Status },
     #[error(
@@ -36,7 +36,7 @@ pub(super) enum Cause {
          it any more"
     )]
     OtherLease,
-    #[error("the answer is not one of etcd to this question")]
+    #[error("the answer is not one of etcd to this request")]
     Answer,
 }
 
@@ -49,13 +49,13 @@ pub(super) fn refused(operation: &'static str, source: Status) -> StoreError {
     backend(operation, false, cause)
 }
 
-/// What a transaction came to that may have reached the cluster.
+/// Error of a transaction that may have reached the cluster.
 pub(super) fn lost_commit(source: Status) -> StoreError {
     let (store, operation, source) = (NAME, "committing", Arc::new(Cause::Lost { source }));
     StoreError::Backend { store, operation, retryable: true, outcome_unknown: true, source }
 }
 
-/// Whether the cluster refused with this.
+/// True if the cluster refused with this.
 pub(super) fn is(error: &StoreError, code: Code, text: &str) -> bool {
     // `Error::source` would give the `Arc` itself, which is no `Cause`.
     let StoreError::Backend { source, .. } = error else { return false };
@@ -63,14 +63,15 @@ pub(super) fn is(error: &StoreError, code: Code, text: &str) -> bool {
     matches!(cause, Some(Cause::Refused { source }) if source.code() == code && source.message().contains(text))
 }
 
-/// What to do about a request that failed.
+/// Next step after a failed request.
 #[derive(Clone, Copy)]
 pub(super) enum Remedy {
     /// It did not reach a member: another one may take it.
     Elsewhere,
     /// Another try may work; whether this one did is not known.
     Unknown,
-    /// It was refused because a login has ended: at its time, with a restart of the member, or with a change of rights.
+    /// It was refused because a login has ended: at its time, with a restart of the member, or with a change
+    /// of rights.
     LogIn,
     /// It was refused, and would be again.
     None,
@@ -94,12 +95,12 @@ pub(super) fn remedy(status: &Status) -> Remedy {
     }
 }
 
-/// Whether the cluster does not know our token any more.
+/// True if the cluster does not know our token any more.
 fn has_logged_out(status: &Status) -> bool {
     status.code() == Code::Unauthenticated || status.message().contains("revision of auth store is old")
 }
 
-/// Whether it is the name or the password that is not right, or missing. etcd has no code for that.
+/// True if it is the name or the password that is not right, or missing. etcd has no code for that.
 pub(super) fn is_wrong_login(status: &Status) -> bool {
     let says = |text| status.message().contains(text);
     says("authentication failed") || says("user name is empty")

@@ -1,9 +1,10 @@
-//! Leases whose signs of life are etcd's own.
+//! Leases with etcd's own keep-alive.
 //!
-//! Who takes a lease writes two keys in one transaction: the holder's record, as in any other store, and
-//! `<namespace>/leases/<name>`, which is bound to a lease of etcd. etcd deletes the second when the holder goes silent, and the
-//! others watch it. It is no record and has no part in revisions, versions and watches of the store: what is guarded is
-//! the record, which only the next holder writes. So renewals are no commits, and nobody who watches sees them.
+//! Taking a lease writes two keys in one transaction: the holder's record, as in any other store, and
+//! `<namespace>/leases/<name>`, which is bound to a lease of etcd. etcd deletes the second when the holder
+//! goes silent, and the others watch it. It is no record and has no part in revisions, versions and watches
+//! of the store: what is guarded is the record, which only the next holder writes. So renewals are no
+//! commits, and nobody who watches sees them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,10 +25,10 @@ use super::{
 use crate::lease::{Hold, Lease, LeaseConfig, Taken};
 
 impl EtcdStore {
-    /// Waits until the lease is free, and takes it: as [`Lease::take`], but renewed without a commit, by a lease of etcd. The
-    /// duration counts in whole seconds, and at least as many as the cluster's election takes (2, by default); after the
-    /// loss of the cluster's leader the others wait for it once more. All who want this lease must take it by this
-    /// method. May be dropped.
+    /// Waits until the lease is free, and takes it: as [`Lease::take`], but renewed without a commit, by a
+    /// lease of etcd. The duration counts in whole seconds, and at least as many as the cluster's election
+    /// takes (2, by default); after the loss of the cluster's leader the others wait for it once more. All
+    /// who want this lease must take it by this method. May be dropped.
     ///
     /// # Errors
     /// [`StoreError`] when the store fails for good, or somebody holds the lease by [`Lease::take`].
@@ -106,9 +107,9 @@ async fn end_of(store: &EtcdStore, alive: Bytes, start: i64) -> Result<(), Store
 
 /// Ends a lease of etcd, and with it the key that is bound to it.
 async fn revoke(store: &EtcdStore, id: i64) -> Result<(), StoreError> {
-    let question = wire::LeaseId { id };
+    let request = wire::LeaseId { id };
     let revoked: Result<wire::LeaseRevokeResponse, _> =
-        store.members.ask("releasing a lease", wire::LEASE_REVOKE, question).await;
+        store.members.ask("releasing a lease", wire::LEASE_REVOKE, request).await;
     match revoked {
         // It has ended by itself.
         Err(error) if error::is(&error, Code::NotFound, "lease not found") => Ok(()),

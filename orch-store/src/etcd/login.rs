@@ -1,4 +1,5 @@
-//! Logging in with a password: members give a token for it, which ends after a while and with a member's restart.
+//! Logging in with a password: members give a token for it, which ends after a while and with a member's
+//! restart.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -28,9 +29,9 @@ impl Login {
             return Ok(token);
         }
         let EtcdLogin { user, password } = self.who.clone();
-        let question = wire::AuthenticateRequest { name: user, password };
+        let request = wire::AuthenticateRequest { name: user, password };
         let answer: wire::AuthenticateResponse =
-            Caller { channel: channel.clone(), token: None }.unary(wire::AUTHENTICATE, question).await?;
+            Caller { channel: channel.clone(), token: None }.unary(wire::AUTHENTICATE, request).await?;
         let mut token = AsciiMetadataValue::try_from(answer.token)
             .map_err(|_| Status::internal("the token is not one of etcd"))?;
         // Kept out of what is logged of requests.

@@ -35,9 +35,9 @@ pub(super) struct Members {
     /// Counts up with each change of the member; which one it is is the rest of a division.
     current: AtomicUsize,
     login: Option<Login>,
-    room: Semaphore,
+    permits: Semaphore,
     timeout: Duration,
-    patience: Duration,
+    retry_deadline: Duration,
 }
 
 /// The stream of a watch, and the token that it began with.
@@ -77,9 +77,9 @@ impl Members {
             channels,
             current: AtomicUsize::new(0),
             login: config.login.clone().map(Login::new),
-            room: Semaphore::new(config.requests.get()),
+            permits: Semaphore::new(config.requests.get()),
             timeout: config.timeout,
-            patience: config.patience,
+            retry_deadline: config.retry_deadline,
         })
     }
 
@@ -88,14 +88,14 @@ impl Members {
         &self,
         operation: &'static str,
         path: &'static str,
-        question: Q,
+        message: Q,
     ) -> Result<A, StoreError>
     where
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
         let again = |remedy| !matches!(remedy, Remedy::None);
-        self.try_members(operation, again, |caller| caller.unary(path, question.clone()))
+        self.try_members(operation, again, |caller| caller.unary(path, message.clone()))
             .await?
             .map_err(|failure| self.unreachable_or_refused(operation, failure))
     }
@@ -151,13 +151,14 @@ impl Members {
         }
     }
 
-    /// The member of this turn does not answer: it is somebody else's turn. Many that find out together move on once.
+    /// The member of this turn does not answer: it is somebody else's turn. Many that find out together move
+    /// on once.
     pub(super) fn pass_on(&self, turn: usize) {
         let _ =
             self.current.compare_exchange(turn, turn.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Asks one member after the other while `again` allows it and patience lasts.
+    /// Asks one member after the other while `again` allows it, until the retry deadline.
     async fn try_members<A, F>(
         &self,
         operation: &'static str,
@@ -167,8 +168,8 @@ impl Members {
     where
         F: Future<Output = Result<A, Status>>,
     {
-        let _room = self.room.acquire().await.map_err(|_| StoreError::Closed)?;
-        let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
+        let _permits = self.permits.acquire().await.map_err(|_| StoreError::Closed)?;
+        let (end, mut wait) = (Instant::now() + self.retry_deadline, FIRST_WAIT);
         loop {
             let (turn, channel) = self.channel();
             let failure = match self.call(channel, &call).await {
@@ -225,9 +226,11 @@ impl Members {
         let Failure { status: source, remedy } = failure;
         match remedy {
             Remedy::None | Remedy::LogIn => error::refused(operation, source),
-            Remedy::Elsewhere | Remedy::Unknown => {
-                error::backend(operation, true, Cause::Unreachable { patience: self.patience, source })
-            }
+            Remedy::Elsewhere | Remedy::Unknown => error::backend(
+                operation,
+                true,
+                Cause::Unreachable { retry_deadline: self.retry_deadline, source },
+            ),
         }
     }
 

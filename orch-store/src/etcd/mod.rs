@@ -1,18 +1,19 @@
-//! Records in an etcd cluster (version 3.4 or later), for several processes that decide over the same records.
+//! Records in an etcd cluster (version 3.4 or later), for several processes that decide over the same
+//! records.
 //!
-//! A record `tasks/1` is the key `orch/records/tasks/1` (with the namespace `orch`), so that
-//! `etcdctl get --prefix orch/records/` shows them all. Two more keys are the store's own: `orch/head`, which each commit
+//! A record `tasks/1` is the key `orch/records/tasks/1` (with the namespace `orch`), so that `etcdctl get
+//! --prefix orch/records/` shows them all. Two more keys are the store's own: `orch/head`, which each commit
 //! writes and whose revision is the store's, and `orch/oldest`, which says where watches may start.
 //!
-//! Revisions are those of the cluster, which counts all that is written to it: they go up, with gaps. A commit is one
-//! transaction of etcd, so that it is as durable as etcd: synced by most of its members. A watch is one of etcd; when its
-//! member is lost, it goes on at another one after what it has delivered.
+//! Revisions are those of the cluster, which counts all that is written to it: they go up, with gaps. A
+//! commit is one transaction of etcd, so that it is as durable as etcd: synced by most of its members. A
+//! watch is one of etcd; when its member is lost, it goes on at another one after what it has delivered.
 //!
-//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried at
-//! other members.
+//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`].
+//! Reads are tried at other members.
 //!
-//! Connections are encrypted, and log in by a certificate, where [`EtcdStoreConfig::tls`] says so; or with a password, where
-//! [`EtcdStoreConfig::login`] does.
+//! Connections are encrypted, and log in by a certificate, where [`EtcdStoreConfig::tls`] says so; or with a
+//! password, where [`EtcdStoreConfig::login`] does.
 
 mod call;
 mod config;
@@ -49,7 +50,7 @@ use crate::prefix;
 /// A [`StateStore`] in an etcd cluster, shared by any number of processes.
 pub struct EtcdStore {
     members: Arc<Members>,
-    /// Whether the store is; watches end with it.
+    /// False once the store is closed; watches end with it.
     open: Sender<bool>,
     records: String,
     head: Bytes,
@@ -58,7 +59,7 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
-    /// Connects to the cluster. Waits for it for [`EtcdStoreConfig::patience`].
+    /// Connects to the cluster. Waits for it for [`EtcdStoreConfig::retry_deadline`].
     ///
     /// # Errors
     /// [`StoreError::Backend`] when no member can be reached, or the configuration cannot be used.
@@ -104,8 +105,8 @@ impl EtcdStore {
         }
     }
 
-    /// Where the store's own two records are.
-    async fn extent(&self) -> Result<Extent, StoreError> {
+    /// Reads the store's own two records.
+    async fn bounds(&self) -> Result<LogBounds, StoreError> {
         let own = vec![one(self.head.clone()), one(self.oldest.clone())];
         let (now, found) = self.read("reading the revision", own).await?;
         let head = found[0].kvs.first();
@@ -115,7 +116,7 @@ impl EtcdStore {
                 let key = String::from_utf8_lossy(&self.oldest);
                 StoreError::Corrupt(format!("{key} is not a number; delete it"))
             })?;
-        Ok(Extent {
+        Ok(LogBounds {
             head: head.map_or(0, |kv| kv.mod_revision),
             first: head.map_or(now + 1, |kv| kv.create_revision),
             oldest: number.unwrap_or(0),
@@ -124,15 +125,15 @@ impl EtcdStore {
     }
 }
 
-/// Which revisions of the cluster are the store's.
-struct Extent {
+/// Bounds of the store's log among the revisions of the cluster.
+struct LogBounds {
     /// The newest one.
     head: i64,
     /// The first one there is or can be.
     first: i64,
     /// The earliest start of a watch.
     oldest: i64,
-    /// When that was written.
+    /// Revision that wrote `oldest`.
     oldest_version: i64,
 }
 
@@ -238,12 +239,13 @@ impl StateStore for EtcdStore {
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        let extent = self.extent().await?;
-        if number(from) < extent.oldest {
-            return Err(StoreError::Compacted { oldest: revision(extent.oldest) });
+        let bounds = self.bounds().await?;
+        if number(from) < bounds.oldest {
+            return Err(StoreError::Compacted { oldest: revision(bounds.oldest) });
         }
-        // What was in the cluster before the store's first commit is not the store's, and may be compacted already.
-        let start = number(from.next()).max(extent.first);
+        // What was in the cluster before the store's first commit is not the store's, and may be compacted
+        // already.
+        let start = number(from.next()).max(bounds.first);
         let key = format!("{}{prefix}", self.records).into();
         let range = Range { hidden: self.records.len(), key, end: self.end(prefix), start };
         Ok(watch::watch(Arc::clone(&self.members), range, self.open.subscribe()))
@@ -258,13 +260,13 @@ impl StateStore for EtcdStore {
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         loop {
-            let extent = self.extent().await?;
-            let wanted = number(before).min(extent.head);
-            if wanted <= extent.oldest {
+            let bounds = self.bounds().await?;
+            let wanted = number(before).min(bounds.head);
+            if wanted <= bounds.oldest {
                 return Ok(());
             }
             let mark = wire::TxnRequest {
-                compare: vec![Compare::unchanged_since(self.oldest.clone(), extent.oldest_version)],
+                compare: vec![Compare::unchanged_since(self.oldest.clone(), bounds.oldest_version)],
                 success: vec![Request::Put(PutRequest::new(self.oldest.clone(), wanted.to_string())).into()],
                 failure: Vec::new(),
             };

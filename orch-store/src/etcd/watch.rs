@@ -18,9 +18,9 @@ use super::{
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// What to watch.
+/// Range of keys of a watch.
 pub(super) struct Range {
-    /// What all keys of the store begin with, which its users do not see.
+    /// Bytes of the prefix that all keys of the store have and its users do not see.
     pub(super) hidden: usize,
     pub(super) key: Bytes,
     pub(super) end: Bytes,
@@ -28,7 +28,7 @@ pub(super) struct Range {
     pub(super) start: i64,
 }
 
-/// The changes in `range`, until the other end of `open` says false or is gone.
+/// The changes in `range`, until the other end of `open` says false or is dropped.
 pub(super) fn watch(members: Arc<Members>, range: Range, open: watch::Receiver<bool>) -> Watch {
     let watching = Watching {
         members,
@@ -118,7 +118,7 @@ impl Watching {
         }
     }
 
-    /// Whether another try would end in the same way.
+    /// True if another try would end in the same way.
     fn is_denied(&mut self, status: &Status) -> bool {
         match status.code() {
             // Once more, with a new token.
@@ -146,12 +146,12 @@ impl Watching {
             batch.writes.sort_by(|a, b| Key::cmp(&a.key, &b.key));
         }
         // Without events, the header says how far the member has looked: nothing up to there is missing.
-        let seen = match (self.ready.back(), response.header, response.created) {
+        let observed = match (self.ready.back(), response.header, response.created) {
             (Some(batch), ..) => super::number(batch.revision),
             (None, Some(header), false) => header.revision,
             _ => return Ok(()),
         };
-        self.range.start = self.range.start.max(seen + 1);
+        self.range.start = self.range.start.max(observed + 1);
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! The messages of etcd's API (`etcdserverpb`, version 3) that the store needs, with the fields that it needs. They are
-//! written by hand, so that building the crate takes no `protoc`.
+//! The messages of etcd's API (`etcdserverpb`, version 3) that the store needs, with the fields that it
+//! needs. They are written by hand, so that building the crate takes no `protoc`.
 
 use std::fmt;
 
@@ -71,7 +71,7 @@ pub(super) struct PutRequest {
 }
 
 impl PutRequest {
-    /// What stays.
+    /// Oldest revision that stays.
     pub(super) fn new(key: Bytes, value: impl Into<Bytes>) -> Self {
         Self { key, value: value.into(), lease: 0 }
     }
@@ -275,7 +275,7 @@ pub(super) struct LeaseRevokeResponse {}
 #[cfg(feature = "lease")]
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeaseKeepAliveResponse {
-    /// How long it has from now on; zero when there is no such lease.
+    /// Remaining time in seconds; zero when there is no such lease.
     #[prost(int64, tag = "3")]
     pub(super) ttl: i64,
 }
@@ -286,9 +286,9 @@ mod tests {
 
     #[test]
     fn no_message_shows_a_password_or_a_token() {
-        let question = AuthenticateRequest { name: "me".into(), password: "hidden".into() };
+        let request = AuthenticateRequest { name: "me".into(), password: "hidden".into() };
         let answer = AuthenticateResponse { token: "hidden".into() };
-        let shown = format!("{question:?} {answer:?}");
+        let shown = format!("{request:?} {answer:?}");
         assert!(shown.contains("\"me\"") && !shown.contains("hidden"), "{shown}");
     }
 }

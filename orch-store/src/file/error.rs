@@ -1,4 +1,4 @@
-//! What redb says, in words that name the file and the way out.
+//! Errors of redb, with the file and the way out.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! What the stores with a redb file of their own share: opening it, its errors, and work that blocks.
+//! Shared by the stores with a redb file of their own: opening it, its errors, and work that blocks.
 
 pub(crate) mod error;
 mod opened;
@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 
 pub(crate) use self::opened::File;
 
-/// The unit in which the room of a queue is counted.
-const ROOM_UNIT: usize = 1024;
+/// Bytes of a transaction or message that one permit of a queue stands for.
+const PERMIT_BYTES: usize = 1024;
 
 /// Runs `work` on a thread for work that blocks. Its own panics go on in the caller.
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -35,7 +35,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Makes the directory, and the file where it is missing, which it says. Nobody but the owner may read what is kept.
+/// Makes the directory, and the file where it is missing, which it says. Nobody but the owner may read what
+/// is kept.
 pub(crate) fn prepare_dir(dir: &Path, file: &Path) -> std::io::Result<bool> {
     if !dir.exists() {
         fs::create_dir_all(dir)?;
@@ -75,6 +76,6 @@ pub(crate) fn bytes_of(txn: &Txn) -> usize {
     writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
 }
 
-pub(crate) fn room_units(bytes: usize) -> usize {
-    (bytes / ROOM_UNIT + 1).min(Semaphore::MAX_PERMITS)
+pub(crate) fn queue_permits(bytes: usize) -> usize {
+    (bytes / PERMIT_BYTES + 1).min(Semaphore::MAX_PERMITS)
 }

@@ -11,8 +11,8 @@ use redb::Database;
 
 use super::error::{self, Cause};
 
-/// An open file. The database is taken out when the store closes or fails, which releases the file's lock; until then
-/// readers hold the lock around it for as long as they read.
+/// An open file. The database is taken out when the store closes or fails, which releases the file's lock;
+/// until then readers hold the lock around it for as long as they read.
 pub(crate) struct File {
     path: PathBuf,
     database: RwLock<Option<Database>>,
@@ -33,8 +33,8 @@ impl File {
         self.database.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// What is answered when the file was let go of.
-    pub(crate) fn gone(&self) -> StoreError {
+    /// Error of every call after the file was released.
+    pub(crate) fn closed_error(&self) -> StoreError {
         match self.failure.get() {
             None => StoreError::Closed,
             Some(failure) => {
@@ -55,12 +55,12 @@ impl File {
         read: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or_else(|| self.gone())?;
+        let database = database.as_ref().ok_or_else(|| self.closed_error())?;
         read(database).map_err(|error| error::reading(&self.path, error))
     }
 
-    /// A failed write may or may not be on the disk, and what the operating system kept of it is unknown: the store
-    /// stops here, and only opening it again tells.
+    /// A failed write may or may not be on the disk, and what the operating system kept of it is unknown: the
+    /// store stops here, and only opening it again shows its state.
     pub(crate) fn write<T>(
         &self,
         operation: &'static str,
@@ -68,7 +68,7 @@ impl File {
     ) -> Result<T, StoreError> {
         let result = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            write(database.as_ref().ok_or_else(|| self.gone())?)
+            write(database.as_ref().ok_or_else(|| self.closed_error())?)
         };
         result.map_err(|source| {
             let failure = error::backend(operation, true, Cause::Write { path: self.path.clone(), source });

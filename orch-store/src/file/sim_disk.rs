@@ -7,7 +7,7 @@ use std::{
 
 use orch_core::store::Revision;
 
-/// What reaches the disk, in order, with the acknowledgements in between.
+/// Writes that reach the disk, in order, with the acknowledgements in between.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Write { at: usize, data: Vec<u8> },
@@ -27,7 +27,7 @@ pub(crate) struct State {
     /// Syncs fail from now on.
     pub(crate) broken_sync: bool,
     /// Growing beyond this fails.
-    pub(crate) room: Option<usize>,
+    pub(crate) capacity: Option<usize>,
 }
 
 impl SimDisk {
@@ -54,8 +54,8 @@ impl State {
         self.steps.push(step);
     }
 
-    /// What a crash after `cut` steps leaves: all that was synced, and of the later writes an arbitrary part, some of
-    /// them torn at a sector.
+    /// Bytes that a crash after `cut` steps leaves: all that was synced, and of the later writes an arbitrary
+    /// part, some of them torn at a sector.
     pub(crate) fn after_crash(&self, cut: usize, seed: u64) -> Vec<u8> {
         let synced =
             self.steps[..cut].iter().rposition(|step| matches!(step, Step::Sync)).map_or(0, |at| at + 1);
@@ -79,7 +79,7 @@ impl State {
                 _ => {}
             }
             if let Step::Resize(size) = step {
-                // The size of a file is metadata of its own: keep it, so that later writes have a place.
+                // The size of a file is metadata of its own: keep it, so that later writes fit.
                 bytes.resize((*size).max(bytes.len()), 0);
             }
         }
@@ -103,8 +103,8 @@ impl redb::StorageBackend for SimDisk {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let size = usize::try_from(len).unwrap();
-        self.change(|state| match state.room {
-            Some(room) if size > room => Err(io::ErrorKind::StorageFull.into()),
+        self.change(|state| match state.capacity {
+            Some(capacity) if size > capacity => Err(io::ErrorKind::StorageFull.into()),
             _ => {
                 state.take(Step::Resize(size));
                 Ok(())

@@ -13,7 +13,7 @@ use orch_core::store::{Revision, StateStore, StoreError, Watch};
 
 use super::{Call, Failure, Layer, Layered, Operation};
 
-/// Which faults a [`chaos`] makes, and how often: of a thousand calls. All zero is no fault.
+/// Faults that a [`chaos`] injects, each as a number of calls in a thousand. All zero is no fault.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Chaos {
     /// The same seed makes the same decisions, in the order in which they are asked for.
@@ -22,7 +22,7 @@ pub struct Chaos {
     pub refused: u16,
     /// Calls that are carried out and whose answer is lost. Of a commit the outcome is unknown then.
     pub unanswered: u16,
-    /// Batches of watches in whose place the watch breaks.
+    /// Batches of watches that are replaced by a break of the watch.
     pub broken_watches: u16,
     /// Calls that wait first, for up to [`Chaos::longest_delay`].
     pub delayed: u16,
@@ -30,7 +30,8 @@ pub struct Chaos {
     pub longest_delay: Duration,
 }
 
-/// A store that fails now and then, as one behind a bad network does. It never lies: what it does answer is true.
+/// A store that fails now and then, as one behind a bad network does. It never lies: what it does answer is
+/// true.
 #[must_use]
 pub fn chaos(store: Arc<dyn StateStore>, faults: Chaos) -> Arc<dyn StateStore> {
     let dice = Arc::new(Dice(AtomicU64::new(faults.seed)));

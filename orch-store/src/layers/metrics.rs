@@ -26,8 +26,8 @@ pub fn metered(store: Arc<dyn StateStore>) -> (Arc<dyn StateStore>, Arc<StoreMet
 }
 
 /// Counts of calls since the layer was made. Shown as text, it is a page in the format of Prometheus:
-/// `orch_store_calls_total` by operation and outcome (`ok`, `conflict`, `error`), and `orch_store_call_seconds` as a
-/// histogram by operation.
+/// `orch_store_calls_total` by operation and outcome (`ok`, `conflict`, `error`), and
+/// `orch_store_call_seconds` as a histogram by operation.
 #[derive(Debug)]
 pub struct StoreMetrics {
     store: &'static str,
@@ -75,10 +75,10 @@ impl fmt::Display for StoreMetrics {
         for (operation, counts) in each() {
             let labels = format!("store=\"{store}\",operation=\"{operation}\"");
             let mut sum = 0;
-            for (place, count) in counts.classes.iter().enumerate() {
+            for (class, count) in counts.classes.iter().enumerate() {
                 sum += read(count);
                 let mut end = String::from("+Inf");
-                if let Some(micros) = CLASSES.get(place) {
+                if let Some(micros) = CLASSES.get(class) {
                     end.clear();
                     write!(end, "{}", Duration::from_micros(*micros).as_secs_f64())?;
                 }

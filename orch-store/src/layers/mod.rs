@@ -1,4 +1,4 @@
-//! What can be put around any store. Each function takes a store and gives one that behaves like it in all else:
+//! Layers around any store. Each function takes a store and gives one that behaves like it in all else:
 //!
 //! ```
 //! # use std::{sync::Arc, time::Duration};
@@ -42,16 +42,17 @@ struct Layered<L> {
     layer: L,
 }
 
-/// What a layer does. It sees every call of every method.
+/// Behaviour of a layer. It sees every call of every method.
 trait Layer: Send + Sync + fmt::Debug + 'static {
-    /// Carries the call out: `run` is the call of the store within, which may be made more than once or not at all.
+    /// Carries the call out: `run` is the call of the store within, which may be made more than once or not
+    /// at all.
     fn around<'a, T: Send + 'a, E: Failure>(
         &'a self,
         call: Call<'a>,
         run: impl Fn() -> BoxFuture<'a, Result<T, E>> + Send + Sync + 'a,
     ) -> impl Future<Output = Result<T, E>> + Send + 'a;
 
-    /// What callers get for a watch that the store within has started.
+    /// Wraps a watch that the inner store has started.
     fn watching(&self, _store: &Arc<dyn StateStore>, _prefix: &str, _from: Revision, watch: Watch) -> Watch {
         watch
     }
@@ -60,7 +61,7 @@ trait Layer: Send + Sync + fmt::Debug + 'static {
 /// A call, for people and for decisions.
 #[derive(Clone, Copy)]
 struct Call<'a> {
-    /// Which store.
+    /// Name of the store.
     store: &'static str,
     operation: Operation,
     /// The key or prefix that it is about, if it is about one. Never a value.

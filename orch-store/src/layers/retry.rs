@@ -12,13 +12,13 @@ use orch_core::store::{Revision, StateStore, StoreError, Watch};
 
 use super::{Call, Failure, Layer, Layered};
 
-/// How often and how soon a [`retry`] tries again.
+/// Number and spacing of attempts of a [`retry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Tries of one call, the first included.
     pub tries: NonZeroU32,
-    /// The wait before the second try; each further one is twice as long. A random part of up to a half is taken off, so
-    /// that many callers do not come back in the same moment.
+    /// The wait before the second try; each further one is twice as long. A random part of up to a half is
+    /// taken off, so that many callers do not come back in the same moment.
     pub first_wait: Duration,
     /// No wait is longer.
     pub longest_wait: Duration,
@@ -35,9 +35,9 @@ impl Default for Retry {
     }
 }
 
-/// A store that tries a call again when its error says that this may help ([`StoreError::is_retryable`]). A commit is
-/// left alone when it may have happened all the same: only who made it knows whether twice is as good as once. A watch
-/// that breaks goes on after the last batch that it delivered.
+/// A store that tries a call again when its error says that this may help ([`StoreError::is_retryable`]). A
+/// commit is left alone when it may have happened all the same: only who made it knows whether twice is as
+/// good as once. A watch that breaks goes on after the last batch that it delivered.
 #[must_use]
 pub fn retry(store: Arc<dyn StateStore>, policy: Retry) -> Arc<dyn StateStore> {
     Layered::over(store, policy)

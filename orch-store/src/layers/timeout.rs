@@ -7,9 +7,9 @@ use orch_core::store::StateStore;
 
 use super::{Call, Failure, Layer, Layered};
 
-/// A store that answers within `limit`, if only that it did not. Such a failure may be tried again; of a commit the
-/// outcome is unknown then. A watch has the limit for its start; once it runs it may be silent for as long as nothing
-/// happens.
+/// A store that answers within `limit`, if only that it did not. Such a failure may be tried again; of a
+/// commit the outcome is unknown then. A watch has the limit for its start; once it runs it may be silent for
+/// as long as nothing happens.
 #[must_use]
 pub fn timeout(store: Arc<dyn StateStore>, limit: Duration) -> Arc<dyn StateStore> {
     Layered::over(store, Timeout(limit))

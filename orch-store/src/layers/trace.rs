@@ -1,4 +1,4 @@
-//! What happens, for logs.
+//! Tracing layer: a span or event for each call.
 
 use std::{future::Future, sync::Arc, time::Instant};
 
@@ -8,8 +8,8 @@ use tracing::{Instrument as _, debug, debug_span, warn};
 
 use super::{Call, Failure, Layer, Layered};
 
-/// A store whose calls are spans of `tracing` at the level `debug`, each with an event for its end: `debug` for an answer
-/// (a lost race is one), `warn` for a failure. Keys are shown, values never.
+/// A store whose calls are spans of `tracing` at the level `debug`, each with an event for its end: `debug`
+/// for an answer (a lost race is one), `warn` for a failure. Keys are shown, values never.
 #[must_use]
 pub fn traced(store: Arc<dyn StateStore>) -> Arc<dyn StateStore> {
     Layered::over(store, Trace)

@@ -1,15 +1,16 @@
 //! One holder at a time, over any store with compare-and-swap.
 //!
-//! A lease `name` is two records: `leases/<name>/holder`, written by whoever takes it, and `leases/<name>/renewed`, written
-//! by the holder at intervals. Who wants it takes it when it is free, or when it has seen no renewal for the lease's
-//! duration *by its own clock*; clocks of different machines are never compared. The holder gives up by itself after two
-//! thirds of that time without a renewal that was answered.
+//! A lease `name` is two records: `leases/<name>/holder`, written by whoever takes it, and
+//! `leases/<name>/renewed`, written by the holder at intervals. Who wants it takes it when it is free, or
+//! when it observed no renewal for the lease's duration *by its own clock*; clocks of different machines are
+//! never compared. The holder gives up by itself after two thirds of that time without a renewal that was
+//! answered.
 //!
-//! A store may have something better than records to tell whether a holder is alive: a lease that `EtcdStore::lease` takes is
-//! renewed without a commit, and is the same in everything else. All who want a lease take it in the same way.
+//! A store may have a better liveness check than records: a lease that `EtcdStore::lease` takes is renewed
+//! without a commit, and is the same in everything else. All who want a lease take it in the same way.
 //!
-//! Time alone is no proof: a holder may sleep through its own end. So put [`Lease::guard`] into the transactions that only
-//! the holder may make. It fails once somebody else has taken the lease.
+//! Time alone is no proof: a holder may sleep through its own end. So put [`Lease::guard`] into the
+//! transactions that only the holder may make. It fails once somebody else has taken the lease.
 
 mod records;
 
@@ -28,15 +29,15 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 
-/// Which lease, for whom, and for how long.
+/// Name, holder and duration of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseConfig {
     pub(crate) holder: Key,
     pub(crate) renewed: Key,
-    /// Who takes it, for people who look into the store.
+    /// Holder, for people who look into the store.
     pub who: String,
-    /// How long the others wait without a renewal. It is renewed six times as often. Choose it longer than the store's
-    /// worst hiccup, and as short as the work can do without a holder.
+    /// Time without a renewal after which others may take it. It is renewed six times as often. Choose it
+    /// longer than the store's worst hiccup, and as short as the work can do without a holder.
     pub duration: Duration,
 }
 
@@ -60,12 +61,12 @@ impl LeaseConfig {
         Self { duration, ..self }
     }
 
-    /// What begins both keys.
+    /// Common prefix of both keys.
     pub(crate) fn prefix(&self) -> &str {
         self.holder.as_str().trim_end_matches("holder")
     }
 
-    /// The content of the holder's record. A number that nobody had before tells it from any other.
+    /// The content of the holder's record. A number that nobody had before makes it unique.
     pub(crate) fn mark(&self) -> String {
         format!("{} {:016x}", self.who, RandomState::new().hash_one(&self.who))
     }
@@ -95,7 +96,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Waits until the lease is free, and takes it. Failures of the store that may pass are waited out. May be dropped.
+    /// Waits until the lease is free, and takes it. Failures of the store that may pass are waited out. May
+    /// be dropped.
     ///
     /// # Errors
     /// [`StoreError`] when the store fails for good, or has no compare-and-swap.
@@ -129,7 +131,7 @@ impl Lease {
         self.guard.clone()
     }
 
-    /// Whether it is held, as far as this process can tell by now.
+    /// True if it is held, as far as this process knows by now.
     #[must_use]
     pub fn is_held(&self) -> bool {
         *self.held.borrow()
@@ -175,7 +177,7 @@ pub(crate) trait Hold: Send + Sync + fmt::Debug + 'static {
     async fn release(&self) -> Result<(), StoreError>;
 }
 
-/// What a try came to that got the lease.
+/// Result of a successful attempt.
 pub(crate) struct Taken {
     pub(crate) hold: Arc<dyn Hold>,
     /// That of the holder's record, which nobody writes but who takes the lease.

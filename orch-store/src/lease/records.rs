@@ -1,4 +1,4 @@
-//! A lease in two records of any store: who holds it, and a sign of life that the holder writes at intervals.
+//! A lease in two records of any store: who holds it, and a heartbeat that the holder writes at intervals.
 
 use std::sync::{
     Arc,
@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Hold, LeaseConfig, Taken, failed};
 
-/// Takes the lease if it is free, or once it has not been renewed for its duration. `None` when somebody was quicker, or it
-/// was renewed.
+/// Takes the lease if it is free, or once it has not been renewed for its duration. `None` when somebody was
+/// quicker, or it was renewed.
 pub(super) async fn try_take(
     store: Arc<dyn StateStore>,
     config: LeaseConfig,

@@ -16,27 +16,30 @@ use super::{
     tls::{Roots, Trust},
 };
 
-/// Where a [`PostgresStore`](super::PostgresStore) is and how far it goes.
+/// Address and bounds of a [`PostgresStore`](super::PostgresStore).
 #[derive(Clone, Debug)]
 pub struct PostgresStoreConfig {
     /// The database, and how to log in there: from a URL.
     pub server: PostgresServer,
-    /// The schema that holds the store's tables, made when it is missing: small letters, digits and `_`, at most 48 of
-    /// them. Stores with different schemas share a database and nothing else.
+    /// The schema that holds the store's tables, made when it is missing: small letters, digits and `_`, at
+    /// most 48 of them. Stores with different schemas share a database and nothing else.
     pub schema: String,
-    /// Connections for readers, each of which serves many at a time. Writing and listening have one each of their own.
+    /// Connections for readers, each of which serves many at a time. Writing and listening have one each of
+    /// their own.
     pub readers: NonZeroUsize,
-    /// Revisions that are kept at least for watches. Some eighth more may be there: the log is trimmed in pieces.
+    /// Revisions that are kept at least for watches. Some eighth more may be there: the log is trimmed in
+    /// steps.
     pub history_revisions: NonZeroU64,
     /// The largest value in bytes.
     pub max_value_bytes: usize,
     /// The most writes, and the most guards, of one transaction.
     pub max_txn_writes: usize,
-    /// Bytes of transactions that wait for the server. A `commit` beyond waits for room. Each counts for at least 1 KiB.
+    /// Bytes of transactions that wait for the server. A `commit` beyond waits for permits. Each counts for
+    /// at least 1 KiB.
     pub queue_bytes: usize,
-    /// How long a call tries to connect again when the connection was lost.
-    pub patience: Duration,
-    /// Watches look for news at this interval also when the server does not report any. A report that was lost costs them
+    /// Time for which a call tries to connect again after the connection was lost.
+    pub retry_deadline: Duration,
+    /// Watches poll at this interval also without notifications. A lost notification costs them
     /// this much.
     pub poll_interval: Duration,
 }
@@ -53,10 +56,11 @@ impl PostgresStoreConfig {
     /// `tokio-postgres` knows, and:
     ///
     /// - `schema`: see [`PostgresStoreConfig::schema`]; `orch` by default;
-    /// - `sslmode`: `disable`, `prefer` (the default: TLS if the server has it), `require` (TLS, with anybody),
-    ///   `verify-ca` (whose certificate a known authority has signed) or `verify-full` (and is for this host);
-    /// - `sslrootcert`: a file with the certificates of authorities, in PEM, in place of those that browsers trust. With
-    ///   it, `require` means `verify-ca`, as in libpq.
+    /// - `sslmode`: `disable`, `prefer` (the default: TLS if the server has it), `require` (TLS, with
+    ///   anybody), `verify-ca` (whose certificate a known authority has signed) or `verify-full` (and is for
+    ///   this host);
+    /// - `sslrootcert`: a file with the certificates of authorities, in PEM, instead of those that browsers
+    ///   trust. With it, `require` means `verify-ca`, as in libpq.
     ///
     /// # Errors
     /// [`StoreError::Backend`] names what cannot be understood, and never shows the URL.
@@ -107,7 +111,7 @@ impl PostgresStoreConfig {
             max_value_bytes: 4 << 20,
             max_txn_writes: 65_536,
             queue_bytes: 16 << 20,
-            patience: Duration::from_secs(10),
+            retry_deadline: Duration::from_secs(10),
             poll_interval: Duration::from_secs(1),
         };
         config.check()?;

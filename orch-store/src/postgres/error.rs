@@ -1,4 +1,4 @@
-//! What PostgreSQL says, in words that say what to do.
+//! Errors of PostgreSQL, with the way out.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ pub(super) enum Cause {
     Client { source: Error },
     #[error("the URL of the server cannot be understood")]
     Parameters { source: Error },
-    #[error("no connection to the server within {patience:?}; check its address, and that it runs")]
-    Unreachable { patience: Duration, source: Error },
+    #[error("no connection to the server within {retry_deadline:?}; check its address, and that it runs")]
+    Unreachable { retry_deadline: Duration, source: Error },
     #[error("the server did not answer within {0:?}")]
     Silent(Duration),
     #[error("TLS cannot be used")]
@@ -36,7 +36,7 @@ pub(super) fn backend(operation: &'static str, retryable: bool, cause: Cause) ->
     StoreError::Backend { store: NAME, operation, retryable, outcome_unknown: false, source: Arc::new(cause) }
 }
 
-/// What a statement came to that did not change anything.
+/// Error of a statement that did not change anything.
 pub(super) fn statement(operation: &'static str, source: Error) -> StoreError {
     match damage(&source) {
         Some(reason) => corrupt(reason),
@@ -44,7 +44,7 @@ pub(super) fn statement(operation: &'static str, source: Error) -> StoreError {
     }
 }
 
-/// What a commit came to that was sent, and for which the server's word is missing.
+/// Error of a commit that was sent and whose response is missing.
 pub(super) fn lost_commit(source: Error) -> StoreError {
     StoreError::Backend {
         store: NAME,
@@ -55,7 +55,7 @@ pub(super) fn lost_commit(source: Error) -> StoreError {
     }
 }
 
-/// Whether the connection is at fault, and a new one may do better.
+/// True if the connection is at fault, and a new one may do better.
 pub(super) fn is_connection(error: &Error) -> bool {
     error.as_db_error().is_none_or(|said| {
         let class = &said.code().code()[..2];
@@ -64,18 +64,18 @@ pub(super) fn is_connection(error: &Error) -> bool {
     })
 }
 
-/// Whether the same may work a moment later.
+/// True if the same may work a moment later.
 pub(super) fn is_passing(error: &Error) -> bool {
     let Some(said) = error.as_db_error() else { return true };
     // Besides: transactions that stood in each other's way, and resources that were short.
     is_connection(error)
         || matches!(&said.code().code()[..2], "40" | "53" | "55")
         || said.code() == &SqlState::QUERY_CANCELED
-        // The server became a standby; another one takes its place.
+        // The server became a standby; another one replaces it.
         || said.code() == &SqlState::READ_ONLY_SQL_TRANSACTION
 }
 
-/// What is wrong with the tables, if it is they that are wrong.
+/// Damage of the tables that an error reports, if any.
 fn damage(error: &Error) -> Option<String> {
     let said = error.as_db_error()?;
     let class = &said.code().code()[..2];

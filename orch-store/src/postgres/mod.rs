@@ -1,4 +1,5 @@
-//! Records in a PostgreSQL database (version 12 or later), for several processes that decide over the same records.
+//! Records in a PostgreSQL database (version 12 or later), for several processes that decide over the same
+//! records.
 //!
 //! | name | holds |
 //! |---|---|
@@ -8,22 +9,22 @@
 //! | `readable` | a view of the records with values as text, for `psql` |
 //! | `apply` | the function that decides and applies commits |
 //!
-//! All are in a schema of their own (`orch` unless the URL says otherwise), which is made and brought up to date when the
-//! store is opened. Changing records by hand goes past the revisions and the log, so that nobody who watches would hear
-//! of it.
+//! All are in a schema of their own (`orch` unless the URL says otherwise), which is made and brought up to
+//! date when the store is opened. Changing records by hand goes past the revisions and the log, so that no
+//! watch would show it.
 //!
-//! Every commit locks the one row of `meta`, takes its revision from there and releases the row at the end. So revisions
-//! become visible in their order, and a watch that has seen 7 will never be shown a 6. Commits that wait together are
-//! one transaction of the database, and one call of a function: they share the lock, the round trip and the sync, and the
-//! lock is never held while a client thinks. Watches of what this process commits are fed from memory; those of others are
-//! woken by `NOTIFY` and read the log, so that a lost notification costs them [`PostgresStoreConfig::poll_interval`] and
-//! nothing else.
+//! Every commit locks the one row of `meta`, takes its revision from there and releases the row at the end.
+//! So revisions become visible in their order, and a watch that has delivered 7 never delivers a 6. Commits
+//! that wait together are one transaction of the database, and one call of a function: they share the lock,
+//! the round trip and the sync, and the lock is never held while a client thinks. Watches of what this
+//! process commits are fed from memory; those of others are woken by `NOTIFY` and read the log, so that a
+//! lost notification costs them [`PostgresStoreConfig::poll_interval`] and nothing else.
 //!
-//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried
-//! again on a new connection.
+//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`].
+//! Reads are tried again on a new connection.
 //!
-//! Connection poolers that hand a connection to somebody else between transactions (PgBouncer's transaction mode) cannot
-//! be used: statements are prepared, and notifications listened for.
+//! Connection poolers that hand a connection to somebody else between transactions (PgBouncer's transaction
+//! mode) cannot be used: statements are prepared, and notifications listened for.
 
 mod config;
 mod error;
@@ -60,13 +61,13 @@ use self::{
     writer::{Commit, Writer},
 };
 use crate::{
-    answer::question,
+    completion::completion,
+    log_follower::{LogChunk, LogFollower, SharedLog},
     prefix,
-    tail::{Piece, SharedLog, Tail},
 };
 
 /// The unit of [`PostgresStoreConfig::queue_bytes`].
-const ROOM_UNIT: usize = 1024;
+const PERMIT_BYTES: usize = 1024;
 
 /// Bytes of one transaction: they are one message to the server.
 const TXN_BYTES: usize = 128 << 20;
@@ -74,14 +75,14 @@ const TXN_BYTES: usize = 128 << 20;
 /// Bytes of the log that are read at once.
 const LOG_BYTES: i64 = 16 << 20;
 
-/// A [`StateStore`] in a PostgreSQL database, shared by any number of processes. Dropping it finishes what was accepted in
-/// the background; [`StateStore::close`] waits for that.
+/// A [`StateStore`] in a PostgreSQL database, shared by any number of processes. Dropping it finishes what
+/// was accepted in the background; [`StateStore::close`] waits for that.
 pub struct PostgresStore {
     readers: Arc<Readers>,
-    tail: Arc<Tail>,
-    /// Where commits wait for the writer; taken when the store closes.
+    follower: Arc<LogFollower>,
+    /// Queue of the writer; taken when the store closes.
     jobs: Mutex<Option<mpsc::Sender<Commit>>>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     writing: Mutex<Option<JoinHandle<()>>>,
     listening: JoinHandle<()>,
     closed: AtomicBool,
@@ -91,39 +92,40 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects, and makes the schema or brings it up to date. Waits for the server for
-    /// [`PostgresStoreConfig::patience`].
+    /// [`PostgresStoreConfig::retry_deadline`].
     ///
     /// # Errors
-    /// [`StoreError::Backend`] when the server cannot be reached, refuses, or is not trusted; [`StoreError::Corrupt`] when
-    /// the schema is not one of orch or comes from a newer version, and is left as it is then.
+    /// [`StoreError::Backend`] when the server cannot be reached, refuses, or is not trusted;
+    /// [`StoreError::Corrupt`] when the schema is not one of orch or comes from a newer version, and is left
+    /// as it is then.
     pub async fn open(config: PostgresStoreConfig) -> Result<Self, StoreError> {
         config.check()?;
         let connector = Arc::new(Connector::new(&config)?);
-        let mut client = connector.patiently(|| connector.connect(None)).await?;
+        let mut client = connector.retry_until_deadline(|| connector.connect(None)).await?;
         schema::prepare(&mut client, &config.schema).await?;
         let durability = durability(&client).await.map_err(|error| error::statement("opening", error))?;
         drop(client);
         let readers = Arc::new(Readers::new(Arc::clone(&connector), config.readers));
-        let tail = Arc::new(Tail::start(Arc::new(Log(Arc::clone(&readers)))).await?);
-        let room = room_units(config.queue_bytes);
-        let (jobs, queue) = mpsc::channel(room);
+        let follower = Arc::new(LogFollower::start(Arc::new(Log(Arc::clone(&readers)))).await?);
+        let permits = queue_permits(config.queue_bytes);
+        let (jobs, queue) = mpsc::channel(permits);
         let writer = Writer {
             connector: Arc::clone(&connector),
             readers: Arc::clone(&readers),
-            tail: Arc::clone(&tail),
+            follower: Arc::clone(&follower),
             jobs: queue,
             keep: config.history_revisions,
             trimmed: Revision::ZERO,
             last: Default::default(),
         };
         Ok(Self {
-            listening: tokio::spawn(listen(connector, Arc::clone(&tail), config.clone())),
+            listening: tokio::spawn(listen(connector, Arc::clone(&follower), config.clone())),
             writing: Mutex::new(Some(tokio::spawn(writer.run()))),
             jobs: Mutex::new(Some(jobs)),
-            room: Arc::new(Semaphore::new(room)),
+            permits: Arc::new(Semaphore::new(permits)),
             closed: AtomicBool::new(false),
             readers,
-            tail,
+            follower,
             durability,
             config,
         })
@@ -187,22 +189,23 @@ impl StateStore for PostgresStore {
             return Err(StoreError::TooLarge { store: error::NAME, what, size: bytes, max: TXN_BYTES }.into());
         }
         let jobs = self.jobs()?;
-        let units = room_units(bytes).min(room_units(self.config.queue_bytes));
+        let units = queue_permits(bytes).min(queue_permits(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
-        let (answer, answered) = question();
-        jobs.send(Commit { txn, bytes, answer, _room: room }).await.map_err(|_| StoreError::Closed)?;
+        let permits =
+            Arc::clone(&self.permits).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        let (sender, receiver) = completion();
+        jobs.send(Commit { txn, bytes, sender, _permits: permits }).await.map_err(|_| StoreError::Closed)?;
         drop(jobs);
-        let unanswered = || {
+        let writer_ended = || {
             let (store, operation, source) = (error::NAME, "committing", Arc::new(Cause::Writer));
             StoreError::Backend { store, operation, retryable: false, outcome_unknown: true, source }.into()
         };
-        answered.await.unwrap_or_else(|| Err(unanswered()))
+        receiver.await.unwrap_or_else(|| Err(writer_ended()))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
         self.check_open()?;
-        self.tail.watch(prefix, from).await
+        self.follower.watch(prefix, from).await
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
@@ -216,7 +219,7 @@ impl StateStore for PostgresStore {
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         self.check_open()?;
         compact(&self.readers, before).await?;
-        self.tail.catch_up().await
+        self.follower.catch_up().await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
@@ -228,7 +231,7 @@ impl StateStore for PostgresStore {
             let _ = writing.await;
         }
         self.listening.abort();
-        self.tail.close();
+        self.follower.close();
         self.readers.close().await;
         Ok(())
     }
@@ -237,7 +240,7 @@ impl StateStore for PostgresStore {
 impl Drop for PostgresStore {
     fn drop(&mut self) {
         self.listening.abort();
-        self.tail.close();
+        self.follower.close();
     }
 }
 
@@ -247,12 +250,12 @@ impl fmt::Debug for PostgresStore {
     }
 }
 
-/// Keeps a connection that hears of news, and follows the log.
-async fn listen(connector: Arc<Connector>, tail: Arc<Tail>, config: PostgresStoreConfig) {
+/// Keeps a connection that listens for notifications, and follows the log.
+async fn listen(connector: Arc<Connector>, follower: Arc<LogFollower>, config: PostgresStoreConfig) {
     let lost = Arc::new(tokio::sync::Notify::new());
-    let hear = async {
+    let listen = async {
         loop {
-            let (wakes, lost_now) = (Arc::clone(&tail), Arc::clone(&lost));
+            let (wakes, lost_now) = (Arc::clone(&follower), Arc::clone(&lost));
             let on_news: OnNews = Arc::new(move || {
                 wakes.wake();
                 lost_now.notify_one();
@@ -262,23 +265,23 @@ async fn listen(connector: Arc<Connector>, tail: Arc<Tail>, config: PostgresStor
                 client.batch_execute(&format!("LISTEN {}", channel(&config.schema))).await?;
                 Ok(client)
             };
-            match connector.patiently(listen).await {
+            match connector.retry_until_deadline(listen).await {
                 Ok(client) => {
-                    // What came before the ear was there.
-                    tail.wake();
+                    // Notifications before this subscription were missed.
+                    follower.wake();
                     while !client.is_closed() {
                         lost.notified().await;
                     }
                 }
                 // Watches go on by the interval.
                 Err(error) => {
-                    tracing::warn!(%error, "the server's notifications cannot be heard; trying again");
+                    tracing::warn!(%error, "cannot listen for the server's notifications; trying again");
                 }
             }
             tokio::time::sleep(config.poll_interval).await;
         }
     };
-    futures_util::future::join(hear, tail.run(config.poll_interval)).await;
+    futures_util::future::join(listen, follower.run(config.poll_interval)).await;
 }
 
 /// The table `log`.
@@ -286,7 +289,7 @@ struct Log(Arc<Readers>);
 
 #[async_trait]
 impl SharedLog for Log {
-    async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError> {
+    async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
         let last = Revision(after.0.saturating_add(limit as u64));
         let read = |session: Arc<session::Session>| async move {
             let log = &session.statements.log;
@@ -298,26 +301,26 @@ impl SharedLog for Log {
         let (oldest, head) =
             (revision_in(first, 0).map_err(damaged)?, revision_in(first, 1).map_err(damaged)?);
         let cut = first.try_get::<_, Option<i64>>(2).map_err(damaged)?.map(revision);
-        let mut piece = Piece { oldest, head, batches: Vec::new() };
+        let mut chunk = LogChunk { oldest, head, batches: Vec::new() };
         if after < oldest {
-            return Ok(piece);
+            return Ok(chunk);
         }
         let end = last.min(head).min(Revision(cut.map_or(u64::MAX, |cut| cut.0 - 1)));
-        piece.batches = (after.0 + 1..=end.0)
+        chunk.batches = (after.0 + 1..=end.0)
             .map(|revision| WatchBatch { revision: Revision(revision), writes: Vec::new() })
             .collect();
         for row in &rows {
             let Some(at) = row.try_get::<_, Option<i64>>(3).map_err(damaged)? else { continue };
             let key = key_in(row, 4)?;
             let value = row.try_get::<_, Option<&[u8]>>(5).map_err(damaged)?.map(Bytes::copy_from_slice);
-            let place = usize::try_from(revision(at).0 - after.0 - 1).unwrap_or(usize::MAX);
-            let batch = piece.batches.get_mut(place);
+            let index = usize::try_from(revision(at).0 - after.0 - 1).unwrap_or(usize::MAX);
+            let batch = chunk.batches.get_mut(index);
             batch
                 .ok_or_else(|| error::corrupt("the log goes beyond the newest revision"))?
                 .writes
                 .push(Write { key, value });
         }
-        Ok(piece)
+        Ok(chunk)
     }
 }
 
@@ -328,7 +331,7 @@ async fn compact(readers: &Readers, before: Revision) -> Result<(), StoreError> 
     readers.read("compacting", compact).await.map(drop)
 }
 
-/// What an answered commit survives on this server.
+/// Durability of an acknowledged commit on this server.
 async fn durability(client: &tokio_postgres::Client) -> Result<Durability, Error> {
     let fsync: String = client.query_one("SHOW fsync", &[]).await?.try_get(0)?;
     Ok(if fsync == "on" { Durability::Sync } else { Durability::Group })
@@ -356,8 +359,8 @@ fn bytes_of(txn: &Txn) -> usize {
     writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
 }
 
-fn room_units(bytes: usize) -> usize {
-    (bytes / ROOM_UNIT + 1).min(Semaphore::MAX_PERMITS)
+fn queue_permits(bytes: usize) -> usize {
+    (bytes / PERMIT_BYTES + 1).min(Semaphore::MAX_PERMITS)
 }
 
 fn key_in(row: &Row, column: usize) -> Result<Key, StoreError> {

@@ -1,4 +1,4 @@
-//! Which transactions of a group can be decided by one statement.
+//! Plan of a commit group: transactions that one statement can decide together.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,8 +12,9 @@ use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 /// Statements of one group. Transactions on one key that follow each other take one each.
 const STEPS_MAX: usize = 16;
 
-/// A group of transactions, cut into steps that follow each other. A transaction is in a later step than those before it
-/// whose writes it looks at or writes over, so that all of a step are decided on the same state.
+/// A group of transactions, cut into steps that follow each other. A transaction is in a later step than
+/// those before it whose writes it looks at or writes over, so that all of a step are decided on the same
+/// state.
 #[derive(Default)]
 pub(super) struct Plan {
     steps: Vec<Step>,
@@ -24,11 +25,11 @@ pub(super) struct Plan {
     deletes: bool,
 }
 
-/// What one statement decides: lists of transactions, guards and writes, as the function `apply` takes them.
+/// Input of one statement: lists of transactions, guards and writes, as the function `apply` takes them.
 #[derive(Default)]
 pub(super) struct Step {
-    /// Where its transactions are in the group.
-    places: Vec<usize>,
+    /// Indices of its transactions in the group.
+    indices: Vec<usize>,
     guards: Lists<Option<i64>>,
     writes: Lists<Option<Value>>,
     count: i32,
@@ -75,21 +76,21 @@ impl Plan {
         &self.steps
     }
 
-    /// What the transactions that were applied have changed, in the order of revisions; `None` when that is not known
+    /// Changes of the applied transactions, in the order of revisions; `None` when they are not known
     /// here.
-    pub(super) fn into_batches(self, verdicts: &[Result<Revision, CommitError>]) -> Option<Vec<WatchBatch>> {
+    pub(super) fn into_batches(self, outcomes: &[Result<Revision, CommitError>]) -> Option<Vec<WatchBatch>> {
         if self.deletes {
             return None;
         }
         let mut batches = BTreeMap::new();
         for step in self.steps {
-            for revision in step.places.iter().filter_map(|place| verdicts[*place].as_ref().ok()) {
+            for revision in step.indices.iter().filter_map(|index| outcomes[*index].as_ref().ok()) {
                 batches.insert(*revision, Vec::new());
             }
             let Lists { txns, keys, values } = step.writes;
             for ((txn, Text(key)), value) in txns.into_iter().zip(keys).zip(values) {
-                let place = step.places[usize::try_from(txn).unwrap_or(usize::MAX)];
-                if let Some(writes) = verdicts[place].as_ref().ok().and_then(|at| batches.get_mut(at)) {
+                let index = step.indices[usize::try_from(txn).unwrap_or(usize::MAX)];
+                if let Some(writes) = outcomes[index].as_ref().ok().and_then(|at| batches.get_mut(at)) {
                     writes.push(Write { key, value: value.map(|Value(value)| value) });
                 }
             }
@@ -110,17 +111,17 @@ impl Step {
         [&self.count, &guards.txns, &guards.keys, &guards.values, &writes.txns, &writes.keys, &writes.values]
     }
 
-    /// Where the transaction with this number is in the group.
-    pub(super) fn place_of(&self, txn: usize) -> usize {
-        self.places[txn]
+    /// Index in the group of the transaction with this number.
+    pub(super) fn index_of(&self, txn: usize) -> usize {
+        self.indices[txn]
     }
 
     /// The key of a guard, counted from one.
-    pub(super) fn guard(&self, place: i64) -> &Key {
-        &self.guards.keys[usize::try_from(place - 1).unwrap_or(0)].0
+    pub(super) fn guard(&self, number: i64) -> &Key {
+        &self.guards.keys[usize::try_from(number - 1).unwrap_or(0)].0
     }
 
-    fn add(&mut self, place: usize, txn: Txn) {
+    fn add(&mut self, index: usize, txn: Txn) {
         let number = self.count;
         for guard in &txn.guards {
             let version = match guard {
@@ -133,7 +134,7 @@ impl Step {
         for (key, value) in txn.into_net_writes() {
             self.writes.push(number, key, value.map(Value));
         }
-        self.places.push(place);
+        self.indices.push(index);
         self.count += 1;
     }
 }
@@ -180,7 +181,7 @@ mod tests {
             plan.add(&mut Txn { guards, writes })
         });
         let added = added.count();
-        (plan.steps().iter().map(|step| step.places.clone()).collect(), added)
+        (plan.steps().iter().map(|step| step.indices.clone()).collect(), added)
     }
 
     #[test]

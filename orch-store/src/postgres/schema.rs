@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 
 use super::error::{self, Cause};
 
-/// What leads from each format to the next one. A store has as many formats behind it as steps were made.
+/// Migrations, from each format to the next. The format of a store is the number of migrations made.
 const STEPS: [&str; 2] = [include_str!("sql/schema-1.sql"), include_str!("sql/schema-2.sql")];
 
 /// Makes `schema` and its tables, or checks those that are there. One process at a time does.

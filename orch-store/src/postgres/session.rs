@@ -25,7 +25,7 @@ use super::{
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// Called when the server reports news.
+/// Called on a notification of the server.
 pub(super) type OnNews = Arc<dyn Fn() + Send + Sync>;
 
 /// A connection with what it has prepared.
@@ -51,8 +51,8 @@ pub(super) struct Connector {
     server: tokio_postgres::Config,
     tls: MakeRustlsConnect,
     schema: String,
-    patience: Duration,
-    /// Told with the news of what this store commits, which it knows already.
+    retry_deadline: Duration,
+    /// Payload of the notifications of this store's own commits, which are not listened for.
     mark: String,
 }
 
@@ -60,9 +60,9 @@ impl Connector {
     pub(super) fn new(config: &PostgresStoreConfig) -> Result<Self, StoreError> {
         let tls =
             config.server.trust.connector().map_err(|cause| error::backend("connecting", false, cause))?;
-        let PostgresStoreConfig { server, schema, patience, .. } = config.clone();
+        let PostgresStoreConfig { server, schema, retry_deadline, .. } = config.clone();
         let mark = format!("{:016x}", RandomState::new().hash_one(&schema));
-        Ok(Self { server: server.config, tls, schema, patience, mark })
+        Ok(Self { server: server.config, tls, schema, retry_deadline, mark })
     }
 
     /// A connection without prepared statements; the schema may be missing.
@@ -80,12 +80,12 @@ impl Connector {
                 }
             }
             drop(connection);
-            // Whoever waits for news must look for itself now.
+            // Waiters for notifications must poll now.
             on_news.iter().for_each(|on_news| on_news());
         });
-        // Each statement of a commit sees what was committed before it, whatever is usual in this database. A connection
-        // that hangs in the middle of one must not hold up everybody else. Statements are planned once, perhaps while the
-        // tables are small, and must stay good when they are large.
+        // Each statement of a commit sees what was committed before it, whatever is usual in this database. A
+        // connection that hangs in the middle of one must not hold up everybody else. Statements are planned
+        // once, perhaps while the tables are small, and must stay good when they are large.
         let set_up = format!(
             "SET search_path TO {}; SET default_transaction_isolation TO 'read committed'; \
              SET default_transaction_read_only TO off; SET idle_in_transaction_session_timeout TO '15s'; \
@@ -97,25 +97,26 @@ impl Connector {
         Ok(client)
     }
 
-    /// A connection as readers and the writer need it. Tries again until its patience ends.
+    /// A connection as readers and the writer need it. Tries again until its retry_deadline ends.
     pub(super) async fn session(&self) -> Result<Session, StoreError> {
         let try_once = async || {
             let client = self.connect(None).await?;
             let statements = Statements::prepare(&client, &self.schema, &self.mark).await?;
             Ok(Session { client, statements })
         };
-        self.patiently(try_once).await
+        self.retry_until_deadline(try_once).await
     }
 
-    /// Does what needs a connection of its own until it works, its failure does not pass, or patience ends.
-    pub(super) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
+    /// Does what needs a connection of its own until it works, its failure does not pass, or retry_deadline
+    /// ends.
+    pub(super) async fn retry_until_deadline<T, F: Future<Output = Result<T, Error>>>(
         &self,
         mut connect: impl FnMut() -> F,
     ) -> Result<T, StoreError> {
-        let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
+        let (end, mut wait) = (Instant::now() + self.retry_deadline, FIRST_WAIT);
         loop {
             // A server that takes the connection and then says nothing.
-            let limit = self.patience.max(LONGEST_WAIT);
+            let limit = self.retry_deadline.max(LONGEST_WAIT);
             let source = match tokio::time::timeout(limit, connect()).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,
@@ -125,7 +126,7 @@ impl Connector {
                 return Err(error::statement("connecting", source));
             }
             if Instant::now() + wait > end {
-                let cause = Cause::Unreachable { patience: self.patience, source };
+                let cause = Cause::Unreachable { retry_deadline: self.retry_deadline, source };
                 return Err(error::backend("connecting", true, cause));
             }
             tokio::time::sleep(wait).await;
@@ -154,19 +155,20 @@ impl Statements {
     }
 }
 
-/// What a store's commits are reported on.
+/// Notification channel of a store's commits.
 pub(super) fn channel(schema: &str) -> String {
     format!("orch_{schema}")
 }
 
-/// A few connections that serve many readers: requests follow each other on a connection without waiting for answers.
+/// A few connections that serve many readers: requests follow each other on a connection without waiting for
+/// answers.
 pub(super) struct Readers {
     connector: Arc<Connector>,
-    places: Box<[Mutex<Option<Arc<Session>>>]>,
+    slots: Box<[Mutex<Option<Arc<Session>>>]>,
     next: AtomicUsize,
 }
 
-/// Which connection will do.
+/// Choice of a pooled connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Freshness {
     Any,
@@ -175,12 +177,12 @@ enum Freshness {
 
 impl Readers {
     pub(super) fn new(connector: Arc<Connector>, count: NonZeroUsize) -> Self {
-        let places = (0..count.get()).map(|_| Mutex::new(None)).collect();
-        Self { connector, places, next: AtomicUsize::new(0) }
+        let slots = (0..count.get()).map(|_| Mutex::new(None)).collect();
+        Self { connector, slots, next: AtomicUsize::new(0) }
     }
 
-    /// Runs `read`, which changes nothing, and once more when the connection was lost under it: on a new one, because
-    /// the others may have been lost with it and not know it yet.
+    /// Runs `read`, which changes nothing, and once more when the connection was lost under it: on a new one,
+    /// because the others may have been lost with it and not know it yet.
     pub(super) async fn read<T, F: Future<Output = Result<T, Error>>>(
         &self,
         operation: &'static str,
@@ -195,19 +197,19 @@ impl Readers {
     }
 
     pub(super) async fn close(&self) {
-        for place in &self.places {
-            place.lock().await.take();
+        for slot in &self.slots {
+            slot.lock().await.take();
         }
     }
 
     async fn session(&self, freshness: Freshness) -> Result<Arc<Session>, StoreError> {
-        let place = self.next.fetch_add(1, Ordering::Relaxed) % self.places.len();
-        let mut place = self.places[place].lock().await;
-        match &*place {
+        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
+        let mut slot = self.slots[index].lock().await;
+        match &*slot {
             Some(session) if freshness == Freshness::Any && !session.client.is_closed() => {
                 Ok(Arc::clone(session))
             }
-            _ => Ok(Arc::clone(place.insert(Arc::new(self.connector.session().await?)))),
+            _ => Ok(Arc::clone(slot.insert(Arc::new(self.connector.session().await?)))),
         }
     }
 }

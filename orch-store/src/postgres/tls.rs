@@ -1,4 +1,4 @@
-//! Whom a connection trusts: what `sslmode` says, carried out by rustls.
+//! TLS trust by `sslmode`, carried out by rustls.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -15,14 +15,14 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::Cause;
 
-/// Who may be at the other end.
+/// Accepted identities of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
     /// Whoever answers: TLS against listeners, not against impostors.
     Anybody,
-    /// Whom one of these authorities has signed for, under any name.
+    /// Certificate of one of these authorities, under any name.
     Authority(Roots),
-    /// Whom one of these authorities has signed for under the name that we asked for.
+    /// Certificate of one of these authorities for the requested name.
     Host(Roots),
 }
 
@@ -36,7 +36,7 @@ pub(super) enum Roots {
 }
 
 impl Trust {
-    /// What connections are made with.
+    /// TLS connector of new connections.
     pub(super) fn connector(&self) -> Result<MakeRustlsConnect, Cause> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match self {

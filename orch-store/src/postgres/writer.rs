@@ -1,7 +1,7 @@
-//! The one task that writes. It takes what is queued and commits it as one transaction of the database, by one statement
-//! or by several that are sent together without waiting for answers in between: a group costs one round trip and one sync,
-//! and the row that orders the commits of all processes is never held for the time of a client. Meanwhile the next group
-//! gathers by itself.
+//! The one task that writes. It takes what is queued and commits it as one transaction of the database, by
+//! one statement or by several that are sent together without waiting for answers in between: a group costs
+//! one round trip and one sync, and the row that orders the commits of all processes is never held for the
+//! time of a client. Meanwhile the next group gathers by itself.
 
 use std::{future::poll_fn, iter::once, num::NonZeroU64, pin::Pin, sync::Arc, task::Poll, time::Instant};
 
@@ -16,12 +16,12 @@ use super::{
     session::{Connector, Readers, Session},
 };
 use crate::{
-    answer::{Question, answer_all},
-    company::Company,
-    tail::Tail,
+    commit_window::CommitWindow,
+    completion::{CompletionSender, complete_all},
+    log_follower::LogFollower,
 };
 
-/// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
+/// Transactions of one group: enough to make the sync cheap, few enough to complete soon.
 const GROUP_MAX: usize = 1024;
 /// And their bytes, unless one alone has more.
 const GROUP_BYTES: usize = 8 << 20;
@@ -31,20 +31,20 @@ pub(super) struct Commit {
     pub(super) txn: Txn,
     /// Bytes of its keys and values.
     pub(super) bytes: usize,
-    pub(super) answer: Question<Result<Revision, CommitError>>,
+    pub(super) sender: CompletionSender<Result<Revision, CommitError>>,
     /// Its part of the queue's bound.
-    pub(super) _room: OwnedSemaphorePermit,
+    pub(super) _permits: OwnedSemaphorePermit,
 }
 
 pub(super) struct Writer {
     pub(super) connector: Arc<Connector>,
     pub(super) readers: Arc<Readers>,
-    pub(super) tail: Arc<Tail>,
+    pub(super) follower: Arc<LogFollower>,
     pub(super) jobs: mpsc::Receiver<Commit>,
     pub(super) keep: NonZeroU64,
-    /// Where this process trimmed the log the last time.
+    /// Revision to which this process trimmed the log last.
     pub(super) trimmed: Revision,
-    pub(super) last: Company,
+    pub(super) last: CommitWindow,
 }
 
 impl Writer {
@@ -56,43 +56,43 @@ impl Writer {
             Some(first) => Some(first),
             None => self.jobs.recv().await,
         } {
-            self.settle().await;
+            self.wait_for_more().await;
             let (group, plan) = self.gather(first, &mut next);
             let begin = Instant::now();
-            let done = self.carry_out(&mut session, &plan).await;
-            self.last = Company::done(group.len(), begin);
+            let done = self.execute(&mut session, &plan).await;
+            self.last = CommitWindow::done(group.len(), begin);
             match done {
-                Ok(verdicts) => {
-                    match plan.into_batches(&verdicts) {
-                        Some(batches) => self.tail.committed(batches),
-                        None => self.tail.wake(),
+                Ok(outcomes) => {
+                    match plan.into_batches(&outcomes) {
+                        Some(batches) => self.follower.committed(batches),
+                        None => self.follower.wake(),
                     }
-                    let head = verdicts.iter().filter_map(|verdict| verdict.as_ref().ok()).max().copied();
-                    answer_all(group.into_iter().map(|commit| commit.answer).zip(verdicts));
+                    let head = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).max().copied();
+                    complete_all(group.into_iter().map(|commit| commit.sender).zip(outcomes));
                     self.trim(head).await;
                 }
                 Err(error) => {
                     // It may have happened, and the word of our own commits is not listened for.
-                    self.tail.wake();
-                    answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
+                    self.follower.wake();
+                    complete_all(group.into_iter().map(|commit| (commit.sender, Err(error.clone().into()))));
                 }
             }
         }
     }
 
     /// Those who ask in the same moment come along, and those that are expected.
-    async fn settle(&self) {
+    async fn wait_for_more(&self) {
         let until = self.last.deadline();
         loop {
             tokio::task::yield_now().await;
-            if !self.last.is_larger_than(self.jobs.len() + 1) || Instant::now() >= until {
+            if !self.last.expects_more_than(self.jobs.len() + 1) || Instant::now() >= until {
                 return;
             }
         }
     }
 
-    /// Adds the commits that are queued already, while one transaction of the database can take them. `next` is the
-    /// first that it cannot.
+    /// Adds the commits that are queued already, while one transaction of the database can take them. `next`
+    /// is the first that it cannot.
     fn gather(&mut self, first: Commit, next: &mut Option<Commit>) -> (Vec<Commit>, Plan) {
         let (mut plan, mut bytes, mut group) = (Plan::default(), first.bytes, vec![first]);
         plan.add(&mut group[0].txn);
@@ -108,7 +108,7 @@ impl Writer {
         (group, plan)
     }
 
-    async fn carry_out(
+    async fn execute(
         &self,
         session: &mut Option<Session>,
         plan: &Plan,
@@ -117,10 +117,10 @@ impl Writer {
             Some(session) => session,
             None => self.connector.session().await?,
         };
-        let verdicts = fly(&ready, plan).await?;
+        let outcomes = pipeline(&ready, plan).await?;
         // After a failure a connection may be anywhere in its transaction: it is not used again.
         *session = Some(ready);
-        Ok(verdicts)
+        Ok(outcomes)
     }
 
     /// Forgets the oldest revisions when there are an eighth more than wanted.
@@ -138,9 +138,9 @@ impl Writer {
     }
 }
 
-/// Has the database decide and apply the plan. One step is a statement by itself, and a transaction with that; several are
-/// sent at once, between the begin and the end of a transaction.
-async fn fly(session: &Session, plan: &Plan) -> Result<Vec<Result<Revision, CommitError>>, StoreError> {
+/// Has the database decide and apply the plan. One step is a statement by itself, and a transaction with
+/// that; several are sent at once, between the begin and the end of a transaction.
+async fn pipeline(session: &Session, plan: &Plan) -> Result<Vec<Result<Revision, CommitError>>, StoreError> {
     let Session { client, statements } = session;
     let plain = |statement: &Statement| {
         let statement = statement.clone();
@@ -151,18 +151,18 @@ async fn fly(session: &Session, plan: &Plan) -> Result<Vec<Result<Revision, Comm
         async move { client.query(apply, &step.parameters()).await }.boxed()
     });
     let alone = plan.steps().len() == 1;
-    let flight = match alone {
+    let statements_sent = match alone {
         true => steps.collect(),
         false => once(plain(&statements.begin)).chain(steps).chain([plain(&statements.commit)]).collect(),
     };
-    let mut answers = in_order(flight).await;
+    let mut answers = in_order(statements_sent).await;
 
     let last = answers.pop().unwrap_or(Ok(Vec::new()));
     // A statement that failed before makes COMMIT roll back, and succeed at that.
     let before: Result<Vec<_>, _> = answers.into_iter().collect();
     match (before, last) {
-        (Ok(_), Ok(rows)) if alone => verdicts_of(plan, &[rows]).map_err(error::lost_commit),
-        (Ok(rows), Ok(_)) => verdicts_of(plan, &rows[1..]).map_err(error::lost_commit),
+        (Ok(_), Ok(rows)) if alone => outcomes_of(plan, &[rows]).map_err(error::lost_commit),
+        (Ok(rows), Ok(_)) => outcomes_of(plan, &rows[1..]).map_err(error::lost_commit),
         // The server said that a statement failed: what came after it was not carried out.
         (Err(error), _) if error.as_db_error().is_some() => Err(error::statement("committing", error)),
         // And nothing of one that is a transaction, unless the server goes down, which it may do after that.
@@ -174,21 +174,21 @@ async fn fly(session: &Session, plan: &Plan) -> Result<Vec<Result<Revision, Comm
 }
 
 /// One answer for each transaction of the plan, in the order of their coming.
-fn verdicts_of(plan: &Plan, rows: &[Vec<Row>]) -> Result<Vec<Result<Revision, CommitError>>, Error> {
-    let mut verdicts: Vec<_> = std::iter::repeat_with(|| None).take(plan.len()).collect();
+fn outcomes_of(plan: &Plan, rows: &[Vec<Row>]) -> Result<Vec<Result<Revision, CommitError>>, Error> {
+    let mut outcomes: Vec<_> = std::iter::repeat_with(|| None).take(plan.len()).collect();
     for (step, row) in plan.steps().iter().zip(rows.iter().flatten()) {
         let revisions: Vec<Option<i64>> = row.try_get(0)?;
         // None when all guards held.
-        let places: Option<Vec<Option<i64>>> = row.try_get(1)?;
+        let failed: Option<Vec<Option<i64>>> = row.try_get(1)?;
         for (txn, revision) in revisions.into_iter().enumerate() {
-            let place = || places.as_ref().and_then(|places| places[txn]).unwrap_or(1);
-            verdicts[step.place_of(txn)] = Some(match revision {
+            let guard = || failed.as_ref().and_then(|failed| failed[txn]).unwrap_or(1);
+            outcomes[step.index_of(txn)] = Some(match revision {
                 Some(revision) => Ok(super::revision(revision)),
-                None => Err(CommitError::Conflict { key: step.guard(place()).clone() }),
+                None => Err(CommitError::Conflict { key: step.guard(guard()).clone() }),
             });
         }
     }
-    let each = verdicts.into_iter().map(|verdict| verdict.expect("each transaction is applied or failed"));
+    let each = outcomes.into_iter().map(|outcome| outcome.expect("each transaction is applied or failed"));
     Ok(each.collect())
 }
 

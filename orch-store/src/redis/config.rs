@@ -11,26 +11,29 @@ use super::{
     tls::Files,
 };
 
-/// Where a [`RedisStore`](super::RedisStore) is and how far it goes.
+/// Address and bounds of a [`RedisStore`](super::RedisStore).
 #[derive(Clone, Debug)]
 pub struct RedisStoreConfig {
     /// The server, and how to log in there: from a URL.
     pub server: RedisServer,
-    /// What the store's keys in Redis begin with. Stores with different namespaces share a server and nothing else.
+    /// Prefix of the store's keys in Redis. Stores with different namespaces share a server and nothing else.
     pub namespace: String,
-    /// Revisions that are kept at least for watches. Some eighth more may be there: the log is trimmed in pieces.
+    /// Revisions that are kept at least for watches. Some eighth more may be there: the log is trimmed in
+    /// steps.
     pub history_revisions: NonZeroU64,
     /// The largest value in bytes.
     pub max_value_bytes: usize,
-    /// The most writes, and the most guards, of one transaction; at most 1,000, which is what a script can hand on.
+    /// The most writes, and the most guards, of one transaction; at most 1,000, which is what a script can
+    /// hand on.
     pub max_txn_writes: usize,
-    /// Bytes of transactions that are under way. A `commit` beyond waits for room. Each counts for at least 1 KiB.
+    /// Bytes of transactions that are under way. A `commit` beyond waits for permits. Each counts for at
+    /// least 1 KiB.
     pub queue_bytes: usize,
-    /// How long the server may take to answer.
+    /// Time limit of one answer of the server.
     pub timeout: Duration,
-    /// How long a call goes on when the connection is lost.
-    pub patience: Duration,
-    /// Watches look for news at this interval also when the server does not report any.
+    /// Time for which a call is tried again after the connection was lost.
+    pub retry_deadline: Duration,
+    /// Watches poll at this interval also without notifications.
     pub poll_interval: Duration,
 }
 
@@ -38,16 +41,17 @@ pub struct RedisStoreConfig {
 #[derive(Clone)]
 pub struct RedisServer {
     pub(super) info: ConnectionInfo,
-    /// How connections are encrypted; `None` for not at all.
+    /// TLS settings; `None` for connections that are not encrypted.
     pub(super) tls: Option<Files>,
 }
 
 impl RedisStoreConfig {
-    /// Reads `redis://user:password@host:port/database?namespace=orch`, and `rediss://` for encrypted connections. Everything
-    /// but the host may be missing. Only with `rediss://` there are the parameters:
+    /// Reads `redis://user:password@host:port/database?namespace=orch`, and `rediss://` for encrypted
+    /// connections. Everything but the host may be missing. Only with `rediss://` there are the parameters:
     ///
-    /// - `ca`: a file with the certificates of authorities, in PEM, in place of those that browsers trust;
-    /// - `cert` and `key`: files with the certificate that the server knows this process by, and its private key, in PEM.
+    /// - `ca`: a file with the certificates of authorities, in PEM, instead of those that browsers trust;
+    /// - `cert` and `key`: files with the certificate that the server knows this process by, and its private
+    ///   key, in PEM.
     ///
     /// # Errors
     /// [`StoreError::Backend`] names what cannot be understood, and never shows the URL.
@@ -93,7 +97,7 @@ impl RedisStoreConfig {
             max_txn_writes: MAX_TXN_WRITES,
             queue_bytes: 16 << 20,
             timeout: Duration::from_secs(5),
-            patience: Duration::from_secs(10),
+            retry_deadline: Duration::from_secs(10),
             poll_interval: Duration::from_secs(1),
         })
     }
@@ -111,7 +115,7 @@ impl RedisStoreConfig {
     }
 }
 
-/// Each takes two places on the stack of a script, which has 8,000.
+/// Each takes two slots on the stack of a script, which has 8,000.
 const MAX_TXN_WRITES: usize = 1_000;
 
 impl fmt::Debug for RedisServer {

@@ -1,5 +1,5 @@
-//! One connection that all calls share, made again when it was lost. Requests follow each other on it without waiting for
-//! answers.
+//! One connection that all calls share, made again when it was lost. Requests follow each other on it without
+//! waiting for answers.
 
 use std::{io, sync::Arc};
 
@@ -21,15 +21,15 @@ use super::{
 };
 
 pub(super) struct Connection {
-    door: Arc<Door>,
+    connector: Arc<Connector>,
     /// With the moment when it was made.
     current: Mutex<Option<(Instant, MultiplexedConnection)>>,
 }
 
 impl Connection {
     /// Connects with the first call.
-    pub(super) fn new(door: Arc<Door>) -> Self {
-        Self { door, current: Mutex::new(None) }
+    pub(super) fn new(connector: Arc<Connector>) -> Self {
+        Self { connector, current: Mutex::new(None) }
     }
 
     /// A handle to the connection, which is made if there is none.
@@ -38,7 +38,7 @@ impl Connection {
         if let Some((_, connection)) = &*current {
             return Ok(connection.clone());
         }
-        let connection = self.door.commands().await?;
+        let connection = self.connector.commands().await?;
         Ok(current.insert((Instant::now(), connection)).1.clone())
     }
 
@@ -52,14 +52,14 @@ impl Connection {
 }
 
 /// Makes connections, encrypted or not.
-pub(super) struct Door {
+pub(super) struct Connector {
     client: Client,
     tls: Option<TlsConnector>,
     /// That of connecting, and of each answer.
     timeout: Duration,
 }
 
-impl Door {
+impl Connector {
     pub(super) fn new(config: &RedisStoreConfig) -> Result<Self, StoreError> {
         let failed = |cause| error::backend("connecting", false, cause);
         let client = Client::open(config.server.info.clone());
@@ -87,7 +87,7 @@ impl Door {
     }
 
     /// For messages of the server.
-    pub(super) async fn news(&self) -> Result<PubSub, RedisError> {
+    pub(super) async fn pubsub(&self) -> Result<PubSub, RedisError> {
         match &self.tls {
             None => self.client.get_async_pubsub().await,
             Some(connector) => {

@@ -1,4 +1,4 @@
-//! What Redis says, in words that say what to do.
+//! Errors of Redis, with the way out.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,8 +24,8 @@ pub(super) enum Cause {
          ours by cert and key if the server asks for one"
     )]
     Stranger { source: RedisError },
-    #[error("no connection to the server within {patience:?}; check its address, and that it runs")]
-    Unreachable { patience: Duration, source: RedisError },
+    #[error("no connection to the server within {retry_deadline:?}; check its address, and that it runs")]
+    Unreachable { retry_deadline: Duration, source: RedisError },
     #[error("the server refused, or the connection to it broke")]
     Server { source: RedisError },
 }
@@ -45,7 +45,7 @@ pub(super) fn command(operation: &'static str, source: RedisError) -> StoreError
     }
 }
 
-/// What a commit came to that may have reached the server.
+/// Error of a commit that may have reached the server.
 pub(super) fn commit(source: RedisError) -> StoreError {
     if !lost(&source) {
         return command("committing", source);
@@ -54,24 +54,24 @@ pub(super) fn commit(source: RedisError) -> StoreError {
     StoreError::Backend { store, operation, retryable: true, outcome_unknown: true, source }
 }
 
-/// Whether the connection broke under the command. One that was refused took nothing.
+/// True if the connection broke under the command. One that was refused took nothing.
 pub(super) fn lost(error: &RedisError) -> bool {
     (error.is_io_error() || error.is_timeout() || error.is_connection_dropped())
         && !error.is_connection_refusal()
         && !is_stranger(error)
 }
 
-/// Whether a certificate was refused, by either end. The client hands that on as a text.
+/// True if a certificate was refused, by either end. The client hands that on as a text.
 fn is_stranger(error: &RedisError) -> bool {
     error.is_io_error() && error.to_string().to_lowercase().contains("certificate")
 }
 
-/// Whether the same may work a moment later.
+/// True if the same may work a moment later.
 pub(super) fn is_passing(error: &RedisError) -> bool {
     lost(error) || error.is_connection_refusal() || is_starting(error)
 }
 
-/// Whether the server says that it serves nobody yet: to a command, or to those of a transaction.
+/// True if the server says that it serves nobody yet: to a command, or to those of a transaction.
 fn is_starting(error: &RedisError) -> bool {
     let starting = |error: &ServerError| {
         matches!(

@@ -1,26 +1,27 @@
 //! Records in a Redis server (version 7 or later, or Valkey): quick, and as durable as that server is set up.
 //!
-//! **Read this before anything is kept here that cannot be made again.** What an answered commit survives is asked of the
-//! server when the store is opened, and declared in its capabilities:
+//! **Read this before anything is kept here that cannot be made again.** What an acknowledged commit survives
+//! is asked of the server when the store is opened, and declared in its capabilities:
 //!
-//! | server | declared | an answered commit |
+//! | server | declared | an acknowledged commit |
 //! |---|---|---|
-//! | as it comes, or it does not tell | `Memory` | is lost when the server ends |
+//! | by default, or settings are hidden | `Memory` | is lost when the server ends |
 //! | `appendonly yes` | `Group` | survives the server's end; a power cut may take the last second |
 //! | and `appendfsync always` | `Sync` | survives a power cut |
 //!
-//! A replica that takes over (Sentinel, Redis Cluster) may lack what was answered last, whatever is declared: Redis does not
-//! wait for replicas. So this is a store for caches, sessions and queues whose content can be made again. A server that
-//! was restarted with an older state is noticed, and watches are told.
+//! A replica that takes over (Sentinel, Redis Cluster) may miss the newest acknowledged commits, whatever is
+//! declared: Redis does not wait for replicas. So this is a store for caches, sessions and queues whose
+//! content can be made again. A server that was restarted with an older state is noticed, and watches end
+//! with an error.
 //!
-//! With the namespace `orch`, `{orch}:values` is a hash of the records, `{orch}:versions` of the revisions that wrote them,
-//! `{orch}:index` holds their keys in order, `{orch}:log` is a stream with one entry for each revision, and `{orch}:meta` the
-//! newest revision and where the log begins. Each call is one script, which Redis runs alone: that is the order of
-//! commits.
+//! With the namespace `orch`, `{orch}:values` is a hash of the records, `{orch}:versions` of the revisions
+//! that wrote them, `{orch}:index` holds their keys in order, `{orch}:log` is a stream with one entry for
+//! each revision, and `{orch}:meta` the newest revision and where the log begins. Each call is one script,
+//! which Redis runs alone: that is the order of commits.
 //!
-//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`]. Reads are tried
-//! again. Connections are encrypted where the URL begins with `rediss:`. Without that keep the server on a network of its own:
-//! records and the password can be read on their way.
+//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`].
+//! Reads are tried again. Connections are encrypted where the URL begins with `rediss:`. Without that keep
+//! the server on a network of its own: records and the password can be read on their way.
 
 mod config;
 mod connection;
@@ -51,16 +52,16 @@ use tokio::{
 
 pub use self::config::{RedisServer, RedisStoreConfig};
 use self::{
-    connection::{Connection, Door},
+    connection::{Connection, Connector},
     error::Cause,
 };
 use crate::{
+    log_follower::{LogChunk, LogFollower, SharedLog},
     prefix,
-    tail::{Piece, SharedLog, Tail},
 };
 
 /// The unit of [`RedisStoreConfig::queue_bytes`].
-const ROOM_UNIT: usize = 1024;
+const PERMIT_BYTES: usize = 1024;
 
 /// Bytes of one transaction: they are one message to the server.
 const TXN_BYTES: usize = 128 << 20;
@@ -75,26 +76,27 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A [`StateStore`] in a Redis server, shared by any number of processes.
 pub struct RedisStore {
     server: Arc<Server>,
-    tail: Arc<Tail>,
-    room: Arc<Semaphore>,
+    follower: Arc<LogFollower>,
+    permits: Arc<Semaphore>,
     listening: JoinHandle<()>,
     closed: AtomicBool,
-    /// Where this process trimmed the log the last time.
+    /// Revision to which this process trimmed the log last.
     trimmed: AtomicU64,
     durability: Durability,
     config: RedisStoreConfig,
 }
 
 impl RedisStore {
-    /// Connects, and asks the server how durable it is. Waits for it for [`RedisStoreConfig::patience`].
+    /// Connects, and asks the server how durable it is. Waits for it for
+    /// [`RedisStoreConfig::retry_deadline`].
     ///
     /// # Errors
-    /// [`StoreError::Backend`] when the server cannot be reached or refuses, or would throw records away when its memory
-    /// is full.
+    /// [`StoreError::Backend`] when the server cannot be reached or refuses, or would throw records away when
+    /// its memory is full.
     pub async fn open(config: RedisStoreConfig) -> Result<Self, StoreError> {
         config.check()?;
-        let door = Arc::new(Door::new(&config)?);
-        let connection = Connection::new(Arc::clone(&door));
+        let connector = Arc::new(Connector::new(&config)?);
+        let connection = Connection::new(Arc::clone(&connector));
         let server = Arc::new(Server::new(connection, &config));
         let durability = server.read("opening", |server| async move { server.durability().await }).await?;
         let durability = durability.ok_or_else(|| {
@@ -102,13 +104,14 @@ impl RedisStore {
                 "the server throws records away when its memory is full; set maxmemory-policy to noeviction";
             error::backend("opening", false, Cause::Setting(reason))
         })?;
-        let tail = Arc::new(Tail::start(Arc::new(Log(Arc::clone(&server)))).await?);
-        let listening = listen(door, Arc::clone(&tail), server.channel.clone(), config.poll_interval);
+        let follower = Arc::new(LogFollower::start(Arc::new(Log(Arc::clone(&server)))).await?);
+        let listening =
+            listen(connector, Arc::clone(&follower), server.channel.clone(), config.poll_interval);
         Ok(Self {
             server,
             listening: tokio::spawn(listening),
-            tail,
-            room: Arc::new(Semaphore::new(room_units(config.queue_bytes))),
+            follower,
+            permits: Arc::new(Semaphore::new(queue_permits(config.queue_bytes))),
             closed: AtomicBool::new(false),
             trimmed: AtomicU64::new(0),
             durability,
@@ -203,9 +206,9 @@ impl StateStore for RedisStore {
             let what = "the writes of a transaction, in bytes,".into();
             return Err(StoreError::TooLarge { store: error::NAME, what, size, max: TXN_BYTES }.into());
         }
-        let units = room_units(size).min(room_units(self.config.queue_bytes));
+        let units = queue_permits(size).min(queue_permits(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let _room = self.room.acquire_many(units).await.map_err(|_| StoreError::Closed)?;
+        let _permits = self.permits.acquire_many(units).await.map_err(|_| StoreError::Closed)?;
         let Txn { guards, writes } = txn;
         let answer = self.server.commit(&guards, Txn::of(writes)).await?;
         match answer[..] {
@@ -216,7 +219,7 @@ impl StateStore for RedisStore {
                 Err(CommitError::Conflict { key: guard.key().clone() })
             }
             [revision] => {
-                self.tail.wake();
+                self.follower.wake();
                 self.trim(Revision(revision)).await;
                 Ok(Revision(revision))
             }
@@ -226,7 +229,7 @@ impl StateStore for RedisStore {
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
         self.check_open()?;
-        self.tail.watch(prefix, from).await
+        self.follower.watch(prefix, from).await
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
@@ -241,13 +244,13 @@ impl StateStore for RedisStore {
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         self.check_open()?;
         self.server.compact(before).await?;
-        self.tail.catch_up().await
+        self.follower.catch_up().await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
         self.closed.store(true, Ordering::Release);
         self.listening.abort();
-        self.tail.close();
+        self.follower.close();
         Ok(())
     }
 }
@@ -255,7 +258,7 @@ impl StateStore for RedisStore {
 impl Drop for RedisStore {
     fn drop(&mut self) {
         self.listening.abort();
-        self.tail.close();
+        self.follower.close();
     }
 }
 
@@ -275,7 +278,7 @@ struct Server {
     log: String,
     meta: String,
     channel: String,
-    patience: Duration,
+    retry_deadline: Duration,
 }
 
 struct Scripts {
@@ -303,17 +306,17 @@ impl Server {
             log: key("log"),
             meta: key("meta"),
             channel: key("news"),
-            patience: config.patience,
+            retry_deadline: config.retry_deadline,
         }
     }
 
-    /// Runs what may be run twice, again while that may help and patience lasts.
+    /// Runs what may be run twice, again while that may help, until the retry deadline.
     async fn read<T, F: Future<Output = Result<T, RedisError>>>(
         self: &Arc<Self>,
         operation: &'static str,
         read: impl Fn(Arc<Self>) -> F,
     ) -> Result<T, StoreError> {
-        let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
+        let (end, mut wait) = (Instant::now() + self.retry_deadline, FIRST_WAIT);
         loop {
             let asked = Instant::now();
             let source = match read(Arc::clone(self)).await {
@@ -325,7 +328,7 @@ impl Server {
             }
             self.connection.lose(asked).await;
             if Instant::now() + wait > end {
-                let cause = Cause::Unreachable { patience: self.patience, source };
+                let cause = Cause::Unreachable { retry_deadline: self.retry_deadline, source };
                 return Err(error::backend(operation, true, cause));
             }
             tokio::time::sleep(wait).await;
@@ -347,7 +350,7 @@ impl Server {
         for (key, value) in writes.into_net_writes() {
             commit.arg(key.as_str()).arg(u8::from(value.is_some())).arg(value.as_deref().unwrap_or_default());
         }
-        let (end, mut wait) = (Instant::now() + self.patience, FIRST_WAIT);
+        let (end, mut wait) = (Instant::now() + self.retry_deadline, FIRST_WAIT);
         loop {
             let asked = Instant::now();
             // What never left did not happen, whatever the failure.
@@ -382,14 +385,14 @@ impl Server {
         self.read("compacting", compact).await
     }
 
-    /// What the server says of its disk. `None` when it would throw records away.
+    /// Durability by the server's settings. `None` when it would evict records.
     async fn durability(&self) -> Result<Option<Durability>, RedisError> {
         let mut connection = self.connection.get().await?;
         let mut ask = async |name: &str| {
             let answer = redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut connection).await;
             match answer {
                 Ok(pairs) => Ok(Vec::<String>::into_iter(pairs).nth(1)),
-                // Hosted servers do not tell.
+                // Hosted servers hide their settings.
                 Err(error) if !error::is_passing(&error) => Ok(None),
                 Err(error) => Err(error),
             }
@@ -415,22 +418,22 @@ struct Log(Arc<Server>);
 
 #[async_trait]
 impl SharedLog for Log {
-    async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError> {
+    async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
         let read = |server: Arc<Server>| async move {
             let mut log = server.scripts.log.prepare_invoke();
             log.key(&server.log).key(&server.meta).arg(after.0).arg(limit).arg(LOG_BYTES);
             log.invoke_async::<(u64, u64, Vec<LogEntry>)>(&mut server.connection.get().await?).await
         };
         let (oldest, head, entries) = self.0.read("reading the log", read).await?;
-        let mut piece = Piece { oldest: Revision(oldest), head: Revision(head), batches: Vec::new() };
+        let mut chunk = LogChunk { oldest: Revision(oldest), head: Revision(head), batches: Vec::new() };
         for (expected, (id, fields)) in (after.0 + 1..).zip(entries) {
             if id.strip_suffix("-0").and_then(|revision| revision.parse().ok()) != Some(expected) {
-                return Err(error::corrupt(format!("the log has {id} in the place of {expected}-0")));
+                return Err(error::corrupt(format!("the log has {id} where {expected}-0 is expected")));
             }
             let writes = writes_of(&fields)?;
-            piece.batches.push(WatchBatch { revision: Revision(expected), writes });
+            chunk.batches.push(WatchBatch { revision: Revision(expected), writes });
         }
-        Ok(piece)
+        Ok(chunk)
     }
 }
 
@@ -445,29 +448,34 @@ fn writes_of(fields: &[Bytes]) -> Result<Vec<Write>, StoreError> {
     writes.collect()
 }
 
-/// Hears of news, and follows the log.
-async fn listen(door: Arc<Door>, tail: Arc<Tail>, channel: String, poll_interval: Duration) {
-    let hear = async {
+/// Subscribes to notifications, and follows the log.
+async fn listen(
+    connector: Arc<Connector>,
+    follower: Arc<LogFollower>,
+    channel: String,
+    poll_interval: Duration,
+) {
+    let listen = async {
         loop {
-            let heard = async {
-                let mut news = door.news().await?;
-                news.subscribe(&channel).await?;
-                // What came before the ear was there.
-                tail.wake();
-                let mut news = news.on_message();
-                while news.next().await.is_some() {
-                    tail.wake();
+            let session = async {
+                let mut messages = connector.pubsub().await?;
+                messages.subscribe(&channel).await?;
+                // Notifications before this subscription were missed.
+                follower.wake();
+                let mut messages = messages.on_message();
+                while messages.next().await.is_some() {
+                    follower.wake();
                 }
                 Ok::<_, RedisError>(())
             };
-            if let Err(error) = heard.await {
-                tracing::warn!(%error, "the server's messages cannot be heard; trying again");
+            if let Err(error) = session.await {
+                tracing::warn!(%error, "cannot subscribe to the server's notifications; trying again");
             }
             // Watches go on by the interval.
             tokio::time::sleep(poll_interval).await;
         }
     };
-    futures_util::future::join(hear, tail.run(poll_interval)).await;
+    futures_util::future::join(listen, follower.run(poll_interval)).await;
 }
 
 fn key_in(bytes: &[u8]) -> Result<Key, StoreError> {
@@ -486,6 +494,6 @@ fn bytes_of(txn: &Txn) -> usize {
     writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
 }
 
-fn room_units(bytes: usize) -> usize {
-    (bytes / ROOM_UNIT + 1).min(Semaphore::MAX_PERMITS)
+fn queue_permits(bytes: usize) -> usize {
+    (bytes / PERMIT_BYTES + 1).min(Semaphore::MAX_PERMITS)
 }

@@ -26,7 +26,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// What connections are made with.
+    /// TLS connector of new connections.
     pub(super) fn connector(&self) -> Result<TlsConnector, Cause> {
         let mut roots = RootCertStore::empty();
         match &self.ca {

@@ -13,7 +13,7 @@ use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params, types::Type};
 
 use super::error::{self, Cause};
-use crate::{group::Verdict, prefix};
+use crate::{commit_group::TxnOutcome, prefix};
 
 /// Marks the file as one of ours: "orch" in ASCII.
 const APPLICATION: i64 = 0x6f72_6368;
@@ -36,9 +36,9 @@ pub(super) struct Core {
     failure: OnceLock<StoreError>,
 }
 
-/// Where the log begins and ends.
+/// First and last revision of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
+pub(super) struct LogBounds {
     /// The earliest start of a watch.
     pub(super) oldest: Revision,
     /// The newest revision.
@@ -47,17 +47,17 @@ pub(super) struct Extent {
 
 impl Core {
     /// Opens the file at `path`, which must exist (empty when it is new), for the holder of `lock`.
-    pub(super) fn open(path: &Path, lock: File, readers: usize) -> Result<(Self, Extent), StoreError> {
+    pub(super) fn open(path: &Path, lock: File, readers: usize) -> Result<(Self, LogBounds), StoreError> {
         let failed = |error| error::database(path, error);
         let mut writer = connect(path).map_err(failed)?;
         writer.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-        let extent = match find(&writer).map_err(failed)? {
-            Found::Format(FORMAT) => extent_of(&writer).map_err(failed)?,
+        let bounds = match find(&writer).map_err(failed)? {
+            Found::Format(FORMAT) => bounds_of(&writer).map_err(failed)?,
             Found::Format(other) => return Err(error::newer_format(path, other, FORMAT)),
             Found::Foreign => return Err(error::corrupt(path, "another program's tables are in it")),
             Found::Nothing => {
                 create(&mut writer).map_err(failed)?;
-                Extent { oldest: Revision::ZERO, head: Revision::ZERO }
+                LogBounds { oldest: Revision::ZERO, head: Revision::ZERO }
             }
         };
         let free: Result<Vec<_>, _> = (0..readers).map(|_| connect(path)).collect();
@@ -68,7 +68,7 @@ impl Core {
             lock: Mutex::new(Some(lock)),
             failure: OnceLock::new(),
         };
-        Ok((core, extent))
+        Ok((core, bounds))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -94,7 +94,7 @@ impl Core {
         self.read(|connection| {
             // One snapshot for the revision and the records.
             let snapshot = connection.unchecked_transaction()?;
-            let revision = extent_of(&snapshot)?.head;
+            let revision = bounds_of(&snapshot)?.head;
             let mut query = snapshot.prepare_cached(QUERY)?;
             let found = query.query_map(params![start, after, prefix::end_of(prefix), wanted], entry_of)?;
             let mut entries = found.collect::<Result<Vec<_>, _>>()?;
@@ -105,10 +105,14 @@ impl Core {
     }
 
     /// The revisions after `after`, at most `limit`.
-    pub(super) fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-        let recalled = self.read(|connection| {
+    pub(super) fn read_revisions(
+        &self,
+        after: Revision,
+        limit: usize,
+    ) -> Result<Vec<WatchBatch>, StoreError> {
+        let found = self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let Extent { oldest, head } = extent_of(&snapshot)?;
+            let LogBounds { oldest, head } = bounds_of(&snapshot)?;
             if after < oldest {
                 return Ok(Err(oldest));
             }
@@ -121,40 +125,40 @@ impl Core {
             )?;
             let mut rows = query.query(params![number(after), number(last)])?;
             while let Some(row) = rows.next()? {
-                let place = usize::try_from(revision_of(row, 0)?.0 - after.0 - 1).unwrap_or(usize::MAX);
+                let index = usize::try_from(revision_of(row, 0)?.0 - after.0 - 1).unwrap_or(usize::MAX);
                 let value = row.get::<_, Option<Vec<u8>>>(2)?.map(Bytes::from);
-                batches[place].writes.push(Write { key: key_of(row, 1)?, value });
+                batches[index].writes.push(Write { key: key_of(row, 1)?, value });
             }
             Ok(Ok(batches))
         })?;
-        recalled.map_err(|oldest| StoreError::Compacted { oldest })
+        found.map_err(|oldest| StoreError::Compacted { oldest })
     }
 
-    /// Decides the transactions one after the other, each on what those before it left, and commits all that were
-    /// applied together. Trims the log to begin at `oldest` at the earliest.
+    /// Decides the transactions one after the other, each on what those before it left, and commits all that
+    /// were applied together. Trims the log to begin at `oldest` at the earliest.
     pub(super) fn apply<'a>(
         &self,
-        extent: Extent,
+        bounds: LogBounds,
         group: impl Iterator<Item = &'a mut Txn>,
         oldest: impl FnOnce(Revision) -> Revision,
-    ) -> Result<(Vec<Verdict>, Extent), StoreError> {
+    ) -> Result<(Vec<TxnOutcome>, LogBounds), StoreError> {
         self.write("committing", |connection| {
             let transaction =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let mut statements = Statements::prepare(&transaction)?;
-            let mut head = extent.head;
-            let mut verdicts = Vec::new();
+            let mut head = bounds.head;
+            let mut outcomes = Vec::new();
             for txn in group {
-                let verdict = statements.apply(head.next(), std::mem::take(txn))?;
-                if matches!(verdict, Verdict::Applied(_)) {
+                let outcome = statements.apply(head.next(), std::mem::take(txn))?;
+                if matches!(outcome, TxnOutcome::Applied(_)) {
                     head = head.next();
                 }
-                verdicts.push(verdict);
+                outcomes.push(outcome);
             }
-            let reached = Extent { oldest: oldest(head).clamp(extent.oldest, head), head };
-            if reached != extent {
+            let reached = LogBounds { oldest: oldest(head).clamp(bounds.oldest, head), head };
+            if reached != bounds {
                 let mut trim = transaction.prepare_cached("DELETE FROM log WHERE revision <= ?")?;
-                if reached.oldest > extent.oldest {
+                if reached.oldest > bounds.oldest {
                     trim.execute([number(reached.oldest)])?;
                 }
                 let mut meta = transaction.prepare_cached("UPDATE meta SET revision = ?, oldest = ?")?;
@@ -162,7 +166,7 @@ impl Core {
             }
             drop(statements);
             transaction.commit()?;
-            Ok((verdicts, reached))
+            Ok((outcomes, reached))
         })
     }
 
@@ -174,8 +178,8 @@ impl Core {
         lock(&self.lock).take();
     }
 
-    /// What is answered when the file was let go of.
-    pub(super) fn gone(&self) -> StoreError {
+    /// Error of every call after the file was released.
+    pub(super) fn closed_error(&self) -> StoreError {
         match self.failure.get() {
             None => StoreError::Closed,
             Some(failure) => {
@@ -186,18 +190,18 @@ impl Core {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let reader = self.readers.take().ok_or_else(|| self.gone())?;
+        let reader = self.readers.take().ok_or_else(|| self.closed_error())?;
         read(reader.connection()).map_err(|error| error::reading(&self.path, error))
     }
 
-    /// A failed write may or may not be on the disk, and what the operating system kept of it is unknown: the store
-    /// stops here, and only opening it again tells.
+    /// A failed write may or may not be on the disk, and what the operating system kept of it is unknown: the
+    /// store stops here, and only opening it again shows its state.
     fn write<T>(
         &self,
         operation: &'static str,
         write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let result = write(lock(&self.writer).as_mut().ok_or_else(|| self.gone())?);
+        let result = write(lock(&self.writer).as_mut().ok_or_else(|| self.closed_error())?);
         result.map_err(|source| {
             let failure = error::backend(operation, true, Cause::Write { path: self.path.clone(), source });
             self.fail(failure.clone());
@@ -265,7 +269,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     use rusqlite::OpenFlags;
-    // No SQLITE_OPEN_URI: a path is a path. No SQLITE_OPEN_CREATE: the file was made before, for its owner alone.
+    // No SQLITE_OPEN_URI: a path is a path. No SQLITE_OPEN_CREATE: the file was made before, for its owner
+    // alone.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     // People who look into the file may hold it for a moment.
@@ -302,12 +307,12 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-fn extent_of(connection: &Connection) -> rusqlite::Result<Extent> {
+fn bounds_of(connection: &Connection) -> rusqlite::Result<LogBounds> {
     let mut query = connection.prepare_cached("SELECT oldest, revision FROM meta")?;
-    query.query_row([], |row| Ok(Extent { oldest: revision_of(row, 0)?, head: revision_of(row, 1)? }))
+    query.query_row([], |row| Ok(LogBounds { oldest: revision_of(row, 0)?, head: revision_of(row, 1)? }))
 }
 
-/// What a group is decided and applied with.
+/// Prepared statements that decide and apply a commit group.
 struct Statements<'a> {
     version: CachedStatement<'a>,
     put: CachedStatement<'a>,
@@ -328,12 +333,12 @@ impl<'a> Statements<'a> {
         })
     }
 
-    fn apply(&mut self, revision: Revision, txn: Txn) -> rusqlite::Result<Verdict> {
+    fn apply(&mut self, revision: Revision, txn: Txn) -> rusqlite::Result<TxnOutcome> {
         for guard in &txn.guards {
             let key = guard.key();
             let stored = self.version.query_row([key.as_str()], |row| revision_of(row, 0)).optional()?;
             if !guard.holds(stored) {
-                return Ok(Verdict::Conflict(key.clone()));
+                return Ok(TxnOutcome::Conflict(key.clone()));
             }
         }
         let net: BTreeMap<_, _> = txn.into_net_writes();
@@ -348,7 +353,7 @@ impl<'a> Statements<'a> {
                 changes.push(Write { key, value });
             }
         }
-        Ok(Verdict::Applied(changes))
+        Ok(TxnOutcome::Applied(changes))
     }
 }
 

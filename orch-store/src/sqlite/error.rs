@@ -1,4 +1,4 @@
-//! What SQLite says, in words that name the file and the way out.
+//! Errors of SQLite, with the file and the way out.
 
 use std::{
     io,
@@ -52,7 +52,7 @@ pub(super) fn reading(path: &Path, source: rusqlite::Error) -> StoreError {
     }
 }
 
-/// What is wrong with the content, if it is the content that is wrong.
+/// Damage of the content that an error reports, if any.
 fn damage(error: &rusqlite::Error) -> Option<String> {
     let damaged = match error {
         rusqlite::Error::SqliteFailure(failure, _) => {

@@ -1,6 +1,6 @@
-//! Records in one file of this machine that people can look into: `sqlite3 orch.sqlite 'select * from readable'`, also
-//! while the store is open. Looking is free; changing records by hand goes past the revisions and the log, so that
-//! nobody who watches would hear of it.
+//! Records in one file of this machine that people can look into: `sqlite3 orch.sqlite 'select * from
+//! readable'`, also while the store is open. Looking is free; changing records by hand goes past the
+//! revisions and the log, so that no watch would show it.
 //!
 //! | table | holds |
 //! |---|---|
@@ -9,12 +9,13 @@
 //! | `meta` | the newest revision, and where the log begins |
 //! | `readable` | a view of the records as text |
 //!
-//! The file is in WAL mode and synced before each answer (`synchronous=FULL`), so that answered commits survive a power
-//! cut. Commits that wait together share one sync. One process at a time writes: it holds a lock on `orch.lock` beside the
-//! file, and a second one is answered [`StoreError::Locked`]. The directory has to be on a disk of this machine.
+//! The file is in WAL mode and synced before each acknowledgement (`synchronous=FULL`), so that acknowledged
+//! commits survive a power cut. Commits that wait together share one sync. One process at a time writes: it
+//! holds a lock on `orch.lock` beside the file, and a second one is answered [`StoreError::Locked`]. The
+//! directory has to be on a disk of this machine.
 //!
-//! A commit that fails on the disk is reported with [`StoreError::outcome_unknown`], and the store stops there: it answers
-//! every further call with the failure, and opening it again shows what is on the disk.
+//! A commit that fails on the disk is reported with [`StoreError::outcome_unknown`], and the store stops
+//! there: it answers every further call with the failure, and opening it again shows what is on the disk.
 
 mod config;
 mod core;
@@ -38,7 +39,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use orch_core::store::{
-    CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Recall, Revision, StateStore,
+    CommitError, Durability, Entry, History, HistoryBounds, HistorySource, Key, Page, Revision, StateStore,
     StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
 };
 use tokio::sync::{Semaphore, oneshot};
@@ -49,27 +50,27 @@ use self::{
     error::Cause,
     writer::{Commit, Job, Writer},
 };
-use crate::answer::question;
+use crate::completion::completion;
 
 /// The file in the store's directory, and the one that its writer locks.
 const FILE: &str = "orch.sqlite";
 const LOCK: &str = "orch.lock";
 
 /// The unit of [`SqliteStoreConfig::queue_bytes`].
-const ROOM_UNIT: usize = 1024;
+const PERMIT_BYTES: usize = 1024;
 
-/// What live watches read without going to the disk.
+/// Part of the log in memory, for live watches.
 const HISTORY: HistoryBounds =
     HistoryBounds { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 };
 
-/// A durable [`StateStore`] in one SQLite file, for one process. Dropping it finishes what was accepted in the
-/// background; [`StateStore::close`] waits for that.
+/// A durable [`StateStore`] in one SQLite file, for one process. Dropping it finishes what was accepted in
+/// the background; [`StateStore::close`] waits for that.
 #[derive(Debug)]
 pub struct SqliteStore {
     core: Arc<Core>,
     history: Arc<History>,
     jobs: mpsc::Sender<Job>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     closed: AtomicBool,
     config: SqliteStoreConfig,
 }
@@ -78,22 +79,22 @@ impl SqliteStore {
     /// Opens the store in the configured directory, making what is missing.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be understood
-    /// (or comes from a newer version), [`StoreError::Backend`] when the directory cannot be used. The file is left as
-    /// it is then.
+    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be
+    /// understood (or comes from a newer version), [`StoreError::Backend`] when the directory cannot be used.
+    /// The file is left as it is then.
     pub async fn open(config: SqliteStoreConfig) -> Result<Self, StoreError> {
         blocking(move || {
             let path = config.dir.join(FILE);
             let lock = prepare(&config.dir, &path)?;
-            let (core, extent) = Core::open(&path, lock, config.readers.get())?;
+            let (core, bounds) = Core::open(&path, lock, config.readers.get())?;
             let core = Arc::new(core);
-            let history = Arc::new(History::new(extent.oldest, extent.head, HISTORY));
+            let history = Arc::new(History::new(bounds.oldest, bounds.head, HISTORY));
             let (jobs, queue) = mpsc::channel();
             let writer = Writer {
                 core: Arc::clone(&core),
                 history: Arc::clone(&history),
                 jobs: queue,
-                extent,
+                bounds,
                 keep: config.history_revisions,
                 last: Default::default(),
             };
@@ -101,8 +102,8 @@ impl SqliteStore {
                 .name("orch-store-sqlite".into())
                 .spawn(move || writer.run())
                 .map_err(|error| error::opening(&path, error))?;
-            let room = Arc::new(Semaphore::new(room_units(config.queue_bytes)));
-            Ok(Self { core, history, jobs, room, closed: AtomicBool::new(false), config })
+            let permits = Arc::new(Semaphore::new(queue_permits(config.queue_bytes)));
+            Ok(Self { core, history, jobs, permits, closed: AtomicBool::new(false), config })
         })
         .await
     }
@@ -121,9 +122,9 @@ impl SqliteStore {
         if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
     }
 
-    /// The answer when the writer has none any more: it was told to close before, or it failed.
-    fn unanswered(&self, outcome_unknown: bool) -> StoreError {
-        match (self.check_open(), self.core.gone()) {
+    /// Error when the writer has ended: it was closed before, or it failed.
+    fn writer_ended(&self, outcome_unknown: bool) -> StoreError {
+        match (self.check_open(), self.core.closed_error()) {
             (Err(closed), _) => closed,
             (Ok(()), StoreError::Closed) => {
                 error::backend("working", outcome_unknown, Cause::Writer { path: self.core.path().into() })
@@ -159,13 +160,14 @@ impl StateStore for SqliteStore {
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         txn.check(&self.capabilities())?;
         self.check_open()?;
-        let units = room_units(bytes_of(&txn)).min(room_units(self.config.queue_bytes));
+        let units = queue_permits(bytes_of(&txn)).min(queue_permits(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
-        let (answer, answered) = question();
-        let job = Job::Commit(Commit { txn, answer, _room: room });
-        self.jobs.send(job).map_err(|_| self.unanswered(false))?;
-        answered.await.unwrap_or_else(|| Err(self.unanswered(true).into()))
+        let permits =
+            Arc::clone(&self.permits).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        let (sender, receiver) = completion();
+        let job = Job::Commit(Commit { txn, sender, _permits: permits });
+        self.jobs.send(job).map_err(|_| self.writer_ended(false))?;
+        receiver.await.unwrap_or_else(|| Err(self.writer_ended(true).into()))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
@@ -180,17 +182,17 @@ impl StateStore for SqliteStore {
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         self.check_open()?;
-        let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job::Compact { before, answer }).map_err(|_| self.unanswered(false))?;
-        answered.await.unwrap_or_else(|_| Err(self.unanswered(true)))
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send(Job::Compact { before, sender }).map_err(|_| self.writer_ended(false))?;
+        receiver.await.unwrap_or_else(|_| Err(self.writer_ended(true)))
     }
 
     async fn close(&self) -> Result<(), StoreError> {
         self.closed.store(true, Ordering::Release);
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         // Whoever closed before, or a failure, left nothing to do.
-        if self.jobs.send(Job::Close { answer }).is_ok() {
-            let _ = answered.await;
+        if self.jobs.send(Job::Close { sender }).is_ok() {
+            let _ = receiver.await;
         }
         Ok(())
     }
@@ -200,10 +202,10 @@ impl StateStore for SqliteStore {
 struct Disk(Arc<Core>);
 
 #[async_trait]
-impl Recall for Disk {
-    async fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+impl HistorySource for Disk {
+    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let core = Arc::clone(&self.0);
-        blocking(move || core.recall(after, limit)).await
+        blocking(move || core.read_revisions(after, limit)).await
     }
 }
 
@@ -221,8 +223,8 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Makes the directory and the file where they are missing, and takes the lock. Nobody but the owner may read what is
-/// kept; SQLite makes the files beside it with the same rights.
+/// Makes the directory and the file where they are missing, and takes the lock. Nobody but the owner may read
+/// what is kept; SQLite makes the files beside it with the same rights.
 fn prepare(dir: &Path, file: &Path) -> Result<File, StoreError> {
     let failed = |error| error::opening(file, error);
     fs::create_dir_all(dir).map_err(failed)?;
@@ -266,6 +268,6 @@ fn bytes_of(txn: &Txn) -> usize {
     writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
 }
 
-fn room_units(bytes: usize) -> usize {
-    (bytes / ROOM_UNIT + 1).min(Semaphore::MAX_PERMITS)
+fn queue_permits(bytes: usize) -> usize {
+    (bytes / PERMIT_BYTES + 1).min(Semaphore::MAX_PERMITS)
 }

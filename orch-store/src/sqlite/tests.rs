@@ -1,4 +1,4 @@
-//! What a disk that takes nothing more does to the store.
+//! The store on a full disk.
 
 use orch_core::store::{CommitError, Key, StateStore, StoreError, Txn, Write};
 

@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes what is queued, commits it as one group, and answers; while the disk works,
-//! the next group gathers by itself.
+//! The one thread that writes. It takes what is queued, commits it as one group, and completes it; while the
+//! disk works, the next group gathers by itself.
 
 use std::{
     num::NonZeroU64,
@@ -11,39 +11,39 @@ use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    core::{Core, Extent},
+    core::{Core, LogBounds},
     error::{self, Cause},
 };
 use crate::{
-    answer::{Question, answer_all},
-    company::Company,
-    group::{publish, trimmed},
+    commit_group::{publish, trimmed},
+    commit_window::CommitWindow,
+    completion::{CompletionSender, complete_all},
 };
 
-/// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
+/// Transactions of one group: enough to make the sync cheap, few enough to complete soon.
 const GROUP_MAX: usize = 2048;
 
-/// What the writer is asked to do. Each is answered once it is on the disk.
+/// Job of the writer. Each is completed once it is on the disk.
 pub(super) enum Job {
     Commit(Commit),
-    Compact { before: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
-    Close { answer: oneshot::Sender<()> },
+    Compact { before: Revision, sender: oneshot::Sender<Result<(), StoreError>> },
+    Close { sender: oneshot::Sender<()> },
 }
 
 pub(super) struct Commit {
     pub(super) txn: Txn,
-    pub(super) answer: Question<Result<Revision, CommitError>>,
+    pub(super) sender: CompletionSender<Result<Revision, CommitError>>,
     /// Its part of the queue's bound.
-    pub(super) _room: OwnedSemaphorePermit,
+    pub(super) _permits: OwnedSemaphorePermit,
 }
 
 pub(super) struct Writer {
     pub(super) core: Arc<Core>,
     pub(super) history: Arc<History>,
     pub(super) jobs: Receiver<Job>,
-    pub(super) extent: Extent,
+    pub(super) bounds: LogBounds,
     pub(super) keep: NonZeroU64,
-    pub(super) last: Company,
+    pub(super) last: CommitWindow,
 }
 
 impl Writer {
@@ -57,17 +57,17 @@ impl Writer {
                     next = self.gather(&mut group);
                     let (size, begin) = (group.len(), Instant::now());
                     let done = self.commit(group);
-                    self.last = Company::done(size, begin);
+                    self.last = CommitWindow::done(size, begin);
                     done
                 }
-                Job::Compact { before, answer } => {
+                Job::Compact { before, sender } => {
                     let done = self.compact(before);
-                    let _ = answer.send(done.clone());
+                    let _ = sender.send(done.clone());
                     done
                 }
-                Job::Close { answer } => {
+                Job::Close { sender } => {
                     self.core.release();
-                    let _ = answer.send(());
+                    let _ = sender.send(());
                     return;
                 }
             };
@@ -77,12 +77,12 @@ impl Writer {
         }
     }
 
-    /// Adds the commits that are queued already, and those that are expected. Returns the job that came after them, if another
-    /// kind did.
+    /// Adds the commits that are queued already, and those that are expected. Returns the job that came after
+    /// them, if another kind did.
     fn gather(&self, group: &mut Vec<Commit>) -> Option<Job> {
         let until = self.last.deadline();
         while group.len() < GROUP_MAX {
-            let job = match self.last.is_larger_than(group.len()) {
+            let job = match self.last.expects_more_than(group.len()) {
                 true => self.jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
                 false => self.jobs.try_recv().ok(),
             };
@@ -95,25 +95,25 @@ impl Writer {
     }
 
     fn commit(&mut self, mut group: Vec<Commit>) -> Result<(), StoreError> {
-        let (keep, oldest) = (self.keep, self.extent.oldest);
+        let (keep, oldest) = (self.keep, self.bounds.oldest);
         let trim = |head| trimmed(oldest, head, keep);
-        match self.core.apply(self.extent, group.iter_mut().map(|commit| &mut commit.txn), trim) {
-            Ok((verdicts, reached)) => {
-                self.extent = reached;
-                let questions = group.into_iter().map(|commit| commit.answer);
-                publish(&self.history, reached.oldest, questions, verdicts);
+        match self.core.apply(self.bounds, group.iter_mut().map(|commit| &mut commit.txn), trim) {
+            Ok((outcomes, reached)) => {
+                self.bounds = reached;
+                let senders = group.into_iter().map(|commit| commit.sender);
+                publish(&self.history, reached.oldest, senders, outcomes);
                 Ok(())
             }
             Err(error) => {
-                answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
+                complete_all(group.into_iter().map(|commit| (commit.sender, Err(error.clone().into()))));
                 Err(error)
             }
         }
     }
 
     fn compact(&mut self, before: Revision) -> Result<(), StoreError> {
-        let (_, reached) = self.core.apply(self.extent, std::iter::empty(), |_| before)?;
-        self.extent = reached;
+        let (_, reached) = self.core.apply(self.bounds, std::iter::empty(), |_| before)?;
+        self.bounds = reached;
         self.history.forget(reached.oldest);
         Ok(())
     }
@@ -126,7 +126,7 @@ impl Drop for Writer {
             self.core.fail(error::backend("working", true, Cause::Writer { path: self.core.path().into() }));
         }
         self.core.release();
-        match self.core.gone() {
+        match self.core.closed_error() {
             StoreError::Closed => self.history.close(),
             failure => {
                 tracing::error!(path = %self.core.path().display(), %failure, "the store stopped");

@@ -1,4 +1,4 @@
-//! What tests against servers share.
+//! Shared parts of tests against servers.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part of it")]
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 
 use orch_core::store::{Key, Txn, Write};
 
-/// What `cargo xtask test` tells its tests.
+/// Environment variable set by `cargo xtask test`.
 pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: run these tests by `cargo xtask test`, which starts what they need")
@@ -24,8 +24,8 @@ pub(crate) fn unused_name() -> String {
     format!("t{:x}_{}_{next}", time.as_micros(), std::process::id())
 }
 
-/// A turn at a server that is one, whoever runs tests against it: some need it for themselves, because they kill it or
-/// change its settings. Ends when it is dropped.
+/// A turn at a server that is one, whoever runs tests against it: some need it for themselves, because they
+/// kill it or change its settings. Ends when it is dropped.
 pub(crate) async fn turn(server: &str, alone: bool) -> File {
     let name = server.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     let lock = File::create(std::env::temp_dir().join(format!("orch-test-turn-{name}"))).unwrap();

@@ -15,7 +15,7 @@ use orch_core::{
 };
 use orch_store::crdt::{
     AuthorKey, Decision, Effect, Event, Hash, Head, MemoryTables, Message, Moment, ReadLevel, Replica,
-    ReplicaConfig, Segment, Stamp, Tables, Verdict,
+    ReplicaConfig, Segment, Stamp, Tables, TxnOutcome,
 };
 
 pub const BEGIN: u64 = 1_700_000_000_000;
@@ -67,7 +67,7 @@ impl Group {
         let ids = (1..=members).map(|seed| AuthorKey::from_seed(&[seed; 32]).author()).collect();
         let mut config = ReplicaConfig::new(Hash::of(b"a group of tests"), ids);
         config.message_bytes = 2000;
-        (config.patience, config.answer_timeout) = (TICK, TICK * 2);
+        (config.request_grace, config.answer_timeout) = (TICK, TICK * 2);
         let mut group = Self {
             config,
             members: Vec::new(),
@@ -129,9 +129,9 @@ impl Group {
         self.add(seed);
         let twin = self.members.len() - 1;
         self.members[twin].tables = tables;
-        self.config.hear_first = 0;
+        self.config.startup_quorum = 0;
         self.restart(twin);
-        self.config.hear_first = 1;
+        self.config.startup_quorum = 1;
         twin
     }
 
@@ -160,12 +160,12 @@ impl Group {
         self.elapsed += duration;
     }
 
-    pub fn write(&mut self, member: usize, txn: Txn) -> Verdict {
+    pub fn write(&mut self, member: usize, txn: Txn) -> TxnOutcome {
         let now = self.now(member);
         let (at, mut out) = (&mut self.members[member], Vec::new());
-        let verdicts = at.replica.write(&mut at.tables, now, [txn], &mut out).unwrap();
+        let outcomes = at.replica.write(&mut at.tables, now, [txn], &mut out).unwrap();
         self.carry_out(member, out);
-        verdicts.into_iter().next().unwrap()
+        outcomes.into_iter().next().unwrap()
     }
 
     /// Writes, and returns what would have been sent to one member instead of sending it.
@@ -178,7 +178,7 @@ impl Group {
         sent.map(|(_, _, bytes)| (from, Message::decode(bytes).unwrap())).collect()
     }
 
-    /// What a member has sent and nobody got yet.
+    /// Messages that a member sent and nobody received yet.
     pub fn take_messages(&mut self, from: usize) -> Vec<(PeerId, Message)> {
         let id = self.id(from);
         let (taken, rest) = std::mem::take(&mut self.network).into_iter().partition(|sent| sent.0 == from);
@@ -206,7 +206,7 @@ impl Group {
         Message::Supply { author, after, more: false, segments: vec![segment.encode().into()] }
     }
 
-    /// What the system's clocks show.
+    /// Time of the system's clocks.
     pub fn wall(&self) -> Timestamp {
         Timestamp::from_millis(BEGIN).after(self.elapsed)
     }
@@ -334,7 +334,7 @@ impl Group {
         &self.members[member].events
     }
 
-    /// What readers see.
+    /// Records that readers observe.
     pub fn view(&self, member: usize) -> BTreeMap<String, Bytes> {
         let mut keys = Vec::new();
         let visit = &mut |key: &str, _| {

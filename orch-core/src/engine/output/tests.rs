@@ -1,7 +1,7 @@
 //! Reading from a place of output.
 
 use super::*;
-use crate::output::{OutputPage, OutputPiece};
+use crate::output::{OutputChunk, OutputPage};
 
 /// Shows these pieces, two at a time.
 #[derive(Debug)]
@@ -9,7 +9,7 @@ struct Fixed(Vec<KeptOutput>);
 
 #[async_trait::async_trait]
 impl OutputStore for Fixed {
-    async fn append(&self, _: Vec<OutputPiece>) -> Result<(), OutputError> {
+    async fn append(&self, _: Vec<OutputChunk>) -> Result<(), OutputError> {
         unreachable!("nothing is appended")
     }
 
@@ -17,7 +17,7 @@ impl OutputStore for Fixed {
         let mut rest = self.0.iter().filter(|piece| Some(piece.position) > after).cloned();
         let pieces: Vec<_> = rest.by_ref().take(2).collect();
         let last = pieces.last().map(|piece| piece.position);
-        Ok(OutputPage { pieces, more: rest.next().and(last) })
+        Ok(OutputPage { chunks: pieces, more: rest.next().and(last) })
     }
 
     async fn follow(&self, _: TaskId) -> Result<OutputWatch, OutputError> {
@@ -110,7 +110,7 @@ async fn a_tail_is_found_without_reading_what_is_before_it() {
     let line = |number: u64| format!("line {number:058}\n");
     for number in 0..1000 {
         let data = line(number).repeat(100).into();
-        let piece = OutputPiece {
+        let piece = OutputChunk {
             attempt,
             limit: 1 << 30,
             stream: OutputStream::Stdout,

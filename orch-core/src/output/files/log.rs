@@ -14,14 +14,14 @@ use tracing::{debug, warn};
 use super::{
     FileOutputConfig,
     record::{Header, size_of_record},
-    segment::{Found, Place, START, Segment, number_of, read_piece},
+    segment::{Found, Location, START, Segment, number_of, read_chunk},
 };
 use crate::{
     model::{AttemptId, TaskId, Timestamp},
     output::{
-        KeptOutput, OutputError, OutputPage, OutputPiece, OutputPosition,
-        index::{Fresh, Index, Piece},
-        pieces::{PAGE_BYTES, cost},
+        KeptOutput, OutputChunk, OutputError, OutputPage, OutputPosition,
+        chunks::{PAGE_BYTES, cost},
+        index::{Chunk, Fresh, Index},
     },
 };
 
@@ -29,20 +29,20 @@ use crate::{
 pub(super) struct Log {
     dir: PathBuf,
     segment_bytes: u64,
-    index: Index<Place>,
+    index: Index<Location>,
     /// By number. Records go to the last one, while it is open.
     segments: BTreeMap<u64, Segment>,
     next_segment: u64,
-    /// Whether the last segment takes more records.
+    /// True if the last segment takes more records.
     open: bool,
     /// Bytes that the disk still takes, for tests.
     #[cfg(test)]
-    pub(super) room: Option<Arc<std::sync::atomic::AtomicU64>>,
+    pub(super) capacity: Option<Arc<std::sync::atomic::AtomicU64>>,
 }
 
-/// Where the pieces of a page are. They can be read from there whatever happens to the log meanwhile.
+/// Locations of the chunks of a page. They can be read from there whatever happens to the log meanwhile.
 pub(super) struct Lookup {
-    pieces: Vec<(OutputPosition, Piece<Place>, Arc<File>, PathBuf)>,
+    chunks: Vec<(OutputPosition, Chunk<Location>, Arc<File>, PathBuf)>,
     more: bool,
 }
 
@@ -58,7 +58,7 @@ impl Log {
             next_segment: 0,
             open: false,
             #[cfg(test)]
-            room: None,
+            capacity: None,
         };
         let mut numbers: Vec<(u64, PathBuf)> = Vec::new();
         for entry in fs::read_dir(dir).map_err(OutputError::file("reading", dir))? {
@@ -77,14 +77,15 @@ impl Log {
         Ok(log)
     }
 
-    /// Reads one segment. Those before the newest one were synced when they were full, so their headers are enough.
-    fn take_in(&mut self, number: u64, path: &Path, newest: bool) -> Vec<(Place, Header)> {
+    /// Reads one segment. Those before the newest one were synced when they were full, so their headers are
+    /// enough.
+    fn take_in(&mut self, number: u64, path: &Path, newest: bool) -> Vec<(Location, Header)> {
         match Segment::open(path, newest) {
             Ok(Found::Segment(mut segment, headers)) => {
                 segment.dirty = newest;
                 self.open = newest && segment.cut().is_ok() && segment.current;
                 self.segments.insert(number, segment);
-                headers.into_iter().map(|(at, header)| (Place { segment: number, at }, header)).collect()
+                headers.into_iter().map(|(at, header)| (Location { segment: number, at }, header)).collect()
             }
             Ok(Found::Empty) => {
                 if let Err(error) = fs::remove_file(path) {
@@ -104,24 +105,24 @@ impl Log {
     }
 
     /// Builds the index. A record may be there twice, when the copy of a segment was cut short.
-    fn restore(&mut self, mut all: Vec<(Place, Header)>) {
+    fn restore(&mut self, mut all: Vec<(Location, Header)>) {
         all.sort_by_key(|(_, header)| (header.attempt, header.number));
         all.dedup_by_key(|(_, header)| (header.attempt, header.number));
         let mut dropped = Vec::new();
         for of_one in all.chunk_by(|(_, one), (_, next)| one.attempt == next.attempt) {
             let Some((_, last)) = of_one.last() else { continue };
-            for (place, header) in of_one.iter().filter(|(_, header)| header.number >= last.age) {
-                self.insert(header, *place);
+            for (location, header) in of_one.iter().filter(|(_, header)| header.number >= last.age) {
+                self.insert(header, *location);
             }
             self.index.trim(last.attempt, last.limit, &mut dropped);
         }
-        // What was forgotten and still takes space is here again. It makes room with the next append, and not before: its
-        // owner may forget it again, so that nothing else has to go.
+        // What was forgotten and still takes space is here again. It is freed with the next append, and not
+        // before: its owner may forget it again, so that nothing else has to go.
         self.bury(dropped);
     }
 
-    pub(super) fn append(&mut self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
-        let fresh = self.index.fresh(pieces);
+    pub(super) fn append(&mut self, chunks: Vec<OutputChunk>) -> Result<(), OutputError> {
+        let fresh = self.index.fresh(chunks);
         self.index.skip(&fresh);
         let done = self.write(&fresh);
         self.tidy();
@@ -149,7 +150,7 @@ impl Log {
             self.add(number, &records)?;
             let mut dropped = Vec::new();
             for (at, header) in &headers {
-                self.insert(header, Place { segment: number, at: *at });
+                self.insert(header, Location { segment: number, at: *at });
                 self.index.trim(header.attempt, header.limit, &mut dropped);
             }
             self.index.evict(&mut dropped);
@@ -170,7 +171,7 @@ impl Log {
         let number = self.next_segment;
         let segment = Segment::create(&self.dir, number)?;
         #[cfg(test)]
-        let segment = Segment { room: self.room.clone(), ..segment };
+        let segment = Segment { capacity: self.capacity.clone(), ..segment };
         self.next_segment += 1;
         self.segments.insert(number, segment);
         self.open = true;
@@ -196,20 +197,20 @@ impl Log {
         done
     }
 
-    fn insert(&mut self, header: &Header, place: Place) {
-        if let Some(segment) = self.segments.get_mut(&place.segment) {
+    fn insert(&mut self, header: &Header, location: Location) {
+        if let Some(segment) = self.segments.get_mut(&location.segment) {
             segment.live += header.size();
         }
         let Header { attempt, stream, number, age, offset, time, .. } = *header;
-        let piece = Piece { number, stream, offset, bytes: header.len.into(), time, place };
-        self.index.insert(attempt, age, piece);
+        let chunk = Chunk { number, stream, offset, bytes: header.len.into(), time, location };
+        self.index.insert(attempt, age, chunk);
     }
 
-    /// Takes pieces that left the index off their segments.
-    fn bury(&mut self, dropped: Vec<Piece<Place>>) {
-        for piece in dropped {
-            if let Some(segment) = self.segments.get_mut(&piece.place.segment) {
-                segment.live -= size_of_record(piece.bytes);
+    /// Takes chunks that left the index off their segments.
+    fn bury(&mut self, dropped: Vec<Chunk<Location>>) {
+        for chunk in dropped {
+            if let Some(segment) = self.segments.get_mut(&chunk.location.segment) {
+                segment.live -= size_of_record(chunk.bytes);
             }
         }
     }
@@ -221,7 +222,8 @@ impl Log {
         self.tidy();
     }
 
-    /// Deletes segments of which nothing is wanted, and copies what is left of others once too much of the disk is wasted.
+    /// Deletes segments of which nothing is wanted, and copies what is left of others once too much of the
+    /// disk is wasted.
     fn tidy(&mut self) {
         let last = self.segments.last_key_value().map(|(number, _)| *number).filter(|_| self.open);
         let empty: Vec<u64> = self
@@ -241,7 +243,8 @@ impl Log {
         }
     }
 
-    /// The segment that wastes most, when all together waste more than an eighth of what is kept, and a segment.
+    /// The segment that wastes most, when all together waste more than an eighth of what is kept, and a
+    /// segment.
     fn victim(&self) -> Option<u64> {
         let (dead, live) = self
             .segments
@@ -253,7 +256,8 @@ impl Log {
         self.segments.iter().max_by_key(|(_, segment)| segment.dead()).map(|(number, _)| *number)
     }
 
-    /// Copies what is wanted of a segment to the end of the log and deletes it. Numbers stay, so the order does.
+    /// Copies what is wanted of a segment to the end of the log and deletes it. Numbers stay, so the order
+    /// does.
     fn empty(&mut self, victim: u64) -> Result<(), OutputError> {
         if self.segments.last_key_value().is_some_and(|(last, _)| *last == victim) {
             self.seal()?;
@@ -262,7 +266,7 @@ impl Log {
         let (path, failed) = (segment.path.clone(), "copying from");
         let headers = segment.headers(false).map_err(OutputError::file(failed, &path))?;
         for (at, header) in headers {
-            let from = Place { segment: victim, at };
+            let from = Location { segment: victim, at };
             if !self.is_at(header.attempt, header.number, from) {
                 continue;
             }
@@ -271,7 +275,7 @@ impl Log {
             let number = self.segment_for(header.size())?;
             let to = self.segments.get(&number).map_or(START, |segment| segment.size);
             self.add(number, &record)?;
-            self.move_piece(&header, from, Place { segment: number, at: to });
+            self.move_chunk(&header, from, Location { segment: number, at: to });
         }
         // What was copied must be on the disk before it is deleted here.
         self.sync()?;
@@ -279,13 +283,13 @@ impl Log {
         Ok(())
     }
 
-    fn is_at(&mut self, attempt: AttemptId, number: u64, place: Place) -> bool {
-        self.index.get_mut(attempt, number).is_some_and(|piece| piece.place == place)
+    fn is_at(&mut self, attempt: AttemptId, number: u64, location: Location) -> bool {
+        self.index.get_mut(attempt, number).is_some_and(|chunk| chunk.location == location)
     }
 
-    fn move_piece(&mut self, header: &Header, from: Place, to: Place) {
-        if let Some(piece) = self.index.get_mut(header.attempt, header.number) {
-            piece.place = to;
+    fn move_chunk(&mut self, header: &Header, from: Location, to: Location) {
+        if let Some(chunk) = self.index.get_mut(header.attempt, header.number) {
+            chunk.location = to;
         }
         if let Some(segment) = self.segments.get_mut(&from.segment) {
             segment.live -= header.size();
@@ -295,7 +299,8 @@ impl Log {
         }
     }
 
-    /// Deletes a file whose pieces are not in the index. One that cannot be deleted is found again at the next start.
+    /// Deletes a file whose chunks are not in the index. One that cannot be deleted is found again at the
+    /// next start.
     fn delete(&mut self, number: u64) {
         let Some(segment) = self.segments.remove(&number) else { return };
         match fs::remove_file(&segment.path) {
@@ -321,18 +326,18 @@ impl Log {
     }
 
     pub(super) fn look_up(&self, task: TaskId, after: Option<OutputPosition>) -> Lookup {
-        let (mut pieces, mut bytes) = (Vec::new(), 0);
-        for (position, piece) in self.index.after(task, after) {
+        let (mut chunks, mut bytes) = (Vec::new(), 0);
+        for (position, chunk) in self.index.after(task, after) {
             if bytes >= PAGE_BYTES {
-                return Lookup { pieces, more: true };
+                return Lookup { chunks, more: true };
             }
-            bytes += cost(piece.bytes);
-            if let Some(segment) = self.segments.get(&piece.place.segment) {
+            bytes += cost(chunk.bytes);
+            if let Some(segment) = self.segments.get(&chunk.location.segment) {
                 let (file, path) = (Arc::clone(&segment.file), segment.path.clone());
-                pieces.push((position, piece.clone(), file, path));
+                chunks.push((position, chunk.clone(), file, path));
             }
         }
-        Lookup { pieces, more: false }
+        Lookup { chunks, more: false }
     }
 
     pub(super) fn place_of_last(
@@ -359,18 +364,18 @@ impl Log {
 }
 
 impl Lookup {
-    /// Reads the pieces. One that is damaged is left out; the offsets of the others tell.
+    /// Reads the chunks. One that is damaged is left out; the offsets of the others show the gap.
     pub(super) fn read(self) -> Result<OutputPage, OutputError> {
-        let last = self.pieces.last().map(|(position, ..)| *position);
-        let mut page = OutputPage { pieces: Vec::new(), more: last.filter(|_| self.more) };
-        for (position, piece, file, path) in self.pieces {
-            match read_piece(&file, piece.place.at, piece.bytes) {
+        let last = self.chunks.last().map(|(position, ..)| *position);
+        let mut page = OutputPage { chunks: Vec::new(), more: last.filter(|_| self.more) };
+        for (position, chunk, file, path) in self.chunks {
+            match read_chunk(&file, chunk.location.at, chunk.bytes) {
                 Ok(Some(data)) => {
-                    let Piece { stream, offset, time, .. } = piece;
-                    page.pieces.push(KeptOutput { position, stream, offset, time, data: data.into() });
+                    let Chunk { stream, offset, time, .. } = chunk;
+                    page.chunks.push(KeptOutput { position, stream, offset, time, data: data.into() });
                 }
                 Ok(None) => {
-                    warn!(path = %path.display(), at = piece.place.at, "a piece of output is damaged");
+                    warn!(path = %path.display(), at = chunk.location.at, "a chunk of output is damaged");
                 }
                 Err(error) => return Err(OutputError::file("reading", path)(error)),
             }

@@ -1,10 +1,12 @@
-//! Output in files of this machine: append-only segments that hold pieces of many attempts and are deleted as a whole.
+//! Output in files of this machine: append-only segments that hold chunks of many attempts and are deleted as
+//! a whole.
 //!
-//! What is forgotten takes space until its segment goes; once that is more than an eighth of what is kept, and a segment, what
-//! is left of the most wasteful segment is copied. So the disk holds at most 1.2 times what is kept, and two segments.
+//! Forgotten output takes space until its segment goes; once that is more than an eighth of what is kept, and
+//! a segment, what is left of the most wasteful segment is copied. So the disk holds at most 1.2 times what
+//! is kept, and two segments.
 //!
-//! There are no records of what was forgotten: after a restart the part of it that still takes space is there again, as the
-//! first to make room, unless the owner forgets it again.
+//! There are no records of what was forgotten: after a restart the part of it that still takes space is there
+//! again, as the first to be dropped, unless the owner forgets it again.
 
 mod log;
 mod record;
@@ -29,19 +31,19 @@ use tracing::warn;
 
 use self::log::Log;
 use super::{
-    OutputError, OutputPage, OutputPiece, OutputPosition, OutputStore, OutputWatch, followers::Followers,
+    OutputChunk, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch, followers::Followers,
 };
 use crate::model::{TaskId, Timestamp};
 
-/// How long the operating system may hold what was answered before it must be on the disk.
+/// Longest time that acknowledged output stays with the operating system before it must be on the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// Where the files are, and how much they hold.
+/// Directory of the files, and their bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileOutputConfig {
     /// Directory for the files; made when missing. One process at a time uses it.
     pub dir: PathBuf,
-    /// Bytes of all output that is kept, with 128 for each piece.
+    /// Bytes of all output that is kept, with 128 for each chunk.
     pub bytes_max: u64,
 }
 
@@ -58,8 +60,8 @@ impl FileOutputConfig {
     }
 }
 
-/// [`OutputStore`] in files. What was answered survives the process; what was answered in the last second, or while a sync
-/// fails, may not survive the machine.
+/// [`OutputStore`] in files. What was answered survives the process; what was answered in the last second, or
+/// while a sync fails, may not survive the machine.
 #[derive(Debug)]
 pub struct FileOutput {
     shared: Arc<Shared>,
@@ -78,11 +80,12 @@ struct Shared {
 }
 
 impl FileOutput {
-    /// Opens the directory and finds what earlier lives kept there. Ends of files that were not written whole are left out,
-    /// with a warning. Must be called within a tokio runtime.
+    /// Opens the directory and recovers the output of earlier incarnations. Ends of files that were not
+    /// completely written are left out, with a warning. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`OutputError::Locked`] when another process uses the directory, [`OutputError::File`] when it cannot be used.
+    /// [`OutputError::Locked`] when another process uses the directory, [`OutputError::File`] when it cannot
+    /// be used.
     pub async fn open(config: FileOutputConfig) -> Result<Self, OutputError> {
         let shared = blocking(move || {
             let lock = prepare(&config.dir)?;
@@ -153,14 +156,14 @@ fn warn_unsynced(synced: Result<(), OutputError>) {
 
 #[async_trait]
 impl OutputStore for FileOutput {
-    async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
-        if pieces.is_empty() {
+    async fn append(&self, chunks: Vec<OutputChunk>) -> Result<(), OutputError> {
+        if chunks.is_empty() {
             return Ok(());
         }
-        let mut tasks: Vec<TaskId> = pieces.iter().map(|piece| piece.attempt.task).collect();
+        let mut tasks: Vec<TaskId> = chunks.iter().map(|chunk| chunk.attempt.task).collect();
         tasks.sort();
         tasks.dedup();
-        let done = self.with(move |log| log.append(pieces)).await;
+        let done = self.with(move |log| log.append(chunks)).await;
         let failed_before = self.shared.failing.swap(done.is_err(), Ordering::SeqCst);
         if let (Err(error), false) = (&done, failed_before) {
             warn!(error = error as &dyn std::error::Error, "output cannot be kept; its agents send it again");

@@ -1,10 +1,10 @@
-//! Form of a record in a segment: a header with a checksum, then the bytes of the piece.
+//! Form of a record in a segment: a header with a checksum, then the bytes of the chunk.
 
 use std::num::NonZeroU32;
 
 use crate::{
     model::{AttemptId, TaskId, Timestamp},
-    output::{index::Fresh, pieces::PIECE_BYTES_MAX},
+    output::{chunks::CHUNK_BYTES_MAX, index::Fresh},
     runtime::OutputStream,
 };
 
@@ -14,9 +14,9 @@ pub(super) const HEADER: usize = 72;
 /// The latest time that fits, in the year 10889.
 const TIME_MAX: Timestamp = Timestamp::from_millis((1 << 48) - 1);
 
-/// What a record says about its piece. Numbers are little-endian, in this order; two checksums follow, of the data and of
-/// the header before it. The time, of 48 bits, is where the first version had zeros: its high part behind the stream,
-/// its low part behind the length. Zero is unknown.
+/// Header of a record. Numbers are little-endian, in this order; two checksums follow, of the data and of the
+/// header before it. The time, of 48 bits, is where the first version had zeros: its high part behind the
+/// stream, its low part behind the length. Zero is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) attempt: AttemptId,
@@ -36,7 +36,7 @@ impl Header {
         Self {
             attempt: fresh.attempt,
             stream: fresh.stream,
-            len: u32::try_from(fresh.data.len()).expect("a piece is small"),
+            len: u32::try_from(fresh.data.len()).expect("a chunk is small"),
             number: fresh.number,
             age: fresh.age,
             offset: fresh.offset,
@@ -67,7 +67,7 @@ impl Header {
         into.extend_from_slice(&sum.to_le_bytes());
     }
 
-    /// `None` when these are not the bytes of a whole header.
+    /// `None` when these are not the bytes of a complete header.
     pub(super) fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
         let (said, sum) = bytes.split_last_chunk::<4>()?;
         if checksum(said) != u32::from_le_bytes(*sum) {
@@ -96,11 +96,11 @@ impl Header {
             data_sum: u32_at(64)?,
         };
         let fits = header.offset.checked_add(u64::from(header.len)).is_some();
-        let sane = header.len as usize <= PIECE_BYTES_MAX && header.number < u64::MAX && fits;
+        let sane = header.len as usize <= CHUNK_BYTES_MAX && header.number < u64::MAX && fits;
         sane.then_some(header)
     }
 
-    /// Whether these are the bytes of the piece.
+    /// True if these are the bytes of the chunk.
     pub(super) fn is_of(&self, data: &[u8]) -> bool {
         data.len() == self.len as usize && checksum(data) == self.data_sum
     }
@@ -111,7 +111,7 @@ impl Header {
     }
 }
 
-/// What a piece takes in a file.
+/// Bytes of a chunk in a file.
 pub(super) fn size_of_record(bytes: u64) -> u64 {
     HEADER as u64 + bytes
 }

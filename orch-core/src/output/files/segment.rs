@@ -11,10 +11,10 @@ use std::{
 use super::record::{HEADER, Header, size_of_record};
 use crate::output::OutputError;
 
-/// What a segment begins with. The last byte is the version.
+/// Magic bytes of a segment. The last one is the version.
 const MAGIC: [u8; 8] = *b"orchout\x02";
-/// What one begins with whose records have no times. Records are the same apart from that; none with a time is added,
-/// so that the version that wrote it can read all of it.
+/// Magic bytes of a segment whose records have no times. Records are the same apart from that; none with a
+/// time is added, so that the version that wrote it can read all of it.
 const MAGIC_TIMELESS: [u8; 8] = *b"orchout\x01";
 
 /// Bytes before the first record.
@@ -24,7 +24,7 @@ pub(super) const START: u64 = MAGIC.len() as u64;
 pub(super) struct Segment {
     pub(super) file: Arc<File>,
     pub(super) path: PathBuf,
-    /// Where the next record goes.
+    /// Offset of the next record.
     pub(super) size: u64,
     /// Bytes of records that are still in the index.
     pub(super) live: u64,
@@ -34,17 +34,17 @@ pub(super) struct Segment {
     pub(super) current: bool,
     /// Bytes that the disk still takes, for tests.
     #[cfg(test)]
-    pub(super) room: Option<Arc<std::sync::atomic::AtomicU64>>,
+    pub(super) capacity: Option<Arc<std::sync::atomic::AtomicU64>>,
 }
 
-/// Where a record is.
+/// Location of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) segment: u64,
     pub(super) at: u64,
 }
 
-/// What was found in a file with the name of a segment.
+/// Content found in a file with the name of a segment.
 pub(super) enum Found {
     Segment(Segment, Vec<(u64, Header)>),
     /// It was not written to yet.
@@ -80,8 +80,8 @@ impl Segment {
         Ok(Self::from_file(file, path, START))
     }
 
-    /// Reads the headers of one that is there. Bytes after the last whole record are not part of it. With `data` the pieces
-    /// are checked as well.
+    /// Reads the headers of one that is there. Bytes after the last complete record are not part of it. With
+    /// `data` the chunks are checked as well.
     pub(super) fn open(path: &Path, data: bool) -> io::Result<Found> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let len = file.metadata()?.len();
@@ -98,7 +98,7 @@ impl Segment {
         if segment.size < len {
             tracing::warn!(
                 path = %path.display(), kept = segment.size, cut = len - segment.size,
-                "the end of a file of output is not whole; leaving it out"
+                "the end of a file of output is incomplete; leaving it out"
             );
         }
         Ok(Found::Segment(segment, headers))
@@ -113,11 +113,11 @@ impl Segment {
             dirty: false,
             current: true,
             #[cfg(test)]
-            room: None,
+            capacity: None,
         }
     }
 
-    /// The headers of all whole records, with their places.
+    /// The headers of all complete records, with their offsets.
     pub(super) fn headers(&self, data: bool) -> io::Result<Vec<(u64, Header)>> {
         let (mut headers, mut at) = (Vec::new(), START);
         while at + HEADER as u64 <= self.size {
@@ -133,14 +133,14 @@ impl Segment {
         Ok(headers)
     }
 
-    /// The piece of a record; `None` when it is damaged.
+    /// The chunk of a record; `None` when it is damaged.
     fn data(&self, at: u64, header: &Header) -> io::Result<Option<Vec<u8>>> {
         let mut data = vec![0; header.len as usize];
         self.file.read_exact_at(&mut data, at + HEADER as u64)?;
         Ok(header.is_of(&data).then_some(data))
     }
 
-    /// A whole record as it is in the file.
+    /// A complete record as it is in the file.
     pub(super) fn raw(&self, at: u64, header: &Header) -> io::Result<Vec<u8>> {
         let mut record = vec![0; HEADER + header.len as usize];
         self.file.read_exact_at(&mut record, at)?;
@@ -157,19 +157,19 @@ impl Segment {
 
     fn write(&self, records: &[u8]) -> io::Result<()> {
         #[cfg(test)]
-        if let Some(room) = &self.room {
+        if let Some(capacity) = &self.capacity {
             use std::sync::atomic::Ordering;
-            let left = room.load(Ordering::SeqCst);
+            let left = capacity.load(Ordering::SeqCst);
             if left < records.len() as u64 {
                 self.file.write_all_at(&records[..usize::try_from(left).unwrap()], self.size)?;
                 return Err(ErrorKind::StorageFull.into());
             }
-            room.fetch_sub(records.len() as u64, Ordering::SeqCst);
+            capacity.fetch_sub(records.len() as u64, Ordering::SeqCst);
         }
         self.file.write_all_at(records, self.size)
     }
 
-    /// Removes what follows the last whole record. Nothing may be written behind a torn one.
+    /// Removes what follows the last complete record. Nothing may be written behind a torn one.
     pub(super) fn cut(&self) -> io::Result<()> {
         self.file.set_len(self.size)
     }
@@ -188,8 +188,8 @@ impl Segment {
     }
 }
 
-/// The bytes of a piece in a file; `None` when they are not those that were written.
-pub(super) fn read_piece(file: &File, at: u64, bytes: u64) -> io::Result<Option<Vec<u8>>> {
+/// The bytes of a chunk in a file; `None` when they are not those that were written.
+pub(super) fn read_chunk(file: &File, at: u64, bytes: u64) -> io::Result<Option<Vec<u8>>> {
     let mut record = vec![0; usize::try_from(size_of_record(bytes)).map_err(io::Error::other)?];
     match file.read_exact_at(&mut record, at) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),

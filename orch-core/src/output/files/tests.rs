@@ -32,47 +32,47 @@ fn byte(offset: u64) -> u8 {
     u8::try_from(offset % 251).unwrap()
 }
 
-fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputPiece {
+fn chunk(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputChunk {
     let data: Vec<u8> = (offset..offset + len).map(byte).collect();
-    OutputPiece { attempt, limit: 1 << 20, stream, offset, time: None, data: data.into() }
+    OutputChunk { attempt, limit: 1 << 20, stream, offset, time: None, data: data.into() }
 }
 
 fn all(log: &Log, task: TaskId) -> Vec<KeptOutput> {
-    let (mut after, mut pieces) = (None, Vec::new());
+    let (mut after, mut chunks) = (None, Vec::new());
     loop {
         let page = log.look_up(task, after).read().unwrap();
-        pieces.extend(page.pieces);
+        chunks.extend(page.chunks);
         after = page.more;
         if after.is_none() {
             break;
         }
     }
-    for KeptOutput { offset, data, .. } in &pieces {
+    for KeptOutput { offset, data, .. } in &chunks {
         assert!(data.iter().copied().eq((*offset..offset + data.len() as u64).map(byte)), "other bytes");
     }
-    pieces
+    chunks
 }
 
 fn offsets(log: &Log, task: TaskId) -> Vec<(u64, usize)> {
-    all(log, task).iter().map(|piece| (piece.offset, piece.data.len())).collect()
+    all(log, task).iter().map(|chunk| (chunk.offset, chunk.data.len())).collect()
 }
 
 fn kept(log: &Log) -> u64 {
     let tasks = log.tasks().into_iter();
-    tasks.flat_map(|task| all(log, task)).map(|piece| piece.data.len() as u64).sum()
+    tasks.flat_map(|task| all(log, task)).map(|chunk| chunk.data.len() as u64).sum()
 }
 
 fn disk(dir: &Path) -> u64 {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
 
-/// A segment with pieces of one task, and where each of its records ends.
+/// A segment with chunks of one task, and where each of its records ends.
 fn written() -> (Vec<u8>, TaskId, Vec<(usize, u64)>) {
     let (dir, one) = (tempfile::tempdir().unwrap(), attempt());
     let (mut log, mut ends, mut end) = (open(dir.path(), 1 << 20), Vec::new(), 8);
     for (at, len) in [3_u64, 1, 40, 7].into_iter().enumerate() {
         let offset = at as u64 * 100;
-        log.append(vec![piece(one, Stdout, offset, len)]).unwrap();
+        log.append(vec![chunk(one, Stdout, offset, len)]).unwrap();
         end += record::HEADER + usize::try_from(len).unwrap();
         ends.push((end, offset));
     }
@@ -91,7 +91,7 @@ fn a_file_that_was_cut_anywhere_shows_what_is_whole_and_goes_on() {
         let whole = || ends.iter().filter(|(end, _)| *end <= cut).map(|(_, offset)| *offset);
         assert!(offsets(&log, task).iter().map(|(offset, _)| *offset).eq(whole()), "cut at {cut}");
         let one = AttemptId { task, attempt: NonZeroU32::MIN };
-        log.append(vec![piece(one, Stdout, 400, 9), piece(one, Stderr, 0, 2)]).unwrap();
+        log.append(vec![chunk(one, Stdout, 400, 9), chunk(one, Stderr, 0, 2)]).unwrap();
         drop(log);
         let shown = offsets(&open(dir.path(), 1 << 20), task);
         assert!(shown.iter().map(|(offset, _)| *offset).eq(whole().chain([400, 0])), "cut at {cut}");
@@ -111,12 +111,12 @@ fn a_byte_that_was_damaged_costs_what_follows_and_nothing_wrong_is_shown() {
     }
 }
 
-/// The pieces of a file that is not the newest one are not looked at before they are read.
+/// The chunks of a file that is not the newest one are not looked at before they are read.
 #[test]
 fn a_piece_that_was_damaged_is_left_out_of_what_is_read() {
     let (dir, one) = (tempfile::tempdir().unwrap(), attempt());
     let mut log = open(dir.path(), 64 << 20);
-    log.append((0..3).map(|at| piece(one, Stdout, at * 100, 50)).collect()).unwrap();
+    log.append((0..3).map(|at| chunk(one, Stdout, at * 100, 50)).collect()).unwrap();
     let path = segment::path_of(dir.path(), 0);
     let mut file = fs::read(&path).unwrap();
     file[8 + record::HEADER + 50 + record::HEADER + 3] ^= 1;
@@ -132,7 +132,7 @@ fn files_of_others_stay_and_are_not_touched() {
         fs::write(path, content).unwrap();
     }
     let mut log = open(dir.path(), 1 << 20);
-    log.append(vec![piece(one, Stdout, 0, 10)]).unwrap();
+    log.append(vec![chunk(one, Stdout, 0, 10)]).unwrap();
     drop(log);
     assert_eq!(fs::read_to_string(&newer).unwrap(), "orchout\u{3}and more");
     assert_eq!(fs::read_to_string(dir.path().join("notes.out")).unwrap(), "mine");
@@ -160,58 +160,58 @@ fn files_of_the_version_without_times_are_read_and_end_where_it_left_them() {
     let shown = |log: &Log| -> Vec<_> {
         all(log, task)
             .iter()
-            .map(|piece| (piece.stream, piece.offset, piece.data.len(), piece.time))
+            .map(|chunk| (chunk.stream, chunk.offset, chunk.data.len(), chunk.time))
             .collect()
     };
     let mut log = open(dir.path(), 1 << 20);
     assert_eq!(shown(&log), expected[..2]);
-    log.append(vec![OutputPiece { time, ..piece(one, Stdout, 0, 10) }]).unwrap();
+    log.append(vec![OutputChunk { time, ..chunk(one, Stdout, 0, 10) }]).unwrap();
     assert_eq!(shown(&log), expected);
     drop(log);
     assert_eq!(fs::read(&path).unwrap(), old, "what it cannot read is in a file of its own");
     assert_eq!(shown(&open(dir.path(), 1 << 20)), expected);
 }
 
-/// What is left of an old file is copied once most of it is forgotten.
+/// The rest of an old file is copied once most of it is forgotten.
 #[test]
 fn records_without_times_are_copied_among_those_with_times() {
     let dir = tempfile::tempdir().unwrap();
     let path = segment::path_of(dir.path(), 0);
     let (stays, gone) = (attempt(), attempt());
     let mut log = open(dir.path(), 1 << 20);
-    log.append(vec![piece(stays, Stdout, 0, 100)]).unwrap();
-    log.append((0..6).map(|at| piece(gone, Stdout, at * 50_000, 40_000)).collect()).unwrap();
+    log.append(vec![chunk(stays, Stdout, 0, 100)]).unwrap();
+    log.append((0..6).map(|at| chunk(gone, Stdout, at * 50_000, 40_000)).collect()).unwrap();
     drop(log);
     let mut old = fs::read(&path).unwrap();
     old[7] = 1;
     fs::write(&path, old).unwrap();
     let time = Some(Timestamp::from_millis(1_700_000_000_123));
     let mut log = open(dir.path(), 1 << 20);
-    log.append(vec![OutputPiece { time, ..piece(stays, Stdout, 100, 100) }]).unwrap();
-    log.append((0..2).map(|at| piece(gone, Stderr, at * 50_000, 40_000)).collect()).unwrap();
+    log.append(vec![OutputChunk { time, ..chunk(stays, Stdout, 100, 100) }]).unwrap();
+    log.append((0..2).map(|at| chunk(gone, Stderr, at * 50_000, 40_000)).collect()).unwrap();
     log.forget(&[gone.task]);
     assert!(!path.exists(), "the old file is gone");
-    let times = |log: &Log| all(log, stays.task).iter().map(|piece| piece.time).collect::<Vec<_>>();
+    let times = |log: &Log| all(log, stays.task).iter().map(|chunk| chunk.time).collect::<Vec<_>>();
     assert_eq!(times(&log), [None, time]);
     drop(log);
     assert_eq!(times(&open(dir.path(), 1 << 20)), [None, time]);
 }
 
-/// Whatever part of an append reached the disk before it was full: nothing that was answered is lost, nothing that was
-/// refused is shown, and once there is room it goes on.
+/// Whatever part of an append reached the disk before it was full: nothing that was answered is lost, nothing
+/// that was refused is shown, and once there is capacity it goes on.
 #[test]
 fn a_full_disk_refuses_more_and_loses_nothing() {
-    for room in 0..400 {
+    for capacity in 0..400 {
         let (dir, one, two) = (tempfile::tempdir().unwrap(), attempt(), attempt());
         let mut log = open(dir.path(), 1 << 20);
         let left = Arc::new(AtomicU64::new(u64::MAX));
-        log.room = Some(left.clone());
-        log.append(vec![piece(one, Stdout, 0, 50)]).unwrap();
-        left.store(room, Ordering::SeqCst);
-        let more = vec![piece(one, Stdout, 50, 100), piece(two, Stdout, 0, 100), piece(one, Stderr, 0, 10)];
+        log.capacity = Some(left.clone());
+        log.append(vec![chunk(one, Stdout, 0, 50)]).unwrap();
+        left.store(capacity, Ordering::SeqCst);
+        let more = vec![chunk(one, Stdout, 50, 100), chunk(two, Stdout, 0, 100), chunk(one, Stderr, 0, 10)];
         let error = log.append(more.clone());
         let size = 3 * record::HEADER as u64 + 210;
-        assert_eq!(error.is_err(), room < size, "room for {room}");
+        assert_eq!(error.is_err(), capacity < size, "capacity for {capacity}");
         if let Err(error) = error {
             assert!(matches!(error, OutputError::File { doing: "writing to", .. }), "{error:?}");
             assert_eq!(offsets(&log, one.task), [(0, 50)]);
@@ -233,14 +233,15 @@ fn the_disk_holds_little_more_than_what_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path(), MAX);
     let mut running: Vec<(AttemptId, u64)> = Vec::new();
-    // Attempts of all lengths, interleaved, three times what is kept; every fifth is forgotten when it is over.
+    // Attempts of all lengths, interleaved, three times what is kept; every fifth is forgotten when it is
+    // over.
     for step in 0..1600_u64 {
         if step % 4 == 0 {
             running.push((attempt(), 0));
         }
         let at = usize::try_from(step * 7).unwrap() % running.len();
         let (one, offset) = &mut running[at];
-        log.append(vec![piece(*one, Stdout, *offset, 32_000)]).unwrap();
+        log.append(vec![chunk(*one, Stdout, *offset, 32_000)]).unwrap();
         *offset += 32_000;
         if running.len() > 40 {
             let (ended, _) = running.remove(at);
@@ -257,7 +258,7 @@ fn the_disk_holds_little_more_than_what_is_kept() {
     let mut again = open(dir.path(), MAX);
     let kept_again = self::kept(&again);
     assert!(kept_again >= kept && kept_again <= disk, "{kept_again} after {kept}");
-    again.append(vec![piece(attempt(), Stdout, 0, 1)]).unwrap();
+    again.append(vec![chunk(attempt(), Stdout, 0, 1)]).unwrap();
     assert!(self::kept(&again) <= MAX, "{} of {MAX}", self::kept(&again));
 }
 
@@ -267,7 +268,7 @@ fn forgotten_tasks_free_their_space() {
     let mut log = open(dir.path(), 64 << 20);
     let attempts: Vec<_> = (0..40).map(|_| attempt()).collect();
     for one in &attempts {
-        log.append(vec![piece(*one, Stdout, 0, 500_000)]).unwrap();
+        log.append(vec![chunk(*one, Stdout, 0, 500_000)]).unwrap();
     }
     assert!(disk(dir.path()) > 20_000_000);
     // All but every fourth one: no segment is wholly unwanted.
@@ -303,12 +304,12 @@ async fn a_directory_is_for_one_at_a_time_and_free_when_it_is_dropped() {
     let output = FileOutput::open(FileOutputConfig::new(&path)).await.unwrap();
     let refused = FileOutput::open(FileOutputConfig::new(&path)).await.unwrap_err();
     assert!(matches!(&refused, OutputError::Locked(at) if *at == path), "{refused}");
-    output.append(vec![piece(attempt(), Stdout, 0, 10)]).await.unwrap();
+    output.append(vec![chunk(attempt(), Stdout, 0, 10)]).await.unwrap();
     drop(output);
     FileOutput::open(FileOutputConfig::new(&path)).await.unwrap();
 }
 
-/// What is asked of a log.
+/// Operation on a log.
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<(usize, bool, u64)>),
@@ -337,18 +338,18 @@ proptest! {
         let mut log = open(dir.path(), MAX);
         for step in steps {
             match step {
-                Step::Append(pieces) => {
-                    let new = pieces.iter().map(|(at, first, len)| {
+                Step::Append(chunks) => {
+                    let new = chunks.iter().map(|(at, first, len)| {
                         let end = ends.entry((*at, *first)).or_default();
                         let stream = if *first { Stdout } else { Stderr };
-                        let piece = OutputPiece { limit: 200_000, ..piece(attempts[*at], stream, *end, *len) };
+                        let chunk = OutputChunk { limit: 200_000, ..chunk(attempts[*at], stream, *end, *len) };
                         *end += len;
-                        piece
+                        chunk
                     });
                     log.append(new.collect()).unwrap();
-                    let (at, first, _) = pieces[pieces.len() - 1];
-                    let newest = all(&log, attempts[at].task).last().map(|piece| {
-                        piece.offset + piece.data.len() as u64
+                    let (at, first, _) = chunks[chunks.len() - 1];
+                    let newest = all(&log, attempts[at].task).last().map(|chunk| {
+                        chunk.offset + chunk.data.len() as u64
                     });
                     prop_assert_eq!(newest, ends.get(&(at, first)).copied());
                 }

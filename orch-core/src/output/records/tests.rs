@@ -12,7 +12,7 @@ use super::{
 };
 use crate::store::{MemoryStore, MemoryStoreConfig, Page, Revision, Txn, Watch};
 
-/// What becomes of a commit.
+/// Fate of a commit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
@@ -25,7 +25,8 @@ enum Fault {
     },
 }
 
-/// A memory store whose next commits fail as planned, and that takes no transaction larger than one value may be.
+/// A memory store whose next commits fail as planned, and that takes no transaction larger than one value may
+/// be.
 #[derive(Debug)]
 struct Faulty {
     inner: MemoryStore,
@@ -118,9 +119,9 @@ fn byte(offset: u64) -> u8 {
     u8::try_from(offset % 251).unwrap()
 }
 
-fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputPiece {
+fn chunk(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputChunk {
     let data = (offset..offset + len).map(byte).collect();
-    OutputPiece { attempt, limit: 1 << 20, stream, offset, time: None, data }
+    OutputChunk { attempt, limit: 1 << 20, stream, offset, time: None, data }
 }
 
 fn records(store: &Arc<Faulty>, prefix: &str) -> Vec<KeptOutput> {
@@ -128,8 +129,8 @@ fn records(store: &Arc<Faulty>, prefix: &str) -> Vec<KeptOutput> {
     page.entries.iter().map(|entry| decode(&entry.key, &entry.value).unwrap()).collect()
 }
 
-/// Where stored pieces are, after a look at what is in them.
-fn places(store: &Arc<Faulty>, attempt: AttemptId) -> Vec<(OutputStream, u64, u64)> {
+/// Keys of stored chunks, after their content was checked.
+fn ranges(store: &Arc<Faulty>, attempt: AttemptId) -> Vec<(OutputStream, u64, u64)> {
     let chunks = records(store, &attempt_prefix(attempt)).into_iter();
     chunks
         .map(|chunk| {
@@ -140,12 +141,12 @@ fn places(store: &Arc<Faulty>, attempt: AttemptId) -> Vec<(OutputStream, u64, u6
         .collect()
 }
 
-/// What the index holds, of each attempt and as a whole.
+/// Content of the index, of each attempt and in total.
 type Counted = (BTreeMap<AttemptId, (VecDeque<(u64, u64)>, u64, u64)>, u64);
 
 fn counted(writer: &StoreOutput) -> Counted {
     let index = now(writer.index.lock());
-    let of = |kept: &Kept| (kept.pieces.clone(), kept.bytes, kept.next_number);
+    let of = |kept: &Kept| (kept.chunks.clone(), kept.bytes, kept.next_number);
     (index.attempts.iter().map(|(attempt, kept)| (*attempt, of(kept))).collect(), index.bytes)
 }
 
@@ -153,10 +154,10 @@ fn counted(writer: &StoreOutput) -> Counted {
 fn a_record_of_the_version_without_times_is_read() {
     let (store, all) = (Faulty::new(4 << 20, 1000), attempts(1));
     let old = Bytes::from_static(b"{\"v\":1,\"stream\":\"stdout\",\"offset\":0}\n\0\x01\x02");
-    now(store.commit(Txn::of(vec![Write::put(piece_key(all[0], 0), old.clone())]))).unwrap();
+    now(store.commit(Txn::of(vec![Write::put(chunk_key(all[0], 0), old.clone())]))).unwrap();
     let time = Some(Timestamp::from_millis(1_700_000_000_123));
-    now(open(&store, 1 << 20).append(vec![OutputPiece { time, ..piece(all[0], Stdout, 0, 5) }])).unwrap();
-    let shown: Vec<_> = records(&store, PREFIX).iter().map(|piece| (piece.offset, piece.time)).collect();
+    now(open(&store, 1 << 20).append(vec![OutputChunk { time, ..chunk(all[0], Stdout, 0, 5) }])).unwrap();
+    let shown: Vec<_> = records(&store, PREFIX).iter().map(|chunk| (chunk.offset, chunk.time)).collect();
     assert_eq!(shown, [(0, None), (3, time)]);
     assert_eq!(encode(Stdout, 0, None, b"\0\x01\x02"), old);
 }
@@ -165,36 +166,36 @@ fn a_record_of_the_version_without_times_is_read() {
 fn small_pieces_become_one_and_the_order_of_both_streams_stays() {
     let (store, all) = (Faulty::new(4 << 20, 1000), attempts(2));
     let writer = open(&store, 1 << 30);
-    let mut pieces: Vec<_> =
-        (0..3000).flat_map(|at| all.iter().map(move |one| piece(*one, Stdout, at, 1))).collect();
-    pieces.push(piece(all[0], Stderr, 0, 5));
-    pieces.push(piece(all[0], Stdout, 3000, 5));
-    pieces.push(piece(all[0], Stdout, 4000, 5));
-    now(writer.write(pieces)).unwrap();
-    assert_eq!(places(&store, all[1]), [(Stdout, 0, 3000)]);
+    let mut chunks: Vec<_> =
+        (0..3000).flat_map(|at| all.iter().map(move |one| chunk(*one, Stdout, at, 1))).collect();
+    chunks.push(chunk(all[0], Stderr, 0, 5));
+    chunks.push(chunk(all[0], Stdout, 3000, 5));
+    chunks.push(chunk(all[0], Stdout, 4000, 5));
+    now(writer.write(chunks)).unwrap();
+    assert_eq!(ranges(&store, all[1]), [(Stdout, 0, 3000)]);
     let ordered = [(Stdout, 0, 3000), (Stderr, 0, 5), (Stdout, 3000, 3005), (Stdout, 4000, 4005)];
-    assert_eq!(places(&store, all[0]), ordered);
+    assert_eq!(ranges(&store, all[0]), ordered);
 }
 
 #[test]
 fn pieces_are_no_larger_than_the_store_takes() {
     let (store, all) = (Faulty::new(1128, 1000), attempts(1));
     let writer = open(&store, 1 << 30);
-    now(writer.write(vec![piece(all[0], Stdout, 0, 2500)])).unwrap();
-    assert_eq!(places(&store, all[0]), [(Stdout, 0, 1000), (Stdout, 1000, 2000), (Stdout, 2000, 2500)]);
+    now(writer.write(vec![chunk(all[0], Stdout, 0, 2500)])).unwrap();
+    assert_eq!(ranges(&store, all[0]), [(Stdout, 0, 1000), (Stdout, 1000, 2000), (Stdout, 2000, 2500)]);
 }
 
 #[test]
 fn the_pieces_of_an_attempt_are_bounded_and_the_newest_stay() {
     let (store, all) = (Faulty::new(4 << 20, 1000), attempts(1));
     let writer = open(&store, 1 << 30);
-    let written = PIECES_MAX as u64 + 100;
+    let written = CHUNKS_MAX as u64 + 100;
     for at in 0..written {
-        now(writer.write(vec![piece(all[0], Stdout, at, 1)])).unwrap();
+        now(writer.write(vec![chunk(all[0], Stdout, at, 1)])).unwrap();
     }
-    let places = places(&store, all[0]);
-    assert_eq!(places.len(), PIECES_MAX);
-    assert_eq!(places.last(), Some(&(Stdout, written - 1, written)));
+    let ranges = ranges(&store, all[0]);
+    assert_eq!(ranges.len(), CHUNKS_MAX);
+    assert_eq!(ranges.last(), Some(&(Stdout, written - 1, written)));
 }
 
 #[test]
@@ -202,7 +203,7 @@ fn what_pieces_take_beside_their_data_counts() {
     let store = Faulty::new(4 << 20, 1000);
     let writer = open(&store, 10_000);
     for attempt in attempts(200) {
-        now(writer.write(vec![piece(attempt, Stdout, 0, 1)])).unwrap();
+        now(writer.write(vec![chunk(attempt, Stdout, 0, 1)])).unwrap();
     }
     assert_eq!(records(&store, PREFIX).len() as u64, 10_000 / cost(1));
 }
@@ -213,21 +214,21 @@ fn transactions_are_no_larger_than_the_store_takes() {
         let (store, all) = (Faulty::new(max_value_bytes, max_txn_writes), attempts(2));
         let writer = open(&store, 200 * cost(10));
         let streams = |n| if n % 2 == 0 { Stdout } else { Stderr };
-        let pieces = |one, first: u64| {
-            (first..first + 150).map(|n| piece(one, streams(n), n / 2 * 10, 10)).collect::<Vec<_>>()
+        let chunks = |one, first: u64| {
+            (first..first + 150).map(|n| chunk(one, streams(n), n / 2 * 10, 10)).collect::<Vec<_>>()
         };
-        now(writer.write(pieces(all[0], 0))).unwrap();
-        assert_eq!(places(&store, all[0]).len(), 150);
-        now(writer.write(pieces(all[1], 0))).expect("a whole attempt makes room");
-        assert!(places(&store, all[0]).is_empty());
-        let mut last = piece(all[1], Stdout, 750, 10);
+        now(writer.write(chunks(all[0], 0))).unwrap();
+        assert_eq!(ranges(&store, all[0]).len(), 150);
+        now(writer.write(chunks(all[1], 0))).expect("a whole attempt frees space");
+        assert!(ranges(&store, all[0]).is_empty());
+        let mut last = chunk(all[1], Stdout, 750, 10);
         last.limit = 20;
         now(writer.write(vec![last])).expect("much is dropped at a time");
-        assert_eq!(places(&store, all[1]).len(), 2);
+        assert_eq!(ranges(&store, all[1]).len(), 2);
     }
 }
 
-/// What happens to one write: pieces that are new, and what becomes of its commits.
+/// One scripted write: new chunks, and the fate of its commits.
 fn step() -> impl Strategy<Value = (Vec<(usize, bool, u64)>, Vec<Fault>)> {
     let fault = prop_oneof![
         3 => Just(Fault::None),
@@ -239,27 +240,27 @@ fn step() -> impl Strategy<Value = (Vec<(usize, bool, u64)>, Vec<Fault>)> {
 }
 
 proptest! {
-    /// Pieces that were not answered are sent again with those that came meanwhile. Afterwards the index says what
-    /// the store holds, and the store holds the newest of what was sent, once.
+    /// Chunks that were not acknowledged are sent again with those that came meanwhile. Afterwards the index
+    /// says what the store holds, and the store holds the newest of what was sent, once.
     #[test]
     fn a_failed_write_counts_nothing_twice(steps in vec(step(), 1..25)) {
         let (store, all) = (Faulty::new(400, 4), attempts(3));
         let writer = open(&store, 2500);
         let mut ends: BTreeMap<(AttemptId, OutputStream), u64> = BTreeMap::new();
         let mut unanswered = Vec::new();
-        for (pieces, faults) in steps {
-            for (at, first, len) in pieces {
+        for (chunks, faults) in steps {
+            for (at, first, len) in chunks {
                 let key = (all[at], if first { Stdout } else { Stderr });
                 let end = ends.entry(key).or_default();
                 unanswered.push((key, *end, len));
                 *end += len;
             }
             let send = || {
-                let piece = |((attempt, stream), offset, len): &((_, _), _, _)| {
-                    OutputPiece { limit: 300, ..piece(*attempt, *stream, *offset, *len) }
+                let chunk = |((attempt, stream), offset, len): &((_, _), _, _)| {
+                    OutputChunk { limit: 300, ..chunk(*attempt, *stream, *offset, *len) }
                 };
-                let pieces = unanswered.iter().map(piece).collect();
-                matches!(writer.write(pieces).now_or_never(), Some(Ok(())))
+                let chunks = unanswered.iter().map(chunk).collect();
+                matches!(writer.write(chunks).now_or_never(), Some(Ok(())))
             };
             store.plan(faults);
             let mut answered = send();
@@ -277,17 +278,17 @@ proptest! {
         let end = ends.entry((last, Stdout)).or_default();
         unanswered.push(((last, Stdout), *end, 7));
         *end += 7;
-        let pieces = unanswered.iter().map(|((attempt, stream), offset, len)| {
-            OutputPiece { limit: 300, ..piece(*attempt, *stream, *offset, *len) }
+        let chunks = unanswered.iter().map(|((attempt, stream), offset, len)| {
+            OutputChunk { limit: 300, ..chunk(*attempt, *stream, *offset, *len) }
         });
-        now(writer.write(pieces.collect())).unwrap();
+        now(writer.write(chunks.collect())).unwrap();
         prop_assert_eq!(counted(&writer), counted(&open(&store, 2500)));
         for attempt in all {
             for stream in [Stdout, Stderr] {
-                let mut places = places(&store, attempt);
-                places.retain(|(of, ..)| *of == stream);
-                prop_assert!(places.windows(2).all(|pair| pair[0].2 <= pair[1].1), "twice: {places:?}");
-                if let Some((.., end)) = places.last() {
+                let mut ranges = ranges(&store, attempt);
+                ranges.retain(|(of, ..)| *of == stream);
+                prop_assert!(ranges.windows(2).all(|pair| pair[0].2 <= pair[1].1), "twice: {ranges:?}");
+                if let Some((.., end)) = ranges.last() {
                     prop_assert_eq!(Some(end), ends.get(&(attempt, stream)), "the newest is missing");
                 }
             }
@@ -303,11 +304,11 @@ fn members_go_on_where_another_one_stopped() {
     let (one, other) = (open(), open());
     let attempt = attempts(1)[0];
     for (at, member) in [&one, &other, &other, &one, &one, &other].into_iter().enumerate() {
-        now(member.append(vec![piece(attempt, Stdout, at as u64 * 10, 10)])).unwrap();
+        now(member.append(vec![chunk(attempt, Stdout, at as u64 * 10, 10)])).unwrap();
     }
     for member in [&one, &other] {
         let page = now(member.read(attempt.task, None)).unwrap();
-        let offsets: Vec<u64> = page.pieces.iter().map(|piece| piece.offset).collect();
+        let offsets: Vec<u64> = page.chunks.iter().map(|chunk| chunk.offset).collect();
         assert_eq!(offsets, [0, 10, 20, 30, 40, 50]);
     }
 }
@@ -356,8 +357,8 @@ impl StateStore for Shared {
 fn what_a_store_holds_is_moved_out_of_it() {
     let (store, all) = (Faulty::new(4 << 20, 1000), attempts(3));
     let written = open(&store, 1 << 30);
-    let pieces = |one: AttemptId| (0..200_u64).map(move |at| piece(one, Stdout, at * 10, 5));
-    now(written.append(all.iter().flat_map(|one| pieces(*one)).collect())).unwrap();
+    let chunks = |one: AttemptId| (0..200_u64).map(move |at| chunk(one, Stdout, at * 10, 5));
+    now(written.append(all.iter().flat_map(|one| chunks(*one)).collect())).unwrap();
     let to = crate::output::MemoryOutput::new(1 << 30);
     let limit = |attempt: AttemptId| (attempt != all[1]).then_some(1 << 20);
     store.plan([Fault::None, Fault::Refused]);
@@ -368,7 +369,7 @@ fn what_a_store_holds_is_moved_out_of_it() {
     assert_eq!(now(to.tasks()), [all[0].task, all[2].task]);
     for attempt in [all[0], all[2]] {
         let page = now(to.read(attempt.task, None)).unwrap();
-        let offsets: Vec<u64> = page.pieces.iter().map(|piece| piece.offset).collect();
+        let offsets: Vec<u64> = page.chunks.iter().map(|chunk| chunk.offset).collect();
         assert_eq!(offsets, (0..200).map(|at| at * 10).collect::<Vec<_>>(), "each once");
     }
 }

@@ -1,4 +1,5 @@
-//! Transactions and their outcomes as bytes: a line of JSON that says what there is, then all values one after another.
+//! Transactions and their outcomes as bytes: a line of JSON that says what there is, then all values one
+//! after another.
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ enum OutcomeForm {
     Conflict(String),
 }
 
-/// What came of a transaction.
+/// Outcome of a transaction.
 pub(super) enum Outcome {
     Committed(Revision),
     Conflict(Key),

@@ -15,7 +15,7 @@ use crate::{
     store::{Key, MemoryStore, Revision, Write},
 };
 
-/// Where the number of the latest transaction is kept when the consensus keeps records.
+/// Key of the latest transaction's number when the consensus keeps records.
 const HEAD: &str = "replicated-store/head";
 
 /// Keys that are not the users': our own, and those of a consensus that keeps records in a store.

@@ -1,4 +1,4 @@
-//! What a replica knows of an author.
+//! State of an author in a replica.
 
 use std::collections::VecDeque;
 
@@ -23,13 +23,13 @@ pub(super) struct Author {
     pub(super) head: Head,
     /// Its stamp.
     pub(super) stamp: Stamp,
-    /// What was forgotten when it joined: it need not have seen that.
+    /// Latest forgotten delete when it joined, which it need not have observed.
     pub(super) excused: Stamp,
-    /// Where a decision said that the log is, whatever else was signed.
+    /// Head set by a decision, whatever else was signed.
     pub(super) settled: Head,
     /// Set until a decision settles it.
     pub(super) evidence: Option<Evidence>,
-    /// The key that took the place of this one.
+    /// The key that replaced this one.
     pub(super) successor: Option<PeerId>,
     /// The newest heads, in memory only.
     recent: VecDeque<Head>,
@@ -50,7 +50,7 @@ impl Author {
         }
     }
 
-    /// Where the author with this number is kept.
+    /// Meta key of the author with this number.
     pub(super) fn name(index: usize) -> String {
         format!("author/{index:05}")
     }
@@ -69,7 +69,7 @@ impl Author {
         self.recent.clear();
     }
 
-    /// What the log has at this position, if that is remembered.
+    /// Head at this position, if that is remembered.
     pub(super) fn recent(&self, position: u64) -> Option<Head> {
         if position == self.head.position {
             return Some(self.head);

@@ -1,9 +1,9 @@
 //! Forgetting what nobody needs any more.
 //!
-//! An entry is kept for three reasons: readers see it; a decision might take back what overwrote it; or it says that
-//! something was deleted, and something older might still come. The first ends when it is overwritten, the second when every
-//! member that is not away has what overwrote it, the third when every member has the delete and we have all that they
-//! had then.
+//! An entry is kept for three reasons: readers see it; a decision might take back what overwrote it; or it
+//! says that something was deleted, and something older might still come. The first ends when it is
+//! overwritten, the second when every member that is not offline has what overwrote it, the third when every
+//! member has the delete and we have all that they had then.
 
 use bytes::Bytes;
 use orch_core::store::{Revision, Write};
@@ -13,13 +13,13 @@ use crate::crdt::{
     codec::{Input, Malformed},
     record::Record,
     segment::Segment,
-    tables::{At, Tables},
+    tables::{SegmentKey, Tables},
 };
 
 /// Notes that are looked at in one step.
 const STEP: usize = 64;
 
-/// What there is to collect in a segment.
+/// Garbage note of a segment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Garbage {
     /// Entries that were overwritten: a hint, what counts is the view.
@@ -29,9 +29,9 @@ pub(super) struct Garbage {
     /// Entries that are left in it.
     left: u32,
     /// Until everybody has this one, looking for overwritten entries finds no more than the last time.
-    overwritten_by: Option<At>,
+    overwritten_by: Option<SegmentKey>,
     /// The same for deletes, until this one is covered.
-    hidden_by: Option<At>,
+    hidden_by: Option<SegmentKey>,
 }
 
 impl Garbage {
@@ -40,9 +40,9 @@ impl Garbage {
         out.extend(self.overwritten.to_le_bytes());
         out.extend(self.left.to_le_bytes());
         out.push(u8::from(self.deletes));
-        for place in [self.overwritten_by, self.hidden_by] {
+        for segment in [self.overwritten_by, self.hidden_by] {
             // There is no position zero.
-            let (author, position) = place.unwrap_or_default();
+            let (author, position) = segment.unwrap_or_default();
             out.extend(author.to_le_bytes());
             out.extend(position.to_le_bytes());
         }
@@ -52,8 +52,8 @@ impl Garbage {
     fn decode(bytes: Bytes) -> Result<Self, Malformed> {
         let mut input = Input(bytes);
         let (overwritten, left, deletes) = (input.u32()?, input.u32()?, input.flag()?);
-        let mut place = || Ok(Some((input.u16()?, input.u64()?)).filter(|(_, position)| *position > 0));
-        let (overwritten_by, hidden_by) = (place()?, place()?);
+        let mut segment = || Ok(Some((input.u16()?, input.u64()?)).filter(|(_, position)| *position > 0));
+        let (overwritten_by, hidden_by) = (segment()?, segment()?);
         input.end()?;
         Ok(Self { overwritten, deletes, left, overwritten_by, hidden_by })
     }
@@ -65,10 +65,10 @@ impl Replica {
     /// # Errors
     /// When the tables fail; the replica is of no more use then.
     pub fn collect<T: Tables>(&mut self, tables: &mut T, now: Moment) -> Result<(), T::Error> {
-        self.see(now);
+        self.note_time(now);
         self.finish(tables)?;
         // What is missing here might be older than a delete.
-        if self.fill.is_some() {
+        if self.repair.is_some() {
             return Ok(());
         }
         for _ in 0..STEP {
@@ -83,7 +83,12 @@ impl Replica {
     }
 
     /// Adds to what is noted of a segment.
-    pub(super) fn note<T: Tables>(&self, tables: &mut T, at: At, more: Garbage) -> Result<(), T::Error> {
+    pub(super) fn note<T: Tables>(
+        &self,
+        tables: &mut T,
+        at: SegmentKey,
+        more: Garbage,
+    ) -> Result<(), T::Error> {
         let mut note = match tables.garbage(at)? {
             Some(note) => read::<T>(note)?,
             None => match self.own_segment(tables, at)? {
@@ -106,8 +111,8 @@ impl Replica {
         let mut from = (0, 0);
         while let Some((at, note)) = tables.next_garbage(from)? {
             let mut note = read::<T>(note)?;
-            for place in [&mut note.overwritten_by, &mut note.hidden_by] {
-                *place = place.filter(|place| place.0 != index || place.1 <= after);
+            for segment in [&mut note.overwritten_by, &mut note.hidden_by] {
+                *segment = segment.filter(|segment| segment.0 != index || segment.1 <= after);
             }
             tables.put_garbage(at, Some(&note.encode()))?;
             from = (at.0, at.1 + 1);
@@ -115,9 +120,14 @@ impl Replica {
         Ok(())
     }
 
-    fn collect_one<T: Tables>(&mut self, tables: &mut T, at: At, note: Garbage) -> Result<(), T::Error> {
-        let everybody_has = |place: At| place.1 <= self.acknowledged_by_all(place.0);
-        let is_covered = |place: At| place.1 <= self.covered_by_all(place.0);
+    fn collect_one<T: Tables>(
+        &mut self,
+        tables: &mut T,
+        at: SegmentKey,
+        note: Garbage,
+    ) -> Result<(), T::Error> {
+        let everybody_has = |segment: SegmentKey| segment.1 <= self.acknowledged_by_all(segment.0);
+        let is_covered = |segment: SegmentKey| segment.1 <= self.covered_by_all(segment.0);
         // Rewriting a segment pays when half of it goes. Deletes go when they can.
         let overwritten = note.overwritten > 0 && note.overwritten.saturating_mul(2) >= note.left;
         let overwritten = overwritten && everybody_has(note.overwritten_by.unwrap_or(at));
@@ -161,7 +171,8 @@ impl Replica {
         } else if kept < left {
             tables.put_segment(at, &segment.encode(), Revision::ZERO)?;
         }
-        // The last segment of a log stays, so that others see how far it goes; one without entries goes later.
+        // The last segment of a log stays, so that others see how far it goes; one without entries goes
+        // later.
         let empty_head = u32::from(kept == 0 && is_head);
         let overwritten = waiting + empty_head;
         let note = Garbage { overwritten, deletes: deletes > 0, left: kept, overwritten_by, hidden_by };
@@ -169,11 +180,11 @@ impl Replica {
         tables.put_garbage(at, look_again.then(|| note.encode()).as_deref())
     }
 
-    /// What is to become of an entry. Forgets the record of a delete that has done its work.
-    fn fate<T: Tables>(&mut self, tables: &mut T, at: At, write: &Write) -> Result<Fate, T::Error> {
+    /// Decides on an entry. Forgets the record of a delete that has done its work.
+    fn fate<T: Tables>(&mut self, tables: &mut T, at: SegmentKey, write: &Write) -> Result<Fate, T::Error> {
         let key = write.key.as_str();
         let Some(record) = tables.record(key)? else { return Ok(Fate::Gone) };
-        if !record.places().any(|place| place == at) {
+        if !record.segments().any(|segment| segment == at) {
             let by = self.replacement(&record, at);
             let safe = by.1 <= self.acknowledged_by_all(by.0);
             return Ok(if safe { Fate::Gone } else { Fate::Overwritten { by } });
@@ -181,7 +192,7 @@ impl Replica {
         if !record.is_deleted_by_all() || record.at != at {
             return Ok(Fate::Lives);
         }
-        let open = record.places().find(|place| place.1 > self.covered_by_all(place.0));
+        let open = record.segments().find(|segment| segment.1 > self.covered_by_all(segment.0));
         let Some(until) = open else {
             // The entries of the others are looked at again, and find no record.
             record.others.iter().for_each(|other| self.overwrite(other.at));
@@ -193,9 +204,9 @@ impl Replica {
         Ok(Fate::Delete { until })
     }
 
-    /// Where the write is that took the place of one: the same author's, or the winner.
-    fn replacement(&self, record: &Record, at: At) -> At {
-        record.places().find(|place| place.0 == at.0).unwrap_or(record.at)
+    /// Segment of the write that replaced one: the same author's, or the winner.
+    fn replacement(&self, record: &Record, at: SegmentKey) -> SegmentKey {
+        record.segments().find(|segment| segment.0 == at.0).unwrap_or(record.at)
     }
 }
 
@@ -211,9 +222,9 @@ enum Fate {
     /// Readers may see it.
     Lives,
     /// Overwritten, and that might be taken back.
-    Overwritten { by: At },
+    Overwritten { by: SegmentKey },
     /// A delete that may still have to hide something.
-    Delete { until: At },
+    Delete { until: SegmentKey },
     /// Nobody needs it.
     Gone,
 }

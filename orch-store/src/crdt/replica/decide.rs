@@ -22,23 +22,24 @@ use crate::crdt::{
     tables::Tables,
 };
 
-/// Something that the group has agreed on by other means. Each replica applies the same ones, in the same order.
+/// Something that the group has agreed on by other means. Each replica applies the same ones, in the same
+/// order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The author may write.
     Join {
-        /// Who.
+        /// Author.
         author: PeerId,
     },
-    /// The author's log ends here; it may not write any more. What it wrote stays. Whoever proposes this names the end that
-    /// it knows.
+    /// The author's log ends here; it may not write any more. What it wrote stays. Whoever proposes this
+    /// names the end that it knows.
     Leave {
-        /// Who.
+        /// Author.
         author: PeerId,
         /// The last segment that counts.
         end: Head,
     },
-    /// Another key takes the place of the author's, and owns its keys too.
+    /// Another key replaces the author's, and owns its keys too.
     Rotate {
         /// The key that ends.
         old: PeerId,
@@ -49,7 +50,7 @@ pub enum Decision {
     },
     /// Of all that the author signed, the log that goes up to here counts; it goes on from there.
     Settle {
-        /// Whose log.
+        /// Author of the log.
         author: PeerId,
         /// The segment that counts.
         head: Head,
@@ -73,13 +74,14 @@ pub enum DecisionError {
     /// A key is used for one author, once.
     #[error("author {0} has been in the group before; use a new key")]
     Known(PeerId),
-    /// More than the format has room for.
+    /// More authors than the format can hold.
     #[error("a group has at most {AUTHORS_MAX} authors")]
     TooMany,
 }
 
 impl Replica {
-    /// Applies a decision, once: `number` says which it is in the order, and those that were applied already are passed over.
+    /// Applies a decision, once: `number` says which it is in the order, and those that were applied already
+    /// are passed over.
     ///
     /// # Errors
     /// Outside when the tables fail; inside when the decision can have no effect. It counts as applied then.
@@ -158,7 +160,7 @@ impl Replica {
             self.changed.insert(index);
             self.peers.remove(&author);
             self.confirmed_us.remove(&author);
-            self.lacking.retain(|(_, peer), _| *peer != author);
+            self.gaps.retain(|(_, peer), _| *peer != author);
         }
     }
 
@@ -223,7 +225,7 @@ impl Replica {
             let segment = read(bytes)?;
             let stamp = segment.signed().header.stamp;
             for Write { key, value } in segment.entries().filter(|write| before.contains_key(&write.key)) {
-                self.place(tables, (at, stamp), revision, key, value.as_ref())?;
+                self.apply_entry(tables, (at, stamp), revision, key, value.as_ref())?;
             }
             from = (at.0, at.1 + 1);
         }
@@ -249,7 +251,7 @@ impl Replica {
             peer.forget(index, head.position);
         }
         // What was overwritten by it may be collected here and not elsewhere.
-        self.must_fill(out);
+        self.start_repair(out);
         Ok(())
     }
 }

@@ -3,9 +3,9 @@
 mod author;
 mod collect;
 mod decide;
-mod fill;
 mod read;
 mod receive;
+mod repair;
 mod sync;
 mod view;
 mod write;
@@ -23,14 +23,14 @@ pub(super) use self::read::confirmed;
 use self::{
     author::Author,
     collect::Garbage,
-    fill::Fill,
     receive::Claim,
-    sync::{Lack, Peer},
+    repair::Repair,
+    sync::{Gap, Peer},
 };
 pub use self::{
     decide::{Decision, DecisionError},
     read::ReadLevel,
-    write::{Prepared, Refusal, Verdict},
+    write::{Prepared, Refusal, TxnOutcome},
 };
 use super::{
     applied::Applied,
@@ -40,34 +40,35 @@ use super::{
     merkle::Hash,
     message::{Evidence, Message},
     segment::Head,
-    tables::{At, Tables},
+    tables::{SegmentKey, Tables},
 };
 
 /// The newest format of a replica's tables, and the one that is written.
 const FORMAT: u8 = 1;
 const META: &str = "replica";
 
-/// What all replicas of a group have in common, and how this one works.
+/// Settings that all replicas of a group have in common, and those of this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaConfig {
     /// Names the group: a hash of something that no other group has. It is part of everything that is signed.
     pub group: Hash,
-    /// Who writes from the beginning. Later changes are decisions.
+    /// First members, which may write. Later changes are decisions.
     pub members: Vec<PeerId>,
-    /// How many authors have to write the same for a read to be [`ReadLevel::Confirmed`]: one more than may lie. The
-    /// same in all replicas, from the beginning. With one, nobody lies.
+    /// Number of authors that have to write the same for a read to be [`ReadLevel::Confirmed`]: one more than
+    /// may lie. The same in all replicas, from the beginning. With one, nobody lies.
     pub confirmations: NonZeroUsize,
-    /// How far the stamp of a segment may lie ahead of our clock. What lies further waits at its sender.
+    /// Longest time that the stamp of a segment may lie ahead of our clock. One beyond waits at its sender.
     pub skew_max: Duration,
-    /// A member that was not heard for so long no longer keeps the others from forgetting overwritten values. Deletes
-    /// are remembered until it is back, or until a decision lets it leave.
-    pub away_after: Duration,
-    /// How many other members have to be heard after a start before this one writes. They tell it whether its disk is an
-    /// old copy, so that it never signs two segments for one position. At most as many as there are.
-    pub hear_first: usize,
-    /// How long to wait for what is probably on its way already, before asking somebody for it.
-    pub patience: Duration,
-    /// How long to wait for an answer, before asking somebody else.
+    /// A member without a digest for so long no longer keeps the others from forgetting overwritten values.
+    /// Deletes are remembered until it is back, or until a decision lets it leave.
+    pub offline_after: Duration,
+    /// Number of other members that have to confirm this one's log after a start before it writes. They show
+    /// whether its disk is an old copy, so that it never signs two segments for one position. At most as many
+    /// as there are.
+    pub startup_quorum: usize,
+    /// Grace before a missing segment is requested, because it is probably on its way already.
+    pub request_grace: Duration,
+    /// Time limit of a request, before it goes to somebody else.
     pub answer_timeout: Duration,
     /// The bytes of segments in one message, unless a single one is larger.
     pub message_bytes: usize,
@@ -82,9 +83,9 @@ impl ReplicaConfig {
             members,
             confirmations: NonZeroUsize::MIN,
             skew_max: Duration::from_secs(60),
-            away_after: Duration::from_secs(600),
-            hear_first: 1,
-            patience: Duration::from_millis(500),
+            offline_after: Duration::from_secs(600),
+            startup_quorum: 1,
+            request_grace: Duration::from_millis(500),
             answer_timeout: Duration::from_secs(5),
             message_bytes: 1 << 20,
         }
@@ -119,36 +120,36 @@ pub enum Event {
     Evidence(Box<Evidence>),
     /// A segment was refused, and with it everything after it in its author's log.
     Refused {
-        /// Who sent it.
+        /// Sender.
         from: PeerId,
-        /// Whose it says it is.
+        /// Claimed author.
         author: PeerId,
         /// Why.
         why: &'static str,
     },
     /// A segment lies in the future and waits at its sender.
     Ahead {
-        /// Who wrote it.
+        /// Author that wrote it.
         author: PeerId,
         /// Its time.
         time: Timestamp,
     },
     /// Something is missing here that others may have collected: the view is compared with theirs.
-    Filling,
+    RepairStarted,
     /// The view has been compared and is complete.
-    Filled,
+    RepairFinished,
     /// A decision took back what an author had written here.
     RolledBack {
-        /// Whose writes.
+        /// Author of the writes.
         author: PeerId,
-        /// What is left of its log.
+        /// New head of its log.
         to: Head,
     },
 }
 
-/// One replica without any input or output of its own. The host gives it the tables, the time, and what happened; it
-/// commits the tables after each step, and only then carries out the [`Effect`]s. When a commit fails, it drops the replica
-/// and opens it again from the tables.
+/// One replica without any input or output of its own. The host gives it the tables, the time, and what
+/// happened; it commits the tables after each step, and only then carries out the [`Effect`]s. When a commit
+/// fails, it drops the replica and opens it again from the tables.
 #[derive(Debug)]
 pub struct Replica {
     config: ReplicaConfig,
@@ -161,26 +162,27 @@ pub struct Replica {
     revision: Revision,
     /// The last decision that was applied.
     decided: u64,
-    /// The latest stamp of a delete that was forgotten. Every member had seen it, so that none writes with an earlier one.
+    /// The latest stamp of a delete that was forgotten. Every member had observed it, so that none writes
+    /// with an earlier one.
     forgotten: Stamp,
     /// Set while something may be missing here.
-    fill: Option<Fill>,
+    repair: Option<Repair>,
 
     peers: BTreeMap<PeerId, Peer>,
-    /// What is missing, by author and by who has it.
-    lacking: BTreeMap<(u16, PeerId), Lack>,
-    /// Whom we have asked for an author's segments, and when.
+    /// Gaps, by author and by the peer that has the segments.
+    gaps: BTreeMap<(u16, PeerId), Gap>,
+    /// Open requests for an author's segments: the peer, and the time of the request.
     asking: BTreeMap<u16, (PeerId, Duration)>,
-    /// What members say is left of logs, where some may lie.
+    /// Claims of members about what is left of logs, where some may lie.
     claims: BTreeMap<(u16, PeerId), Claim>,
-    /// Who has told us that our own log is as long as they know.
+    /// Members that confirmed that they know no longer log of ours.
     confirmed_us: BTreeSet<PeerId>,
-    /// When the first step was, before which nobody can have been heard, and the latest.
-    seen: Option<(Duration, Duration)>,
-    /// What the current step leaves to collect, by segment.
-    garbage: BTreeMap<At, Garbage>,
-    /// Where collecting goes on.
-    collected_to: At,
+    /// Times of the first and of the latest step. No digest came before the first.
+    step_times: Option<(Duration, Duration)>,
+    /// Garbage that the current step leaves, by segment.
+    garbage: BTreeMap<SegmentKey, Garbage>,
+    /// Segment at which collecting goes on.
+    collected_to: SegmentKey,
     /// Something in `authors` or in [`META`] changed in this step.
     changed: BTreeSet<u16>,
     meta_changed: bool,
@@ -195,9 +197,9 @@ pub enum OpenError {
         "the store belongs to group {found}, not to {expected}; choose another directory, or the right group"
     )]
     OtherGroup {
-        /// Which group it is of.
+        /// Group of the store.
         found: Hash,
-        /// Which was asked for.
+        /// Configured group.
         expected: Hash,
     },
     /// A later version wrote it.
@@ -213,12 +215,12 @@ pub enum OpenError {
     /// The number of confirmations decides what is kept.
     #[error("the store was made for {found} confirmations, not {expected}; they cannot be changed later")]
     OtherConfirmations {
-        /// What it was made for.
+        /// Number that it was made for.
         found: u64,
-        /// What was asked for.
+        /// Configured number.
         expected: u64,
     },
-    /// More than the format has room for.
+    /// More authors than the format can hold.
     #[error("a group has at most {max} authors", max = super::message::AUTHORS_MAX)]
     TooManyAuthors,
 }
@@ -243,13 +245,13 @@ impl Replica {
             revision: Revision::ZERO,
             decided: 0,
             forgotten: Stamp::default(),
-            fill: None,
+            repair: None,
             peers: BTreeMap::new(),
-            lacking: BTreeMap::new(),
+            gaps: BTreeMap::new(),
             confirmed_us: BTreeSet::new(),
             asking: BTreeMap::new(),
             claims: BTreeMap::new(),
-            seen: None,
+            step_times: None,
             garbage: BTreeMap::new(),
             collected_to: (0, 0),
             changed: BTreeSet::new(),
@@ -299,7 +301,7 @@ impl Replica {
         self.by_id.iter().filter(|(_, at)| self.authors[usize::from(**at)].member).map(|(id, _)| *id)
     }
 
-    /// How things stand.
+    /// Current status.
     #[must_use]
     pub fn status(&self) -> Status {
         let authors = self.by_id.iter().map(|(id, index)| {
@@ -316,13 +318,13 @@ impl Replica {
         Status {
             revision: self.revision,
             decided: self.decided,
-            whole: self.fill.is_none(),
+            complete: self.repair.is_none(),
             writes: self.may_write(),
             authors: authors.collect(),
         }
     }
 
-    /// What is known against authors, in order of their names.
+    /// Evidence against authors, in order of their names.
     #[must_use]
     pub fn evidence(&self) -> Vec<Evidence> {
         self.by_id.values().filter_map(|at| self.authors[usize::from(*at)].evidence).collect()
@@ -376,7 +378,7 @@ impl Replica {
         out.extend(self.revision.0.to_le_bytes());
         out.extend(self.decided.to_le_bytes());
         out.extend(self.forgotten.0.to_le_bytes());
-        out.push(u8::from(self.fill.is_some()));
+        out.push(u8::from(self.repair.is_some()));
         out
     }
 
@@ -397,13 +399,13 @@ impl Replica {
         self.revision = Revision(input.u64()?);
         self.decided = input.u64()?;
         self.forgotten = Stamp(input.u64()?);
-        self.fill = input.flag()?.then(Fill::default);
+        self.repair = input.flag()?.then(Repair::default);
         input.end()?;
         Ok(Ok(()))
     }
 }
 
-/// How a replica stands.
+/// Status of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The last change here.
@@ -411,27 +413,27 @@ pub struct Status {
     /// The number of the last decision that was applied.
     pub decided: u64,
     /// Nothing is known to be missing here.
-    pub whole: bool,
+    pub complete: bool,
     /// Why this replica does not write at the moment, if it does not.
     pub writes: Result<(), Refusal>,
     /// In order of their names.
     pub authors: Vec<AuthorStatus>,
 }
 
-/// How an author's log stands here.
+/// Status of an author's log in this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorStatus {
     /// Its name.
     pub id: PeerId,
     /// It may write.
     pub member: bool,
-    /// Where its log ends here.
+    /// Head of its log in this replica.
     pub head: Head,
-    /// Up to here every member that is not away has its log. A decision about it should not go back behind that: what was
-    /// overwritten before may be gone.
+    /// Up to here every member that is not offline has its log. A decision about it should not go back behind
+    /// that: what was overwritten before may be collected.
     pub acknowledged: u64,
     /// It signed two segments for one position, and no decision has settled that.
     pub evidence: bool,
-    /// The key that took its place.
+    /// The key that replaced it.
     pub successor: Option<PeerId>,
 }

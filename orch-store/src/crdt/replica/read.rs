@@ -6,13 +6,13 @@ use orch_core::store::Key;
 use super::Replica;
 use crate::crdt::{merkle::Hash, record::Candidate, segment::Segment, tables::Lookup};
 
-/// How sure a read has to be.
+/// Confirmation level of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadLevel {
-    /// Whatever was seen last.
+    /// Newest write observed.
     Optimistic,
-    /// What a decision confirmed; where there is none for the key, what was written last by as many authors as are needed,
-    /// each of which still says the same. At least one of them does not lie.
+    /// Value that a decision confirmed; where there is none for the key, what was written last by as many
+    /// authors as are needed, each of which still says the same. At least one of them does not lie.
     Confirmed,
 }
 
@@ -34,7 +34,7 @@ impl Replica {
     }
 }
 
-/// What counts as confirmed for a key, where so many authors have to say the same.
+/// Confirmed value of a key, where so many authors have to say the same.
 pub(in crate::crdt) fn confirmed<T: Lookup>(
     tables: &T,
     key: &Key,
@@ -57,7 +57,8 @@ pub(in crate::crdt) fn confirmed<T: Lookup>(
     }
 }
 
-/// What enough authors say, if they do. They come with the latest first. Of several, that which was complete last.
+/// Value that enough authors agree on, if they do. They come with the latest first. Of several, that which
+/// was complete last.
 fn agreed(all: &[Candidate], needed: usize) -> Option<Option<Hash>> {
     let complete = |hash: Option<Hash>| {
         all.iter().filter(|candidate| candidate.hash == hash).nth(needed - 1).map(|last| (last.stamp, hash))
@@ -65,7 +66,7 @@ fn agreed(all: &[Candidate], needed: usize) -> Option<Option<Hash>> {
     all.iter().filter_map(|candidate| complete(candidate.hash)).max().map(|(_, hash)| hash)
 }
 
-/// Where a confirmed value is kept: its hash, then the value if it was there.
+/// Key of a confirmed value's record: its hash, then the value if it was there.
 pub(super) fn confirmed_name(key: &str) -> String {
     format!("confirmed/{key}")
 }

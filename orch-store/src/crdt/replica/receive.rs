@@ -5,26 +5,26 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use orch_core::{store::Write, transport::PeerId};
 
-use super::{Effect, Event, Fill, Moment, Replica};
+use super::{Effect, Event, Moment, Repair, Replica};
 use crate::crdt::{
     applied::Applied,
     clock::Stamp,
     message::{Evidence, Message},
     segment::{Head, Segment, SignedHeader},
-    tables::{At, Tables},
+    tables::{SegmentKey, Tables},
 };
 
 /// Logs of which it is noted what somebody says of them.
 const CLAIMS_MAX: usize = 64;
 
-/// What a member says is left of a log after a position: segments, and whether they are whole.
+/// A member's claim of what is left of a log after a position: segments, and whether they are complete.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     after: u64,
     left: BTreeMap<u64, bool>,
 }
 
-/// What a supply of segments came to.
+/// Result of a supply of segments.
 pub(super) enum Taken {
     /// Everything in it is here now.
     All,
@@ -45,14 +45,14 @@ impl Replica {
         message: Message,
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        self.see(now);
+        self.note_time(now);
         // Who is no member has no part in this, but what members signed counts whoever brings it.
         if !self.members().any(|member| member == from) {
             return Ok(());
         }
         match message {
-            Message::Digest { group, whole, heads } if group == self.config.group => {
-                self.digest_came(tables, now, from, whole, &heads, out)?;
+            Message::Digest { group, complete, heads } if group == self.config.group => {
+                self.digest_came(tables, now, from, complete, &heads, out)?;
             }
             Message::Digest { .. } => {}
             Message::Want { author, after } => self.wanted(tables, from, author, after, out)?,
@@ -115,10 +115,10 @@ impl Replica {
                 return Ok(Taken::Stopped);
             }
             covered = header.position;
-            let next = header.position == head.position + 1 && segment.is_whole();
+            let next = header.position == head.position + 1 && segment.is_complete();
             if !next && !self.may_leave_out(index, from, &segment) {
                 // Others may say more. Who is asked next is somebody else.
-                self.lacking.remove(&(index, from));
+                self.gaps.remove(&(index, from));
                 return Ok(Taken::Stopped);
             }
             match self.judge(now, index, &segment) {
@@ -155,11 +155,13 @@ impl Replica {
         let left: Option<BTreeMap<u64, bool>> = segments
             .iter()
             .map(|bytes| Segment::decode_own(bytes.clone()).ok())
-            .map(|segment| segment.map(|segment| (segment.signed().header.position, segment.is_whole())))
+            .map(|segment| segment.map(|segment| (segment.signed().header.position, segment.is_complete())))
             .collect();
         let Some(left) = left else { return };
         // Fresh segments say nothing about what is left of older ones.
-        if left.iter().next().is_some_and(|(first, whole)| *first == after + 1 && *whole) && left.len() == 1 {
+        if left.iter().next().is_some_and(|(first, complete)| *first == after + 1 && *complete)
+            && left.len() == 1
+        {
             return;
         }
         if self.claims.len() >= CLAIMS_MAX && !self.claims.contains_key(&(index, from)) {
@@ -168,9 +170,9 @@ impl Replica {
         self.claims.insert((index, from), Claim { after, left });
     }
 
-    /// Whether enough members say that nothing more is left of a log, between our head and this segment and in it: the
-    /// author, or so many that one of them tells the truth. What is left out is then looked for by comparing; this keeps a
-    /// liar from hiding what few have so far.
+    /// True if enough members say that nothing more is left of a log, between our head and this segment and
+    /// in it: the author, or so many that one of them tells the truth. What is left out is then looked for by
+    /// comparing; this keeps a liar from hiding what few have so far.
     fn may_leave_out(&self, index: u16, from: PeerId, segment: &Segment) -> bool {
         let needed = self.config.confirmations.get();
         let author = &self.authors[usize::from(index)];
@@ -182,14 +184,14 @@ impl Replica {
             let reaches =
                 claim.after <= head && claim.left.keys().next_back().is_some_and(|last| *last >= position);
             let between = claim.left.range(head + 1..position).next().is_some();
-            reaches && !between && (segment.is_whole() || claim.left.get(&position) != Some(&true))
+            reaches && !between && (segment.is_complete() || claim.left.get(&position) != Some(&true))
         };
         let claims =
             self.claims.range((index, PeerId::from_bytes([0; 32]))..=(index, PeerId::from_bytes([255; 32])));
         claims.filter(|(_, claim)| says_so(claim)).count() >= needed
     }
 
-    /// Whether a segment after our head may be applied.
+    /// True if a segment after our head may be applied.
     fn judge(&self, now: Moment, index: u16, segment: &Segment) -> Result<(), Fault> {
         let author = &self.authors[usize::from(index)];
         let SignedHeader { header, .. } = segment.signed();
@@ -218,7 +220,7 @@ impl Replica {
             return Err(Fault::WrongBranch);
         }
         if self.is_forgotten(index, header.stamp) && header.position > settled.position {
-            return Err(Fault::Refused("it is older than deletes that its author had seen"));
+            return Err(Fault::Refused("it is older than deletes that its author had observed"));
         }
         if header.stamp.is_ahead(now.wall, self.config.skew_max) {
             return Err(Fault::Ahead);
@@ -229,7 +231,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether deletes that were forgotten here are later than this, and its author had seen them.
+    /// True if deletes that were forgotten here are later than this, and its author had observed them.
     fn is_forgotten(&self, index: u16, stamp: Stamp) -> bool {
         stamp <= self.forgotten && stamp > self.authors[usize::from(index)].excused
     }
@@ -243,8 +245,8 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
         let header = segment.signed().header;
-        // A decision says that it counts, and a delete that is forgotten may have hidden some of it: what is left is what the
-        // others still name.
+        // A decision says that it counts, and a delete that is forgotten may have hidden some of it: what is
+        // left is what the others still name.
         let hidden = self.is_forgotten(index, header.stamp).then(|| {
             let mut hidden = segment.clone();
             hidden.prune(|_| false);
@@ -259,17 +261,17 @@ impl Replica {
         self.clock.saw(header.stamp);
         let at = (index, header.position);
         tables.put_segment(at, bytes, self.revision.next())?;
-        if gap || !segment.is_whole() {
-            self.must_fill(out);
+        if gap || !segment.is_complete() {
+            self.start_repair(out);
         }
-        self.place_entries(tables, at, segment, out)
+        self.apply_entries(tables, at, segment, out)
     }
 
     /// Takes the entries of a segment, which was stored, into the view: as one revision, the next one.
-    pub(super) fn place_entries<T: Tables>(
+    pub(super) fn apply_entries<T: Tables>(
         &mut self,
         tables: &mut T,
-        at: At,
+        at: SegmentKey,
         segment: &Segment,
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
@@ -280,7 +282,7 @@ impl Replica {
                 // Collecting looks here again once everybody knows of the delete.
                 self.garbage.entry(at).or_default().deletes = true;
             }
-            if self.place(tables, (at, stamp), applied.revision, key, value.as_ref())? {
+            if self.apply_entry(tables, (at, stamp), applied.revision, key, value.as_ref())? {
                 applied.writes.push(Write { key: key.clone(), value: value.clone() });
                 applied.kept.iter_mut().for_each(|kept| kept.leaves.push(leaf));
             }
@@ -290,16 +292,16 @@ impl Replica {
     }
 
     /// From here on something may be missing that the others have collected.
-    pub(super) fn must_fill(&mut self, out: &mut Vec<Effect>) {
-        if self.fill.is_none() {
-            self.fill = Some(Fill::default());
+    pub(super) fn start_repair(&mut self, out: &mut Vec<Effect>) {
+        if self.repair.is_none() {
+            self.repair = Some(Repair::default());
             self.meta_changed = true;
-            out.push(Effect::Event(Event::Filling));
+            out.push(Effect::Event(Event::RepairStarted));
         }
     }
 
-    /// Whether ours may be the branch that does not lead to where a decision said that the log goes. Then we go back to
-    /// what is common, and take what comes.
+    /// True if ours may be the branch that does not lead to where a decision said that the log goes. Then we
+    /// go back to what is common, and take what comes.
     fn is_other_branch<T: Tables>(
         &self,
         tables: &T,
@@ -334,12 +336,16 @@ impl Replica {
         Ok(())
     }
 
-    /// The header at a place, if the segment is kept.
-    pub(super) fn header<T: Tables>(&self, tables: &T, at: At) -> Result<Option<SignedHeader>, T::Error> {
+    /// The header under a key, if the segment is kept.
+    pub(super) fn header<T: Tables>(
+        &self,
+        tables: &T,
+        at: SegmentKey,
+    ) -> Result<Option<SignedHeader>, T::Error> {
         Ok(self.own_segment(tables, at)?.map(|segment| *segment.signed()))
     }
 
-    /// Keeps evidence and tells everybody, once.
+    /// Keeps evidence and sends it to everybody, once.
     fn accuse(&mut self, evidence: Evidence, out: &mut Vec<Effect>) {
         let Some(index) = self.by_id.get(&evidence.author()).copied() else { return };
         let author = &self.authors[usize::from(index)];
@@ -354,7 +360,7 @@ impl Replica {
         out.push(Effect::Event(Event::Evidence(Box::new(evidence))));
     }
 
-    /// What the log of an author has at a position; `None` when that is no longer kept.
+    /// Head of an author's log at a position; `None` when that is no longer kept.
     pub(super) fn head_at<T: Tables>(
         &self,
         tables: &T,
@@ -370,7 +376,7 @@ impl Replica {
 
 /// Why a segment is not applied.
 enum Fault {
-    /// Nobody needs to hear of it.
+    /// No event is needed.
     Silent,
     /// Not yet.
     Ahead,

@@ -1,4 +1,4 @@
-//! Who has what: digests, and asking for what is missing.
+//! Anti-entropy: digests, and requests for missing segments.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,19 +8,19 @@ use super::{Effect, Moment, Replica};
 use crate::crdt::{
     message::{Message, SEGMENTS_MAX},
     segment::{Head, Segment},
-    tables::{At, Tables},
+    tables::{SegmentKey, Tables},
 };
 
-/// Who lacks more than this asks at once.
+/// Gaps longer than this are requested at once.
 const FEW: u64 = 4;
 
-/// What a member has said of itself.
+/// State of a member, by its digests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peer {
-    /// When it was last heard.
-    pub(super) heard: Duration,
+    /// Time of its last digest.
+    pub(super) last_seen: Duration,
     /// Nothing was missing there.
-    pub(super) whole: bool,
+    pub(super) complete: bool,
     /// Up to where it has the same logs as we, on its disk.
     acknowledged: BTreeMap<u16, u64>,
     /// The same at the last moment when we had everything that it had.
@@ -38,16 +38,16 @@ impl Peer {
 
 /// Segments that somebody else has.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lack {
-    /// How far its log goes.
+pub(super) struct Gap {
+    /// Head position of the log at the peer.
     position: u64,
-    /// When that became known.
+    /// Time at which the gap became known.
     since: Duration,
 }
 
 impl Replica {
-    /// Does what is due: tells the others what is here, asks for what is missing, forgets what nobody needs. To be called
-    /// again after some hundred milliseconds; a little differently long in each replica, so that not all speak at once.
+    /// Does what is due: sends digests, requests missing segments, collects garbage. To be called again after
+    /// some hundred milliseconds; a little differently long in each replica, so that not all speak at once.
     /// `nonce` is 16 random bytes.
     ///
     /// # Errors
@@ -59,11 +59,11 @@ impl Replica {
         nonce: [u8; 16],
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        self.see(now);
+        self.note_time(now);
         let digest = self.digest_message();
         out.extend(self.others().map(|peer| Effect::Send(peer, digest.clone())));
         self.ask(now, out);
-        self.fill_tick(tables, now, nonce, out)?;
+        self.repair_tick(tables, now, nonce, out)?;
         self.collect(tables, now)?;
         self.finish(tables)
     }
@@ -72,7 +72,7 @@ impl Replica {
         let heads = self.by_id.iter().map(|(id, index)| (*id, self.authors[usize::from(*index)].head));
         Message::Digest {
             group: self.config.group,
-            whole: self.fill.is_none(),
+            complete: self.repair.is_none(),
             heads: heads.filter(|(_, head)| head.position > 0).collect(),
         }
     }
@@ -82,7 +82,7 @@ impl Replica {
         tables: &T,
         now: Moment,
         from: PeerId,
-        whole: bool,
+        complete: bool,
         heads: &[(PeerId, Head)],
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
@@ -109,8 +109,8 @@ impl Replica {
                 };
                 if author.evidence.is_none() && useful {
                     ahead = true;
-                    let lack = Lack { position: theirs.position, since: now.elapsed };
-                    self.lacking.entry((index, from)).or_insert(lack).position = theirs.position;
+                    let gap = Gap { position: theirs.position, since: now.elapsed };
+                    self.gaps.entry((index, from)).or_insert(gap).position = theirs.position;
                 }
                 continue;
             }
@@ -129,9 +129,9 @@ impl Replica {
             self.confirmed_us.insert(from);
         }
         let peer = self.peers.entry(from).or_default();
-        peer.heard = now.elapsed;
-        peer.whole = whole;
-        if whole {
+        peer.last_seen = now.elapsed;
+        peer.complete = complete;
+        if complete {
             if !ahead {
                 peer.covered.clone_from(&acknowledged);
             }
@@ -160,33 +160,33 @@ impl Replica {
         Ok(())
     }
 
-    /// Asks for what is missing and does not come by itself: of each author one member at a time, and who was known first to
-    /// have it first.
+    /// Asks for what is missing and does not come by itself: of each author one member at a time, and who was
+    /// known first to have it first.
     fn ask(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let filling = self.fill.is_some();
-        let Self { config, authors, lacking, asking, .. } = self;
+        let repairing = self.repair.is_some();
+        let Self { config, authors, gaps, asking, .. } = self;
         asking.retain(|index, (peer, asked)| {
             let late = now.elapsed.saturating_sub(*asked) >= config.answer_timeout;
             if late {
-                lacking.remove(&(*index, *peer));
+                gaps.remove(&(*index, *peer));
             }
             !late
         });
-        lacking.retain(|(index, _), lack| {
+        gaps.retain(|(index, _), gap| {
             let author = &authors[usize::from(*index)];
-            author.evidence.is_none() && author.head.position < lack.position
+            author.evidence.is_none() && author.head.position < gap.position
         });
-        asking.retain(|index, (peer, _)| lacking.contains_key(&(*index, *peer)));
-        let mut due: Vec<_> = lacking
+        asking.retain(|index, (peer, _)| gaps.contains_key(&(*index, *peer)));
+        let mut due: Vec<_> = gaps
             .iter()
-            .filter(|((index, _), lack)| {
-                let missing = lack.position - authors[usize::from(*index)].head.position;
-                let waited = now.elapsed.saturating_sub(lack.since);
-                filling || missing > FEW || waited >= config.patience
+            .filter(|((index, _), gap)| {
+                let missing = gap.position - authors[usize::from(*index)].head.position;
+                let waited = now.elapsed.saturating_sub(gap.since);
+                repairing || missing > FEW || waited >= config.request_grace
             })
-            .map(|((index, peer), lack)| {
+            .map(|((index, peer), gap)| {
                 // The author knows best what is left of its log.
-                (authors[usize::from(*index)].id != *peer, lack.since, *index, *peer)
+                (authors[usize::from(*index)].id != *peer, gap.since, *index, *peer)
             })
             .collect();
         due.sort_unstable();
@@ -202,7 +202,7 @@ impl Replica {
     /// Asks for the next part of what just came.
     pub(super) fn want_more(&mut self, now: Moment, from: PeerId, author: PeerId, out: &mut Vec<Effect>) {
         let Some(index) = self.by_id.get(&author) else { return };
-        if self.lacking.contains_key(&(*index, from)) {
+        if self.gaps.contains_key(&(*index, from)) {
             self.asking.insert(*index, (from, now.elapsed));
             let after = self.authors[usize::from(*index)].head;
             out.push(Effect::Send(from, Message::Want { author, after }));
@@ -249,21 +249,21 @@ impl Replica {
         Ok(())
     }
 
-    /// Up to where every member has the author's log, except those that have been away for long. Where f members may lie, 2f + 1
-    /// have to be there, so that f + 1 honest ones keep what counts.
+    /// Up to where every member has the author's log, except those that are offline. Where f members may lie,
+    /// 2f + 1 have to be there, so that f + 1 honest ones keep what counts.
     pub(super) fn acknowledged_by_all(&self, index: u16) -> u64 {
         let own = self.authors[usize::from(index)].head.position;
         let enough = 2 * (self.config.confirmations.get() - 1);
-        let here = self.others().filter(|peer| !self.is_away(*peer)).count();
-        let counts = |peer: &PeerId| here < enough || !self.is_away(*peer);
+        let here = self.others().filter(|peer| !self.is_offline(*peer)).count();
+        let counts = |peer: &PeerId| here < enough || !self.is_offline(*peer);
         let known = self.others().filter(counts).map(|peer| {
             self.peers.get(&peer).and_then(|peer| peer.acknowledged.get(&index)).copied().unwrap_or(0)
         });
         known.fold(own, u64::min)
     }
 
-    /// Up to where every member, without exception, has the author's log, and we had all that it had at that moment: nothing
-    /// that is older than this can come any more.
+    /// Up to where every member, without exception, has the author's log, and we had all that it had at that
+    /// moment: nothing that is older than this can come any more.
     pub(super) fn covered_by_all(&self, index: u16) -> u64 {
         let own = self.authors[usize::from(index)].head.position;
         let known = self.others().map(|peer| {
@@ -272,26 +272,30 @@ impl Replica {
         known.fold(own, u64::min)
     }
 
-    /// Whether everything is here that this member is known to have.
-    pub(super) fn lacks_nothing_of(&self, peer: PeerId) -> bool {
-        !self.lacking.iter().any(|((index, from), lack)| {
-            *from == peer && self.authors[usize::from(*index)].head.position < lack.position
+    /// True if everything is here that this member is known to have.
+    pub(super) fn has_no_gap_to(&self, peer: PeerId) -> bool {
+        !self.gaps.iter().any(|((index, from), gap)| {
+            *from == peer && self.authors[usize::from(*index)].head.position < gap.position
         })
     }
 
-    pub(super) fn is_away(&self, peer: PeerId) -> bool {
-        let (began, now) = self.seen.unwrap_or_default();
-        let heard = self.peers.get(&peer).map_or(began, |peer| peer.heard);
-        now.saturating_sub(heard) > self.config.away_after
+    pub(super) fn is_offline(&self, peer: PeerId) -> bool {
+        let (began, now) = self.step_times.unwrap_or_default();
+        let last_seen = self.peers.get(&peer).map_or(began, |peer| peer.last_seen);
+        now.saturating_sub(last_seen) > self.config.offline_after
     }
 
     /// Notes the time of a step.
-    pub(super) fn see(&mut self, now: Moment) {
-        self.seen.get_or_insert((now.elapsed, now.elapsed)).1 = now.elapsed;
+    pub(super) fn note_time(&mut self, now: Moment) {
+        self.step_times.get_or_insert((now.elapsed, now.elapsed)).1 = now.elapsed;
     }
 
-    /// The segment at a place, which was checked before.
-    pub(super) fn own_segment<T: Tables>(&self, tables: &T, at: At) -> Result<Option<Segment>, T::Error> {
+    /// The segment under a key, which was checked before.
+    pub(super) fn own_segment<T: Tables>(
+        &self,
+        tables: &T,
+        at: SegmentKey,
+    ) -> Result<Option<Segment>, T::Error> {
         let Some(bytes) = tables.segment(at)? else { return Ok(None) };
         Segment::decode_own(bytes).map(Some).map_err(|_| T::corrupt("a segment"))
     }

@@ -1,4 +1,4 @@
-//! How a write meets the view: the last one wins.
+//! Merge of writes into the view: the last one wins.
 
 use std::cmp::Ordering;
 
@@ -10,15 +10,15 @@ use crate::crdt::{
     clock::Stamp,
     merkle::Hash,
     record::{Candidate, Record},
-    tables::{At, Tables},
+    tables::{SegmentKey, Tables},
 };
 
 impl Replica {
     /// Takes a write into the view. Says whether readers see a change.
-    pub(super) fn place<T: Tables>(
+    pub(super) fn apply_entry<T: Tables>(
         &mut self,
         tables: &mut T,
-        (at, stamp): (At, Stamp),
+        (at, stamp): (SegmentKey, Stamp),
         revision: Revision,
         key: &Key,
         value: Option<&Bytes>,
@@ -70,9 +70,10 @@ impl Replica {
         all.sort_by(|a, b| self.order((b.stamp, b.at), (a.stamp, a.at)));
         let winner = all.remove(0);
         let ours = winner.at == new.at;
-        // Who has won before wins still, unless the new one does: an author's newest write only ever becomes newer.
+        // Who has won before wins still, unless the new one does: an author's newest write only ever becomes
+        // newer.
         let value = if ours { new.value } else { old.value.clone() };
-        let seen = ours && !(value.is_none() && old.value.is_none());
+        let visible = ours && !(value.is_none() && old.value.is_none());
         let version = if ours { new.version } else { old.version };
         let record = Record { version, value, at: winner.at, stamp: winner.stamp, others: all };
         tables.swap_record(key.as_str(), Some(&record))?;
@@ -80,16 +81,17 @@ impl Replica {
             // The winner may have been there before, and have been kept for what another one said until now.
             self.garbage.entry(record.at).or_default().deletes = true;
         }
-        Ok(seen)
+        Ok(visible)
     }
 
-    /// The later stamp is greater; of equal ones that of the greater author, which is the same in all replicas.
-    pub(super) fn order(&self, a: (Stamp, At), b: (Stamp, At)) -> Ordering {
-        let id = |at: At| self.authors[usize::from(at.0)].id;
+    /// The later stamp is greater; of equal ones that of the greater author, which is the same in all
+    /// replicas.
+    pub(super) fn order(&self, a: (Stamp, SegmentKey), b: (Stamp, SegmentKey)) -> Ordering {
+        let id = |at: SegmentKey| self.authors[usize::from(at.0)].id;
         a.0.cmp(&b.0).then_with(|| id(a.1).cmp(&id(b.1)))
     }
 
-    pub(super) fn overwrite(&mut self, at: At) {
+    pub(super) fn overwrite(&mut self, at: SegmentKey) {
         self.garbage.entry(at).or_default().overwritten += 1;
     }
 

@@ -18,13 +18,15 @@ use crate::crdt::{
     segment::{
         Leaf, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, SEGMENT_FRAME, Segment, VALUE_BYTES_MAX, entry_bytes,
     },
-    tables::{At, Tables},
+    tables::{SegmentKey, Tables},
 };
 
-/// Transactions share a segment up to this size: a little below a power of two, which is what pages of a disk are.
+/// Transactions share a segment up to this size: a little below a power of two, which is what pages of a disk
+/// are.
 const SHARED_BYTES: usize = 252 << 10;
 
-/// A transaction with the hashes of its writes. They take a while, so whoever asks may make them before its turn comes.
+/// A transaction with the hashes of its writes. They take a while, so whoever asks may make them before its
+/// turn comes.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     guards: Vec<Guard>,
@@ -32,9 +34,9 @@ pub struct Prepared {
     leaves: Vec<Leaf>,
 }
 
-/// What became of a transaction.
+/// Outcome of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TxnOutcome {
     /// It was applied here, as this revision.
     Applied(Revision),
     /// A guard did not hold here.
@@ -52,12 +54,12 @@ pub enum Refusal {
     NotAMember,
     /// Nobody has said yet that our disk is up to date.
     #[error(
-        "too few other members were heard since the start ({heard} of {needed}); writing waits until they are"
+        "too few other members confirmed this log since the start ({confirmed} of {needed}); writing waits for the startup quorum"
     )]
-    NotHeard {
-        /// How many were.
-        heard: usize,
-        /// How many have to be.
+    NoStartupQuorum {
+        /// Members that confirmed.
+        confirmed: usize,
+        /// Members that have to.
         needed: usize,
     },
     /// There are two logs of ours.
@@ -70,7 +72,7 @@ pub enum Refusal {
     Owned {
         /// The key.
         key: Key,
-        /// Whose it is.
+        /// Author or owner.
         owner: PeerId,
     },
     /// More than a segment takes.
@@ -78,16 +80,16 @@ pub enum Refusal {
     TooLarge {
         /// Of what.
         what: &'static str,
-        /// How much it is.
+        /// Actual size.
         size: usize,
-        /// How much it may be.
+        /// Largest size.
         max: usize,
     },
 }
 
 impl Prepared {
     /// Makes the hashes, and lets others go on meanwhile.
-    pub(in crate::crdt) async fn patiently(txn: Txn) -> Self {
+    pub(in crate::crdt) async fn hash_cooperatively(txn: Txn) -> Self {
         /// Entries that are hashed in a millisecond or two.
         const PART: usize = 4096;
         let guards = txn.guards.clone();
@@ -122,27 +124,27 @@ impl Replica {
         now: Moment,
         txns: impl IntoIterator<Item = impl Into<Prepared>>,
         out: &mut Vec<Effect>,
-    ) -> Result<Vec<Verdict>, T::Error> {
+    ) -> Result<Vec<TxnOutcome>, T::Error> {
         let mut draft = None;
-        let mut verdicts = Vec::new();
+        let mut outcomes = Vec::new();
         for txn in txns {
-            verdicts.push(self.write_one(tables, now, txn.into(), &mut draft, out)?);
+            outcomes.push(self.write_one(tables, now, txn.into(), &mut draft, out)?);
         }
         self.sign(tables, draft, out)?;
         self.finish(tables)?;
-        Ok(verdicts)
+        Ok(outcomes)
     }
 
-    /// Whether this replica writes at the moment.
+    /// True if this replica writes at the moment.
     pub(super) fn may_write(&self) -> Result<(), Refusal> {
         let author = self.me.map(|me| &self.authors[usize::from(me)]);
         let author = author.filter(|author| author.member).ok_or(Refusal::NotAMember)?;
         if author.evidence.is_some() {
             return Err(Refusal::Equivocated);
         }
-        let needed = self.config.hear_first.min(self.others().count());
+        let needed = self.config.startup_quorum.min(self.others().count());
         match self.confirmed_us.len() {
-            heard if heard < needed => Err(Refusal::NotHeard { heard, needed }),
+            confirmed if confirmed < needed => Err(Refusal::NoStartupQuorum { confirmed, needed }),
             _ => Ok(()),
         }
     }
@@ -154,20 +156,20 @@ impl Replica {
         txn: Prepared,
         draft: &mut Option<Draft>,
         out: &mut Vec<Effect>,
-    ) -> Result<Verdict, T::Error> {
+    ) -> Result<TxnOutcome, T::Error> {
         for guard in &txn.guards {
             if !holds(tables, guard)? {
-                return Ok(Verdict::Conflict(guard.key().clone()));
+                return Ok(TxnOutcome::Conflict(guard.key().clone()));
             }
         }
         if !txn.leaves.is_empty()
             && let Err(refusal) = self.may_write().and_then(|()| self.check(&txn.leaves))
         {
-            return Ok(Verdict::Refused(refusal));
+            return Ok(TxnOutcome::Refused(refusal));
         }
         let revision = self.next_revision();
         let (size, entries) = (bytes_of(&txn.leaves), txn.leaves.len());
-        if entries > 0 && draft.as_ref().is_some_and(|draft| !draft.has_room(size, entries)) {
+        if entries > 0 && draft.as_ref().is_some_and(|draft| !draft.fits(size, entries)) {
             self.sign(tables, draft.take(), out)?;
         }
         if entries == 0 {
@@ -177,7 +179,7 @@ impl Replica {
                 Some(draft) => draft.applied.push(applied),
                 None => out.push(Effect::Applied(applied)),
             }
-            return Ok(Verdict::Applied(revision));
+            return Ok(TxnOutcome::Applied(revision));
         }
         let me = self.me.expect("who writes is an author");
         let draft = draft.get_or_insert_with(|| {
@@ -187,14 +189,15 @@ impl Replica {
         let mut applied = Applied::new(revision, Some(draft.at));
         applied.writes.reserve(entries);
         for Leaf { write: Write { key, value }, hash } in txn.leaves {
-            let seen = self.place(tables, (draft.at, draft.stamp), revision, &key, value.as_ref())?;
-            draft.put(&key, value.clone(), hash, seen);
-            if seen {
+            let visible =
+                self.apply_entry(tables, (draft.at, draft.stamp), revision, &key, value.as_ref())?;
+            draft.put(&key, value.clone(), hash, visible);
+            if visible {
                 applied.writes.push(Write { key, value });
             }
         }
         draft.applied.push(applied);
-        Ok(Verdict::Applied(revision))
+        Ok(TxnOutcome::Applied(revision))
     }
 
     /// Refuses what a segment cannot hold.
@@ -218,7 +221,7 @@ impl Replica {
         Ok(())
     }
 
-    /// The owner of the key, if it is another author than this one, or one whose place this one took.
+    /// The owner of the key, if it is another author than this one, or one that this one replaced.
     pub(super) fn foreign_owner(&self, author: PeerId, key: &Key) -> Option<PeerId> {
         let owner = Owned::owner(key)?;
         let mut holder = owner;
@@ -243,7 +246,7 @@ impl Replica {
         let previous = self.authors[usize::from(at.0)].head;
         let deletes = writes.values().any(|entry| entry.value.is_none());
         let entries = writes.into_iter().enumerate().map(|(leaf, (key, entry))| {
-            if let Some(kept) = entry.seen_in.and_then(|number| applied[number].kept.as_mut()) {
+            if let Some(kept) = entry.visible_in.and_then(|number| applied[number].kept.as_mut()) {
                 kept.leaves.push(leaf);
             }
             Leaf { write: Write { key, value: entry.value }, hash: entry.hash }
@@ -269,11 +272,11 @@ impl Replica {
 
 /// A segment before it is signed. The view has its entries already.
 struct Draft {
-    at: At,
+    at: SegmentKey,
     stamp: Stamp,
     writes: BTreeMap<Key, Entry>,
     bytes: usize,
-    /// What its transactions have changed, in their order.
+    /// Changes of its transactions, in their order.
     applied: Vec<Applied>,
 }
 
@@ -281,24 +284,24 @@ struct Entry {
     value: Option<Bytes>,
     hash: Hash,
     /// The number in `applied` of the transaction in which readers saw it, if they did.
-    seen_in: Option<usize>,
+    visible_in: Option<usize>,
 }
 
 impl Draft {
-    fn new(at: At, stamp: Stamp) -> Self {
+    fn new(at: SegmentKey, stamp: Stamp) -> Self {
         Self { at, stamp, writes: BTreeMap::new(), bytes: SEGMENT_FRAME, applied: Vec::new() }
     }
 
-    fn has_room(&self, bytes: usize, entries: usize) -> bool {
+    fn fits(&self, bytes: usize, entries: usize) -> bool {
         self.bytes + bytes <= SHARED_BYTES && self.writes.len() + entries <= SEGMENT_ENTRIES_MAX
     }
 
     /// Adds an entry of the transaction that comes next in `applied`.
-    fn put(&mut self, key: &Key, value: Option<Bytes>, hash: Hash, seen: bool) {
+    fn put(&mut self, key: &Key, value: Option<Bytes>, hash: Hash, visible: bool) {
         self.bytes += entry_bytes(key, value.as_ref());
-        let entry = Entry { value, hash, seen_in: seen.then_some(self.applied.len()) };
+        let entry = Entry { value, hash, visible_in: visible.then_some(self.applied.len()) };
         let Some(before) = self.writes.insert(key.clone(), entry) else { return };
-        if let Some(kept) = before.seen_in.and_then(|number| self.applied[number].kept.as_mut()) {
+        if let Some(kept) = before.visible_in.and_then(|number| self.applied[number].kept.as_mut()) {
             kept.rest.push(Write { key: key.clone(), value: before.value });
         }
     }

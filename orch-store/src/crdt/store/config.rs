@@ -4,23 +4,24 @@ use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use crate::crdt::ReplicaConfig;
 
-/// Where a [`CrdtStore`](super::CrdtStore) is, which group it belongs to, and how far it goes.
+/// Directory, group and bounds of a [`CrdtStore`](super::CrdtStore).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CrdtStoreConfig {
     /// The directory that holds the store's file, made when it is missing. One process at a time has it.
     pub dir: PathBuf,
     /// The group, and how replicas treat each other.
     pub replica: ReplicaConfig,
-    /// How often the other members are told what is here. Each time is up to a quarter longer or shorter, so that not all
-    /// speak at once.
+    /// Interval between digests to the other members. Each is up to a quarter longer or shorter, so that not
+    /// all speak at once.
     pub digest_interval: Duration,
-    /// The most revisions that are kept for watches, on disk. What they wrote is not collected meanwhile, though it be overwritten.
+    /// The most revisions that are kept for watches, on disk. What they wrote is not collected meanwhile,
+    /// though it be overwritten.
     pub history_revisions: NonZeroU64,
     /// The most bytes that those revisions wrote; the last group of them is always there.
     pub history_bytes: u64,
-    /// Bytes of transactions that wait for the disk; a `commit` beyond waits for room. So much again of messages that wait to
-    /// be taken in, and so much of those that wait to be sent, where what does not fit is lost, as in a network. Each counts
-    /// for at least 1 KiB.
+    /// Bytes of transactions that wait for the disk; a `commit` beyond waits for permits. So much again of
+    /// messages that wait to be taken in, and so much of those that wait to be sent, where what does not fit
+    /// is lost, as in a network. Each counts for at least 1 KiB.
     pub queue_bytes: usize,
     /// The most messages that wait to be sent.
     pub queue_messages: usize,

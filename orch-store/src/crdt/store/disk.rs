@@ -12,26 +12,26 @@ use redb::{
     TableError, WriteTransaction,
 };
 
-use super::log::{Extent, Keep, LOG, Log};
+use super::log::{Keep, LOG, Log, LogBounds};
 use crate::crdt::{
     applied::Applied,
     record::Record,
-    tables::{At, Lookup, Tables},
+    tables::{Lookup, SegmentKey, Tables},
 };
 
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Pieces of segments; see [`Segments`].
-const SEGMENTS: TableDefinition<'_, PieceAt, &[u8]> = TableDefinition::new("segments");
-const GARBAGE: TableDefinition<'_, At, &[u8]> = TableDefinition::new("garbage");
+const SEGMENTS: TableDefinition<'_, ChunkKey, &[u8]> = TableDefinition::new("segments");
+const GARBAGE: TableDefinition<'_, SegmentKey, &[u8]> = TableDefinition::new("garbage");
 /// By the bytes of the key: comparing texts would check each time that they are ones.
 const VIEW: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("view");
 /// In [`META`]: what a replica writes there. Where it is missing, the file is another program's.
 const REPLICA: &str = "replica";
 
-/// A piece of a segment in bytes: pages are powers of two, and this leaves room for what a page holds besides.
-const PIECE: usize = (16 << 10) - 64;
+/// Bytes of a chunk of a segment: pages are powers of two, and this leaves space for the overhead of a page.
+const CHUNK_BYTES: usize = (16 << 10) - 64;
 
-/// Whose tables a file has.
+/// Kind of tables found in a file.
 pub(super) enum Found {
     Nothing,
     Replica,
@@ -53,13 +53,13 @@ pub(super) fn inspect(database: &Database) -> Result<Found, redb::Error> {
 /// The tables within one transaction that writes.
 pub(super) struct DiskTables<'txn> {
     meta: Table<'txn, &'static str, &'static [u8]>,
-    segments: Segments<Table<'txn, PieceAt, &'static [u8]>>,
-    garbage: Table<'txn, At, &'static [u8]>,
+    segments: Segments<Table<'txn, ChunkKey, &'static [u8]>>,
+    garbage: Table<'txn, SegmentKey, &'static [u8]>,
     view: Table<'txn, &'static [u8], &'static [u8]>,
     log: Log<'txn>,
-    extent: Extent,
+    bounds: LogBounds,
     /// Segments that the log names and that were removed in this transaction.
-    removed: BTreeMap<At, Bytes>,
+    removed: BTreeMap<SegmentKey, Bytes>,
     scratch: Vec<u8>,
     changed: bool,
 }
@@ -67,70 +67,70 @@ pub(super) struct DiskTables<'txn> {
 impl<'txn> DiskTables<'txn> {
     pub(super) fn open(transaction: &'txn WriteTransaction) -> Result<Self, redb::Error> {
         let meta = transaction.open_table(META)?;
-        let extent = Extent::read(&meta)?;
+        let bounds = LogBounds::read(&meta)?;
         Ok(Self {
             meta,
             segments: Segments(transaction.open_table(SEGMENTS)?),
             garbage: transaction.open_table(GARBAGE)?,
             view: transaction.open_table(VIEW)?,
             log: Log::new(transaction.open_table(LOG)?),
-            extent,
+            bounds,
             removed: BTreeMap::new(),
             scratch: Vec::new(),
             changed: false,
         })
     }
 
-    /// Whether anything was written.
+    /// True if anything was written.
     pub(super) fn changed(&self) -> bool {
         self.changed
     }
 
-    /// Where the log begins, and how large it is.
-    pub(super) fn extent(&self) -> Extent {
-        self.extent
+    /// First revision of the log, and its bytes.
+    pub(super) fn bounds(&self) -> LogBounds {
+        self.bounds
     }
 
     /// Adds the revisions of a group to the log, and forgets what is too much. Comes last in a transaction.
-    pub(super) fn log(&mut self, group: &[Applied], keep: Keep) -> Result<Extent, redb::Error> {
+    pub(super) fn log(&mut self, group: &[Applied], keep: Keep) -> Result<LogBounds, redb::Error> {
         let removed = std::mem::take(&mut self.removed);
-        let extent = self.log.append(self.extent, group, &removed, keep)?;
-        self.put_extent(extent)
+        let bounds = self.log.append(self.bounds, group, &removed, keep)?;
+        self.put_bounds(bounds)
     }
 
     /// Lets watches begin at `oldest` at the earliest.
-    pub(super) fn forget(&mut self, oldest: Revision, head: Revision) -> Result<Extent, redb::Error> {
-        let extent = self.log.forget(self.extent, oldest.min(head))?;
-        self.put_extent(extent)
+    pub(super) fn forget(&mut self, oldest: Revision, head: Revision) -> Result<LogBounds, redb::Error> {
+        let bounds = self.log.forget(self.bounds, oldest.min(head))?;
+        self.put_bounds(bounds)
     }
 
-    fn put_extent(&mut self, extent: Extent) -> Result<Extent, redb::Error> {
-        if extent != self.extent {
+    fn put_bounds(&mut self, bounds: LogBounds) -> Result<LogBounds, redb::Error> {
+        if bounds != self.bounds {
             self.changed = true;
-            self.extent = extent;
-            extent.write(&mut self.meta)?;
+            self.bounds = bounds;
+            bounds.write(&mut self.meta)?;
         }
-        Ok(extent)
+        Ok(bounds)
     }
 }
 
-/// Segments, cut into pieces, because a page of the disk is used by one value alone when that is large. In front of the
-/// first piece is the last revision that took entries of the segment into the view.
+/// Segments, cut into chunks, because a page of the disk is used by one value alone when that is large. In
+/// front of the first chunk is the last revision that took entries of the segment into the view.
 pub(super) struct Segments<T>(T);
 
-/// The place of a segment, and the number of a piece of it.
-type PieceAt = (u16, u64, u16);
+/// Key of a segment, and the number of a chunk of it.
+type ChunkKey = (u16, u64, u16);
 
-impl Segments<ReadOnlyTable<PieceAt, &'static [u8]>> {
+impl Segments<ReadOnlyTable<ChunkKey, &'static [u8]>> {
     pub(super) fn open_read(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
         Ok(Self(transaction.open_table(SEGMENTS)?))
     }
 }
 
-impl<T: ReadableTable<PieceAt, &'static [u8]>> Segments<T> {
-    pub(super) fn get(&self, at: At) -> Result<Option<Bytes>, redb::Error> {
+impl<T: ReadableTable<ChunkKey, &'static [u8]>> Segments<T> {
+    pub(super) fn get(&self, at: SegmentKey) -> Result<Option<Bytes>, redb::Error> {
         let mut whole = BytesMut::new();
-        for found in self.0.range(piece(at, 0)..=piece(at, u16::MAX))? {
+        for found in self.0.range(chunk_key(at, 0)..=chunk_key(at, u16::MAX))? {
             whole.extend_from_slice(found?.1.value());
         }
         if whole.is_empty() {
@@ -143,16 +143,16 @@ impl<T: ReadableTable<PieceAt, &'static [u8]>> Segments<T> {
         Ok(Some(whole.split_off(REVISION_BYTES)))
     }
 
-    fn next(&self, from: At) -> Result<Option<(At, Bytes)>, redb::Error> {
-        let Some(found) = self.0.range(piece(from, 0)..)?.next() else { return Ok(None) };
+    fn next(&self, from: SegmentKey) -> Result<Option<(SegmentKey, Bytes)>, redb::Error> {
+        let Some(found) = self.0.range(chunk_key(from, 0)..)?.next() else { return Ok(None) };
         let (author, position, _) = found?.0.value();
         let at = (author, position);
         Ok(self.get(at)?.map(|bytes| (at, bytes)))
     }
 
     /// The revision in front of it.
-    fn revision(&self, at: At) -> Result<Option<Revision>, redb::Error> {
-        let Some(first) = self.0.get(piece(at, 0))? else { return Ok(None) };
+    fn revision(&self, at: SegmentKey) -> Result<Option<Revision>, redb::Error> {
+        let Some(first) = self.0.get(chunk_key(at, 0))? else { return Ok(None) };
         let revision = first.value().first_chunk().ok_or_else(|| corrupt("a segment"))?;
         Ok(Some(Revision(u64::from_le_bytes(*revision))))
     }
@@ -160,27 +160,27 @@ impl<T: ReadableTable<PieceAt, &'static [u8]>> Segments<T> {
 
 const REVISION_BYTES: usize = size_of::<u64>();
 
-impl Segments<Table<'_, PieceAt, &'static [u8]>> {
-    fn put(&mut self, at: At, segment: &[u8], revision: Revision) -> Result<(), redb::Error> {
-        let (first, rest) = segment.split_at(segment.len().min(PIECE - REVISION_BYTES));
+impl Segments<Table<'_, ChunkKey, &'static [u8]>> {
+    fn put(&mut self, at: SegmentKey, segment: &[u8], revision: Revision) -> Result<(), redb::Error> {
+        let (first, rest) = segment.split_at(segment.len().min(CHUNK_BYTES - REVISION_BYTES));
         let first = [revision.0.to_le_bytes().as_slice(), first].concat();
         let mut count = 0;
-        for bytes in std::iter::once(first.as_slice()).chain(rest.chunks(PIECE)) {
-            self.0.insert(piece(at, count), bytes)?;
+        for bytes in std::iter::once(first.as_slice()).chain(rest.chunks(CHUNK_BYTES)) {
+            self.0.insert(chunk_key(at, count), bytes)?;
             count += 1;
         }
         self.remove_from(at, count)
     }
 
-    fn remove_from(&mut self, at: At, mut number: u16) -> Result<(), redb::Error> {
-        while self.0.remove(piece(at, number))?.is_some() {
+    fn remove_from(&mut self, at: SegmentKey, mut number: u16) -> Result<(), redb::Error> {
+        while self.0.remove(chunk_key(at, number))?.is_some() {
             number += 1;
         }
         Ok(())
     }
 }
 
-fn piece((author, position): At, number: u16) -> PieceAt {
+fn chunk_key((author, position): SegmentKey, number: u16) -> ChunkKey {
     (author, position, number)
 }
 
@@ -208,7 +208,7 @@ impl Lookup for DiskTables<'_> {
         Ok(bytes_of(self.meta.get(name)?))
     }
 
-    fn segment(&self, at: At) -> Result<Option<Bytes>, redb::Error> {
+    fn segment(&self, at: SegmentKey) -> Result<Option<Bytes>, redb::Error> {
         self.segments.get(at)
     }
 
@@ -227,16 +227,16 @@ impl Tables for DiskTables<'_> {
         Ok(())
     }
 
-    fn next_segment(&self, from: At) -> Result<Option<(At, Bytes)>, redb::Error> {
+    fn next_segment(&self, from: SegmentKey) -> Result<Option<(SegmentKey, Bytes)>, redb::Error> {
         self.segments.next(from)
     }
 
-    fn put_segment(&mut self, at: At, segment: &[u8], revision: Revision) -> Result<(), redb::Error> {
+    fn put_segment(&mut self, at: SegmentKey, segment: &[u8], revision: Revision) -> Result<(), redb::Error> {
         self.changed = true;
         self.segments.put(at, segment, revision)
     }
 
-    fn remove_segment(&mut self, at: At) -> Result<(), redb::Error> {
+    fn remove_segment(&mut self, at: SegmentKey) -> Result<(), redb::Error> {
         if self.is_in_history(at)?
             && let Some(segment) = self.segments.get(at)?
         {
@@ -247,21 +247,21 @@ impl Tables for DiskTables<'_> {
         self.segments.remove_from(at, 0)
     }
 
-    fn is_in_history(&self, at: At) -> Result<bool, redb::Error> {
-        Ok(self.segments.revision(at)?.is_some_and(|revision| revision > self.extent.oldest))
+    fn is_in_history(&self, at: SegmentKey) -> Result<bool, redb::Error> {
+        Ok(self.segments.revision(at)?.is_some_and(|revision| revision > self.bounds.oldest))
     }
 
-    fn garbage(&self, at: At) -> Result<Option<Bytes>, redb::Error> {
+    fn garbage(&self, at: SegmentKey) -> Result<Option<Bytes>, redb::Error> {
         Ok(bytes_of(self.garbage.get(at)?))
     }
 
-    fn next_garbage(&self, from: At) -> Result<Option<(At, Bytes)>, redb::Error> {
+    fn next_garbage(&self, from: SegmentKey) -> Result<Option<(SegmentKey, Bytes)>, redb::Error> {
         let Some(found) = self.garbage.range(from..)?.next() else { return Ok(None) };
         let (at, note) = found?;
         Ok(Some((at.value(), Bytes::copy_from_slice(note.value()))))
     }
 
-    fn put_garbage(&mut self, at: At, note: Option<&[u8]>) -> Result<(), redb::Error> {
+    fn put_garbage(&mut self, at: SegmentKey, note: Option<&[u8]>) -> Result<(), redb::Error> {
         self.changed = true;
         match note {
             Some(note) => drop(self.garbage.insert(at, note)?),
@@ -312,7 +312,7 @@ impl DiskView {
         Ok(value.map(|value| Entry { key: key.clone(), value, version }))
     }
 
-    /// What is in the view as of `revision`, which the caller knows it to be.
+    /// Page of the view as of `revision`, which the caller knows it to be.
     pub(super) fn scan(
         &self,
         prefix: &str,
@@ -348,8 +348,8 @@ impl DiskView {
     pub(super) fn revision(&self) -> Result<Revision, redb::Error> {
         let log = self.transaction.open_table(LOG)?;
         let last = log.last()?.map(|(revision, _)| Revision(revision.value()));
-        let extent = Extent::read(&self.transaction.open_table(META)?)?;
-        Ok(last.unwrap_or(extent.oldest))
+        let bounds = LogBounds::read(&self.transaction.open_table(META)?)?;
+        Ok(last.unwrap_or(bounds.oldest))
     }
 }
 
@@ -364,7 +364,7 @@ impl Lookup for DiskView {
         Ok(bytes_of(self.transaction.open_table(META)?.get(name)?))
     }
 
-    fn segment(&self, at: At) -> Result<Option<Bytes>, redb::Error> {
+    fn segment(&self, at: SegmentKey) -> Result<Option<Bytes>, redb::Error> {
         Segments::open_read(&self.transaction)?.get(at)
     }
 

@@ -1,5 +1,5 @@
-//! The history on disk, for watches that begin in the past. It names entries of segments instead of writing them once more;
-//! segments that it names stay whole until it has moved past them.
+//! The history on disk, for watches that begin in the past. It names entries of segments instead of writing
+//! them once more; segments that it names stay whole until it has moved past them.
 
 use std::collections::BTreeMap;
 
@@ -13,24 +13,24 @@ use crate::{
         applied::{Applied, Kept, Leaves},
         codec::{Input, Malformed, put_bytes, put_list, put_text},
         segment::{Segment, entry_bytes},
-        tables::At,
+        tables::SegmentKey,
     },
     file::File,
 };
 
 /// The last revision of a group to the changes of all its revisions.
 pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-/// In [`META`]: the [`Extent`].
-const EXTENT: &str = "log";
+/// In [`META`]: the [`LogBounds`].
+const BOUNDS: &str = "log";
 
 /// The earliest start of a watch, and how many bytes the writes since then have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) struct Extent {
+pub(super) struct LogBounds {
     pub(super) oldest: Revision,
     pub(super) bytes: u64,
 }
 
-/// How much of the log is kept.
+/// Retention of the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keep {
     pub(super) revisions: u64,
@@ -42,7 +42,7 @@ pub(super) struct Log<'txn> {
     rows: Table<'txn, u64, &'static [u8]>,
 }
 
-/// What became of the revisions of a group.
+/// Log row of a commit group.
 struct Row {
     /// The bytes of all that they wrote, wherever it is.
     bytes: u64,
@@ -53,7 +53,7 @@ struct Row {
 struct Revised {
     revision: Revision,
     /// Writes that are entries of a segment.
-    there: Option<(At, Leaves)>,
+    there: Option<(SegmentKey, Leaves)>,
     /// The others.
     here: Vec<Write>,
 }
@@ -63,23 +63,24 @@ impl<'txn> Log<'txn> {
         Self { rows }
     }
 
-    /// Adds the revisions of a group, and forgets what is too much. `removed` are segments that were named and are gone.
+    /// Adds the revisions of a group, and forgets what is too much. `removed` are segments that were named
+    /// and removed.
     pub(super) fn append(
         &mut self,
-        mut extent: Extent,
+        mut bounds: LogBounds,
         group: &[Applied],
-        removed: &BTreeMap<At, Bytes>,
+        removed: &BTreeMap<SegmentKey, Bytes>,
         keep: Keep,
-    ) -> Result<Extent, redb::Error> {
+    ) -> Result<LogBounds, redb::Error> {
         if !removed.is_empty() {
-            self.take_in(removed)?;
+            self.inline_removed(removed)?;
         }
-        let Some(last) = group.last().map(|applied| applied.revision) else { return Ok(extent) };
+        let Some(last) = group.last().map(|applied| applied.revision) else { return Ok(bounds) };
         let row = Row::of(group, removed);
         self.rows.insert(last.0, row.encode().as_slice())?;
-        extent.bytes += row.bytes;
-        let mut forget = extent.oldest;
-        let mut left = extent.bytes;
+        bounds.bytes += row.bytes;
+        let mut forget = bounds.oldest;
+        let mut left = bounds.bytes;
         for found in self.rows.iter()? {
             let (end, row) = found?;
             let end = Revision(end.value());
@@ -90,32 +91,38 @@ impl<'txn> Log<'txn> {
             forget = end;
             left -= bytes_of(row.value())?;
         }
-        if forget > extent.oldest {
+        if forget > bounds.oldest {
             self.rows.retain_in(..=forget.0, |_, _| false)?;
-            extent = Extent { oldest: forget, bytes: left };
+            bounds = LogBounds { oldest: forget, bytes: left };
         }
-        Ok(extent)
+        Ok(bounds)
     }
 
     /// Lets watches begin at `oldest` at the earliest.
-    pub(super) fn forget(&mut self, mut extent: Extent, oldest: Revision) -> Result<Extent, redb::Error> {
-        extent.oldest = oldest.max(extent.oldest);
-        for row in self.rows.extract_from_if(..=extent.oldest.0, |_, _| true)? {
-            extent.bytes -= bytes_of(row?.1.value())?;
+    pub(super) fn forget(
+        &mut self,
+        mut bounds: LogBounds,
+        oldest: Revision,
+    ) -> Result<LogBounds, redb::Error> {
+        bounds.oldest = oldest.max(bounds.oldest);
+        for row in self.rows.extract_from_if(..=bounds.oldest.0, |_, _| true)? {
+            bounds.bytes -= bytes_of(row?.1.value())?;
         }
-        Ok(extent)
+        Ok(bounds)
     }
 
-    /// Writes entries of segments that are gone to where they were named.
-    fn take_in(&mut self, removed: &BTreeMap<At, Bytes>) -> Result<(), redb::Error> {
+    /// Inlines entries of removed segments where they were named.
+    fn inline_removed(&mut self, removed: &BTreeMap<SegmentKey, Bytes>) -> Result<(), redb::Error> {
         let mut changed = Vec::new();
         for found in self.rows.iter()? {
             let (end, row) = found?;
             let mut row = Row::decode(Bytes::copy_from_slice(row.value())).map_err(|_| corrupt("the log"))?;
             let mut found = false;
             for revised in &mut row.revisions {
-                let Some(gone) = revised.there.as_ref().and_then(|(at, _)| removed.get(at)) else { continue };
-                let segment = Segment::decode_own(gone.clone()).map_err(|_| corrupt("a segment"))?;
+                let Some(bytes) = revised.there.as_ref().and_then(|(at, _)| removed.get(at)) else {
+                    continue;
+                };
+                let segment = Segment::decode_own(bytes.clone()).map_err(|_| corrupt("a segment"))?;
                 revised.gather(&segment);
                 revised.there = None;
                 found = true;
@@ -131,29 +138,29 @@ impl<'txn> Log<'txn> {
     }
 }
 
-impl Extent {
+impl LogBounds {
     pub(super) fn read(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Self, redb::Error> {
-        let Some(found) = meta.get(EXTENT)? else { return Ok(Self::default()) };
+        let Some(found) = meta.get(BOUNDS)? else { return Ok(Self::default()) };
         let bytes = found.value();
         match (bytes.first_chunk(), bytes.last_chunk()) {
             (Some(oldest), Some(size)) if bytes.len() == 16 => {
                 Ok(Self { oldest: Revision(u64::from_le_bytes(*oldest)), bytes: u64::from_le_bytes(*size) })
             }
-            _ => Err(corrupt("the extent of the log")),
+            _ => Err(corrupt("the bounds of the log")),
         }
     }
 
     pub(super) fn write(self, meta: &mut Table<'_, &'static str, &'static [u8]>) -> Result<(), redb::Error> {
         let bytes = [self.oldest.0.to_le_bytes(), self.bytes.to_le_bytes()].concat();
-        meta.insert(EXTENT, bytes.as_slice())?;
+        meta.insert(BOUNDS, bytes.as_slice())?;
         Ok(())
     }
 }
 
 /// The revisions after `after`, at most `limit`, at least one.
-pub(super) fn recall(file: &File, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-    let recalled = file.read(|database| read(database, after, limit))?;
-    recalled.map_err(|oldest| StoreError::Compacted { oldest })
+pub(super) fn read_log(file: &File, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+    let found = file.read(|database| read(database, after, limit))?;
+    found.map_err(|oldest| StoreError::Compacted { oldest })
 }
 
 fn read(
@@ -162,14 +169,14 @@ fn read(
     limit: usize,
 ) -> Result<Result<Vec<WatchBatch>, Revision>, redb::Error> {
     let transaction = database.begin_read()?;
-    let Extent { oldest, .. } = Extent::read(&transaction.open_table(META)?)?;
+    let LogBounds { oldest, .. } = LogBounds::read(&transaction.open_table(META)?)?;
     if after < oldest {
         return Ok(Err(oldest));
     }
     let (log, segments) = (transaction.open_table(LOG)?, Segments::open_read(&transaction)?);
     let mut batches = Vec::new();
     // Revisions that follow each other are mostly of one segment.
-    let mut latest: Option<(At, Segment)> = None;
+    let mut latest: Option<(SegmentKey, Segment)> = None;
     for found in log.range(after.0 + 1..)? {
         let row = Row::decode(Bytes::copy_from_slice(found?.1.value())).map_err(|_| corrupt("the log"))?;
         for mut revised in row.revisions.into_iter().filter(|revised| revised.revision > after) {
@@ -200,7 +207,7 @@ impl Revised {
 }
 
 impl Row {
-    fn of(group: &[Applied], removed: &BTreeMap<At, Bytes>) -> Self {
+    fn of(group: &[Applied], removed: &BTreeMap<SegmentKey, Bytes>) -> Self {
         let mut bytes = 0;
         let revised = |Applied { revision, writes, kept }: &Applied| {
             let size = |write: &Write| entry_bytes(&write.key, write.value.as_ref()) as u64;

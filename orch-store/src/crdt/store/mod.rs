@@ -23,8 +23,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use orch_core::{
     store::{
-        CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Recall, Revision, StateStore,
-        StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
+        CommitError, Durability, Entry, History, HistoryBounds, HistorySource, Key, Page, Revision,
+        StateStore, StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
     },
     transport::{Channel, PeerId, Transport},
 };
@@ -36,7 +36,7 @@ use self::{
     disk::{DiskTables, DiskView, Found},
     log::Keep,
     network::Network,
-    writer::{Job, Parcel, Writer},
+    writer::{Envelope, Job, Writer},
 };
 use super::{
     key::AuthorKey,
@@ -47,7 +47,7 @@ use super::{
 use crate::file::{
     File, blocking, bytes_of,
     error::{self, Cause},
-    guarded, prepare_dir, room_units, sync_dir,
+    guarded, prepare_dir, queue_permits, sync_dir,
 };
 
 /// The backend's name in messages.
@@ -56,22 +56,22 @@ const NAME: &str = "crdt";
 /// The file in the store's directory.
 const FILE: &str = "crdt.redb";
 
-/// What live watches read without going to the disk.
+/// Part of the log in memory, for live watches.
 const HISTORY: HistoryBounds =
     HistoryBounds { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 };
 
-/// A [`StateStore`] that every member of a group has a copy of, and writes to without asking the others. What they write
-/// meets: for each key the last write wins, in all copies the same.
+/// A [`StateStore`] that every member of a group has a copy of, and writes to without asking the others. What
+/// they write meets: for each key the last write wins, in all copies the same.
 ///
-/// Guards look at this copy only. Revisions count what happened here; they are not those of the others. Dropping it finishes
-/// what was accepted in the background; [`StateStore::close`] waits for that.
+/// Guards look at this copy only. Revisions count what happened here; they are not those of the others.
+/// Dropping it finishes what was accepted in the background; [`StateStore::close`] waits for that.
 #[derive(Debug)]
 pub struct CrdtStore {
     file: Arc<File>,
     history: Arc<History>,
     jobs: mpsc::Sender<Job>,
     /// For transactions, and for messages.
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     messages: Arc<Semaphore>,
     /// Drops its end of `jobs` with the store.
     network: Option<Network>,
@@ -81,23 +81,23 @@ pub struct CrdtStore {
 }
 
 /// Messages for other members, which somebody has to carry.
-pub(super) type Outgoing = tokio::sync::mpsc::Receiver<Parcel>;
+pub(super) type Outgoing = tokio::sync::mpsc::Receiver<Envelope>;
 
 impl CrdtStore {
     /// Opens the store in the configured directory, making what is missing. It speaks with nobody: see
     /// [`CrdtStore::open_on`] for that.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be understood, comes
-    /// from a newer version or belongs to another group, [`StoreError::Backend`] when the directory cannot be used. The
-    /// file is left as it is then.
+    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be
+    /// understood, comes from a newer version or belongs to another group, [`StoreError::Backend`] when the
+    /// directory cannot be used. The file is left as it is then.
     pub async fn open(config: CrdtStoreConfig, key: AuthorKey) -> Result<Self, StoreError> {
         Ok(Self::open_with_outgoing(config, key).await?.0)
     }
 
-    /// Opens the store, and keeps it in step with those of the other members over this transport, on this channel. The
-    /// transport is the store's own, or a part of a [`Demux`](orch_core::transport::Demux); it is closed with the store. It
-    /// has the author's key.
+    /// Opens the store, and keeps it in step with those of the other members over this transport, on this
+    /// channel. The transport is the store's own, or a part of a [`Demux`](orch_core::transport::Demux); it
+    /// is closed with the store. It has the author's key.
     ///
     /// # Errors
     /// As for [`CrdtStore::open`]; [`StoreError::Backend`] also when the transport cannot carry the messages.
@@ -115,8 +115,9 @@ impl CrdtStore {
             source: Arc::new(unfit),
         })?;
         let (mut store, outgoing) = Self::open_with_outgoing(config, key).await?;
-        let (jobs, room, bytes) = (store.jobs.clone(), Arc::clone(&store.messages), store.config.queue_bytes);
-        store.network = Some(network::connect(transport, channel, jobs, room, bytes, outgoing));
+        let (jobs, permits, bytes) =
+            (store.jobs.clone(), Arc::clone(&store.messages), store.config.queue_bytes);
+        store.network = Some(network::connect(transport, channel, jobs, permits, bytes, outgoing));
         Ok(store)
     }
 
@@ -154,7 +155,7 @@ impl CrdtStore {
             let transaction = database.begin_write()?;
             let mut tables = DiskTables::open(&transaction)?;
             let replica = Replica::open(&mut tables, config.replica.clone(), key)?;
-            let (oldest, changed) = (tables.extent().oldest, tables.changed());
+            let (oldest, changed) = (tables.bounds().oldest, tables.changed());
             drop(tables);
             if changed && replica.is_ok() {
                 transaction.commit()?;
@@ -178,7 +179,7 @@ impl CrdtStore {
             history: Arc::clone(&history),
             jobs: queue,
             outgoing,
-            sending: Arc::new(Semaphore::new(room_units(config.queue_bytes))),
+            sending: Arc::new(Semaphore::new(queue_permits(config.queue_bytes))),
             keep,
             digest_interval: config.digest_interval,
             begun: Instant::now(),
@@ -188,10 +189,10 @@ impl CrdtStore {
             .name("orch-crdt-writer".into())
             .spawn(move || writer.run())
             .map_err(|error| error::opening(path, error))?;
-        let room = Arc::new(Semaphore::new(room_units(config.queue_bytes)));
-        let messages = Arc::new(Semaphore::new(room_units(config.queue_bytes)));
+        let permits = Arc::new(Semaphore::new(queue_permits(config.queue_bytes)));
+        let messages = Arc::new(Semaphore::new(queue_permits(config.queue_bytes)));
         let closed = AtomicBool::new(false);
-        Ok((Self { file, history, jobs, room, messages, network: None, closed, author, config }, to_send))
+        Ok((Self { file, history, jobs, permits, messages, network: None, closed, author, config }, to_send))
     }
 
     /// Our name: the public key.
@@ -213,8 +214,9 @@ impl CrdtStore {
         .await
     }
 
-    /// Applies something that the group has decided by other means: `number` is its place in the order of decisions, the same
-    /// in all members. What was applied already is passed over, so that all may be handed in again after a restart.
+    /// Applies something that the group has decided by other means: `number` is its place in the order of
+    /// decisions, the same in all members. What was applied already is passed over, so that all may be handed
+    /// in again after a restart.
     ///
     /// # Errors
     /// Outside as for [`StateStore::commit`]; inside when the decision has no effect, here and everywhere.
@@ -224,12 +226,12 @@ impl CrdtStore {
         decision: Decision,
     ) -> Result<Result<(), DecisionError>, StoreError> {
         self.check_open()?;
-        let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job::Decide { number, decision, answer }).map_err(|_| self.unanswered(false))?;
-        answered.await.map_err(|_| self.unanswered(true))
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send(Job::Decide { number, decision, sender }).map_err(|_| self.writer_ended(false))?;
+        receiver.await.map_err(|_| self.writer_ended(true))
     }
 
-    /// What is known against authors: each piece shows two things that one of them signed for one position.
+    /// Evidence against authors: each shows two headers that one of them signed for one position.
     ///
     /// # Errors
     /// [`StoreError`] when the store is closed or has failed.
@@ -237,7 +239,7 @@ impl CrdtStore {
         self.look(Replica::evidence).await
     }
 
-    /// How things stand.
+    /// Current status.
     ///
     /// # Errors
     /// [`StoreError`] when the store is closed or has failed.
@@ -250,13 +252,13 @@ impl CrdtStore {
         look: impl FnOnce(&Replica) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         self.check_open()?;
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let job = Job::Look(Box::new(move |replica| {
             // Whoever gave up waiting does not want it.
-            let _ = answer.send(look(replica));
+            let _ = sender.send(look(replica));
         }));
-        self.jobs.send(job).map_err(|_| self.unanswered(false))?;
-        answered.await.map_err(|_| self.unanswered(false))
+        self.jobs.send(job).map_err(|_| self.writer_ended(false))?;
+        receiver.await.map_err(|_| self.writer_ended(false))
     }
 
     /// Reads the view where that may block.
@@ -272,20 +274,20 @@ impl CrdtStore {
     fn check_open(&self) -> Result<(), StoreError> {
         match self.file.failure() {
             _ if self.closed.load(Ordering::Acquire) => Err(StoreError::Closed),
-            Some(_) => Err(self.file.gone()),
+            Some(_) => Err(self.file.closed_error()),
             None => Ok(()),
         }
     }
 
-    /// The answer when the writer has none any more: it was told to close before, or it failed.
-    fn unanswered(&self, outcome_unknown: bool) -> StoreError {
+    /// Error when the writer has ended: it was closed before, or it failed.
+    fn writer_ended(&self, outcome_unknown: bool) -> StoreError {
         if self.closed.load(Ordering::Acquire) {
             return StoreError::Closed;
         }
         match self.file.failure() {
             // What was on its way when the disk failed may be there.
             Some(failure) if outcome_unknown => failure,
-            Some(_) => self.file.gone(),
+            Some(_) => self.file.closed_error(),
             None => {
                 error::backend("working", outcome_unknown, Cause::Writer { path: self.file.path().into() })
             }
@@ -319,13 +321,14 @@ impl StateStore for CrdtStore {
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         txn.check(&self.capabilities())?;
         self.check_open()?;
-        let units = room_units(bytes_of(&txn)).min(room_units(self.config.queue_bytes));
+        let units = queue_permits(bytes_of(&txn)).min(queue_permits(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
-        let txn = Prepared::patiently(txn).await;
-        let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job::Commit { txn, answer, room }).map_err(|_| self.unanswered(false))?;
-        answered.await.unwrap_or_else(|_| Err(self.unanswered(true).into()))
+        let permits =
+            Arc::clone(&self.permits).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        let txn = Prepared::hash_cooperatively(txn).await;
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send(Job::Commit { txn, sender, permits }).map_err(|_| self.writer_ended(false))?;
+        receiver.await.unwrap_or_else(|_| Err(self.writer_ended(true).into()))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
@@ -340,17 +343,17 @@ impl StateStore for CrdtStore {
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         self.check_open()?;
-        let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job::Compact { before, answer }).map_err(|_| self.unanswered(false))?;
-        answered.await.map_err(|_| self.unanswered(true))
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send(Job::Compact { before, sender }).map_err(|_| self.writer_ended(false))?;
+        receiver.await.map_err(|_| self.writer_ended(true))
     }
 
     async fn close(&self) -> Result<(), StoreError> {
         self.closed.store(true, Ordering::Release);
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         // Whoever closed before, or a failure, left nothing to do.
-        if self.jobs.send(Job::Close { answer }).is_ok() {
-            let _ = answered.await;
+        if self.jobs.send(Job::Close { sender }).is_ok() {
+            let _ = receiver.await;
         }
         Ok(())
     }
@@ -360,10 +363,10 @@ impl StateStore for CrdtStore {
 struct Log(Arc<File>);
 
 #[async_trait]
-impl Recall for Log {
-    async fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+impl HistorySource for Log {
+    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let file = Arc::clone(&self.0);
-        blocking(move || log::recall(&file, after, limit)).await
+        blocking(move || log::read_log(&file, after, limit)).await
     }
 }
 
@@ -375,7 +378,7 @@ fn refused(refusal: Refusal) -> StoreError {
         refusal => StoreError::Backend {
             store: NAME,
             operation: "writing",
-            retryable: matches!(refusal, Refusal::NotHeard { .. }),
+            retryable: matches!(refusal, Refusal::NoStartupQuorum { .. }),
             outcome_unknown: false,
             source: Arc::new(refusal),
         },

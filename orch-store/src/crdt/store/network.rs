@@ -6,9 +6,9 @@ use orch_core::transport::{Channel, PeerId, Transport};
 use tokio::{sync::Semaphore, task::AbortHandle};
 
 use super::{Job, Outgoing};
-use crate::{crdt::segment::SEGMENT_BYTES_MAX, file::room_units};
+use crate::{crdt::segment::SEGMENT_BYTES_MAX, file::queue_permits};
 
-/// What messages have around their segments at most.
+/// Most bytes of a message beside its segments.
 const FRAME_MAX: usize = 1024;
 
 /// Why a transport cannot carry the messages of a store.
@@ -57,11 +57,11 @@ pub(super) fn connect(
     transport: Arc<dyn Transport>,
     channel: Channel,
     jobs: std::sync::mpsc::Sender<Job>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     queue_bytes: usize,
     outgoing: Outgoing,
 ) -> Network {
-    let incoming = tokio::spawn(carry_in(Arc::clone(&transport), jobs, room, queue_bytes));
+    let incoming = tokio::spawn(carry_in(Arc::clone(&transport), jobs, permits, queue_bytes));
     let network = Network(incoming.abort_handle());
     tokio::spawn(async move {
         carry_out(&*transport, channel, outgoing).await;
@@ -72,26 +72,26 @@ pub(super) fn connect(
     network
 }
 
-/// Waits for room before it takes the next message, so that a flood stays in the transport's queue.
+/// Waits for permits before it takes the next message, so that a flood stays in the transport's queue.
 async fn carry_in(
     transport: Arc<dyn Transport>,
     jobs: std::sync::mpsc::Sender<Job>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     queue_bytes: usize,
 ) {
     while let Some(incoming) = transport.incoming().await {
-        let units = room_units(incoming.message.len()).min(room_units(queue_bytes));
+        let units = queue_permits(incoming.message.len()).min(queue_permits(queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&room).acquire_many_owned(units).await else { return };
-        if jobs.send(Job::Receive { from: incoming.from, message: incoming.message, room }).is_err() {
+        let Ok(permits) = Arc::clone(&permits).acquire_many_owned(units).await else { return };
+        if jobs.send(Job::Receive { from: incoming.from, message: incoming.message, permits }).is_err() {
             return;
         }
     }
 }
 
 async fn carry_out(transport: &dyn Transport, channel: Channel, mut outgoing: Outgoing) {
-    while let Some((peer, message, _room)) = outgoing.recv().await {
-        // Whoever cannot be reached now hears of everything with a later digest.
+    while let Some((peer, message, _permits)) = outgoing.recv().await {
+        // An unreachable peer catches up with a later digest.
         if let Err(error) = transport.send(peer, channel, message).await {
             tracing::debug!(%peer, %error, "a message is lost");
         }

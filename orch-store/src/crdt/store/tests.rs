@@ -19,7 +19,7 @@ fn author(seed: u8) -> AuthorKey {
 
 fn config() -> ReplicaConfig {
     let members = vec![author(1).author(), author(2).author()];
-    ReplicaConfig { hear_first: 0, ..ReplicaConfig::new(Hash::of(b"a group of tests"), members) }
+    ReplicaConfig { startup_quorum: 0, ..ReplicaConfig::new(Hash::of(b"a group of tests"), members) }
 }
 
 fn open(disk: &SimDisk) -> Result<(CrdtStore, super::Outgoing), StoreError> {
@@ -62,7 +62,7 @@ impl Peer {
         sent.unwrap()
     }
 
-    fn hears(&mut self, message: Message) {
+    fn receives(&mut self, message: Message) {
         self.replica
             .receive(&mut self.tables, self.now, author(1).author(), message, &mut Vec::new())
             .unwrap();
@@ -85,9 +85,9 @@ async fn nothing_acknowledged_or_sent_is_lost_by_a_crash_at_any_write() {
         let theirs = vec![put("theirs", &n), put("theirs-mirror", &n), put("shared", &n)];
         let message = peer.write(Txn::of(theirs));
         let mut watch = store.watch("theirs", revision).await.unwrap();
-        let room = std::sync::Arc::clone(&store.messages).acquire_owned().await.unwrap();
+        let permits = std::sync::Arc::clone(&store.messages).acquire_owned().await.unwrap();
         let message = message.encode().into();
-        store.jobs.send(super::Job::Receive { from: author(2).author(), message, room }).unwrap();
+        store.jobs.send(super::Job::Receive { from: author(2).author(), message, permits }).unwrap();
         let seen = watch.next().await.unwrap().unwrap().revision;
         disk.change(|state| state.steps.push(Step::Acknowledged(seen)));
     }
@@ -136,7 +136,7 @@ async fn nothing_acknowledged_or_sent_is_lost_by_a_crash_at_any_write() {
         }
     }
     for message in sent {
-        peer.hears(message);
+        peer.receives(message);
     }
     assert!(peer.replica.evidence().is_empty());
 }
@@ -164,7 +164,10 @@ async fn a_failed_sync_stops_the_store_and_sends_nothing() {
     while let Some((_, message, _)) = outgoing.recv().await {
         supplies += usize::from(matches!(Message::decode(message).unwrap(), Message::Supply { .. }));
     }
-    assert_eq!(supplies, 1, "what is not durable is not sent: another life might sign something else there");
+    assert_eq!(
+        supplies, 1,
+        "what is not durable is not sent: another incarnation might sign something else there"
+    );
     disk.change(|state| state.broken_sync = false);
     let synced = disk.change(|state| state.after_crash(state.steps.len(), 7));
     let (store, _) = open(&SimDisk::with(synced)).unwrap();
@@ -180,9 +183,9 @@ async fn history_outlives_the_segments_that_a_decision_takes_back() {
     let mut seen = Vec::new();
     let mut head = None;
     for value in ["stays", "goes"] {
-        let room = std::sync::Arc::clone(&store.messages).acquire_owned().await.unwrap();
+        let permits = std::sync::Arc::clone(&store.messages).acquire_owned().await.unwrap();
         let message = peer.write(Txn::of(vec![put("a", value), put("k", value)])).encode().into();
-        store.jobs.send(super::Job::Receive { from: author(2).author(), message, room }).unwrap();
+        store.jobs.send(super::Job::Receive { from: author(2).author(), message, permits }).unwrap();
         seen.push(live.next().await.unwrap().unwrap());
         let status = store.status().await.unwrap();
         let theirs = status.authors.into_iter().find(|known| known.id == author(2).author());

@@ -1,5 +1,5 @@
-//! The one thread that writes. It owns the replica, takes what is queued as one group with one sync, and answers and sends
-//! only after that; while the disk works, the next group gathers by itself.
+//! The one thread that writes. It owns the replica, takes what is queued as one group with one sync, and
+//! completes and sends only after that; while the disk works, the next group gathers by itself.
 
 use std::{
     collections::VecDeque,
@@ -20,49 +20,49 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender, oneshot};
 
 use super::{
     disk::DiskTables,
-    log::{Extent, Keep},
+    log::{Keep, LogBounds},
     refused,
 };
 use crate::{
     crdt::{
         applied::Applied,
         message::Message,
-        replica::{Decision, DecisionError, Effect, Event, Moment, Prepared, Replica, Verdict},
+        replica::{Decision, DecisionError, Effect, Event, Moment, Prepared, Replica, TxnOutcome},
     },
     file::{
         File,
         error::{self, Cause},
-        room_units,
+        queue_permits,
     },
 };
 
-/// Jobs of one group: enough to make the sync cheap, few enough to answer soon.
+/// Jobs of one group: enough to make the sync cheap, few enough to complete soon.
 const GROUP_MAX: usize = 8192;
 
-/// What the writer is asked to do. Each is answered once it is durable.
+/// Job of the writer. Each is completed once it is durable.
 pub(super) enum Job {
     Commit {
         txn: Prepared,
-        answer: oneshot::Sender<Result<Revision, CommitError>>,
-        room: OwnedSemaphorePermit,
+        sender: oneshot::Sender<Result<Revision, CommitError>>,
+        permits: OwnedSemaphorePermit,
     },
     Receive {
         from: PeerId,
         message: Bytes,
-        room: OwnedSemaphorePermit,
+        permits: OwnedSemaphorePermit,
     },
     Decide {
         number: u64,
         decision: Decision,
-        answer: oneshot::Sender<Result<(), DecisionError>>,
+        sender: oneshot::Sender<Result<(), DecisionError>>,
     },
     Look(Box<dyn FnOnce(&Replica) + Send>),
     Compact {
         before: Revision,
-        answer: oneshot::Sender<()>,
+        sender: oneshot::Sender<()>,
     },
     Close {
-        answer: oneshot::Sender<()>,
+        sender: oneshot::Sender<()>,
     },
 }
 
@@ -71,8 +71,8 @@ pub(super) struct Writer {
     pub(super) file: Arc<File>,
     pub(super) history: Arc<History>,
     pub(super) jobs: Receiver<Job>,
-    /// To the network, and the room there; what does not fit is lost.
-    pub(super) outgoing: Sender<Parcel>,
+    /// Queue to the network, and its permits; messages beyond are dropped.
+    pub(super) outgoing: Sender<Envelope>,
     pub(super) sending: Arc<Semaphore>,
     pub(super) keep: Keep,
     pub(super) digest_interval: Duration,
@@ -80,19 +80,19 @@ pub(super) struct Writer {
     pub(super) random: u64,
 }
 
-/// What to say once the group is on the disk.
-enum Answer {
+/// Completion to send once the group is on the disk.
+enum Reply {
     Commit(oneshot::Sender<Result<Revision, CommitError>>, Result<Revision, CommitError>),
     Decide(oneshot::Sender<Result<(), DecisionError>>, Result<(), DecisionError>),
     Compact(oneshot::Sender<()>),
     Look(Box<dyn FnOnce(&Replica) + Send>),
 }
 
-/// A message for somebody, with the room that it takes until it has left.
-pub(super) type Parcel = (PeerId, Bytes, OwnedSemaphorePermit);
+/// A message to a peer, with its queue permits until it is sent.
+pub(super) type Envelope = (PeerId, Bytes, OwnedSemaphorePermit);
 
-/// A group on its way. Who waits for it is in here until it is known what came of it: dropped answers say that the disk
-/// failed, and by then the file has to say so too.
+/// A group on its way. Who waits for it is in here until it is known what came of it: dropped answers say
+/// that the disk failed, and by then the file has to say so too.
 #[derive(Default)]
 struct Group {
     jobs: VecDeque<Job>,
@@ -102,11 +102,11 @@ struct Group {
     deciding: Option<oneshot::Sender<Result<(), DecisionError>>>,
     applied: Vec<Applied>,
     events: Vec<Event>,
-    sends: Vec<Parcel>,
-    answers: Vec<Answer>,
-    extent: Extent,
+    sends: Vec<Envelope>,
+    replies: Vec<Reply>,
+    bounds: LogBounds,
     /// Released when the group is done.
-    room: Vec<OwnedSemaphorePermit>,
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Writer {
@@ -130,7 +130,7 @@ impl Writer {
                 jobs.push_back(job);
             }
             let close = match jobs.pop_back() {
-                Some(Job::Close { answer }) => Some(answer),
+                Some(Job::Close { sender }) => Some(sender),
                 last => {
                     jobs.extend(last);
                     None
@@ -139,13 +139,13 @@ impl Writer {
             let mut group = Group { jobs, ..Group::default() };
             let file = Arc::clone(&self.file);
             if file.write("committing", |database| self.work(database, &mut group, tick)).is_err() {
-                // Whoever waits hears it from the file.
+                // The callers get the error from the file.
                 return;
             }
-            self.tell(group);
-            if let Some(answer) = close {
+            self.complete(group);
+            if let Some(sender) = close {
                 self.file.release();
-                let _ = answer.send(());
+                let _ = sender.send(());
                 return;
             }
         }
@@ -156,19 +156,19 @@ impl Writer {
         let transaction = database.begin_write()?;
         let mut tables = DiskTables::open(&transaction)?;
         let now = self.now();
-        group.extent = tables.extent();
+        group.bounds = tables.bounds();
         let mut out = Vec::new();
         while let Some(job) = group.jobs.pop_front() {
-            if let Job::Commit { txn, answer, room } = job {
-                group.room.push(room);
+            if let Job::Commit { txn, sender, permits } = job {
+                group.permits.push(permits);
                 group.txns.push(txn);
-                group.committing.push(answer);
+                group.committing.push(sender);
                 continue;
             }
             self.commit(&mut tables, now, group)?;
             match job {
-                Job::Receive { from, message, room } => {
-                    group.room.push(room);
+                Job::Receive { from, message, permits } => {
+                    group.permits.push(permits);
                     match Message::decode(message) {
                         Ok(message) => {
                             self.replica.receive(&mut tables, now, from, message, &mut out)?;
@@ -176,15 +176,15 @@ impl Writer {
                         Err(error) => tracing::warn!(%from, %error, "a message is dropped"),
                     }
                 }
-                Job::Decide { number, decision, answer } => {
-                    group.deciding = Some(answer);
+                Job::Decide { number, decision, sender } => {
+                    group.deciding = Some(sender);
                     let decided = self.replica.decide(&mut tables, number, decision, &mut out)?;
-                    group.answers.extend(group.deciding.take().map(|answer| Answer::Decide(answer, decided)));
+                    group.replies.extend(group.deciding.take().map(|sender| Reply::Decide(sender, decided)));
                 }
-                Job::Look(look) => group.answers.push(Answer::Look(look)),
-                Job::Compact { before, answer } => {
-                    group.extent = tables.forget(before, self.replica.revision())?;
-                    group.answers.push(Answer::Compact(answer));
+                Job::Look(look) => group.replies.push(Reply::Look(look)),
+                Job::Compact { before, sender } => {
+                    group.bounds = tables.forget(before, self.replica.revision())?;
+                    group.replies.push(Reply::Compact(sender));
                 }
                 Job::Commit { .. } | Job::Close { .. } => unreachable!("taken out above"),
             }
@@ -198,7 +198,7 @@ impl Writer {
             self.replica.collect(&mut tables, now)?;
         }
         self.hold(&mut out, group);
-        group.extent = tables.log(&group.applied, self.keep)?;
+        group.bounds = tables.log(&group.applied, self.keep)?;
         let changed = tables.changed();
         drop(tables);
         if changed { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
@@ -216,21 +216,21 @@ impl Writer {
         }
         let mut out = Vec::new();
         let txns = std::mem::take(&mut group.txns);
-        let verdicts = self.replica.write(tables, now, txns, &mut out)?;
+        let outcomes = self.replica.write(tables, now, txns, &mut out)?;
         self.hold(&mut out, group);
-        for (verdict, answer) in verdicts.into_iter().zip(group.committing.drain(..)) {
-            let verdict = match verdict {
-                Verdict::Applied(revision) => Ok(revision),
-                Verdict::Conflict(key) => Err(CommitError::Conflict { key }),
-                Verdict::Refused(refusal) => Err(refused(refusal).into()),
+        for (outcome, sender) in outcomes.into_iter().zip(group.committing.drain(..)) {
+            let outcome = match outcome {
+                TxnOutcome::Applied(revision) => Ok(revision),
+                TxnOutcome::Conflict(key) => Err(CommitError::Conflict { key }),
+                TxnOutcome::Refused(refusal) => Err(refused(refusal).into()),
             };
-            group.answers.push(Answer::Commit(answer, verdict));
+            group.replies.push(Reply::Commit(sender, outcome));
         }
         Ok(())
     }
 
-    /// Keeps what is to be done once the group is on the disk. Messages that find no room are lost at once, like in a
-    /// network; the next digest makes up for them.
+    /// Keeps what is to be done once the group is on the disk. Messages without a permit are dropped at once,
+    /// as in a network; the next digest makes up for them.
     fn hold(&self, out: &mut Vec<Effect>, group: &mut Group) {
         for effect in out.drain(..) {
             match effect {
@@ -238,9 +238,9 @@ impl Writer {
                 Effect::Event(event) => group.events.push(event),
                 Effect::Send(peer, message) => {
                     let message = Bytes::from(message.encode());
-                    let units = u32::try_from(room_units(message.len())).unwrap_or(u32::MAX);
-                    if let Ok(room) = Arc::clone(&self.sending).try_acquire_many_owned(units) {
-                        group.sends.push((peer, message, room));
+                    let units = u32::try_from(queue_permits(message.len())).unwrap_or(u32::MAX);
+                    if let Ok(permits) = Arc::clone(&self.sending).try_acquire_many_owned(units) {
+                        group.sends.push((peer, message, permits));
                     }
                 }
             }
@@ -248,25 +248,25 @@ impl Writer {
     }
 
     /// Tells everybody what the disk now holds.
-    fn tell(&self, group: Group) {
+    fn complete(&self, group: Group) {
         for applied in group.applied {
             let revision = self.history.append(applied.writes);
             debug_assert_eq!(revision, applied.revision);
         }
-        for parcel in group.sends {
+        for envelope in group.sends {
             // Without a network there is nobody who takes it.
-            let _ = self.outgoing.try_send(parcel);
+            let _ = self.outgoing.try_send(envelope);
         }
         group.events.iter().for_each(log_event);
-        // Whoever has an answer must not be told of an older beginning than there is.
-        self.history.forget(group.extent.oldest);
-        for answer in group.answers {
+        // A completed commit must not show an older start of the log than there is.
+        self.history.forget(group.bounds.oldest);
+        for reply in group.replies {
             // Whoever gave up waiting does not want it.
-            match answer {
-                Answer::Commit(to, answer) => drop(to.send(answer)),
-                Answer::Decide(to, answer) => drop(to.send(answer)),
-                Answer::Compact(to) => drop(to.send(())),
-                Answer::Look(look) => look(&self.replica),
+            match reply {
+                Reply::Commit(sender, result) => drop(sender.send(result)),
+                Reply::Decide(sender, result) => drop(sender.send(result)),
+                Reply::Compact(to) => drop(to.send(())),
+                Reply::Look(look) => look(&self.replica),
             }
         }
     }
@@ -281,7 +281,8 @@ impl Writer {
         thousandth * (750 + u32::try_from(self.next_random() % 500).expect("less than 500"))
     }
 
-    /// SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators"), from a seed of the system.
+    /// SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators"), from a seed of the
+    /// system.
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
@@ -301,8 +302,8 @@ fn log_event(event: &Event) {
         Event::Ahead { author, time } => {
             tracing::warn!(%author, time = time.as_millis(), "a segment from the future waits; check the clocks");
         }
-        Event::Filling => tracing::info!("something may be missing here: comparing with other members"),
-        Event::Filled => tracing::info!("compared with enough members: nothing is missing"),
+        Event::RepairStarted => tracing::info!("something may be missing here: comparing with other members"),
+        Event::RepairFinished => tracing::info!("compared with enough members: nothing is missing"),
         Event::RolledBack { author, to } => {
             tracing::warn!(%author, position = to.position, "a decision took back what an author wrote");
         }
@@ -316,7 +317,7 @@ impl Drop for Writer {
             self.file.fail(error::backend("working", true, Cause::Writer { path: self.file.path().into() }));
         }
         self.file.release();
-        match self.file.gone() {
+        match self.file.closed_error() {
             StoreError::Closed => self.history.close(),
             failure => {
                 tracing::error!(path = %self.file.path().display(), %failure, "the store stopped");

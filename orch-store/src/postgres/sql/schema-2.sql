@@ -1,4 +1,4 @@
--- Decides and applies transactions that are numbered from 0 to count - 1, all on the state before, and tells those who
+-- Decides and applies transactions that are numbered from 0 to count - 1, all on the state before, and wakes those who
 -- listen at `channel`. None of them may look at or write what another one with a smaller number writes. Returns for each
 -- its revision, or else the place of the first of its guards that did not hold, counted from one in the list of guards.
 CREATE FUNCTION apply(

@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes what is queued, commits it as one group, and answers; while the disk works,
-//! the next group gathers by itself.
+//! The one thread that writes. It takes what is queued, commits it as one group, and completes it; while the
+//! disk works, the next group gathers by itself.
 
 use std::{
     num::NonZeroU64,
@@ -15,41 +15,50 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     config::SyncPolicy,
-    core::{Core, Extent},
+    core::{Core, LogBounds},
 };
 use crate::{
-    answer::{Question, answer_all},
-    company::Company,
+    commit_group::{publish, trimmed},
+    commit_window::CommitWindow,
+    completion::{CompletionSender, complete_all},
     file::error::{self, Cause},
-    group::{publish, trimmed},
 };
 
-/// Transactions of one group: enough to make the sync cheap, few enough to answer soon.
+/// Transactions of one group: enough to make the sync cheap, few enough to complete soon.
 const GROUP_MAX: usize = 2048;
 
-/// What the writer is asked to do. Each is answered once it is as durable as it gets.
+/// Job of the writer. Each is completed once it is as durable as it gets.
 pub(super) enum Job {
-    Commit { txn: Txn, answer: Question<Result<Revision, CommitError>>, room: OwnedSemaphorePermit },
-    Compact { before: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
-    Close { answer: oneshot::Sender<Result<(), StoreError>> },
+    Commit {
+        txn: Txn,
+        sender: CompletionSender<Result<Revision, CommitError>>,
+        permits: OwnedSemaphorePermit,
+    },
+    Compact {
+        before: Revision,
+        sender: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Close {
+        sender: oneshot::Sender<Result<(), StoreError>>,
+    },
 }
 
 pub(super) struct Writer {
     pub(super) core: Arc<Core>,
     pub(super) history: Arc<History>,
     pub(super) jobs: Receiver<Job>,
-    pub(super) extent: Extent,
+    pub(super) bounds: LogBounds,
     pub(super) keep: NonZeroU64,
-    pub(super) last: Company,
+    pub(super) last: CommitWindow,
     pub(super) sync: SyncPolicy,
-    /// When the oldest commit that is not on the disk yet must be there.
+    /// Time at which the oldest unsynced commit must be on the disk.
     pub(super) sync_due: Option<Instant>,
 }
 
 struct Commit {
     txn: Txn,
-    answer: Question<Result<Revision, CommitError>>,
-    _room: OwnedSemaphorePermit,
+    sender: CompletionSender<Result<Revision, CommitError>>,
+    _permits: OwnedSemaphorePermit,
 }
 
 impl Writer {
@@ -58,23 +67,23 @@ impl Writer {
         let mut next = None;
         while let Some(job) = next.take().or_else(|| self.wait()) {
             let done = match job {
-                Job::Commit { txn, answer, room } => {
-                    let mut group = vec![Commit { txn, answer, _room: room }];
+                Job::Commit { txn, sender, permits } => {
+                    let mut group = vec![Commit { txn, sender, _permits: permits }];
                     next = self.gather(&mut group);
                     let (size, begin) = (group.len(), Instant::now());
                     let done = self.commit(group);
-                    self.last = Company::done(size, begin);
+                    self.last = CommitWindow::done(size, begin);
                     done
                 }
-                Job::Compact { before, answer } => {
+                Job::Compact { before, sender } => {
                     let done = self.compact(before);
-                    let _ = answer.send(done.clone());
+                    let _ = sender.send(done.clone());
                     done
                 }
-                Job::Close { answer } => {
+                Job::Close { sender } => {
                     let done = self.sync();
                     self.core.file.release();
-                    let _ = answer.send(done);
+                    let _ = sender.send(done);
                     return;
                 }
             };
@@ -98,17 +107,17 @@ impl Writer {
         }
     }
 
-    /// Adds the commits that are queued already, and those that are expected. Returns the job that came after them, if another
-    /// kind did.
+    /// Adds the commits that are queued already, and those that are expected. Returns the job that came after
+    /// them, if another kind did.
     fn gather(&self, group: &mut Vec<Commit>) -> Option<Job> {
         let until = self.last.deadline();
         while group.len() < GROUP_MAX {
-            let job = match self.last.is_larger_than(group.len()) {
+            let job = match self.last.expects_more_than(group.len()) {
                 true => self.jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
                 false => self.jobs.try_recv().ok(),
             };
             match job? {
-                Job::Commit { txn, answer, room } => group.push(Commit { txn, answer, _room: room }),
+                Job::Commit { txn, sender, permits } => group.push(Commit { txn, sender, _permits: permits }),
                 other => return Some(other),
             }
         }
@@ -116,25 +125,25 @@ impl Writer {
     }
 
     fn commit(&mut self, mut group: Vec<Commit>) -> Result<(), StoreError> {
-        let (keep, oldest) = (self.keep, self.extent.oldest);
+        let (keep, oldest) = (self.keep, self.bounds.oldest);
         let trim = |head| trimmed(oldest, head, keep);
         let txns = group.iter_mut().map(|commit| &mut commit.txn);
-        match self.core.apply(self.extent, txns, trim, self.durability()) {
-            Ok((verdicts, reached)) => {
+        match self.core.apply(self.bounds, txns, trim, self.durability()) {
+            Ok((outcomes, reached)) => {
                 self.reach(reached);
-                let questions = group.into_iter().map(|commit| commit.answer);
-                publish(&self.history, reached.oldest, questions, verdicts);
+                let senders = group.into_iter().map(|commit| commit.sender);
+                publish(&self.history, reached.oldest, senders, outcomes);
                 Ok(())
             }
             Err(error) => {
-                answer_all(group.into_iter().map(|commit| (commit.answer, Err(error.clone().into()))));
+                complete_all(group.into_iter().map(|commit| (commit.sender, Err(error.clone().into()))));
                 Err(error)
             }
         }
     }
 
     fn compact(&mut self, before: Revision) -> Result<(), StoreError> {
-        let (_, reached) = self.core.apply(self.extent, std::iter::empty(), |_| before, self.durability())?;
+        let (_, reached) = self.core.apply(self.bounds, std::iter::empty(), |_| before, self.durability())?;
         self.reach(reached);
         self.history.forget(reached.oldest);
         Ok(())
@@ -147,11 +156,11 @@ impl Writer {
         }
     }
 
-    fn reach(&mut self, reached: Extent) {
-        if let (SyncPolicy::Interval(interval), true) = (self.sync, reached != self.extent) {
+    fn reach(&mut self, reached: LogBounds) {
+        if let (SyncPolicy::Interval(interval), true) = (self.sync, reached != self.bounds) {
             self.sync_due.get_or_insert_with(|| Instant::now() + interval);
         }
-        self.extent = reached;
+        self.bounds = reached;
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
@@ -170,7 +179,7 @@ impl Drop for Writer {
             ));
         }
         self.core.file.release();
-        match self.core.file.gone() {
+        match self.core.file.closed_error() {
             StoreError::Closed => self.history.close(),
             failure => {
                 tracing::error!(path = %self.core.file.path().display(), %failure, "the store stopped");

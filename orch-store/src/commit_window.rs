@@ -1,25 +1,27 @@
-//! How long a writer waits for company: commits that share a sync are cheaper for all.
+//! Group commit window: how long a writer waits for further commits, because those that share a sync are
+//! cheaper.
 
 use std::time::{Duration, Instant};
 
 /// The longest wait, however slow the disk or the server has just been: far below what a sync takes on most.
 const LONGEST: Duration = Duration::from_millis(1);
 
-/// The last group. Who was answered together is likely to ask together again, so as many are expected as it had.
+/// The last group. Who was answered together is likely to ask together again, so as many are expected as it
+/// had.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Company {
+pub(crate) struct CommitWindow {
     size: usize,
     took: Duration,
 }
 
-impl Company {
+impl CommitWindow {
     /// A group of so many that began then and is done now.
     pub(crate) fn done(size: usize, begun: Instant) -> Self {
         Self { size, took: begun.elapsed() }
     }
 
-    /// Whether more are expected than these.
-    pub(crate) fn is_larger_than(self, size: usize) -> bool {
+    /// True if more are expected than these.
+    pub(crate) fn expects_more_than(self, size: usize) -> bool {
         self.size > size
     }
 
@@ -35,9 +37,9 @@ mod tests {
 
     #[test]
     fn a_hiccup_does_not_make_the_next_one_wait() {
-        let slow = Company { size: 64, took: Duration::from_secs(15) };
+        let slow = CommitWindow { size: 64, took: Duration::from_secs(15) };
         assert!(slow.deadline() <= Instant::now() + LONGEST);
-        assert!(slow.is_larger_than(63) && !slow.is_larger_than(64));
-        assert!(!Company::default().is_larger_than(1), "the first one is not kept waiting");
+        assert!(slow.expects_more_than(63) && !slow.expects_more_than(64));
+        assert!(!CommitWindow::default().expects_more_than(1), "the first one is not kept waiting");
     }
 }

@@ -7,26 +7,26 @@ use std::{
 };
 
 use async_trait::async_trait;
-use orch_core::store::{History, HistoryBounds, Recall, Revision, StoreError, Watch, WatchBatch};
+use orch_core::store::{History, HistoryBounds, HistorySource, Revision, StoreError, Watch, WatchBatch};
 use tokio::sync::Notify;
 
 /// Revisions that are read at once.
 const CHUNK: usize = 256;
 
-/// What live watches read without asking the server.
+/// Part of the log in memory, for live watches.
 const HISTORY: HistoryBounds =
     HistoryBounds { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 };
 
 /// A log on a server.
 #[async_trait]
 pub(crate) trait SharedLog: Send + Sync + 'static {
-    /// The revisions after `after`, each of them, at most `limit`, at least one if there is one. None when `after` is
-    /// before the piece's `oldest`. All of one moment.
-    async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError>;
+    /// The revisions after `after`, each of them, at most `limit`, at least one if there is one. None when
+    /// `after` is before the chunk's `oldest`. All of one moment.
+    async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError>;
 }
 
 /// A part of a log.
-pub(crate) struct Piece {
+pub(crate) struct LogChunk {
     /// The earliest start of a watch.
     pub(crate) oldest: Revision,
     /// The newest revision.
@@ -35,28 +35,29 @@ pub(crate) struct Piece {
     pub(crate) batches: Vec<WatchBatch>,
 }
 
-/// Follows a [`SharedLog`]: reads what is new when somebody says so ([`Tail::wake`]), and now and then without.
-pub(crate) struct Tail {
+/// Follows a [`SharedLog`]: reads what is new when somebody says so ([`LogFollower::wake`]), and now and then
+/// without.
+pub(crate) struct LogFollower {
     log: Arc<dyn SharedLog>,
     /// Replaced when the log was compacted beyond what was read of it.
     history: Mutex<Arc<History>>,
     reading: tokio::sync::Mutex<()>,
-    news: Notify,
+    wake_up: Notify,
 }
 
-impl Tail {
+impl LogFollower {
     /// Begins at the end of the log.
     pub(crate) async fn start(log: Arc<dyn SharedLog>) -> Result<Self, StoreError> {
-        let Piece { oldest, head, .. } = log.read(Revision::ZERO, 1).await?;
+        let LogChunk { oldest, head, .. } = log.read(Revision::ZERO, 1).await?;
         let history = Mutex::new(Arc::new(History::new(oldest, head, HISTORY)));
-        Ok(Self { log, history, reading: tokio::sync::Mutex::default(), news: Notify::new() })
+        Ok(Self { log, history, reading: tokio::sync::Mutex::default(), wake_up: Notify::new() })
     }
 
-    /// Follows the log until dropped. Asks for news every `interval` at the latest, so that a lost word of them costs
+    /// Follows the log until dropped. Polls every `interval` at the latest, so that a lost wake-up costs
     /// time and nothing else.
     pub(crate) async fn run(&self, interval: Duration) {
         loop {
-            let _ = tokio::time::timeout(interval, self.news.notified()).await;
+            let _ = tokio::time::timeout(interval, self.wake_up.notified()).await;
             // Each watch holds the history. With none there is nobody to read for.
             if Arc::strong_count(&self.history.lock().unwrap_or_else(PoisonError::into_inner)) == 1 {
                 continue;
@@ -70,11 +71,11 @@ impl Tail {
 
     /// There may be something new.
     pub(crate) fn wake(&self) {
-        self.news.notify_one();
+        self.wake_up.notify_one();
     }
 
-    /// Takes in what this process has committed itself, without asking the server for it again. If it does not follow
-    /// directly on what is known, because somebody else has committed in between, the log is read.
+    /// Takes in what this process has committed itself, without asking the server for it again. If it does
+    /// not follow directly on what is known, because somebody else has committed in between, the log is read.
     #[cfg(feature = "postgres")]
     pub(crate) fn committed(&self, batches: Vec<WatchBatch>) {
         let Some(last) = batches.last().map(|batch| batch.revision) else { return };
@@ -89,18 +90,18 @@ impl Tail {
         loop {
             let history = self.history();
             let before = history.head();
-            let piece = self.log.read(before, CHUNK).await?;
-            if piece.head < before {
-                self.begin_anew(&piece, went_back(before, piece.head));
+            let chunk = self.log.read(before, CHUNK).await?;
+            if chunk.head < before {
+                self.begin_anew(&chunk, went_back(before, chunk.head));
                 return Ok(());
             }
-            if before < piece.oldest {
-                self.begin_anew(&piece, StoreError::Compacted { oldest: piece.oldest });
+            if before < chunk.oldest {
+                self.begin_anew(&chunk, StoreError::Compacted { oldest: chunk.oldest });
                 return Ok(());
             }
-            let reached = self.append(piece.batches);
-            history.forget(piece.oldest);
-            if reached >= piece.head {
+            let reached = self.append(chunk.batches);
+            history.forget(chunk.oldest);
+            if reached >= chunk.head {
                 return Ok(());
             }
         }
@@ -109,7 +110,7 @@ impl Tail {
     /// A watch as `StateStore::watch` promises it.
     pub(crate) async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
         self.catch_up().await?;
-        let past: Arc<dyn Recall> = Arc::new(Past(Arc::clone(&self.log)));
+        let past: Arc<dyn HistorySource> = Arc::new(Past(Arc::clone(&self.log)));
         let watch = self.history().watch(Some(past), prefix, from);
         // What came since the log was read may have been overlooked while nobody watched.
         self.wake();
@@ -121,8 +122,8 @@ impl Tail {
         self.history().close();
     }
 
-    /// Adds those that are next to what is known: others are known already, or come too early. Returns the newest
-    /// revision then.
+    /// Adds those that are next to what is known: others are known already, or come too early. Returns the
+    /// newest revision then.
     fn append(&self, batches: Vec<WatchBatch>) -> Revision {
         // Held to the end: whoever reads the log and whoever commits may come at once.
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,17 +140,17 @@ impl Tail {
         Arc::clone(&self.history.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn begin_anew(&self, at: &Piece, end: StoreError) {
+    fn begin_anew(&self, at: &LogChunk, end: StoreError) {
         let fresh = Arc::new(History::new(at.oldest, at.head, HISTORY));
         let old = std::mem::replace(&mut *self.history.lock().unwrap_or_else(PoisonError::into_inner), fresh);
         old.fail(end);
     }
 }
 
-fn went_back(seen: Revision, found: Revision) -> StoreError {
+fn went_back(observed: Revision, found: Revision) -> StoreError {
     StoreError::Corrupt(format!(
-        "the store is at revision {found} and was at {seen} before: it was restored from an older copy, and what was \
-         answered in between is gone; start again whatever relies on it"
+        "the store is at revision {found} and was at {observed} before: it was restored from an older copy, and what was \
+         acknowledged in between is lost; start again whatever relies on it"
     ))
 }
 
@@ -157,13 +158,13 @@ fn went_back(seen: Revision, found: Revision) -> StoreError {
 struct Past(Arc<dyn SharedLog>);
 
 #[async_trait]
-impl Recall for Past {
-    async fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-        let piece = self.0.read(after, limit).await?;
-        if after < piece.oldest {
-            return Err(StoreError::Compacted { oldest: piece.oldest });
+impl HistorySource for Past {
+    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+        let chunk = self.0.read(after, limit).await?;
+        if after < chunk.oldest {
+            return Err(StoreError::Compacted { oldest: chunk.oldest });
         }
-        Ok(piece.batches)
+        Ok(chunk.batches)
     }
 }
 
@@ -190,28 +191,28 @@ mod tests {
 
     #[async_trait]
     impl SharedLog for Server {
-        async fn read(&self, after: Revision, limit: usize) -> Result<Piece, StoreError> {
+        async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
             self.reads.fetch_add(1, Ordering::Relaxed);
             let head = self.head.load(Ordering::Relaxed) as u64;
             let batches = (after.0 + 1..=head).take(limit).map(batch).collect();
-            Ok(Piece { oldest: Revision::ZERO, head: Revision(head), batches })
+            Ok(LogChunk { oldest: Revision::ZERO, head: Revision(head), batches })
         }
     }
 
-    /// A tail and a watch of everything.
-    async fn follow(server: &Arc<Server>) -> (Tail, Watch) {
-        let tail = Tail::start(Arc::clone(server) as _).await.expect("the log can be read");
-        let watch = tail.watch("", Revision::ZERO).await.expect("nothing is compacted");
+    /// A follower and a watch of everything.
+    async fn follow(server: &Arc<Server>) -> (LogFollower, Watch) {
+        let follower = LogFollower::start(Arc::clone(server) as _).await.expect("the log can be read");
+        let watch = follower.watch("", Revision::ZERO).await.expect("nothing is compacted");
         server.reads.store(0, Ordering::Relaxed);
-        (tail, watch)
+        (follower, watch)
     }
 
     #[tokio::test]
     async fn what_follows_on_what_is_known_is_not_asked_for() {
         let server = Arc::new(Server::default());
-        let (tail, watch) = follow(&server).await;
-        tail.committed(vec![batch(1), batch(2)]);
-        tail.committed(vec![batch(3)]);
+        let (follower, watch) = follow(&server).await;
+        follower.committed(vec![batch(1), batch(2)]);
+        follower.committed(vec![batch(3)]);
         let seen: Vec<_> = watch.take(3).map(Result::unwrap).collect().await;
         assert_eq!(seen, [batch(1), batch(2), batch(3)]);
         assert_eq!(server.reads.load(Ordering::Relaxed), 0);
@@ -220,12 +221,12 @@ mod tests {
     #[tokio::test]
     async fn a_gap_is_read_from_the_log_before_what_comes_after_it_is_shown() {
         let server = Arc::new(Server::default());
-        let (tail, watch) = follow(&server).await;
+        let (follower, watch) = follow(&server).await;
         server.head.store(3, Ordering::Relaxed);
         // Somebody else committed the second.
-        tail.committed(vec![batch(1), batch(3)]);
-        tail.committed(vec![batch(3)]);
-        let follows = tail.run(Duration::from_secs(600));
+        follower.committed(vec![batch(1), batch(3)]);
+        follower.committed(vec![batch(3)]);
+        let follows = follower.run(Duration::from_secs(600));
         let seen = watch.take(3).map(Result::unwrap).collect::<Vec<_>>();
         let seen =
             tokio::select! { seen = seen => seen, () = follows => unreachable!("it follows for ever") };
@@ -235,11 +236,11 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_already_is_not_shown_twice() {
         let server = Arc::new(Server::default());
-        let (tail, watch) = follow(&server).await;
+        let (follower, watch) = follow(&server).await;
         server.head.store(2, Ordering::Relaxed);
-        tail.catch_up().await.unwrap();
-        tail.committed(vec![batch(1), batch(2)]);
-        tail.committed(vec![batch(3)]);
+        follower.catch_up().await.unwrap();
+        follower.committed(vec![batch(1), batch(2)]);
+        follower.committed(vec![batch(3)]);
         let seen: Vec<_> = watch.take(3).map(Result::unwrap).collect().await;
         assert_eq!(seen, [batch(1), batch(2), batch(3)]);
     }
@@ -247,12 +248,12 @@ mod tests {
     #[tokio::test]
     async fn a_commit_behind_what_is_known_shows_that_the_server_went_back() {
         let server = Arc::new(Server::default());
-        let (tail, watch) = follow(&server).await;
-        tail.committed(vec![batch(1), batch(2)]);
+        let (follower, watch) = follow(&server).await;
+        follower.committed(vec![batch(1), batch(2)]);
         // Restored to its beginning, where this is the first commit again.
         server.head.store(1, Ordering::Relaxed);
-        tail.committed(vec![batch(1)]);
-        let follows = tail.run(Duration::from_secs(600));
+        follower.committed(vec![batch(1)]);
+        let follows = follower.run(Duration::from_secs(600));
         let seen = watch.collect::<Vec<_>>();
         let seen =
             tokio::select! { seen = seen => seen, () = follows => unreachable!("it follows for ever") };

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::{StoreCapabilities, Txn, Write};
 
-/// Writes in portions that the store takes, in their order. How large a whole transaction may be no store says; the size of
-/// one value is certainly not too large.
-pub(crate) fn portions(limits: &StoreCapabilities, writes: Vec<Write>) -> Vec<Txn> {
+/// Writes as transactions that the store accepts, in their order. No store declares the size of an entire
+/// transaction; the size of one value is certainly not too large.
+pub(crate) fn chunked_txns(limits: &StoreCapabilities, writes: Vec<Write>) -> Vec<Txn> {
     let StoreCapabilities { max_txn_writes, max_value_bytes, .. } = *limits;
     let (mut all, mut last, mut bytes) = (Vec::new(), Vec::new(), 0);
     for write in writes {

@@ -1,5 +1,5 @@
-//! How the writes of one revision lie in the log: for each the key's length (u16), the key, the value's length plus
-//! one or zero for a delete (u32), the value. Little endian.
+//! Encoding of the writes of one revision in the log: for each the key's length (u16), the key, the value's
+//! length plus one or zero for a delete (u32), the value. Little endian.
 
 use bytes::Bytes;
 use orch_core::store::{Key, Write};

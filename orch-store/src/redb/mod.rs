@@ -1,8 +1,8 @@
 //! Records in one file of this machine: for a single manager, or as the disk below a consensus.
 //!
-//! Answered commits survive a power cut. A commit that fails on the disk is reported with
-//! [`StoreError::outcome_unknown`], and the store stops there: it answers every further call with the failure, and
-//! opening it again shows what is on the disk. Nothing that was answered before is lost by that.
+//! Acknowledged commits survive a power cut. A commit that fails on the disk is reported with
+//! [`StoreError::outcome_unknown`], and the store stops there: every further call fails with that error, and
+//! opening it again shows what is on the disk. Nothing that was acknowledged before is lost by that.
 
 mod codec;
 mod compact;
@@ -24,7 +24,7 @@ use std::{
 
 use async_trait::async_trait;
 use orch_core::store::{
-    CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Recall, Revision, StateStore,
+    CommitError, Durability, Entry, History, HistoryBounds, HistorySource, Key, Page, Revision, StateStore,
     StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
 };
 use redb::Database;
@@ -36,41 +36,41 @@ use self::{
     writer::{Job, Writer},
 };
 use crate::{
-    answer::question,
+    completion::completion,
     file::{
         blocking, bytes_of,
         error::{self, Cause},
-        guarded, prepare_dir, room_units, sync_dir,
+        guarded, prepare_dir, queue_permits, sync_dir,
     },
 };
 
 /// The file in the store's directory.
 const FILE: &str = "state.redb";
 
-/// What live watches read without going to the disk.
+/// Part of the log in memory, for live watches.
 const HISTORY: HistoryBounds =
     HistoryBounds { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 };
 
-/// A durable [`StateStore`] in one file, for one process. Dropping it finishes what was accepted in the background;
-/// [`StateStore::close`] waits for that.
+/// A durable [`StateStore`] in one file, for one process. Dropping it finishes what was accepted in the
+/// background; [`StateStore::close`] waits for that.
 #[derive(Debug)]
 pub struct RedbStore {
     core: Arc<Core>,
     history: Arc<History>,
     jobs: mpsc::Sender<Job>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     closed: AtomicBool,
     config: RedbStoreConfig,
 }
 
 impl RedbStore {
-    /// Opens the store in the configured directory, making what is missing. After a crash this checks the whole file. A file
-    /// of 64 MiB or more of which less than a quarter is used is made smaller.
+    /// Opens the store in the configured directory, making what is missing. After a crash this checks the
+    /// whole file. A file of 64 MiB or more of which less than a quarter is used is made smaller.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be understood
-    /// (or comes from a newer version), [`StoreError::Backend`] when the directory cannot be used. The file is left as
-    /// it is then.
+    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be
+    /// understood (or comes from a newer version), [`StoreError::Backend`] when the directory cannot be used.
+    /// The file is left as it is then.
     pub async fn open(config: RedbStoreConfig) -> Result<Self, StoreError> {
         blocking(move || {
             let path = config.dir.join(FILE);
@@ -94,15 +94,15 @@ impl RedbStore {
     }
 
     fn start(config: RedbStoreConfig, path: &Path, database: Database) -> Result<Self, StoreError> {
-        let (core, extent) = Core::new(path, database)?;
+        let (core, bounds) = Core::new(path, database)?;
         let core = Arc::new(core);
-        let history = Arc::new(History::new(extent.oldest, extent.head, HISTORY));
+        let history = Arc::new(History::new(bounds.oldest, bounds.head, HISTORY));
         let (jobs, queue) = mpsc::channel();
         let writer = Writer {
             core: Arc::clone(&core),
             history: Arc::clone(&history),
             jobs: queue,
-            extent,
+            bounds,
             keep: config.history_revisions,
             last: Default::default(),
             sync: config.sync,
@@ -112,8 +112,8 @@ impl RedbStore {
             .name("orch-store-writer".into())
             .spawn(move || writer.run())
             .map_err(|error| error::opening(path, error))?;
-        let room = Arc::new(Semaphore::new(room_units(config.queue_bytes)));
-        Ok(Self { core, history, jobs, room, closed: AtomicBool::new(false), config })
+        let permits = Arc::new(Semaphore::new(queue_permits(config.queue_bytes)));
+        Ok(Self { core, history, jobs, permits, closed: AtomicBool::new(false), config })
     }
 
     /// Runs `read` where it may block.
@@ -130,9 +130,9 @@ impl RedbStore {
         if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
     }
 
-    /// The answer when the writer has none any more: it was told to close before, or it failed.
-    fn unanswered(&self, outcome_unknown: bool) -> StoreError {
-        match (self.check_open(), self.core.file.gone()) {
+    /// Error when the writer has ended: it was closed before, or it failed.
+    fn writer_ended(&self, outcome_unknown: bool) -> StoreError {
+        match (self.check_open(), self.core.file.closed_error()) {
             (Err(closed), _) => closed,
             (Ok(()), StoreError::Closed) => error::backend(
                 "working",
@@ -173,12 +173,13 @@ impl StateStore for RedbStore {
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         txn.check(&self.capabilities())?;
         self.check_open()?;
-        let units = room_units(bytes_of(&txn)).min(room_units(self.config.queue_bytes));
+        let units = queue_permits(bytes_of(&txn)).min(queue_permits(self.config.queue_bytes));
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
-        let (answer, answered) = question();
-        self.jobs.send(Job::Commit { txn, answer, room }).map_err(|_| self.unanswered(false))?;
-        answered.await.unwrap_or_else(|| Err(self.unanswered(true).into()))
+        let permits =
+            Arc::clone(&self.permits).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        let (sender, receiver) = completion();
+        self.jobs.send(Job::Commit { txn, sender, permits }).map_err(|_| self.writer_ended(false))?;
+        receiver.await.unwrap_or_else(|| Err(self.writer_ended(true).into()))
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
@@ -193,17 +194,17 @@ impl StateStore for RedbStore {
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         self.check_open()?;
-        let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job::Compact { before, answer }).map_err(|_| self.unanswered(false))?;
-        answered.await.unwrap_or_else(|_| Err(self.unanswered(true)))
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send(Job::Compact { before, sender }).map_err(|_| self.writer_ended(false))?;
+        receiver.await.unwrap_or_else(|_| Err(self.writer_ended(true)))
     }
 
     async fn close(&self) -> Result<(), StoreError> {
         self.closed.store(true, Ordering::Release);
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         // Whoever closed before, or a failure, left nothing to do.
-        match self.jobs.send(Job::Close { answer }) {
-            Ok(()) => answered.await.unwrap_or(Ok(())),
+        match self.jobs.send(Job::Close { sender }) {
+            Ok(()) => receiver.await.unwrap_or(Ok(())),
             Err(_) => Ok(()),
         }
     }
@@ -213,9 +214,9 @@ impl StateStore for RedbStore {
 struct Disk(Arc<Core>);
 
 #[async_trait]
-impl Recall for Disk {
-    async fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+impl HistorySource for Disk {
+    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let core = Arc::clone(&self.0);
-        blocking(move || core.recall(after, limit)).await
+        blocking(move || core.read_revisions(after, limit)).await
     }
 }

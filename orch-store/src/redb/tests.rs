@@ -69,7 +69,8 @@ async fn nothing_acknowledged_is_lost_by_a_crash_at_any_write() {
     }
 }
 
-/// The store must say that it does not know, stop, end its watches with the error, and be well when opened again.
+/// The store must say that it does not know, stop, end its watches with the error, and be well when opened
+/// again.
 async fn stops_and_recovers(
     disk: &SimDisk,
     break_it: impl FnOnce(&mut State),
@@ -133,6 +134,6 @@ async fn a_failed_sync_stops_the_store_and_loses_nothing_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
-    let room = |disk: &mut State| disk.room = Some(disk.bytes.len() + (1 << 20));
-    stops_and_recovers(&SimDisk::default(), room, |disk| disk.room = None).await;
+    let capacity = |disk: &mut State| disk.capacity = Some(disk.bytes.len() + (1 << 20));
+    stops_and_recovers(&SimDisk::default(), capacity, |disk| disk.capacity = None).await;
 }

@@ -1,4 +1,4 @@
-//! The embedded store on a real disk: the conformance suite, a killed process, and the ways that opening fails.
+//! The redb store on a real disk: the conformance suite, a killed process, and the ways that opening fails.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
 use std::{
@@ -16,7 +16,7 @@ use orch_core::{
     store::{Key, Revision, StateStore, StoreError, Txn, Write},
     testkit::store::{StoreHarness, run_all},
 };
-use orch_store::embedded::{RedbStore, RedbStoreConfig, SyncPolicy};
+use orch_store::redb::{RedbStore, RedbStoreConfig, SyncPolicy};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 struct Redb {

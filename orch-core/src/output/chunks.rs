@@ -4,24 +4,24 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-use super::OutputPiece;
+use super::OutputChunk;
 use crate::{
     model::{AttemptId, Timestamp},
     runtime::OutputStream,
 };
 
-/// The most bytes of a piece. Smaller ones that follow each other are put together, larger ones are cut.
-pub(super) const PIECE_BYTES_MAX: usize = 64 << 10;
-/// What a piece takes beside its data (its key or header, its place in the index), and a little more.
-pub(super) const PIECE_OVERHEAD: usize = 128;
-/// What the pieces of one page may cost, without the last one.
+/// The most bytes of a chunk. Smaller ones that follow each other are put together, larger ones are cut.
+pub(super) const CHUNK_BYTES_MAX: usize = 64 << 10;
+/// Overhead of a chunk beside its data (its key or header, its index entry), rounded up.
+pub(super) const CHUNK_OVERHEAD: usize = 128;
+/// Highest cost of the chunks of one page, without the last one.
 pub(super) const PAGE_BYTES: u64 = 1 << 20;
-/// The most pieces kept of one attempt.
-pub(super) const PIECES_MAX: usize = 16_384;
+/// The most chunks kept of one attempt.
+pub(super) const CHUNKS_MAX: usize = 16_384;
 
-/// What a piece counts in the bound of all output.
+/// Cost of a chunk in the bound of all output.
 pub(super) fn cost(bytes: u64) -> u64 {
-    bytes + PIECE_OVERHEAD as u64
+    bytes + CHUNK_OVERHEAD as u64
 }
 
 /// Pieces put together.
@@ -34,23 +34,23 @@ pub(super) struct Run {
 }
 
 /// The latest limit of each attempt.
-pub(super) fn limits(pieces: &[OutputPiece]) -> BTreeMap<AttemptId, u64> {
-    pieces.iter().map(|piece| (piece.attempt, piece.limit)).collect()
+pub(super) fn limits(chunks: &[OutputChunk]) -> BTreeMap<AttemptId, u64> {
+    chunks.iter().map(|chunk| (chunk.attempt, chunk.limit)).collect()
 }
 
-/// Joins what goes on where the piece before it of the same attempt ended and was taken in at the same time, and cuts
-/// to `most` bytes. The order of both streams of an attempt stays.
-pub(super) fn put_together(pieces: Vec<OutputPiece>, most: usize) -> Vec<Run> {
+/// Joins what goes on where the chunk before it of the same attempt ended and was taken in at the same time,
+/// and cuts to `most` bytes. The order of both streams of an attempt stays.
+pub(super) fn put_together(chunks: Vec<OutputChunk>, most: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut latest: BTreeMap<AttemptId, usize> = BTreeMap::new();
-    for OutputPiece { attempt, stream, mut offset, time, mut data, .. } in pieces {
+    for OutputChunk { attempt, stream, mut offset, time, mut data, .. } in chunks {
         while !data.is_empty() {
             let open = latest.get(&attempt).and_then(|at| runs.get_mut(*at)).filter(|run| {
                 let goes_on = run.stream == stream && run.offset + run.data.len() as u64 == offset;
                 goes_on && run.time == time && run.data.len() < most
             });
-            let room = most - open.as_ref().map_or(0, |run| run.data.len());
-            let part = data.split_to(room.min(data.len()));
+            let left = most - open.as_ref().map_or(0, |run| run.data.len());
+            let part = data.split_to(left.min(data.len()));
             let start = offset;
             offset += part.len() as u64;
             match open {

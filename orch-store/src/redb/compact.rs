@@ -27,7 +27,7 @@ mod tests {
     use orch_core::store::{Key, StateStore as _, Txn, Write};
 
     use super::*;
-    use crate::embedded::{RedbStore, RedbStoreConfig};
+    use crate::redb::{RedbStore, RedbStoreConfig};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_file_that_was_full_once_is_small_after_the_next_start() {

@@ -8,11 +8,11 @@ use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, Ta
 
 use super::codec;
 use crate::{
+    commit_group::TxnOutcome,
     file::{
         File,
         error::{self, Cause},
     },
-    group::Verdict,
 };
 
 /// The newest format that this version reads, and the one it writes.
@@ -34,9 +34,9 @@ pub(super) struct Core {
     pub(super) file: File,
 }
 
-/// Where the log begins and ends.
+/// First and last revision of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
+pub(super) struct LogBounds {
     /// The earliest start of a watch.
     pub(super) oldest: Revision,
     /// The newest revision.
@@ -45,16 +45,16 @@ pub(super) struct Extent {
 
 impl Core {
     /// Takes over a database that was just opened from `path`, new or not.
-    pub(super) fn new(path: &Path, database: Database) -> Result<(Self, Extent), StoreError> {
-        let extent = match read_extent(&database).map_err(|error| error::reading(path, error))? {
-            Found::Extent(extent) => extent,
+    pub(super) fn new(path: &Path, database: Database) -> Result<(Self, LogBounds), StoreError> {
+        let bounds = match read_bounds(&database).map_err(|error| error::reading(path, error))? {
+            Found::LogBounds(bounds) => bounds,
             Found::Format(found) => return Err(error::newer_format(path, found, FORMAT)),
             Found::Foreign => return Err(error::corrupt(path, "another program's tables are in it")),
             Found::Nothing => create_tables(&database).map_err(|source| {
                 error::backend("opening", false, Cause::Write { path: path.into(), source })
             })?,
         };
-        Ok((Self { file: File::new(path, database) }, extent))
+        Ok((Self { file: File::new(path, database) }, bounds))
     }
 
     pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
@@ -99,8 +99,12 @@ impl Core {
     }
 
     /// The revisions after `after`, at most `limit`.
-    pub(super) fn recall(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-        let recalled = self.file.read(|database| {
+    pub(super) fn read_revisions(
+        &self,
+        after: Revision,
+        limit: usize,
+    ) -> Result<Vec<WatchBatch>, StoreError> {
+        let found = self.file.read(|database| {
             let transaction = database.begin_read()?;
             let oldest = Revision(number(&transaction.open_table(META)?, META_OLDEST)?);
             if after < oldest {
@@ -118,40 +122,40 @@ impl Core {
             }
             Ok(Ok(batches))
         })?;
-        recalled.map_err(|oldest| StoreError::Compacted { oldest })
+        found.map_err(|oldest| StoreError::Compacted { oldest })
     }
 
-    /// Decides the transactions one after the other, each on what those before it left, and commits all that were
-    /// applied together. Trims the log to begin at `oldest` at the earliest.
+    /// Decides the transactions one after the other, each on what those before it left, and commits all that
+    /// were applied together. Trims the log to begin at `oldest` at the earliest.
     pub(super) fn apply<'a>(
         &self,
-        extent: Extent,
+        bounds: LogBounds,
         group: impl Iterator<Item = &'a mut Txn>,
         oldest: impl FnOnce(Revision) -> Revision,
         durability: redb::Durability,
-    ) -> Result<(Vec<Verdict>, Extent), StoreError> {
+    ) -> Result<(Vec<TxnOutcome>, LogBounds), StoreError> {
         self.file.write("committing", |database| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability).map_err(redb::Error::from)?;
             let mut records = transaction.open_table(RECORDS)?;
             let mut log = transaction.open_table(LOG)?;
-            let mut head = extent.head;
-            let mut verdicts = Vec::new();
+            let mut head = bounds.head;
+            let mut outcomes = Vec::new();
             for txn in group {
-                let verdict = apply_one(&mut records, head.next(), std::mem::take(txn))?;
-                if let Verdict::Applied(writes) = &verdict {
+                let outcome = apply_one(&mut records, head.next(), std::mem::take(txn))?;
+                if let TxnOutcome::Applied(writes) = &outcome {
                     head = head.next();
                     log.insert(head.0, codec::encode(writes).as_slice())?;
                 }
-                verdicts.push(verdict);
+                outcomes.push(outcome);
             }
-            let reached = Extent { oldest: oldest(head).clamp(extent.oldest, head), head };
-            if reached == extent {
+            let reached = LogBounds { oldest: oldest(head).clamp(bounds.oldest, head), head };
+            if reached == bounds {
                 drop((records, log));
                 transaction.abort()?;
-                return Ok((verdicts, reached));
+                return Ok((outcomes, reached));
             }
-            if reached.oldest > extent.oldest {
+            if reached.oldest > bounds.oldest {
                 log.retain_in(..=reached.oldest.0, |_, _| false)?;
             }
             let mut meta = transaction.open_table(META)?;
@@ -159,7 +163,7 @@ impl Core {
             meta.insert(META_OLDEST, reached.oldest.0)?;
             drop((records, log, meta));
             transaction.commit()?;
-            Ok((verdicts, reached))
+            Ok((outcomes, reached))
         })
     }
 
@@ -173,11 +177,11 @@ fn apply_one(
     records: &mut Table<'_, &str, (u64, &[u8])>,
     revision: Revision,
     txn: Txn,
-) -> Result<Verdict, redb::Error> {
+) -> Result<TxnOutcome, redb::Error> {
     for guard in &txn.guards {
         let stored = records.get(guard.key().as_str())?.map(|record| Revision(record.value().0));
         if !guard.holds(stored) {
-            return Ok(Verdict::Conflict(guard.key().clone()));
+            return Ok(TxnOutcome::Conflict(guard.key().clone()));
         }
     }
     let net: BTreeMap<_, _> = txn.into_net_writes();
@@ -194,17 +198,17 @@ fn apply_one(
             changes.push(Write { key, value });
         }
     }
-    Ok(Verdict::Applied(changes))
+    Ok(TxnOutcome::Applied(changes))
 }
 
 enum Found {
     Nothing,
     Foreign,
     Format(u64),
-    Extent(Extent),
+    LogBounds(LogBounds),
 }
 
-fn read_extent(database: &Database) -> Result<Found, redb::Error> {
+fn read_bounds(database: &Database) -> Result<Found, redb::Error> {
     let transaction = database.begin_read()?;
     let meta = match transaction.open_table(META) {
         Ok(meta) => meta,
@@ -215,7 +219,7 @@ fn read_extent(database: &Database) -> Result<Found, redb::Error> {
         Err(_) => return Ok(Found::Foreign),
     };
     match number(&meta, META_FORMAT)? {
-        FORMAT => Ok(Found::Extent(Extent {
+        FORMAT => Ok(Found::LogBounds(LogBounds {
             oldest: Revision(number(&meta, META_OLDEST)?),
             head: Revision(number(&meta, META_REVISION)?),
         })),
@@ -223,7 +227,7 @@ fn read_extent(database: &Database) -> Result<Found, redb::Error> {
     }
 }
 
-fn create_tables(database: &Database) -> Result<Extent, redb::Error> {
+fn create_tables(database: &Database) -> Result<LogBounds, redb::Error> {
     let transaction = database.begin_write()?;
     {
         transaction.open_table(RECORDS)?;
@@ -234,7 +238,7 @@ fn create_tables(database: &Database) -> Result<Extent, redb::Error> {
         meta.insert(META_OLDEST, 0)?;
     }
     transaction.commit()?;
-    Ok(Extent { oldest: Revision::ZERO, head: Revision::ZERO })
+    Ok(LogBounds { oldest: Revision::ZERO, head: Revision::ZERO })
 }
 
 fn number(meta: &impl ReadableTable<&'static str, u64>, name: &str) -> Result<u64, redb::Error> {

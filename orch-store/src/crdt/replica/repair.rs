@@ -1,5 +1,6 @@
-//! Finding what is missing after a gap: comparing ranges of keys by fingerprints, after Meyer, "Range-Based Set
-//! Reconciliation", SRDS 2023. Whoever misses something asks, one member after the other; the others keep no state.
+//! Finding what is missing after a gap: comparing ranges of keys by fingerprints, after Meyer, "Range-Based
+//! Set Reconciliation", SRDS 2023. Whoever misses something asks, one member after the other; the others keep
+//! no state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,24 +23,24 @@ use crate::crdt::{
 const FEW: u64 = 32;
 /// Into how many parts a longer one is divided.
 const PARTS: u64 = 16;
-/// Ranges of one question.
+/// Ranges of one request.
 const ASK_MAX: usize = 16;
 /// Entries that are asked for in one message.
 const FETCH_MAX: usize = 256;
-/// Questions of one session, and ranges that wait in it: enough for some million entries that differ. Who wants to be asked more
-/// is left, and somebody else is asked.
-const QUESTIONS_MAX: u32 = 16_384;
+/// Questions of one session, and ranges that wait in it: enough for some million entries that differ. Who
+/// wants to be asked more is left, and somebody else is asked.
+const REQUESTS_MAX: u32 = 16_384;
 const WAITING_MAX: usize = 4096;
 /// Entries that are waiting for more members to name them. Beyond, they are found in the next round.
 const VOTES_MAX: usize = 1 << 16;
 
-/// What is known while something may be missing.
+/// State of a repair, while something may be missing.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fill {
+pub(super) struct Repair {
     session: Option<Session>,
     /// With whom everything has been compared.
     done: BTreeSet<PeerId>,
-    /// Who was asked last.
+    /// Peer that was asked last.
     last: Option<PeerId>,
     /// Entries that members named and we do not have.
     votes: BTreeMap<Item, BTreeSet<PeerId>>,
@@ -50,43 +51,43 @@ pub(super) struct Fill {
 struct Session {
     peer: PeerId,
     nonce: [u8; 16],
-    /// What is still to compare, the parts of a range before what follows it.
+    /// Ranges still to compare, the parts of a range before those that follow it.
     ranges: Vec<Range>,
-    /// What was asked for, and not answered yet.
+    /// Ranges that were requested and not answered yet.
     asked: Vec<Range>,
     /// Entries to ask for, and those that were asked for.
     wanted: BTreeSet<Item>,
     fetching: BTreeSet<Item>,
     since: Duration,
-    questions: u32,
+    requests: u32,
 }
 
 impl Replica {
     /// Goes on with comparing, or begins it.
-    pub(super) fn fill_tick<T: Tables>(
+    pub(super) fn repair_tick<T: Tables>(
         &mut self,
         tables: &T,
         now: Moment,
         nonce: [u8; 16],
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        let Some(mut fill) = self.fill.take() else { return Ok(()) };
-        fill.done.retain(|peer| self.others().any(|member| member == *peer));
-        if self.is_complete(tables, &fill)? {
+        let Some(mut repair) = self.repair.take() else { return Ok(()) };
+        repair.done.retain(|peer| self.others().any(|member| member == *peer));
+        if self.is_repaired(tables, &repair)? {
             self.meta_changed = true;
-            out.push(Effect::Event(Event::Filled));
+            out.push(Effect::Event(Event::RepairFinished));
             return Ok(());
         }
-        if let Some(session) = &fill.session
+        if let Some(session) = &repair.session
             && now.elapsed.saturating_sub(session.since) >= self.config.answer_timeout
         {
-            fill.session = None;
+            repair.session = None;
         }
-        if fill.session.is_none()
-            && let Some(peer) = self.next_to_compare(&fill)
+        if repair.session.is_none()
+            && let Some(peer) = self.next_to_compare(&repair)
         {
-            fill.last = Some(peer);
-            fill.session = Some(Session {
+            repair.last = Some(peer);
+            repair.session = Some(Session {
                 peer,
                 nonce,
                 ranges: vec![Range::all()],
@@ -94,38 +95,39 @@ impl Replica {
                 wanted: BTreeSet::new(),
                 fetching: BTreeSet::new(),
                 since: now.elapsed,
-                questions: 0,
+                requests: 0,
             });
-            self.go_on(tables, now, &mut fill, out)?;
+            self.go_on(tables, now, &mut repair, out)?;
         }
-        if fill.session.is_none() && !fill.done.is_empty() {
+        if repair.session.is_none() && !repair.done.is_empty() {
             // Who can be asked was asked, and that was not enough: what they say may have changed meanwhile.
-            fill.done.clear();
-            fill.votes.clear();
+            repair.done.clear();
+            repair.votes.clear();
         }
-        self.fill = Some(fill);
+        self.repair = Some(repair);
         Ok(())
     }
 
-    /// Whether enough members were compared with. Let f of them lie. Of 2f + 1, f + 1 tell the truth and name every entry that
-    /// there is. Of all but f, where that is fewer, so many may be silent, and the others name the same.
-    fn is_complete<T: Tables>(&self, tables: &T, fill: &Fill) -> Result<bool, T::Error> {
+    /// True if enough members were compared with. Let f of them lie. Of 2f + 1, f + 1 tell the truth and name
+    /// every entry that there is. Of all but f, where that is fewer, so many may be silent, and the others
+    /// name the same.
+    fn is_repaired<T: Tables>(&self, tables: &T, repair: &Repair) -> Result<bool, T::Error> {
         let lying = self.config.confirmations.get() - 1;
-        let (done, others) = (fill.done.len(), self.others().count());
+        let (done, others) = (repair.done.len(), self.others().count());
         if done < others.min(2 * lying + 1) && (done == 0 || done + lying < others) {
             return Ok(false);
         }
         let certain = done >= others.min(2 * lying + 1);
-        for (item, votes) in &fill.votes {
+        for (item, votes) in &repair.votes {
             // Of enough members, what fewer name than tell the truth is a lie.
             if certain && votes.len() <= lying {
                 continue;
             }
             // And what its author does not name any more is over.
-            if fill.done.contains(&item.author) && !votes.contains(&item.author) {
+            if repair.done.contains(&item.author) && !votes.contains(&item.author) {
                 continue;
             }
-            // What has lost here already changes nothing that is seen.
+            // What has lost here already changes nothing visible.
             let record = tables.record(item.key.as_str())?;
             let newer = record.is_some_and(|record| record.stamp >= item.stamp);
             if !newer {
@@ -135,35 +137,35 @@ impl Replica {
         Ok(true)
     }
 
-    /// A member of which we have all segments: first one that has everything itself. Those that are filling up too may have
-    /// what is missing here, and wait for us.
-    fn next_to_compare(&self, fill: &Fill) -> Option<PeerId> {
-        let ready = |peer: &PeerId, whole: bool| {
-            !fill.done.contains(peer)
-                && self.peers.get(peer).is_some_and(|known| known.whole == whole)
-                && !self.is_away(*peer)
-                && self.lacks_nothing_of(*peer)
+    /// A member of which we have all segments: first one that has everything itself. Those that are under
+    /// repair too may have what is missing here, and wait for us.
+    fn next_to_compare(&self, repair: &Repair) -> Option<PeerId> {
+        let ready = |peer: &PeerId, complete: bool| {
+            !repair.done.contains(peer)
+                && self.peers.get(peer).is_some_and(|known| known.complete == complete)
+                && !self.is_offline(*peer)
+                && self.has_no_gap_to(*peer)
         };
-        let after = |peer: &PeerId| fill.last.is_none_or(|last| *peer > last);
-        [true, false].into_iter().find_map(|whole| {
-            let next = self.others().filter(after).find(|peer| ready(peer, whole));
-            next.or_else(|| self.others().find(|peer| ready(peer, whole)))
+        let after = |peer: &PeerId| repair.last.is_none_or(|last| *peer > last);
+        [true, false].into_iter().find_map(|complete| {
+            let next = self.others().filter(after).find(|peer| ready(peer, complete));
+            next.or_else(|| self.others().find(|peer| ready(peer, complete)))
         })
     }
 
-    /// Asks the next question of a session, or ends it.
+    /// Sends the next request of a session, or ends it.
     fn go_on<T: Tables>(
         &mut self,
         tables: &T,
         now: Moment,
-        fill: &mut Fill,
+        repair: &mut Repair,
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        let Some(session) = &mut fill.session else { return Ok(()) };
+        let Some(session) = &mut repair.session else { return Ok(()) };
         session.since = now.elapsed;
-        session.questions += 1;
-        if session.questions > QUESTIONS_MAX || session.ranges.len() > WAITING_MAX {
-            fill.session = None;
+        session.requests += 1;
+        if session.requests > REQUESTS_MAX || session.ranges.len() > WAITING_MAX {
+            repair.session = None;
             return Ok(());
         }
         if !session.wanted.is_empty() {
@@ -183,8 +185,8 @@ impl Replica {
             }
             out.push(Effect::Send(session.peer, Message::Compare { nonce: session.nonce, ranges }));
         } else {
-            fill.done.insert(session.peer);
-            fill.session = None;
+            repair.done.insert(session.peer);
+            repair.session = None;
         }
         Ok(())
     }
@@ -204,9 +206,9 @@ impl Replica {
                 Difference::None
             } else if ours.count <= FEW {
                 let mut items = Vec::new();
-                self.each_item(tables, range, &mut |place| {
-                    let Place { author, position, stamp, deleted, .. } = *place;
-                    let key = Key::new(place.key).map_err(|_| T::corrupt("a key"))?;
+                self.each_item(tables, range, &mut |entry| {
+                    let ViewEntry { author, position, stamp, deleted, .. } = *entry;
+                    let key = Key::new(entry.key).map_err(|_| T::corrupt("a key"))?;
                     items.push(Item { key, author, position, stamp, deleted });
                     Ok(())
                 })?;
@@ -231,16 +233,16 @@ impl Replica {
         let each = count.div_ceil(PARTS);
         let mut parts: Vec<(Range, Fingerprint)> = vec![(range.clone(), Fingerprint::default())];
         let hasher = keyed(nonce);
-        self.each_item(tables, range, &mut |place| {
+        self.each_item(tables, range, &mut |entry| {
             let (part, print) = parts.last_mut().expect("there is a first");
             // The entries of one key stay together.
-            if print.count >= each && *part.from < *place.key {
-                part.to = Some(place.key.to_owned());
-                let rest = Range { from: place.key.to_owned(), to: range.to.clone() };
+            if print.count >= each && *part.from < *entry.key {
+                part.to = Some(entry.key.to_owned());
+                let rest = Range { from: entry.key.to_owned(), to: range.to.clone() };
                 parts.push((rest, Fingerprint::default()));
             }
             let (_, print) = parts.last_mut().expect("there is a first");
-            print.add(&hasher, place);
+            print.add(&hasher, entry);
             Ok(())
         })?;
         debug_assert!(parts.len() <= RANGES_MAX);
@@ -256,8 +258,8 @@ impl Replica {
         answers: Vec<(Range, Difference)>,
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        let Some(mut fill) = self.fill.take() else { return Ok(()) };
-        let expected = fill.session.as_ref().is_some_and(|session| {
+        let Some(mut repair) = self.repair.take() else { return Ok(()) };
+        let expected = repair.session.as_ref().is_some_and(|session| {
             session.peer == from
                 && session.nonce == nonce
                 && session.asked.len() == answers.len()
@@ -268,29 +270,30 @@ impl Replica {
                 match difference {
                     Difference::None => {}
                     Difference::Parts(parts) => {
-                        self.parts_came(tables, &range, parts, &mut fill)?;
+                        self.parts_came(tables, &range, parts, &mut repair)?;
                     }
-                    Difference::Items(items) => self.items_came(tables, items, &mut fill)?,
+                    Difference::Items(items) => self.items_came(tables, items, &mut repair)?,
                 }
             }
-            if let Some(session) = &mut fill.session {
+            if let Some(session) = &mut repair.session {
                 session.asked.clear();
             }
-            self.go_on(tables, now, &mut fill, out)?;
+            self.go_on(tables, now, &mut repair, out)?;
         }
-        self.fill = Some(fill);
+        self.repair = Some(repair);
         Ok(())
     }
 
-    /// Looks closer at the parts that differ. They have to be parts of what was asked for, so that each answer leads on.
+    /// Looks closer at the parts that differ. They have to be parts of what was asked for, so that each
+    /// answer leads on.
     fn parts_came<T: Tables>(
         &self,
         tables: &T,
         range: &Range,
         parts: Vec<(Range, Fingerprint)>,
-        fill: &mut Fill,
+        repair: &mut Repair,
     ) -> Result<(), T::Error> {
-        let Some(session) = &mut fill.session else { return Ok(()) };
+        let Some(session) = &mut repair.session else { return Ok(()) };
         for (part, theirs) in parts {
             let within = range.holds(&part.from)
                 && part != *range
@@ -307,21 +310,26 @@ impl Replica {
     }
 
     /// Notes what they have and we do not. Of a log that we have not reached yet it comes by itself.
-    fn items_came<T: Tables>(&self, tables: &T, items: Vec<Item>, fill: &mut Fill) -> Result<(), T::Error> {
-        let Some(session) = &mut fill.session else { return Ok(()) };
+    fn items_came<T: Tables>(
+        &self,
+        tables: &T,
+        items: Vec<Item>,
+        repair: &mut Repair,
+    ) -> Result<(), T::Error> {
+        let Some(session) = &mut repair.session else { return Ok(()) };
         for item in items {
             let Some(index) = self.by_id.get(&item.author).copied() else { continue };
             let record = tables.record(item.key.as_str())?;
             let at = (index, item.position);
-            let here = record.is_some_and(|record| record.places().any(|place| place == at));
+            let here = record.is_some_and(|record| record.segments().any(|segment| segment == at));
             if here || item.position > self.authors[usize::from(index)].head.position {
                 continue;
             }
-            if fill.votes.len() < VOTES_MAX || fill.votes.contains_key(&item) {
-                let votes = fill.votes.entry(item.clone()).or_default();
+            if repair.votes.len() < VOTES_MAX || repair.votes.contains_key(&item) {
+                let votes = repair.votes.entry(item.clone()).or_default();
                 votes.insert(session.peer);
-                // An author knows best what it wrote; it could write it again anyway. And a delete that was forgotten here
-                // hides nothing that is to be seen: what there was before it is gone.
+                // An author knows best what it wrote; it could write it again anyway. And a delete that was
+                // forgotten here hides nothing visible: everything before it is collected.
                 let harmless = item.deleted || session.peer == item.author;
                 if harmless || votes.len() >= self.config.confirmations.get() {
                     session.wanted.insert(item);
@@ -338,15 +346,15 @@ impl Replica {
         items: Vec<Item>,
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        let mut by_place: BTreeMap<_, BTreeSet<Key>> = BTreeMap::new();
+        let mut by_segment: BTreeMap<_, BTreeSet<Key>> = BTreeMap::new();
         for item in items.into_iter().take(FETCH_MAX) {
             if let Some(index) = self.by_id.get(&item.author) {
-                by_place.entry((*index, item.position)).or_default().insert(item.key);
+                by_segment.entry((*index, item.position)).or_default().insert(item.key);
             }
         }
         let mut segments: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
-        for (at, keys) in by_place {
+        for (at, keys) in by_segment {
             let Some(mut segment) = self.own_segment(tables, at)? else { continue };
             segment.prune(|write| keys.contains(&write.key));
             let segment = Bytes::from(segment.encode());
@@ -368,8 +376,8 @@ impl Replica {
         segments: Vec<Bytes>,
         out: &mut Vec<Effect>,
     ) -> Result<(), T::Error> {
-        let Some(mut fill) = self.fill.take() else { return Ok(()) };
-        let asked = match &mut fill.session {
+        let Some(mut repair) = self.repair.take() else { return Ok(()) };
+        let asked = match &mut repair.session {
             Some(session) if session.peer == from => std::mem::take(&mut session.fetching),
             _ => BTreeSet::new(),
         };
@@ -380,15 +388,15 @@ impl Replica {
             }
             for item in asked {
                 if self.has(tables, &item)? {
-                    fill.votes.remove(&item);
-                } else if let (true, Some(session)) = (came, &mut fill.session) {
+                    repair.votes.remove(&item);
+                } else if let (true, Some(session)) = (came, &mut repair.session) {
                     // An answer may hold a part of what was asked for only.
                     session.wanted.insert(item);
                 }
             }
-            self.go_on(tables, now, &mut fill, out)?;
+            self.go_on(tables, now, &mut repair, out)?;
         }
-        self.fill = Some(fill);
+        self.repair = Some(repair);
         Ok(())
     }
 
@@ -439,7 +447,7 @@ impl Replica {
             }
         };
         tables.put_segment(at, &stored.encode(), self.revision.next())?;
-        self.place_entries(tables, at, &segment, out)?;
+        self.apply_entries(tables, at, &segment, out)?;
         Ok(true)
     }
 
@@ -457,8 +465,8 @@ impl Replica {
     ) -> Result<Fingerprint, T::Error> {
         let mut print = Fingerprint::default();
         let hasher = keyed(nonce);
-        self.each_item(tables, range, &mut |place| {
-            print.add(&hasher, place);
+        self.each_item(tables, range, &mut |entry| {
+            print.add(&hasher, entry);
             Ok(())
         })?;
         Ok(print)
@@ -475,7 +483,7 @@ impl Replica {
             let others = record.others.iter().map(|other| (other.at, other.stamp, other.hash.is_none()));
             for (at, stamp, deleted) in first.chain(others) {
                 let author = self.authors[usize::from(at.0)].id;
-                result = visit(&Place { key, author, position: at.1, stamp, deleted });
+                result = visit(&ViewEntry { key, author, position: at.1, stamp, deleted });
                 if result.is_err() {
                     return ControlFlow::Break(());
                 }
@@ -486,8 +494,8 @@ impl Replica {
     }
 }
 
-/// Where an entry is, while the view is read.
-struct Place<'a> {
+/// Entry of the view, while it is read.
+struct ViewEntry<'a> {
     key: &'a str,
     author: PeerId,
     position: u64,
@@ -495,7 +503,7 @@ struct Place<'a> {
     deleted: bool,
 }
 
-type Visit<'a, T> = &'a mut dyn FnMut(&Place<'_>) -> Result<(), <T as Lookup>::Error>;
+type Visit<'a, T> = &'a mut dyn FnMut(&ViewEntry<'_>) -> Result<(), <T as Lookup>::Error>;
 
 fn keyed(nonce: &[u8; 16]) -> blake3::Hasher {
     let mut key = *b"orch crdt fingerprint...........";
@@ -504,10 +512,10 @@ fn keyed(nonce: &[u8; 16]) -> blake3::Hasher {
 }
 
 impl Fingerprint {
-    fn add(&mut self, hasher: &blake3::Hasher, place: &Place<'_>) {
+    fn add(&mut self, hasher: &blake3::Hasher, entry: &ViewEntry<'_>) {
         let mut hasher = hasher.clone();
-        hasher.update(place.author.as_bytes()).update(&place.position.to_le_bytes());
-        hasher.update(&place.stamp.0.to_le_bytes()).update(place.key.as_bytes());
+        hasher.update(entry.author.as_bytes()).update(&entry.position.to_le_bytes());
+        hasher.update(&entry.stamp.0.to_le_bytes()).update(entry.key.as_bytes());
         let hash: [u8; 32] = hasher.finalize().into();
         let mut carry = 0u64;
         for (sum, word) in self.sum.iter_mut().zip(hash.chunks_exact(8)) {
