@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use orch_base::backoff::Backoff;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
@@ -181,7 +182,7 @@ impl Agent {
         if self.find_what_is_here().await.is_none() {
             return;
         }
-        let mut delay = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             let Some(registered) = self.register_unless_told_to_end().await else {
                 return self.leave().await;
@@ -190,7 +191,7 @@ impl Agent {
                 Ok(heartbeat_interval) => {
                     info!(node = %self.config.node.id, "registered");
                     self.state.send_replace(AgentState::Registered);
-                    delay = RETRY_MIN;
+                    backoff.reset();
                     match self.session(heartbeat_interval).await {
                         SessionEnd::Over => return,
                         SessionEnd::Closed => return self.leave().await,
@@ -217,7 +218,7 @@ impl Agent {
             };
             self.state.send_replace(why);
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
+                () = tokio::time::sleep(backoff.next_delay()) => {}
                 done = next_done(&mut self.running) => self.note_done(done),
                 _ = self.orders.next() => {
                     // Without the control side nothing can be reported; what runs is left to the next life.
@@ -225,7 +226,6 @@ impl Agent {
                     return;
                 }
             }
-            delay = (delay * 2).min(RETRY_MAX);
         }
     }
 
@@ -292,7 +292,7 @@ impl Agent {
 
     /// Asks the runtime until it answers; `None` when the agent is told to end meanwhile.
     async fn find_what_is_here(&mut self) -> Option<()> {
-        let mut delay = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             match self.shared.runtime.list().await {
                 Ok(found) => {
@@ -305,7 +305,7 @@ impl Agent {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(delay) => delay = (delay * 2).min(RETRY_MAX),
+                () = tokio::time::sleep(backoff.next_delay()) => {}
                 _ = self.orders.next() => return None,
             }
         }
@@ -586,18 +586,18 @@ async fn ask(
     after: Option<Cursor>,
     seen: Revision,
 ) -> Result<Assignments, LinkError> {
-    let mut delay = RETRY_MIN;
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
         let session = sessions.borrow().clone().ok_or(LinkError::NotRegistered)?;
         match link.assignments(&session, after, seen).await {
             Err(LinkError::Unavailable(why)) => {
+                let delay = backoff.next_delay();
                 // The node looks well by its heartbeats, and gets nothing.
                 match (RETRY_MAX / 2..RETRY_MAX).contains(&delay) {
                     true => warn!(%why, "still no answer about what this node should do; asking again"),
                     false => debug!(%why, "no answer; asking again"),
                 }
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_MAX);
             }
             other => return other,
         }

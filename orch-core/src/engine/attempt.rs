@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _};
+use orch_base::backoff::Backoff;
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, error, info, warn};
 
@@ -402,19 +403,19 @@ async fn patiently<T, F>(
 where
     F: Future<Output = Result<T, RuntimeError>>,
 {
-    let mut delay = Duration::from_millis(100);
+    let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_MAX);
     loop {
         let result = call().await;
         shared.engine.note(&result);
         match result {
             Err(error) if error.kind == RuntimeErrorKind::Unavailable => {
+                let delay = backoff.next_delay();
                 if delay < RETRY_MAX {
                     warn!(%attempt, %error, "the engine does not answer; trying again");
                     let text = format!("the engine does not answer, trying again: {error}");
                     shared.outbox.try_observe(attempt, Seen::Progress(text));
                 }
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_MAX);
             }
             other => return other,
         }

@@ -3,11 +3,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::future::{join, join_all};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
@@ -106,7 +107,7 @@ impl Heard {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, LastHeard>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,11 +1,9 @@
 //! [`EngineHealth`]: whether the engine behind a runtime takes work, as an agent's calls find it. A node whose engine does not
 //! answer, or where starts keep failing, would otherwise attract work: it looks idle.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
@@ -158,7 +156,7 @@ impl EngineHealth {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 
