@@ -8,12 +8,12 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    engine_health::EngineHealth,
-    link::{Assignment, ReportAnswer, Seen},
     outbox::{Answered, Outbox},
+    runtime_health::RuntimeHealth,
     secrets::SecretSource,
 };
 use crate::{
+    engine::link::{Assignment, ReportAnswer, Seen},
     environment::Environment,
     model::{
         AttemptEnd, AttemptId, NodeId, Report, ReportKind, RestartPolicy, StartFailure, TaskSpec, Workload,
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     /// Work that ends sooner is not reported as running.
     pub(super) quick: Duration,
     pub(super) usage_every: Option<Duration>,
-    pub(super) engine: EngineHealth,
+    pub(super) engine: RuntimeHealth,
     pub(super) environment: Arc<dyn Environment>,
 }
 

@@ -10,8 +10,8 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen};
 use crate::{
+    engine::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen},
     environment::Environment,
     model::{AttemptId, Report, ReportKind, Session},
     store::Revision,

@@ -1,4 +1,4 @@
-//! [`Agent`]: the side of a node. It registers, takes assignments, runs attempts, reports and says that it is there.
+//! [`Agent`]: the loop of a node. It registers, takes assignments, runs attempts, reports and sends heartbeats.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,68 +16,24 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    agent_handle::{AgentHandle, AgentState, Order},
     attempt::{Orders, Over, Shared, Wish, drive},
-    ended::Ended,
-    engine_health::EngineHealth,
+    config::AgentConfig,
+    handle::{AgentHandle, AgentState, Order},
     heartbeat::beat,
-    link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registered, Registration, Seen},
-    node::local_capacity,
     outbox::{Outbox, Sessions},
-    secrets::{NoSecrets, SecretSource},
+    runtime_health::RuntimeHealth,
+    tombstones::Tombstones,
 };
 use crate::{
-    environment::{Environment, System},
+    engine::link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registered, Registration, Seen},
     fault::EngineFault,
     model::{
-        AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
-        Session, SharedSpec, TaskSpec, WorkKind, clipped_words,
+        AttemptEnd, AttemptId, IncarnationId, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskSpec,
+        clipped_words,
     },
     runtime::{FoundState, Runtime, RuntimeError, RuntimeEvent, RuntimeEvents},
     store::Revision,
 };
-
-/// What an agent is and how it behaves.
-#[derive(Clone, Debug)]
-pub struct AgentConfig {
-    /// What the node says about itself. Its `instance` must be the same after a restart of the agent, so that the cluster
-    /// lets it take over its own work, and another for every other agent.
-    pub node: NodeSpec,
-    /// Where the values of secrets come from.
-    pub secrets: Arc<dyn SecretSource>,
-    /// How many attempts are started at a time.
-    pub starts_in_flight: usize,
-    /// How long observations are collected before they are sent.
-    pub observe_every: Duration,
-    /// How often usage is observed, if at all.
-    pub usage_every: Option<Duration>,
-    /// Clock, randomness and background work.
-    pub environment: Arc<dyn Environment>,
-}
-
-impl AgentConfig {
-    /// An agent for this machine, which offers all of it.
-    ///
-    /// # Errors
-    /// When the name is no node id.
-    pub fn local(node: impl AsRef<str>, kinds: impl IntoIterator<Item = WorkKind>) -> Result<Self, IdError> {
-        let (id, instance) = (NodeId::new(node)?, InstanceId::generate());
-        Ok(Self::new(NodeSpec::new(id, instance, local_capacity(), kinds)))
-    }
-
-    /// An agent for this node, with defaults for the rest.
-    #[must_use]
-    pub fn new(node: NodeSpec) -> Self {
-        Self {
-            node,
-            secrets: Arc::new(NoSecrets),
-            starts_in_flight: 8,
-            observe_every: Duration::from_millis(50),
-            usage_every: Some(Duration::from_secs(10)),
-            environment: System::shared(),
-        }
-    }
-}
 
 /// The side of a node.
 #[derive(Debug)]
@@ -96,7 +52,7 @@ pub struct Agent {
     /// While draining: the longest that what runs may take to stop.
     stop_grace: watch::Sender<Duration>,
     attempts: HashMap<AttemptId, Driven>,
-    ended: Ended,
+    ended: Tombstones,
     running: JoinSet<Done>,
     /// Work that the next life does as well: it is left when the agent leaves.
     errands: JoinSet<()>,
@@ -144,7 +100,7 @@ impl Agent {
             starts: Semaphore::new(config.starts_in_flight.max(1)),
             quick: config.observe_every,
             usage_every: config.usage_every.filter(|_| runtime.capabilities().stats),
-            engine: EngineHealth::new(environment.clone()),
+            engine: RuntimeHealth::new(environment.clone()),
             environment: environment.clone(),
             runtime,
         });
@@ -163,7 +119,7 @@ impl Agent {
             seen: Revision::ZERO,
             stop_grace,
             attempts: HashMap::new(),
-            ended: Ended::default(),
+            ended: Tombstones::default(),
             running: JoinSet::new(),
             errands: JoinSet::new(),
             found: BTreeMap::new(),

@@ -6,8 +6,10 @@ use std::collections::{HashMap, VecDeque};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::link::Cursor;
-use crate::model::{AttemptId, NodeId};
+use crate::{
+    engine::link::Cursor,
+    model::{AttemptId, NodeId},
+};
 
 #[derive(Debug)]
 pub(super) struct Mailboxes {
