@@ -7,6 +7,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+/// A reading of both clocks, handed to state machines that own neither.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// A clock that never goes back, from any beginning. Timeouts are measured with it.
+    pub elapsed: Duration,
+    /// The system's clock, which may jump. Proposals and stamps carry it.
+    pub wall: Timestamp,
+}
+
 /// Milliseconds since the Unix epoch, UTC. On the wire and on disk a plain integer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]

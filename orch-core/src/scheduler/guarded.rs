@@ -2,9 +2,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tracing::error;
 
 use super::{Pending, Plan, Scheduler, Snapshot};
@@ -24,7 +25,7 @@ impl Guarded {
 
     /// The panic of the last plan, if it panicked.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble.lock().clone()
     }
 }
 
@@ -43,7 +44,7 @@ impl Scheduler for Guarded {
                 (Plan::default(), Some(trouble))
             }
         };
-        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.trouble.lock();
         if *known != trouble {
             *known = trouble;
         }
@@ -68,7 +69,7 @@ mod tests {
         }
 
         fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan {
-            if std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
+            if std::mem::take(&mut *self.0.lock()) {
                 panic!("not in the mood");
             }
             LeastFragmentation.plan(snapshot, pending)

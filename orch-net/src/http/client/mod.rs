@@ -29,7 +29,7 @@ use super::wire::{
     Cancellation, Decided, Drain, Explained, Explanation, NewTask, NodeInfo, NodeList, StatusInfo,
     Submission, Submitted, TaskInfo, TaskPage,
 };
-use transport::{Call, Pause, Transport};
+use transport::{Call, Transport};
 
 /// Calls a server. Cheap to clone; clones share connections.
 ///
@@ -114,16 +114,16 @@ impl Client {
     /// [`ClientError`] that trying again does not mend.
     pub async fn wait(&self, task: TaskId) -> Result<TaskInfo> {
         let call = Call::get(format!("/api/v1/tasks/{task}/wait"));
-        let mut pause = Pause::new(&self.transport.timeouts);
+        let mut backoff = self.transport.timeouts.backoff();
         loop {
             match self.transport.once(&call, self.transport.timeouts.long_poll).await {
                 Ok((StatusCode::OK, finished)) => return Ok(finished),
                 // A server that is shutting down answers early.
-                Ok((_, TaskInfo { .. })) => pause.reset(),
+                Ok((_, TaskInfo { .. })) => backoff.reset(),
                 Err(error) if error.is_retryable() => {}
                 Err(error) => return Err(error),
             }
-            pause.wait().await;
+            tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 

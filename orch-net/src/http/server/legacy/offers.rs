@@ -5,15 +5,13 @@
 //! noted in the store. A failure without a start of a task that was listed in an earlier life of the server may be such
 //! a one.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeSet;
 
 use orch_core::{
     engine::{Observation, Seen, TaskView},
     model::{AttemptId, NodeId},
 };
+use parking_lot::Mutex;
 
 use super::routes::session;
 use crate::http::server::{app::Shared, problem::Problem};
@@ -50,7 +48,7 @@ impl Offers {
             task.is_some_and(|task| task.record.current_attempt() == Some(*attempt))
         };
         {
-            let mut offers = app.offers.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut offers = app.offers.0.lock();
             offers.retain(is_current);
             offers.extend(listed.iter().filter(|offer| !offer.told).map(|offer| offer.attempt));
         }
@@ -68,7 +66,7 @@ impl Offers {
 
     /// Whether the task was listed in an earlier life and nothing was heard of it since.
     pub(super) fn may_have_started(&self, task: &TaskView, attempt: AttemptId) -> bool {
-        let offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let offers = self.0.lock();
         was_told(task) && !offers.contains(&attempt)
     }
 }

@@ -3,16 +3,17 @@
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _};
+use orch_base::backoff::Backoff;
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    engine_health::EngineHealth,
-    link::{Assignment, ReportAnswer, Seen},
     outbox::{Answered, Outbox},
+    runtime_health::RuntimeHealth,
     secrets::SecretSource,
 };
 use crate::{
+    engine::link::{Assignment, ReportAnswer, Seen},
     environment::Environment,
     model::{
         AttemptEnd, AttemptId, NodeId, Report, ReportKind, RestartPolicy, StartFailure, TaskSpec, Workload,
@@ -47,7 +48,7 @@ pub(super) struct Shared {
     /// Work that ends sooner is not reported as running.
     pub(super) quick: Duration,
     pub(super) usage_every: Option<Duration>,
-    pub(super) engine: EngineHealth,
+    pub(super) engine: RuntimeHealth,
     pub(super) environment: Arc<dyn Environment>,
 }
 
@@ -402,19 +403,19 @@ async fn patiently<T, F>(
 where
     F: Future<Output = Result<T, RuntimeError>>,
 {
-    let mut delay = Duration::from_millis(100);
+    let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_MAX);
     loop {
         let result = call().await;
         shared.engine.note(&result);
         match result {
             Err(error) if error.kind == RuntimeErrorKind::Unavailable => {
+                let delay = backoff.next_delay();
                 if delay < RETRY_MAX {
                     warn!(%attempt, %error, "the engine does not answer; trying again");
                     let text = format!("the engine does not answer, trying again: {error}");
                     shared.outbox.try_observe(attempt, Seen::Progress(text));
                 }
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_MAX);
             }
             other => return other,
         }

@@ -3,14 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use orch_base::backoff::Backoff;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tracing::{debug, warn};
 
-use super::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen};
 use crate::{
+    engine::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen},
     environment::Environment,
     model::{AttemptId, Report, ReportKind, Session},
     store::Revision,
@@ -185,7 +186,8 @@ async fn persist<T, F>(
 where
     F: Future<Output = Result<T, LinkError>>,
 {
-    let (mut delay, mut sessions) = (Duration::from_millis(50), sessions.clone());
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut sessions = sessions.clone();
     loop {
         let session = sessions.borrow_and_update().clone();
         let result = match session {
@@ -201,6 +203,7 @@ where
         if given_up() {
             return None;
         }
+        let delay = backoff.next_delay();
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             changed = sessions.changed() => {
@@ -209,6 +212,5 @@ where
                 }
             }
         }
-        delay = (delay * 2).min(Duration::from_secs(2));
     }
 }

@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{
-    link::{ControlLink, LinkError},
-    outbox::Sessions,
+use super::outbox::Sessions;
+use crate::{
+    engine::link::{ControlLink, LinkError},
+    model::Session,
 };
-use crate::model::Session;
 
 /// Says that the node is there until the control side does not know it any more; returns why.
 pub(super) async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: Duration) -> LinkError {

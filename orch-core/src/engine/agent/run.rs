@@ -1,4 +1,4 @@
-//! [`Agent`]: the side of a node. It registers, takes assignments, runs attempts, reports and says that it is there.
+//! [`Agent`]: the loop of a node. It registers, takes assignments, runs attempts, reports and sends heartbeats.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use orch_base::backoff::Backoff;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
@@ -15,68 +16,24 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    agent_handle::{AgentHandle, AgentState, Order},
     attempt::{Orders, Over, Shared, Wish, drive},
-    ended::Ended,
-    engine_health::EngineHealth,
+    config::AgentConfig,
+    handle::{AgentHandle, AgentState, Order},
     heartbeat::beat,
-    link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registered, Registration, Seen},
-    node::local_capacity,
     outbox::{Outbox, Sessions},
-    secrets::{NoSecrets, SecretSource},
+    runtime_health::RuntimeHealth,
+    tombstones::Tombstones,
 };
 use crate::{
-    environment::{Environment, System},
+    engine::link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registered, Registration, Seen},
     fault::EngineFault,
     model::{
-        AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
-        Session, SharedSpec, TaskSpec, WorkKind, clipped_words,
+        AttemptEnd, AttemptId, IncarnationId, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskSpec,
+        clipped_words,
     },
     runtime::{FoundState, Runtime, RuntimeError, RuntimeEvent, RuntimeEvents},
     store::Revision,
 };
-
-/// What an agent is and how it behaves.
-#[derive(Clone, Debug)]
-pub struct AgentConfig {
-    /// What the node says about itself. Its `instance` must be the same after a restart of the agent, so that the cluster
-    /// lets it take over its own work, and another for every other agent.
-    pub node: NodeSpec,
-    /// Where the values of secrets come from.
-    pub secrets: Arc<dyn SecretSource>,
-    /// How many attempts are started at a time.
-    pub starts_in_flight: usize,
-    /// How long observations are collected before they are sent.
-    pub observe_every: Duration,
-    /// How often usage is observed, if at all.
-    pub usage_every: Option<Duration>,
-    /// Clock, randomness and background work.
-    pub environment: Arc<dyn Environment>,
-}
-
-impl AgentConfig {
-    /// An agent for this machine, which offers all of it.
-    ///
-    /// # Errors
-    /// When the name is no node id.
-    pub fn local(node: impl AsRef<str>, kinds: impl IntoIterator<Item = WorkKind>) -> Result<Self, IdError> {
-        let (id, instance) = (NodeId::new(node)?, InstanceId::generate());
-        Ok(Self::new(NodeSpec::new(id, instance, local_capacity(), kinds)))
-    }
-
-    /// An agent for this node, with defaults for the rest.
-    #[must_use]
-    pub fn new(node: NodeSpec) -> Self {
-        Self {
-            node,
-            secrets: Arc::new(NoSecrets),
-            starts_in_flight: 8,
-            observe_every: Duration::from_millis(50),
-            usage_every: Some(Duration::from_secs(10)),
-            environment: System::shared(),
-        }
-    }
-}
 
 /// The side of a node.
 #[derive(Debug)]
@@ -95,7 +52,7 @@ pub struct Agent {
     /// While draining: the longest that what runs may take to stop.
     stop_grace: watch::Sender<Duration>,
     attempts: HashMap<AttemptId, Driven>,
-    ended: Ended,
+    ended: Tombstones,
     running: JoinSet<Done>,
     /// Work that the next life does as well: it is left when the agent leaves.
     errands: JoinSet<()>,
@@ -143,7 +100,7 @@ impl Agent {
             starts: Semaphore::new(config.starts_in_flight.max(1)),
             quick: config.observe_every,
             usage_every: config.usage_every.filter(|_| runtime.capabilities().stats),
-            engine: EngineHealth::new(environment.clone()),
+            engine: RuntimeHealth::new(environment.clone()),
             environment: environment.clone(),
             runtime,
         });
@@ -162,7 +119,7 @@ impl Agent {
             seen: Revision::ZERO,
             stop_grace,
             attempts: HashMap::new(),
-            ended: Ended::default(),
+            ended: Tombstones::default(),
             running: JoinSet::new(),
             errands: JoinSet::new(),
             found: BTreeMap::new(),
@@ -181,7 +138,7 @@ impl Agent {
         if self.find_what_is_here().await.is_none() {
             return;
         }
-        let mut delay = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             let Some(registered) = self.register_unless_told_to_end().await else {
                 return self.leave().await;
@@ -190,7 +147,7 @@ impl Agent {
                 Ok(heartbeat_interval) => {
                     info!(node = %self.config.node.id, "registered");
                     self.state.send_replace(AgentState::Registered);
-                    delay = RETRY_MIN;
+                    backoff.reset();
                     match self.session(heartbeat_interval).await {
                         SessionEnd::Over => return,
                         SessionEnd::Closed => return self.leave().await,
@@ -217,7 +174,7 @@ impl Agent {
             };
             self.state.send_replace(why);
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
+                () = tokio::time::sleep(backoff.next_delay()) => {}
                 done = next_done(&mut self.running) => self.note_done(done),
                 _ = self.orders.next() => {
                     // Without the control side nothing can be reported; what runs is left to the next life.
@@ -225,7 +182,6 @@ impl Agent {
                     return;
                 }
             }
-            delay = (delay * 2).min(RETRY_MAX);
         }
     }
 
@@ -292,7 +248,7 @@ impl Agent {
 
     /// Asks the runtime until it answers; `None` when the agent is told to end meanwhile.
     async fn find_what_is_here(&mut self) -> Option<()> {
-        let mut delay = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             match self.shared.runtime.list().await {
                 Ok(found) => {
@@ -305,7 +261,7 @@ impl Agent {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(delay) => delay = (delay * 2).min(RETRY_MAX),
+                () = tokio::time::sleep(backoff.next_delay()) => {}
                 _ = self.orders.next() => return None,
             }
         }
@@ -586,18 +542,18 @@ async fn ask(
     after: Option<Cursor>,
     seen: Revision,
 ) -> Result<Assignments, LinkError> {
-    let mut delay = RETRY_MIN;
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
         let session = sessions.borrow().clone().ok_or(LinkError::NotRegistered)?;
         match link.assignments(&session, after, seen).await {
             Err(LinkError::Unavailable(why)) => {
+                let delay = backoff.next_delay();
                 // The node looks well by its heartbeats, and gets nothing.
                 match (RETRY_MAX / 2..RETRY_MAX).contains(&delay) {
                     true => warn!(%why, "still no answer about what this node should do; asking again"),
                     false => debug!(%why, "no answer; asking again"),
                 }
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_MAX);
             }
             other => return other,
         }

@@ -1,15 +1,15 @@
 //! What each node has to hear about: the ids of attempts that changed for it, in order, a bounded number of them. An agent
 //! that asks for more than is kept gets everything instead.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{HashMap, VecDeque};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::link::Cursor;
-use crate::model::{AttemptId, NodeId};
+use crate::{
+    engine::link::Cursor,
+    model::{AttemptId, NodeId},
+};
 
 #[derive(Debug)]
 pub(super) struct Mailboxes {
@@ -92,8 +92,8 @@ impl Mailboxes {
         Some((Cursor { epoch: cursor.epoch, position: posted }, changed))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Boxes> {
-        self.boxes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Boxes> {
+        self.boxes.lock()
     }
 }
 

@@ -4,8 +4,8 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::link::Seen;
 use crate::{
+    engine::link::Seen,
     model::{Namespace, NodeId, Timestamp},
     runtime::Usage,
     state::TaskRecord,

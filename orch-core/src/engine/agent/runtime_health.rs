@@ -1,11 +1,9 @@
-//! [`EngineHealth`]: whether the engine behind a runtime takes work, as an agent's calls find it. A node whose engine does not
+//! [`RuntimeHealth`]: whether the engine behind a runtime takes work, as an agent's calls find it. A node whose engine does not
 //! answer, or where starts keep failing, would otherwise attract work: it looks idle.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
@@ -17,7 +15,7 @@ use crate::{
 
 /// Clones are one.
 #[derive(Clone, Debug)]
-pub(super) struct EngineHealth(Arc<Inner>);
+pub(super) struct RuntimeHealth(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -39,7 +37,7 @@ struct State {
     paused: Option<String>,
 }
 
-impl EngineHealth {
+impl RuntimeHealth {
     pub(super) fn new(environment: Arc<dyn Environment>) -> Self {
         let (away, trouble) = (watch::Sender::new(None), watch::Sender::new(None));
         Self(Arc::new(Inner { environment, state: Mutex::default(), away, trouble }))
@@ -158,7 +156,7 @@ impl EngineHealth {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 
@@ -176,16 +174,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_stays_away_closes_the_node_until_it_answers() {
-        let health = EngineHealth::new(crate::environment::System::shared());
+        let health = RuntimeHealth::new(crate::environment::System::shared());
         let mut trouble = health.watch();
         health.note(&error(RuntimeErrorKind::Unavailable));
         assert_eq!(health.trouble(), None, "a moment is waited out");
-        tokio::time::sleep(EngineHealth::AWAY / 2).await;
+        tokio::time::sleep(RuntimeHealth::AWAY / 2).await;
         health.note(&Ok(()));
         health.note(&error(RuntimeErrorKind::Unavailable));
         let silent = Instant::now();
         trouble.wait_for(Option::is_some).await.unwrap();
-        assert_eq!(silent.elapsed(), EngineHealth::AWAY, "though no other call has failed");
+        assert_eq!(silent.elapsed(), RuntimeHealth::AWAY, "though no other call has failed");
         assert!(health.away().await.contains("does not answer"));
         health.note(&error(RuntimeErrorKind::NotFound));
         assert_eq!(health.trouble(), None, "it answers");
@@ -193,12 +191,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn starts_that_keep_failing_close_the_node_for_longer_each_time() {
-        let health = EngineHealth::new(crate::environment::System::shared());
-        for _ in 0..EngineHealth::FAILED_STARTS {
+        let health = RuntimeHealth::new(crate::environment::System::shared());
+        for _ in 0..RuntimeHealth::FAILED_STARTS {
             health.note_start(&error(RuntimeErrorKind::InvalidSpec));
         }
         assert_eq!(health.trouble(), None, "these are the tasks' own");
-        for _ in 0..EngineHealth::FAILED_STARTS {
+        for _ in 0..RuntimeHealth::FAILED_STARTS {
             assert_eq!(health.trouble(), None);
             health.note_start(&error(RuntimeErrorKind::NoSpace));
         }
@@ -207,7 +205,7 @@ mod tests {
             assert!(health.trouble().is_some());
             let paused = Instant::now();
             trouble.wait_for(Option::is_none).await.unwrap();
-            assert_eq!(paused.elapsed().as_secs(), (EngineHealth::PAUSE * factor).as_secs());
+            assert_eq!(paused.elapsed().as_secs(), (RuntimeHealth::PAUSE * factor).as_secs());
             health.note_start(&error(RuntimeErrorKind::NotFound));
         }
         trouble.wait_for(Option::is_none).await.unwrap();

@@ -6,21 +6,23 @@ mod source;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{oneshot, watch};
 
 use self::source::Source;
 use super::{
-    events::{Event, EventKind, Ring},
-    link::{Assignment, Assignments, Cursor, Seen},
+    event_log::EventLog,
+    events::{Event, EventKind},
     mailbox::Mailboxes,
     tasks::{Observed, TaskFilter, TaskView},
 };
 use crate::{
+    engine::link::{Assignment, Assignments, Cursor, Seen},
     model::{AttemptId, NodeId, TaskId, Timestamp},
     scheduler::NodeView,
     state::{Change, ClusterState, Publish, TaskRecord, TaskState, TaskTable},
@@ -55,7 +57,7 @@ struct Inner {
     /// In order of ids. A reader takes what it needs of them and looks at it without the lock.
     nodes: Vec<Arc<NodeView>>,
     waiters: HashMap<TaskId, Vec<oneshot::Sender<()>>>,
-    ring: Ring,
+    log: EventLog,
     stale: VecDeque<Stale>,
 }
 
@@ -82,7 +84,7 @@ impl View {
                 observed: HashMap::new(),
                 nodes: Vec::new(),
                 waiters: HashMap::new(),
-                ring: Ring::new(events_kept),
+                log: EventLog::new(events_kept),
                 stale: VecDeque::new(),
             }),
             events: watch::Sender::new(0),
@@ -198,16 +200,16 @@ impl View {
 
     /// Events after `number`, at most `max` of them, or the earliest number that is still kept.
     pub(super) fn events_after(&self, number: u64, max: usize) -> Result<Vec<Event>, u64> {
-        self.read().ring.after(number, max)
+        self.read().log.after(number, max)
     }
 
     /// The number of the last event at or before `revision`, or the earliest revision to go on from.
     pub(super) fn event_number(&self, revision: Revision) -> Result<u64, Revision> {
-        self.read().ring.number_at(revision)
+        self.read().log.number_at(revision)
     }
 
     pub(super) fn last_event(&self) -> u64 {
-        self.read().ring.last()
+        self.read().log.last()
     }
 
     /// Notes what `node` saw of an attempt, unless it does not hold that attempt. Says whether it was noted.
@@ -226,8 +228,8 @@ impl View {
         inner.recount(Some(shown), Some(now));
         if news {
             let revision = inner.revision;
-            inner.ring.push(revision, EventKind::Observed { attempt, seen: seen.clone() });
-            let last = inner.ring.last();
+            inner.log.push(revision, EventKind::Observed { attempt, seen: seen.clone() });
+            let last = inner.log.last();
             drop(inner);
             self.events.send_replace(last);
         }
@@ -287,11 +289,11 @@ impl View {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner.write()
     }
 
     fn take_in(&self, revision: Revision, changes: &[Change], state: &ClusterState) {
@@ -308,7 +310,7 @@ impl View {
                     inner.note_task(before.as_deref(), record);
                     let now = inner.shown(record);
                     inner.recount(shown, Some(now));
-                    inner.ring.push(revision, EventKind::Task(record.clone()));
+                    inner.log.push(revision, EventKind::Task(record.clone()));
                 }
                 Change::DeleteTask(id) => {
                     // Another member may have ended and forgotten it in one go.
@@ -317,16 +319,16 @@ impl View {
                     {
                         moved.push((node.clone(), attempt));
                     }
-                    inner.ring.push(revision, EventKind::TaskForgotten(*id));
+                    inner.log.push(revision, EventKind::TaskForgotten(*id));
                 }
                 Change::PutNode(record) => {
                     nodes_changed.insert(&record.spec.id);
-                    inner.ring.push(revision, EventKind::Node(record.clone()));
+                    inner.log.push(revision, EventKind::Node(record.clone()));
                 }
                 Change::DeleteNode(id) => {
                     nodes_changed.insert(id);
                     inner.by_node.remove(id);
-                    inner.ring.push(revision, EventKind::NodeRemoved(id.clone()));
+                    inner.log.push(revision, EventKind::NodeRemoved(id.clone()));
                 }
                 Change::PutSpec(_)
                 | Change::DeleteSpec(_)
@@ -339,7 +341,7 @@ impl View {
         for node in nodes_changed {
             inner.follow_node(node, state.node(node));
         }
-        let last = inner.ring.last();
+        let last = inner.log.last();
         drop(inner);
         self.mailboxes.post(moved);
         self.events.send_replace(last);
@@ -362,7 +364,7 @@ impl View {
             .iter()
             .map(|node| (node.id().clone(), state.tasks_of(node.id()).map(|task| task.id).collect()))
             .collect();
-        inner.ring.restart(revision);
+        inner.log.restart(revision);
         let Inner { tasks, observed, .. } = &mut *inner;
         observed.retain(|task, seen| {
             let current = tasks.get(*task).and_then(|task| task.current_attempt());
@@ -378,7 +380,7 @@ impl View {
         for id in finished {
             inner.wake(id);
         }
-        let last = inner.ring.last();
+        let last = inner.log.last();
         drop(inner);
         self.mailboxes.restart();
         self.events.send_replace(last);

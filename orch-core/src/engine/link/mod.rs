@@ -191,7 +191,7 @@ pub enum Seen {
 
 impl Seen {
     /// The same with its words cut to a bound; output has one of its own.
-    pub(super) fn clipped(mut self) -> Self {
+    pub(in crate::engine) fn clipped(mut self) -> Self {
         if let Self::Progress(words) | Self::Running { handle: words, .. } = &mut self {
             clip_words(words);
         }
@@ -200,7 +200,7 @@ impl Seen {
 }
 
 /// Bytes in JSON: as text where they are UTF-8, as numbers otherwise. Output is text nearly always.
-pub(super) mod text_bytes {
+pub(in crate::engine) mod text_bytes {
     use bytes::Bytes;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -211,14 +211,17 @@ pub(super) mod text_bytes {
         Raw(Vec<u8>),
     }
 
-    pub(in super::super) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::engine) fn serialize<S: Serializer>(
+        data: &Bytes,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(data) {
             Ok(text) => serializer.serialize_str(text),
             Err(_) => serializer.collect_seq(data.iter()),
         }
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::engine) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Bytes, D::Error> {
         Ok(match Form::deserialize(deserializer)? {
