@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// The longest wait, however slow the disk or the server has just been: far below what a sync takes on most.
 const LONGEST: Duration = Duration::from_millis(1);
 
-/// The last group. Who was answered together is likely to ask together again, so as many are expected as it
-/// had.
+/// Size and duration of the last group. Callers whose commits were completed together are likely to commit
+/// together again, so as many are expected as it had.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CommitWindow {
     size: usize,
@@ -15,8 +15,8 @@ pub(crate) struct CommitWindow {
 }
 
 impl CommitWindow {
-    /// A group of so many that began then and is done now.
-    pub(crate) fn done(size: usize, begun: Instant) -> Self {
+    /// Window after a group of so many that began then and is done now.
+    pub(crate) fn after(size: usize, begun: Instant) -> Self {
         Self { size, took: begun.elapsed() }
     }
 
@@ -25,7 +25,7 @@ impl CommitWindow {
         self.size > size
     }
 
-    /// Until when they are waited for: a quarter of what the last group took.
+    /// End of the window that opens now: after a quarter of what the last group took.
     pub(crate) fn deadline(self) -> Instant {
         Instant::now() + (self.took / 4).min(LONGEST)
     }

@@ -1,11 +1,14 @@
-//! Answers to those who wait for one group. All are there before the first of them is woken: who waits for
-//! several is woken once, and a writer that answers a hundred does not switch to each of them in between.
+//! Completions of the commits of one group. All are there before the first receiver is woken: a task that
+//! waits for several is woken once, and a writer that completes a hundred does not switch to each of them in
+//! between.
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
+
+use parking_lot::Mutex;
 
 /// Sender and receiver of one completion.
 pub(crate) fn completion<T>() -> (CompletionSender<T>, CompletionReceiver<T>) {
@@ -13,11 +16,11 @@ pub(crate) fn completion<T>() -> (CompletionSender<T>, CompletionReceiver<T>) {
     (CompletionSender(Arc::clone(&slot)), CompletionReceiver(slot))
 }
 
-/// Gives each its answer, and then wakes whoever waits.
-pub(crate) fn complete_all<T>(answers: impl IntoIterator<Item = (CompletionSender<T>, T)>) {
-    let wakers: Vec<_> = answers
+/// Completes each with its result, and then wakes the receivers.
+pub(crate) fn complete_all<T>(results: impl IntoIterator<Item = (CompletionSender<T>, T)>) {
+    let wakers: Vec<_> = results
         .into_iter()
-        .filter_map(|(sender, answer)| sender.0.resolve(State::Completed(answer)))
+        .filter_map(|(sender, result)| sender.0.resolve(State::Completed(result)))
         .collect();
     wakers.into_iter().for_each(Waker::wake);
 }
@@ -25,7 +28,7 @@ pub(crate) fn complete_all<T>(answers: impl IntoIterator<Item = (CompletionSende
 /// Completes once. Dropped before, it resolves the receiver to `None`.
 pub(crate) struct CompletionSender<T>(Arc<Slot<T>>);
 
-/// Resolves to the answer, or to `None` when there will be none. May be dropped at any time.
+/// Resolves to the result, or to `None` when the sender was dropped. May be dropped at any time.
 pub(crate) struct CompletionReceiver<T>(Arc<Slot<T>>);
 
 struct Slot<T>(Mutex<State<T>>);
@@ -40,7 +43,7 @@ enum State<T> {
 impl<T> Slot<T> {
     /// Changes nothing once resolved. Returns the waker of the receiver.
     fn resolve(&self, state: State<T>) -> Option<Waker> {
-        let mut current = self.lock();
+        let mut current = self.0.lock();
         match &mut *current {
             State::Pending(waker) => {
                 let waker = waker.take();
@@ -49,10 +52,6 @@ impl<T> Slot<T> {
             }
             State::Completed(_) | State::Dropped => None,
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,13 +65,13 @@ impl<T> Future for CompletionReceiver<T> {
     type Output = Option<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
-        let mut state = self.0.lock();
+        let mut state = self.0.0.lock();
         if let State::Pending(waker) = &mut *state {
             *waker = Some(context.waker().clone());
             return Poll::Pending;
         }
         match std::mem::replace(&mut *state, State::Dropped) {
-            State::Completed(answer) => Poll::Ready(Some(answer)),
+            State::Completed(result) => Poll::Ready(Some(result)),
             State::Pending(_) | State::Dropped => Poll::Ready(None),
         }
     }
@@ -84,35 +83,35 @@ mod tests {
 
     use super::*;
 
-    /// Waits for both, and counts the answers that are there when it is woken first.
+    /// Waits for both, and counts the results that are there when it is woken first.
     struct Both {
-        answers: Mutex<[CompletionReceiver<u8>; 2]>,
+        receivers: Mutex<[CompletionReceiver<u8>; 2]>,
         found: OnceLock<usize>,
     }
 
     impl Wake for Both {
         fn wake(self: Arc<Self>) {
             let mut context = Context::from_waker(Waker::noop());
-            let mut answers = self.answers.lock().expect("no test panicked");
-            let polls = answers.iter_mut().map(|answer| Pin::new(answer).poll(&mut context));
+            let mut receivers = self.receivers.lock();
+            let polls = receivers.iter_mut().map(|receiver| Pin::new(receiver).poll(&mut context));
             let _ = self.found.set(polls.filter(Poll::is_ready).count());
         }
     }
 
     #[test]
-    fn all_answers_are_there_before_anybody_is_woken() {
+    fn all_completions_are_there_before_anybody_is_woken() {
         let ((first, one), (second, two)) = (completion(), completion());
-        let both = Arc::new(Both { answers: Mutex::new([one, two]), found: OnceLock::new() });
+        let both = Arc::new(Both { receivers: Mutex::new([one, two]), found: OnceLock::new() });
         let waker = Waker::from(Arc::clone(&both));
-        for answer in both.answers.lock().unwrap().iter_mut() {
-            assert!(Pin::new(answer).poll(&mut Context::from_waker(&waker)).is_pending());
+        for receiver in both.receivers.lock().iter_mut() {
+            assert!(Pin::new(receiver).poll(&mut Context::from_waker(&waker)).is_pending());
         }
         complete_all([(first, 1), (second, 2)]);
         assert_eq!(both.found.get(), Some(&2), "the first to be woken must find both");
     }
 
     #[tokio::test]
-    async fn each_gets_its_answer_and_who_is_forgotten_hears_of_that() {
+    async fn each_gets_its_result_and_a_dropped_sender_resolves_its_receiver() {
         let ((first, one), (second, two), (third, three)) = (completion(), completion(), completion::<u8>());
         let waits = tokio::spawn(three);
         drop(two);

@@ -330,7 +330,7 @@ async fn processes_that_open_a_new_schema_at_once_make_it_once() {
 async fn a_schema_of_the_first_format_is_brought_up_to_date() {
     let config = fresh();
     let (client, schema) = (psql("public").await, &config.schema);
-    let first = include_str!("../src/postgres/sql/schema-1.sql");
+    let first = include_str!("../src/server_store/postgres/sql/schema-1.sql");
     let made = format!("CREATE SCHEMA {schema}; SET search_path TO {schema}; {first}");
     client.batch_execute(&made).await.unwrap();
     let old = "INSERT INTO records VALUES ('a', 'x', 1); INSERT INTO log VALUES (1, 'a', 'x'); UPDATE meta SET revision = 1";

@@ -1,11 +1,9 @@
 //! Those who wait for more output, by task, so that an append wakes nobody else.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{StreamExt as _, stream};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::OutputWatch;
@@ -32,7 +30,7 @@ impl Followers {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, watch::Sender<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

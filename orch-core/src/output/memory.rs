@@ -1,9 +1,6 @@
 //! Output in memory: what a process without durable state keeps.
 
-use std::{
-    num::NonZeroU32,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::num::NonZeroU32;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,6 +12,7 @@ use super::{
     index::{Chunk, Fresh, Index},
 };
 use crate::model::{TaskId, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
 
 /// [`OutputStore`] in memory. The end of the process forgets it.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ impl MemoryOutput {
     }
 
     fn lock(&self) -> MutexGuard<'_, Index<Bytes>> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.index.lock()
     }
 }
 

@@ -1,15 +1,10 @@
 //! The newest revisions in memory, and the watches that read them. For backends.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::VecDeque, fmt, num::NonZeroUsize, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::{Revision, StoreError, Watch, WatchBatch, Write};
@@ -35,6 +30,13 @@ pub struct HistoryBounds {
     pub revisions: NonZeroUsize,
     /// The most bytes of keys and values.
     pub bytes: usize,
+}
+
+impl Default for HistoryBounds {
+    /// 4,096 revisions and 32 MiB: enough for live watches of stores that keep older revisions elsewhere.
+    fn default() -> Self {
+        Self { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 }
+    }
 }
 
 /// Reads revisions that [`History`] no longer has, from a disk, say.
@@ -174,7 +176,7 @@ impl History {
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock()
     }
 }
 
@@ -222,7 +224,7 @@ impl Log {
 }
 
 fn bytes_of(writes: &[Write]) -> usize {
-    writes.iter().map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
+    writes.iter().map(Write::size_bytes).sum()
 }
 
 /// One watch: where it is, and the few batches that it has read ahead (at most [`CHUNK`]).

@@ -1,11 +1,6 @@
 //! Records in the memory of this process: the default of a host program, and the measure for other backends.
 
-use std::{
-    collections::BTreeMap,
-    num::NonZeroUsize,
-    ops::Bound,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
+use std::{collections::BTreeMap, num::NonZeroUsize, ops::Bound, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +9,7 @@ use super::{
     CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Revision, StateStore,
     StoreCapabilities, StoreError, Txn, Watch, Write,
 };
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Bounds of a [`MemoryStore`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +69,7 @@ impl MemoryStore {
 
     /// Makes writes that were decided elsewhere.
     pub(super) fn apply(&self, writes: Vec<Write>) -> Revision {
-        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.records.write();
         self.write_down(&mut records, Txn::of(writes))
     }
 
@@ -102,12 +98,12 @@ impl MemoryStore {
     }
 
     fn read(&self) -> Result<RwLockReadGuard<'_, Records>, StoreError> {
-        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        let records = self.records.read();
         if records.closed { Err(StoreError::Closed) } else { Ok(records) }
     }
 
     fn write(&self) -> Result<RwLockWriteGuard<'_, Records>, StoreError> {
-        let records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        let records = self.records.write();
         if records.closed { Err(StoreError::Closed) } else { Ok(records) }
     }
 }
@@ -180,7 +176,7 @@ impl StateStore for MemoryStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.records.write();
         records.closed = true;
         records.by_key.clear();
         self.history.close();

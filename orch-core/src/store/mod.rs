@@ -210,6 +210,12 @@ impl Txn {
         Ok(())
     }
 
+    /// Bytes of the keys and values that it writes.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.writes.iter().map(Write::size_bytes).sum()
+    }
+
     /// Net effect of the writes: one value (or none, for a delete) a key, the last one named.
     #[must_use]
     pub fn into_net_writes(self) -> BTreeMap<Key, Option<Bytes>> {
@@ -265,6 +271,12 @@ impl Write {
     #[must_use]
     pub fn delete(key: Key) -> Self {
         Self { key, value: None }
+    }
+
+    /// Bytes of its key and its value.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.key.as_str().len() + self.value.as_ref().map_or(0, Bytes::len)
     }
 }
 

@@ -4,7 +4,7 @@
 mod command;
 mod machine;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -17,6 +17,7 @@ use super::{
     Watch,
 };
 use crate::consensus::{Consensus, ConsensusError};
+use parking_lot::RwLock;
 
 /// A linearizable store over a consensus: transactions are commands, every member keeps all records in memory
 /// and answers reads from there after a read barrier. Reads therefore cost what the consensus' barrier costs.
@@ -38,7 +39,7 @@ impl ReplicatedStore {
     }
 
     fn view(&self) -> Arc<MemoryStore> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view.read().clone()
     }
 
     /// The records with everything that was committed before the call.

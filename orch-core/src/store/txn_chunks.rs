@@ -1,7 +1,5 @@
 //! Writes in transactions that a store takes.
 
-use bytes::Bytes;
-
 use super::{StoreCapabilities, Txn, Write};
 
 /// Writes as transactions that the store accepts, in their order. No store declares the size of an entire
@@ -10,7 +8,7 @@ pub(crate) fn chunked_txns(limits: &StoreCapabilities, writes: Vec<Write>) -> Ve
     let StoreCapabilities { max_txn_writes, max_value_bytes, .. } = *limits;
     let (mut all, mut last, mut bytes) = (Vec::new(), Vec::new(), 0);
     for write in writes {
-        let size = write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len);
+        let size = write.size_bytes();
         if !last.is_empty() && (last.len() >= max_txn_writes || bytes + size > max_value_bytes) {
             all.push(Txn::of(std::mem::take(&mut last)));
             bytes = 0;

@@ -274,7 +274,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
     let removed = fs::remove_file(&beside);
     written.and(removed).map_err(failed)?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    crate::file::sync_dir(dir).map_err(failed)
+    orch_base::files::sync_dir(dir).map_err(failed)
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
-//! Pieces against a store that fails as planned.
-
-use std::sync::{Mutex as StdMutex, PoisonError};
+//! Chunks against a store that fails as planned.
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
+use parking_lot::Mutex as SyncMutex;
 use proptest::{collection::vec, prelude::*};
 
 use super::{
@@ -30,21 +29,21 @@ enum Fault {
 #[derive(Debug)]
 struct Faulty {
     inner: MemoryStore,
-    plan: StdMutex<VecDeque<Fault>>,
+    plan: SyncMutex<VecDeque<Fault>>,
 }
 
 impl Faulty {
     fn new(max_value_bytes: usize, max_txn_writes: usize) -> Arc<Self> {
         let config = MemoryStoreConfig { max_value_bytes, max_txn_writes, ..MemoryStoreConfig::default() };
-        Arc::new(Self { inner: MemoryStore::new(config), plan: StdMutex::default() })
+        Arc::new(Self { inner: MemoryStore::new(config), plan: SyncMutex::default() })
     }
 
     fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
-        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = faults.into_iter().collect();
+        *self.plan.lock() = faults.into_iter().collect();
     }
 
     fn fault(&self) -> Fault {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner).pop_front().unwrap_or(Fault::None)
+        self.plan.lock().pop_front().unwrap_or(Fault::None)
     }
 }
 

@@ -1,9 +1,6 @@
 //! Records as a replicated state machine.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
@@ -14,6 +11,7 @@ use crate::{
     model::Timestamp,
     store::{Key, MemoryStore, Revision, Write},
 };
+use parking_lot::RwLock;
 
 /// Key of the latest transaction's number when the consensus keeps records.
 const HEAD: &str = "replicated-store/head";
@@ -59,10 +57,7 @@ impl KvMachine {
 
     fn show(&self) {
         let view = MemoryStore::restored(self.records.clone(), self.head);
-        let before = std::mem::replace(
-            &mut *self.view.write().unwrap_or_else(PoisonError::into_inner),
-            Arc::new(view),
-        );
+        let before = std::mem::replace(&mut *self.view.write(), Arc::new(view));
         before.supersede();
     }
 }
@@ -95,7 +90,7 @@ impl StateMachine for KvMachine {
 
     fn commit(&mut self, _: Revision) {
         self.undo.clear();
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let view = self.view.read().clone();
         for writes in self.tentative.drain(..) {
             view.apply(writes);
         }

@@ -15,7 +15,7 @@ use crate::{
         segment::{Segment, entry_bytes},
         tables::SegmentKey,
     },
-    file::File,
+    file_store::redb_file::RedbFile,
 };
 
 /// The last revision of a group to the changes of all its revisions.
@@ -158,7 +158,11 @@ impl LogBounds {
 }
 
 /// The revisions after `after`, at most `limit`, at least one.
-pub(super) fn read_log(file: &File, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+pub(super) fn read_log(
+    file: &RedbFile,
+    after: Revision,
+    limit: usize,
+) -> Result<Vec<WatchBatch>, StoreError> {
     let found = file.read(|database| read(database, after, limit))?;
     found.map_err(|oldest| StoreError::Compacted { oldest })
 }

@@ -8,16 +8,7 @@ mod network;
 mod tests;
 mod writer;
 
-use std::{
-    num::NonZeroUsize,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-    time::Instant,
-};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,7 +20,6 @@ use orch_core::{
     transport::{Channel, PeerId, Transport},
 };
 use redb::Database;
-use tokio::sync::{Semaphore, oneshot};
 
 pub use self::config::CrdtStoreConfig;
 use self::{
@@ -44,21 +34,21 @@ use super::{
     replica::{Decision, DecisionError, OpenError, Prepared, ReadLevel, Refusal, Replica, Status, confirmed},
     segment::{SEGMENT_ENTRIES_MAX, VALUE_BYTES_MAX},
 };
-use crate::file::{
-    File, blocking, bytes_of,
-    error::{self, Cause},
-    guarded, prepare_dir, queue_permits, sync_dir,
+use crate::{
+    file_store::{
+        error::{corrupt, newer_format, opening},
+        open::{blocking, prepare_dir, prepare_file},
+        redb_file::{self, RedbFile, error::reading},
+        writer_thread::WriterThread,
+    },
+    permits::QueuePermits,
 };
 
-/// The backend's name in messages.
+/// Name of the backend in messages.
 const NAME: &str = "crdt";
 
 /// The file in the store's directory.
 const FILE: &str = "crdt.redb";
-
-/// Part of the log in memory, for live watches.
-const HISTORY: HistoryBounds =
-    HistoryBounds { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 };
 
 /// A [`StateStore`] that every member of a group has a copy of, and writes to without asking the others. What
 /// they write meets: for each key the last write wins, in all copies the same.
@@ -67,15 +57,13 @@ const HISTORY: HistoryBounds =
 /// Dropping it finishes what was accepted in the background; [`StateStore::close`] waits for that.
 #[derive(Debug)]
 pub struct CrdtStore {
-    file: Arc<File>,
+    writer: WriterThread<RedbFile, Job>,
     history: Arc<History>,
-    jobs: mpsc::Sender<Job>,
-    /// For transactions, and for messages.
-    permits: Arc<Semaphore>,
-    messages: Arc<Semaphore>,
-    /// Drops its end of `jobs` with the store.
+    /// Of transactions, and of messages.
+    permits: QueuePermits,
+    messages: QueuePermits,
+    /// Drops its sender of jobs with the store.
     network: Option<Network>,
-    closed: AtomicBool,
     author: PeerId,
     config: CrdtStoreConfig,
 }
@@ -115,9 +103,8 @@ impl CrdtStore {
             source: Arc::new(unfit),
         })?;
         let (mut store, outgoing) = Self::open_with_outgoing(config, key).await?;
-        let (jobs, permits, bytes) =
-            (store.jobs.clone(), Arc::clone(&store.messages), store.config.queue_bytes);
-        store.network = Some(network::connect(transport, channel, jobs, permits, bytes, outgoing));
+        let (jobs, permits) = (store.writer.jobs(), store.messages.clone());
+        store.network = Some(network::connect(transport, channel, jobs, permits, outgoing));
         Ok(store)
     }
 
@@ -127,13 +114,10 @@ impl CrdtStore {
     ) -> Result<(Self, Outgoing), StoreError> {
         blocking(move || {
             let path = config.dir.join(FILE);
-            let new = prepare_dir(&config.dir, &path).map_err(|error| error::opening(&path, error))?;
-            let database =
-                guarded(&path, || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path))?;
-            if new {
-                // Without this a power cut may take the file's name, and with it all that was synced into it.
-                sync_dir(&config.dir).map_err(|error| error::opening(&path, error))?;
-            }
+            let prepared = prepare_dir(&config.dir).and_then(|()| prepare_file(&path));
+            prepared.map_err(|error| opening(redb_file::NAME, &path, error))?;
+            let create = || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path);
+            let database = redb_file::open(&path, create)?;
             Self::start(config, key, &path, database)
         })
         .await
@@ -145,12 +129,12 @@ impl CrdtStore {
         path: &Path,
         database: Database,
     ) -> Result<(Self, Outgoing), StoreError> {
-        let found = disk::inspect(&database).map_err(|error| error::reading(path, error))?;
+        let found = disk::inspect(&database).map_err(|error| reading(path, error))?;
         if matches!(found, Found::Foreign) {
-            return Err(error::corrupt(path, "another program's tables are in it"));
+            return Err(corrupt(path, "another program's tables are in it"));
         }
         let author = key.author();
-        let file = File::new(path, database);
+        let file = RedbFile::new(path, database);
         let (replica, oldest) = file.write("opening", |database| {
             let transaction = database.begin_write()?;
             let mut tables = DiskTables::open(&transaction)?;
@@ -165,34 +149,28 @@ impl CrdtStore {
             Ok((replica, oldest))
         })?;
         let replica = replica.map_err(|error| match error {
-            OpenError::Newer { found, known } => error::newer_format(path, found.into(), known.into()),
+            OpenError::Newer { found, known } => newer_format(path, found, known),
             other => StoreError::Corrupt(format!("{}: {other}", path.display())),
         })?;
         let file = Arc::new(file);
-        let history = Arc::new(History::new(oldest, replica.revision(), HISTORY));
-        let (jobs, queue) = mpsc::channel();
+        let history = Arc::new(History::new(oldest, replica.revision(), HistoryBounds::default()));
         let (outgoing, to_send) = tokio::sync::mpsc::channel(config.queue_messages.max(1));
-        let keep = Keep { revisions: config.history_revisions.get(), bytes: config.history_bytes };
+        let queue = || QueuePermits::new(config.queue_bytes);
         let writer = Writer {
             replica,
             file: Arc::clone(&file),
             history: Arc::clone(&history),
-            jobs: queue,
             outgoing,
-            sending: Arc::new(Semaphore::new(queue_permits(config.queue_bytes))),
-            keep,
+            sending: queue(),
+            keep: Keep { revisions: config.history_revisions.get(), bytes: config.history_bytes },
             digest_interval: config.digest_interval,
             begun: Instant::now(),
             random: seed(),
         };
-        std::thread::Builder::new()
-            .name("orch-crdt-writer".into())
-            .spawn(move || writer.run())
-            .map_err(|error| error::opening(path, error))?;
-        let permits = Arc::new(Semaphore::new(queue_permits(config.queue_bytes)));
-        let messages = Arc::new(Semaphore::new(queue_permits(config.queue_bytes)));
-        let closed = AtomicBool::new(false);
-        Ok((Self { file, history, jobs, permits, messages, network: None, closed, author, config }, to_send))
+        let run = move |jobs| writer.run(&jobs);
+        let writer = WriterThread::spawn("orch-crdt-writer", file, Arc::clone(&history), run)?;
+        let (permits, messages) = (queue(), queue());
+        Ok((Self { writer, history, permits, messages, network: None, author, config }, to_send))
     }
 
     /// Our name: the public key.
@@ -225,10 +203,7 @@ impl CrdtStore {
         number: u64,
         decision: Decision,
     ) -> Result<Result<(), DecisionError>, StoreError> {
-        self.check_open()?;
-        let (sender, receiver) = oneshot::channel();
-        self.jobs.send(Job::Decide { number, decision, sender }).map_err(|_| self.writer_ended(false))?;
-        receiver.await.map_err(|_| self.writer_ended(true))
+        self.writer.call(true, |sender| Job::Decide { number, decision, sender }).await
     }
 
     /// Evidence against authors: each shows two headers that one of them signed for one position.
@@ -236,7 +211,7 @@ impl CrdtStore {
     /// # Errors
     /// [`StoreError`] when the store is closed or has failed.
     pub async fn evidence(&self) -> Result<Vec<Evidence>, StoreError> {
-        self.look(Replica::evidence).await
+        self.inspect(Replica::evidence).await
     }
 
     /// Current status.
@@ -244,21 +219,20 @@ impl CrdtStore {
     /// # Errors
     /// [`StoreError`] when the store is closed or has failed.
     pub async fn status(&self) -> Result<Status, StoreError> {
-        self.look(Replica::status).await
+        self.inspect(Replica::status).await
     }
 
-    async fn look<T: Send + 'static>(
+    async fn inspect<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Replica) -> T + Send + 'static,
+        inspect: impl FnOnce(&Replica) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.check_open()?;
-        let (sender, receiver) = oneshot::channel();
-        let job = Job::Look(Box::new(move |replica| {
-            // Whoever gave up waiting does not want it.
-            let _ = sender.send(look(replica));
-        }));
-        self.jobs.send(job).map_err(|_| self.writer_ended(false))?;
-        receiver.await.map_err(|_| self.writer_ended(false))
+        let job = |sender: tokio::sync::oneshot::Sender<T>| {
+            Job::Inspect(Box::new(move |replica| {
+                // A caller that gave up does not want it.
+                let _ = sender.send(inspect(replica));
+            }))
+        };
+        self.writer.call(false, job).await
     }
 
     /// Reads the view where that may block.
@@ -266,32 +240,7 @@ impl CrdtStore {
         &self,
         read: impl FnOnce(&DiskView) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.check_open()?;
-        let file = Arc::clone(&self.file);
-        blocking(move || file.read(|database| read(&DiskView::open(database)?))).await
-    }
-
-    fn check_open(&self) -> Result<(), StoreError> {
-        match self.file.failure() {
-            _ if self.closed.load(Ordering::Acquire) => Err(StoreError::Closed),
-            Some(_) => Err(self.file.closed_error()),
-            None => Ok(()),
-        }
-    }
-
-    /// Error when the writer has ended: it was closed before, or it failed.
-    fn writer_ended(&self, outcome_unknown: bool) -> StoreError {
-        if self.closed.load(Ordering::Acquire) {
-            return StoreError::Closed;
-        }
-        match self.file.failure() {
-            // What was on its way when the disk failed may be there.
-            Some(failure) if outcome_unknown => failure,
-            Some(_) => self.file.closed_error(),
-            None => {
-                error::backend("working", outcome_unknown, Cause::Writer { path: self.file.path().into() })
-            }
-        }
+        self.writer.read(move |file| file.read(|database| read(&DiskView::open(database)?))).await
     }
 }
 
@@ -320,47 +269,34 @@ impl StateStore for CrdtStore {
 
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         txn.check(&self.capabilities())?;
-        self.check_open()?;
-        let units = queue_permits(bytes_of(&txn)).min(queue_permits(self.config.queue_bytes));
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let permits =
-            Arc::clone(&self.permits).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        self.writer.check_open()?;
+        let permits = self.permits.acquire(txn.size_bytes()).await?;
         let txn = Prepared::hash_cooperatively(txn).await;
-        let (sender, receiver) = oneshot::channel();
-        self.jobs.send(Job::Commit { txn, sender, permits }).map_err(|_| self.writer_ended(false))?;
-        receiver.await.unwrap_or_else(|_| Err(self.writer_ended(true).into()))
+        self.writer.commit(|sender| Job::Commit { txn, sender, permits }).await
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.check_open()?;
-        self.history.watch(Some(Arc::new(Log(Arc::clone(&self.file)))), prefix, from)
+        self.writer.check_open()?;
+        self.history.watch(Some(Arc::new(Log(Arc::clone(self.writer.file())))), prefix, from)
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
-        self.check_open()?;
+        self.writer.check_open()?;
         Ok(self.history.head())
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.check_open()?;
-        let (sender, receiver) = oneshot::channel();
-        self.jobs.send(Job::Compact { before, sender }).map_err(|_| self.writer_ended(false))?;
-        receiver.await.map_err(|_| self.writer_ended(true))
+        self.writer.call(true, |sender| Job::Compact { before, sender }).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        self.closed.store(true, Ordering::Release);
-        let (sender, receiver) = oneshot::channel();
-        // Whoever closed before, or a failure, left nothing to do.
-        if self.jobs.send(Job::Close { sender }).is_ok() {
-            let _ = receiver.await;
-        }
+        self.writer.close(|sender| Job::Close { sender }).await;
         Ok(())
     }
 }
 
 /// The log on disk, for watches that begin in the past or fell behind.
-struct Log(Arc<File>);
+struct Log(Arc<RedbFile>);
 
 #[async_trait]
 impl HistorySource for Log {

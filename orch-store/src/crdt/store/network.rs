@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use orch_core::transport::{Channel, PeerId, Transport};
-use tokio::{sync::Semaphore, task::AbortHandle};
+use tokio::task::AbortHandle;
 
 use super::{Job, Outgoing};
-use crate::{crdt::segment::SEGMENT_BYTES_MAX, file::queue_permits};
+use crate::{crdt::segment::SEGMENT_BYTES_MAX, permits::QueuePermits};
 
 /// Most bytes of a message beside its segments.
 const FRAME_MAX: usize = 1024;
@@ -57,11 +57,10 @@ pub(super) fn connect(
     transport: Arc<dyn Transport>,
     channel: Channel,
     jobs: std::sync::mpsc::Sender<Job>,
-    permits: Arc<Semaphore>,
-    queue_bytes: usize,
+    permits: QueuePermits,
     outgoing: Outgoing,
 ) -> Network {
-    let incoming = tokio::spawn(carry_in(Arc::clone(&transport), jobs, permits, queue_bytes));
+    let incoming = tokio::spawn(carry_in(Arc::clone(&transport), jobs, permits));
     let network = Network(incoming.abort_handle());
     tokio::spawn(async move {
         carry_out(&*transport, channel, outgoing).await;
@@ -73,16 +72,9 @@ pub(super) fn connect(
 }
 
 /// Waits for permits before it takes the next message, so that a flood stays in the transport's queue.
-async fn carry_in(
-    transport: Arc<dyn Transport>,
-    jobs: std::sync::mpsc::Sender<Job>,
-    permits: Arc<Semaphore>,
-    queue_bytes: usize,
-) {
+async fn carry_in(transport: Arc<dyn Transport>, jobs: std::sync::mpsc::Sender<Job>, permits: QueuePermits) {
     while let Some(incoming) = transport.incoming().await {
-        let units = queue_permits(incoming.message.len()).min(queue_permits(queue_bytes));
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let Ok(permits) = Arc::clone(&permits).acquire_many_owned(units).await else { return };
+        let Ok(permits) = permits.acquire(incoming.message.len()).await else { return };
         if jobs.send(Job::Receive { from: incoming.from, message: incoming.message, permits }).is_err() {
             return;
         }

@@ -10,7 +10,7 @@ use crate::{
     crdt::{
         AuthorKey, Decision, Hash, MemoryTables, Message, Moment, Replica, ReplicaConfig, replica::Effect,
     },
-    file::sim_disk::{SimDisk, Step},
+    file_store::redb_file::sim_disk::{SimDisk, Step},
 };
 
 fn author(seed: u8) -> AuthorKey {
@@ -24,7 +24,8 @@ fn config() -> ReplicaConfig {
 
 fn open(disk: &SimDisk) -> Result<(CrdtStore, super::Outgoing), StoreError> {
     let path = Path::new("simulated.redb");
-    let database = crate::file::guarded(path, || redb::Builder::new().create_with_backend(disk.clone()))?;
+    let database =
+        crate::file_store::redb_file::open(path, || redb::Builder::new().create_with_backend(disk.clone()))?;
     CrdtStore::start(CrdtStoreConfig::new("simulated", config()), author(1), path, database)
 }
 
@@ -85,9 +86,9 @@ async fn nothing_acknowledged_or_sent_is_lost_by_a_crash_at_any_write() {
         let theirs = vec![put("theirs", &n), put("theirs-mirror", &n), put("shared", &n)];
         let message = peer.write(Txn::of(theirs));
         let mut watch = store.watch("theirs", revision).await.unwrap();
-        let permits = std::sync::Arc::clone(&store.messages).acquire_owned().await.unwrap();
+        let permits = store.messages.acquire(0).await.unwrap();
         let message = message.encode().into();
-        store.jobs.send(super::Job::Receive { from: author(2).author(), message, permits }).unwrap();
+        store.writer.jobs().send(super::Job::Receive { from: author(2).author(), message, permits }).unwrap();
         let seen = watch.next().await.unwrap().unwrap().revision;
         disk.change(|state| state.steps.push(Step::Acknowledged(seen)));
     }
@@ -183,9 +184,9 @@ async fn history_outlives_the_segments_that_a_decision_takes_back() {
     let mut seen = Vec::new();
     let mut head = None;
     for value in ["stays", "goes"] {
-        let permits = std::sync::Arc::clone(&store.messages).acquire_owned().await.unwrap();
+        let permits = store.messages.acquire(0).await.unwrap();
         let message = peer.write(Txn::of(vec![put("a", value), put("k", value)])).encode().into();
-        store.jobs.send(super::Job::Receive { from: author(2).author(), message, permits }).unwrap();
+        store.writer.jobs().send(super::Job::Receive { from: author(2).author(), message, permits }).unwrap();
         seen.push(live.next().await.unwrap().unwrap());
         let status = store.status().await.unwrap();
         let theirs = status.authors.into_iter().find(|known| known.id == author(2).author());

@@ -13,10 +13,10 @@ use std::{
 use bytes::Bytes;
 use orch_core::{
     model::Timestamp,
-    store::{CommitError, History, Revision, StoreError},
+    store::{CommitError, History, Revision},
     transport::PeerId,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc::Sender, oneshot};
 
 use super::{
     disk::DiskTables,
@@ -24,56 +24,39 @@ use super::{
     refused,
 };
 use crate::{
+    completion::{CompletionSender, complete_all},
     crdt::{
         applied::Applied,
         message::Message,
         replica::{Decision, DecisionError, Effect, Event, Moment, Prepared, Replica, TxnOutcome},
     },
-    file::{
-        File,
-        error::{self, Cause},
-        queue_permits,
-    },
+    file_store::{redb_file::RedbFile, status::StoreFile as _},
+    permits::QueuePermits,
 };
 
 /// Jobs of one group: enough to make the sync cheap, few enough to complete soon.
 const GROUP_MAX: usize = 8192;
 
+/// Sender of the outcome of a commit.
+type CommitSender = CompletionSender<Result<Revision, CommitError>>;
+
 /// Job of the writer. Each is completed once it is durable.
 pub(super) enum Job {
-    Commit {
-        txn: Prepared,
-        sender: oneshot::Sender<Result<Revision, CommitError>>,
-        permits: OwnedSemaphorePermit,
-    },
-    Receive {
-        from: PeerId,
-        message: Bytes,
-        permits: OwnedSemaphorePermit,
-    },
-    Decide {
-        number: u64,
-        decision: Decision,
-        sender: oneshot::Sender<Result<(), DecisionError>>,
-    },
-    Look(Box<dyn FnOnce(&Replica) + Send>),
-    Compact {
-        before: Revision,
-        sender: oneshot::Sender<()>,
-    },
-    Close {
-        sender: oneshot::Sender<()>,
-    },
+    Commit { txn: Prepared, sender: CommitSender, permits: OwnedSemaphorePermit },
+    Receive { from: PeerId, message: Bytes, permits: OwnedSemaphorePermit },
+    Decide { number: u64, decision: Decision, sender: oneshot::Sender<Result<(), DecisionError>> },
+    Inspect(Box<dyn FnOnce(&Replica) + Send>),
+    Compact { before: Revision, sender: oneshot::Sender<()> },
+    Close { sender: oneshot::Sender<()> },
 }
 
 pub(super) struct Writer {
     pub(super) replica: Replica,
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<RedbFile>,
     pub(super) history: Arc<History>,
-    pub(super) jobs: Receiver<Job>,
     /// Queue to the network, and its permits; messages beyond are dropped.
     pub(super) outgoing: Sender<Envelope>,
-    pub(super) sending: Arc<Semaphore>,
+    pub(super) sending: QueuePermits,
     pub(super) keep: Keep,
     pub(super) digest_interval: Duration,
     pub(super) begun: Instant,
@@ -82,10 +65,9 @@ pub(super) struct Writer {
 
 /// Completion to send once the group is on the disk.
 enum Reply {
-    Commit(oneshot::Sender<Result<Revision, CommitError>>, Result<Revision, CommitError>),
     Decide(oneshot::Sender<Result<(), DecisionError>>, Result<(), DecisionError>),
     Compact(oneshot::Sender<()>),
-    Look(Box<dyn FnOnce(&Replica) + Send>),
+    Inspect(Box<dyn FnOnce(&Replica) + Send>),
 }
 
 /// A message to a peer, with its queue permits until it is sent.
@@ -98,11 +80,12 @@ struct Group {
     jobs: VecDeque<Job>,
     /// Neighbours that will share segments, and who waits for them.
     txns: Vec<Prepared>,
-    committing: Vec<oneshot::Sender<Result<Revision, CommitError>>>,
+    committing: Vec<CommitSender>,
     deciding: Option<oneshot::Sender<Result<(), DecisionError>>>,
     applied: Vec<Applied>,
     events: Vec<Event>,
     sends: Vec<Envelope>,
+    commits: Vec<(CommitSender, Result<Revision, CommitError>)>,
     replies: Vec<Reply>,
     bounds: LogBounds,
     /// Released when the group is done.
@@ -111,11 +94,11 @@ struct Group {
 
 impl Writer {
     /// Works until the store closes, is dropped, or fails.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(mut self, queue: &Receiver<Job>) {
         let mut due = self.begun;
         loop {
             let wait = due.saturating_duration_since(Instant::now());
-            let first = match self.jobs.recv_timeout(wait) {
+            let first = match queue.recv_timeout(wait) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -126,7 +109,7 @@ impl Writer {
             }
             let mut jobs = VecDeque::from_iter(first);
             while jobs.len() < GROUP_MAX && !matches!(jobs.back(), Some(Job::Close { .. })) {
-                let Ok(job) = self.jobs.try_recv() else { break };
+                let Ok(job) = queue.try_recv() else { break };
                 jobs.push_back(job);
             }
             let close = match jobs.pop_back() {
@@ -181,7 +164,7 @@ impl Writer {
                     let decided = self.replica.decide(&mut tables, number, decision, &mut out)?;
                     group.replies.extend(group.deciding.take().map(|sender| Reply::Decide(sender, decided)));
                 }
-                Job::Look(look) => group.replies.push(Reply::Look(look)),
+                Job::Inspect(inspect) => group.replies.push(Reply::Inspect(inspect)),
                 Job::Compact { before, sender } => {
                     group.bounds = tables.forget(before, self.replica.revision())?;
                     group.replies.push(Reply::Compact(sender));
@@ -224,7 +207,7 @@ impl Writer {
                 TxnOutcome::Conflict(key) => Err(CommitError::Conflict { key }),
                 TxnOutcome::Refused(refusal) => Err(refused(refusal).into()),
             };
-            group.replies.push(Reply::Commit(sender, outcome));
+            group.commits.push((sender, outcome));
         }
         Ok(())
     }
@@ -238,8 +221,7 @@ impl Writer {
                 Effect::Event(event) => group.events.push(event),
                 Effect::Send(peer, message) => {
                     let message = Bytes::from(message.encode());
-                    let units = u32::try_from(queue_permits(message.len())).unwrap_or(u32::MAX);
-                    if let Ok(permits) = Arc::clone(&self.sending).try_acquire_many_owned(units) {
+                    if let Some(permits) = self.sending.try_acquire(message.len()) {
                         group.sends.push((peer, message, permits));
                     }
                 }
@@ -260,13 +242,13 @@ impl Writer {
         group.events.iter().for_each(log_event);
         // A completed commit must not show an older start of the log than there is.
         self.history.forget(group.bounds.oldest);
+        complete_all(group.commits);
         for reply in group.replies {
             // Whoever gave up waiting does not want it.
             match reply {
-                Reply::Commit(sender, result) => drop(sender.send(result)),
                 Reply::Decide(sender, result) => drop(sender.send(result)),
                 Reply::Compact(to) => drop(to.send(())),
-                Reply::Look(look) => look(&self.replica),
+                Reply::Inspect(inspect) => inspect(&self.replica),
             }
         }
     }
@@ -306,23 +288,6 @@ fn log_event(event: &Event) {
         Event::RepairFinished => tracing::info!("compared with enough members: nothing is missing"),
         Event::RolledBack { author, to } => {
             tracing::warn!(%author, position = to.position, "a decision took back what an author wrote");
-        }
-    }
-}
-
-/// However the thread ends, the file is let go of and no watch waits for ever.
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.file.fail(error::backend("working", true, Cause::Writer { path: self.file.path().into() }));
-        }
-        self.file.release();
-        match self.file.closed_error() {
-            StoreError::Closed => self.history.close(),
-            failure => {
-                tracing::error!(path = %self.file.path().display(), %failure, "the store stopped");
-                self.history.fail(failure);
-            }
         }
     }
 }

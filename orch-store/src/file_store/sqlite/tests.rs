@@ -14,7 +14,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
     store.commit(put("kept", b"1".to_vec())).await.unwrap();
     let watch = store.watch("", orch_core::store::Revision::ZERO).await.unwrap();
-    store.core.limit_pages(64);
+    store.writer.file().limit_pages(64);
 
     let mut last = store.revision().await.unwrap();
     let failure = loop {

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     commit_window::CommitWindow,
     completion::{CompletionSender, complete_all},
-    log_follower::LogFollower,
+    retention::trim_to,
+    server_store::log_follower::LogFollower,
 };
 
 /// Transactions of one group: enough to make the sync cheap, few enough to complete soon.
@@ -60,7 +61,7 @@ impl Writer {
             let (group, plan) = self.gather(first, &mut next);
             let begin = Instant::now();
             let done = self.execute(&mut session, &plan).await;
-            self.last = CommitWindow::done(group.len(), begin);
+            self.last = CommitWindow::after(group.len(), begin);
             match done {
                 Ok(outcomes) => {
                     match plan.into_batches(&outcomes) {
@@ -126,11 +127,7 @@ impl Writer {
     /// Forgets the oldest revisions when there are an eighth more than wanted.
     async fn trim(&mut self, head: Option<Revision>) {
         let Some(head) = head else { return };
-        let keep = self.keep.get();
-        if head.0.saturating_sub(self.trimmed.0) <= keep + keep / 8 {
-            return;
-        }
-        let before = Revision(head.0 - keep);
+        let Some(before) = trim_to(self.trimmed, head, self.keep) else { return };
         match super::compact(&self.readers, before).await {
             Ok(()) => self.trimmed = before,
             Err(error) => tracing::warn!(%error, "the log could not be trimmed; it is tried again"),

@@ -37,7 +37,7 @@ mod writer;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -48,10 +48,8 @@ use orch_core::store::{
     CommitError, Durability, Entry, Key, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
     Watch, WatchBatch, Write,
 };
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
-};
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_postgres::{Error, Row};
 
 pub use self::config::{PostgresServer, PostgresStoreConfig};
@@ -62,12 +60,10 @@ use self::{
 };
 use crate::{
     completion::completion,
-    log_follower::{LogChunk, LogFollower, SharedLog},
+    permits::QueuePermits,
     prefix,
+    server_store::log_follower::{LogChunk, LogFollower, SharedLog},
 };
-
-/// The unit of [`PostgresStoreConfig::queue_bytes`].
-const PERMIT_BYTES: usize = 1024;
 
 /// Bytes of one transaction: they are one message to the server.
 const TXN_BYTES: usize = 128 << 20;
@@ -82,7 +78,7 @@ pub struct PostgresStore {
     follower: Arc<LogFollower>,
     /// Queue of the writer; taken when the store closes.
     jobs: Mutex<Option<mpsc::Sender<Commit>>>,
-    permits: Arc<Semaphore>,
+    permits: QueuePermits,
     writing: Mutex<Option<JoinHandle<()>>>,
     listening: JoinHandle<()>,
     closed: AtomicBool,
@@ -107,8 +103,8 @@ impl PostgresStore {
         drop(client);
         let readers = Arc::new(Readers::new(Arc::clone(&connector), config.readers));
         let follower = Arc::new(LogFollower::start(Arc::new(Log(Arc::clone(&readers)))).await?);
-        let permits = queue_permits(config.queue_bytes);
-        let (jobs, queue) = mpsc::channel(permits);
+        let permits = QueuePermits::new(config.queue_bytes);
+        let (jobs, queue) = mpsc::channel(permits.items_max());
         let writer = Writer {
             connector: Arc::clone(&connector),
             readers: Arc::clone(&readers),
@@ -122,7 +118,7 @@ impl PostgresStore {
             listening: tokio::spawn(listen(connector, Arc::clone(&follower), config.clone())),
             writing: Mutex::new(Some(tokio::spawn(writer.run()))),
             jobs: Mutex::new(Some(jobs)),
-            permits: Arc::new(Semaphore::new(permits)),
+            permits,
             closed: AtomicBool::new(false),
             readers,
             follower,
@@ -136,7 +132,7 @@ impl PostgresStore {
     }
 
     fn jobs(&self) -> Result<mpsc::Sender<Commit>, StoreError> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)
+        self.jobs.lock().clone().ok_or(StoreError::Closed)
     }
 }
 
@@ -183,16 +179,13 @@ impl StateStore for PostgresStore {
 
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         txn.check(&self.capabilities())?;
-        let bytes = bytes_of(&txn);
+        let bytes = txn.size_bytes();
         if bytes > TXN_BYTES {
             let what = "the writes of a transaction, in bytes,".into();
             return Err(StoreError::TooLarge { store: error::NAME, what, size: bytes, max: TXN_BYTES }.into());
         }
         let jobs = self.jobs()?;
-        let units = queue_permits(bytes).min(queue_permits(self.config.queue_bytes));
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let permits =
-            Arc::clone(&self.permits).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)?;
+        let permits = self.permits.acquire(bytes).await?;
         let (sender, receiver) = completion();
         jobs.send(Commit { txn, bytes, sender, _permits: permits }).await.map_err(|_| StoreError::Closed)?;
         drop(jobs);
@@ -224,8 +217,8 @@ impl StateStore for PostgresStore {
 
     async fn close(&self) -> Result<(), StoreError> {
         self.closed.store(true, Ordering::Release);
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.jobs.lock().take();
+        let writing = self.writing.lock().take();
         if let Some(writing) = writing {
             // It ends when the queue is empty.
             let _ = writing.await;
@@ -352,15 +345,6 @@ fn page_of(rows: &[Row]) -> Result<Page, StoreError> {
         }
     }
     Ok(page)
-}
-
-fn bytes_of(txn: &Txn) -> usize {
-    let writes = txn.writes.iter();
-    writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
-}
-
-fn queue_permits(bytes: usize) -> usize {
-    (bytes / PERMIT_BYTES + 1).min(Semaphore::MAX_PERMITS)
 }
 
 fn key_in(row: &Row, column: usize) -> Result<Key, StoreError> {

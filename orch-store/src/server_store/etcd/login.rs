@@ -1,8 +1,7 @@
 //! Logging in with a password: members give a token for it, which ends after a while and with a member's
 //! restart.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::{Mutex, MutexGuard};
 use tonic::{Status, metadata::AsciiMetadataValue, transport::Channel};
 
 use super::{EtcdLogin, call::Caller, wire};
@@ -50,6 +49,6 @@ impl Login {
     }
 
     fn current(&self) -> MutexGuard<'_, Option<AsciiMetadataValue>> {
-        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+        self.token.lock()
     }
 }

@@ -1,19 +1,21 @@
 //! The file: its tables, and what is read from and written to it. Everything here blocks.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::File,
-    path::{Path, PathBuf},
-    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
-};
+use std::{fmt, fs::File, path::Path};
 
 use bytes::Bytes;
-use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, Write};
+use orch_core::store::{Entry, Key, Page, Revision, StoreError, WatchBatch, Write};
+use parking_lot::{Condvar, Mutex};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params, types::Type};
 
-use super::error::{self, Cause};
-use crate::{commit_group::TxnOutcome, prefix};
+use super::{
+    super::{
+        engine::{Batch, Engine, LogBounds},
+        error::{corrupt, newer_format},
+        status::{FileStatus, StoreFile},
+    },
+    error,
+};
+use crate::prefix;
 
 /// Marks the file as one of ours: "orch" in ASCII.
 const APPLICATION: i64 = 0x6f72_6368;
@@ -26,26 +28,17 @@ const SCHEMA: &str = include_str!("schema.sql");
 /// Statements that a connection keeps prepared: all there are.
 const PREPARED: usize = 16;
 
-/// An open file. The connections are dropped when the store closes or fails, which lets go of the file.
-pub(super) struct Core {
-    path: PathBuf,
+/// Engine of [`SqliteStore`](super::SqliteStore): an open file. The connections are dropped when the store
+/// closes or fails, which releases the file.
+pub struct SqliteEngine {
+    status: FileStatus,
     writer: Mutex<Option<Connection>>,
     readers: Readers,
     /// Locked for as long as this is there.
     lock: Mutex<Option<File>>,
-    failure: OnceLock<StoreError>,
 }
 
-/// First and last revision of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LogBounds {
-    /// The earliest start of a watch.
-    pub(super) oldest: Revision,
-    /// The newest revision.
-    pub(super) head: Revision,
-}
-
-impl Core {
+impl SqliteEngine {
     /// Opens the file at `path`, which must exist (empty when it is new), for the holder of `lock`.
     pub(super) fn open(path: &Path, lock: File, readers: usize) -> Result<(Self, LogBounds), StoreError> {
         let failed = |error| error::database(path, error);
@@ -53,29 +46,54 @@ impl Core {
         writer.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         let bounds = match find(&writer).map_err(failed)? {
             Found::Format(FORMAT) => bounds_of(&writer).map_err(failed)?,
-            Found::Format(other) => return Err(error::newer_format(path, other, FORMAT)),
-            Found::Foreign => return Err(error::corrupt(path, "another program's tables are in it")),
+            Found::Format(other) => return Err(newer_format(path, other, FORMAT)),
+            Found::Foreign => return Err(corrupt(path, "another program's tables are in it")),
             Found::Nothing => {
                 create(&mut writer).map_err(failed)?;
-                LogBounds { oldest: Revision::ZERO, head: Revision::ZERO }
+                LogBounds::EMPTY
             }
         };
         let free: Result<Vec<_>, _> = (0..readers).map(|_| connect(path)).collect();
-        let core = Self {
-            path: path.into(),
+        let engine = Self {
+            status: FileStatus::new(error::NAME, path),
             writer: Mutex::new(Some(writer)),
             readers: Readers { state: Mutex::new(Some(free.map_err(failed)?)), freed: Condvar::new() },
             lock: Mutex::new(Some(lock)),
-            failure: OnceLock::new(),
         };
-        Ok((core, bounds))
+        Ok((engine, bounds))
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let reader = self.readers.take().ok_or_else(|| self.status.closed_error())?;
+        read(reader.connection()).map_err(|error| error::reading(self.status.path(), error))
+    }
+}
+
+impl fmt::Debug for SqliteEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteEngine").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl StoreFile for SqliteEngine {
+    fn status(&self) -> &FileStatus {
+        &self.status
     }
 
-    pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+    fn release(&self) {
+        self.readers.close();
+        // SQLite moves what is in its log into the file when the last connection goes.
+        self.writer.lock().take();
+        self.lock.lock().take();
+    }
+}
+
+impl Engine for SqliteEngine {
+    type Error = rusqlite::Error;
+
+    const NAME: &'static str = error::NAME;
+
+    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.read(|connection| {
             let mut query =
                 connection.prepare_cached("SELECT key, value, version FROM records WHERE key = ?")?;
@@ -83,7 +101,7 @@ impl Core {
         })
     }
 
-    pub(super) fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+    fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         const QUERY: &str = "SELECT key, value, version FROM records \
             WHERE key >= ?1 AND (?2 IS NULL OR key > ?2) AND (?3 IS NULL OR key < ?3) ORDER BY key LIMIT ?4";
         let (start, after) = match after.map(Key::as_str) {
@@ -104,12 +122,7 @@ impl Core {
         })
     }
 
-    /// The revisions after `after`, at most `limit`.
-    pub(super) fn read_revisions(
-        &self,
-        after: Revision,
-        limit: usize,
-    ) -> Result<Vec<WatchBatch>, StoreError> {
+    fn read_log(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let found = self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
             let LogBounds { oldest, head } = bounds_of(&snapshot)?;
@@ -134,91 +147,40 @@ impl Core {
         found.map_err(|oldest| StoreError::Compacted { oldest })
     }
 
-    /// Decides the transactions one after the other, each on what those before it left, and commits all that
-    /// were applied together. Trims the log to begin at `oldest` at the earliest.
-    pub(super) fn apply<'a>(
+    /// SQLite syncs each commit.
+    fn write(
         &self,
         bounds: LogBounds,
-        group: impl Iterator<Item = &'a mut Txn>,
-        oldest: impl FnOnce(Revision) -> Revision,
-    ) -> Result<(Vec<TxnOutcome>, LogBounds), StoreError> {
-        self.write("committing", |connection| {
+        _synced: bool,
+        work: impl FnOnce(&mut dyn Batch<Error = rusqlite::Error>) -> rusqlite::Result<LogBounds>,
+    ) -> Result<LogBounds, StoreError> {
+        let write = |connection: &mut Connection| {
             let transaction =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let mut statements = Statements::prepare(&transaction)?;
-            let mut head = bounds.head;
-            let mut outcomes = Vec::new();
-            for txn in group {
-                let outcome = statements.apply(head.next(), std::mem::take(txn))?;
-                if matches!(outcome, TxnOutcome::Applied(_)) {
-                    head = head.next();
-                }
-                outcomes.push(outcome);
-            }
-            let reached = LogBounds { oldest: oldest(head).clamp(bounds.oldest, head), head };
+            let mut batch = SqliteBatch::prepare(&transaction)?;
+            let reached = work(&mut batch)?;
+            drop(batch);
             if reached != bounds {
-                let mut trim = transaction.prepare_cached("DELETE FROM log WHERE revision <= ?")?;
                 if reached.oldest > bounds.oldest {
+                    let mut trim = transaction.prepare_cached("DELETE FROM log WHERE revision <= ?")?;
                     trim.execute([number(reached.oldest)])?;
                 }
                 let mut meta = transaction.prepare_cached("UPDATE meta SET revision = ?, oldest = ?")?;
                 meta.execute([number(reached.head), number(reached.oldest)])?;
             }
-            drop(statements);
             transaction.commit()?;
-            Ok((outcomes, reached))
-        })
-    }
-
-    /// Lets go of the file. Readers that are at it finish.
-    pub(super) fn release(&self) {
-        self.readers.close();
-        // SQLite moves what is in its log into the file when the last connection goes.
-        lock(&self.writer).take();
-        lock(&self.lock).take();
-    }
-
-    /// Error of every call after the file was released.
-    pub(super) fn closed_error(&self) -> StoreError {
-        match self.failure.get() {
-            None => StoreError::Closed,
-            Some(failure) => {
-                let cause = Cause::Stopped { path: self.path.clone(), source: failure.clone() };
-                error::backend("working", false, cause)
-            }
-        }
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let reader = self.readers.take().ok_or_else(|| self.closed_error())?;
-        read(reader.connection()).map_err(|error| error::reading(&self.path, error))
-    }
-
-    /// A failed write may or may not be on the disk, and what the operating system kept of it is unknown: the
-    /// store stops here, and only opening it again shows its state.
-    fn write<T>(
-        &self,
-        operation: &'static str,
-        write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
-        let result = write(lock(&self.writer).as_mut().ok_or_else(|| self.closed_error())?);
-        result.map_err(|source| {
-            let failure = error::backend(operation, true, Cause::Write { path: self.path.clone(), source });
+            Ok(reached)
+        };
+        let result = write(self.writer.lock().as_mut().ok_or_else(|| self.status.closed_error())?);
+        result.map_err(|source: rusqlite::Error| {
+            let failure = self.status.write_error("committing", source);
             self.fail(failure.clone());
             failure
         })
     }
 
-    /// Stops the store for good.
-    pub(super) fn fail(&self, failure: StoreError) {
-        self.failure.get_or_init(|| failure);
-        self.release();
-    }
-}
-
-impl fmt::Debug for Core {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("path", &self.path).finish_non_exhaustive()
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 }
 
@@ -236,14 +198,13 @@ struct Reader<'a> {
 
 impl Readers {
     fn take(&self) -> Option<Reader<'_>> {
-        let waiting = |state: &mut Option<Vec<_>>| state.as_ref().is_some_and(Vec::is_empty);
-        let mut state =
-            self.freed.wait_while(lock(&self.state), waiting).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
+        self.freed.wait_while(&mut state, |state| state.as_ref().is_some_and(Vec::is_empty));
         Some(Reader { connection: state.as_mut()?.pop(), from: self })
     }
 
     fn close(&self) {
-        lock(&self.state).take();
+        self.state.lock().take();
         self.freed.notify_all();
     }
 }
@@ -256,15 +217,11 @@ impl Reader<'_> {
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
-        if let (Some(free), Some(connection)) = (lock(&self.from.state).as_mut(), self.connection.take()) {
+        if let (Some(free), Some(connection)) = (self.from.state.lock().as_mut(), self.connection.take()) {
             free.push(connection);
             self.from.freed.notify_one();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -312,15 +269,15 @@ fn bounds_of(connection: &Connection) -> rusqlite::Result<LogBounds> {
     query.query_row([], |row| Ok(LogBounds { oldest: revision_of(row, 0)?, head: revision_of(row, 1)? }))
 }
 
-/// Prepared statements that decide and apply a commit group.
-struct Statements<'a> {
+/// Prepared statements of one transaction that writes.
+struct SqliteBatch<'a> {
     version: CachedStatement<'a>,
     put: CachedStatement<'a>,
     delete: CachedStatement<'a>,
     log: CachedStatement<'a>,
 }
 
-impl<'a> Statements<'a> {
+impl<'a> SqliteBatch<'a> {
     fn prepare(connection: &'a Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             version: connection.prepare_cached("SELECT version FROM records WHERE key = ?")?,
@@ -332,28 +289,29 @@ impl<'a> Statements<'a> {
             log: connection.prepare_cached("INSERT INTO log (revision, key, value) VALUES (?, ?, ?)")?,
         })
     }
+}
 
-    fn apply(&mut self, revision: Revision, txn: Txn) -> rusqlite::Result<TxnOutcome> {
-        for guard in &txn.guards {
-            let key = guard.key();
-            let stored = self.version.query_row([key.as_str()], |row| revision_of(row, 0)).optional()?;
-            if !guard.holds(stored) {
-                return Ok(TxnOutcome::Conflict(key.clone()));
-            }
+impl Batch for SqliteBatch<'_> {
+    type Error = rusqlite::Error;
+
+    fn version(&mut self, key: &Key) -> rusqlite::Result<Option<Revision>> {
+        self.version.query_row([key.as_str()], |row| revision_of(row, 0)).optional()
+    }
+
+    fn put(&mut self, key: &Key, value: &[u8], version: Revision) -> rusqlite::Result<()> {
+        self.put.execute(params![key.as_str(), value, number(version)])?;
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &Key) -> rusqlite::Result<bool> {
+        Ok(self.delete.execute([key.as_str()])? > 0)
+    }
+
+    fn append_log(&mut self, revision: Revision, writes: &[Write]) -> rusqlite::Result<()> {
+        for Write { key, value } in writes {
+            self.log.execute(params![number(revision), key.as_str(), value.as_deref()])?;
         }
-        let net: BTreeMap<_, _> = txn.into_net_writes();
-        let mut changes = Vec::with_capacity(net.len());
-        for (key, value) in net {
-            let changed = match &value {
-                Some(value) => self.put.execute(params![key.as_str(), &**value, number(revision)])? > 0,
-                None => self.delete.execute([key.as_str()])? > 0,
-            };
-            if changed {
-                self.log.execute(params![number(revision), key.as_str(), value.as_deref()])?;
-                changes.push(Write { key, value });
-            }
-        }
-        Ok(TxnOutcome::Applied(changes))
+        Ok(())
     }
 }
 
@@ -378,10 +336,10 @@ fn entry_of(row: &Row<'_>) -> rusqlite::Result<Entry> {
 }
 
 #[cfg(test)]
-impl Core {
+impl SqliteEngine {
     /// The disk is full once the file has this many pages.
     pub(super) fn limit_pages(&self, pages: i64) {
-        let writer = lock(&self.writer);
+        let writer = self.writer.lock();
         writer.as_ref().unwrap().pragma_update(None, "max_page_count", pages).unwrap();
     }
 }

@@ -1,18 +1,19 @@
 //! The file: its tables, and what is read from and written to it. Everything here blocks.
 
-use std::{collections::BTreeMap, ops::Bound, path::Path};
+use std::{ops::Bound, path::Path};
 
 use bytes::Bytes;
-use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, Write};
+use orch_core::store::{Entry, Key, Page, Revision, StoreError, WatchBatch, Write};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
 
-use super::codec;
-use crate::{
-    commit_group::TxnOutcome,
-    file::{
-        File,
-        error::{self, Cause},
+use super::{
+    super::{
+        engine::{Batch, Engine, LogBounds},
+        error::{Cause, backend, corrupt, newer_format},
+        redb_file::{NAME, RedbFile, error::reading},
+        status::{FileStatus, StoreFile},
     },
+    codec,
 };
 
 /// The newest format that this version reads, and the one it writes.
@@ -28,36 +29,43 @@ const META_FORMAT: &str = "format";
 const META_REVISION: &str = "revision";
 const META_OLDEST: &str = "oldest";
 
-/// The tables in an open file.
+/// Engine of [`RedbStore`](super::RedbStore): the tables in an open redb file.
 #[derive(Debug)]
-pub(super) struct Core {
-    pub(super) file: File,
+pub struct RedbEngine {
+    file: RedbFile,
 }
 
-/// First and last revision of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LogBounds {
-    /// The earliest start of a watch.
-    pub(super) oldest: Revision,
-    /// The newest revision.
-    pub(super) head: Revision,
-}
-
-impl Core {
+impl RedbEngine {
     /// Takes over a database that was just opened from `path`, new or not.
     pub(super) fn new(path: &Path, database: Database) -> Result<(Self, LogBounds), StoreError> {
-        let bounds = match read_bounds(&database).map_err(|error| error::reading(path, error))? {
-            Found::LogBounds(bounds) => bounds,
-            Found::Format(found) => return Err(error::newer_format(path, found, FORMAT)),
-            Found::Foreign => return Err(error::corrupt(path, "another program's tables are in it")),
+        let bounds = match read_bounds(&database).map_err(|error| reading(path, error))? {
+            Found::Bounds(bounds) => bounds,
+            Found::Format(found) => return Err(newer_format(path, found, FORMAT)),
+            Found::Foreign => return Err(corrupt(path, "another program's tables are in it")),
             Found::Nothing => create_tables(&database).map_err(|source| {
-                error::backend("opening", false, Cause::Write { path: path.into(), source })
+                backend(NAME, "opening", false, Cause::Write { path: path.into(), source: source.into() })
             })?,
         };
-        Ok((Self { file: File::new(path, database) }, bounds))
+        Ok((Self { file: RedbFile::new(path, database) }, bounds))
+    }
+}
+
+impl StoreFile for RedbEngine {
+    fn status(&self) -> &FileStatus {
+        self.file.status()
     }
 
-    pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+    fn release(&self) {
+        self.file.release();
+    }
+}
+
+impl Engine for RedbEngine {
+    type Error = redb::Error;
+
+    const NAME: &'static str = NAME;
+
+    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.file.read(|database| {
             let records = database.begin_read()?.open_table(RECORDS)?;
             let Some(found) = records.get(key.as_str())? else { return Ok(None) };
@@ -67,7 +75,7 @@ impl Core {
         })
     }
 
-    pub(super) fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+    fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         self.file.read(|database| {
             let transaction = database.begin_read()?;
             let records = transaction.open_table(RECORDS)?;
@@ -98,12 +106,7 @@ impl Core {
         })
     }
 
-    /// The revisions after `after`, at most `limit`.
-    pub(super) fn read_revisions(
-        &self,
-        after: Revision,
-        limit: usize,
-    ) -> Result<Vec<WatchBatch>, StoreError> {
+    fn read_log(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let found = self.file.read(|database| {
             let transaction = database.begin_read()?;
             let oldest = Revision(number(&transaction.open_table(META)?, META_OLDEST)?);
@@ -125,87 +128,74 @@ impl Core {
         found.map_err(|oldest| StoreError::Compacted { oldest })
     }
 
-    /// Decides the transactions one after the other, each on what those before it left, and commits all that
-    /// were applied together. Trims the log to begin at `oldest` at the earliest.
-    pub(super) fn apply<'a>(
+    fn write(
         &self,
         bounds: LogBounds,
-        group: impl Iterator<Item = &'a mut Txn>,
-        oldest: impl FnOnce(Revision) -> Revision,
-        durability: redb::Durability,
-    ) -> Result<(Vec<TxnOutcome>, LogBounds), StoreError> {
+        synced: bool,
+        work: impl FnOnce(&mut dyn Batch<Error = redb::Error>) -> Result<LogBounds, redb::Error>,
+    ) -> Result<LogBounds, StoreError> {
+        let durability = if synced { redb::Durability::Immediate } else { redb::Durability::None };
         self.file.write("committing", |database| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability).map_err(redb::Error::from)?;
-            let mut records = transaction.open_table(RECORDS)?;
-            let mut log = transaction.open_table(LOG)?;
-            let mut head = bounds.head;
-            let mut outcomes = Vec::new();
-            for txn in group {
-                let outcome = apply_one(&mut records, head.next(), std::mem::take(txn))?;
-                if let TxnOutcome::Applied(writes) = &outcome {
-                    head = head.next();
-                    log.insert(head.0, codec::encode(writes).as_slice())?;
-                }
-                outcomes.push(outcome);
-            }
-            let reached = LogBounds { oldest: oldest(head).clamp(bounds.oldest, head), head };
+            let (records, log) = (transaction.open_table(RECORDS)?, transaction.open_table(LOG)?);
+            let mut batch = RedbBatch { records, log };
+            let reached = work(&mut batch)?;
             if reached == bounds {
-                drop((records, log));
+                drop(batch);
                 transaction.abort()?;
-                return Ok((outcomes, reached));
+                return Ok(reached);
             }
             if reached.oldest > bounds.oldest {
-                log.retain_in(..=reached.oldest.0, |_, _| false)?;
+                batch.log.retain_in(..=reached.oldest.0, |_, _| false)?;
             }
             let mut meta = transaction.open_table(META)?;
             meta.insert(META_REVISION, reached.head.0)?;
             meta.insert(META_OLDEST, reached.oldest.0)?;
-            drop((records, log, meta));
+            drop((batch, meta));
             transaction.commit()?;
-            Ok((outcomes, reached))
+            Ok(reached)
         })
     }
 
-    /// Makes everything durable that was committed without being.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
+    fn sync(&self) -> Result<(), StoreError> {
         self.file.write("syncing", |database| Ok(database.begin_write()?.commit()?))
     }
 }
 
-fn apply_one(
-    records: &mut Table<'_, &str, (u64, &[u8])>,
-    revision: Revision,
-    txn: Txn,
-) -> Result<TxnOutcome, redb::Error> {
-    for guard in &txn.guards {
-        let stored = records.get(guard.key().as_str())?.map(|record| Revision(record.value().0));
-        if !guard.holds(stored) {
-            return Ok(TxnOutcome::Conflict(guard.key().clone()));
-        }
+/// The tables within one transaction that writes.
+struct RedbBatch<'txn> {
+    records: Table<'txn, &'static str, (u64, &'static [u8])>,
+    log: Table<'txn, u64, &'static [u8]>,
+}
+
+impl Batch for RedbBatch<'_> {
+    type Error = redb::Error;
+
+    fn version(&mut self, key: &Key) -> Result<Option<Revision>, redb::Error> {
+        Ok(self.records.get(key.as_str())?.map(|record| Revision(record.value().0)))
     }
-    let net: BTreeMap<_, _> = txn.into_net_writes();
-    let mut changes = Vec::with_capacity(net.len());
-    for (key, value) in net {
-        let changed = match &value {
-            Some(value) => {
-                records.insert(key.as_str(), (revision.0, &**value))?;
-                true
-            }
-            None => records.remove(key.as_str())?.is_some(),
-        };
-        if changed {
-            changes.push(Write { key, value });
-        }
+
+    fn put(&mut self, key: &Key, value: &[u8], version: Revision) -> Result<(), redb::Error> {
+        self.records.insert(key.as_str(), (version.0, value))?;
+        Ok(())
     }
-    Ok(TxnOutcome::Applied(changes))
+
+    fn delete(&mut self, key: &Key) -> Result<bool, redb::Error> {
+        Ok(self.records.remove(key.as_str())?.is_some())
+    }
+
+    fn append_log(&mut self, revision: Revision, writes: &[Write]) -> Result<(), redb::Error> {
+        self.log.insert(revision.0, codec::encode(writes).as_slice())?;
+        Ok(())
+    }
 }
 
 enum Found {
     Nothing,
     Foreign,
     Format(u64),
-    LogBounds(LogBounds),
+    Bounds(LogBounds),
 }
 
 fn read_bounds(database: &Database) -> Result<Found, redb::Error> {
@@ -219,7 +209,7 @@ fn read_bounds(database: &Database) -> Result<Found, redb::Error> {
         Err(_) => return Ok(Found::Foreign),
     };
     match number(&meta, META_FORMAT)? {
-        FORMAT => Ok(Found::LogBounds(LogBounds {
+        FORMAT => Ok(Found::Bounds(LogBounds {
             oldest: Revision(number(&meta, META_OLDEST)?),
             head: Revision(number(&meta, META_REVISION)?),
         })),
@@ -238,7 +228,7 @@ fn create_tables(database: &Database) -> Result<LogBounds, redb::Error> {
         meta.insert(META_OLDEST, 0)?;
     }
     transaction.commit()?;
-    Ok(LogBounds { oldest: Revision::ZERO, head: Revision::ZERO })
+    Ok(LogBounds::EMPTY)
 }
 
 fn number(meta: &impl ReadableTable<&'static str, u64>, name: &str) -> Result<u64, redb::Error> {

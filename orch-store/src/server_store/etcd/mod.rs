@@ -182,11 +182,7 @@ impl StateStore for EtcdStore {
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         txn.check(&self.capabilities())?;
         self.check_open()?;
-        let size = txn
-            .writes
-            .iter()
-            .map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len))
-            .sum();
+        let size = txn.size_bytes();
         if size > self.config.max_txn_bytes {
             let what = "the writes of a transaction, in bytes,".into();
             return Err(StoreError::TooLarge {

@@ -6,12 +6,13 @@ use futures_util::StreamExt;
 use orch_core::store::{CommitError, Key, Revision, StateStore, StoreError, Txn, Write};
 
 use super::{RedbStore, RedbStoreConfig};
-use crate::file::sim_disk::{SimDisk, State, Step};
+use crate::file_store::redb_file::sim_disk::{SimDisk, State, Step};
 
 fn open(disk: &SimDisk) -> Result<RedbStore, StoreError> {
     let path = Path::new("simulated.redb");
-    let database = crate::file::guarded(path, || redb::Builder::new().create_with_backend(disk.clone()))?;
-    RedbStore::start(RedbStoreConfig::new("simulated"), path, database)
+    let database =
+        crate::file_store::redb_file::open(path, || redb::Builder::new().create_with_backend(disk.clone()))?;
+    RedbStore::start_on(&RedbStoreConfig::new("simulated"), path, database)
 }
 
 fn put(key: &str, value: &str) -> Write {

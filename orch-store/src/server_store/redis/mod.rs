@@ -45,7 +45,6 @@ use orch_core::store::{
 };
 use redis::{RedisError, Script};
 use tokio::{
-    sync::Semaphore,
     task::JoinHandle,
     time::{Duration, Instant},
 };
@@ -56,12 +55,11 @@ use self::{
     error::Cause,
 };
 use crate::{
-    log_follower::{LogChunk, LogFollower, SharedLog},
+    permits::QueuePermits,
     prefix,
+    retention::trim_to,
+    server_store::log_follower::{LogChunk, LogFollower, SharedLog},
 };
-
-/// The unit of [`RedisStoreConfig::queue_bytes`].
-const PERMIT_BYTES: usize = 1024;
 
 /// Bytes of one transaction: they are one message to the server.
 const TXN_BYTES: usize = 128 << 20;
@@ -77,7 +75,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 pub struct RedisStore {
     server: Arc<Server>,
     follower: Arc<LogFollower>,
-    permits: Arc<Semaphore>,
+    permits: QueuePermits,
     listening: JoinHandle<()>,
     closed: AtomicBool,
     /// Revision to which this process trimmed the log last.
@@ -111,7 +109,7 @@ impl RedisStore {
             server,
             listening: tokio::spawn(listening),
             follower,
-            permits: Arc::new(Semaphore::new(queue_permits(config.queue_bytes))),
+            permits: QueuePermits::new(config.queue_bytes),
             closed: AtomicBool::new(false),
             trimmed: AtomicU64::new(0),
             durability,
@@ -125,14 +123,11 @@ impl RedisStore {
 
     /// Forgets the oldest revisions when there are an eighth more than wanted.
     async fn trim(&self, head: Revision) {
-        let (keep, trimmed) = (self.config.history_revisions.get(), self.trimmed.load(Ordering::Relaxed));
-        if head.0.saturating_sub(trimmed) <= keep + keep / 8 {
-            return;
-        }
-        let before = head.0 - keep;
-        let mine = self.trimmed.compare_exchange(trimmed, before, Ordering::Relaxed, Ordering::Relaxed);
+        let trimmed = self.trimmed.load(Ordering::Relaxed);
+        let Some(before) = trim_to(Revision(trimmed), head, self.config.history_revisions) else { return };
+        let mine = self.trimmed.compare_exchange(trimmed, before.0, Ordering::Relaxed, Ordering::Relaxed);
         if mine.is_ok()
-            && let Err(error) = self.server.compact(Revision(before)).await
+            && let Err(error) = self.server.compact(before).await
         {
             self.trimmed.store(trimmed, Ordering::Relaxed);
             tracing::warn!(%error, "the log could not be trimmed; it is tried again");
@@ -201,14 +196,12 @@ impl StateStore for RedisStore {
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         txn.check(&self.capabilities())?;
         self.check_open()?;
-        let size = bytes_of(&txn);
+        let size = txn.size_bytes();
         if size > TXN_BYTES {
             let what = "the writes of a transaction, in bytes,".into();
             return Err(StoreError::TooLarge { store: error::NAME, what, size, max: TXN_BYTES }.into());
         }
-        let units = queue_permits(size).min(queue_permits(self.config.queue_bytes));
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let _permits = self.permits.acquire_many(units).await.map_err(|_| StoreError::Closed)?;
+        let _permits = self.permits.acquire(size).await?;
         let Txn { guards, writes } = txn;
         let answer = self.server.commit(&guards, Txn::of(writes)).await?;
         match answer[..] {
@@ -487,13 +480,4 @@ fn revision_in(bytes: Option<&Bytes>) -> Result<Revision, StoreError> {
     let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
     let number = text.and_then(|text| text.parse().ok());
     number.map(Revision).ok_or_else(|| error::corrupt("a revision is not a number"))
-}
-
-fn bytes_of(txn: &Txn) -> usize {
-    let writes = txn.writes.iter();
-    writes.map(|write| write.key.as_str().len() + write.value.as_ref().map_or(0, Bytes::len)).sum()
-}
-
-fn queue_permits(bytes: usize) -> usize {
-    (bytes / PERMIT_BYTES + 1).min(Semaphore::MAX_PERMITS)
 }

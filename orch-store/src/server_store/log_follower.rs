@@ -1,21 +1,14 @@
 //! The newest revisions of a log that several processes append to, for watches.
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use orch_core::store::{History, HistoryBounds, HistorySource, Revision, StoreError, Watch, WatchBatch};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Revisions that are read at once.
 const CHUNK: usize = 256;
-
-/// Part of the log in memory, for live watches.
-const HISTORY: HistoryBounds =
-    HistoryBounds { revisions: const { NonZeroUsize::new(4096).expect("not zero") }, bytes: 32 << 20 };
 
 /// A log on a server.
 #[async_trait]
@@ -49,7 +42,7 @@ impl LogFollower {
     /// Begins at the end of the log.
     pub(crate) async fn start(log: Arc<dyn SharedLog>) -> Result<Self, StoreError> {
         let LogChunk { oldest, head, .. } = log.read(Revision::ZERO, 1).await?;
-        let history = Mutex::new(Arc::new(History::new(oldest, head, HISTORY)));
+        let history = Mutex::new(Arc::new(History::new(oldest, head, HistoryBounds::default())));
         Ok(Self { log, history, reading: tokio::sync::Mutex::default(), wake_up: Notify::new() })
     }
 
@@ -59,7 +52,7 @@ impl LogFollower {
         loop {
             let _ = tokio::time::timeout(interval, self.wake_up.notified()).await;
             // Each watch holds the history. With none there is nobody to read for.
-            if Arc::strong_count(&self.history.lock().unwrap_or_else(PoisonError::into_inner)) == 1 {
+            if Arc::strong_count(&self.history.lock()) == 1 {
                 continue;
             }
             if let Err(error) = self.catch_up().await {
@@ -126,7 +119,7 @@ impl LogFollower {
     /// newest revision then.
     fn append(&self, batches: Vec<WatchBatch>) -> Revision {
         // Held to the end: whoever reads the log and whoever commits may come at once.
-        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = self.history.lock();
         let mut next = history.head().next();
         history.extend(batches.into_iter().filter_map(|batch| {
             (batch.revision == next).then(|| {
@@ -137,12 +130,12 @@ impl LogFollower {
     }
 
     fn history(&self) -> Arc<History> {
-        Arc::clone(&self.history.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.history.lock())
     }
 
     fn begin_anew(&self, at: &LogChunk, end: StoreError) {
-        let fresh = Arc::new(History::new(at.oldest, at.head, HISTORY));
-        let old = std::mem::replace(&mut *self.history.lock().unwrap_or_else(PoisonError::into_inner), fresh);
+        let fresh = Arc::new(History::new(at.oldest, at.head, HistoryBounds::default()));
+        let old = std::mem::replace(&mut *self.history.lock(), fresh);
         old.fail(end);
     }
 }

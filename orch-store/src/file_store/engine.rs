@@ -1,0 +1,112 @@
+//! Storage engine of a file store.
+
+use std::collections::BTreeMap;
+
+use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, Write};
+
+use super::status::StoreFile;
+
+/// Tables of records and log in one file. Everything here blocks. Reads see what was committed, and neither
+/// wait for the writer nor hold it up.
+pub(super) trait Engine: StoreFile {
+    /// Error of the library below.
+    type Error;
+
+    /// Name of the backend in messages.
+    const NAME: &'static str;
+
+    /// The record of this key, if there is one.
+    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError>;
+
+    /// The next records whose keys begin with `prefix`, at most `limit`, as of one revision.
+    fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError>;
+
+    /// The revisions after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] when the log begins later.
+    fn read_log(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError>;
+
+    /// Runs `work` in one transaction on a log with these `bounds`, and commits it with the bounds that it
+    /// returns; the log is trimmed to them. Nothing is written when they are the same. With `synced` all of
+    /// it survives a power cut, otherwise after the next [`Engine::sync`].
+    fn write(
+        &self,
+        bounds: LogBounds,
+        synced: bool,
+        work: impl FnOnce(&mut dyn Batch<Error = Self::Error>) -> Result<LogBounds, Self::Error>,
+    ) -> Result<LogBounds, StoreError>;
+
+    /// Makes everything durable that was committed without being.
+    fn sync(&self) -> Result<(), StoreError>;
+}
+
+/// Write transaction of an engine. It sees its own writes.
+pub(super) trait Batch {
+    /// Error of the library below.
+    type Error;
+
+    /// Revision that wrote the record of this key, if there is one.
+    fn version(&mut self, key: &Key) -> Result<Option<Revision>, Self::Error>;
+
+    /// Writes the record of this key.
+    fn put(&mut self, key: &Key, value: &[u8], version: Revision) -> Result<(), Self::Error>;
+
+    /// Deletes the record; false when there was none.
+    fn delete(&mut self, key: &Key) -> Result<bool, Self::Error>;
+
+    /// Adds the next revision to the log.
+    fn append_log(&mut self, revision: Revision, writes: &[Write]) -> Result<(), Self::Error>;
+}
+
+/// First and last revision of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LogBounds {
+    /// The earliest start of a watch: the log holds exactly the revisions `oldest + 1 ..= head`.
+    pub(super) oldest: Revision,
+    /// The newest revision.
+    pub(super) head: Revision,
+}
+
+impl LogBounds {
+    /// Bounds of a new store.
+    pub(super) const EMPTY: Self = Self { oldest: Revision::ZERO, head: Revision::ZERO };
+}
+
+/// Outcome of one transaction of a commit group.
+pub(super) enum TxnOutcome {
+    /// Its changes, in byte order of keys.
+    Applied(Vec<Write>),
+    /// The key of a guard that did not hold.
+    Conflict(Key),
+}
+
+/// Decides a transaction on what those before it left, and applies it as `revision` if its guards hold.
+pub(super) fn apply<E>(
+    batch: &mut dyn Batch<Error = E>,
+    revision: Revision,
+    txn: Txn,
+) -> Result<TxnOutcome, E> {
+    for guard in &txn.guards {
+        let stored = batch.version(guard.key())?;
+        if !guard.holds(stored) {
+            return Ok(TxnOutcome::Conflict(guard.key().clone()));
+        }
+    }
+    let net: BTreeMap<_, _> = txn.into_net_writes();
+    let mut changes = Vec::with_capacity(net.len());
+    for (key, value) in net {
+        let changed = match &value {
+            Some(value) => {
+                batch.put(&key, value, revision)?;
+                true
+            }
+            None => batch.delete(&key)?,
+        };
+        if changed {
+            changes.push(Write { key, value });
+        }
+    }
+    batch.append_log(revision, &changes)?;
+    Ok(TxnOutcome::Applied(changes))
+}

@@ -1,0 +1,65 @@
+//! Errors of a store in a file. They name the file and the way out.
+
+use std::{
+    fmt::Display,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use orch_core::store::StoreError;
+
+/// Error of an engine.
+pub(crate) type EngineError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Cause of a [`StoreError::Backend`], with the file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cause {
+    #[error("{}: check that the directory exists, can be written by this user and has free space", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{}: the disk did not take the change; make sure that it works and has free space, then open the store again", path.display())]
+    Write { path: PathBuf, source: EngineError },
+    #[error("{}: cannot be read", path.display())]
+    Read { path: PathBuf, source: EngineError },
+    #[error("{}: the store stopped after a failure; open it again", path.display())]
+    Stopped { path: PathBuf, source: StoreError },
+    #[error("{}: the store's writer ended unexpectedly; open the store again", path.display())]
+    Writer { path: PathBuf },
+}
+
+/// An error of the backend `store`, from a cause that passes only when the store is opened again.
+pub(crate) fn backend(
+    store: &'static str,
+    operation: &'static str,
+    outcome_unknown: bool,
+    cause: impl std::error::Error + Send + Sync + 'static,
+) -> StoreError {
+    StoreError::Backend { store, operation, retryable: false, outcome_unknown, source: Arc::new(cause) }
+}
+
+pub(crate) fn opening(store: &'static str, path: &Path, source: io::Error) -> StoreError {
+    backend(store, "opening", false, Cause::Open { path: path.into(), source })
+}
+
+pub(crate) fn locked(path: &Path) -> StoreError {
+    StoreError::Locked(format!(
+        "{} is in use: another manager holds this store; stop it or choose another directory",
+        path.display()
+    ))
+}
+
+/// Error of a file whose content makes no sense. Nothing is ever deleted.
+pub(crate) fn corrupt(path: &Path, reason: impl Display) -> StoreError {
+    StoreError::Corrupt(format!(
+        "{} is damaged or not a store of orch ({reason}); it was left as it is: restore it from a backup, or move it \
+         away to begin with an empty store",
+        path.display()
+    ))
+}
+
+pub(crate) fn newer_format(path: &Path, found: impl Display, known: impl Display) -> StoreError {
+    StoreError::Corrupt(format!(
+        "{} was written by a newer version (format {found}, this version reads up to {known}); use that version",
+        path.display()
+    ))
+}

@@ -1,0 +1,91 @@
+//! Records in one file of this machine that people can look into: `sqlite3 orch.sqlite 'select * from
+//! readable'`, also while the store is open. Looking is free; changing records by hand goes past the
+//! revisions and the log, so that no watch would show it.
+//!
+//! | table | holds |
+//! |---|---|
+//! | `records` | key, value, and the revision that wrote it |
+//! | `log` | what each of the newest revisions changed, for watches |
+//! | `meta` | the newest revision, and where the log begins |
+//! | `readable` | a view of the records as text |
+//!
+//! The file is in WAL mode and synced before each acknowledgement (`synchronous=FULL`), so that acknowledged
+//! commits survive a power cut. Commits that wait together share one sync. One process at a time writes: it
+//! holds a lock on `orch.lock` beside the file, and a second one is answered [`StoreError::Locked`]. The
+//! directory has to be on a disk of this machine.
+//!
+//! A commit that fails on the disk is reported with [`StoreError::outcome_unknown`], and the store stops
+//! there: it answers every further call with the failure, and opening it again shows what is on the disk.
+
+mod config;
+mod engine;
+mod error;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+};
+
+use orch_base::files::private;
+use orch_core::store::{Durability, StoreCapabilities, StoreError};
+
+pub use self::{config::SqliteStoreConfig, engine::SqliteEngine};
+use super::{
+    FileStore,
+    engine::Engine as _,
+    error::{locked, opening},
+    open::{blocking, prepare_dir, prepare_file},
+    store::{Settings, start},
+};
+
+/// The file in the store's directory, and the one that its writer locks.
+const FILE: &str = "orch.sqlite";
+const LOCK: &str = "orch.lock";
+
+/// A durable [`StateStore`](orch_core::store::StateStore) in one SQLite file, for one process.
+pub type SqliteStore = FileStore<SqliteEngine>;
+
+impl FileStore<SqliteEngine> {
+    /// Opens the store in the configured directory, making what is missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`] when the file cannot be
+    /// understood (or comes from a newer version), [`StoreError::Backend`] when the directory cannot be used.
+    /// The file is left as it is then.
+    pub async fn open(config: SqliteStoreConfig) -> Result<Self, StoreError> {
+        blocking(move || {
+            let path = config.dir.join(FILE);
+            let failed = |error| opening(SqliteEngine::NAME, &path, error);
+            prepare_dir(&config.dir).map_err(failed)?;
+            let lock = lock(&config.dir, &path)?;
+            // SQLite makes the files beside it with the same rights.
+            prepare_file(&path).map_err(failed)?;
+            let (engine, bounds) = SqliteEngine::open(&path, lock, config.readers.get())?;
+            let capabilities = StoreCapabilities {
+                name: SqliteEngine::NAME,
+                compare_and_swap: true,
+                shared: false,
+                durability: Durability::Sync,
+                max_value_bytes: config.max_value_bytes,
+                max_txn_writes: config.max_txn_writes,
+            };
+            let (history_revisions, queue_bytes) = (config.history_revisions, config.queue_bytes);
+            let settings = Settings { capabilities, history_revisions, queue_bytes, sync_interval: None };
+            start(engine, bounds, settings)
+        })
+        .await
+    }
+}
+
+/// Takes the lock of the one process that writes.
+fn lock(dir: &Path, file: &Path) -> Result<File, StoreError> {
+    let failed = |error| opening(SqliteEngine::NAME, file, error);
+    let lock = private().write(true).create(true).truncate(false).open(dir.join(LOCK)).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(locked(file)),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}

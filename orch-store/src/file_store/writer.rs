@@ -1,0 +1,183 @@
+//! Group commit: the writer takes what is queued, commits it as one group with one sync, and completes it;
+//! while the disk works, the next group gathers by itself.
+
+use std::{
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::engine::{self, Engine, LogBounds, TxnOutcome};
+use crate::{
+    commit_window::CommitWindow,
+    completion::{CompletionSender, complete_all},
+    retention::trim_to,
+};
+
+/// Transactions of one group: enough to make the sync cheap, few enough to complete soon.
+const GROUP_MAX: usize = 2048;
+
+/// Job of the writer. Each is completed once it is as durable as it gets.
+pub(super) enum Job {
+    Commit(Commit),
+    Compact { before: Revision, sender: oneshot::Sender<Result<(), StoreError>> },
+    Close { sender: oneshot::Sender<Result<(), StoreError>> },
+}
+
+pub(super) struct Commit {
+    pub(super) txn: Txn,
+    pub(super) sender: CompletionSender<Result<Revision, CommitError>>,
+    /// Its part of the queue's bound.
+    pub(super) _permits: OwnedSemaphorePermit,
+}
+
+pub(super) struct Writer<E> {
+    pub(super) engine: Arc<E>,
+    pub(super) history: Arc<History>,
+    pub(super) bounds: LogBounds,
+    /// Revisions of the log that stay when it is trimmed.
+    pub(super) keep: NonZeroU64,
+    /// Time within which a commit has to be synced; `None` for before it is acknowledged.
+    pub(super) sync_interval: Option<Duration>,
+    /// Time at which the oldest unsynced commit must be on the disk.
+    pub(super) sync_due: Option<Instant>,
+    pub(super) window: CommitWindow,
+}
+
+impl<E: Engine> Writer<E> {
+    /// Works until the store closes, is dropped, or fails.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        let mut next = None;
+        while let Some(job) = next.take().or_else(|| self.wait(jobs)) {
+            let done = match job {
+                Job::Commit(first) => {
+                    let mut group = vec![first];
+                    next = self.gather(jobs, &mut group);
+                    let (size, begin) = (group.len(), Instant::now());
+                    let done = self.commit(group);
+                    self.window = CommitWindow::after(size, begin);
+                    done
+                }
+                Job::Compact { before, sender } => {
+                    let done = self.compact(before);
+                    let _ = sender.send(done.clone());
+                    done
+                }
+                Job::Close { sender } => {
+                    let done = self.sync();
+                    self.engine.release();
+                    let _ = sender.send(done);
+                    return;
+                }
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+        // Dropped without `close`: what was acknowledged is kept all the same.
+        let _ = self.sync();
+    }
+
+    /// The next job; `None` when there will be none or the store failed. Syncs when that is due.
+    fn wait(&mut self, jobs: &Receiver<Job>) -> Option<Job> {
+        loop {
+            let Some(due) = self.sync_due else { return jobs.recv().ok() };
+            match jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.sync().ok()?,
+            }
+        }
+    }
+
+    /// Adds the commits that are queued already, and those that are expected. Returns the job that came after
+    /// them, if another kind did.
+    fn gather(&self, jobs: &Receiver<Job>, group: &mut Vec<Commit>) -> Option<Job> {
+        let until = self.window.deadline();
+        while group.len() < GROUP_MAX {
+            let job = match self.window.expects_more_than(group.len()) {
+                true => jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+                false => jobs.try_recv().ok(),
+            };
+            match job? {
+                Job::Commit(commit) => group.push(commit),
+                other => return Some(other),
+            }
+        }
+        None
+    }
+
+    fn commit(&mut self, mut group: Vec<Commit>) -> Result<(), StoreError> {
+        let (bounds, keep) = (self.bounds, self.keep);
+        let mut outcomes = Vec::with_capacity(group.len());
+        let written = self.engine.write(bounds, self.sync_interval.is_none(), |batch| {
+            let mut head = bounds.head;
+            for commit in &mut group {
+                let outcome = engine::apply(batch, head.next(), std::mem::take(&mut commit.txn))?;
+                if matches!(outcome, TxnOutcome::Applied(_)) {
+                    head = head.next();
+                }
+                outcomes.push(outcome);
+            }
+            let oldest = trim_to(bounds.oldest, head, keep).unwrap_or(bounds.oldest);
+            Ok(LogBounds { oldest, head })
+        });
+        match written {
+            Ok(reached) => {
+                self.reach(reached);
+                self.publish(group, outcomes);
+                Ok(())
+            }
+            Err(error) => {
+                complete_all(group.into_iter().map(|commit| (commit.sender, Err(error.clone().into()))));
+                Err(error)
+            }
+        }
+    }
+
+    fn compact(&mut self, before: Revision) -> Result<(), StoreError> {
+        let bounds = self.bounds;
+        let oldest = before.clamp(bounds.oldest, bounds.head);
+        let synced = self.sync_interval.is_none();
+        let reached = self.engine.write(bounds, synced, |_| Ok(LogBounds { oldest, ..bounds }))?;
+        self.reach(reached);
+        self.history.forget(reached.oldest);
+        Ok(())
+    }
+
+    /// Shows watches what a group on the disk has changed, and completes its commits.
+    fn publish(&self, group: Vec<Commit>, outcomes: Vec<TxnOutcome>) {
+        let (mut head, mut changes) = (self.history.head(), Vec::new());
+        let result_of = |outcome| match outcome {
+            TxnOutcome::Applied(writes) => {
+                changes.push(writes);
+                head = head.next();
+                Ok(head)
+            }
+            TxnOutcome::Conflict(key) => Err(CommitError::Conflict { key }),
+        };
+        let senders = group.into_iter().map(|commit| commit.sender);
+        let completions: Vec<_> = senders.zip(outcomes.into_iter().map(result_of)).collect();
+        self.history.extend(changes);
+        // A completed commit must not show an older start of the log than there is.
+        self.history.forget(self.bounds.oldest);
+        complete_all(completions);
+    }
+
+    fn reach(&mut self, reached: LogBounds) {
+        if let (Some(interval), true) = (self.sync_interval, reached != self.bounds) {
+            self.sync_due.get_or_insert_with(|| Instant::now() + interval);
+        }
+        self.bounds = reached;
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        if self.sync_due.take().is_some() { self.engine.sync() } else { Ok(()) }
+    }
+}
