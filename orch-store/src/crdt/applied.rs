@@ -1,11 +1,9 @@
 //! Changes of a revision, and the segment from which they can be read again.
 
+use orch_base::codec::{Input, Malformed, put_list};
 use orch_core::store::{Revision, Write};
 
-use super::{
-    codec::{Input, Malformed, put_list},
-    tables::SegmentKey,
-};
+use super::tables::SegmentKey;
 
 /// Changes of a revision in the view, in byte order of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 
 use std::{
     fmt::Write as _,
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -13,6 +13,7 @@ use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
 };
+use orch_base::files;
 use zeroize::Zeroizing;
 
 use super::key::AuthorKey;
@@ -250,35 +251,17 @@ fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     Ok(text)
 }
 
-/// Writes to a file beside it and gives that the name, which fails when there is one.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
-    let failed = |source: io::Error| match source.kind() {
+    files::create(path, bytes).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.into()),
         _ => KeyFileError::Io { path: path.into(), source },
-    };
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.new", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let write = || {
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::hard_link(&beside, path)
-    };
-    let written = write();
-    // Left behind, it would be a second copy of the key.
-    let removed = fs::remove_file(&beside);
-    written.and(removed).map_err(failed)?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    orch_base::files::sync_dir(dir).map_err(failed)
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn dir_and(name: &str) -> (tempfile::TempDir, PathBuf) {

@@ -1,11 +1,12 @@
 //! Messages between replicas.
 
 use bytes::Bytes;
+use orch_base::codec::{Input, Malformed, put_bytes, put_list, put_short_text};
 use orch_core::{store::Key, transport::PeerId};
 
 use super::{
     clock::Stamp,
-    codec::{Input, Malformed, put_bytes, put_list, put_text},
+    codec::InputExt as _,
     merkle::Hash,
     segment::{Head, SignedHeader},
 };
@@ -306,7 +307,7 @@ fn read_items(input: &mut Input) -> Result<Vec<Item>, Malformed> {
 
 impl Item {
     fn put(&self, out: &mut Vec<u8>) {
-        put_text(self.key.as_str(), out);
+        put_short_text(self.key.as_str(), out);
         out.extend(self.author.as_bytes());
         out.extend(self.position.to_le_bytes());
         out.extend(self.stamp.0.to_le_bytes());
@@ -332,16 +333,16 @@ impl Range {
     }
 
     fn put(&self, out: &mut Vec<u8>) {
-        put_text(&self.from, out);
+        put_short_text(&self.from, out);
         out.push(u8::from(self.to.is_some()));
         if let Some(to) = &self.to {
-            put_text(to, out);
+            put_short_text(to, out);
         }
     }
 
     fn read(input: &mut Input) -> Result<Self, Malformed> {
-        let from = input.text(Key::MAX_LEN)?;
-        let to = input.flag()?.then(|| input.text(Key::MAX_LEN)).transpose()?;
+        let from = input.short_text(Key::MAX_LEN)?;
+        let to = input.flag()?.then(|| input.short_text(Key::MAX_LEN)).transpose()?;
         Ok(Self { from, to })
     }
 }

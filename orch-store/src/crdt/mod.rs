@@ -41,10 +41,12 @@ mod segment;
 mod store;
 mod tables;
 
+pub use orch_base::codec::Malformed;
+pub use orch_core::model::Moment;
+
 pub use self::{
     applied::Applied,
     clock::Stamp,
-    codec::Malformed,
     key::AuthorKey,
     key_file::{KeyFileError, Protection},
     merkle::Hash,
@@ -52,8 +54,8 @@ pub use self::{
     owned::Owned,
     record::Record,
     replica::{
-        AuthorStatus, Decision, DecisionError, Effect, Event, Moment, OpenError, Prepared, ReadLevel,
-        Refusal, Replica, ReplicaConfig, Status, TxnOutcome,
+        AuthorStatus, Decision, DecisionError, Effect, Event, OpenError, Prepared, ReadLevel, Refusal,
+        Replica, ReplicaConfig, Status, TxnOutcome,
     },
     segment::{Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SignedHeader, VALUE_BYTES_MAX},
     store::{CrdtStore, CrdtStoreConfig},

@@ -1,14 +1,10 @@
 //! Record of the view under a key: the last write, and those of other authors where they matter.
 
 use bytes::Bytes;
+use orch_base::codec::{Input, Malformed};
 use orch_core::store::Revision;
 
-use super::{
-    clock::Stamp,
-    codec::{Input, Malformed},
-    merkle::Hash,
-    tables::SegmentKey,
-};
+use super::{clock::Stamp, merkle::Hash, tables::SegmentKey};
 
 /// The latest write of one author to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

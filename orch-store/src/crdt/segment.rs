@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use orch_base::codec::{Input, Malformed, length, put_bytes, put_short_text};
 use orch_core::{
     store::{Key, Write},
     transport::PeerId,
@@ -10,7 +11,7 @@ use orch_core::{
 
 use super::{
     clock::Stamp,
-    codec::{Input, Malformed, length, put_text},
+    codec::InputExt as _,
     key::{AuthorKey, is_signed},
     merkle::{Hash, Tree, parent},
 };
@@ -378,9 +379,9 @@ impl Leaf {
 
 fn put_entry(Write { key, value }: &Write, out: &mut Vec<u8>) {
     out.push(if value.is_some() { TAG_PUT } else { TAG_DELETE });
-    put_text(key.as_str(), out);
+    put_short_text(key.as_str(), out);
     if let Some(value) = value {
-        super::codec::put_bytes(value, out);
+        put_bytes(value, out);
     }
 }
 

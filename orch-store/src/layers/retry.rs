@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream};
+use orch_base::backoff::Backoff;
 use orch_core::store::{Revision, StateStore, StoreError, Watch};
 
 use super::{Call, Failure, Layer, Layered};
@@ -44,11 +45,8 @@ pub fn retry(store: Arc<dyn StateStore>, policy: Retry) -> Arc<dyn StateStore> {
 }
 
 impl Retry {
-    fn wait_before(&self, retry: u32) -> Duration {
-        let doubled = self.first_wait.saturating_mul(1 << retry.saturating_sub(1).min(20));
-        let wait = doubled.min(self.longest_wait);
-        let random = RandomState::new().hash_one(retry) % 512;
-        wait - wait.mul_f64(f64::from(u32::try_from(random).unwrap_or(0)) / 1024.0)
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.first_wait, self.longest_wait)
     }
 
     fn tries_again(&self, error: &StoreError, done: u32) -> bool {
@@ -62,14 +60,14 @@ impl Layer for Retry {
         call: Call<'a>,
         run: impl Fn() -> BoxFuture<'a, Result<T, E>> + Send + Sync + 'a,
     ) -> Result<T, E> {
-        let mut done = 0;
+        let (mut done, mut backoff) = (0, self.backoff());
         loop {
             let answer = run().await;
             done += 1;
             match answer.as_ref().err().and_then(Failure::of_store) {
                 Some(error) if self.tries_again(error, done) => {
                     tracing::debug!(store = call.store, operation = call.operation.as_str(), done, %error, "trying again");
-                    tokio::time::sleep(self.wait_before(done)).await;
+                    pause(&mut backoff).await;
                 }
                 _ => return answer,
             }
@@ -84,6 +82,7 @@ impl Layer for Retry {
             after: from,
             watch,
             failures: 0,
+            backoff: self.backoff(),
         };
         let items = stream::unfold(Some(again), |again| async {
             let mut again = again?;
@@ -105,6 +104,7 @@ struct Again {
     watch: Watch,
     /// In a row, without a batch in between.
     failures: u32,
+    backoff: Backoff,
 }
 
 impl Again {
@@ -113,6 +113,7 @@ impl Again {
             let error = match self.watch.next().await? {
                 Ok(batch) => {
                     (self.after, self.failures) = (batch.revision, 0);
+                    self.backoff.reset();
                     return Some(Ok(batch));
                 }
                 Err(error) => error,
@@ -121,7 +122,7 @@ impl Again {
             if !self.policy.tries_again(&error, self.failures) {
                 return Some(Err(error));
             }
-            tokio::time::sleep(self.policy.wait_before(self.failures)).await;
+            pause(&mut self.backoff).await;
             self.watch = match self.store.watch(&self.prefix, self.after).await {
                 Ok(watch) => watch,
                 // Counted like a watch that broke at once.
@@ -129,4 +130,9 @@ impl Again {
             };
         }
     }
+}
+
+/// Waits for the next attempt.
+async fn pause(backoff: &mut Backoff) {
+    tokio::time::sleep(backoff.next_jittered(RandomState::new().hash_one(0))).await;
 }

@@ -8,3 +8,6 @@ mod log_follower;
 pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod retry;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod tls;

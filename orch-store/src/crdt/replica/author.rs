@@ -3,14 +3,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use orch_base::codec::{Input, Malformed};
 use orch_core::transport::PeerId;
 
-use crate::crdt::{
-    clock::Stamp,
-    codec::{Input, Malformed},
-    message::Evidence,
-    segment::Head,
-};
+use crate::crdt::{clock::Stamp, codec::InputExt as _, message::Evidence, segment::Head};
 
 /// Heads that are remembered, to compare with what others have.
 const RECENT_MAX: usize = 64;

@@ -6,11 +6,12 @@
 //! member has the delete and we have all that they had then.
 
 use bytes::Bytes;
+use orch_base::codec::{Input, Malformed};
+use orch_core::model::Moment;
 use orch_core::store::{Revision, Write};
 
-use super::{Moment, Replica};
+use super::Replica;
 use crate::crdt::{
-    codec::{Input, Malformed},
     record::Record,
     segment::Segment,
     tables::{SegmentKey, Tables},

@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use orch_base::codec::{Input, Malformed};
 use orch_core::{model::Timestamp, store::Revision, transport::PeerId};
 
 pub(super) use self::read::confirmed;
@@ -35,7 +36,6 @@ pub use self::{
 use super::{
     applied::Applied,
     clock::{Clock, Stamp},
-    codec::{Input, Malformed},
     key::AuthorKey,
     merkle::Hash,
     message::{Evidence, Message},
@@ -90,15 +90,6 @@ impl ReplicaConfig {
             message_bytes: 1 << 20,
         }
     }
-}
-
-/// The time of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// A clock that never goes back, from any beginning. Waiting is measured with it.
-    pub elapsed: Duration,
-    /// The system's clock, which may jump. Stamps are made from it.
-    pub wall: Timestamp,
 }
 
 /// Something to do once the changes of the step are durable, in this order.

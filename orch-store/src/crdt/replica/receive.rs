@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use orch_core::{store::Write, transport::PeerId};
+use orch_core::{model::Moment, store::Write, transport::PeerId};
 
-use super::{Effect, Event, Moment, Repair, Replica};
+use super::{Effect, Event, Repair, Replica};
 use crate::crdt::{
     applied::Applied,
     clock::Stamp,

@@ -9,9 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use orch_core::{store::Key, transport::PeerId};
+use orch_core::{model::Moment, store::Key, transport::PeerId};
 
-use super::{Effect, Event, Moment, Replica};
+use super::{Effect, Event, Replica};
 use crate::crdt::{
     clock::Stamp,
     message::{Difference, Fingerprint, Item, Message, RANGES_MAX, Range},

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use orch_core::model::Moment;
 use orch_core::transport::PeerId;
 
-use super::{Effect, Moment, Replica};
+use super::{Effect, Replica};
 use crate::crdt::{
     message::{Message, SEGMENTS_MAX},
     segment::{Head, Segment},

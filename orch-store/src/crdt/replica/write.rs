@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use orch_core::{
+    model::Moment,
     store::{Guard, Key, Revision, Txn, Write},
     transport::PeerId,
 };
 
-use super::{Effect, Moment, Replica};
+use super::{Effect, Replica};
 use crate::crdt::{
     applied::Applied,
     clock::Stamp,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use orch_base::codec::{Input, Malformed, put_bytes, put_list, put_short_text};
 use orch_core::store::{Revision, StoreError, WatchBatch, Write};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
@@ -11,7 +12,7 @@ use super::disk::{META, Segments, corrupt};
 use crate::{
     crdt::{
         applied::{Applied, Kept, Leaves},
-        codec::{Input, Malformed, put_bytes, put_list, put_text},
+        codec::InputExt as _,
         segment::{Segment, entry_bytes},
         tables::SegmentKey,
     },
@@ -239,7 +240,7 @@ impl Row {
                 leaves.put(out);
             }
             put_list(here, out, |Write { key, value }, out| {
-                put_text(key.as_str(), out);
+                put_short_text(key.as_str(), out);
                 out.push(u8::from(value.is_some()));
                 if let Some(value) = value {
                     put_bytes(value, out);

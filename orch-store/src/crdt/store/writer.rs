@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use orch_core::{
-    model::Timestamp,
+    model::{Moment, Timestamp},
     store::{CommitError, History, Revision},
     transport::PeerId,
 };
@@ -28,7 +28,7 @@ use crate::{
     crdt::{
         applied::Applied,
         message::Message,
-        replica::{Decision, DecisionError, Effect, Event, Moment, Prepared, Replica, TxnOutcome},
+        replica::{Decision, DecisionError, Effect, Event, Prepared, Replica, TxnOutcome},
     },
     file_store::{redb_file::RedbFile, status::StoreFile as _},
     permits::QueuePermits,

@@ -118,7 +118,7 @@ impl Engine for RedbEngine {
             for found in log.range(after.0 + 1..)?.take(limit) {
                 let (revision, writes) = found?;
                 let revision = Revision(revision.value());
-                let writes = codec::decode(writes.value()).ok_or_else(|| {
+                let writes = codec::decode(writes.value()).map_err(|_| {
                     redb::Error::Corrupted(format!("revision {revision} of the log cannot be read"))
                 })?;
                 batches.push(WatchBatch { revision, writes });

@@ -11,7 +11,7 @@ use futures_util::Stream;
 use futures_util::stream;
 use orch_core::store::StoreError;
 use prost::Message;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 use tonic::{
     Status, Streaming,
     metadata::AsciiMetadataValue,
@@ -19,6 +19,7 @@ use tonic::{
 };
 
 use super::{
+    super::retry::Attempts,
     EtcdStoreConfig, EtcdTls,
     call::Caller,
     error::{self, Cause, Remedy},
@@ -26,16 +27,15 @@ use super::{
     wire,
 };
 
-/// Waits between tries.
-const FIRST_WAIT: Duration = Duration::from_millis(20);
-const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// The longest delay between attempts.
+const LONGEST_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) struct Members {
     channels: Vec<Channel>,
     /// Counts up with each change of the member; which one it is is the rest of a division.
     current: AtomicUsize,
     login: Option<Login>,
-    permits: Semaphore,
+    requests: Semaphore,
     timeout: Duration,
     retry_deadline: Duration,
 }
@@ -77,7 +77,7 @@ impl Members {
             channels,
             current: AtomicUsize::new(0),
             login: config.login.clone().map(Login::new),
-            permits: Semaphore::new(config.requests.get()),
+            requests: Semaphore::new(config.requests.get()),
             timeout: config.timeout,
             retry_deadline: config.retry_deadline,
         })
@@ -168,8 +168,8 @@ impl Members {
     where
         F: Future<Output = Result<A, Status>>,
     {
-        let _permits = self.permits.acquire().await.map_err(|_| StoreError::Closed)?;
-        let (end, mut wait) = (Instant::now() + self.retry_deadline, FIRST_WAIT);
+        let _permit = self.requests.acquire().await.map_err(|_| StoreError::Closed)?;
+        let mut attempts = Attempts::within(self.retry_deadline, LONGEST_DELAY);
         loop {
             let (turn, channel) = self.channel();
             let failure = match self.call(channel, &call).await {
@@ -179,12 +179,13 @@ impl Members {
             if matches!(failure.remedy, Remedy::Elsewhere | Remedy::Unknown) {
                 self.pass_on(turn);
             }
-            if !again(failure.remedy) || Instant::now() + wait > end {
+            if !again(failure.remedy) {
                 return Ok(Err(failure));
             }
-            tracing::debug!(operation, status = %failure.status, "asking again");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            tracing::debug!(operation, status = %failure.status, "a member failed");
+            if !attempts.again().await {
+                return Ok(Err(failure));
+            }
         }
     }
 

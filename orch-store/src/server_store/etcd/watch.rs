@@ -4,19 +4,20 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use orch_base::backoff::Backoff;
 use orch_core::store::{Key, StoreError, Watch, WatchBatch, Write};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use super::{
+    super::retry::backoff,
     error,
     members::{Members, Opened},
     wire,
 };
 
-/// Waits before a stream is opened again.
-const FIRST_WAIT: Duration = Duration::from_millis(20);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The longest delay before a stream is opened again.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// Range of keys of a watch.
 pub(super) struct Range {
@@ -37,7 +38,8 @@ pub(super) fn watch(members: Arc<Members>, range: Range, open: watch::Receiver<b
         inbound: None,
         denied: false,
         ready: VecDeque::new(),
-        wait: Duration::ZERO,
+        failed: false,
+        backoff: backoff(LONGEST_DELAY),
     };
     let items = stream::unfold(Some(watching), |watching| async {
         let mut watching = watching?;
@@ -63,7 +65,9 @@ struct Watching {
     denied: bool,
     /// One response may have several revisions.
     ready: VecDeque<WatchBatch>,
-    wait: Duration,
+    /// The stream failed, and nothing came since.
+    failed: bool,
+    backoff: Backoff,
 }
 
 impl Watching {
@@ -78,8 +82,10 @@ impl Watching {
                 Err(status) => {
                     tracing::debug!(%status, "a watch begins again where it was");
                     self.inbound = None;
-                    tokio::time::sleep(self.wait).await;
-                    self.wait = (self.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+                    // The first attempt is at once, at the next member.
+                    if std::mem::replace(&mut self.failed, true) {
+                        tokio::time::sleep(self.backoff.next_delay()).await;
+                    }
                 }
             }
         }
@@ -131,7 +137,8 @@ impl Watching {
         if response.compact_revision > 0 {
             return Err(StoreError::Compacted { oldest: super::revision(response.compact_revision) });
         }
-        (self.wait, self.denied) = (Duration::ZERO, false);
+        (self.failed, self.denied) = (false, false);
+        self.backoff.reset();
         for event in response.events {
             let (kind, Some(kv)) = (event.kind, event.kv) else { continue };
             let revision = super::revision(kv.mod_revision);

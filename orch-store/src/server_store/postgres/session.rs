@@ -12,18 +12,18 @@ use std::{
 };
 
 use orch_core::store::StoreError;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::sync::Mutex;
 use tokio_postgres::{AsyncMessage, Client, Error, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
+    super::retry::Attempts,
     PostgresStoreConfig,
     error::{self, Cause},
 };
 
-/// Waits between tries to connect.
-const FIRST_WAIT: Duration = Duration::from_millis(20);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The longest delay between attempts to connect.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// Called on a notification of the server.
 pub(super) type OnNews = Arc<dyn Fn() + Send + Sync>;
@@ -97,7 +97,7 @@ impl Connector {
         Ok(client)
     }
 
-    /// A connection as readers and the writer need it. Tries again until its retry_deadline ends.
+    /// A connection as readers and the writer need it. Tries again until the retry deadline.
     pub(super) async fn session(&self) -> Result<Session, StoreError> {
         let try_once = async || {
             let client = self.connect(None).await?;
@@ -107,16 +107,16 @@ impl Connector {
         self.retry_until_deadline(try_once).await
     }
 
-    /// Does what needs a connection of its own until it works, its failure does not pass, or retry_deadline
-    /// ends.
+    /// Does what needs a connection of its own until it works, its failure does not pass, or the retry
+    /// deadline has passed.
     pub(super) async fn retry_until_deadline<T, F: Future<Output = Result<T, Error>>>(
         &self,
         mut connect: impl FnMut() -> F,
     ) -> Result<T, StoreError> {
-        let (end, mut wait) = (Instant::now() + self.retry_deadline, FIRST_WAIT);
+        let mut attempts = Attempts::within(self.retry_deadline, LONGEST_DELAY);
         loop {
             // A server that takes the connection and then says nothing.
-            let limit = self.retry_deadline.max(LONGEST_WAIT);
+            let limit = self.retry_deadline.max(LONGEST_DELAY);
             let source = match tokio::time::timeout(limit, connect()).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,
@@ -125,12 +125,10 @@ impl Connector {
             if !error::is_passing(&source) {
                 return Err(error::statement("connecting", source));
             }
-            if Instant::now() + wait > end {
+            if !attempts.again().await {
                 let cause = Cause::Unreachable { retry_deadline: self.retry_deadline, source };
                 return Err(error::backend("connecting", true, cause));
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 }

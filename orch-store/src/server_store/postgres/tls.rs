@@ -3,17 +3,17 @@
 use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error::Cause;
+use super::{super::tls::authorities, error::Cause};
 
 /// Accepted identities of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,19 +59,14 @@ impl Trust {
 
 impl Roots {
     fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, Cause> {
-        let mut store = RootCertStore::empty();
-        match self {
-            Self::Browsers => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Self::File(path) => {
-                let unusable = || Cause::Roots { path: path.clone() };
-                for certificate in CertificateDer::pem_file_iter(path).map_err(|_| unusable())? {
-                    store.add(certificate.map_err(|_| unusable())?).map_err(|_| unusable())?;
-                }
-                if store.is_empty() {
-                    return Err(unusable());
-                }
-            }
-        }
+        let store = match self {
+            Self::Browsers => authorities(None),
+            Self::File(path) => authorities(Some(path)),
+        };
+        let store = store.ok_or_else(|| match self {
+            Self::Browsers => Cause::Tls { source: Error::General("no authorities".into()) },
+            Self::File(path) => Cause::Roots { path: path.clone() },
+        })?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
             .build()
             .map_err(|error| Cause::Tls { source: Error::General(error.to_string()) })

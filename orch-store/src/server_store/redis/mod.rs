@@ -58,7 +58,10 @@ use crate::{
     permits::QueuePermits,
     prefix,
     retention::trim_to,
-    server_store::log_follower::{LogChunk, LogFollower, SharedLog},
+    server_store::{
+        log_follower::{LogChunk, LogFollower, SharedLog},
+        retry::Attempts,
+    },
 };
 
 /// Bytes of one transaction: they are one message to the server.
@@ -67,9 +70,8 @@ const TXN_BYTES: usize = 128 << 20;
 /// Bytes of the log that are read at once.
 const LOG_BYTES: usize = 16 << 20;
 
-/// Waits between tries.
-const FIRST_WAIT: Duration = Duration::from_millis(20);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The longest delay between attempts.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// A [`StateStore`] in a Redis server, shared by any number of processes.
 pub struct RedisStore {
@@ -309,7 +311,7 @@ impl Server {
         operation: &'static str,
         read: impl Fn(Arc<Self>) -> F,
     ) -> Result<T, StoreError> {
-        let (end, mut wait) = (Instant::now() + self.retry_deadline, FIRST_WAIT);
+        let mut attempts = Attempts::within(self.retry_deadline, LONGEST_DELAY);
         loop {
             let asked = Instant::now();
             let source = match read(Arc::clone(self)).await {
@@ -320,12 +322,10 @@ impl Server {
                 return Err(error::command(operation, source));
             }
             self.connection.lose(asked).await;
-            if Instant::now() + wait > end {
+            if !attempts.again().await {
                 let cause = Cause::Unreachable { retry_deadline: self.retry_deadline, source };
                 return Err(error::backend(operation, true, cause));
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
@@ -343,7 +343,7 @@ impl Server {
         for (key, value) in writes.into_net_writes() {
             commit.arg(key.as_str()).arg(u8::from(value.is_some())).arg(value.as_deref().unwrap_or_default());
         }
-        let (end, mut wait) = (Instant::now() + self.retry_deadline, FIRST_WAIT);
+        let mut attempts = Attempts::within(self.retry_deadline, LONGEST_DELAY);
         loop {
             let asked = Instant::now();
             // What never left did not happen, whatever the failure.
@@ -361,11 +361,9 @@ impl Server {
             if may_have_happened || !error::is_passing(&error) {
                 return Err(error::commit(error));
             }
-            if Instant::now() + wait > end {
+            if !attempts.again().await {
                 return Err(error::command("committing", error));
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 

@@ -7,14 +7,17 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    pki_types::{PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::error::Cause;
+use super::{
+    super::tls::{authorities, certificates},
+    error::Cause,
+};
 
 /// Certificates and keys, in PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,15 +31,9 @@ pub(super) struct Files {
 impl Files {
     /// TLS connector of new connections.
     pub(super) fn connector(&self) -> Result<TlsConnector, Cause> {
-        let mut roots = RootCertStore::empty();
-        match &self.ca {
-            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Some(path) => {
-                for certificate in certificates(path)? {
-                    roots.add(certificate).map_err(|_| unusable(path))?;
-                }
-            }
-        }
+        let unusable = |path: &Path| Cause::Pem { path: path.to_owned() };
+        let roots = authorities(self.ca.as_deref());
+        let roots = roots.ok_or_else(|| unusable(self.ca.as_deref().unwrap_or(Path::new(""))))?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|source| Cause::Tls { source })?
@@ -44,8 +41,9 @@ impl Files {
         let config = match &self.identity {
             None => config.with_no_client_auth(),
             Some((certificate, key)) => {
+                let own = certificates(certificate).ok_or_else(|| unusable(certificate))?;
                 let private = PrivateKeyDer::from_pem_file(key).map_err(|_| unusable(key))?;
-                let ours = config.with_client_auth_cert(certificates(certificate)?, private);
+                let ours = config.with_client_auth_cert(own, private);
                 ours.map_err(|source| Cause::Tls { source })?
             }
         };
@@ -61,13 +59,4 @@ pub(super) async fn connect(connector: &TlsConnector, host: &str, port: u16) -> 
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     connector.connect(name, stream).await
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Cause> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    read.ok().filter(|found| !found.is_empty()).ok_or_else(|| unusable(path))
-}
-
-fn unusable(path: &Path) -> Cause {
-    Cause::Pem { path: path.to_owned() }
 }
