@@ -14,6 +14,6 @@ pub use control::{
     OutputRange, OutputReader, Result, Status, TaskFilter, TaskView, Unknown,
 };
 pub use link::{
-    Assignment, Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration,
-    ReportAnswer, Reported, Seen,
+    Assignment, Assignments, AssignmentsQuery, ControlLink, Cursor, LinkError, Observation, ObservationKind,
+    Registered, Registration, ReportAnswer, Reported,
 };

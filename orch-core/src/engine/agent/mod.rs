@@ -6,6 +6,7 @@ mod config;
 mod handle;
 mod heartbeat;
 mod outbox;
+mod position;
 mod run;
 mod runtime_health;
 mod secrets;

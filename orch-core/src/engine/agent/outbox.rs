@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    engine::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen},
+    engine::link::{ControlLink, LinkError, Observation, ObservationKind, ReportAnswer},
     environment::Environment,
     model::{AttemptId, Report, ReportKind, Session},
     store::Revision,
@@ -37,7 +37,7 @@ pub(super) struct Answered {
 
 #[derive(Debug)]
 enum ToObserve {
-    Seen(Observation),
+    Observation(Observation),
     /// Answered when everything before it was delivered.
     Flush(oneshot::Sender<()>),
 }
@@ -79,15 +79,15 @@ impl Outbox {
     }
 
     /// Queues an observation; waits while the queue is full.
-    pub(super) async fn observe(&self, attempt: AttemptId, seen: Seen) {
-        let seen = seen.clipped();
-        let _ = self.observations.send(ToObserve::Seen(Observation { attempt, seen })).await;
+    pub(super) async fn observe(&self, attempt: AttemptId, kind: ObservationKind) {
+        let kind = kind.clipped();
+        let _ = self.observations.send(ToObserve::Observation(Observation { attempt, kind })).await;
     }
 
     /// Queues an observation unless the queue is full. For what is not worth waiting for.
-    pub(super) fn try_observe(&self, attempt: AttemptId, seen: Seen) {
-        let seen = seen.clipped();
-        let _ = self.observations.try_send(ToObserve::Seen(Observation { attempt, seen }));
+    pub(super) fn try_observe(&self, attempt: AttemptId, kind: ObservationKind) {
+        let kind = kind.clipped();
+        let _ = self.observations.try_send(ToObserve::Observation(Observation { attempt, kind }));
     }
 
     /// Returns when every observation queued before was delivered.
@@ -142,8 +142,8 @@ async fn send_observations(
         let mut next = Some(first);
         while let Some(item) = next.take() {
             match item {
-                ToObserve::Seen(observation) => {
-                    if let Seen::Output { data, .. } = &observation.seen {
+                ToObserve::Observation(observation) => {
+                    if let ObservationKind::Output { data, .. } = &observation.kind {
                         bytes += data.len();
                     }
                     batch.push(observation);

@@ -21,11 +21,15 @@ use super::{
     handle::{AgentHandle, AgentState, Order},
     heartbeat::beat,
     outbox::{Outbox, Sessions},
+    position::Position,
     runtime_health::RuntimeHealth,
     tombstones::Tombstones,
 };
 use crate::{
-    engine::link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registered, Registration, Seen},
+    engine::link::{
+        Assignment, Assignments, AssignmentsQuery, ControlLink, LinkError, ObservationKind, Registered,
+        Registration,
+    },
     fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IncarnationId, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskSpec,
@@ -48,7 +52,7 @@ pub struct Agent {
     state: watch::Sender<AgentState>,
     session: watch::Sender<Option<Session>>,
     /// The highest revision that an answer has named since the registration.
-    seen: Revision,
+    at_least: Revision,
     /// While draining: the longest that what runs may take to stop.
     stop_grace: watch::Sender<Duration>,
     attempts: HashMap<AttemptId, Driven>,
@@ -116,7 +120,7 @@ impl Agent {
             orders: OrderQueue { orders: ordered, first: None },
             state,
             session,
-            seen: Revision::ZERO,
+            at_least: Revision::ZERO,
             stop_grace,
             attempts: HashMap::new(),
             ended: Tombstones::default(),
@@ -215,8 +219,8 @@ impl Agent {
         let driven = self.attempts.iter().filter(|(_, driven)| *driven.wish.borrow() <= Wish::Stop);
         let found = self.found.iter().filter(|(_, state)| **state != FoundState::Lost);
         let held = driven.map(|(attempt, _)| *attempt).chain(found.map(|(attempt, _)| *attempt)).collect();
-        let trouble = self.shared.engine.trouble();
-        let spec = NodeSpec { max_tasks, trouble, ..self.config.node.clone() };
+        let last_error = self.shared.engine.last_error();
+        let spec = NodeSpec { max_tasks, last_error, ..self.config.node.clone() };
         self.registrations += 1;
         let (incarnation, number) = (self.incarnation, self.registrations);
         Registration { spec, incarnation, number, held }
@@ -224,7 +228,7 @@ impl Agent {
 
     fn note_registered(&mut self, registered: Registered) -> Duration {
         // Not the later one: the control side may have lost its state and begun anew.
-        self.seen = registered.revision;
+        self.at_least = registered.revision;
         self.session.send_replace(Some(registered.session));
         registered.heartbeat_interval
     }
@@ -273,8 +277,8 @@ impl Agent {
         let heartbeats = beat(link.clone(), self.session.subscribe(), heartbeat_interval);
         let mut events = watch_runtime(self.shared.clone());
         let mut engine = self.shared.engine.watch();
-        let mut cursor: Option<Cursor> = None;
-        let asked = ask(link.clone(), self.session.subscribe(), cursor, self.seen);
+        let mut position = Position::default();
+        let asked = ask(link.clone(), self.session.subscribe(), position.query(self.at_least));
         tokio::pin!(heartbeats, asked);
         loop {
             if self.draining.is_some() && self.running.is_empty() && self.errands.is_empty() {
@@ -284,11 +288,11 @@ impl Agent {
             tokio::select! {
                 answer = &mut asked => match answer {
                     Ok(assignments) => {
-                        cursor = Some(assignments.cursor);
-                        self.seen = self.seen.max(assignments.revision);
+                        position.advance(&assignments);
+                        self.at_least = self.at_least.max(assignments.revision);
                         self.ended.confirm(assignments.revision);
                         self.reconcile(assignments);
-                        asked.set(ask(link.clone(), self.session.subscribe(), cursor, self.seen));
+                        asked.set(ask(link.clone(), self.session.subscribe(), position.query(self.at_least)));
                     }
                     Err(error) => return session_end(error),
                 },
@@ -329,7 +333,7 @@ impl Agent {
         let Done::Driven(attempt, over) = done else { return };
         self.attempts.remove(&attempt);
         if let Some(Over { end, known_at }) = over {
-            self.seen = self.seen.max(known_at);
+            self.at_least = self.at_least.max(known_at);
             self.ended.note(attempt, end, known_at);
         }
     }
@@ -350,10 +354,10 @@ impl Agent {
 
     /// Makes what is here what should be here.
     fn reconcile(&mut self, assignments: Assignments) {
-        let Assignments { complete, run, stop, gone, .. } = assignments;
+        let Assignments { complete, run, named, stop, superseded, .. } = assignments;
         if complete {
-            let wanted: BTreeSet<AttemptId> =
-                run.iter().map(|assignment| assignment.attempt).chain(stop.iter().copied()).collect();
+            let run = run.iter().map(|assignment| assignment.attempt);
+            let wanted: BTreeSet<AttemptId> = run.chain(named).chain(stop.iter().copied()).collect();
             for (attempt, driven) in &self.attempts {
                 if !wanted.contains(attempt) {
                     advance(&driven.wish, Wish::Gone);
@@ -367,7 +371,7 @@ impl Agent {
                 self.remove_in_background(orphan);
             }
         }
-        for attempt in gone {
+        for attempt in superseded {
             match self.attempts.get(&attempt) {
                 Some(driven) => advance(&driven.wish, Wish::Gone),
                 None if self.found.remove(&attempt).is_some() => self.remove_in_background(attempt),
@@ -432,7 +436,7 @@ impl Agent {
 
     fn note(&mut self, event: RuntimeEvent) {
         let RuntimeEvent::Health { attempt, healthy, output } = event else { return };
-        self.shared.outbox.try_observe(attempt, Seen::Health(healthy));
+        self.shared.outbox.try_observe(attempt, ObservationKind::Health(healthy));
         if let Some(driven) = self.attempts.get(&attempt).filter(|_| !healthy) {
             driven.unhealthy.send_replace(Some(clipped_words(&output)));
         }
@@ -539,13 +543,12 @@ async fn until(deadline: Option<Instant>) {
 async fn ask(
     link: Arc<dyn ControlLink>,
     sessions: Sessions,
-    after: Option<Cursor>,
-    seen: Revision,
+    query: AssignmentsQuery,
 ) -> Result<Assignments, LinkError> {
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
         let session = sessions.borrow().clone().ok_or(LinkError::NotRegistered)?;
-        match link.assignments(&session, after, seen).await {
+        match link.assignments(&session, query).await {
             Err(LinkError::Unavailable(why)) => {
                 let delay = backoff.next_delay();
                 // The node looks well by its heartbeats, and gets nothing.

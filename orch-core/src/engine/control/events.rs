@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::link::Seen,
+    engine::link::ObservationKind,
     model::{AttemptId, NodeId, NodeRecord, TaskId},
     state::TaskRecord,
     store::Revision,
@@ -34,6 +34,6 @@ pub enum EventKind {
         /// Which attempt.
         attempt: AttemptId,
         /// What it saw.
-        seen: Seen,
+        kind: ObservationKind,
     },
 }

@@ -11,7 +11,7 @@ use super::{
     view::{Stale, View},
 };
 use crate::{
-    engine::link::{Observation, Seen},
+    engine::link::{Observation, ObservationKind},
     model::{AttemptId, NodeId, Timestamp},
     output::{OutputPiece, OutputStore},
     store::{CommitError, Key, StateStore, StoreError, Write, portions},
@@ -42,28 +42,30 @@ impl Observations {
     ) -> Result<()> {
         let (view, mut pieces, mut writes) = (&self.view, Vec::new(), Vec::new());
         let time = Some(time);
-        for Observation { attempt, seen } in observations {
-            let seen = seen.clipped();
-            if let Seen::Output { offset, data, .. } = &seen
+        for Observation { attempt, kind } in observations {
+            let kind = kind.clipped();
+            if let ObservationKind::Output { offset, data, .. } = &kind
                 && offset.checked_add(data.len() as u64).is_none()
             {
                 // Nobody wrote so much.
                 continue;
             }
-            if !view.observe(node, attempt, &seen) {
+            if !view.observe(node, attempt, &kind) {
                 continue;
             }
-            match seen {
-                Seen::Output { stream, offset, data } => {
+            match kind {
+                ObservationKind::Output { stream, offset, data } => {
                     let limit = view.task(attempt.task).map_or(0, |task| task.record.spec.output_limit_bytes);
                     pieces.push(OutputPiece { attempt, limit, stream, offset, time, data });
                 }
-                Seen::Running { .. } | Seen::Health(_) | Seen::Progress(_) => {
+                ObservationKind::Running { .. }
+                | ObservationKind::Health(_)
+                | ObservationKind::Progress(_) => {
                     if let Some(observed) = view.observed(attempt.task) {
                         writes.push(Write::put(key_of(attempt), observed.to_record()));
                     }
                 }
-                Seen::Usage(_) => {}
+                ObservationKind::Usage(_) => {}
             }
         }
         let kept = async { self.output.append(pieces).await.map_err(Error::from) };

@@ -108,7 +108,7 @@ pub struct Status {
     /// How agreement goes.
     pub consensus: ConsensusStatus,
     /// What is wrong with the scheduler, if anything is.
-    pub scheduler_trouble: Option<String>,
+    pub scheduler_error: Option<String>,
 }
 
 impl Orchestrator {
@@ -299,17 +299,17 @@ impl Orchestrator {
     ///
     /// # Errors
     /// [`Error::Rejected`] when it is not known.
-    pub async fn open(&self, node: &NodeId) -> Result<Outcome> {
-        self.command(Command::OpenNode { node: node.clone() }).await
+    pub async fn uncordon(&self, node: &NodeId) -> Result<Outcome> {
+        self.command(Command::UncordonNode { node: node.clone() }).await
     }
 
-    /// Empties a node: it takes nothing new, and what is still there when `patience` is over is stopped and tried
+    /// Empties a node: it takes nothing new, and what is still there when `grace` is over is stopped and tried
     /// elsewhere. Returns when that is decided; [`Orchestrator::drained`] waits for it to have happened.
     ///
     /// # Errors
     /// [`Error::Rejected`] when it is not known.
-    pub async fn drain(&self, node: &NodeId, patience: Duration) -> Result<Outcome> {
-        self.command(Command::DrainNode { node: node.clone(), patience }).await
+    pub async fn drain(&self, node: &NodeId, grace: Duration) -> Result<Outcome> {
+        self.command(Command::DrainNode { node: node.clone(), grace }).await
     }
 
     /// Waits until a node has no tasks. Cancel safe.
@@ -346,7 +346,7 @@ impl Orchestrator {
             revision: self.inner.view.revision(),
             tasks: self.inner.view.count_by_status(),
             consensus: self.inner.consensus.status(),
-            scheduler_trouble: self.inner.scheduler.trouble(),
+            scheduler_error: self.inner.scheduler.last_error(),
         }
     }
 
