@@ -1,5 +1,5 @@
-//! The engine in two halves: [`control`] is the side that decides, with [`Orchestrator`] in front, [`agent`] the side of a
-//! node. They know each other by [`link`] only.
+//! The engine in two halves: [`control`] is the side that decides, with [`Orchestrator`] in front, [`agent`]
+//! the side of a node. They know each other by [`link`] only.
 
 mod agent;
 mod control;
@@ -14,6 +14,6 @@ pub use control::{
     OutputRange, OutputReader, Result, Status, TaskFilter, TaskView, Unknown,
 };
 pub use link::{
-    Assignment, Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration,
-    ReportAnswer, Reported, Seen,
+    Assignment, Assignments, AssignmentsQuery, ControlLink, Cursor, LinkError, Observation, ObservationKind,
+    Registered, Registration, ReportAnswer, Reported,
 };

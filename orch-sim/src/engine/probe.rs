@@ -5,13 +5,12 @@ use std::time::Duration;
 use super::{oracle::Violation, world::World};
 use orch_core::{
     Orchestrator,
-    engine::{Registration, ReportAnswer},
+    engine::{AssignmentsQuery, Registration, ReportAnswer},
     model::{
         AttemptEnd, AttemptId, CommandId, Constraint, Exit, IncarnationId, InstanceId, NodeId, NodeSpec,
         Report, ReportKind, Resources, Session, TaskId, TaskSpec, WorkKind,
     },
     state::NewTask,
-    store::Revision,
 };
 
 /// A node without an agent of its own turns from the member that decided something to one that has not heard of it.
@@ -36,7 +35,7 @@ pub(super) async fn a_member_that_is_behind_answers_as_the_others(world: &World)
     let heard = ahead.link().heartbeat(&session).await;
     heard.map_err(|error| failed("a heartbeat", &error))?;
     let given = submit(&ahead, &session.node, 0xf2).await?;
-    let told = behind.link().assignments(&session, None, Revision::ZERO).await;
+    let told = behind.link().assignments(&session, AssignmentsQuery::default()).await;
     let told = told.map_err(|error| failed("a question", &error))?;
     let named: Vec<AttemptId> = told.run.iter().map(|assignment| assignment.attempt).collect();
     if !told.complete || named != [given] {

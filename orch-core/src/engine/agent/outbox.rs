@@ -1,5 +1,5 @@
-//! An agent's way to the control side: reports that are answered, observations that are delivered, both in batches, both
-//! tried again until they get through. Queues are bounded; who fills them waits.
+//! An agent's way to the control side: reports that are answered, observations that are delivered, both in
+//! batches, both tried again until they get through. Queues are bounded; who fills them waits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    engine::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen},
+    engine::link::{ControlLink, LinkError, Observation, ObservationKind, ReportAnswer},
     environment::Environment,
     model::{AttemptId, Report, ReportKind, Session},
     store::Revision,
@@ -37,7 +37,7 @@ pub(super) struct Answered {
 
 #[derive(Debug)]
 enum ToObserve {
-    Seen(Observation),
+    Observation(Observation),
     /// Answered when everything before it was delivered.
     Flush(oneshot::Sender<()>),
 }
@@ -68,7 +68,8 @@ impl Outbox {
         sessions
     }
 
-    /// Returns when the report is decided and durable, however long that takes. `None` when the senders are gone.
+    /// Returns when the report is decided and durable, however long that takes. `None` when the senders are
+    /// gone.
     pub(super) async fn report(&self, mut report: Report) -> Option<Answered> {
         if let ReportKind::Ended(end) = &mut report.kind {
             *end = end.clipped();
@@ -79,15 +80,15 @@ impl Outbox {
     }
 
     /// Queues an observation; waits while the queue is full.
-    pub(super) async fn observe(&self, attempt: AttemptId, seen: Seen) {
-        let seen = seen.clipped();
-        let _ = self.observations.send(ToObserve::Seen(Observation { attempt, seen })).await;
+    pub(super) async fn observe(&self, attempt: AttemptId, kind: ObservationKind) {
+        let kind = kind.clipped();
+        let _ = self.observations.send(ToObserve::Observation(Observation { attempt, kind })).await;
     }
 
     /// Queues an observation unless the queue is full. For what is not worth waiting for.
-    pub(super) fn try_observe(&self, attempt: AttemptId, seen: Seen) {
-        let seen = seen.clipped();
-        let _ = self.observations.try_send(ToObserve::Seen(Observation { attempt, seen }));
+    pub(super) fn try_observe(&self, attempt: AttemptId, kind: ObservationKind) {
+        let kind = kind.clipped();
+        let _ = self.observations.try_send(ToObserve::Observation(Observation { attempt, kind }));
     }
 
     /// Returns when every observation queued before was delivered.
@@ -118,7 +119,8 @@ async fn send_reports(
                 }
             }
         };
-        // Who ends without an answer leaves the attempt to its next life, which will report it.
+        // Who ends without an answer leaves the attempt to the agent's next incarnation, which will report
+        // it.
         let nobody_waits = || batch.iter().all(|(_, waiting)| waiting.is_closed());
         let Some(reported) = persist("reports", &sessions, nobody_waits, ask).await else {
             batch.clear();
@@ -142,8 +144,8 @@ async fn send_observations(
         let mut next = Some(first);
         while let Some(item) = next.take() {
             match item {
-                ToObserve::Seen(observation) => {
-                    if let Seen::Output { data, .. } = &observation.seen {
+                ToObserve::Observation(observation) => {
+                    if let ObservationKind::Output { data, .. } = &observation.kind {
                         bytes += data.len();
                     }
                     batch.push(observation);
@@ -173,10 +175,10 @@ async fn send_observations(
     }
 }
 
-/// Calls with the newest session until it is delivered. A refusal (a token that was changed, say) is waited out too: giving up
-/// would lose the result of work that was done. `None` when a newer process of the agent took over, the control side has ended
-/// with its process, or when it failed and was
-/// `given_up` by everybody it matters to.
+/// Calls with the newest session until it is delivered. A refusal (a token that was changed, say) is waited
+/// out too: giving up would lose the result of work that was done. `None` when a newer process of the agent
+/// took over, the control side has ended with its process, or when it failed and was `given_up` by everybody
+/// it matters to.
 async fn persist<T, F>(
     what: &str,
     sessions: &Sessions,

@@ -1,4 +1,5 @@
-//! [`ControlLink`] within the process of the control side. What serves agents over a network calls this as well.
+//! [`ControlLink`] within the process of the control side. What serves agents over a network calls this as
+//! well.
 
 use std::{
     sync::{Arc, Weak},
@@ -13,8 +14,8 @@ use tokio::{sync::watch, time::Instant};
 use super::{error::Error, liveness::Liveness, observations::Observations, proposer::Proposer, view::View};
 use crate::{
     engine::link::{
-        Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, ReportAnswer,
-        Reported,
+        Assignments, AssignmentsQuery, ControlLink, LinkError, Observation, Registered, Registration,
+        ReportAnswer, Reported,
     },
     fault::EngineFault,
     model::{NodeState, Report, Session},
@@ -55,10 +56,9 @@ impl ControlLink for WeakLink {
     async fn assignments(
         &self,
         session: &Session,
-        after: Option<Cursor>,
-        seen: Revision,
+        query: AssignmentsQuery,
     ) -> Result<Assignments, LinkError> {
-        self.call(|link| async move { link.assignments(session, after, seen).await }).await
+        self.call(|link| async move { link.assignments(session, query).await }).await
     }
 
     async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
@@ -89,8 +89,8 @@ impl LocalLink {
         Arc::new(WeakLink(Arc::downgrade(self)))
     }
 
-    /// Refuses a session that is not the node's current one, and notes a sign of life. Before a refusal this member makes sure
-    /// that it is not behind.
+    /// Refuses a session that is not the node's current one, and notes a heartbeat. Before a refusal this
+    /// member makes sure that it is not behind.
     async fn admit(&self, session: &Session) -> Result<(), LinkError> {
         if self.check(session).is_err() {
             self.barrier().await?;
@@ -115,8 +115,8 @@ impl LocalLink {
         }
     }
 
-    /// Sees to it that this member has everything up to `revision`. Where it has not after a barrier, the revision is of
-    /// another life of the cluster.
+    /// Sees to it that this member has everything up to `revision`. Where it has not after a barrier, the
+    /// revision is of another incarnation of the cluster.
     async fn catch_up(&self, revision: Revision) -> Result<(), LinkError> {
         if self.view.revision() < revision {
             self.barrier().await?;
@@ -158,22 +158,21 @@ impl LocalLink {
     async fn assignments(
         &self,
         session: &Session,
-        after: Option<Cursor>,
-        seen: Revision,
+        query: AssignmentsQuery,
     ) -> Result<Assignments, LinkError> {
         self.admit(session).await?;
-        self.catch_up(seen).await?;
+        self.catch_up(query.at_least).await?;
         let (view, node) = (&self.view, &session.node);
         let (_, mut posted) = view.mailboxes.open(node);
         let deadline = Instant::now() + self.assignments_wait;
         loop {
             posted.borrow_and_update();
-            match after.and_then(|after| view.mailboxes.after(node, after)) {
+            match query.after.and_then(|after| view.mailboxes.after(node, after)) {
                 // What is not named is removed: nothing that was decided anywhere may be missing.
                 None => {
                     self.barrier().await?;
                     let (now, _) = view.mailboxes.open(node);
-                    let all = view.all_assignments(node, now);
+                    let all = view.all_assignments(node, now, query.specs_after);
                     self.check(session)?;
                     return Ok(all);
                 }

@@ -1,5 +1,5 @@
-//! What each node has to hear about: the ids of attempts that changed for it, in order, a bounded number of them. An agent
-//! that asks for more than is kept gets everything instead.
+//! [`Mailboxes`]: for each node the ids of attempts that changed for it, in order, a bounded number of them.
+//! An agent that asks for more than is kept gets everything instead.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -31,7 +31,7 @@ struct Mailbox {
 }
 
 impl Mailboxes {
-    /// `epoch` differs from those of other lives of a control side.
+    /// `epoch` differs from those of other incarnations of a control side.
     pub(super) fn new(kept: usize, epoch: u64) -> Self {
         Self { boxes: Mutex::new(Boxes { epoch, by_node: HashMap::new() }), kept: kept.max(1) }
     }
@@ -79,16 +79,15 @@ impl Mailboxes {
         (Cursor { epoch, position }, mailbox.posted.subscribe())
     }
 
-    /// What was posted after `cursor`, or `None` when that is not known any more.
+    /// Changes that were posted after `cursor`, in order, and the cursor behind them; `None` when they are
+    /// not known any more. One attempt may be named several times.
     pub(super) fn after(&self, node: &NodeId, cursor: Cursor) -> Option<(Cursor, Vec<AttemptId>)> {
         let boxes = self.lock();
         let mailbox = boxes.by_node.get(node).filter(|_| boxes.epoch == cursor.epoch)?;
         let posted = *mailbox.posted.borrow();
         let new = usize::try_from(posted.checked_sub(cursor.position)?).ok()?;
         let skip = mailbox.changed.len().checked_sub(new)?;
-        let mut changed: Vec<_> = mailbox.changed.iter().skip(skip).copied().collect();
-        changed.sort_unstable();
-        changed.dedup();
+        let changed: Vec<_> = mailbox.changed.iter().skip(skip).copied().collect();
         Some((Cursor { epoch: cursor.epoch, position: posted }, changed))
     }
 
@@ -115,7 +114,7 @@ mod tests {
         let (start, _) = boxes.open(&node);
         boxes.post(vec![(node.clone(), attempt(1)), (node.clone(), attempt(1))]);
         let (next, changed) = boxes.after(&node, start).unwrap();
-        assert_eq!(changed, [attempt(1)]);
+        assert_eq!(changed, [attempt(1), attempt(1)]);
         assert_eq!(boxes.after(&node, next), Some((next, vec![])));
 
         boxes.post((2..6).map(|number| (node.clone(), attempt(number))).collect());

@@ -1,5 +1,5 @@
-//! [`Observations`]: facts that agents saw, which nobody has to agree on. They go past consensus, into the view, the store
-//! below `observed/attempts/`, and the place of output.
+//! [`Observations`]: facts that agents saw, which nobody has to agree on. They go past consensus, into the
+//! view, the store below `observed/attempts/`, and the place of output.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
     view::{Stale, View},
 };
 use crate::{
-    engine::link::{Observation, Seen},
+    engine::link::{Observation, ObservationKind},
     model::{AttemptId, NodeId, Timestamp},
     output::{OutputChunk, OutputStore},
     store::{CommitError, Key, StateStore, StoreError, Write, chunked_txns},
@@ -19,7 +19,8 @@ use crate::{
 
 const PREFIX: &str = "observed/attempts/";
 
-/// The way of observations into the view, the store and the place of output, and out again once they are stale.
+/// The way of observations into the view, the store and the place of output, and out again once they are
+/// stale.
 #[derive(Debug)]
 pub(super) struct Observations {
     store: Arc<dyn StateStore>,
@@ -32,8 +33,8 @@ impl Observations {
         Self { store, output, view }
     }
 
-    /// Applies what `node` saw of attempts that it holds, and passes over the rest. Returns once it is durable. After an error
-    /// any part may be; applying the same again is right.
+    /// Applies what `node` saw of attempts that it holds, and passes over the rest. Returns once it is
+    /// durable. After an error any part may be; applying the same again is right.
     pub(super) async fn apply(
         &self,
         node: &NodeId,
@@ -42,28 +43,30 @@ impl Observations {
     ) -> Result<()> {
         let (view, mut pieces, mut writes) = (&self.view, Vec::new(), Vec::new());
         let time = Some(time);
-        for Observation { attempt, seen } in observations {
-            let seen = seen.clipped();
-            if let Seen::Output { offset, data, .. } = &seen
+        for Observation { attempt, kind } in observations {
+            let kind = kind.clipped();
+            if let ObservationKind::Output { offset, data, .. } = &kind
                 && offset.checked_add(data.len() as u64).is_none()
             {
                 // Nobody wrote so much.
                 continue;
             }
-            if !view.observe(node, attempt, &seen) {
+            if !view.observe(node, attempt, &kind) {
                 continue;
             }
-            match seen {
-                Seen::Output { stream, offset, data } => {
+            match kind {
+                ObservationKind::Output { stream, offset, data } => {
                     let limit = view.task(attempt.task).map_or(0, |task| task.record.spec.output_limit_bytes);
                     pieces.push(OutputChunk { attempt, limit, stream, offset, time, data });
                 }
-                Seen::Running { .. } | Seen::Health(_) | Seen::Progress(_) => {
+                ObservationKind::Running { .. }
+                | ObservationKind::Health(_)
+                | ObservationKind::Progress(_) => {
                     if let Some(observed) = view.observed(attempt.task) {
                         writes.push(Write::put(key_of(attempt), observed.to_record()));
                     }
                 }
-                Seen::Usage(_) => {}
+                ObservationKind::Usage(_) => {}
             }
         }
         let kept = async { self.output.append(pieces).await.map_err(Error::from) };
@@ -127,8 +130,8 @@ pub(super) async fn restore(store: &dyn StateStore, view: &View) -> Result<(), S
     }
 }
 
-/// Key of what was observed of an attempt. Each has its own, so that forgetting one that has ended never takes what is known
-/// of the one after it.
+/// Key of what was observed of an attempt. Each has its own, so that forgetting one that has ended never
+/// takes what is known of the one after it.
 fn key_of(attempt: AttemptId) -> Key {
     Key::new(format!("{PREFIX}{attempt}")).expect("a valid key")
 }

@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::link::Seen,
+    engine::link::ObservationKind,
     model::{Namespace, NodeId, Timestamp},
     runtime::Usage,
     state::TaskRecord,
@@ -14,9 +14,9 @@ use crate::{
 /// A task with what its agent saw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskView {
-    /// What was decided.
+    /// Its record, as decided.
     pub record: Arc<TaskRecord>,
-    /// What was seen of the current attempt.
+    /// Observations of the current attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<Observed>,
 }
@@ -52,10 +52,10 @@ impl TaskView {
     }
 }
 
-/// What an agent saw of the current attempt.
+/// Observations of the current attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Which attempt.
+    /// Number of the attempt.
     pub attempt: NonZeroU32,
     /// The engine's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,7 +66,7 @@ pub struct Observed {
     /// The last word on how it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
-    /// What it used when last seen.
+    /// Its last observed usage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// Whether its health check passes.
@@ -99,27 +99,27 @@ impl Observed {
         Self { attempt, handle: None, running_since: None, progress: None, usage: None, healthy: None }
     }
 
-    /// Takes in what was seen. Says whether followers of events should hear of it.
-    pub(super) fn note(&mut self, seen: &Seen) -> bool {
+    /// Applies an observation. Says whether followers of events should hear of it.
+    pub(super) fn apply(&mut self, kind: &ObservationKind) -> bool {
         let before = self.clone();
-        match seen {
-            Seen::Progress(text) => self.progress = Some(text.chars().take(500).collect()),
-            Seen::Running { handle, at } => {
+        match kind {
+            ObservationKind::Progress(text) => self.progress = Some(text.chars().take(500).collect()),
+            ObservationKind::Running { handle, at } => {
                 (self.handle, self.running_since) = (Some(handle.chars().take(200).collect()), Some(*at));
                 self.progress = None;
             }
-            Seen::Usage(usage) => {
+            ObservationKind::Usage(usage) => {
                 self.usage = Some(*usage);
                 return false;
             }
-            Seen::Health(healthy) => self.healthy = Some(*healthy),
-            Seen::Output { .. } => return false,
+            ObservationKind::Health(healthy) => self.healthy = Some(*healthy),
+            ObservationKind::Output { .. } => return false,
         }
         *self != before
     }
 }
 
-/// Which tasks to list.
+/// Filter for tasks.
 #[derive(Clone, Debug)]
 pub struct TaskFilter {
     /// Only those whose status is one of these; all when empty.

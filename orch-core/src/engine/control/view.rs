@@ -1,5 +1,5 @@
-//! The read side: what is final, as readers, waiters, event streams and agents see it. Consensus publishes into it; nobody
-//! else writes, except observations.
+//! The read side: what is final, as readers, waiters, event streams and agents see it. Consensus publishes
+//! into it; nobody else writes, except observations.
 
 mod source;
 
@@ -22,8 +22,8 @@ use super::{
     tasks::{Observed, TaskFilter, TaskView},
 };
 use crate::{
-    engine::link::{Assignment, Assignments, Cursor, Seen},
-    model::{AttemptId, NodeId, TaskId, Timestamp},
+    engine::link::{Assignment, Assignments, Cursor, ObservationKind},
+    model::{AttemptId, NodeId, SharedSpec, TaskId, Timestamp},
     scheduler::NodeView,
     state::{Change, ClusterState, Publish, TaskRecord, TaskState, TaskTable},
     store::Revision,
@@ -37,7 +37,7 @@ pub(super) struct View {
     pub(super) events: watch::Sender<u64>,
     /// Nothing will happen any more.
     closed: AtomicBool,
-    /// When the next tick has something to do.
+    /// Time at which the next tick has something to do.
     pub(super) due: watch::Sender<Option<Timestamp>>,
     pub(super) mailboxes: Mailboxes,
 }
@@ -64,7 +64,7 @@ struct Inner {
 /// Observations that are void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stale {
-    /// What was seen of the attempt that ended.
+    /// Observations of the attempt that ended.
     Attempt(AttemptId),
     /// Everything: the task was forgotten.
     Task(TaskId),
@@ -115,8 +115,8 @@ impl View {
         Some(TaskView { observed: inner.observed.get(&id).cloned(), record })
     }
 
-    /// Tasks in the order that the filter asks for. Looks at some at a time, so that decisions never wait for a long
-    /// list; each task is shown as it was when it was looked at.
+    /// Tasks in the order that the filter asks for. Looks at some at a time, so that decisions never wait for
+    /// a long list; each task is shown as it was when it was looked at.
     pub(super) fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
         let (mut found, mut source) = (Vec::new(), Source::new(filter));
         while found.len() < filter.limit {
@@ -178,8 +178,8 @@ impl View {
             .collect()
     }
 
-    /// Resolves when the task has finished, with an error when the view is closed before. `None` when it has already or is not
-    /// known.
+    /// Resolves when the task has finished, with an error when the view is closed before. `None` when it has
+    /// already or is not known.
     pub(super) fn finished(&self, id: TaskId) -> Option<oneshot::Receiver<()>> {
         let mut inner = self.write();
         if inner.tasks.get(id).is_none_or(|task| task.is_finished()) {
@@ -213,7 +213,7 @@ impl View {
     }
 
     /// Notes what `node` saw of an attempt, unless it does not hold that attempt. Says whether it was noted.
-    pub(super) fn observe(&self, node: &NodeId, attempt: AttemptId, seen: &Seen) -> bool {
+    pub(super) fn observe(&self, node: &NodeId, attempt: AttemptId, kind: &ObservationKind) -> bool {
         let mut inner = self.write();
         let task = inner.tasks.get(attempt.task);
         let held = task.filter(|task| task.current_attempt() == Some(attempt) && task.node() == Some(node));
@@ -223,12 +223,12 @@ impl View {
         if observed.attempt != attempt.attempt {
             *observed = Observed::new(attempt.attempt);
         }
-        let news = observed.note(seen);
+        let news = observed.apply(kind);
         let now = inner.shown(&task);
         inner.recount(Some(shown), Some(now));
         if news {
             let revision = inner.revision;
-            inner.log.push(revision, EventKind::Observed { attempt, seen: seen.clone() });
+            inner.log.push(revision, EventKind::Observed { attempt, kind: kind.clone() });
             let last = inner.log.last();
             drop(inner);
             self.events.send_replace(last);
@@ -245,7 +245,7 @@ impl View {
         self.write().stale.drain(..).collect()
     }
 
-    /// Takes in what was observed before a restart, where it is still about the current attempt.
+    /// Applies what was observed before a restart, where it is still about the current attempt.
     pub(super) fn restore_observed(&self, attempt: AttemptId, observed: Observed) {
         let mut inner = self.write();
         let task = inner.tasks.get(attempt.task);
@@ -258,34 +258,65 @@ impl View {
         inner.recount(Some(shown), Some(now));
     }
 
-    /// Everything that the node should do.
-    pub(super) fn all_assignments(&self, node: &NodeId, cursor: Cursor) -> Assignments {
-        let inner = self.read();
-        let mut all = nothing(cursor, inner.revision, true);
-        for record in inner.by_node.get(node).into_iter().flatten().filter_map(|id| inner.tasks.get(*id)) {
-            assign(&mut all, node, record, None, inner.was_seen_running(record));
+    /// Everything that the node should do. Specs come for attempts after `specs_after`, as many as have room.
+    pub(super) fn all_assignments(
+        &self,
+        node: &NodeId,
+        cursor: Cursor,
+        specs_after: Option<AttemptId>,
+    ) -> Assignments {
+        let (revision, wanted) = {
+            let inner = self.read();
+            let records = inner.by_node.get(node).into_iter().flatten().filter_map(|id| inner.tasks.get(*id));
+            let wanted: Vec<Wanted> = records.filter_map(|record| inner.wanted(record, node)).collect();
+            (inner.revision, wanted)
+        };
+        let mut answer = Answer::new(cursor, revision, true);
+        for wanted in wanted {
+            match wanted.stop {
+                true => answer.to.stop.push(wanted.attempt),
+                false if Some(wanted.attempt) <= specs_after => answer.to.named.push(wanted.attempt),
+                false => answer.run_or_name(&wanted),
+            }
         }
-        all
+        answer.to
     }
 
-    /// What changed for the node about these tasks.
+    /// Changes for the node about these attempts, as many as have room; the cursor is behind those. `changed`
+    /// are the last ones before `cursor`.
     pub(super) fn some_assignments(
         &self,
         node: &NodeId,
         cursor: Cursor,
         changed: &[AttemptId],
     ) -> Assignments {
-        let inner = self.read();
-        let mut some = nothing(cursor, inner.revision, false);
-        for attempt in changed {
-            match inner.tasks.get(attempt.task) {
-                Some(record) => {
-                    assign(&mut some, node, record, Some(*attempt), inner.was_seen_running(record));
+        let (revision, current) = {
+            let inner = self.read();
+            let of = |task: TaskId| inner.wanted(inner.tasks.get(task)?, node);
+            let current: Vec<Option<Wanted>> = changed.iter().map(|attempt| of(attempt.task)).collect();
+            (inner.revision, current)
+        };
+        let mut answer = Answer::new(cursor, revision, false);
+        let mut named = BTreeSet::new();
+        for (number, (attempt, wanted)) in changed.iter().zip(current).enumerate() {
+            if let Some(wanted) = &wanted
+                && named.insert(wanted.attempt)
+            {
+                match wanted.stop {
+                    true => answer.to.stop.push(wanted.attempt),
+                    false if answer.run(wanted) => {}
+                    false => {
+                        answer.to.cursor.position -= (changed.len() - number) as u64;
+                        break;
+                    }
                 }
-                None => some.gone.push(*attempt),
+            }
+            // Named above where it is the current one.
+            if named.insert(*attempt) {
+                answer.to.superseded.push(*attempt);
             }
         }
-        some
+        answer.to
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -296,7 +327,7 @@ impl View {
         self.inner.write()
     }
 
-    fn take_in(&self, revision: Revision, changes: &[Change], state: &ClusterState) {
+    fn apply(&self, revision: Revision, changes: &[Change], state: &ClusterState) {
         let mut moved = Vec::new();
         let mut inner = self.write();
         inner.revision = revision;
@@ -366,9 +397,9 @@ impl View {
             .collect();
         inner.log.restart(revision);
         let Inner { tasks, observed, .. } = &mut *inner;
-        observed.retain(|task, seen| {
+        observed.retain(|task, observed| {
             let current = tasks.get(*task).and_then(|task| task.current_attempt());
-            current.is_some_and(|current| current.attempt == seen.attempt)
+            current.is_some_and(|current| current.attempt == observed.attempt)
         });
         inner.count_all();
         let finished: Vec<TaskId> = inner
@@ -433,7 +464,7 @@ impl Inner {
     /// The status that is shown of a task.
     fn shown(&self, record: &TaskRecord) -> &'static str {
         match record.status() {
-            "placed" if self.was_seen_running(record) => "running",
+            "placed" if self.was_observed_running(record) => "running",
             status => status,
         }
     }
@@ -459,7 +490,14 @@ impl Inner {
         self.counts = counts;
     }
 
-    fn was_seen_running(&self, record: &TaskRecord) -> bool {
+    /// The attempt that `record` wants on this node.
+    fn wanted(&self, record: &TaskRecord, node: &NodeId) -> Option<Wanted> {
+        let attempt = record.current_attempt().filter(|_| record.node() == Some(node))?;
+        let (stop, started) = (record.stop.is_some(), self.was_observed_running(record));
+        Some(Wanted { attempt, stop, started, spec: record.spec.clone() })
+    }
+
+    fn was_observed_running(&self, record: &TaskRecord) -> bool {
         let decided = matches!(record.state, TaskState::Placed { started_at: Some(_), .. });
         decided || self.observed.get(&record.id).is_some_and(|observed| observed.running_since.is_some())
     }
@@ -506,28 +544,47 @@ fn note_moves(moved: &mut Vec<(NodeId, AttemptId)>, before: Option<&TaskRecord>,
     }
 }
 
-fn nothing(cursor: Cursor, revision: Revision, complete: bool) -> Assignments {
-    Assignments { cursor, revision, complete, run: Vec::new(), stop: Vec::new(), gone: Vec::new() }
+/// An attempt that a node should have.
+struct Wanted {
+    attempt: AttemptId,
+    stop: bool,
+    /// It was observed running.
+    started: bool,
+    spec: SharedSpec,
 }
 
-/// Says what `record` asks of `node`; where it is about an earlier `attempt`, that the attempt is void.
-fn assign(
-    to: &mut Assignments,
-    node: &NodeId,
-    record: &TaskRecord,
-    attempt: Option<AttemptId>,
-    started: bool,
-) {
-    let current = record.current_attempt().filter(|_| record.node() == Some(node));
-    if let Some(attempt) = attempt
-        && current != Some(attempt)
-    {
-        to.gone.push(attempt);
+/// Assignments with a bound.
+struct Answer {
+    to: Assignments,
+    bytes: usize,
+}
+
+impl Answer {
+    /// Specs of one answer come to about so much: what agents read at a time, and what a lost answer costs.
+    const BYTES_MAX: usize = 4 << 20;
+
+    fn new(cursor: Cursor, revision: Revision, complete: bool) -> Self {
+        Self { to: Assignments::new(cursor, revision, complete), bytes: 0 }
     }
-    match current {
-        Some(current) if record.stop.is_some() => to.stop.push(current),
-        Some(current) => to.run.push(Assignment { attempt: current, spec: record.spec.clone(), started }),
-        None => {}
+
+    /// Adds an attempt with its spec. Says whether it has room; the first one always has.
+    fn run(&mut self, wanted: &Wanted) -> bool {
+        self.bytes += wanted.spec.json_bytes();
+        let has_room = self.to.run.is_empty() || self.bytes <= Self::BYTES_MAX;
+        if has_room {
+            let Wanted { attempt, started, ref spec, .. } = *wanted;
+            self.to.run.push(Assignment { attempt, spec: spec.clone(), started });
+        }
+        has_room
+    }
+
+    /// Adds an attempt, without its spec where that has no room.
+    fn run_or_name(&mut self, wanted: &Wanted) {
+        // Those with specs come before all without, so that the next answer can go on after the last of them.
+        if self.to.more || !self.run(wanted) {
+            self.to.more = true;
+            self.to.named.push(wanted.attempt);
+        }
     }
 }
 
@@ -537,7 +594,7 @@ pub(super) struct Publisher(pub(super) Arc<View>);
 
 impl Publish for Publisher {
     fn publish(&mut self, revision: Revision, changes: &[Change], state: &ClusterState) {
-        self.0.take_in(revision, changes, state);
+        self.0.apply(revision, changes, state);
     }
 
     fn reset(&mut self, revision: Revision, state: &ClusterState) {

@@ -182,17 +182,17 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn open(&self, node: &NodeId) -> Result<Outcome> {
-        self.decided(Call::post(format!("/api/v1/nodes/{node}/open"), &()).repeatable()).await
+    pub async fn uncordon(&self, node: &NodeId) -> Result<Outcome> {
+        self.decided(Call::post(format!("/api/v1/nodes/{node}/uncordon"), &()).repeatable()).await
     }
 
-    /// Empties a node: it takes nothing new, and what is still there when `patience` is over is tried elsewhere.
+    /// Empties a node: it takes nothing new, and what is still there when `grace` is over is tried elsewhere.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn drain(&self, node: &NodeId, patience: Duration) -> Result<Outcome> {
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        self.decided(Call::post(format!("/api/v1/nodes/{node}/drain"), &Drain { patience_ms })).await
+    pub async fn drain(&self, node: &NodeId, grace: Duration) -> Result<Outcome> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.decided(Call::post(format!("/api/v1/nodes/{node}/drain"), &Drain { grace_ms })).await
     }
 
     /// Forgets a node that is lost or empty.

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use orch_core::{
-    engine::{Observation, Seen, TaskView},
+    engine::{Observation, ObservationKind, TaskView},
     model::{AttemptId, NodeId},
 };
 use parking_lot::Mutex;
@@ -54,8 +54,10 @@ impl Offers {
         }
         for worker in &app.legacy.workers {
             let new = listed.iter().filter(|offer| offer.node == *worker && !offer.told);
-            let observation =
-                |offer: &Offer| Observation { attempt: offer.attempt, seen: Seen::Progress(TOLD.into()) };
+            let observation = |offer: &Offer| Observation {
+                attempt: offer.attempt,
+                kind: ObservationKind::Progress(TOLD.into()),
+            };
             let observations: Vec<Observation> = new.map(observation).collect();
             if !observations.is_empty() {
                 app.link.observe(&session(app, worker)?, observations).await?;
