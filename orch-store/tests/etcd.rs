@@ -10,11 +10,15 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all};
 use orch_core::{
     store::{Guard, Revision, StateStore, StoreError},
-    testkit::store::{StoreHarness, run_all},
+    testkit::store::run_all,
 };
 use orch_store::etcd::{EtcdLogin, EtcdStore, EtcdStoreConfig};
 
-use common::{full, key, put, unused_name, variable};
+use common::{
+    full, key, put,
+    server_store::{OnServer, ServerBackend, server_store_suite},
+    unused_name, variable,
+};
 
 fn cluster() -> EtcdStoreConfig {
     let members = variable("ORCH_TEST_ETCD");
@@ -30,68 +34,59 @@ async fn turn(alone: bool) -> File {
     common::turn(&variable("ORCH_TEST_ETCD"), alone).await
 }
 
-struct Etcd {
-    run: String,
-    crash: Option<String>,
-}
+struct Etcd;
 
 #[async_trait]
-impl StoreHarness for Etcd {
-    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
-        let namespace = format!("{}/{name}", self.run);
-        open(&EtcdStoreConfig { namespace, compacts_cluster: true, ..cluster() }).await
+impl ServerBackend for Etcd {
+    type Config = EtcdStoreConfig;
+
+    const DENSE: bool = false;
+    const COMMITS: usize = 30;
+
+    fn fresh() -> EtcdStoreConfig {
+        cluster()
     }
 
-    fn reopens(&self) -> bool {
-        true
+    fn nowhere() -> EtcdStoreConfig {
+        let retry_deadline = Duration::from_millis(300);
+        EtcdStoreConfig { retry_deadline, ..EtcdStoreConfig::new(["127.0.0.1:1"]) }
     }
 
-    fn disturbs(&self) -> bool {
-        self.crash.is_some()
+    async fn open(config: &EtcdStoreConfig) -> Result<Arc<dyn StateStore>, StoreError> {
+        Ok(Arc::new(EtcdStore::open(config.clone()).await?))
     }
 
-    async fn disturb(&self) {
-        common::run(self.crash.as_ref().unwrap()).await;
+    async fn turn(alone: bool) -> Option<File> {
+        Some(turn(alone).await)
     }
+}
+
+server_store_suite!(Etcd);
+
+/// Stores that the conformance suite opens, in namespaces below `run`.
+fn harness(run: String, crash: Option<String>) -> OnServer<Etcd> {
+    let config = move |name: &str| {
+        let namespace = format!("{run}/{name}");
+        EtcdStoreConfig { namespace, compacts_cluster: true, ..cluster() }
+    };
+    OnServer { config: Box::new(config), crash }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_store_conforms() {
     let _turn = turn(true).await;
-    run_all(&Etcd { run: unused_name(), crash: None }).await;
+    run_all(&harness(unused_name(), None)).await;
 }
 
 /// `kill -9` of a member, each of the three in its turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_member_loses_nothing() {
     let _turn = turn(true).await;
-    let harness = Etcd { run: unused_name(), crash: Some(variable("ORCH_TEST_ETCD_CRASH")) };
+    let run = unused_name();
     for round in 0..3 {
-        let harness = Etcd { run: format!("{}/{round}", harness.run), crash: harness.crash.clone() };
+        let harness = harness(format!("{run}/{round}"), Some(variable("ORCH_TEST_ETCD_CRASH")));
         orch_core::testkit::store::a_disturbance_loses_nothing(&harness).await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn processes_share_one_order_and_hear_each_other() {
-    let _turn = turn(false).await;
-    let config = cluster();
-    let stores = join_all((0..3).map(|_| open(&config))).await;
-    let mut watches = Vec::new();
-    for store in &stores {
-        watches.push(store.watch("", Revision::ZERO).await.unwrap());
-    }
-    let writers = stores.iter().enumerate().flat_map(|(number, store)| {
-        (0..30).map(move |n| async move { store.commit(put(&format!("k/{number}/{n}"), "v")).await.unwrap() })
-    });
-    let mut revisions = join_all(writers).await;
-    revisions.sort();
-    let mut seen = Vec::new();
-    for watch in watches {
-        seen.push(watch.take(90).map(Result::unwrap).collect::<Vec<_>>().await);
-    }
-    assert!(seen[0].iter().map(|batch| batch.revision).eq(revisions), "in order and without a gap");
-    assert!(seen.iter().all(|other| *other == seen[0]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +136,7 @@ async fn neighbours_in_the_cluster_do_not_see_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_process_compacts_is_compacted_for_all_and_for_no_neighbour() {
+async fn what_one_store_compacts_is_compacted_for_no_neighbour() {
     let _turn = turn(false).await;
     let config = cluster();
     let (one, two, other) = (open(&config).await, open(&config).await, open(&cluster()).await);
@@ -166,18 +161,6 @@ async fn a_member_that_is_not_there_is_passed_over() {
     let mut watch = store.watch("", Revision::ZERO).await.unwrap();
     let revision = store.commit(put("a", "1")).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap().revision, revision);
-}
-
-#[tokio::test]
-async fn a_cluster_that_is_not_there_is_waited_for_within_bounds() {
-    let config = EtcdStoreConfig {
-        retry_deadline: Duration::from_millis(300),
-        ..EtcdStoreConfig::new(["127.0.0.1:1"])
-    };
-    let error = EtcdStore::open(config).await.unwrap_err();
-    let text = full(&error);
-    assert!(error.is_retryable() && !error.outcome_unknown(), "{text}");
-    assert!(text.contains("within 300ms") && text.contains("refused"), "{text}");
 }
 
 #[tokio::test]

@@ -17,7 +17,11 @@ use orch_core::{
 };
 use orch_store::postgres::{PostgresStore, PostgresStoreConfig};
 
-use common::{full, key, put, unused_name, variable};
+use common::{
+    full, key, put,
+    server_store::{LogOnServer, OnServer, ServerBackend, log_on_server_suite, server_store_suite},
+    unused_name, variable,
+};
 
 /// The server that keeps running.
 fn server() -> String {
@@ -47,42 +51,75 @@ async fn psql(schema: &str) -> tokio_postgres::Client {
     client
 }
 
-struct Postgres {
-    server: String,
-    run: String,
-    restart: Option<String>,
+struct Postgres;
+
+#[async_trait]
+impl ServerBackend for Postgres {
+    type Config = PostgresStoreConfig;
+
+    const DENSE: bool = true;
+    const CLAIMS: usize = 1200;
+
+    fn fresh() -> PostgresStoreConfig {
+        fresh()
+    }
+
+    fn nowhere() -> PostgresStoreConfig {
+        let retry_deadline = Duration::from_millis(300);
+        PostgresStoreConfig { retry_deadline, ..at("postgres://orch:hidden@127.0.0.1:1/x", "") }
+    }
+
+    async fn open(config: &PostgresStoreConfig) -> Result<Arc<dyn StateStore>, StoreError> {
+        Ok(Arc::new(PostgresStore::open(config.clone()).await?))
+    }
+
+    /// Its tests do not disturb each other: the server that crashes is another one.
+    async fn turn(_alone: bool) -> Option<std::fs::File> {
+        None
+    }
 }
 
 #[async_trait]
-impl StoreHarness for Postgres {
-    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
-        let schema = format!("{}_{}", self.run, name.replace('-', "_"));
-        open(&PostgresStoreConfig { schema, ..at(&self.server, "") }).await
+impl LogOnServer for Postgres {
+    fn bounded(history_revisions: NonZeroU64) -> PostgresStoreConfig {
+        PostgresStoreConfig { history_revisions, ..fresh() }
     }
 
-    fn reopens(&self) -> bool {
-        true
+    /// The writer trims after it has completed a commit, so that it may trim once more meanwhile.
+    async fn log_is_exact(config: &PostgresStoreConfig, _oldest: Revision) -> bool {
+        let exact = "SELECT count(*) = (SELECT revision - oldest FROM meta) FROM log";
+        psql(&config.schema).await.query_one(exact, &[]).await.unwrap().get(0)
     }
 
-    fn disturbs(&self) -> bool {
-        self.restart.is_some()
+    async fn go_back(config: &PostgresStoreConfig) {
+        let back = "UPDATE meta SET revision = 1; DELETE FROM log";
+        psql(&config.schema).await.batch_execute(back).await.unwrap();
     }
+}
 
-    async fn disturb(&self) {
-        common::run(self.restart.as_ref().unwrap()).await;
-    }
+server_store_suite!(Postgres);
+log_on_server_suite!(Postgres);
+
+/// Stores that the conformance suite opens, in schemas of their own.
+fn harness(server: String, crash: Option<String>) -> OnServer<Postgres> {
+    let run = unused_name();
+    let config = move |name: &str| {
+        let schema = format!("{run}_{}", name.replace('-', "_"));
+        PostgresStoreConfig { schema, ..at(&server, "") }
+    };
+    OnServer { config: Box::new(config), crash }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_store_conforms() {
-    run_all(&Postgres { server: server(), run: unused_name(), restart: None }).await;
+    run_all(&harness(server(), None)).await;
 }
 
 /// `pg_ctl restart -m immediate` is a crash of the server: no process of it ends in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_the_server_loses_nothing() {
     let (server, restart) = (variable("ORCH_TEST_POSTGRES_FRAIL"), variable("ORCH_TEST_POSTGRES_RESTART"));
-    let harness = Postgres { server, run: unused_name(), restart: Some(restart) };
+    let harness = harness(server, Some(restart));
     orch_core::testkit::store::a_disturbance_loses_nothing(&harness).await;
     // What was open through it goes on: reads by themselves, a commit on a new connection.
     let store = harness.open("after").await;
@@ -90,51 +127,6 @@ async fn a_crash_of_the_server_loses_nothing() {
     harness.disturb().await;
     assert_eq!(store.revision().await.unwrap(), before);
     assert_eq!(store.commit(put("a", "2")).await.unwrap(), before.next());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn processes_share_one_order_and_hear_each_other() {
-    let config = fresh();
-    let stores = join_all((0..3).map(|_| open(&config))).await;
-    assert!(stores[0].capabilities().shared);
-    let mut watches = Vec::new();
-    for store in &stores {
-        watches.push(store.watch("", Revision::ZERO).await.unwrap());
-    }
-    let writers = stores.iter().enumerate().flat_map(|(number, store)| {
-        (0..50).map(move |n| async move { store.commit(put(&format!("k/{number}/{n}"), "v")).await.unwrap() })
-    });
-    let mut revisions = join_all(writers).await;
-    revisions.sort();
-    assert_eq!(revisions, (1..=150).map(Revision).collect::<Vec<_>>(), "each revision is given once");
-    let mut seen = Vec::new();
-    for watch in watches {
-        seen.push(watch.take(150).map(Result::unwrap).collect::<Vec<_>>().await);
-    }
-    assert!(seen[0].iter().map(|batch| batch.revision).eq(revisions), "in order and without a gap");
-    assert!(seen.iter().all(|other| *other == seen[0]));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn of_many_claims_at_once_one_wins_each() {
-    let config = fresh();
-    let stores = join_all((0..2).map(|_| open(&config))).await;
-    let claims = (0..1200).map(|n| {
-        let store = &stores[n % 2];
-        let claim = put(&format!("claims/{}", n / 4), &n.to_string());
-        let claim = claim.guarded(Guard::Absent(key(&format!("claims/{}", n / 4))));
-        async move { store.commit(claim).await }
-    });
-    let outcomes = join_all(claims).await;
-    for (n, four) in outcomes.chunks(4).enumerate() {
-        let won: Vec<_> = four.iter().filter(|outcome| outcome.is_ok()).collect();
-        assert_eq!(won.len(), 1, "claim {n}: {four:?}");
-        let lost = four.iter().filter(|outcome| {
-            matches!(outcome, Err(CommitError::Conflict { key }) if key.as_str() == format!("claims/{n}"))
-        });
-        assert_eq!(lost.count(), 3, "claim {n}: {four:?}");
-    }
-    assert_eq!(stores[0].revision().await.unwrap(), Revision(300), "a lost claim takes no revision");
 }
 
 /// On one thread, so that all are asked for before the first is sent.
@@ -276,49 +268,6 @@ async fn a_notification_wakes_the_watches_of_other_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_process_compacts_is_compacted_for_all() {
-    let config = fresh();
-    let (one, two) = (open(&config).await, open(&config).await);
-    for n in 0..10 {
-        one.commit(put("a", &n.to_string())).await.unwrap();
-    }
-    drop(two.watch("", Revision::ZERO).await.unwrap());
-    one.compact(Revision(4)).await.unwrap();
-    let early = two.watch("", Revision(3)).await.err();
-    assert!(matches!(early, Some(StoreError::Compacted { oldest: Revision(4) })), "{early:?}");
-    assert!(two.watch("", Revision(4)).await.is_ok());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_log_is_trimmed() {
-    let config = PostgresStoreConfig { history_revisions: NonZeroU64::new(40).unwrap(), ..fresh() };
-    let store = open(&config).await;
-    for n in 0..100 {
-        store.commit(put("a", &n.to_string())).await.unwrap();
-    }
-    let Some(StoreError::Compacted { oldest }) = store.watch("", Revision::ZERO).await.err() else {
-        panic!("the log must have been trimmed")
-    };
-    assert!((50..=60).contains(&oldest.0), "{oldest}");
-    let whole = "SELECT count(*) = (SELECT revision - oldest FROM meta) FROM log";
-    let whole: bool = psql(&config.schema).await.query_one(whole, &[]).await.unwrap().get(0);
-    assert!(whole, "what is left of the log is what may be watched");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_was_restored_to_an_older_state_is_noticed() {
-    let config = fresh();
-    let store = open(&config).await;
-    let watch = store.watch("", Revision::ZERO).await.unwrap();
-    store.commit(put("a", "1")).await.unwrap();
-    store.commit(put("a", "2")).await.unwrap();
-    drop(store.watch("", Revision::ZERO).await.unwrap());
-    psql(&config.schema).await.batch_execute("UPDATE meta SET revision = 1; DELETE FROM log").await.unwrap();
-    let last = watch.collect::<Vec<_>>().await.pop();
-    assert!(matches!(&last, Some(Err(StoreError::Corrupt(text))) if text.contains("older copy")), "{last:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn processes_that_open_a_new_schema_at_once_make_it_once() {
     let config = fresh();
     for store in join_all((0..8).map(|_| open(&config))).await {
@@ -420,18 +369,6 @@ async fn who_cannot_log_in_hears_why_and_no_password_is_shown() {
     let text = full(&error);
     assert!(!error.is_retryable() && text.contains("password authentication failed"), "{text}");
     assert!(!text.contains("ng-") && !format!("{error:?}").contains("ng-"), "{text}");
-}
-
-#[tokio::test]
-async fn a_server_that_is_not_there_is_waited_for_within_bounds() {
-    let nowhere = PostgresStoreConfig {
-        retry_deadline: Duration::from_millis(300),
-        ..PostgresStoreConfig::from_url("postgres://orch:hidden@127.0.0.1:1/x").unwrap()
-    };
-    let error = opening_fails(nowhere).await;
-    let text = full(&error);
-    assert!(error.is_retryable() && text.contains("within 300ms") && text.contains("refused"), "{text}");
-    assert!(!text.contains("hidden"), "{text}");
 }
 
 #[test]

@@ -7,14 +7,18 @@ mod common;
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, future::join_all};
+use futures_util::StreamExt;
 use orch_core::{
-    store::{CommitError, Durability, Guard, Revision, StateStore, StoreError},
-    testkit::store::{StoreHarness, run_all},
+    store::{Durability, Revision, StateStore, StoreError},
+    testkit::store::run_all,
 };
 use orch_store::redis::{RedisStore, RedisStoreConfig};
 
-use common::{full, key, put, unused_name, variable};
+use common::{
+    full, put,
+    server_store::{LogOnServer, OnServer, ServerBackend, log_on_server_suite, server_store_suite},
+    unused_name, variable,
+};
 
 fn server() -> String {
     variable("ORCH_TEST_REDIS")
@@ -37,12 +41,6 @@ async fn cli() -> redis::aio::MultiplexedConnection {
     redis::Client::open(server()).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 
-struct Redis {
-    run: String,
-    crash: Option<String>,
-    encrypted: bool,
-}
-
 /// A store over encrypted connections.
 fn encrypted() -> RedisStoreConfig {
     let files = variable("ORCH_TEST_REDIS_CERTIFICATES");
@@ -50,30 +48,76 @@ fn encrypted() -> RedisStoreConfig {
     RedisStoreConfig::from_url(&format!("{}?{files}", variable("ORCH_TEST_REDIS_TLS"))).unwrap()
 }
 
+struct Redis;
+
 #[async_trait]
-impl StoreHarness for Redis {
-    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
-        let config = if self.encrypted { encrypted() } else { fresh() };
-        open(&RedisStoreConfig { namespace: format!("{}/{name}", self.run), ..config }).await
+impl ServerBackend for Redis {
+    type Config = RedisStoreConfig;
+
+    const DENSE: bool = true;
+
+    fn fresh() -> RedisStoreConfig {
+        fresh()
     }
 
-    fn reopens(&self) -> bool {
-        true
+    fn unpolled() -> RedisStoreConfig {
+        RedisStoreConfig { poll_interval: Duration::from_secs(600), ..fresh() }
     }
 
-    fn disturbs(&self) -> bool {
-        self.crash.is_some()
+    fn nowhere() -> RedisStoreConfig {
+        let retry_deadline = Duration::from_millis(300);
+        RedisStoreConfig {
+            retry_deadline,
+            ..RedisStoreConfig::from_url("redis://:hidden@127.0.0.1:1").unwrap()
+        }
     }
 
-    async fn disturb(&self) {
-        common::run(self.crash.as_ref().unwrap()).await;
+    async fn open(config: &RedisStoreConfig) -> Result<Arc<dyn StateStore>, StoreError> {
+        Ok(Arc::new(RedisStore::open(config.clone()).await?))
     }
+
+    async fn turn(alone: bool) -> Option<std::fs::File> {
+        Some(turn(alone).await)
+    }
+}
+
+#[async_trait]
+impl LogOnServer for Redis {
+    fn bounded(history_revisions: NonZeroU64) -> RedisStoreConfig {
+        RedisStoreConfig { history_revisions, ..fresh() }
+    }
+
+    async fn log_is_exact(config: &RedisStoreConfig, oldest: Revision) -> bool {
+        let log = format!("{{{}}}:log", config.namespace);
+        let left: u64 = redis::cmd("XLEN").arg(log).query_async(&mut cli().await).await.unwrap();
+        left == 100 - oldest.0
+    }
+
+    /// The server is emptied.
+    async fn go_back(config: &RedisStoreConfig) {
+        let names = ["values", "versions", "index", "log", "meta"];
+        let names = names.map(|name| format!("{{{}}}:{name}", config.namespace));
+        redis::cmd("DEL").arg(&names[..]).exec_async(&mut cli().await).await.unwrap();
+    }
+}
+
+server_store_suite!(Redis);
+log_on_server_suite!(Redis);
+
+/// Stores that the conformance suite opens, in namespaces of their own.
+fn harness(over_tls: bool, crash: Option<String>) -> OnServer<Redis> {
+    let run = unused_name();
+    let config = move |name: &str| {
+        let config = if over_tls { encrypted() } else { fresh() };
+        RedisStoreConfig { namespace: format!("{run}/{name}"), ..config }
+    };
+    OnServer { config: Box::new(config), crash }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_store_conforms() {
     let _turn = turn(false).await;
-    run_all(&Redis { run: unused_name(), crash: None, encrypted: false }).await;
+    run_all(&harness(false, None)).await;
 }
 
 /// `kill -9` of a server that syncs before it answers.
@@ -81,31 +125,8 @@ async fn redis_store_conforms() {
 async fn a_killed_server_loses_nothing() {
     let _turn = turn(true).await;
     for encrypted in [false, true] {
-        let crash = Some(variable("ORCH_TEST_REDIS_CRASH"));
-        let harness = Redis { run: unused_name(), crash, encrypted };
+        let harness = harness(encrypted, Some(variable("ORCH_TEST_REDIS_CRASH")));
         orch_core::testkit::store::a_disturbance_loses_nothing(&harness).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn processes_share_one_order_and_hear_each_other() {
-    let _turn = turn(false).await;
-    let config = RedisStoreConfig { poll_interval: Duration::from_secs(600), ..fresh() };
-    let stores = join_all((0..3).map(|_| open(&config))).await;
-    assert!(stores[0].capabilities().shared);
-    let mut watches = Vec::new();
-    for store in &stores {
-        watches.push(store.watch("", Revision::ZERO).await.unwrap());
-    }
-    let writers = stores.iter().enumerate().flat_map(|(number, store)| {
-        (0..50).map(move |n| async move { store.commit(put(&format!("k/{number}/{n}"), "v")).await.unwrap() })
-    });
-    let mut revisions = join_all(writers).await;
-    revisions.sort();
-    assert_eq!(revisions, (1..=150).map(Revision).collect::<Vec<_>>(), "each revision is given once");
-    for watch in watches {
-        let seen: Vec<_> = watch.take(150).map(|batch| batch.unwrap().revision).collect().await;
-        assert_eq!(seen, revisions, "in order and without a gap");
     }
 }
 
@@ -150,57 +171,6 @@ async fn people_can_read_everything() {
     assert_eq!(values, ["tasks/1", "{\"v\":1}"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_was_emptied_is_noticed() {
-    let _turn = turn(false).await;
-    let config = fresh();
-    let store = open(&config).await;
-    let watch = store.watch("", Revision::ZERO).await.unwrap();
-    store.commit(put("a", "1")).await.unwrap();
-    drop(store.watch("", Revision::ZERO).await.unwrap());
-    let names = ["values", "versions", "index", "log", "meta"];
-    let names = names.map(|name| format!("{{{}}}:{name}", config.namespace));
-    redis::cmd("DEL").arg(&names[..]).exec_async(&mut cli().await).await.unwrap();
-    let last = watch.collect::<Vec<_>>().await.pop();
-    assert!(matches!(&last, Some(Err(StoreError::Corrupt(text))) if text.contains("older copy")), "{last:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_log_is_trimmed() {
-    let _turn = turn(false).await;
-    let config = RedisStoreConfig { history_revisions: NonZeroU64::new(40).unwrap(), ..fresh() };
-    let store = open(&config).await;
-    for n in 0..100 {
-        store.commit(put("a", &n.to_string())).await.unwrap();
-    }
-    let Some(StoreError::Compacted { oldest }) = store.watch("", Revision::ZERO).await.err() else {
-        panic!("the log must have been trimmed")
-    };
-    assert!((50..=60).contains(&oldest.0), "{oldest}");
-    let log = format!("{{{}}}:log", config.namespace);
-    let left: u64 = redis::cmd("XLEN").arg(log).query_async(&mut cli().await).await.unwrap();
-    assert_eq!(left, 100 - oldest.0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn of_many_claims_at_once_one_wins_each() {
-    let _turn = turn(false).await;
-    let store = open(&fresh()).await;
-    let claims = (0..400).map(|n| {
-        let claim = put(&format!("claims/{}", n / 4), &n.to_string());
-        let claim = claim.guarded(Guard::Absent(key(&format!("claims/{}", n / 4))));
-        let store = Arc::clone(&store);
-        async move { store.commit(claim).await }
-    });
-    let outcomes = join_all(claims).await;
-    for (n, four) in outcomes.chunks(4).enumerate() {
-        assert_eq!(four.iter().filter(|outcome| outcome.is_ok()).count(), 1, "claim {n}: {four:?}");
-        let lost = four.iter().filter(|outcome| matches!(outcome, Err(CommitError::Conflict { .. })));
-        assert_eq!(lost.count(), 3, "claim {n}: {four:?}");
-    }
-    assert_eq!(store.revision().await.unwrap(), Revision(100), "a lost claim takes no revision");
-}
-
 #[tokio::test]
 async fn who_cannot_log_in_hears_why_and_no_password_is_shown() {
     let _turn = turn(false).await;
@@ -212,17 +182,6 @@ async fn who_cannot_log_in_hears_why_and_no_password_is_shown() {
     let text = full(&error);
     assert!(text.to_lowercase().contains("password") && !text.contains("hidden"), "{text}");
     assert!(!format!("{error:?}").contains("hidden"), "{error:?}");
-}
-
-#[tokio::test]
-async fn a_server_that_is_not_there_is_waited_for_within_bounds() {
-    let config = RedisStoreConfig {
-        retry_deadline: Duration::from_millis(300),
-        ..RedisStoreConfig::from_url("redis://:hidden@127.0.0.1:1").unwrap()
-    };
-    let error = RedisStore::open(config).await.unwrap_err();
-    let text = full(&error);
-    assert!(error.is_retryable() && text.contains("within 300ms") && !text.contains("hidden"), "{text}");
 }
 
 #[tokio::test]
@@ -277,5 +236,5 @@ async fn certificates_say_who_is_who() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_store_conforms() {
     let _turn = turn(false).await;
-    run_all(&Redis { run: unused_name(), crash: None, encrypted: true }).await;
+    run_all(&harness(true, None)).await;
 }

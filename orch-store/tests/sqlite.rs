@@ -1,201 +1,64 @@
-//! The SQLite store on a real disk: the conformance suite, a killed process, and the ways that opening fails.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests too")]
+//! The SQLite store on a real disk.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
-use std::{
-    fs,
-    num::NonZeroU64,
-    path::{Path, PathBuf},
-    process::Stdio,
-    sync::Arc,
-};
+mod common;
+
+use std::{marker::PhantomData, num::NonZeroU64, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use orch_core::{
-    store::{Key, Revision, StateStore, StoreError, Txn, Write},
-    testkit::store::{StoreHarness, run_all},
+    store::{StateStore, StoreError},
+    testkit::store::run_all,
 };
 use orch_store::sqlite::{SqliteStore, SqliteStoreConfig};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
-struct Sqlite(PathBuf);
+use common::{
+    file_store::{Below, FileBackend, file_store_suite},
+    put,
+};
+
+struct Sqlite;
 
 #[async_trait]
-impl StoreHarness for Sqlite {
-    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
-        Arc::new(SqliteStore::open(SqliteStoreConfig::new(self.0.join(name))).await.unwrap())
+impl FileBackend for Sqlite {
+    const FILE: &'static str = "orch.sqlite";
+
+    async fn open(dir: &Path, history: Option<NonZeroU64>) -> Result<Arc<dyn StateStore>, StoreError> {
+        let mut config = SqliteStoreConfig::new(dir);
+        config.history_revisions = history.unwrap_or(config.history_revisions);
+        Ok(Arc::new(SqliteStore::open(config).await?))
     }
 
-    fn reopens(&self) -> bool {
-        true
+    fn damaged(good: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+        let (mut no_header, mut no_schema) = (good.to_vec(), good.to_vec());
+        no_header[..64].fill(0xAA);
+        no_schema[100..4096].fill(0xAA);
+        vec![
+            ("no header", no_header),
+            ("no schema", no_schema),
+            ("cut off in the header", good[..60].to_vec()),
+        ]
+    }
+
+    fn make_newer(file: &Path) {
+        make(file, "PRAGMA application_id = 1869767528; PRAGMA user_version = 99");
+    }
+
+    fn make_foreign(file: &Path) {
+        make(file, "CREATE TABLE theirs (id INTEGER)");
     }
 }
+
+fn make(file: &Path, sql: &str) {
+    rusqlite::Connection::open(file).unwrap().execute_batch(sql).unwrap();
+}
+
+file_store_suite!(Sqlite);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_store_conforms() {
     let dir = tempfile::tempdir().unwrap();
-    run_all(&Sqlite(dir.path().into())).await;
-}
-
-fn put(key: &str, value: &str) -> Txn {
-    Txn::of(vec![Write::put(Key::new(key).unwrap(), value.to_owned())])
-}
-
-async fn opening_fails(dir: &Path) -> StoreError {
-    SqliteStore::open(SqliteStoreConfig::new(dir)).await.expect_err("opening must fail")
-}
-
-/// An error with its causes, as a log shows it.
-fn full(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(|error| format!("{error}; ")).collect()
-}
-
-const CHILD_DIR: &str = "ORCH_STORE_TEST_CHILD_DIR";
-
-/// No test by itself: what the next test runs in a process of its own, and kills.
-#[tokio::test(flavor = "multi_thread")]
-async fn child_that_commits_until_killed() {
-    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
-    let store = Arc::new(SqliteStore::open(SqliteStoreConfig::new(dir)).await.unwrap());
-    let writers = (0..8).map(|writer| {
-        let store = Arc::clone(&store);
-        tokio::spawn(async move {
-            for n in 0u64.. {
-                let revision = store.commit(put(&format!("k/{writer}-{n}"), "v")).await.unwrap();
-                println!("acknowledged k/{writer}-{n} {revision}");
-            }
-        })
-    });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn everything_acknowledged_survives_kill_9() {
-    let dir = tempfile::tempdir().unwrap();
-    for round in 1..=3 {
-        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_commits_until_killed", "--nocapture"])
-            .env(CHILD_DIR, dir.path())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut acknowledged = Vec::new();
-        while let Some(line) = lines.next_line().await.unwrap() {
-            // The first line follows on what the test harness prints.
-            let Some((_, commit)) = line.split_once("acknowledged ") else { continue };
-            let (key, revision) = commit.split_once(' ').unwrap();
-            acknowledged.push((key.to_owned(), revision.parse().map(Revision).unwrap()));
-            if acknowledged.len() == 200 {
-                let error = opening_fails(dir.path()).await;
-                assert!(matches!(error, StoreError::Locked(_)), "{error}");
-                let text = error.to_string();
-                assert!(
-                    text.contains("another manager") && text.contains(dir.path().to_str().unwrap()),
-                    "{text}"
-                );
-                child.start_kill().unwrap();
-            }
-        }
-        child.wait().await.unwrap();
-
-        let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-        assert!(acknowledged.len() >= 200);
-        let last = acknowledged.iter().map(|(_, revision)| *revision).max().unwrap();
-        assert!(store.revision().await.unwrap() >= last);
-        for (key, revision) in acknowledged {
-            let entry = store.get(&Key::new(&key).unwrap()).await.unwrap();
-            assert_eq!(
-                entry.map(|entry| entry.version),
-                Some(revision),
-                "round {round}: {key} was acknowledged"
-            );
-        }
-        store.close().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_second_store_in_the_same_directory_waits_for_the_first_to_close() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-    assert!(matches!(opening_fails(dir.path()).await, StoreError::Locked(_)));
-    first.commit(put("a", "1")).await.unwrap();
-    first.close().await.unwrap();
-    let second = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-    assert!(second.get(&Key::new("a").unwrap()).await.unwrap().is_some());
-}
-
-#[tokio::test]
-async fn the_log_on_disk_is_bounded_and_answers_compacted() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = SqliteStoreConfig {
-        history_revisions: NonZeroU64::new(40).unwrap(),
-        ..SqliteStoreConfig::new(dir.path())
-    };
-    let store = SqliteStore::open(config.clone()).await.unwrap();
-    let mut slow = store.watch("", Revision::ZERO).await.unwrap();
-    for n in 0..100 {
-        store.commit(put("k", &n.to_string())).await.unwrap();
-    }
-    let Some(Err(StoreError::Compacted { oldest })) = slow.next().await else {
-        panic!("the watch must fall out")
-    };
-    assert!((50..=60).contains(&oldest.0), "{oldest}");
-    store.close().await.unwrap();
-    let store = SqliteStore::open(config).await.unwrap();
-    let watch = store.watch("", oldest).await.unwrap();
-    let batches: Vec<_> = watch.take(usize::try_from(100 - oldest.0).unwrap()).collect().await;
-    assert_eq!(batches[0].as_ref().unwrap().revision, oldest.next());
-    assert!(batches.iter().all(Result::is_ok));
-}
-
-#[tokio::test]
-async fn a_damaged_file_is_named_and_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("orch.sqlite");
-    let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-    for n in 0..100 {
-        store.commit(put(&format!("k/{n}"), &"v".repeat(100))).await.unwrap();
-    }
-    store.close().await.unwrap();
-    let good = fs::read(&file).unwrap();
-    let mut no_header = good.clone();
-    no_header[..64].fill(0xAA);
-    let mut no_schema = good.clone();
-    no_schema[100..4096].fill(0xAA);
-    for (what, bad) in [
-        ("text", b"dear diary, this is not a database at all".to_vec()),
-        ("no header", no_header),
-        ("no schema", no_schema),
-        ("cut off in the header", good[..60].to_vec()),
-    ] {
-        fs::write(&file, &bad).unwrap();
-        let error = opening_fails(dir.path()).await;
-        assert!(matches!(error, StoreError::Corrupt(_)), "{what}: {}", full(&error));
-        assert!(error.to_string().contains(file.to_str().unwrap()), "{what}: {error}");
-        assert!(error.to_string().contains("backup"), "{what}: {error}");
-        assert_eq!(fs::read(&file).unwrap(), bad, "{what}: the file must be left as it is");
-    }
-    fs::write(&file, good).unwrap();
-    let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-    assert_eq!(store.revision().await.unwrap(), Revision(100));
-}
-
-#[tokio::test]
-async fn a_newer_format_and_a_foreign_database_are_refused() {
-    for (makes, says) in [
-        ("PRAGMA application_id = 1869767528; PRAGMA user_version = 99", "newer version (format 99"),
-        ("CREATE TABLE theirs (id INTEGER)", "another program's"),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        rusqlite::Connection::open(dir.path().join("orch.sqlite")).unwrap().execute_batch(makes).unwrap();
-        let error = opening_fails(dir.path()).await.to_string();
-        assert!(error.contains(says), "{error}");
-    }
+    run_all(&Below(dir.path().into(), PhantomData::<Sqlite>)).await;
 }
 
 #[tokio::test]
@@ -230,29 +93,5 @@ async fn more_readers_than_connections_all_get_an_answer() {
     });
     for reader in readers.collect::<Vec<_>>() {
         assert_eq!(reader.await.unwrap(), 1);
-    }
-}
-
-#[cfg(unix)]
-#[tokio::test]
-async fn nobody_but_the_owner_may_read_the_file() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-    store.commit(put("a", "1")).await.unwrap();
-    for file in std::fs::read_dir(dir.path()).unwrap() {
-        let mode = file.as_ref().unwrap().metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o077, 0, "{file:?} has mode {mode:o}");
-    }
-}
-
-#[tokio::test]
-async fn a_directory_that_cannot_be_used_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let occupied = dir.path().join("occupied");
-    fs::write(&occupied, "a file").unwrap();
-    for bad in [occupied.clone(), occupied.join("below")] {
-        let text = full(&opening_fails(&bad).await);
-        assert!(text.contains(bad.to_str().unwrap()) && text.contains("check that"), "{text}");
     }
 }

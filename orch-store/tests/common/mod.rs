@@ -1,5 +1,14 @@
-//! Shared parts of tests against servers.
-#![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part of it")]
+//! Shared parts of tests: the suites of file stores and of server stores, and helpers.
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    clippy::unwrap_used,
+    reason = "each test uses a part of it"
+)]
+
+pub(crate) mod file_store;
+pub(crate) mod server_store;
 
 use std::{
     fs::File,

@@ -1,0 +1,260 @@
+//! Suite of the stores in a file of one process: a killed process, the bound on the log, and the ways that
+//! opening fails.
+
+use std::{
+    fs,
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use orch_core::{
+    store::{Revision, StateStore, StoreError},
+    testkit::store::StoreHarness,
+};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use super::{full, key, put};
+
+/// A store in a file, as the suite opens it.
+#[async_trait]
+pub(crate) trait FileBackend: Send + Sync + 'static {
+    /// The store's file in its directory.
+    const FILE: &'static str;
+
+    /// Opens the store, with this many revisions in its log if that is not left to the default.
+    async fn open(dir: &Path, history: Option<NonZeroU64>) -> Result<Arc<dyn StateStore>, StoreError>;
+
+    /// Damaged contents, each made from that of a good file.
+    fn damaged(good: &[u8]) -> Vec<(&'static str, Vec<u8>)>;
+
+    /// Makes a file of format 99, and one of another program.
+    fn make_newer(file: &Path);
+    fn make_foreign(file: &Path);
+}
+
+/// Stores below a directory, for the conformance suite.
+pub(crate) struct Below<B>(pub(crate) PathBuf, pub(crate) std::marker::PhantomData<B>);
+
+#[async_trait]
+impl<B: FileBackend> StoreHarness for Below<B> {
+    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
+        B::open(&self.0.join(name), None).await.unwrap()
+    }
+
+    fn reopens(&self) -> bool {
+        true
+    }
+}
+
+/// The tests of the suite, each by its name, for one backend. They stand at the root of their test binary,
+/// because one of them runs another in a process of its own.
+macro_rules! file_store_suite {
+    ($backend:ty) => {
+        /// No test by itself: the next test runs it in a process of its own, and kills it.
+        #[tokio::test(flavor = "multi_thread")]
+        async fn child_that_commits_until_killed() {
+            common::file_store::commit_until_killed::<$backend>().await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn everything_acknowledged_survives_kill_9() {
+            common::file_store::everything_acknowledged_survives_kill_9::<$backend>().await;
+        }
+
+        #[tokio::test]
+        async fn a_second_store_in_the_same_directory_waits_for_the_first_to_close() {
+            common::file_store::a_second_store_waits_for_the_first_to_close::<$backend>().await;
+        }
+
+        #[tokio::test]
+        async fn the_log_on_disk_is_bounded_and_answers_compacted() {
+            common::file_store::the_log_on_disk_is_bounded::<$backend>().await;
+        }
+
+        #[tokio::test]
+        async fn a_damaged_file_is_named_and_left_alone() {
+            common::file_store::a_damaged_file_is_named_and_left_alone::<$backend>().await;
+        }
+
+        #[tokio::test]
+        async fn a_newer_format_and_a_foreign_database_are_refused() {
+            common::file_store::a_newer_format_and_a_foreign_database_are_refused::<$backend>().await;
+        }
+
+        #[cfg(unix)]
+        #[tokio::test]
+        async fn nobody_but_the_owner_may_read_the_file() {
+            common::file_store::nobody_but_the_owner_may_read_the_file::<$backend>().await;
+        }
+
+        #[tokio::test]
+        async fn a_directory_that_cannot_be_used_is_named() {
+            common::file_store::a_directory_that_cannot_be_used_is_named::<$backend>().await;
+        }
+    };
+}
+pub(crate) use file_store_suite;
+
+const CHILD_DIR: &str = "ORCH_STORE_TEST_CHILD_DIR";
+
+async fn open<B: FileBackend>(dir: &Path) -> Arc<dyn StateStore> {
+    B::open(dir, None).await.unwrap()
+}
+
+async fn opening_fails<B: FileBackend>(dir: &Path) -> StoreError {
+    B::open(dir, None).await.expect_err("opening must fail")
+}
+
+#[allow(clippy::print_stdout, reason = "the parent process reads it")]
+pub(crate) async fn commit_until_killed<B: FileBackend>() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let store = open::<B>(Path::new(&dir)).await;
+    let writers = (0..8).map(|writer| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for n in 0u64.. {
+                let revision = store.commit(put(&format!("k/{writer}-{n}"), "v")).await.unwrap();
+                println!("acknowledged k/{writer}-{n} {revision}");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+}
+
+pub(crate) async fn everything_acknowledged_survives_kill_9<B: FileBackend>() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 1..=3 {
+        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_commits_until_killed", "--nocapture"])
+            .env(CHILD_DIR, dir.path())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut acknowledged = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            // The first line follows on what the test harness prints.
+            let Some((_, commit)) = line.split_once("acknowledged ") else { continue };
+            let (key, revision) = commit.split_once(' ').unwrap();
+            acknowledged.push((key.to_owned(), revision.parse().map(Revision).unwrap()));
+            if acknowledged.len() == 200 {
+                let error = opening_fails::<B>(dir.path()).await;
+                assert!(matches!(error, StoreError::Locked(_)), "{error}");
+                let text = error.to_string();
+                let dir = dir.path().to_str().unwrap();
+                assert!(text.contains("another manager") && text.contains(dir), "{text}");
+                child.start_kill().unwrap();
+            }
+        }
+        child.wait().await.unwrap();
+
+        let store = open::<B>(dir.path()).await;
+        assert!(acknowledged.len() >= 200);
+        let last = acknowledged.iter().map(|(_, revision)| *revision).max().unwrap();
+        assert!(store.revision().await.unwrap() >= last);
+        for (name, revision) in acknowledged {
+            let entry = store.get(&key(&name)).await.unwrap();
+            let version = entry.map(|entry| entry.version);
+            assert_eq!(version, Some(revision), "round {round}: {name} was acknowledged");
+        }
+        store.close().await.unwrap();
+    }
+}
+
+pub(crate) async fn a_second_store_waits_for_the_first_to_close<B: FileBackend>() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open::<B>(dir.path()).await;
+    assert!(matches!(opening_fails::<B>(dir.path()).await, StoreError::Locked(_)));
+    first.commit(put("a", "1")).await.unwrap();
+    first.close().await.unwrap();
+    let second = open::<B>(dir.path()).await;
+    assert!(second.get(&key("a")).await.unwrap().is_some());
+}
+
+pub(crate) async fn the_log_on_disk_is_bounded<B: FileBackend>() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = NonZeroU64::new(40);
+    let store = B::open(dir.path(), history).await.unwrap();
+    let mut slow = store.watch("", Revision::ZERO).await.unwrap();
+    for n in 0..100 {
+        store.commit(put("k", &n.to_string())).await.unwrap();
+    }
+    let Some(Err(StoreError::Compacted { oldest })) = slow.next().await else {
+        panic!("the watch must fall out")
+    };
+    assert!((50..=60).contains(&oldest.0), "{oldest}");
+    store.close().await.unwrap();
+    let store = B::open(dir.path(), history).await.unwrap();
+    let watch = store.watch("", oldest).await.unwrap();
+    let batches: Vec<_> = watch.take(usize::try_from(100 - oldest.0).unwrap()).collect().await;
+    assert_eq!(batches[0].as_ref().unwrap().revision, oldest.next());
+    assert!(batches.iter().all(Result::is_ok));
+}
+
+pub(crate) async fn a_damaged_file_is_named_and_left_alone<B: FileBackend>() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(B::FILE);
+    let store = open::<B>(dir.path()).await;
+    for n in 0..100 {
+        store.commit(put(&format!("k/{n}"), &"v".repeat(100))).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let good = fs::read(&file).unwrap();
+    let text = b"dear diary, this is not a database at all".to_vec();
+    for (what, bad) in [("text", text)].into_iter().chain(B::damaged(&good)) {
+        fs::write(&file, &bad).unwrap();
+        let error = opening_fails::<B>(dir.path()).await;
+        assert!(matches!(error, StoreError::Corrupt(_)), "{what}: {}", full(&error));
+        assert!(error.to_string().contains(file.to_str().unwrap()), "{what}: {error}");
+        assert!(error.to_string().contains("backup"), "{what}: {error}");
+        assert_eq!(fs::read(&file).unwrap(), bad, "{what}: the file must be left as it is");
+    }
+    fs::write(&file, good).unwrap();
+    let store = open::<B>(dir.path()).await;
+    assert_eq!(store.revision().await.unwrap(), Revision(100));
+}
+
+pub(crate) async fn a_newer_format_and_a_foreign_database_are_refused<B: FileBackend>() {
+    let makes: [(fn(&Path), _); 2] =
+        [(B::make_newer, "newer version (format 99"), (B::make_foreign, "another program's")];
+    for (make, says) in makes {
+        let dir = tempfile::tempdir().unwrap();
+        make(&dir.path().join(B::FILE));
+        let error = opening_fails::<B>(dir.path()).await.to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[cfg(unix)]
+pub(crate) async fn nobody_but_the_owner_may_read_the_file<B: FileBackend>() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let check = || {
+        for file in fs::read_dir(dir.path()).unwrap() {
+            let mode = file.as_ref().unwrap().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{file:?} has mode {mode:o}");
+        }
+    };
+    let store = open::<B>(dir.path()).await;
+    store.commit(put("a", "1")).await.unwrap();
+    check();
+    store.close().await.unwrap();
+    check();
+}
+
+pub(crate) async fn a_directory_that_cannot_be_used_is_named<B: FileBackend>() {
+    let dir = tempfile::tempdir().unwrap();
+    let occupied = dir.path().join("occupied");
+    fs::write(&occupied, "a file").unwrap();
+    for bad in [occupied.clone(), occupied.join("below")] {
+        let text = full(&opening_fails::<B>(&bad).await);
+        assert!(text.contains(bad.to_str().unwrap()) && text.contains("check that"), "{text}");
+    }
+}
