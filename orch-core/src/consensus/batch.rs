@@ -15,7 +15,7 @@ use tokio::{
 use super::{Committed, ConsensusError, ConsensusStatus, Context, HybridClock, StateMachine};
 use crate::{
     environment::Environment,
-    store::{Key, Revision, StateStore, StoreError, Write},
+    store::{Key, Revision, StateStore, StateStoreExt as _, StoreError, Write},
 };
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
@@ -248,17 +248,12 @@ pub(super) async fn read_all(store: &dyn StateStore, prefixes: &[&str]) -> Resul
     const PAGE: usize = 4096;
     let (mut records, mut first, mut written) = (Vec::new(), None, Revision::ZERO);
     for prefix in prefixes {
-        let mut after = None;
-        loop {
-            let page = store.scan(prefix, after.as_ref(), PAGE).await?;
+        let mut pages = store.pages(prefix, PAGE);
+        while let Some(page) = pages.next().await? {
             first.get_or_insert(page.revision);
-            after = page.entries.last().map(|entry| entry.key.clone());
             for entry in page.entries {
                 written = written.max(entry.version);
                 records.push(Write::put(entry.key, entry.value));
-            }
-            if !page.more {
-                break;
             }
         }
     }

@@ -26,7 +26,10 @@ use super::{
 use crate::{
     model::{AttemptId, TaskId, Timestamp},
     runtime::OutputStream,
-    store::{CommitError, Entry, Guard, Key, StateStore, StoreCapabilities, StoreError, Write, chunked_txns},
+    store::{
+        CommitError, Entry, Guard, Key, StateStore, StateStoreExt as _, StoreCapabilities, StoreError, Write,
+        chunked_txns,
+    },
 };
 
 /// [`OutputStore`] in a [`StateStore`], for members that share it: each can read what another one received.
@@ -213,13 +216,7 @@ pub(crate) async fn move_out(
         to.sync().await?;
         moved += page.entries.len() as u64;
         let deleted = page.entries.into_iter().map(|entry| Write::delete(entry.key)).collect();
-        for txn in chunked_txns(&store.capabilities(), deleted) {
-            match store.commit(txn).await {
-                Ok(_) => {}
-                Err(CommitError::Store(error)) => return Err(error.into()),
-                Err(CommitError::Conflict { .. }) => unreachable!("there are no guards"),
-            }
-        }
+        store.write_all(deleted).await?;
     }
 }
 
@@ -233,17 +230,13 @@ impl Index {
 
     /// Adds everything under `prefix` that the store holds.
     async fn read(&mut self, store: &dyn StateStore, prefix: &str) -> Result<(), StoreError> {
-        let mut after = None;
-        loop {
-            let page = store.scan(prefix, after.as_ref(), 256).await?;
+        let mut pages = store.pages(prefix, 256);
+        while let Some(page) = pages.next().await? {
             for Entry { key, value, .. } in &page.entries {
                 self.restore(key, value);
             }
-            after = page.entries.last().map(|entry| entry.key.clone());
-            if !page.more {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Reads again what the last write may have left in another state than is written here.

@@ -1,6 +1,7 @@
 //! The [`StateStore`] trait: where records live. The contract is between a backend and everything above it
 //! (consensus adapters, observations, the read side); `testkit::store` checks it.
 
+mod ext;
 mod history;
 mod key;
 mod memory;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use ext::{Pages, StateStoreExt};
 pub use history::{History, HistoryBounds, HistorySource};
 pub use key::{Key, KeyError};
 pub use memory::{MemoryStore, MemoryStoreConfig};

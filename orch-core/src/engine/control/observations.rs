@@ -14,7 +14,7 @@ use crate::{
     engine::link::{Observation, ObservationKind},
     model::{AttemptId, NodeId, Timestamp},
     output::{OutputChunk, OutputStore},
-    store::{CommitError, Key, StateStore, StoreError, Write, chunked_txns},
+    store::{Key, StateStore, StateStoreExt as _, StoreError, Write},
 };
 
 const PREFIX: &str = "observed/attempts/";
@@ -70,7 +70,7 @@ impl Observations {
             }
         }
         let kept = async { self.output.append(pieces).await.map_err(Error::from) };
-        let written = async { self.write(writes).await.map_err(Error::from) };
+        let written = async { self.store.write_all(writes).await.map_err(Error::from) };
         // Neither waits for the other, and each may be done again.
         let (kept, written) = tokio::join!(kept, written);
         kept.and(written)
@@ -93,41 +93,26 @@ impl Observations {
         }
         while !writes.is_empty() {
             let rest = writes.split_off(writes.len().min(MOST));
-            if let Err(error) = self.write(writes).await {
+            if let Err(error) = self.store.write_all(writes).await {
                 debug!(%error, "stale observations were not deleted");
             }
             writes = rest;
         }
     }
-
-    async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {
-        for txn in chunked_txns(&self.store.capabilities(), writes) {
-            match self.store.commit(txn).await {
-                Ok(_) => {}
-                Err(CommitError::Store(error)) => return Err(error),
-                Err(CommitError::Conflict { .. }) => unreachable!("there are no guards"),
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Reads what was observed before a restart into the view.
 pub(super) async fn restore(store: &dyn StateStore, view: &View) -> Result<(), StoreError> {
-    let mut after = None;
-    loop {
-        let page = store.scan(PREFIX, after.as_ref(), 1024).await?;
+    let mut pages = store.pages(PREFIX, 1024);
+    while let Some(page) = pages.next().await? {
         for entry in &page.entries {
             let attempt = entry.key.as_str().strip_prefix(PREFIX).and_then(|id| id.parse().ok());
             if let (Some(attempt), Some(observed)) = (attempt, Observed::from_record(&entry.value)) {
                 view.restore_observed(attempt, observed);
             }
         }
-        after = page.entries.last().map(|entry| entry.key.clone());
-        if !page.more {
-            return Ok(());
-        }
     }
+    Ok(())
 }
 
 /// Key of what was observed of an attempt. Each has its own, so that forgetting one that has ended never

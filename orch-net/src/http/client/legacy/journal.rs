@@ -8,7 +8,7 @@ use std::{
 
 use orch_core::{
     model::{Held, SharedSpec, TaskId, Timestamp},
-    store::{CommitError, Key, StateStore, StoreError, Txn, Write},
+    store::{CommitError, Key, StateStore, StateStoreExt as _, StoreError, Txn, Write},
 };
 use serde::{Deserialize, Serialize};
 
@@ -77,19 +77,16 @@ pub(super) struct Journal {
 impl Journal {
     pub(super) async fn open(store: Arc<dyn StateStore>) -> Result<Self, StoreError> {
         let mut journal = Self { store, tasks: BTreeMap::new(), over: BTreeSet::new() };
-        let mut after = None;
-        loop {
-            let page = journal.store.scan(PREFIX, after.as_ref(), PAGE).await?;
+        let store = Arc::clone(&journal.store);
+        let mut pages = store.pages(PREFIX, PAGE);
+        while let Some(page) = pages.next().await? {
             for entry in &page.entries {
                 let (task, life) = read(entry.key.as_str(), &entry.value)
                     .map_err(|why| StoreError::Corrupt(format!("{}: {why}", entry.key)))?;
                 journal.absorb(task, life);
             }
-            after = page.entries.last().map(|entry| entry.key.clone());
-            if !page.more {
-                return Ok(journal);
-            }
         }
+        Ok(journal)
     }
 
     pub(super) fn get(&self, task: TaskId) -> Option<&Life> {

@@ -1,0 +1,98 @@
+//! Operations on any store that are made of several calls.
+
+use super::{CommitError, Key, Page, StateStore, StoreError, Txn, Write, txn_chunks::chunked_txns};
+
+/// Operations of every [`StateStore`] that are made of several calls. For users; backends implement nothing
+/// of it.
+pub trait StateStoreExt: StateStore {
+    /// The records below `prefix` in byte order of keys, in pages of at most `page_len`, which is at least
+    /// one. Each page is of one revision; records that are written between two pages may be missed.
+    ///
+    /// ```
+    /// # use orch_core::store::{MemoryStore, MemoryStoreConfig, StateStore, StateStoreExt, StoreError};
+    /// # async fn count(store: &dyn StateStore) -> Result<usize, StoreError> {
+    /// let (mut count, mut pages) = (0, store.pages("tasks/", 1000));
+    /// while let Some(page) = pages.next().await? {
+    ///     count += page.entries.len();
+    /// }
+    /// # Ok(count) }
+    /// ```
+    fn pages<'a>(&'a self, prefix: &'a str, page_len: usize) -> Pages<'a, Self> {
+        Pages { store: self, prefix, page_len: page_len.max(1), after: None, done: false }
+    }
+
+    /// Commits writes without guards, in as many transactions as the store needs, one after the other. May be
+    /// dropped; a part of them is committed then, as after an error.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the first transaction that fails.
+    fn write_all(&self, writes: Vec<Write>) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async move {
+            for txn in chunked_txns(&self.capabilities(), writes) {
+                commit_unguarded(self, txn).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+impl<S: StateStore + ?Sized> StateStoreExt for S {}
+
+async fn commit_unguarded(store: &(impl StateStore + ?Sized), txn: Txn) -> Result<(), StoreError> {
+    match store.commit(txn).await {
+        Ok(_) => Ok(()),
+        Err(CommitError::Store(error)) => Err(error),
+        Err(CommitError::Conflict { .. }) => unreachable!("there are no guards"),
+    }
+}
+
+/// Pages of a scan; see [`StateStoreExt::pages`].
+#[derive(Debug)]
+pub struct Pages<'a, S: ?Sized> {
+    store: &'a S,
+    prefix: &'a str,
+    page_len: usize,
+    after: Option<Key>,
+    done: bool,
+}
+
+impl<S: StateStore + ?Sized> Pages<'_, S> {
+    /// The next page; `None` after the last one. The first may be empty. May be dropped, and called again
+    /// after an error.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Page>, StoreError> {
+        if self.done {
+            return Ok(None);
+        }
+        let page = self.store.scan(self.prefix, self.after.as_ref(), self.page_len).await?;
+        self.after = page.entries.last().map(|entry| entry.key.clone());
+        self.done = !page.more || self.after.is_none();
+        Ok(Some(page))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, MemoryStoreConfig};
+
+    #[tokio::test]
+    async fn all_writes_arrive_and_all_pages_have_them_once() {
+        let config = MemoryStoreConfig { max_txn_writes: 3, ..MemoryStoreConfig::default() };
+        let store = MemoryStore::new(config);
+        let key = |n: u32| Key::new(format!("k/{n:02}")).unwrap();
+        store.write_all((0..10).map(|n| Write::put(key(n), "v")).collect()).await.unwrap();
+        store.write_all(vec![Write::put(Key::new("other").unwrap(), "v")]).await.unwrap();
+        let (mut pages, mut found, mut sizes) = (store.pages("k/", 4), Vec::new(), Vec::new());
+        while let Some(page) = pages.next().await.unwrap() {
+            sizes.push(page.entries.len());
+            found.extend(page.entries.into_iter().map(|entry| entry.key));
+        }
+        assert_eq!((found, sizes), ((0..10).map(key).collect::<Vec<_>>(), vec![4, 4, 2]));
+        let mut none = store.pages("nothing/", 4);
+        assert_eq!(none.next().await.unwrap().unwrap().entries, []);
+        assert_eq!(none.next().await.unwrap(), None);
+    }
+}
