@@ -3,7 +3,7 @@
 use orch_base::codec::{Input, Malformed, put_list};
 use orch_core::store::{Revision, Write};
 
-use super::tables::SegmentKey;
+use super::segment::SegmentKey;
 
 /// Changes of a revision in the view, in byte order of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -57,7 +57,10 @@ pub use self::{
         AuthorStatus, Decision, DecisionError, Effect, Event, OpenError, Prepared, ReadLevel, Refusal,
         Replica, ReplicaConfig, Status, TxnOutcome,
     },
-    segment::{Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SignedHeader, VALUE_BYTES_MAX},
+    segment::{
+        Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SegmentKey, SignedHeader,
+        VALUE_BYTES_MAX,
+    },
     store::{CrdtStore, CrdtStoreConfig},
-    tables::{Lookup, MemoryTables, SegmentKey, Tables},
+    tables::{Lookup, MemoryTables, Tables},
 };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use orch_base::codec::{Input, Malformed};
 use orch_core::store::Revision;
 
-use super::{clock::Stamp, merkle::Hash, tables::SegmentKey};
+use super::{clock::Stamp, merkle::Hash, segment::SegmentKey};
 
 /// The latest write of one author to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

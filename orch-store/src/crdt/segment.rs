@@ -28,6 +28,9 @@ pub const SEGMENT_BYTES_MAX: usize = 4 << 20;
 /// The largest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
+/// Key of a segment: the author's number in this replica, and the position.
+pub type SegmentKey = (u16, u64);
+
 /// Head of a log: the position of its last segment, and the hash of its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Head {

@@ -9,10 +9,7 @@ use std::{
 use bytes::Bytes;
 use orch_core::store::Revision;
 
-use super::record::Record;
-
-/// Key of a segment: the author's number in this replica, and the position.
-pub type SegmentKey = (u16, u64);
+use super::{record::Record, segment::SegmentKey};
 
 /// Read access of a [`Replica`](super::Replica) to its tables.
 pub trait Lookup {

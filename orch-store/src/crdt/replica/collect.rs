@@ -13,8 +13,8 @@ use orch_core::store::{Revision, Write};
 use super::Replica;
 use crate::crdt::{
     record::Record,
-    segment::Segment,
-    tables::{SegmentKey, Tables},
+    segment::{Segment, SegmentKey},
+    tables::Tables,
 };
 
 /// Notes that are looked at in one step.

@@ -39,8 +39,8 @@ use super::{
     key::AuthorKey,
     merkle::Hash,
     message::{Evidence, Message},
-    segment::Head,
-    tables::{SegmentKey, Tables},
+    segment::{Head, SegmentKey},
+    tables::Tables,
 };
 
 /// The newest format of a replica's tables, and the one that is written.

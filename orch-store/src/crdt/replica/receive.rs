@@ -10,8 +10,8 @@ use crate::crdt::{
     applied::Applied,
     clock::Stamp,
     message::{Evidence, Message},
-    segment::{Head, Segment, SignedHeader},
-    tables::{SegmentKey, Tables},
+    segment::{Head, Segment, SegmentKey, SignedHeader},
+    tables::Tables,
 };
 
 /// Logs of which it is noted what somebody says of them.

@@ -8,8 +8,8 @@ use orch_core::transport::PeerId;
 use super::{Effect, Replica};
 use crate::crdt::{
     message::{Message, SEGMENTS_MAX},
-    segment::{Head, Segment},
-    tables::{SegmentKey, Tables},
+    segment::{Head, Segment, SegmentKey},
+    tables::Tables,
 };
 
 /// Gaps longer than this are requested at once.

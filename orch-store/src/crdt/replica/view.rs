@@ -10,7 +10,8 @@ use crate::crdt::{
     clock::Stamp,
     merkle::Hash,
     record::{Candidate, Record},
-    tables::{SegmentKey, Tables},
+    segment::SegmentKey,
+    tables::Tables,
 };
 
 impl Replica {

@@ -17,9 +17,10 @@ use crate::crdt::{
     message::Message,
     owned::Owned,
     segment::{
-        Leaf, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, SEGMENT_FRAME, Segment, VALUE_BYTES_MAX, entry_bytes,
+        Leaf, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, SEGMENT_FRAME, Segment, SegmentKey, VALUE_BYTES_MAX,
+        entry_bytes,
     },
-    tables::{SegmentKey, Tables},
+    tables::Tables,
 };
 
 /// Transactions share a segment up to this size: a little below a power of two, which is what pages of a disk

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
-use crate::crdt::ReplicaConfig;
+use crate::crdt::replica::ReplicaConfig;
 
 /// Directory, group and bounds of a [`CrdtStore`](super::CrdtStore).
 #[derive(Clone, Debug, PartialEq, Eq)]

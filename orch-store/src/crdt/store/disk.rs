@@ -5,31 +5,29 @@ use std::{
     ops::{Bound, ControlFlow},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use orch_core::store::{Entry, Key, Page, Revision};
 use redb::{
     Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
     TableError, WriteTransaction,
 };
 
-use super::log::{Keep, LOG, Log, LogBounds};
+use super::{
+    log::{Keep, LOG, Log, LogBounds, META},
+    segments::{ChunkKey, Segments, corrupt},
+};
 use crate::crdt::{
     applied::Applied,
     record::Record,
-    tables::{Lookup, SegmentKey, Tables},
+    segment::SegmentKey,
+    tables::{Lookup, Tables},
 };
 
-pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Pieces of segments; see [`Segments`].
-const SEGMENTS: TableDefinition<'_, ChunkKey, &[u8]> = TableDefinition::new("segments");
 const GARBAGE: TableDefinition<'_, SegmentKey, &[u8]> = TableDefinition::new("garbage");
 /// By the bytes of the key: comparing texts would check each time that they are ones.
 const VIEW: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("view");
 /// In [`META`]: what a replica writes there. Where it is missing, the file is another program's.
 const REPLICA: &str = "replica";
-
-/// Bytes of a chunk of a segment: pages are powers of two, and this leaves space for the overhead of a page.
-const CHUNK_BYTES: usize = (16 << 10) - 64;
 
 /// Kind of tables found in a file.
 pub(super) enum Found {
@@ -70,7 +68,7 @@ impl<'txn> DiskTables<'txn> {
         let bounds = LogBounds::read(&meta)?;
         Ok(Self {
             meta,
-            segments: Segments(transaction.open_table(SEGMENTS)?),
+            segments: Segments::open(transaction)?,
             garbage: transaction.open_table(GARBAGE)?,
             view: transaction.open_table(VIEW)?,
             log: Log::new(transaction.open_table(LOG)?),
@@ -112,80 +110,6 @@ impl<'txn> DiskTables<'txn> {
         }
         Ok(bounds)
     }
-}
-
-/// Segments, cut into chunks, because a page of the disk is used by one value alone when that is large. In
-/// front of the first chunk is the last revision that took entries of the segment into the view.
-pub(super) struct Segments<T>(T);
-
-/// Key of a segment, and the number of a chunk of it.
-type ChunkKey = (u16, u64, u16);
-
-impl Segments<ReadOnlyTable<ChunkKey, &'static [u8]>> {
-    pub(super) fn open_read(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
-        Ok(Self(transaction.open_table(SEGMENTS)?))
-    }
-}
-
-impl<T: ReadableTable<ChunkKey, &'static [u8]>> Segments<T> {
-    pub(super) fn get(&self, at: SegmentKey) -> Result<Option<Bytes>, redb::Error> {
-        let mut whole = BytesMut::new();
-        for found in self.0.range(chunk_key(at, 0)..=chunk_key(at, u16::MAX))? {
-            whole.extend_from_slice(found?.1.value());
-        }
-        if whole.is_empty() {
-            return Ok(None);
-        }
-        let mut whole = whole.freeze();
-        if whole.len() < REVISION_BYTES {
-            return Err(corrupt("a segment"));
-        }
-        Ok(Some(whole.split_off(REVISION_BYTES)))
-    }
-
-    fn next(&self, from: SegmentKey) -> Result<Option<(SegmentKey, Bytes)>, redb::Error> {
-        let Some(found) = self.0.range(chunk_key(from, 0)..)?.next() else { return Ok(None) };
-        let (author, position, _) = found?.0.value();
-        let at = (author, position);
-        Ok(self.get(at)?.map(|bytes| (at, bytes)))
-    }
-
-    /// The revision in front of it.
-    fn revision(&self, at: SegmentKey) -> Result<Option<Revision>, redb::Error> {
-        let Some(first) = self.0.get(chunk_key(at, 0))? else { return Ok(None) };
-        let revision = first.value().first_chunk().ok_or_else(|| corrupt("a segment"))?;
-        Ok(Some(Revision(u64::from_le_bytes(*revision))))
-    }
-}
-
-const REVISION_BYTES: usize = size_of::<u64>();
-
-impl Segments<Table<'_, ChunkKey, &'static [u8]>> {
-    fn put(&mut self, at: SegmentKey, segment: &[u8], revision: Revision) -> Result<(), redb::Error> {
-        let (first, rest) = segment.split_at(segment.len().min(CHUNK_BYTES - REVISION_BYTES));
-        let first = [revision.0.to_le_bytes().as_slice(), first].concat();
-        let mut count = 0;
-        for bytes in std::iter::once(first.as_slice()).chain(rest.chunks(CHUNK_BYTES)) {
-            self.0.insert(chunk_key(at, count), bytes)?;
-            count += 1;
-        }
-        self.remove_from(at, count)
-    }
-
-    fn remove_from(&mut self, at: SegmentKey, mut number: u16) -> Result<(), redb::Error> {
-        while self.0.remove(chunk_key(at, number))?.is_some() {
-            number += 1;
-        }
-        Ok(())
-    }
-}
-
-fn chunk_key((author, position): SegmentKey, number: u16) -> ChunkKey {
-    (author, position, number)
-}
-
-pub(super) fn corrupt(what: &'static str) -> redb::Error {
-    redb::Error::Corrupted(format!("{what} cannot be read"))
 }
 
 fn bytes_of(found: Option<redb::AccessGuard<'_, &'static [u8]>>) -> Option<Bytes> {

@@ -8,17 +8,18 @@ use orch_base::codec::{Input, Malformed, put_bytes, put_list, put_short_text};
 use orch_core::store::{Revision, StoreError, WatchBatch, Write};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
-use super::disk::{META, Segments, corrupt};
+use super::segments::{Segments, corrupt};
 use crate::{
     crdt::{
         applied::{Applied, Kept, Leaves},
         codec::InputExt as _,
-        segment::{Segment, entry_bytes},
-        tables::SegmentKey,
+        segment::{Segment, SegmentKey, entry_bytes},
     },
     file_store::redb_file::RedbFile,
 };
 
+/// Small records by name: the replica's, and the [`LogBounds`].
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// The last revision of a group to the changes of all its revisions.
 pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// In [`META`]: the [`LogBounds`].

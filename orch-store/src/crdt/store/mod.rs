@@ -2,8 +2,10 @@
 
 mod config;
 mod disk;
+mod error;
 mod log;
 mod network;
+mod segments;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -24,14 +26,15 @@ use redb::Database;
 pub use self::config::CrdtStoreConfig;
 use self::{
     disk::{DiskTables, DiskView, Found},
+    error::NAME,
     log::Keep,
     network::Network,
-    writer::{Envelope, Job, Writer},
+    writer::{Job, Outgoing, Writer},
 };
 use super::{
     key::AuthorKey,
     message::Evidence,
-    replica::{Decision, DecisionError, OpenError, Prepared, ReadLevel, Refusal, Replica, Status, confirmed},
+    replica::{Decision, DecisionError, OpenError, Prepared, ReadLevel, Replica, Status, confirmed},
     segment::{SEGMENT_ENTRIES_MAX, VALUE_BYTES_MAX},
 };
 use crate::{
@@ -43,9 +46,6 @@ use crate::{
     },
     permits::QueuePermits,
 };
-
-/// Name of the backend in messages.
-const NAME: &str = "crdt";
 
 /// The file in the store's directory.
 const FILE: &str = "crdt.redb";
@@ -67,9 +67,6 @@ pub struct CrdtStore {
     author: PeerId,
     config: CrdtStoreConfig,
 }
-
-/// Messages for other members, which somebody has to carry.
-pub(super) type Outgoing = tokio::sync::mpsc::Receiver<Envelope>;
 
 impl CrdtStore {
     /// Opens the store in the configured directory, making what is missing. It speaks with nobody: see
@@ -303,21 +300,6 @@ impl HistorySource for Log {
     async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let file = Arc::clone(&self.0);
         blocking(move || log::read_log(&file, after, limit)).await
-    }
-}
-
-fn refused(refusal: Refusal) -> StoreError {
-    match refusal {
-        Refusal::TooLarge { what, size, max } => {
-            StoreError::TooLarge { store: NAME, what: format!("the number of {what}"), size, max }
-        }
-        refusal => StoreError::Backend {
-            store: NAME,
-            operation: "writing",
-            retryable: matches!(refusal, Refusal::NoStartupQuorum { .. }),
-            outcome_unknown: false,
-            source: Arc::new(refusal),
-        },
     }
 }
 

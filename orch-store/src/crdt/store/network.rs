@@ -5,7 +5,7 @@ use std::sync::Arc;
 use orch_core::transport::{Channel, PeerId, Transport};
 use tokio::task::AbortHandle;
 
-use super::{Job, Outgoing};
+use super::writer::{Job, Outgoing};
 use crate::{crdt::segment::SEGMENT_BYTES_MAX, permits::QueuePermits};
 
 /// Most bytes of a message beside its segments.

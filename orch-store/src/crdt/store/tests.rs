@@ -22,7 +22,7 @@ fn config() -> ReplicaConfig {
     ReplicaConfig { startup_quorum: 0, ..ReplicaConfig::new(Hash::of(b"a group of tests"), members) }
 }
 
-fn open(disk: &SimDisk) -> Result<(CrdtStore, super::Outgoing), StoreError> {
+fn open(disk: &SimDisk) -> Result<(CrdtStore, super::writer::Outgoing), StoreError> {
     let path = Path::new("simulated.redb");
     let database =
         crate::file_store::redb_file::open(path, || redb::Builder::new().create_with_backend(disk.clone()))?;

@@ -20,8 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc::Sender, oneshot};
 
 use super::{
     disk::DiskTables,
+    error::refused,
     log::{Keep, LogBounds},
-    refused,
 };
 use crate::{
     completion::{CompletionSender, complete_all},
@@ -72,6 +72,9 @@ enum Reply {
 
 /// A message to a peer, with its queue permits until it is sent.
 pub(super) type Envelope = (PeerId, Bytes, OwnedSemaphorePermit);
+
+/// Messages for other members, which somebody has to carry.
+pub(super) type Outgoing = tokio::sync::mpsc::Receiver<Envelope>;
 
 /// A group on its way. Who waits for it is in here until it is known what came of it: dropped answers say
 /// that the disk failed, and by then the file has to say so too.

@@ -4,7 +4,7 @@
 use parking_lot::{Mutex, MutexGuard};
 use tonic::{Status, metadata::AsciiMetadataValue, transport::Channel};
 
-use super::{EtcdLogin, call::Caller, wire};
+use super::{call::Caller, config::EtcdLogin, wire};
 
 pub(super) struct Login {
     who: EtcdLogin,

@@ -20,8 +20,8 @@ use tonic::{
 
 use super::{
     super::retry::Attempts,
-    EtcdStoreConfig, EtcdTls,
     call::Caller,
+    config::{EtcdStoreConfig, EtcdTls},
     error::{self, Cause, Remedy},
     login::Login,
     wire,

@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     super::retry::Attempts,
-    PostgresStoreConfig,
+    config::PostgresStoreConfig,
     error::{self, Cause},
 };
 

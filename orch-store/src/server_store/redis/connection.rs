@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    RedisStoreConfig,
+    config::RedisStoreConfig,
     error::{self, Cause},
     tls,
 };
