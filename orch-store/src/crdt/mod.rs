@@ -27,6 +27,15 @@
 //! Decisions belong to consensus; those about members, their keys and what counts of a liar's log come back
 //! here through [`CrdtStore::apply`].
 
+#![cfg_attr(
+    not(feature = "simulation"),
+    allow(
+        unreachable_pub,
+        dead_code,
+        reason = "the feature `simulation` makes the parts of a replica public"
+    )
+)]
+
 mod applied;
 mod clock;
 mod codec;
@@ -41,26 +50,29 @@ mod segment;
 mod store;
 mod tables;
 
-pub use orch_base::codec::Malformed;
-pub use orch_core::model::Moment;
-
 pub use self::{
-    applied::Applied,
     clock::Stamp,
     key::AuthorKey,
     key_file::{KeyFileError, Protection},
     merkle::Hash,
-    message::{AUTHORS_MAX, Difference, Evidence, Fingerprint, Item, Message, Range},
+    message::Evidence,
     owned::Owned,
-    record::Record,
-    replica::{
-        AuthorStatus, Decision, DecisionError, Effect, Event, OpenError, Prepared, ReadLevel, Refusal,
-        Replica, ReplicaConfig, Status, TxnOutcome,
-    },
-    segment::{
-        Head, Header, SEGMENT_BYTES_MAX, SEGMENT_ENTRIES_MAX, Segment, SegmentKey, SignedHeader,
-        VALUE_BYTES_MAX,
-    },
+    replica::{AuthorStatus, Decision, DecisionError, ReadLevel, Refusal, ReplicaConfig, Status},
+    segment::{Head, Header, SEGMENT_BYTES_MAX, SignedHeader},
     store::{CrdtStore, CrdtStoreConfig},
-    tables::{Lookup, MemoryTables, Tables},
+};
+
+// The replica without a disk and a network, for those that simulate both.
+#[cfg(feature = "simulation")]
+pub use {
+    self::{
+        applied::Applied,
+        message::{AUTHORS_MAX, Difference, Fingerprint, Item, Message, Range},
+        record::Record,
+        replica::{Effect, Event, OpenError, Prepared, Replica, TxnOutcome},
+        segment::{SEGMENT_ENTRIES_MAX, Segment, SegmentKey, VALUE_BYTES_MAX},
+        tables::{Lookup, MemoryTables, Tables},
+    },
+    orch_base::codec::Malformed,
+    orch_core::model::Moment,
 };

@@ -11,7 +11,7 @@ use orch_core::store::Revision;
 
 use super::{record::Record, segment::SegmentKey};
 
-/// Read access of a [`Replica`](super::Replica) to its tables.
+/// Read access of a [`Replica`](super::replica::Replica) to its tables.
 pub trait Lookup {
     /// Why something cannot be read or written.
     type Error;
@@ -38,7 +38,7 @@ pub trait Lookup {
     fn record(&self, key: &str) -> Result<Option<Record>, Self::Error>;
 }
 
-/// Tables that one step of a [`Replica`](super::Replica) reads and changes. The host commits the changes of a
+/// Tables that one step of a [`Replica`](super::replica::Replica) reads and changes. The host commits the changes of a
 /// step together, or drops the replica when it cannot; what a step wants to send leaves only afterwards.
 pub trait Tables: Lookup {
     /// Stores a small record, or removes it.

@@ -6,7 +6,7 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition
 
 use crate::crdt::segment::SegmentKey;
 
-/// Pieces of segments; see [`Segments`].
+/// Chunks of segments; see [`Segments`].
 const SEGMENTS: TableDefinition<'_, ChunkKey, &[u8]> = TableDefinition::new("segments");
 /// Bytes of a chunk of a segment: pages are powers of two, and this leaves space for the overhead of a page.
 const CHUNK_BYTES: usize = (16 << 10) - 64;

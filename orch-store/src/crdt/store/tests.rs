@@ -3,12 +3,18 @@
 use std::path::Path;
 
 use futures_util::StreamExt;
-use orch_core::store::{CommitError, Key, Revision, StateStore, StoreError, Txn, Write};
+use orch_core::{
+    model::Moment,
+    store::{CommitError, Key, Revision, StateStore, StoreError, Txn, Write},
+};
 
 use super::{CrdtStore, CrdtStoreConfig};
 use crate::{
     crdt::{
-        AuthorKey, Decision, Hash, MemoryTables, Message, Moment, Replica, ReplicaConfig, replica::Effect,
+        AuthorKey, Decision, Hash, ReplicaConfig,
+        message::Message,
+        replica::{Effect, Replica},
+        tables::MemoryTables,
     },
     file_store::redb_file::sim_disk::{SimDisk, Step},
 };
