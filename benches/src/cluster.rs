@@ -11,7 +11,7 @@ use orch_core::{
         ReportKind, Resources, SharedSpec, TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::LeastFragmentation,
-    state::{ClusterConfig, ClusterState, Command, Envelope, NewTask},
+    state::{ClusterConfig, ClusterState, Command, Envelope, NewTask, TaskStatus},
     testkit::SimulatedRuntime,
 };
 
@@ -54,7 +54,7 @@ pub async fn run_all(
 ) -> Result<(), Failure> {
     for task in orchestrator.submit_all(specs).await? {
         let done = orchestrator.wait(task).await?;
-        if done.status() != "succeeded" {
+        if done.status() != TaskStatus::Succeeded {
             return Err(format!("task {task} ended as {}", done.status()).into());
         }
     }

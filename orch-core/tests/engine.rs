@@ -15,7 +15,7 @@ use orch_core::{
     },
     runtime::{Found, FoundState, OutputStream, Progress, Runtime as _, RuntimeError, Started, Work},
     scheduler::{Pending, Plan, Scheduler, Snapshot},
-    state::{ClusterConfig, Rejection, TaskResult, TimeoutKind},
+    state::{ClusterConfig, Rejection, TaskResult, TaskStatus, TimeoutKind},
     store::{Key, MemoryStore, StateStore, StoreError, Txn, Write},
     testkit::{
         Layered, RuntimeLayer, SimulatedRuntime,
@@ -116,7 +116,7 @@ async fn decisions_outlive_an_orchestrator_that_is_dropped() {
     let before = build().await;
     let task = before.submit(hang("survives")).await.unwrap();
     drop(before);
-    assert_eq!(build().await.get(task).unwrap().status(), "pending");
+    assert_eq!(build().await.get(task).unwrap().status(), TaskStatus::Pending);
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_host_that_is_its_own_node_starts_again_on_its_records() {
     drop(first);
     let second = build().await;
     let task = second.submit(TaskSpec::program("two", "true")).await.unwrap();
-    assert_eq!(second.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(second.wait(task).await.unwrap().status(), TaskStatus::Succeeded);
 }
 
 fn node_config(node: &str) -> AgentConfig {
@@ -209,7 +209,7 @@ async fn a_scheduler_that_panics_places_nothing_and_the_status_says_so() {
     let orch =
         Orchestrator::builder().scheduler(Arc::new(Panics)).node(node.0, node.1).build().await.unwrap();
     let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
-    assert_eq!(orch.get(task).unwrap().status(), "pending");
+    assert_eq!(orch.get(task).unwrap().status(), TaskStatus::Pending);
     assert_eq!(orch.explain(task).unwrap(), None);
     let trouble = orch.status().scheduler_error.unwrap();
     assert!(trouble.ends_with("out of ideas"), "{trouble}");
@@ -255,12 +255,12 @@ async fn a_runtime_that_panics_fails_the_attempt_and_nothing_else() {
     for (name, program) in [("prepare", "true"), ("start", "true"), ("wait", "hang")] {
         let task = orch.submit(TaskSpec::program(name, program)).await.unwrap();
         let done = orch.wait(task).await.unwrap();
-        assert_eq!(done.status(), "failed", "{name}");
+        assert_eq!(done.status(), TaskStatus::Failed, "{name}");
         let Some(AttemptEnd::StartFailed { failure }) = done.record.last_end() else { panic!("{done:?}") };
         assert!(failure.message.contains("fell over"), "{failure:?}");
     }
     let well = orch.submit(TaskSpec::program("well", "true")).await.unwrap();
-    assert_eq!(orch.wait(well).await.unwrap().status(), "succeeded");
+    assert_eq!(orch.wait(well).await.unwrap().status(), TaskStatus::Succeeded);
     orch.shutdown().await.unwrap();
     assert!(runtime.list().await.unwrap().is_empty(), "what ran when it panicked was removed");
 }
@@ -297,10 +297,8 @@ async fn a_list_is_what_a_look_at_every_task_finds() {
         for after_seq in [None, Some(0), Some(511), Some(10_000)] {
             let base = TaskFilter { limit, after_seq, ..TaskFilter::default() };
             check(base.clone(), &|_| true);
-            for status in ["pending", "cancelled"] {
-                check(TaskFilter { statuses: vec![status.into()], ..base.clone() }, &|view| {
-                    view.status() == status
-                });
+            for status in [TaskStatus::Pending, TaskStatus::Cancelled] {
+                check(TaskFilter { statuses: vec![status], ..base.clone() }, &|view| view.status() == status);
             }
             check(TaskFilter { name: Some("t3".into()), ..base.clone() }, &|view| {
                 view.record.spec.name == "t3"
@@ -316,7 +314,10 @@ async fn a_list_is_what_a_look_at_every_task_finds() {
     }
     let none = TaskFilter { id_prefix: Some("no id".into()), ..TaskFilter::default() };
     assert!(orch.list(&none).is_empty());
-    assert_eq!(orch.status().tasks, BTreeMap::from([("pending", 720), ("cancelled", 180)]));
+    assert_eq!(
+        orch.status().tasks,
+        BTreeMap::from([(TaskStatus::Pending, 720), (TaskStatus::Cancelled, 180)])
+    );
 }
 
 #[tokio::test]

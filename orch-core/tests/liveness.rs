@@ -17,6 +17,7 @@ use orch_core::{
     },
     model::{AttemptEnd, NodeId, NodeLossPolicy, NodeState, Report, Resources, Session, TaskSpec, WorkKind},
     runtime::{Progress, RuntimeError, RuntimeErrorKind, Work},
+    state::TaskStatus,
     store::{
         CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
         Watch,
@@ -211,11 +212,11 @@ async fn work_that_is_taken_back_is_seen_running_again() {
     let spec = TaskSpec { node_loss: Some(policy.into()), ..TaskSpec::program("t", "hang") };
     let task = orch.submit(spec).await.unwrap();
     let status = || orch.get(task).unwrap().status();
-    until(&orch, "it never runs", || status() == "running").await;
+    until(&orch, "it never runs", || status() == TaskStatus::Running).await;
     link.set(Way::Cut);
-    until(&orch, "its node is never lost", || status() == "disconnected").await;
+    until(&orch, "its node is never lost", || status() == TaskStatus::Disconnected).await;
     link.set(Way::Open);
-    until(&orch, "it is not seen running again", || status() == "running").await;
+    until(&orch, "it is not seen running again", || status() == TaskStatus::Running).await;
     assert_eq!(orch.get(task).unwrap().record.attempts_made, 1);
 }
 
@@ -242,7 +243,7 @@ async fn a_failure_with_endless_words_is_a_failure() {
     let orch = Orchestrator::builder().node(config, runtime).build().await.unwrap();
     let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
     let done = tokio::time::timeout(PATIENCE, orch.wait(task)).await.expect("it never ends").unwrap();
-    assert_eq!(done.status(), "failed");
+    assert_eq!(done.status(), TaskStatus::Failed);
     let Some(AttemptEnd::StartFailed { failure }) = done.record.last_end() else { panic!("{done:?}") };
     assert_eq!(failure.message.len(), 1024);
 }

@@ -18,6 +18,7 @@ use orch_core::{
         WorkKind,
     },
     runtime::{Found, FoundState, Runtime as _, RuntimeError},
+    state::TaskStatus,
     store::{
         CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
         Watch, Write,
@@ -233,11 +234,11 @@ async fn dropping_the_last_handle_releases_the_store_and_leaves_work_alone() {
     let (first, mut released) = host(&file, &config, &runtime).await;
     let (clone, link, mut events) = (first.clone(), first.link(), first.events());
     let task = first.submit(TaskSpec::program("goes on", "hang")).await.unwrap();
-    while first.get(task).unwrap().status() != "running" {
+    while first.get(task).unwrap().status() != TaskStatus::Running {
         events.next().await.unwrap().unwrap();
     }
     drop(first);
-    assert_eq!(clone.get(task).unwrap().status(), "running");
+    assert_eq!(clone.get(task).unwrap().status(), TaskStatus::Running);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(released.try_recv() == Err(oneshot::error::TryRecvError::Empty), "a clone holds it");
     let session = clone.nodes()[0].record.current_session();
@@ -256,7 +257,7 @@ async fn dropping_the_last_handle_releases_the_store_and_leaves_work_alone() {
 
     let (second, _) = host(&file, &config, &runtime).await;
     runtime.finish(runtime.starts()[0], Exit::from_code(0));
-    assert_eq!(second.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(second.wait(task).await.unwrap().status(), TaskStatus::Succeeded);
     assert_eq!(runtime.starts().len(), 1, "it was taken over");
 }
 
@@ -320,7 +321,7 @@ async fn an_agent_that_drains_gives_each_task_its_own_grace() {
     let graces = [Duration::from_secs(5), Duration::from_secs(300)];
     let spec = |grace| TaskSpec::program("slow", "hang").stop_grace(grace).restart(RestartPolicy::Never);
     let tasks = orch.submit_all(graces.map(spec)).await.unwrap();
-    while tasks.iter().any(|task| orch.get(*task).unwrap().status() != "running") {
+    while tasks.iter().any(|task| orch.get(*task).unwrap().status() != TaskStatus::Running) {
         events.next().await.unwrap().unwrap();
     }
     agent.drain(Duration::from_secs(1)).await;
@@ -339,14 +340,14 @@ async fn work_that_was_removed_while_the_agent_was_away_is_lost_and_not_run_agai
     let spec = TaskSpec::program("once", "hang").restart(RestartPolicy::Never);
     let task = orch.submit(spec).await.unwrap();
     let mut events = orch.events();
-    while orch.get(task).unwrap().status() != "running" {
+    while orch.get(task).unwrap().status() != TaskStatus::Running {
         events.next().await.unwrap().unwrap();
     }
     agent.leave().await;
     let odd = Arc::new(Layered(Odd(runtime.clone(), Oddity::PrunedOnceListed)));
     let _again = Agent::start(config, odd, orch.link());
     let done = orch.wait(task).await.unwrap();
-    assert_eq!(done.status(), "failed");
+    assert_eq!(done.status(), TaskStatus::Failed);
     assert!(matches!(done.record.last_end(), Some(AttemptEnd::Lost { .. })), "{done:?}");
     assert_eq!(runtime.starts().len(), 1);
 }
@@ -360,7 +361,7 @@ async fn a_shutdown_that_nobody_waits_for_any_more_can_be_repeated_or_dropped() 
         .unwrap();
     let task = orch.submit(TaskSpec::program("slow", "hang").restart(RestartPolicy::Never)).await.unwrap();
     let mut events = orch.events();
-    while orch.get(task).unwrap().status() != "running" {
+    while orch.get(task).unwrap().status() != TaskStatus::Running {
         events.next().await.unwrap().unwrap();
     }
     assert!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Change;
+use super::status::TaskStatus;
 use crate::model::{
     AttemptId, CommandId, IncarnationId, InvalidSpec, NodeId, NodeSpec, Report, SharedSpec, TaskId,
     Timestamp, millis,
@@ -199,7 +200,7 @@ pub enum Rejection {
         /// The id.
         task: TaskId,
         /// How it ended.
-        status: String,
+        status: TaskStatus,
     },
     /// The report is of an attempt that is not the current one, or not by the node that holds it.
     #[error("attempt {attempt} is not the current one")]

@@ -149,9 +149,7 @@ impl Draft<'_> {
     fn cancel(&mut self, id: TaskId, reason: &str) -> Answer {
         let mut task = self.known_task(id)?;
         match &task.state {
-            TaskState::Finished { .. } => {
-                Err(Rejection::AlreadyFinished { task: id, status: task.status().to_owned() })
-            }
+            TaskState::Finished { .. } => Err(Rejection::AlreadyFinished { task: id, status: task.status() }),
             TaskState::Pending { .. } | TaskState::Disconnected { .. } => {
                 self.finish(&mut task, TaskResult::Cancelled { reason: clipped_words(reason) });
                 self.put_task(task);

@@ -20,6 +20,7 @@ mod place;
 mod queue;
 mod snapshot;
 mod specs;
+mod status;
 mod table;
 mod task;
 
@@ -29,6 +30,7 @@ pub use change::{Change, Clock};
 pub use cluster::ClusterState;
 pub use command::{Command, CommandRecord, Decided, Envelope, NewTask, Outcome, Rejection};
 pub use machine::{ClusterMachine, Publish};
+pub use status::{TaskStatus, UnknownStatus};
 pub use task::{AttemptRecord, Stop, StopReason, TaskRecord, TaskResult, TaskState, TimeoutKind};
 
 pub(crate) use table::TaskTable;

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::ClusterConfig;
+use super::{ClusterConfig, TaskStatus};
 use crate::model::{AttemptEnd, AttemptId, KeptAttempt, NodeId, SharedSpec, TaskId, Timestamp};
 
 /// A task as every replica knows it. `(attempts_made, state)` only moves forward.
@@ -229,20 +229,20 @@ impl TaskRecord {
         self.attempts.iter().rev().find_map(|attempt| attempt.end.as_ref())
     }
 
-    /// One word for tables: `pending`, `backoff`, `placed`, `stopping`, `disconnected`, `succeeded`, `failed`, `timed-out`, `cancelled`.
+    /// Its status, as far as it is decided: a task that runs is [`TaskStatus::Placed`] here.
     #[must_use]
-    pub fn status(&self) -> &'static str {
+    pub fn status(&self) -> TaskStatus {
         match &self.state {
-            TaskState::Pending { not_before: None, .. } => "pending",
-            TaskState::Pending { not_before: Some(_), .. } => "backoff",
-            TaskState::Placed { .. } if self.stop.is_some() => "stopping",
-            TaskState::Placed { .. } => "placed",
-            TaskState::Disconnected { .. } => "disconnected",
+            TaskState::Pending { not_before: None, .. } => TaskStatus::Pending,
+            TaskState::Pending { not_before: Some(_), .. } => TaskStatus::Backoff,
+            TaskState::Placed { .. } if self.stop.is_some() => TaskStatus::Stopping,
+            TaskState::Placed { .. } => TaskStatus::Placed,
+            TaskState::Disconnected { .. } => TaskStatus::Disconnected,
             TaskState::Finished { result, .. } => match result {
-                TaskResult::Succeeded => "succeeded",
-                TaskResult::Failed => "failed",
-                TaskResult::TimedOut { .. } => "timed-out",
-                TaskResult::Cancelled { .. } => "cancelled",
+                TaskResult::Succeeded => TaskStatus::Succeeded,
+                TaskResult::Failed => TaskStatus::Failed,
+                TaskResult::TimedOut { .. } => TaskStatus::TimedOut,
+                TaskResult::Cancelled { .. } => TaskStatus::Cancelled,
             },
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     engine::{Agent, AgentConfig, AgentHandle, EngineConfig, TaskView},
     model::{AttemptId, Resources, TaskId, TaskSpec, WorkKind},
     output::OutputStore,
+    state::TaskStatus,
     store::StateStore,
 };
 
@@ -174,5 +175,5 @@ async fn until(orch: &Orchestrator, task: TaskId, what: impl Fn(&TaskView) -> bo
 }
 
 async fn running(orch: &Orchestrator, task: TaskId) -> TaskView {
-    until(orch, task, |view| view.status() == "running").await
+    until(orch, task, |view| view.status() == TaskStatus::Running).await
 }

@@ -4,6 +4,7 @@ use orch_core::{
     Orchestrator,
     engine::{EngineConfig, Event, EventKind},
     model::{Exit, NodeId},
+    state::TaskStatus,
     store::Revision,
     testkit::SimulatedRuntime,
 };
@@ -63,7 +64,7 @@ async fn a_subscription_goes_on_after_a_position_or_a_revision() {
     let mut later = client.events(EventStart::After(second.event.revision)).await.unwrap();
     bench.orch.cancel(tasks[0], "").await.unwrap();
     let EventKind::Task(record) = next(&mut later).await.kind else { panic!("a task") };
-    assert_eq!((record.id, record.status()), (tasks[0], "cancelled"));
+    assert_eq!((record.id, record.status()), (tasks[0], TaskStatus::Cancelled));
 }
 
 #[tokio::test]

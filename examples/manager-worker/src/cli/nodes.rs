@@ -57,7 +57,7 @@ pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
     for trouble in status.consensus.trouble.iter().chain(&status.scheduler_error) {
         text += &format!("trouble: {}\n", table::one_line(trouble));
     }
-    let rows = status.tasks.iter().map(|(status, count)| vec![status.clone(), count.to_string()]);
+    let rows = status.tasks.iter().map(|(status, count)| vec![status.to_string(), count.to_string()]);
     table::print(&(text + &table::render(&["TASKS", "COUNT"], rows)))
 }
 

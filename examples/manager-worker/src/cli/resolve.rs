@@ -4,6 +4,7 @@ use clap::Args;
 use orch_core::{
     engine::TaskFilter,
     model::{Namespace, TaskId},
+    state::TaskStatus,
 };
 use orch_net::http::{Client, wire::TaskInfo};
 
@@ -13,8 +14,9 @@ use crate::address;
 const NAMESPACE_VARIABLE: &str = "ORCH_NAMESPACE";
 
 /// The statuses of tasks that are not over.
-pub(super) const UNFINISHED: [&str; 6] =
-    ["pending", "backoff", "placed", "running", "stopping", "disconnected"];
+pub(super) fn unfinished() -> impl Iterator<Item = TaskStatus> {
+    TaskStatus::ALL.into_iter().filter(|status| !status.is_finished())
+}
 
 /// Namespace in which tasks are looked for.
 #[derive(Clone, Debug, Args)]
@@ -97,7 +99,7 @@ impl Finder<'_> {
     }
 
     async fn only_one_going_on(&self, named: &TaskFilter) -> Result<Option<TaskInfo>, Failure> {
-        let statuses = UNFINISHED.map(String::from).into();
+        let statuses = unfinished().collect();
         let going_on = TaskFilter { statuses, limit: 2, ..named.clone() };
         let mut tasks = self.client.tasks(&going_on).await?.tasks;
         Ok(if tasks.len() == 1 { tasks.pop() } else { None })
@@ -115,7 +117,7 @@ impl Finder<'_> {
                 format!("  {}", record.id),
                 record.spec.name.clone(),
                 record.spec.namespace.to_string(),
-                task.status.clone(),
+                task.status.to_string(),
                 table::ago(record.submitted_at),
             ]
         });

@@ -214,12 +214,12 @@ async fn wait_with_progress(client: &Client, task: &TaskInfo) -> Result<TaskInfo
     let mut events = client.events(EventStart::Now).await?;
     let done = client.wait(id);
     tokio::pin!(done);
-    progress.show(&task.status);
+    progress.show(task.status.as_str());
     loop {
         tokio::select! {
             done = &mut done => return Ok(done?),
             Some(Ok(positioned)) = events.next() => match positioned.event.kind {
-                EventKind::Task(record) if record.id == id => progress.show(record.status()),
+                EventKind::Task(record) if record.id == id => progress.show(record.status().as_str()),
                 EventKind::Observed { attempt, kind } if attempt.task == id => {
                     progress.show(&super::events::words(&kind));
                 }

@@ -2,10 +2,14 @@
 
 use std::io::{BufRead as _, IsTerminal as _};
 
-use clap::{Args, builder::PossibleValuesParser};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser as _},
+};
 use orch_core::{
     engine::TaskFilter,
     model::{NodeId, TaskId},
+    state::TaskStatus,
 };
 use orch_net::http::{Client, ClientError, wire::TaskInfo};
 use serde::Serialize;
@@ -14,7 +18,7 @@ use tokio::task::JoinSet;
 use super::{
     connect::Connect,
     exit::Failure,
-    resolve::{Finder, Means, Scope, UNFINISHED},
+    resolve::{Finder, Means, Scope, unfinished},
     table,
 };
 use crate::{
@@ -31,8 +35,13 @@ pub(super) struct StopArgs {
     #[arg(long)]
     all: bool,
     /// Those with this status; several are separated by commas.
-    #[arg(long, value_name = "STATUS", value_delimiter = ',', value_parser = PossibleValuesParser::new(UNFINISHED))]
-    status: Vec<String>,
+    #[arg(
+        long,
+        value_name = "STATUS",
+        value_delimiter = ',',
+        value_parser = PossibleValuesParser::new(unfinished().map(TaskStatus::as_str)).try_map(|text| text.parse::<TaskStatus>())
+    )]
+    status: Vec<TaskStatus>,
     /// Those with this name.
     #[arg(long)]
     name: Option<String>,
@@ -110,7 +119,7 @@ async fn stop_all(
     }
     let statuses = if args.status.is_empty() {
         // Those that are stopping need nothing more.
-        UNFINISHED.iter().filter(|status| **status != "stopping").map(ToString::to_string).collect()
+        unfinished().filter(|status| *status != TaskStatus::Stopping).collect()
     } else {
         args.status.clone()
     };

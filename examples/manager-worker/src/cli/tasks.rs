@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::{Args, builder::PossibleValuesParser};
-use orch_core::{
-    engine::{TaskFilter, TaskView},
-    model::NodeId,
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser as _},
 };
+use orch_core::{engine::TaskFilter, model::NodeId, state::TaskStatus};
 use orch_net::http::{Client, wire::TaskInfo};
 
 use super::{
@@ -25,9 +25,9 @@ pub(super) struct ListArgs {
         long,
         value_name = "STATUS",
         value_delimiter = ',',
-        value_parser = PossibleValuesParser::new(TaskView::STATUSES)
+        value_parser = PossibleValuesParser::new(TaskStatus::ALL.map(TaskStatus::as_str)).try_map(|text| text.parse::<TaskStatus>())
     )]
-    status: Vec<String>,
+    status: Vec<TaskStatus>,
     /// Only tasks with this name.
     #[arg(long)]
     name: Option<String>,
@@ -143,7 +143,7 @@ fn row(task: &TaskInfo) -> Vec<String> {
         record.spec.name.clone(),
         record.id.short(),
         work,
-        task.status.clone(),
+        task.status.to_string(),
         node.map(ToString::to_string).unwrap_or_default(),
         if record.attempts_made == 0 { String::new() } else { record.attempts_made.to_string() },
         table::ago(record.submitted_at),

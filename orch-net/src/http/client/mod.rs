@@ -229,7 +229,7 @@ impl Client {
 
 fn query(filter: &TaskFilter) -> Result<String> {
     let mut pairs: Vec<(&str, String)> = vec![("limit", filter.limit.to_string())];
-    pairs.extend(filter.statuses.iter().map(|status| ("status", status.clone())));
+    pairs.extend(filter.statuses.iter().map(|status| ("status", status.to_string())));
     pairs.extend(filter.namespace.iter().map(|namespace| ("namespace", namespace.to_string())));
     pairs.extend(filter.name.iter().map(|name| ("name", name.clone())));
     pairs.extend(filter.node.iter().map(|node| ("node", node.to_string())));

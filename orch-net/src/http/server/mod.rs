@@ -44,7 +44,7 @@ use app::{App, Shared};
 /// let serving = tokio::spawn(server.serve(async { drop(stopped.await) }));
 ///
 /// let task = client.submit_one(TaskSpec::program("hello", "echo").args(["hello"])).await?;
-/// assert_eq!(client.wait(task.view.record.id).await?.status, "succeeded");
+/// assert_eq!(client.wait(task.view.record.id).await?.status, orch_core::state::TaskStatus::Succeeded);
 ///
 /// drop(stop);
 /// serving.await?;

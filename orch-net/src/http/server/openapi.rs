@@ -1,7 +1,7 @@
 //! The API's description, OpenAPI 3.1, made from the table of routes.
 
 use axum::{Json as Answer, extract::State};
-use orch_core::engine::TaskView;
+use orch_core::state::TaskStatus;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -131,7 +131,7 @@ fn schemas(codes: &[&str]) -> Value {
             "tasks": list("TaskInfo"), "next": { "type": ["integer", "null"] }, "total": number,
         }), &["tasks"]),
         "TaskInfo": object(json!({
-            "status": { "type": "string", "enum": TaskView::STATUSES },
+            "status": { "type": "string", "enum": TaskStatus::ALL },
             "record": open("what was decided about the task"),
             "observed": open("what was seen of its current attempt"),
             "explanation": reference("Explanation"),

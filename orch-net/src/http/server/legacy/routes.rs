@@ -14,7 +14,7 @@ use orch_core::{
         AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, Session, StartFailure, TaskId,
         Timestamp,
     },
-    state::NewTask,
+    state::{NewTask, TaskStatus},
 };
 use serde::Deserialize;
 
@@ -44,7 +44,7 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
         all |= name == "all" && matches!(text.as_str(), "1" | "true");
         Ok(true)
     })?;
-    let statuses = if all { Vec::new() } else { vec!["placed".to_owned()] };
+    let statuses = if all { Vec::new() } else { vec![TaskStatus::Placed] };
     let mut filter = TaskFilter { statuses, limit: 1000, ..TaskFilter::default() };
     let (mut newest, mut offers) = (VecDeque::new(), Vec::new());
     loop {
