@@ -1,5 +1,6 @@
-//! Containers a second through [`DockerRuntime`] (start, wait, remove) beside the same calls straight through bollard, in
-//! turns, so that both see the same engine. Needs an engine at `ORCH_TEST_DOCKER_HOST` that has `ORCH_TEST_IMAGE`.
+//! Containers a second through [`DockerRuntime`] (start, wait, remove) beside the same calls straight through
+//! bollard, in turns, so that both see the same engine. Needs an engine at `ORCH_TEST_DOCKER_HOST` that has
+//! `ORCH_TEST_IMAGE`.
 
 use std::{
     collections::BTreeMap,

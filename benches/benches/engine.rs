@@ -1,5 +1,5 @@
-//! Tasks a second from submission to completion: an orchestrator and four agents in one process, whose work ends as soon
-//! as it starts.
+//! Tasks a second from submission to completion: an orchestrator and four agents in one process, whose work
+//! ends as soon as it starts.
 
 use std::time::{Duration, Instant};
 

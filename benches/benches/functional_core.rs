@@ -1,5 +1,5 @@
-//! Commands a second through the functional core: one task is submitted and placed, the oldest one ends, with half of the
-//! cluster in use throughout.
+//! Commands a second through the functional core: one task is submitted and placed, the oldest one ends, with
+//! half of the cluster in use throughout.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orch_benches::cluster::{Core, small_task};
@@ -27,7 +27,8 @@ fn submit_and_end(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A task ends on a full node while so many distinct shapes wait, most of which do not fit into what it leaves.
+/// A task ends on a full node while so many distinct shapes wait, most of which do not fit into what it
+/// leaves.
 fn end_with_waiting_shapes(criterion: &mut Criterion) {
     const NODES: usize = 1000;
     let mut group = criterion.benchmark_group("functional_core/end_with_waiting_shapes");

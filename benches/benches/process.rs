@@ -1,5 +1,6 @@
-//! What processes cost on a worker: short tasks a second through [`ProcessRuntime`] and straight through `fork` and `exec`,
-//! and the processor time and memory of many tasks that sleep. Takes the number of sleeping tasks, 1,000 unless given.
+//! What processes cost on a worker: short tasks a second through [`ProcessRuntime`] and straight through
+//! `fork` and `exec`, and the processor time and memory of many tasks that sleep. Takes the number of
+//! sleeping tasks, 1,000 unless given.
 
 use std::{
     collections::BTreeMap,

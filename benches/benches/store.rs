@@ -1,4 +1,5 @@
-//! Commits a second: one at a time and 64 together, durable through redb, beside redb alone doing the same, and in memory.
+//! Commits a second: one at a time and 64 together, durable through redb, beside redb alone doing the same,
+//! and in memory.
 
 use std::{path::Path, sync::Arc};
 

@@ -1,7 +1,7 @@
-//! Stores on their servers, each beside its raw client doing the same: one durable commit, 64 commits together, 64 claims
-//! together, and how long until a watch shows a commit: one of the same store and, where processes share the records, one
-//! of another store (`orch_elsewhere`), which is what the raw client does. `cargo xtask stores up` says which variables to
-//! set; a store whose variable is missing is left out.
+//! Stores on their servers, each beside its raw client doing the same: one durable commit, 64 commits
+//! together, 64 claims together, and how long until a watch shows a commit: one of the same store and, where
+//! processes share the records, one of another store (`orch_elsewhere`), which is what the raw client does.
+//! `cargo xtask stores up` says which variables to set; a store whose variable is missing is left out.
 
 use std::{
     sync::{
@@ -40,9 +40,9 @@ trait Raw {
     /// Writes so many records durably, each with what a store notes of it; or only those that are not there.
     fn write(&mut self, together: u64, claim: bool) -> BoxFuture<'_, ()>;
 
-    /// How long so many durable writes take, one after the other, each until it is written and somebody else who was told
-    /// of it has the change in hand: another connection, told by the server, or another task of this process where there
-    /// is only a file.
+    /// How long so many durable writes take, one after the other, each until it is written and somebody else
+    /// who was told of it has the change in hand: another connection, told by the server, or another task of
+    /// this process where there is only a file.
     fn seen(&mut self, times: u64) -> BoxFuture<'_, Duration>;
 }
 

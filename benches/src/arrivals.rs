@@ -1,8 +1,8 @@
 //! Arrivals of tasks to pack: from the public Azure trace of 2017, or drawn from its marginals.
 //!
-//! The trace is "AzurePublicDatasetV1" (CC-BY-4.0) in the form that Bergsma et al. ("Generating complex, realistic
-//! cloud workloads using recurrent neural networks", SOSP 2021) published. The environment variable `ORCH_TRACE_DIR`
-//! names its directory, with `azure-2017/v1.train.txt` and so on below.
+//! The trace is "AzurePublicDatasetV1" (CC-BY-4.0) in the form that Bergsma et al. ("Generating complex,
+//! realistic cloud workloads using recurrent neural networks", SOSP 2021) published. The environment variable
+//! `ORCH_TRACE_DIR` names its directory, with `azure-2017/v1.train.txt` and so on below.
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf, time::Duration};
 

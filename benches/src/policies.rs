@@ -20,17 +20,18 @@ enum Score {
     None,
     /// The fuller node, with a penalty on imbalance: `(c + m) / 2 + |c - m|` of what it leaves.
     Waste,
-    /// The smallest angle between the request and what is free (Panigrahy et al., "Heuristics for vector bin packing",
-    /// 2011).
+    /// The smallest angle between the request and what is free (Panigrahy et al., "Heuristics for vector bin
+    /// packing", 2011).
     Angle,
     /// The smallest growth of `|c - m|` alone.
     Imbalance,
-    /// The smallest growth of the free part that stays unused when a node is filled with tasks of one shape, on average
-    /// over all demand (after Weng et al., "Beware of Fragmentation", USENIX ATC 2023).
+    /// The smallest growth of the free part that stays unused when a node is filled with tasks of one shape,
+    /// on average over all demand (after Weng et al., "Beware of Fragmentation", USENIX ATC 2023).
     Fragmentation(Vec<(Resources, f64)>),
 }
 
-/// The policies by name, with the default among them. `demand` is what one of them knows: shapes, and how often.
+/// The policies by name, with the default among them. `demand` is what one of them knows: shapes, and how
+/// often.
 #[must_use]
 pub fn all(demand: Vec<(Resources, f64)>) -> Vec<Box<dyn Scheduler>> {
     let policy = |name, compared, score| Box::new(Policy { name, compared, score }) as Box<dyn Scheduler>;

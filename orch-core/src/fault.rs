@@ -1,4 +1,5 @@
-//! Mistakes that the engine could make, one by one, so that it can be shown that the simulation would find each.
+//! Mistakes that the engine could make, one by one, so that it can be shown that the simulation would find
+//! each.
 
 /// A mistake. Only builds with `--cfg orch_seeded_faults` can make one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,4 +1,5 @@
-//! A runtime that runs closures of its own process, held against the contract of runtimes: no shell, no processes.
+//! A runtime that runs closures of its own process, held against the contract of runtimes: no shell, no
+//! processes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::{

@@ -1,5 +1,5 @@
-//! The consensus of one process and of processes that share a store, against the conformance suite; and the default
-//! scheduler against its own.
+//! The consensus of one process and of processes that share a store, against the conformance suite; and the
+//! default scheduler against its own.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! The engine end to end, over what this crate brings: orchestrator, agents and everything between them are real. And what
-//! depends on no composition.
+//! The engine end to end, over what this crate brings: orchestrator, agents and everything between them are
+//! real. And what depends on no composition.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -364,8 +364,8 @@ async fn a_reader_that_has_seen_everything_resumes_after_a_restart() {
     second.shutdown().await.unwrap();
 }
 
-/// What the suite of output does not see: that a task's output is where the builder was told, that it is moved there from a
-/// store of before, and that output without a task goes.
+/// What the suite of output does not see: that a task's output is where the builder was told, that it is
+/// moved there from a store of before, and that output without a task goes.
 #[tokio::test]
 async fn output_has_a_place_of_its_own() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Records and snapshots of earlier formats are read, go on to live, and are in the present format from the next write on.
+//! Records and snapshots of earlier formats are read, go on to live, and are in the present format from the
+//! next write on.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{

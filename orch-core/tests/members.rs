@@ -1,5 +1,5 @@
-//! Orchestrators among others, and at their end: members that decide over one store, what is left when the last handle is
-//! dropped, and agents that drain.
+//! Orchestrators among others, and at their end: members that decide over one store, what is left when the
+//! last handle is dropped, and agents that drain.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -7,10 +7,10 @@ use tokio::sync::OnceCell;
 
 use crate::{engine::Engine, identity::Identity};
 
-/// Holds the mark of our containers against other agents of this machine: two with one mark, such as an agent and a
-/// copy of its data directory, would each take over and remove what the other runs. What is held is a name in the
-/// kernel that goes with the process, however that ends. Agents on other machines or with a network of their own are
-/// not noticed.
+/// Holds the mark of our containers against other agents of this machine: two with one mark, such as an agent
+/// and a copy of its data directory, would each take over and remove what the other runs. What is held is a
+/// name in the kernel that goes with the process, however that ends. Agents on other machines or with a
+/// network of their own are not noticed.
 #[derive(Debug, Default)]
 pub(crate) struct Claim(OnceCell<Option<Held>>);
 
@@ -61,8 +61,8 @@ fn hold(_: &str) -> io::Result<Held> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// FNV-1a, which every build of the program computes alike; with the length of each text, so that no two lists are
-/// alike.
+/// FNV-1a, which every build of the program computes alike; with the length of each text, so that no two
+/// lists are alike.
 fn digest(texts: &[&str]) -> u64 {
     let lengths = texts.iter().flat_map(|text| text.len().to_le_bytes());
     let bytes = lengths.chain(texts.iter().flat_map(|text| text.bytes()));

@@ -8,17 +8,17 @@ use std::{
     time::Duration,
 };
 
-/// How a [`DockerRuntime`](crate::DockerRuntime) works. [`DockerConfig::new`] grants tasks nothing of the node beyond
-/// what a container always has; everything else is allowed field by field.
+/// How a [`DockerRuntime`](crate::DockerRuntime) works. [`DockerConfig::new`] grants tasks nothing of the
+/// node beyond what a container always has; everything else is allowed field by field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DockerConfig {
-    /// The engine: `unix:///var/run/docker.sock`, or `tcp://host:port` with the feature `tcp`. When absent, the
-    /// variable `DOCKER_HOST` decides, and without it the usual socket.
+    /// The engine: `unix:///var/run/docker.sock`, or `tcp://host:port` with the feature `tcp`. When absent,
+    /// the variable `DOCKER_HOST` decides, and without it the usual socket.
     pub host: Option<String>,
     /// Name of the cluster that the containers belong to.
     pub cluster: String,
-    /// Who of the cluster made them: one agent's instance. Must survive restarts of the agent, which finds its
-    /// containers by it, and differ between agents that share an engine.
+    /// Who of the cluster made them: one agent's instance. Must survive restarts of the agent, which finds
+    /// its containers by it, and differ between agents that share an engine.
     pub owner: String,
     /// What the names of containers begin with.
     pub name_prefix: String,
@@ -32,17 +32,17 @@ pub struct DockerConfig {
     pub start_timeout: Duration,
     /// How long a pull may go without any progress.
     pub pull_stall_timeout: Duration,
-    /// Interval in which an engine that has nothing to tell is asked whether it still lives, while somebody waits for it, and how
-    /// long it may take to answer that.
+    /// Interval in which an engine that has nothing to tell is asked whether it still lives, while somebody
+    /// waits for it, and how long it may take to answer that.
     pub probe_interval: Duration,
-    /// Where the files of secrets are kept while their attempts exist; made when missing, with mode 0700. Must be in
-    /// a file system that the engine sees at the same path; best one in memory.
+    /// Where the files of secrets are kept while their attempts exist; made when missing, with mode 0700.
+    /// Must be in a file system that the engine sees at the same path; best one in memory.
     pub secrets_dir: PathBuf,
-    /// Where the runtime notes how far output had come, so that the next life of the agent counts on from there; made
-    /// when missing, with mode 0700.
+    /// Where the runtime notes how far output had come, so that the next life of the agent counts on from
+    /// there; made when missing, with mode 0700.
     pub state_dir: PathBuf,
-    /// Directories of the node that tasks may mount, each with everything below it. Symbolic links are followed
-    /// before the check.
+    /// Directories of the node that tasks may mount, each with everything below it. Symbolic links are
+    /// followed before the check.
     pub allowed_host_paths: Vec<PathBuf>,
     /// Tasks may use the node's own network.
     pub allow_host_network: bool,
@@ -50,13 +50,13 @@ pub struct DockerConfig {
     pub allowed_networks: BTreeSet<String>,
     /// Capabilities that tasks may add beyond the engine's default set, without `CAP_`.
     pub allowed_capabilities: BTreeSet<String>,
-    /// The device files behind each kind of device that tasks may ask for. A task that asks for at least one gets all
-    /// files of that kind. `gpu` needs no entry: the engine picks that many.
+    /// The device files behind each kind of device that tasks may ask for. A task that asks for at least one
+    /// gets all files of that kind. `gpu` needs no entry: the engine picks that many.
     pub devices: BTreeMap<String, Vec<PathBuf>>,
     /// The address of the node at which tasks' ports are published; every address when absent.
     pub publish_address: Option<IpAddr>,
-    /// The health check that is built into an image counts for tasks whose spec has none of its own. Without, such
-    /// tasks are not checked.
+    /// The health check that is built into an image counts for tasks whose spec has none of its own. Without,
+    /// such tasks are not checked.
     pub image_health_checks: bool,
 }
 

@@ -21,10 +21,12 @@ use orch_core::{
 
 use crate::{clock::EngineTime, engine::Engine, errors::EngineError, identity::Identity, started};
 
-/// Label with the bound on kept output, for the lives of the agent that come after the one that made the container.
+/// Label with the bound on kept output, for the lives of the agent that come after the one that made the
+/// container.
 pub(crate) const OUTPUT_LIMIT: &str = "orch.output-limit";
 
-/// Exit code that an engine makes up for a container that ran when it was here last, and of which it finds nothing now.
+/// Exit code that an engine makes up for a container that ran when it was here last, and of which it finds
+/// nothing now.
 const MADE_UP_CODE: i32 = 255;
 
 /// What the engine knows of a container.

@@ -13,8 +13,8 @@ use crate::{DockerConfig, errors::EngineError};
 
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
-/// The client's own limit on the time to an answer's head. Ours are shorter; this one must not come first for pulls,
-/// which stay silent until the registry has answered.
+/// The client's own limit on the time to an answer's head. Ours are shorter; this one must not come first for
+/// pulls, which stay silent until the registry has answered.
 const CLIENT_TIMEOUT_S: u64 = 3600;
 
 /// An engine to ask. Cheap to clone.

@@ -8,7 +8,8 @@ use orch_core::runtime::{RuntimeError, RuntimeErrorKind as Kind};
 pub(crate) enum EngineError {
     /// No answer: nothing is known.
     Gone(String),
-    /// It went away over a request, or did not answer in time: not even whether that was carried out is known.
+    /// It went away over a request, or did not answer in time: not even whether that was carried out is
+    /// known.
     BrokenOff(String),
     /// It refused, with an HTTP status and its own words.
     Refused { status: u16, message: String },
@@ -45,8 +46,8 @@ impl EngineError {
         matches!(self, Self::Refused { status, .. } if *status == expected)
     }
 
-    /// The engine has no such container. Any other 404 says nothing about a container: it may be of something that the
-    /// operation needs, or of a server that is no engine.
+    /// The engine has no such container. Any other 404 says nothing about a container: it may be of something
+    /// that the operation needs, or of a server that is no engine.
     pub(crate) fn is_missing_container(&self) -> bool {
         matches!(self, Self::Refused { status, message } if is_missing_container(*status, &message.to_lowercase()))
     }

@@ -20,9 +20,10 @@ use crate::{
 /// The most of a health check's output that is passed on, in characters.
 const HEALTH_OUTPUT_CHARS: usize = 1024;
 
-/// Everything from now on, by the engine's own clock: the client subscribes with the first poll only, and what
-/// happens in between must not be missed. The engine tells each failing verdict once; who adopts a container comes
-/// too late for that. So those that stand are told at the beginning, and whenever something was `adopted`.
+/// Everything from now on, by the engine's own clock: the client subscribes with the first poll only, and
+/// what happens in between must not be missed. The engine tells each failing verdict once; who adopts a
+/// container comes too late for that. So those that stand are told at the beginning, and whenever something
+/// was `adopted`.
 pub(crate) async fn subscribe(
     engine: &Engine,
     identity: &Identity,

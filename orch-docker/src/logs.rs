@@ -21,15 +21,17 @@ use crate::{
 /// Marks are so close that several lie within what the engine keeps.
 const MARKS_IN_A_FILE: u64 = 8;
 
-/// How often it is counted what the engine has, because it rotated output away before the reading began. A reading that
-/// never agrees passes over some of the output before the mark.
+/// How often it is counted what the engine has, because it rotated output away before the reading began. A
+/// reading that never agrees passes over some of the output before the mark.
 const COUNTS_MAX: usize = 3;
 
-/// Pause before following again, when the engine's stream ended under a container that runs and had nothing new.
+/// Pause before following again, when the engine's stream ended under a container that runs and had nothing
+/// new.
 const FOLLOW_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// The output of `container`, which is marked in the file `path`. With `follow` a running one's comes as it is written,
-/// from the oldest that the engine keeps; in every other case it is the newest within the container's bound.
+/// The output of `container`, which is marked in the file `path`. With `follow` a running one's comes as it
+/// is written, from the oldest that the engine keeps; in every other case it is the newest within the
+/// container's bound.
 pub(crate) async fn read(
     engine: &Engine,
     identity: &Identity,
@@ -146,8 +148,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether the newest line is the last one that there is. Engines end what is followed when the container ends,
-    /// however much of it is still to be read.
+    /// Whether the newest line is the last one that there is. Engines end what is followed when the container
+    /// ends, however much of it is still to be read.
     async fn has_the_end(&mut self) -> Result<bool, RuntimeError> {
         let mut newest = lines(&self.engine, &self.container, Scope::Now, Tail::Newest);
         let newest = newest.try_next().await?;

@@ -1,5 +1,5 @@
-//! How far output had come. The engine rotates old output away without telling how much, and offsets are to be the same
-//! whenever it is read, by this life of the agent or the next.
+//! How far output had come. The engine rotates old output away without telling how much, and offsets are to
+//! be the same whenever it is read, by this life of the agent or the next.
 
 use std::{io, path::Path};
 
@@ -16,7 +16,8 @@ pub(crate) struct Marks {
     stderr: Option<Mark>,
 }
 
-/// A place in one stream. Lines are known by the time at which the engine got them; parts of one long line share it.
+/// A place in one stream. Lines are known by the time at which the engine got them; parts of one long line
+/// share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
     /// The time of a line.

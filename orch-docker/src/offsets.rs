@@ -76,8 +76,8 @@ impl KeptBefore {
         !self.is_stale
     }
 
-    /// Takes in the next line. The mark is known by its time; whether other times are earlier or later says nothing,
-    /// for the engine's clock may be set back.
+    /// Takes in the next line. The mark is known by its time; whether other times are earlier or later says
+    /// nothing, for the engine's clock may be set back.
     pub(crate) fn count(&mut self, line: &Line) {
         if self.oldest.is_none() {
             self.oldest = Some(line.clone());
@@ -101,8 +101,8 @@ impl KeptBefore {
         };
         match self.marks.of(stream) {
             Some(mark) if before.has_met_the_mark => mark.begin.saturating_sub(before.bytes),
-            // It is rotated away as well. Nobody knows how much is missing after it, and what follows counts from
-            // there: bytes may be passed over then, and none is repeated.
+            // It is rotated away as well. Nobody knows how much is missing after it, and what follows counts
+            // from there: bytes may be passed over then, and none is repeated.
             Some(mark) => mark.end,
             None => 0,
         }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-/// The true path behind `path`, if it lies in one of the `allowed` directories. Symbolic links are resolved on both
-/// sides first: a task that may write in an allowed directory could otherwise plant a link there that leads out of it,
-/// for the next task to mount.
+/// The true path behind `path`, if it lies in one of the `allowed` directories. Symbolic links are resolved
+/// on both sides first: a task that may write in an allowed directory could otherwise plant a link there that
+/// leads out of it, for the next task to mount.
 pub(crate) fn resolve(path: &str, allowed: &[PathBuf]) -> Result<PathBuf, String> {
     let refused = || format!("host path {path} is not among the paths that this agent allows");
     if allowed.is_empty() {

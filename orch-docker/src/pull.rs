@@ -27,7 +27,8 @@ impl Puller {
         Self { in_flight: Semaphore::new(in_flight.get()), images: KeyedLocks::default(), stall_timeout }
     }
 
-    /// Makes the image be here, as `policy` says. Who asks for an image that is just being pulled waits for that pull.
+    /// Makes the image be here, as `policy` says. Who asks for an image that is just being pulled waits for
+    /// that pull.
     pub(crate) async fn ensure(
         &self,
         engine: &Engine,

@@ -7,8 +7,8 @@ use orch_core::runtime::{RuntimeError, RuntimeErrorKind};
 pub(crate) struct ImageRef(String);
 
 impl ImageRef {
-    /// Reads `text`, adding the tag `latest` when there is neither a tag nor a digest: without one the engine would
-    /// pull every tag there is.
+    /// Reads `text`, adding the tag `latest` when there is neither a tag nor a digest: without one the engine
+    /// would pull every tag there is.
     pub(crate) fn parse(text: &str) -> Result<Self, RuntimeError> {
         match check(text) {
             Ok(true) => Ok(Self(text.into())),

@@ -49,8 +49,8 @@ pub struct DockerRuntime {
     claim: Claim,
     puller: Puller,
     starts: Semaphore,
-    /// Start and remove of one attempt exclude each other: a second start that finds the container made but not yet
-    /// started could otherwise start it again after a quick end.
+    /// Start and remove of one attempt exclude each other: a second start that finds the container made but
+    /// not yet started could otherwise start it again after a quick end.
     attempts: KeyedLocks<AttemptId>,
     doubts: Doubts,
     held: Held,

@@ -1,7 +1,9 @@
-//! Secrets as files: a private directory of the node per attempt, each file bound into the container read-only.
+//! Secrets as files: a private directory of the node per attempt, each file bound into the container
+//! read-only.
 //!
-//! Why not inside the container: before it runs, the engine can only copy into its layer, which is on disk and which a
-//! read-only root forbids; a tmpfs exists from the start on only, when the program may already be reading.
+//! Why not inside the container: before it runs, the engine can only copy into its layer, which is on disk
+//! and which a read-only root forbids; a tmpfs exists from the start on only, when the program may already be
+//! reading.
 
 use std::{
     fs::Permissions,
@@ -35,9 +37,9 @@ pub(crate) fn wants_files(work: &Work) -> bool {
     work.spec.secrets.iter().any(|secret| matches!(secret.target, SecretTarget::File { .. }))
 }
 
-/// Writes the files into `directory`, which is the attempt's own. `user` is who the container runs as; when that is a
-/// name, which only the image can resolve, every process of the container may read them. The directory keeps the
-/// node's other users out either way.
+/// Writes the files into `directory`, which is the attempt's own. `user` is who the container runs as; when
+/// that is a name, which only the image can resolve, every process of the container may read them. The
+/// directory keeps the node's other users out either way.
 pub(crate) async fn write(
     work: &Work,
     directory: &Path,

@@ -120,8 +120,8 @@ fn environment(work: &Work) -> Result<Vec<String>, RuntimeError> {
     Ok(all)
 }
 
-/// The spec's own check. Without one the image's applies, which is what the absence of any means to the engine, unless
-/// the agent wants none.
+/// The spec's own check. Without one the image's applies, which is what the absence of any means to the
+/// engine, unless the agent wants none.
 fn health(check: Option<&HealthCheck>, config: &DockerConfig) -> Result<Option<HealthConfig>, RuntimeError> {
     let Some(check) = check else {
         let none = HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() };
@@ -316,8 +316,8 @@ fn binding(port: u16, config: &DockerConfig) -> PortBinding {
     }
 }
 
-/// Room for the bound and what the engine's format adds, in two files of which the older is dropped as a whole.
-/// Size at which the engine begins another file of output.
+/// Room for the bound and what the engine's format adds, in two files of which the older is dropped as a
+/// whole. Size at which the engine begins another file of output.
 pub(crate) fn log_file_bytes(output_limit: u64) -> u64 {
     output_limit.saturating_mul(2).max(LOG_FILE_BYTES_MIN)
 }

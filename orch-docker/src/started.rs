@@ -1,7 +1,8 @@
 //! The time at which a container started, by the node's clock as it is set now.
 //!
-//! The engine notes the time once, and the clock may be set later: how long the container has run could then not be
-//! told from the two. The kernel counts from the boot instead, and knows by the clock of now when that was.
+//! The engine notes the time once, and the clock may be set later: how long the container has run could then
+//! not be told from the two. The kernel counts from the boot instead, and knows by the clock of now when that
+//! was.
 
 use std::{fs, time::Duration};
 
@@ -10,12 +11,13 @@ use orch_core::model::Timestamp;
 /// Unit of the kernel's ticks as programs see them, on every machine that Linux and Rust run on.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// Largest difference that is no step of the clock: the engine notes the start after the process has begun, on a busy
-/// node some time after. Its word is then the more exact.
+/// Largest difference that is no step of the clock: the engine notes the start after the process has begun,
+/// on a busy node some time after. Its word is then the more exact.
 const TOLERANCE: Duration = Duration::from_secs(5);
 
-/// Start of the container `id`, of which the engine says that it started at `told` and that its main process is
-/// `pid`. For an engine elsewhere, and where processes have other numbers than here, it is what the engine says.
+/// Start of the container `id`, of which the engine says that it started at `told` and that its main process
+/// is `pid`. For an engine elsewhere, and where processes have other numbers than here, it is what the engine
+/// says.
 pub(crate) fn at(told: Timestamp, id: &str, pid: Option<i64>) -> Timestamp {
     let by_kernel = pid.filter(|pid| *pid > 0).and_then(|pid| {
         let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();

@@ -65,8 +65,8 @@ async fn line(logs: &mut Logs) -> (u64, u64) {
     (std::str::from_utf8(&data).unwrap().trim().parse().unwrap(), offset)
 }
 
-/// Returns when this is the newest line of the container. Engines skip lines for readers that they rotate under, so
-/// it is not followed, and nobody else should read before.
+/// Returns when this is the newest line of the container. Engines skip lines for readers that they rotate
+/// under, so it is not followed, and nobody else should read before.
 async fn until_written(handle: &str, line: &str) {
     let docker = common::docker();
     let newest = async || {

@@ -1,4 +1,5 @@
-//! An engine that goes away while work runs, hangs, and comes back. It is the test's own, at a socket of its own.
+//! An engine that goes away while work runs, hangs, and comes back. It is the test's own, at a socket of its
+//! own.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -69,7 +69,8 @@ fn check_tools() -> Result {
     Ok(())
 }
 
-/// Without sanitizers: there is no unsafe code here that they could find anything in, and they halve the speed.
+/// Without sanitizers: there is no unsafe code here that they could find anything in, and they halve the
+/// speed.
 fn cargo_fuzz(what: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", "cargo", "fuzz", what, "--sanitizer", "none"]).current_dir(root());

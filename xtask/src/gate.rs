@@ -51,8 +51,8 @@ pub(crate) fn fix() -> Result {
     run(&mut cargo(&["fmt", "--all"]))
 }
 
-/// The combinations that matter: everything at once as tests see it, and each library with no and with each feature
-/// alone, where a missing `cfg` shows.
+/// The combinations that matter: everything at once as tests see it, and each library with no and with each
+/// feature alone, where a missing `cfg` shows.
 fn feature_sets() -> Result<Vec<Vec<String>>> {
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut sets = vec![words(&["--workspace", "--all-features", "--all-targets"])];

@@ -1,5 +1,5 @@
-//! What `deny.toml` says of licences and banned crates, checked with cargo alone. `cargo deny` checks more where it is
-//! installed.
+//! What `deny.toml` says of licences and banned crates, checked with cargo alone. `cargo deny` checks more
+//! where it is installed.
 
 use std::collections::BTreeSet;
 

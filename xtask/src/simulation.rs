@@ -1,9 +1,10 @@
-//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes. And faults of real programs.
+//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes. And faults of
+//! real programs.
 
 use crate::shell::{Result, cargo, run, say, target};
 
-/// Runs the program that simulates groups of replicas with these arguments, in a build that can make mistakes on purpose where
-/// they are about one.
+/// Runs the program that simulates groups of replicas with these arguments, in a build that can make mistakes
+/// on purpose where they are about one.
 pub(crate) fn run_with(args: &[&str]) -> Result {
     run_program("pbft", "orch-sim", args)
 }

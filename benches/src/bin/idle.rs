@@ -1,5 +1,6 @@
-//! What a manager costs while nothing happens: `idle local [agents] [seconds]` with agents in its own process (theirs is
-//! counted as well), `idle http [agents] [seconds]` with agents over HTTP and the manager in a child process.
+//! What a manager costs while nothing happens: `idle local [agents] [seconds]` with agents in its own process
+//! (theirs is counted as well), `idle http [agents] [seconds]` with agents over HTTP and the manager in a
+//! child process.
 
 use std::{process::ExitCode, process::Stdio, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Memory per finished task: `memory core [tasks]` through the functional core, `memory engine [tasks]` through an
-//! orchestrator with an agent.
+//! Memory per finished task: `memory core [tasks]` through the functional core, `memory engine [tasks]`
+//! through an orchestrator with an agent.
 
 use std::{process::ExitCode, time::Instant};
 

@@ -1,8 +1,8 @@
 //! Shares of demand that each policy refuses: `packing fill|churn first|last [windows] [nodes,nodes,...]`.
 //!
-//! `fill`: tasks arrive and stay, until they ask for all of the cluster but its headroom. `churn`: tasks also end; as
-//! many are under way, placed or not, as ask for all but the headroom, and what arrives meanwhile is counted. Each
-//! window begins at another arrival. A policy is chosen on `first` and confirmed on `last`.
+//! `fill`: tasks arrive and stay, until they ask for all of the cluster but its headroom. `churn`: tasks also
+//! end; as many are under way, placed or not, as ask for all but the headroom, and what arrives meanwhile is
+//! counted. Each window begins at another arrival. A policy is chosen on `first` and confirmed on `last`.
 
 use std::{
     cmp::Reverse,
@@ -24,8 +24,8 @@ use orch_core::{
     scheduler::{NodeView, Pending, Scheduler, Snapshot},
 };
 
-/// Cores and GiB of the nodes of a cluster. All have room for the largest request, 16 cores and 112 GiB, or for
-/// all but the rarest.
+/// Cores and GiB of the nodes of a cluster. All have room for the largest request, 16 cores and 112 GiB, or
+/// for all but the rarest.
 const CLUSTERS: [&[(u64, u64)]; 8] = [
     &[(64, 224)],
     &[(64, 160)],

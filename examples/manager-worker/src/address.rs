@@ -6,8 +6,8 @@ pub(crate) const DEFAULT: &str = "http://127.0.0.1:3000";
 /// The variable that names the manager.
 pub(crate) const VARIABLE: &str = "ORCH_MANAGER";
 
-/// The address as a client takes it. Without a scheme it is `http` on this machine, where nobody else listens, and
-/// refused elsewhere; `from` says where it comes from.
+/// The address as a client takes it. Without a scheme it is `http` on this machine, where nobody else
+/// listens, and refused elsewhere; `from` says where it comes from.
 pub(crate) fn normal(text: &str, from: &str) -> Result<String, String> {
     let text = text.trim();
     let form = "write it such as https://manager.example:3000, or http://127.0.0.1:3000 on this machine";

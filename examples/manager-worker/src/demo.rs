@@ -1,5 +1,5 @@
-//! `orch demo`: the real programs at work. A manager and three workers are started as processes of their own, given a mixed
-//! load, and one worker is killed in the middle.
+//! `orch demo`: the real programs at work. A manager and three workers are started as processes of their own,
+//! given a mixed load, and one worker is killed in the middle.
 
 mod cluster;
 mod load;

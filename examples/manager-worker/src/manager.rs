@@ -33,11 +33,12 @@ pub struct ManagerArgs {
     /// Most tasks of a rust-orch worker at a time. [default: 1024]
     #[arg(long, value_name = "COUNT", requires = "legacy_worker")]
     pub legacy_max_tasks: Option<NonZeroU32>,
-    /// A rust-orch worker never tells of ends: a task that runs there for longer than this counts as succeeded,
-    /// whatever its container does, so that its place is free.
+    /// A rust-orch worker never tells of ends: a task that runs there for longer than this counts as
+    /// succeeded, whatever its container does, so that its place is free.
     #[arg(long, value_name = "TIME", requires = "legacy_worker", value_parser = units::duration)]
     pub legacy_done_after: Option<Duration>,
-    /// Of the tasks that run at a rust-orch worker, the oldest beyond this number count as succeeded in the same way.
+    /// Of the tasks that run at a rust-orch worker, the oldest beyond this number count as succeeded in the
+    /// same way.
     #[arg(long, value_name = "COUNT", requires = "legacy_worker")]
     pub legacy_running_max: Option<u32>,
     /// Do not serve rust-orch clients at the root of the server.

@@ -1,5 +1,5 @@
-//! Words beside results. Where nobody reads them any more, what they are about goes on; `println!` and `eprintln!` would
-//! panic.
+//! Words beside results. Where nobody reads them any more, what they are about goes on; `println!` and
+//! `eprintln!` would panic.
 
 use std::{
     fmt::Display,

@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-/// `500ms`, `90s`, `5m` or `5min`, `2h`, `1d`, `1.5h`, and sums of them such as `1h30m`; a bare number is seconds.
+/// `500ms`, `90s`, `5m` or `5min`, `2h`, `1d`, `1.5h`, and sums of them such as `1h30m`; a bare number is
+/// seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -34,8 +35,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis))
 }
 
-/// `512m`, `512Mi`, `512MB`, `1.5GiB`, `64k`; a bare number is bytes. Powers of 1024, whichever way it is written, as
-/// `docker` takes them.
+/// `512m`, `512Mi`, `512MB`, `1.5GiB`, `64k`; a bare number is bytes. Powers of 1024, whichever way it is
+/// written, as `docker` takes them.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text.trim());
     let bytes = match unit.trim().to_ascii_lowercase().as_str() {

@@ -37,8 +37,8 @@ pub struct WorkerArgs {
     /// Address of the manager. [default: ORCH_MANAGER, or http://127.0.0.1:3000]
     #[arg(long, value_name = "URL")]
     pub manager: Option<String>,
-    /// Work for the manager of rust-orch at this address instead. It knows its worker by the name given with --id: worker-1.
-    /// ORCH_MANAGER must not be set.
+    /// Work for the manager of rust-orch at this address instead. It knows its worker by the name given with
+    /// --id: worker-1. ORCH_MANAGER must not be set.
     #[arg(
         long,
         value_name = "URL",
@@ -51,10 +51,12 @@ pub struct WorkerArgs {
     /// Name of this node. [default: the machine's host name]
     #[arg(long, value_name = "NAME")]
     pub id: Option<NodeId>,
-    /// Directory for what must survive the worker; made when missing. [default: ~/.local/share/orch/worker-NAME]
+    /// Directory for what must survive the worker; made when missing. [default:
+    /// ~/.local/share/orch/worker-NAME]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// File with the worker token. [default: ORCH_WORKER_TOKEN, or that of a manager of this user on this machine]
+    /// File with the worker token. [default: ORCH_WORKER_TOKEN, or that of a manager of this user on this
+    /// machine]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Time for which a worker that was let in before goes on asking a manager that refuses its token.
@@ -93,8 +95,8 @@ pub struct WorkerArgs {
     /// Directory with one file for each secret that tasks may ask for, mode 600.
     #[arg(long, value_name = "DIR")]
     pub secrets_dir: Option<PathBuf>,
-    /// When told to end: wait so long for what runs, then stop it. Without this, what runs goes on, and the next life of
-    /// the worker takes it over.
+    /// When told to end: wait so long for what runs, then stop it. Without this, what runs goes on, and the
+    /// next life of the worker takes it over.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub drain_on_exit: Option<Duration>,
 }
@@ -209,8 +211,8 @@ async fn link(
     Ok((Arc::new(link), Some(access)))
 }
 
-/// Returns with the reason when the token is refused for good: at once where it was never accepted, otherwise after
-/// `grace`, as the manager may be starting again with another file.
+/// Returns with the reason when the token is refused for good: at once where it was never accepted, otherwise
+/// after `grace`, as the manager may be starting again with another file.
 async fn refused(access: Access, grace: Duration) -> String {
     let Some(mut access) = access else { return std::future::pending().await };
     let mut accepted = false;
@@ -233,7 +235,8 @@ async fn refused(access: Access, grace: Duration) -> String {
     }
 }
 
-/// Tells how the agent gets on. Returns when it has ended because a newer process has taken the node over, with the reason.
+/// Tells how the agent gets on. Returns when it has ended because a newer process has taken the node over,
+/// with the reason.
 async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentState>) -> String {
     loop {
         let now = state.borrow_and_update().clone();
@@ -321,8 +324,8 @@ fn token(args: &WorkerArgs) -> Result<Token, String> {
         .map_err(|error| format!("no worker token: {error}; give --token-file, or set {TOKEN_VARIABLE}"))
 }
 
-/// The directory of a worker that was given none. One without a name of its own has the same whatever the machine is called;
-/// where an earlier version made one with the machine's name, that is it.
+/// The directory of a worker that was given none. One without a name of its own has the same whatever the
+/// machine is called; where an earlier version made one with the machine's name, that is it.
 fn default_data(args: &WorkerArgs) -> Result<PathBuf, String> {
     if let Some(id) = &args.id {
         return Ok(default_dir(&format!("worker-{id}")));

@@ -86,15 +86,15 @@ uuid_id! {
 }
 
 uuid_id! {
-    /// Names one process of an agent. Drawn anew at each start, so that of two processes with copies of one [`InstanceId`]
-    /// the cluster follows the newer one and refuses the older.
+    /// Names one process of an agent. Drawn anew at each start, so that of two processes with copies of one
+    /// [`InstanceId`] the cluster follows the newer one and refuses the older.
     IncarnationId, "incarnation id"
 }
 
 impl TaskId {
-    /// A new id. Ids that one process makes follow each other in their first four bytes and are random in the others: what is
-    /// submitted together is stored together, which ordered stores write much faster, and the short forms of neighbours
-    /// differ. (A UUID of version 8: RFC 9562, section 5.8.)
+    /// A new id. Ids that one process makes follow each other in their first four bytes and are random in the
+    /// others: what is submitted together is stored together, which ordered stores write much faster, and the
+    /// short forms of neighbours differ. (A UUID of version 8: RFC 9562, section 5.8.)
     #[must_use]
     pub fn generate() -> Self {
         static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(Uuid::new_v4().as_fields().0));

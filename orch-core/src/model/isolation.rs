@@ -9,8 +9,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How far a task is kept apart from its node. The default is what an image's author expects of an engine, less
-/// the right to gain privileges; [`Isolation::hardened`] is for code that nobody vouches for.
+/// How far a task is kept apart from its node. The default is what an image's author expects of an engine,
+/// less the right to gain privileges; [`Isolation::hardened`] is for code that nobody vouches for.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Isolation {
@@ -53,8 +53,8 @@ impl Isolation {
     }
 }
 
-/// An [`Isolation`] that takes no memory as long as it is the default, because a cluster may hold millions of tasks. Read and
-/// written like the isolation itself.
+/// An [`Isolation`] that takes no memory as long as it is the default, because a cluster may hold millions of
+/// tasks. Read and written like the isolation itself.
 #[derive(Clone, Debug, Default)]
 pub struct SpareIsolation(Option<Box<Isolation>>);
 

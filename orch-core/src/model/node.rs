@@ -59,8 +59,8 @@ impl NodeSpec {
     pub const MOST_TASKS: u32 = 10_000;
 }
 
-/// Fencing token of an agent's calls: one registration of one node. A call that carries another than the node's current
-/// one has no effect.
+/// Fencing token of an agent's calls: one registration of one node. A call that carries another than the
+/// node's current one has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Session {

@@ -25,8 +25,8 @@ impl Exit {
         Self { code, signal: (129..=128 + 64).contains(&code).then(|| code - 128), oom_killed: false }
     }
 
-    /// Whether the work succeeded: exit code 0. A child killed for memory does not matter when the task itself
-    /// says that all is well.
+    /// Whether the work succeeded: exit code 0. A child killed for memory does not matter when the task
+    /// itself says that all is well.
     #[must_use]
     pub fn is_success(&self) -> bool {
         self.code == 0
@@ -80,7 +80,8 @@ pub enum AttemptEnd {
     Stopped,
     /// Its node was lost.
     NodeLost,
-    /// Its node is there and its work is not: it vanished, or the machine went down under it. How it ended is unknown.
+    /// Its node is there and its work is not: it vanished, or the machine went down under it. How it ended is
+    /// unknown.
     Lost {
         /// What the node knows of it.
         message: String,
@@ -119,8 +120,8 @@ impl std::fmt::Display for AttemptEnd {
     }
 }
 
-/// What an agent says about one attempt. A report of an attempt that is not the task's current one, or from a node
-/// that does not hold it, is refused: the attempt number is a fencing token.
+/// What an agent says about one attempt. A report of an attempt that is not the task's current one, or from a
+/// node that does not hold it, is refused: the attempt number is a fencing token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Which attempt.

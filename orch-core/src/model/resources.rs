@@ -125,8 +125,8 @@ pub struct Held {
     cpu_millis: u64,
     memory_bytes: u64,
     devices: BTreeMap<String, u64>,
-    /// How many hold a port. More than one only for a moment, when one task takes over from another and its record is
-    /// absorbed first: sums must not depend on the order of records.
+    /// How many hold a port. More than one only for a moment, when one task takes over from another and its
+    /// record is absorbed first: sums must not depend on the order of records.
     ports: BTreeMap<u16, u32>,
 }
 
@@ -134,8 +134,8 @@ impl Held {
     /// Adds what one more task holds.
     ///
     /// # Panics
-    /// When the sum leaves the range of `u64`: specs are bounded far below ([`Limits`](super::Limits)), so this is
-    /// a bug of the caller.
+    /// When the sum leaves the range of `u64`: specs are bounded far below ([`Limits`](super::Limits)), so
+    /// this is a bug of the caller.
     pub fn take(&mut self, request: &Resources) {
         self.cpu_millis = self.cpu_millis.checked_add(request.cpu_millis).expect("bounded by Limits");
         self.memory_bytes = self.memory_bytes.checked_add(request.memory_bytes).expect("bounded by Limits");

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::{IdError, TaskSpec, ids::clip};
 use crate::hex::{from_hex, to_hex};
 
-/// A spec that tasks, attempts and messages share: a clone is a pointer, and reads like the [`TaskSpec`] that it points to.
-/// Its JSON is that of the spec.
+/// A spec that tasks, attempts and messages share: a clone is a pointer, and reads like the [`TaskSpec`] that
+/// it points to. Its JSON is that of the spec.
 #[derive(Clone)]
 pub struct SharedSpec(Arc<Inner>);
 
@@ -41,8 +41,8 @@ impl SharedSpec {
         })
     }
 
-    /// The spec of a record that was stored under this id. A later version may give the same spec another id, which does no
-    /// harm: it is stored once more.
+    /// The spec of a record that was stored under this id. A later version may give the same spec another id,
+    /// which does no harm: it is stored once more.
     pub(crate) fn stored(id: SpecId, spec: TaskSpec) -> Self {
         Self::new(spec, OnceLock::from(Box::new(id)))
     }

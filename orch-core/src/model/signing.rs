@@ -1,4 +1,5 @@
-//! Ed25519 signatures of submitters (feature `signing`), so that a worker or a reviewer can tell who asked for what.
+//! Ed25519 signatures of submitters (feature `signing`), so that a worker or a reviewer can tell who asked
+//! for what.
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 

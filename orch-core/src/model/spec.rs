@@ -24,8 +24,9 @@ use super::{
     time::{millis, opt_millis},
 };
 
-/// One unit of work, immutable once it is submitted. Every field but `name` and `workload` has a default and is
-/// left out of the JSON when it holds it. Unknown fields are refused, so that a misspelt limit is never ignored.
+/// One unit of work, immutable once it is submitted. Every field but `name` and `workload` has a default and
+/// is left out of the JSON when it holds it. Unknown fields are refused, so that a misspelt limit is never
+/// ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
@@ -121,8 +122,8 @@ pub enum Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkKind {
-    /// Containers of images as they are, with nothing asked for that a worker which only starts images would pass over (a
-    /// command, arguments, mounts, ...). All that workers of older systems know.
+    /// Containers of images as they are, with nothing asked for that a worker which only starts images would
+    /// pass over (a command, arguments, mounts, ...). All that workers of older systems know.
     PlainImage,
     /// Containers of images.
     Image,
@@ -176,8 +177,8 @@ pub struct Timeouts {
     pub total: Option<Duration>,
 }
 
-/// Which ends of an attempt lead to another attempt. Attempts that ended through no fault of the task (lost node, drain) do
-/// not count against [`RetryPolicy::max_attempts`]; lost nodes have a bound of their own
+/// Which ends of an attempt lead to another attempt. Attempts that ended through no fault of the task (lost
+/// node, drain) do not count against [`RetryPolicy::max_attempts`]; lost nodes have a bound of their own
 /// ([`ClusterConfig::node_losses_max`](crate::state::ClusterConfig::node_losses_max)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -192,7 +193,8 @@ pub enum RestartPolicy {
 }
 
 /// How many attempts a task gets and how far apart they are: the delay starts at `backoff`, doubles with each
-/// failure up to `backoff_max`, and up to a quarter of it is taken off by a jitter that depends on the attempt alone.
+/// failure up to `backoff_max`, and up to a quarter of it is taken off by a jitter that depends on the
+/// attempt alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
@@ -217,8 +219,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait after the failure number `failures` (from 1) of a task. The same answer on every replica:
-    /// the jitter is drawn from the attempt's id, not from a random source.
+    /// How long to wait after the failure number `failures` (from 1) of a task. The same answer on every
+    /// replica: the jitter is drawn from the attempt's id, not from a random source.
     #[must_use]
     pub fn delay(&self, failed: AttemptId, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
@@ -646,8 +648,8 @@ impl TaskSpec {
             && *self.isolation == Isolation::default()
     }
 
-    /// SHA-256 of the spec's JSON without its signature: what submitters sign. Field order is that of the struct and
-    /// maps are sorted, so that equal specs have equal digests.
+    /// SHA-256 of the spec's JSON without its signature: what submitters sign. Field order is that of the
+    /// struct and maps are sorted, so that equal specs have equal digests.
     ///
     /// # Panics
     /// Never: a spec always has a JSON form.

@@ -56,7 +56,8 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// Reads RFC 3339 with any offset. `None` for what is not a time from 1970 on; parts of a millisecond are left out.
+    /// Reads RFC 3339 with any offset. `None` for what is not a time from 1970 on; parts of a millisecond are
+    /// left out.
     #[must_use]
     pub fn from_rfc3339(text: &str) -> Option<Self> {
         let clock = text.get(..19)?;
@@ -122,8 +123,8 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
-/// Days since 1970-01-01, the other way round; `None` before that. Days that a month does not have count into the next
-/// one.
+/// Days since 1970-01-01, the other way round; `None` before that. Days that a month does not have count into
+/// the next one.
 fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
     let shifted_year = if month <= 2 { year.checked_sub(1)? } else { year };
     let (era, of_era) = (shifted_year / 400, shifted_year % 400);

@@ -1,5 +1,5 @@
-//! Words of programs and people that go into records and messages, cut to a bound: one record or message that is too large
-//! for a store or a server would hold up all others.
+//! Words of programs and people that go into records and messages, cut to a bound: one record or message that
+//! is too large for a store or a server would hold up all others.
 
 /// The most characters that are kept of a text.
 const CHARS_MAX: usize = 1024;

@@ -18,12 +18,13 @@ use crate::model::{AttemptId, Exit, SharedSpec, StartFailure, Timestamp, WorkKin
 /// Runs attempts. The contract is between a backend and the agent.
 ///
 /// A backend MUST:
-/// - make every step idempotent: "already done" is a success. In particular `start` of an attempt that was ever
-///   started (even one that has ended since) starts nothing, until it is removed;
-/// - find in `list` everything that an earlier life of the agent left behind, so that a restart adopts running
-///   work instead of starting it twice;
+/// - make every step idempotent: "already done" is a success. In particular `start` of an attempt that was
+///   ever started (even one that has ended since) starts nothing, until it is removed;
+/// - find in `list` everything that an earlier life of the agent left behind, so that a restart adopts
+///   running work instead of starting it twice;
 /// - touch nothing that it did not make itself;
-/// - when the engine behind it is gone, answer [`RuntimeErrorKind::Unavailable`], never that the work is gone.
+/// - when the engine behind it is gone, answer [`RuntimeErrorKind::Unavailable`], never that the work is
+///   gone.
 ///
 /// Any future may be dropped at any point; the step may then have happened or not, and may be called again.
 #[async_trait]
@@ -40,15 +41,16 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Starts the attempt and returns when it runs.
     ///
     /// # Errors
-    /// [`RuntimeError`]; nothing is left running. [`RuntimeErrorKind::NotFound`] when it may have run, and the engine has
-    /// lost it.
+    /// [`RuntimeError`]; nothing is left running. [`RuntimeErrorKind::NotFound`] when it may have run, and
+    /// the engine has lost it.
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError>;
 
-    /// Takes over an attempt that an earlier life of the agent started, whether it still runs or has ended, and answers as
-    /// its start did. Never starts anything.
+    /// Takes over an attempt that an earlier life of the agent started, whether it still runs or has ended,
+    /// and answers as its start did. Never starts anything.
     ///
     /// # Errors
-    /// [`RuntimeErrorKind::NotFound`] when it is not here (any more), was never started, or went down with the machine.
+    /// [`RuntimeErrorKind::NotFound`] when it is not here (any more), was never started, or went down with
+    /// the machine.
     async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError>;
 
     /// Waits until the attempt has ended, however it ended. Cancel safe.
@@ -57,7 +59,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError>;
 
-    /// Asks the attempt to stop by its spec's signal, kills it when `grace` is over, and returns when it has ended.
+    /// Asks the attempt to stop by its spec's signal, kills it when `grace` is over, and returns when it has
+    /// ended.
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
@@ -69,16 +72,16 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError>;
 
-    /// Forgets the attempt and what was kept of it, killing it first when it runs. Removing what is not there is a
-    /// success.
+    /// Forgets the attempt and what was kept of it, killing it first when it runs. Removing what is not there
+    /// is a success.
     ///
     /// # Errors
     /// [`RuntimeError`] when the engine could not.
     async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError>;
 
-    /// The attempt's output from the beginning of what is kept. With `follow` the stream goes on until the attempt
-    /// has ended and everything was delivered, otherwise it ends with what there is now. Of a lost attempt there may be
-    /// output still, to which nothing is added.
+    /// The attempt's output from the beginning of what is kept. With `follow` the stream goes on until the
+    /// attempt has ended and everything was delivered, otherwise it ends with what there is now. Of a lost
+    /// attempt there may be output still, to which nothing is added.
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started or is removed.
@@ -87,8 +90,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// What the attempt uses now.
     ///
     /// # Errors
-    /// [`RuntimeErrorKind::NotFound`] when it does not run, [`RuntimeErrorKind::Unsupported`] where `stats` is not
-    /// declared.
+    /// [`RuntimeErrorKind::NotFound`] when it does not run, [`RuntimeErrorKind::Unsupported`] where `stats`
+    /// is not declared.
     async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError>;
 
     /// Everything of ours on this node, in order of attempts.
@@ -97,8 +100,9 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// [`RuntimeError`] when the engine could not be asked.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
 
-    /// What happens to our attempts from now on. An attempt that is unhealthy already is told at the beginning, and again
-    /// when `start` finds it: the agent may not know of it before. Ends with an error item when the engine is gone; call again then.
+    /// What happens to our attempts from now on. An attempt that is unhealthy already is told at the
+    /// beginning, and again when `start` finds it: the agent may not know of it before. Ends with an error
+    /// item when the engine is gone; call again then.
     ///
     /// # Errors
     /// [`RuntimeError`] when the engine could not be asked.
@@ -237,8 +241,8 @@ pub enum OutputStream {
 pub struct LogChunk {
     /// Where it was written to.
     pub stream: OutputStream,
-    /// How many bytes of this stream came before it. Reading the same output again gives the same offsets, which
-    /// makes repeated delivery harmless; a jump means that output was dropped.
+    /// How many bytes of this stream came before it. Reading the same output again gives the same offsets,
+    /// which makes repeated delivery harmless; a jump means that output was dropped.
     pub offset: u64,
     /// The bytes. A character may be split between two chunks.
     pub data: Bytes,
@@ -252,8 +256,8 @@ pub enum RuntimeEvent {
         /// Which attempt.
         attempt: AttemptId,
     },
-    /// Its health check gave another verdict than before: it passed, or it failed as often in a row as the spec allows
-    /// ([`HealthCheck::retries`](crate::model::HealthCheck::retries)). The runtime counts.
+    /// Its health check gave another verdict than before: it passed, or it failed as often in a row as the
+    /// spec allows ([`HealthCheck::retries`](crate::model::HealthCheck::retries)). The runtime counts.
     Health {
         /// Which attempt.
         attempt: AttemptId,

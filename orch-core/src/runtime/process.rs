@@ -1,4 +1,5 @@
-//! Attempts as processes of the operating system. They go on when the agent ends, and the next one adopts them.
+//! Attempts as processes of the operating system. They go on when the agent ends, and the next one adopts
+//! them.
 
 mod attempt_dir;
 mod attempts;
@@ -46,12 +47,12 @@ use crate::model::{AttemptId, Exit, RestartPolicy, SecretTarget, StopSignal, Wor
 /// Settings of a [`ProcessRuntime`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessRuntimeConfig {
-    /// The directory that holds one directory for each attempt, made when it is missing. Local, and for one runtime
-    /// at a time.
+    /// The directory that holds one directory for each attempt, made when it is missing. Local, and for one
+    /// runtime at a time.
     pub dir: PathBuf,
-    /// The directory in which tasks may have secrets as files, on the same file system as `dir`. Without one, such
-    /// tasks are refused. A file is there while its task runs, for the agent's user only; a path that is taken is
-    /// an error.
+    /// The directory in which tasks may have secrets as files, on the same file system as `dir`. Without one,
+    /// such tasks are refused. A file is there while its task runs, for the agent's user only; a path that is
+    /// taken is an error.
     pub secret_dir: Option<PathBuf>,
     /// `dir` is removed when the runtime is dropped: nothing of it is worth another life.
     pub temporary: bool,
@@ -73,24 +74,24 @@ impl ProcessRuntimeConfig {
 
 /// A [`Runtime`] for programs, without any engine. Linux, with `/proc`.
 ///
-/// A program gets a clean environment (`PATH`, `HOME` and `LANG` of the agent, then its own, its secrets, `ORCH_TASK`
-/// and `ORCH_ATTEMPT`), no input, pipes for its outputs, and a process group of its own. A launcher stays beside it,
-/// which keeps the output and notes down how the program ended.
+/// A program gets a clean environment (`PATH`, `HOME` and `LANG` of the agent, then its own, its secrets,
+/// `ORCH_TASK` and `ORCH_ATTEMPT`), no input, pipes for its outputs, and a process group of its own. A
+/// launcher stays beside it, which keeps the output and notes down how the program ended.
 ///
-/// What a program starts belongs to it as long as it stays in the group, keeps `ORCH_ATTEMPT` in its environment, keeps
-/// an output of the attempt open, or has a parent that does. All of these get the signal that asks the attempt to stop,
-/// and are killed when the program has ended.
+/// What a program starts belongs to it as long as it stays in the group, keeps `ORCH_ATTEMPT` in its
+/// environment, keeps an output of the attempt open, or has a parent that does. All of these get the signal
+/// that asks the attempt to stop, and are killed when the program has ended.
 ///
-/// How an attempt ended is known when the launcher said so. Otherwise (the machine or the container went down, somebody
-/// killed the launcher) it is [`FoundState::Lost`]. Its output can still be read.
+/// How an attempt ended is known when the launcher said so. Otherwise (the machine or the container went
+/// down, somebody killed the launcher) it is [`FoundState::Lost`]. Its output can still be read.
 ///
-/// Processes that lose their parent become children of the first process of the machine or container, which has to reap
-/// them. An agent that is the first process of a container does not: start the container with one that does
-/// (`docker run --init`).
+/// Processes that lose their parent become children of the first process of the machine or container, which
+/// has to reap them. An agent that is the first process of a container does not: start the container with one
+/// that does (`docker run --init`).
 ///
 /// This is no sandbox. Isolation that was asked for and that plain processes cannot have is refused with
-/// [`RuntimeErrorKind::Unsupported`]; the cpu limit is not enforced, the memory limit only for the data segment of each
-/// process by itself, and setuid programs keep their rights.
+/// [`RuntimeErrorKind::Unsupported`]; the cpu limit is not enforced, the memory limit only for the data
+/// segment of each process by itself, and setuid programs keep their rights.
 #[derive(Debug)]
 pub struct ProcessRuntime {
     dir: PathBuf,

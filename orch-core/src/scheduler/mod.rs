@@ -16,12 +16,13 @@ pub use least_fragmentation::LeastFragmentation;
 /// `ClusterState::decide` on every replica.
 ///
 /// A policy MUST:
-/// - be a pure function: same input, same plan, on every machine (no clock, no randomness, no floats, no iteration over
-///   hash maps);
+/// - be a pure function: same input, same plan, on every machine (no clock, no randomness, no floats, no
+///   iteration over hash maps);
 /// - place a task only where it fits beside what the node holds and what this plan placed there before;
-/// - judge each task by its needs and the nodes it is shown, not by the time of day: the core asks again only when
-///   capacity was gained;
-/// - give, where [`Snapshot::explain`] asks for it, every reason by class of nodes for each task that stays pending.
+/// - judge each task by its needs and the nodes it is shown, not by the time of day: the core asks again only
+///   when capacity was gained;
+/// - give, where [`Snapshot::explain`] asks for it, every reason by class of nodes for each task that stays
+///   pending.
 pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
     /// Short name for messages: `least-fragmentation`.
     fn name(&self) -> &'static str;
@@ -35,8 +36,8 @@ pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
 pub struct Snapshot<'a> {
     /// Open nodes and others; a plan must use [`NodeView::is_open`] ones only.
     pub nodes: &'a [NodeView],
-    /// Whether somebody will read the reasons and the quality. The functional core, which plans for every command, does
-    /// not; `explain` does.
+    /// Whether somebody will read the reasons and the quality. The functional core, which plans for every
+    /// command, does not; `explain` does.
     pub explain: bool,
 }
 
@@ -275,11 +276,12 @@ impl Objection {
 /// How good a plan is; integers, so that replicas agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quality {
-    /// Cpu of open nodes that nothing can use because the same node has no memory left, in thousandths of a core.
+    /// Cpu of open nodes that nothing can use because the same node has no memory left, in thousandths of a
+    /// core.
     pub stranded_cpu_millis: u64,
     /// Memory of open nodes that nothing can use because the same node has no cpu left, in bytes.
     pub stranded_memory_bytes: u64,
-    /// Pending demand that would fit into what is free taken together, but does not fit node by node, in thousandths of
-    /// a core: the gap to a lower bound on what any plan must leave.
+    /// Pending demand that would fit into what is free taken together, but does not fit node by node, in
+    /// thousandths of a core: the gap to a lower bound on what any plan must leave.
     pub fragmentation_gap_cpu_millis: u64,
 }

@@ -1,7 +1,7 @@
 //! Permissions of authors: the one place that says who may ask for what.
 //!
-//! Where members may crash and do not lie, a member speaks for the clients and agents that it authenticated. Where some may
-//! lie, an author is a key, and only the key that a node registered with speaks for that node.
+//! Where members may crash and do not lie, a member speaks for the clients and agents that it authenticated.
+//! Where some may lie, an author is a key, and only the key that a node registered with speaks for that node.
 
 use super::{ClusterState, Command, Rejection};
 use crate::{consensus::Author, model::NodeId};

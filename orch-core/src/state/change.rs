@@ -58,7 +58,8 @@ struct Stored<T> {
 
 const VERSION: u8 = 1;
 
-/// In format 1 a task's record holds its spec, in format 2 the id of a record of its own. Large specs are written so.
+/// In format 1 a task's record holds its spec, in format 2 the id of a record of its own. Large specs are
+/// written so.
 const TASK_VERSION: u8 = 2;
 
 /// [`TaskRecord`] in format 2.
@@ -147,12 +148,13 @@ impl Change {
         }
     }
 
-    /// Reads what [`Change::to_write`] wrote, into the order in which it can be absorbed: nodes and specs are there before
-    /// the tasks that need them, and gone after them. Writes of something else are left out. `known` finds the specs that
-    /// were there before.
+    /// Reads what [`Change::to_write`] wrote, into the order in which it can be absorbed: nodes and specs are
+    /// there before the tasks that need them, and gone after them. Writes of something else are left out.
+    /// `known` finds the specs that were there before.
     ///
     /// # Errors
-    /// A record of ours that cannot be read, that a newer version wrote, or that needs a spec which is not there.
+    /// A record of ours that cannot be read, that a newer version wrote, or that needs a spec which is not
+    /// there.
     pub fn from_writes(
         writes: &[Write],
         known: impl Fn(SpecId) -> Option<SharedSpec>,
@@ -199,7 +201,8 @@ impl Change {
     }
 }
 
-/// The spec that a write puts or deletes. `None` when it is about something else, or deletes what is not there.
+/// The spec that a write puts or deletes. `None` when it is about something else, or deletes what is not
+/// there.
 fn spec_of(
     write: &Write,
     known: impl Fn(SpecId) -> Option<SharedSpec>,

@@ -58,8 +58,8 @@ impl ClusterState {
     /// Makes one change and returns the change that takes it back.
     ///
     /// # Panics
-    /// When the change cannot follow from this state (it places a task on an unknown node, say): `decide` never makes such
-    /// changes, so state and changes do not belong together.
+    /// When the change cannot follow from this state (it places a task on an unknown node, say): `decide`
+    /// never makes such changes, so state and changes do not belong together.
     pub fn absorb(&mut self, change: Change) -> Change {
         match change {
             Change::PutSpec(spec) => self.set_spec_record(spec, true),

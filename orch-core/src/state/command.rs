@@ -72,7 +72,8 @@ pub enum Command {
         /// Counts up with each registration of the process; an earlier one than the last has no effect.
         #[serde(default)]
         number: u64,
-        /// Attempts that it has: those that were given up because the node was lost, and not replaced yet, go on.
+        /// Attempts that it has: those that were given up because the node was lost, and not replaced yet, go
+        /// on.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         held: Vec<AttemptId>,
     },
@@ -130,8 +131,8 @@ pub struct NewTask {
 pub struct Decided {
     /// The answer.
     pub outcome: Result<Outcome, Rejection>,
-    /// Changes in the order in which they must be absorbed. A rejected command changes at most the clock and the memory of
-    /// commands, and forgets finished tasks beyond a bound that was lowered.
+    /// Changes in the order in which they must be absorbed. A rejected command changes at most the clock and
+    /// the memory of commands, and forgets finished tasks beyond a bound that was lowered.
     pub changes: Vec<Change>,
 }
 
@@ -293,8 +294,8 @@ pub struct CommandRecord {
 }
 
 impl Command {
-    /// A digest of what the command is about: its kind, and the ids of its tasks or its node. Equal commands have equal
-    /// subjects on every machine. It tells honest mistakes apart, not collisions made on purpose.
+    /// A digest of what the command is about: its kind, and the ids of its tasks or its node. Equal commands
+    /// have equal subjects on every machine. It tells honest mistakes apart, not collisions made on purpose.
     #[must_use]
     pub fn subject(&self) -> u32 {
         let mut digest = Fnv::new(match self {

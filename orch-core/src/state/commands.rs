@@ -1,5 +1,5 @@
-//! The memory of clients' commands: a ring with one record for each, so that a command that comes again is answered
-//! as before. A command that is older than the whole ring is not recognised any more.
+//! The memory of clients' commands: a ring with one record for each, so that a command that comes again is
+//! answered as before. A command that is older than the whole ring is not recognised any more.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! [`ClusterState::decide`]: what a command changes.
 //!
-//! Each command has one function here. They change a [`Draft`]; what an ended attempt leads to is in `life.rs`, which task
-//! goes where in `place.rs`.
+//! Each command has one function here. They change a [`Draft`]; what an ended attempt leads to is in
+//! `life.rs`, which task goes where in `place.rs`.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,8 +21,9 @@ use crate::{
 type Answer = Result<Outcome, Rejection>;
 
 impl ClusterState {
-    /// What `envelope` changes. The time of the context is the proposer's clock: time never goes back, so an earlier one counts
-    /// as the latest one seen, and one that is far ahead is refused. Pure: the state is not touched.
+    /// What `envelope` changes. The time of the context is the proposer's clock: time never goes back, so an
+    /// earlier one counts as the latest one seen, and one that is far ahead is refused. Pure: the state is
+    /// not touched.
     #[must_use]
     pub fn decide(&self, context: &Context<'_>, envelope: &Envelope) -> Decided {
         if let Some(id) = envelope.id
@@ -196,8 +197,8 @@ impl Draft<'_> {
                 if started_at.is_some() {
                     return Ok(Outcome::Unchanged);
                 }
-                // A node's clock may be off; where it contradicts what we saw ourselves, the time of the report is
-                // the one that ends nothing early.
+                // A node's clock may be off; where it contradicts what we saw ourselves, the time of the
+                // report is the one that ends nothing early.
                 *started_at = Some(if (*placed_at..=now).contains(at) { *at } else { now });
             }
             ReportKind::Ended(end) => self.end_attempt(&mut task, &end.clipped()),
@@ -206,7 +207,8 @@ impl Draft<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Carries out what time alone brings about, for tasks and nodes that are due; the next tick goes on where there are many.
+    /// Carries out what time alone brings about, for tasks and nodes that are due; the next tick goes on
+    /// where there are many.
     fn tick(&mut self) -> Answer {
         const MOST: usize = 1000;
         let now = self.now();

@@ -1,5 +1,5 @@
-//! A [`Draft`]: the state with the records that one command touches on top. It knows which nodes gained capacity and
-//! which tasks became eligible, and turns itself into changes.
+//! A [`Draft`]: the state with the records that one command touches on top. It knows which nodes gained
+//! capacity and which tasks became eligible, and turns itself into changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +21,8 @@ pub(super) struct Draft<'a> {
     pub(super) clock: Clock,
     pub(super) tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
     pub(super) nodes: BTreeMap<NodeId, Option<Arc<NodeRecord>>>,
-    /// Nodes whose record or load differs from the state's. Boxed, because a map's node holds a dozen of them and most
-    /// commands touch one.
+    /// Nodes whose record or load differs from the state's. Boxed, because a map's node holds a dozen of them
+    /// and most commands touch one.
     pub(super) views: BTreeMap<NodeId, Box<NodeView>>,
     /// Nodes that may take more than before.
     pub(super) gained: BTreeSet<NodeId>,
@@ -32,8 +32,8 @@ pub(super) struct Draft<'a> {
     added: BTreeMap<SpecId, (SharedSpec, usize)>,
 }
 
-/// Finished tasks that one command forgets at the most, beyond those that it finishes: a bound that was lowered is reached
-/// step by step.
+/// Finished tasks that one command forgets at the most, beyond those that it finishes: a bound that was
+/// lowered is reached step by step.
 const FORGOTTEN_AT_A_TIME: usize = 11_000;
 
 impl<'a> Draft<'a> {
@@ -87,7 +87,8 @@ impl<'a> Draft<'a> {
         self.views.get_mut(node).map(|view| &mut **view)
     }
 
-    /// Takes the record into the draft; notes which node it left, which it came back to, and whether it became eligible.
+    /// Takes the record into the draft; notes which node it left, which it came back to, and whether it
+    /// became eligible.
     pub(super) fn put_task(&mut self, task: TaskRecord) {
         let before = self.tasks.get(&task.id).or_else(|| self.state.task(task.id));
         if before.is_none() && task.spec.is_large() {
@@ -192,7 +193,8 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The large specs of these tasks that are not stored yet: those of new tasks, and those of tasks that were stored in format 1.
+/// The large specs of these tasks that are not stored yet: those of new tasks, and those of tasks that were
+/// stored in format 1.
 fn specs_without_record(
     state: &ClusterState,
     added: &BTreeMap<SpecId, (SharedSpec, usize)>,

@@ -17,8 +17,8 @@ impl Draft<'_> {
             if let (AttemptEnd::NodeLost, TaskState::Placed { started_at, .. }) = (end, &task.state) {
                 current.started_at = *started_at;
             }
-            // What went wrong before an attempt that went on for long has passed. A task that ends by itself keeps its
-            // failures: they bound its tries, however long each of them takes.
+            // What went wrong before an attempt that went on for long has passed. A task that ends by itself
+            // keeps its failures: they bound its tries, however long each of them takes.
             if now.since(current.placed_at) >= Duration::from_millis(self.state.config.healthy_after_ms) {
                 task.node_losses = 0;
                 if task.spec.restart == RestartPolicy::Always {

@@ -1,5 +1,5 @@
-//! [`ClusterState`] as a [`StateMachine`]: commands and records as bytes, tentative changes that can be taken back, and
-//! final ones handed to whoever shows them.
+//! [`ClusterState`] as a [`StateMachine`]: commands and records as bytes, tentative changes that can be taken
+//! back, and final ones handed to whoever shows them.
 
 use std::sync::Arc;
 

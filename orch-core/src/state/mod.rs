@@ -1,10 +1,10 @@
-//! The functional core: [`ClusterState::decide`] says what a command changes, [`ClusterState::absorb`] makes a change.
-//! Both are plain functions on a value in memory: no I/O, no clock, no randomness. Everything else in this crate
-//! exists to bring commands here in one order and to carry out what comes of them.
+//! The functional core: [`ClusterState::decide`] says what a command changes, [`ClusterState::absorb`] makes
+//! a change. Both are plain functions on a value in memory: no I/O, no clock, no randomness. Everything else
+//! in this crate exists to bring commands here in one order and to carry out what comes of them.
 //!
-//! Records are the whole truth: every index of the state is derived from them in `absorb`, so that a state rebuilt from
-//! its records is the state that made them. The task states are on one page in `docs/task-model.md`, the invariants in
-//! `orch-core/tests/invariants.rs`.
+//! Records are the whole truth: every index of the state is derived from them in `absorb`, so that a state
+//! rebuilt from its records is the state that made them. The task states are on one page in
+//! `docs/task-model.md`, the invariants in `orch-core/tests/invariants.rs`.
 
 mod authority;
 mod change;
@@ -51,22 +51,22 @@ pub struct ClusterConfig {
     pub submission_max: usize,
     /// Most nodes.
     pub nodes_max: usize,
-    /// How many members must suspect a node before it is lost: 1 where members may only crash, f + 1 where f of them may
-    /// lie.
+    /// How many members must suspect a node before it is lost: 1 where members may only crash, f + 1 where f
+    /// of them may lie.
     pub suspicions_needed: usize,
-    /// How many lost nodes end a task that would otherwise be tried again: a task that kills its nodes must not take the
-    /// whole cluster with it.
+    /// How many lost nodes end a task that would otherwise be tried again: a task that kills its nodes must
+    /// not take the whole cluster with it.
     pub node_losses_max: u32,
-    /// How long an attempt has to go on for the lost nodes before it, and the failures of a task that is always restarted, to
-    /// be forgotten, in milliseconds.
+    /// How long an attempt has to go on for the lost nodes before it, and the failures of a task that is
+    /// always restarted, to be forgotten, in milliseconds.
     pub healthy_after_ms: u64,
     /// How many attempts a task's record tells about; the newest win.
     pub attempts_kept: usize,
-    /// How long an agent may take beyond a task's time limit and grace before the cluster stops waiting for its report, in
-    /// milliseconds.
+    /// How long an agent may take beyond a task's time limit and grace before the cluster stops waiting for
+    /// its report, in milliseconds.
     pub report_slack_ms: u64,
-    /// The longest step forward of the cluster's time that one command may bring, in milliseconds. Longer than the cluster is
-    /// ever off.
+    /// The longest step forward of the cluster's time that one command may bring, in milliseconds. Longer
+    /// than the cluster is ever off.
     pub time_step_max_ms: u64,
     /// Whether keys that are no members may submit and cancel tasks, where authors are keys.
     pub open_to_clients: bool,

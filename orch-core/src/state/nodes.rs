@@ -17,8 +17,8 @@ use super::TaskRecord;
 pub(super) struct Nodes {
     views: Vec<NodeView>,
     tasks: Vec<BTreeSet<TaskId>>,
-    /// Where each node is in the two lists, or was before others came and went: every command asks, and a search through the
-    /// ids touches memory all over.
+    /// Where each node is in the two lists, or was before others came and went: every command asks, and a
+    /// search through the ids touches memory all over.
     places: HashMap<NodeId, usize>,
     /// How often nodes came and went since all places were right.
     moved: usize,
@@ -95,7 +95,8 @@ impl Nodes {
         }
     }
 
-    /// The nodes from `at` on have moved. Their places are put right when enough have come and gone to pay for it.
+    /// The nodes from `at` on have moved. Their places are put right when enough have come and gone to pay
+    /// for it.
     fn note_move(&mut self, at: usize) {
         if at == self.views.len().saturating_sub(1) && self.moved == 0 {
             return;

@@ -19,8 +19,8 @@ use crate::{
 };
 
 impl<'a> Draft<'a> {
-    /// Places what became placeable. Every waiting shape is known to fit nowhere ([`super::queue`]), so only nodes that
-    /// gained capacity are tried for those, and only tasks of other shapes are tried on all nodes.
+    /// Places what became placeable. Every waiting shape is known to fit nowhere ([`super::queue`]), so only
+    /// nodes that gained capacity are tried for those, and only tasks of other shapes are tried on all nodes.
     pub(super) fn place(&mut self) {
         if !self.gained.is_empty() {
             self.place_on_gained_nodes();
@@ -77,8 +77,8 @@ impl<'a> Draft<'a> {
         let mut fresh: BTreeMap<Shape, Vec<(Rank, TaskId)>> = BTreeMap::new();
         for entry in &self.fresh {
             let (task, shape) = (&self.tasks[&entry.1], Shape::of(&self.tasks[&entry.1]));
-            // Where its last attempt went wrong is for the others: it is tried on all nodes afterwards. A shape that waits
-            // already fits nowhere else.
+            // Where its last attempt went wrong is for the others: it is tried on all nodes afterwards. A
+            // shape that waits already fits nowhere else.
             let avoided = task.avoid().is_some_and(|node| self.gained.contains(node));
             if !avoided || self.state.queue.waits(&shape) {
                 fresh.entry(shape).or_default().push(*entry);

@@ -1,13 +1,14 @@
 //! Tasks that could be placed now, grouped by what they need.
 //!
-//! Two tasks of one [`Shape`] fit on the same nodes. After every command each waiting shape has been tried on every node
-//! and fits on none, so that a new task of a waiting shape need not be tried at all, and a node that gained capacity is
-//! the only one to try the others on. This is what keeps a long queue cheap (equivalence classes: Verma et al., "Large-scale
-//! cluster management at Google with Borg", EuroSys 2015, section 3.4).
+//! Two tasks of one [`Shape`] fit on the same nodes. After every command each waiting shape has been tried on
+//! every node and fits on none, so that a new task of a waiting shape need not be tried at all, and a node
+//! that gained capacity is the only one to try the others on. This is what keeps a long queue cheap
+//! (equivalence classes: Verma et al., "Large-scale cluster management at Google with Borg", EuroSys 2015,
+//! section 3.4).
 //!
-//! Shapes that differ in cpu and memory alone are one [`Class`]. Of a node that gained capacity only the classes that its
-//! labels admit are looked at, and of those only the shapes that fit: what a command costs does not grow with the number of
-//! waiting shapes that do not.
+//! Shapes that differ in cpu and memory alone are one [`Class`]. Of a node that gained capacity only the
+//! classes that its labels admit are looked at, and of those only the shapes that fit: what a command costs
+//! does not grow with the number of waiting shapes that do not.
 
 mod class;
 

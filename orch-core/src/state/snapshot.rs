@@ -1,8 +1,8 @@
 //! The state as bytes: its records as a store would have them, in chunks with a hash each.
 //!
-//! Format 2: one byte `2`; the number of chunks; per chunk its length and its SHA-256; the chunks. A chunk is a sequence of
-//! records, each with the lengths of key and value before them. All numbers are big-endian and 32 bits wide. Format 1 was one
-//! JSON document.
+//! Format 2: one byte `2`; the number of chunks; per chunk its length and its SHA-256; the chunks. A chunk is
+//! a sequence of records, each with the lengths of key and value before them. All numbers are big-endian and
+//! 32 bits wide. Format 1 was one JSON document.
 
 use std::sync::Arc;
 

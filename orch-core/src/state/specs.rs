@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use crate::model::{SharedSpec, SpecId};
 
-/// Specs by their ids, with the number of tasks that have each. Looked up only, never iterated without sorting where replicas
-/// must agree.
+/// Specs by their ids, with the number of tasks that have each. Looked up only, never iterated without
+/// sorting where replicas must agree.
 #[derive(Debug, Default)]
 pub(super) struct Specs {
     kept: HashMap<SpecId, Kept>,
-    /// Number of specs without a record: those of tasks whose records are of format 1, which hold their specs themselves.
+    /// Number of specs without a record: those of tasks whose records are of format 1, which hold their specs
+    /// themselves.
     without_record: usize,
 }
 
@@ -45,7 +46,8 @@ impl Specs {
         self.kept.get(&id).is_some_and(|kept| kept.has_record)
     }
 
-    /// Whether it has a record, which is needed no longer when so many more tasks have it and so many are gone.
+    /// Whether it has a record, which is needed no longer when so many more tasks have it and so many are
+    /// gone.
     pub(super) fn record_is_spare(&self, id: SpecId, added: usize, released: usize) -> bool {
         self.kept.get(&id).is_some_and(|kept| kept.has_record && kept.tasks + added == released)
     }

@@ -25,12 +25,12 @@ pub struct TaskRecord {
     pub stop: Option<Stop>,
     /// Attempts so far, the current one included.
     pub attempts_made: u32,
-    /// Failures since the last success, or where the task is always restarted since the last attempt that went on for long;
-    /// they count against the retry policy.
+    /// Failures since the last success, or where the task is always restarted since the last attempt that
+    /// went on for long; they count against the retry policy.
     #[serde(default)]
     pub failures: u32,
-    /// Attempts that ended because their node, or they on it, were lost, since the last one that went on for long
-    /// ([`ClusterConfig::healthy_after_ms`]).
+    /// Attempts that ended because their node, or they on it, were lost, since the last one that went on for
+    /// long ([`ClusterConfig::healthy_after_ms`]).
     #[serde(default)]
     pub node_losses: u32,
     /// The newest attempts, oldest first. While the task is placed, the last one is the current one.
@@ -200,8 +200,8 @@ impl TaskRecord {
         self.attempts.last().map(|current| AttemptId { task: self.id, attempt: current.number })
     }
 
-    /// Where the attempt was when its node was lost, if it may be taken back: another one has not taken its place, or gives
-    /// way to it.
+    /// Where the attempt was when its node was lost, if it may be taken back: another one has not taken its
+    /// place, or gives way to it.
     pub(crate) fn may_take_back(&self, attempt: NonZeroU32) -> Option<&AttemptRecord> {
         let (at, lost) = self.attempts.iter().enumerate().rev().find(|(_, known)| known.number == attempt)?;
         let last = at + 1 == self.attempts.len();
@@ -229,7 +229,8 @@ impl TaskRecord {
         self.attempts.iter().rev().find_map(|attempt| attempt.end.as_ref())
     }
 
-    /// One word for tables: `pending`, `backoff`, `placed`, `stopping`, `disconnected`, `succeeded`, `failed`, `timed-out`, `cancelled`.
+    /// One word for tables: `pending`, `backoff`, `placed`, `stopping`, `disconnected`, `succeeded`,
+    /// `failed`, `timed-out`, `cancelled`.
     #[must_use]
     pub fn status(&self) -> &'static str {
         match &self.state {
@@ -295,8 +296,8 @@ impl TaskRecord {
         self.spec.timeouts.run.map(|limit| started_at.after(limit).after(grace))
     }
 
-    /// When the cluster stops waiting for a cancelled attempt to end. An evicted one is waited for as long as its node is
-    /// there, because another attempt starts after it.
+    /// When the cluster stops waiting for a cancelled attempt to end. An evicted one is waited for as long as
+    /// its node is there, because another attempt starts after it.
     pub(crate) fn stop_deadline(&self, config: &ClusterConfig) -> Option<Timestamp> {
         let stop = self.stop.as_ref().filter(|stop| stop.reason != StopReason::Evicted)?;
         Some(stop.at.after(self.spec.stop.grace).after(Duration::from_millis(config.report_slack_ms)))

@@ -20,8 +20,8 @@ use crate::{
 /// Makes the groups that the suite works on.
 #[async_trait]
 pub trait ConsensusHarness: Send + Sync {
-    /// The members of the group called `name`, not started: a new group the first time. The suite shuts all members down
-    /// before it asks for the same group again, and does that only where commits are durable.
+    /// The members of the group called `name`, not started: a new group the first time. The suite shuts all
+    /// members down before it asks for the same group again, and does that only where commits are durable.
     async fn group(&self, name: &str) -> Vec<Arc<dyn Consensus>>;
 }
 
@@ -84,7 +84,8 @@ async fn shut_down(members: Vec<Member>) {
     }
 }
 
-/// However many propose at a time, each command is written down once, at the place that its outcome says, by every member.
+/// However many propose at a time, each command is written down once, at the place that its outcome says, by
+/// every member.
 pub async fn each_proposal_is_decided_once_in_one_order(harness: &dyn ConsensusHarness) {
     let members = start(harness, "order").await;
     let proposals = (0..200usize).map(|number| {
@@ -151,7 +152,8 @@ pub async fn starting_twice_is_refused(harness: &dyn ConsensusHarness) {
     shut_down(members).await;
 }
 
-/// Whoever was answered was written down; later proposals are told that it is over; shutting down twice is no error.
+/// Whoever was answered was written down; later proposals are told that it is over; shutting down twice is no
+/// error.
 pub async fn shutting_down_finishes_what_was_accepted(harness: &dyn ConsensusHarness) {
     let members = start(harness, "shutdown").await;
     let member = &members[0];

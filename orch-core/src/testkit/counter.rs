@@ -6,8 +6,8 @@ use crate::{
     store::{Revision, Write},
 };
 
-/// A machine that counts commands and answers each with nothing: the least that a consensus can carry, for measurements and
-/// tests.
+/// A machine that counts commands and answers each with nothing: the least that a consensus can carry, for
+/// measurements and tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
     commands: u64,

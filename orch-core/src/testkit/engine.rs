@@ -1,5 +1,5 @@
-//! What an orchestrator, its agents and everything between them must do, whatever decides and wherever the records are. Only
-//! what runs is simulated.
+//! What an orchestrator, its agents and everything between them must do, whatever decides and wherever the
+//! records are. Only what runs is simulated.
 //!
 //! Call [`run_all`] from a test of a composition, on a multi-threaded runtime.
 
@@ -26,8 +26,9 @@ use crate::{
 /// Makes the compositions that the suite works on.
 #[async_trait]
 pub trait EngineHarness: Send + Sync {
-    /// What the member with this number in the group called `group` is made of: new and empty the first time. The suite shuts
-    /// its orchestrator down before it asks for the same member again, and does that only where [`EngineHarness::reopens`].
+    /// What the member with this number in the group called `group` is made of: new and empty the first time.
+    /// The suite shuts its orchestrator down before it asks for the same member again, and does that only
+    /// where [`EngineHarness::reopens`].
     async fn member(&self, group: &str, number: usize) -> Parts;
 
     /// How many members decide together; one or two of them are asked for.

@@ -17,8 +17,8 @@ use crate::{
 /// Makes places of output.
 #[async_trait]
 pub trait OutputHarness: Send + Sync {
-    /// The place called `name`, new and empty the first time. The suite drops it before it asks for it again, and does that
-    /// only where [`OutputHarness::reopens`].
+    /// The place called `name`, new and empty the first time. The suite drops it before it asks for it again,
+    /// and does that only where [`OutputHarness::reopens`].
     async fn open(&self, name: &str, bytes_max: u64) -> Arc<dyn OutputStore>;
 
     /// Whether a place can be opened again with what it kept.

@@ -48,8 +48,8 @@ pub use program::Program;
 /// What the suite needs to know of a backend.
 #[async_trait]
 pub trait RuntimeHarness: Send + Sync {
-    /// A runtime over the same underlying state each time: being called again means that the agent was restarted.
-    /// The suite drops the runtime before, and cases run one after the other.
+    /// A runtime over the same underlying state each time: being called again means that the agent was
+    /// restarted. The suite drops the runtime before, and cases run one after the other.
     async fn runtime(&self) -> Arc<dyn Runtime>;
 
     /// A task that does what `program` says. By a shell, unless the backend has another way.
@@ -57,8 +57,9 @@ pub trait RuntimeHarness: Send + Sync {
         self.sh(&program.script())
     }
 
-    /// A task that runs `script` with a POSIX shell: `sh -c script`, so that arguments of the spec become `$0`, `$1`. Only
-    /// [`program`](Self::program), and cases of abilities that not every backend declares, need it.
+    /// A task that runs `script` with a POSIX shell: `sh -c script`, so that arguments of the spec become
+    /// `$0`, `$1`. Only [`program`](Self::program), and cases of abilities that not every backend declares,
+    /// need it.
     fn sh(&self, script: &str) -> TaskSpec {
         panic!("this harness has no shell for {script:?}: it must say what each program is")
     }

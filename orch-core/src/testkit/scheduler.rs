@@ -1,5 +1,5 @@
-//! What every [`Scheduler`] must do, tried on many small random clusters. Failures name the case's number, which makes it
-//! again.
+//! What every [`Scheduler`] must do, tried on many small random clusters. Failures name the case's number,
+//! which makes it again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -80,8 +80,8 @@ fn nothing_is_passed_over(case: u64, left: &[NodeView], specs: &[(TaskId, TaskSp
     }
 }
 
-/// Numbers that look random and are the same everywhere (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", OOPSLA 2014).
+/// Numbers that look random and are the same everywhere (Steele, Lea and Flood, "Fast splittable pseudorandom
+/// number generators", OOPSLA 2014).
 struct Random(u64);
 
 impl Random {

@@ -23,9 +23,9 @@ use crate::{
     },
 };
 
-/// Runs "programs" that it knows by name: `true`, `false`, `exit CODE`, `say WORDS` (prints them and ends), `hang` (until it
-/// is stopped or [`SimulatedRuntime::finish`] ends it). Clones share everything, as the lives of one agent share an
-/// engine. The engine can be switched off.
+/// Runs "programs" that it knows by name: `true`, `false`, `exit CODE`, `say WORDS` (prints them and ends),
+/// `hang` (until it is stopped or [`SimulatedRuntime::finish`] ends it). Clones share everything, as the
+/// lives of one agent share an engine. The engine can be switched off.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedRuntime {
     shared: Arc<Shared>,
@@ -52,8 +52,8 @@ impl SimulatedRuntime {
         Self::default()
     }
 
-    /// Switches the engine off or on. While it is off everything answers [`RuntimeErrorKind::Unavailable`], and the work goes
-    /// on.
+    /// Switches the engine off or on. While it is off everything answers [`RuntimeErrorKind::Unavailable`],
+    /// and the work goes on.
     pub fn set_available(&self, available: bool) {
         self.shared.off.store(!available, Ordering::SeqCst);
         // Whoever waits must notice.

@@ -1,7 +1,7 @@
 //! What every [`StateStore`] must do.
 //!
-//! Call [`run_all`] from a test of the backend, on a multi-threaded runtime. Each case is a function of its own, so
-//! that one of them can be run alone.
+//! Call [`run_all`] from a test of the backend, on a multi-threaded runtime. Each case is a function of its
+//! own, so that one of them can be run alone.
 
 mod linear;
 mod records;
@@ -35,8 +35,8 @@ const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Makes the stores that the suite works on.
 #[async_trait]
 pub trait StoreHarness: Send + Sync {
-    /// Opens the store called `name`: new and empty the first time. The suite closes it before it opens the same one
-    /// again, and does that only when [`StoreHarness::reopens`].
+    /// Opens the store called `name`: new and empty the first time. The suite closes it before it opens the
+    /// same one again, and does that only when [`StoreHarness::reopens`].
     async fn open(&self, name: &str) -> Arc<dyn StateStore>;
 
     /// Whether a closed store can be opened again with what was in it.
@@ -47,8 +47,8 @@ pub trait StoreHarness: Send + Sync {
         false
     }
 
-    /// Breaks what the stores stand on while they work (restarts a server, kills one of several nodes) and returns when it
-    /// is there again. Stores that are open stay so.
+    /// Breaks what the stores stand on while they work (restarts a server, kills one of several nodes) and
+    /// returns when it is there again. Stores that are open stay so.
     async fn disturb(&self) {}
 }
 

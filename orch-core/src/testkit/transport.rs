@@ -17,7 +17,8 @@ pub trait TransportHarness: Send + Sync {
     /// Fresh members of one network, without faults, that can reach each other when this returns.
     async fn connect(&self, members: usize) -> Vec<Arc<dyn Transport>>;
 
-    /// How many messages can be sent to a peer that reads none before it is `Busy`, if there is such a number.
+    /// How many messages can be sent to a peer that reads none before it is `Busy`, if there is such a
+    /// number.
     fn queue_messages(&self) -> Option<usize>;
 }
 
@@ -124,7 +125,8 @@ pub async fn sizes_are_limited(harness: &dyn TransportHarness) {
     assert_eq!(a.request(b.local_peer(), CHANNEL, large, PATIENCE).await, Err(refused));
 }
 
-/// A peer that does not read makes senders `Busy` instead of filling the memory, and is reached again once it reads.
+/// A peer that does not read makes senders `Busy` instead of filling the memory, and is reached again once it
+/// reads.
 pub async fn full_queues_say_so(harness: &dyn TransportHarness) {
     let Some(queue) = harness.queue_messages() else { return };
     let [a, b] = pair(harness).await;

@@ -16,11 +16,12 @@ use tracing::debug;
 
 use super::{Channel, Incoming, PeerId, Transport, TransportCapabilities, TransportError};
 
-/// Parts the messages of a transport by channel, so that a consensus, a store and whatever else talks to other members can
-/// share it. Clones part the same transport. Nobody else may take messages from it.
+/// Parts the messages of a transport by channel, so that a consensus, a store and whatever else talks to
+/// other members can share it. Clones part the same transport. Nobody else may take messages from it.
 ///
-/// There is no task behind it: whoever waits for messages takes in those of the others too, into queues that are bounded. What
-/// comes for a full queue, or for a channel that nobody has opened, is dropped as if the network had lost it.
+/// There is no task behind it: whoever waits for messages takes in those of the others too, into queues that
+/// are bounded. What comes for a full queue, or for a channel that nobody has opened, is dropped as if the
+/// network had lost it.
 #[derive(Clone)]
 pub struct Demux {
     shared: Arc<Shared>,
@@ -57,7 +58,8 @@ impl Demux {
         Self { shared: Arc::new(Shared { transport, config, listening, inboxes }) }
     }
 
-    /// The part with these channels, until it is closed or dropped. It sends what it is told to, on any channel.
+    /// The part with these channels, until it is closed or dropped. It sends what it is told to, on any
+    /// channel.
     ///
     /// # Errors
     /// When another part has one of them.
@@ -81,8 +83,8 @@ impl fmt::Debug for Demux {
     }
 }
 
-/// A part of a transport, with channels of its own: made by [`Demux::open`]. Closing or dropping it frees its channels; the
-/// transport stays open.
+/// A part of a transport, with channels of its own: made by [`Demux::open`]. Closing or dropping it frees its
+/// channels; the transport stays open.
 pub struct DemuxTransport {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
@@ -170,7 +172,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// Takes messages in until there is one for `own`. None when the transport was closed, or the queue is to be looked at.
+    /// Takes messages in until there is one for `own`. None when the transport was closed, or the queue is to
+    /// be looked at.
     async fn listen(&self, own: &Arc<Inbox>) -> Option<Incoming> {
         let _turn = self.listening.lock().await;
         // Who listened before may have left something here, and that came first.

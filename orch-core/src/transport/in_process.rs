@@ -20,8 +20,8 @@ pub struct InProcessConfig {
     pub max_message_bytes: usize,
     /// Whether messages of one channel between two peers keep their order, whatever [`Faults`] say.
     pub ordered: bool,
-    /// Where the generator behind the faults starts. The same seed and the same sequence of messages meet the same
-    /// faults.
+    /// Where the generator behind the faults starts. The same seed and the same sequence of messages meet the
+    /// same faults.
     pub seed: u64,
 }
 
@@ -43,8 +43,8 @@ pub struct Faults {
     pub loss_percent: u8,
     /// How many of a hundred messages arrive twice.
     pub duplicate_percent: u8,
-    /// How many of a hundred messages wait for an extra [`Faults::delay_max`], so that later ones overtake them. Not
-    /// where the network is `ordered`.
+    /// How many of a hundred messages wait for an extra [`Faults::delay_max`], so that later ones overtake
+    /// them. Not where the network is `ordered`.
     pub reorder_percent: u8,
     /// The shortest time a message takes.
     pub delay_min: Duration,

@@ -65,8 +65,8 @@ impl FromStr for PeerId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Channel(pub u8);
 
-/// Messages between peers. May lose, delay, duplicate or reorder them unless its capabilities promise more; the
-/// sender of a message that arrives is authentic where `authenticated` is declared.
+/// Messages between peers. May lose, delay, duplicate or reorder them unless its capabilities promise more;
+/// the sender of a message that arrives is authentic where `authenticated` is declared.
 ///
 /// Queues are bounded: `send` to a peer whose queue is full drops the message and says so, it never waits.
 #[async_trait]
@@ -83,8 +83,8 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// [`TransportError`] when it is known already that it will not arrive.
     async fn send(&self, peer: PeerId, channel: Channel, message: Bytes) -> Result<(), TransportError>;
 
-    /// Sends a message and waits for the peer's answer to it, at most `timeout`. Dropping the future forgets the
-    /// request; the peer may still act on it.
+    /// Sends a message and waits for the peer's answer to it, at most `timeout`. Dropping the future forgets
+    /// the request; the peer may still act on it.
     ///
     /// # Errors
     /// [`TransportError`]; after [`TransportError::Timeout`] the peer may have acted.
@@ -96,7 +96,8 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
         timeout: Duration,
     ) -> Result<Bytes, TransportError>;
 
-    /// The next message for us; `None` after [`Transport::close`]. Cancel safe. Several callers share the messages.
+    /// The next message for us; `None` after [`Transport::close`]. Cancel safe. Several callers share the
+    /// messages.
     async fn incoming(&self) -> Option<Incoming>;
 
     /// The peers that can be reached as far as is known, in order of their ids.

@@ -1,5 +1,5 @@
-//! A `dockerd` of a test's own, to kill, stop and fill. It needs the standard library and the engine's programs only,
-//! so that every crate's tests may include it by its path.
+//! A `dockerd` of a test's own, to kill, stop and fill. It needs the standard library and the engine's
+//! programs only, so that every crate's tests may include it by its path.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -186,7 +186,8 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-/// Kills the processes of containers whose start the engine died over: it does not know of them when it is back.
+/// Kills the processes of containers whose start the engine died over: it does not know of them when it is
+/// back.
 fn end_what_it_forgot(home: &Path) {
     let home = home.display().to_string();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -16,30 +16,32 @@ const MESSAGE_BYTES_LIMIT: usize = 1 << 30;
 /// Where a transport listens, whom it knows, and its bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// Where to listen; port 0 takes any free one. Loopback unless told otherwise. Without an address this member only
-    /// dials.
+    /// Where to listen; port 0 takes any free one. Loopback unless told otherwise. Without an address this
+    /// member only dials.
     pub listen: Option<SocketAddr>,
     /// Who may connect, and where each can be dialled. A peer without addresses is waited for.
     pub peers: BTreeMap<PeerId, Vec<Address>>,
-    /// The largest message in bytes, sent or received. Peers tell each other theirs, and keep to the smaller one.
+    /// The largest message in bytes, sent or received. Peers tell each other theirs, and keep to the smaller
+    /// one.
     pub message_bytes_max: usize,
     /// Messages that wait to be sent to one peer, for each class of channels; the next is refused as `Busy`.
     pub outgoing_messages_max: usize,
     /// Bytes that wait to be sent to one peer, for each class of channels.
     pub outgoing_bytes_max: usize,
-    /// Messages of one peer that wait to be taken; then nothing more is read from it. What one read brought may go
-    /// beyond it.
+    /// Messages of one peer that wait to be taken; then nothing more is read from it. What one read brought
+    /// may go beyond it.
     pub incoming_messages_max: usize,
     /// Bytes of one peer that wait to be taken.
     pub incoming_bytes_max: usize,
     /// Requests to one peer that wait for their answers; the next is refused as `Busy`.
     pub requests_max: usize,
-    /// Incoming connections that have not said yet who they are. When there are more, the oldest one of the IP address
-    /// with the most of them is given up, so that strangers who dawdle keep nobody out.
+    /// Incoming connections that have not said yet who they are. When there are more, the oldest one of the
+    /// IP address with the most of them is given up, so that strangers who dawdle keep nobody out.
     pub handshakes_max: usize,
     /// How long both sides may take to open a connection, looking up its address included.
     pub handshake_timeout: Duration,
-    /// How long a peer may be silent before the connection is given up. Something is sent three times as often.
+    /// How long a peer may be silent before the connection is given up. Something is sent three times as
+    /// often.
     pub idle_timeout: Duration,
     /// The wait after the first failed attempt to connect. Each further wait is twice as long.
     pub reconnect_min: Duration,

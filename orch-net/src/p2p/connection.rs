@@ -200,7 +200,8 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Takes in frames that are complete. Says how much is missing of the next one; nothing when it did not come so far.
+    /// Takes in frames that are complete. Says how much is missing of the next one; nothing when it did not
+    /// come so far.
     fn decode_some(&mut self) -> Result<Option<usize>, End> {
         let (mut messages, mut bytes, mut missing) = (0, 0, None);
         let max = self.shared.peers.config().message_bytes_max;

@@ -46,8 +46,8 @@ pub(super) async fn keep_dialling(
                 backoff.reset();
             }
         }
-        // Also after a connection: who restarts is not there at once, and one who takes connections only to end them
-        // must not be dialled without pause.
+        // Also after a connection: who restarts is not there at once, and one who takes connections only to
+        // end them must not be dialled without pause.
         let wait = tokio::time::timeout(backoff.next_jittered(random()), linked.wait_for(|linked| *linked));
         is_linked = match wait.await {
             Ok(Ok(_)) => true,

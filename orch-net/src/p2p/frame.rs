@@ -15,8 +15,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 pub(super) const HEADER_BYTES: usize = 16;
 const VERSION: u8 = 1;
 
-/// Bodies up to this size are copied out of the read buffer. A slice of it would keep the whole buffer alive for as long
-/// as somebody holds on to a small message.
+/// Bodies up to this size are copied out of the read buffer. A slice of it would keep the whole buffer alive
+/// for as long as somebody holds on to a small message.
 const COPIED_BYTES_MAX: usize = 256;
 
 /// Bodies of a greeting are shorter.
@@ -126,8 +126,8 @@ pub(super) enum FrameError {
     Malformed(Kind),
 }
 
-/// Takes the next frame off the buffer. A size is judged as soon as the header is there, so that nobody has to buffer
-/// what would be refused.
+/// Takes the next frame off the buffer. A size is judged as soon as the header is there, so that nobody has
+/// to buffer what would be refused.
 pub(super) fn decode(buffer: &mut BytesMut, message_bytes_max: usize) -> Result<Decoded, FrameError> {
     let Some(header) = buffer.first_chunk::<HEADER_BYTES>() else {
         return Ok(Decoded::Missing(HEADER_BYTES - buffer.len()));

@@ -1,11 +1,12 @@
 //! How two members agree on one connection. No I/O.
 //!
-//! Both may dial, at the same time. The member with the smaller key decides: it welcomes one connection and refuses the
-//! others, whoever dialled them. The other member says hello on each, and takes a connection as up when it is welcomed.
-//! So both always mean the same connection, and none that carries messages is ended for another.
+//! Both may dial, at the same time. The member with the smaller key decides: it welcomes one connection and
+//! refuses the others, whoever dialled them. The other member says hello on each, and takes a connection as
+//! up when it is welcomed. So both always mean the same connection, and none that carries messages is ended
+//! for another.
 //!
-//! A welcomed connection gives way when the one who said hello knows that it is dead: it was welcomed there before and
-//! has no connection now, or it has begun a new life.
+//! A welcomed connection gives way when the one who said hello knows that it is dead: it was welcomed there
+//! before and has no connection now, or it has begun a new life.
 
 use bytes::Bytes;
 use orch_core::transport::PeerId;

@@ -97,8 +97,8 @@ fn prepare(stream: TcpStream) -> io::Result<BufReader<TcpStream>> {
     Ok(BufReader::with_capacity(SOCKET_BUFFER_BYTES, stream))
 }
 
-/// Agrees that this connection is to be used, and has it driven. There is no await after that was decided: the future may
-/// be dropped, and a connection that was agreed on must have its driver.
+/// Agrees that this connection is to be used, and has it driven. There is no await after that was decided:
+/// the future may be dropped, and a connection that was agreed on must have its driver.
 async fn greet(shared: &Arc<Shared>, mut stream: Stream, ends: Ends) -> Result<(), HandshakeError> {
     if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
         return Err(HandshakeError::Alpn);

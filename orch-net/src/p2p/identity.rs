@@ -25,7 +25,8 @@ const FILE_BYTES_MAX: u64 = 16 << 10;
 
 /// An Ed25519 key pair. Its public key is the member's [`PeerId`].
 ///
-/// The secret is overwritten in memory when the identity goes; the copy that the TLS library signs with is not.
+/// The secret is overwritten in memory when the identity goes; the copy that the TLS library signs with is
+/// not.
 #[derive(Clone)]
 pub struct Identity {
     pkcs8: Zeroizing<Vec<u8>>,
@@ -54,11 +55,12 @@ impl Identity {
         Self::from_pkcs8(pkcs8).expect("any seed makes a key")
     }
 
-    /// Reads a PKCS#8 file in PEM form, as [`Identity::save`] and `openssl genpkey -algorithm ed25519` write it.
+    /// Reads a PKCS#8 file in PEM form, as [`Identity::save`] and `openssl genpkey -algorithm ed25519` write
+    /// it.
     ///
     /// # Errors
-    /// [`IdentityError::Exposed`] when others may open the file, [`IdentityError::File`] when it cannot be read,
-    /// [`IdentityError::NotAKey`] when it holds something else.
+    /// [`IdentityError::Exposed`] when others may open the file, [`IdentityError::File`] when it cannot be
+    /// read, [`IdentityError::NotAKey`] when it holds something else.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
         let path = path.as_ref();
         let failed = |source| IdentityError::File { path: path.to_owned(), source };

@@ -1,5 +1,5 @@
-//! Messages that arrived and wait to be taken. Each peer has a queue of its own, and peers take turns, so that one who
-//! floods keeps only itself waiting.
+//! Messages that arrived and wait to be taken. Each peer has a queue of its own, and peers take turns, so
+//! that one who floods keeps only itself waiting.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,4 +1,5 @@
-//! A connection as the rest of the transport sees it: a place to put frames, and the requests that wait on it.
+//! A connection as the rest of the transport sees it: a place to put frames, and the requests that wait on
+//! it.
 
 use std::{
     collections::HashMap,
@@ -115,8 +116,8 @@ impl Link {
         }
     }
 
-    /// Moves about `bytes` of what should go next to `batch`. Where there is nothing, the writer is woken when that
-    /// changes.
+    /// Moves about `bytes` of what should go next to `batch`. Where there is nothing, the writer is woken
+    /// when that changes.
     pub(super) fn drain(&self, batch: &mut impl Extend<Frame>, bytes: usize) {
         let mut outgoing = self.outgoing();
         outgoing.idle = outgoing.queues.is_empty();
@@ -129,8 +130,8 @@ impl Link {
         }
     }
 
-    /// Names the task to wake when there is something to write, or the connection is to end. Says whether it is to end
-    /// already.
+    /// Names the task to wake when there is something to write, or the connection is to end. Says whether it
+    /// is to end already.
     pub(super) fn watch(&self, waker: &Waker) -> bool {
         let mut outgoing = self.outgoing();
         if !outgoing.writer.as_ref().is_some_and(|writer| writer.will_wake(waker)) {

@@ -99,8 +99,8 @@ impl Peers {
         })
     }
 
-    /// Takes `peer` on the list, or changes its addresses. What is returned tells whether there is a connection; nothing
-    /// when the transport is closed.
+    /// Takes `peer` on the list, or changes its addresses. What is returned tells whether there is a
+    /// connection; nothing when the transport is closed.
     pub(super) fn allow(&self, peer: PeerId, addresses: Vec<Address>) -> Option<watch::Receiver<bool>> {
         let mut table = self.write();
         if table.closed {

@@ -1,8 +1,8 @@
 //! What waits to be sent to one peer, and in which order it goes. No I/O.
 //!
-//! Channels 0 to 6 are a class each, 7 to 255 share the last one. The lowest class that has something goes first. A class
-//! that was passed by [`PASSED_BYTES_MAX`] of lower ones sends [`TURN_BYTES`], so that a flood on one channel slows the
-//! ones behind it and does not stop them. Within a class order is kept.
+//! Channels 0 to 6 are a class each, 7 to 255 share the last one. The lowest class that has something goes
+//! first. A class that was passed by [`PASSED_BYTES_MAX`] of lower ones sends [`TURN_BYTES`], so that a flood
+//! on one channel slows the ones behind it and does not stop them. Within a class order is kept.
 
 use std::{array, collections::VecDeque};
 

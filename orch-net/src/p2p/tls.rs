@@ -1,5 +1,5 @@
-//! TLS 1.3 with raw public keys (RFC 7250): both sides show an Ed25519 key instead of a certificate, and prove that they
-//! hold it.
+//! TLS 1.3 with raw public keys (RFC 7250): both sides show an Ed25519 key instead of a certificate, and
+//! prove that they hold it.
 
 use std::{fmt, io, sync::Arc};
 

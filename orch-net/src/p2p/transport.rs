@@ -20,15 +20,17 @@ use super::{
 
 /// Messages to and from the members that are allowed.
 ///
-/// There is one connection with each peer at most. While there is none, `send` and `request` to the peer are refused as
-/// `Connection`, and what waited when a connection ends is dropped: who comes back should hear what is true now, and not
-/// a flood of what was. Messages of a channel arrive in the order in which they were sent.
+/// There is one connection with each peer at most. While there is none, `send` and `request` to the peer are
+/// refused as `Connection`, and what waited when a connection ends is dropped: who comes back should hear
+/// what is true now, and not a flood of what was. Messages of a channel arrive in the order in which they
+/// were sent.
 ///
-/// Channels 0 to 6 are queues of their own for each peer, the others share one. Lower channels go first; what they pass
-/// over gets a small share. A message is one frame: while a large one is being written, all others wait.
+/// Channels 0 to 6 are queues of their own for each peer, the others share one. Lower channels go first; what
+/// they pass over gets a small share. A message is one frame: while a large one is being written, all others
+/// wait.
 ///
-/// [`Transport::incoming`] takes from peers in turn. A peer whose messages are not taken is no longer read, and then
-/// its answers wait too: who waits for an answer must not stop taking messages.
+/// [`Transport::incoming`] takes from peers in turn. A peer whose messages are not taken is no longer read,
+/// and then its answers wait too: who waits for an answer must not stop taking messages.
 ///
 /// Dropping it cuts all connections and ends all tasks; [`Transport::close`] does so in good order.
 ///
@@ -87,14 +89,14 @@ impl PeerTransport {
         self.local_addr
     }
 
-    /// Takes a peer on the list, and begins to dial it where it has addresses. For one that is on it, the addresses are
-    /// changed and a connection stays. Without effect for the own key, and once closed.
+    /// Takes a peer on the list, and begins to dial it where it has addresses. For one that is on it, the
+    /// addresses are changed and a connection stays. Without effect for the own key, and once closed.
     pub fn allow(&self, peer: PeerId, addresses: Vec<Address>) {
         self.shared.allow(peer, addresses);
     }
 
-    /// Takes a peer off the list, ends the connection with it, and drops what it sent and was not taken yet. Says whether
-    /// it was on the list.
+    /// Takes a peer off the list, ends the connection with it, and drops what it sent and was not taken yet.
+    /// Says whether it was on the list.
     pub fn forbid(&self, peer: PeerId) -> bool {
         self.shared.peers.forbid(peer)
     }
@@ -105,8 +107,8 @@ impl PeerTransport {
         self.shared.peers.status()
     }
 
-    /// The connected peers, in order, and each change of them. Changes that come faster than they are looked at are seen
-    /// as one.
+    /// The connected peers, in order, and each change of them. Changes that come faster than they are looked
+    /// at are seen as one.
     #[must_use]
     pub fn watch_peers(&self) -> watch::Receiver<Vec<PeerId>> {
         self.shared.peers.connected()

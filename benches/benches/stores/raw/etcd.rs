@@ -10,8 +10,9 @@ use tonic_prost::ProstCodec;
 use super::key;
 use crate::{BYTES, Raw, WATCHED, next};
 
-/// One connection to the first member, as the clients of etcd have it. A version, the log and the number of the revision
-/// come with each record there, so that a commit is one put in a transaction, with one comparison for a claim.
+/// One connection to the first member, as the clients of etcd have it. A version, the log and the number of
+/// the revision come with each record there, so that a commit is one put in a transaction, with one
+/// comparison for a claim.
 pub(super) struct Etcd {
     member: String,
     channel: Channel,

@@ -1,5 +1,5 @@
-//! A database in a file of this process, written from async code: on a thread for work that blocks, which hands the change
-//! to whoever listens once it is on the disk.
+//! A database in a file of this process, written from async code: on a thread for work that blocks, which
+//! hands the change to whoever listens once it is on the disk.
 
 use std::{
     sync::{Arc, Mutex},

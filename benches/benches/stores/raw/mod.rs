@@ -1,6 +1,7 @@
-//! The clients that stores are made of, used by hand for the same work: the record, its version, an entry of a log that is
-//! trimmed, the number of the revision, and the guard of a claim. Each does it as well as somebody can who knows the client,
-//! and is called from async code as a store is: a file is written on a thread for work that blocks.
+//! The clients that stores are made of, used by hand for the same work: the record, its version, an entry of
+//! a log that is trimmed, the number of the revision, and the guard of a claim. Each does it as well as
+//! somebody can who knows the client, and is called from async code as a store is: a file is written on a
+//! thread for work that blocks.
 
 mod etcd;
 mod file;

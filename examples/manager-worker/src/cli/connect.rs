@@ -27,8 +27,8 @@ pub(super) struct Connect {
     /// The manager of this name; see orch context. [default: ORCH_CONTEXT, or the one in use]
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "manager")]
     context: Option<String>,
-    /// File with the admin token. [default: ORCH_TOKEN itself, the file ORCH_TOKEN_FILE, that of the context, or that of
-    /// a manager of this user on this machine]
+    /// File with the admin token. [default: ORCH_TOKEN itself, the file ORCH_TOKEN_FILE, that of the context,
+    /// or that of a manager of this user on this machine]
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Certificate of the authority that vouches for the manager, PEM. [default: that of the context]

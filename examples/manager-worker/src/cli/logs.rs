@@ -33,7 +33,8 @@ pub(super) struct LogRange {
     /// Only what the manager received since: an age such as 5min, or a time such as 2026-02-03T04:05:06Z.
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Timestamp>,
-    /// Begin each line with the UTC time at which the manager received its beginning, or - where that is unknown.
+    /// Begin each line with the UTC time at which the manager received its beginning, or - where that is
+    /// unknown.
     #[arg(short, long)]
     timestamps: bool,
 }

@@ -89,7 +89,8 @@ async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure>
         progress.show(&format!("{} tasks are left on {node}", known.tasks));
         match events.next().await {
             Some(Ok(_)) => {}
-            // A manager that was started again does not know what happened before. The node itself is looked at next.
+            // A manager that was started again does not know what happened before. The node itself is looked
+            // at next.
             Some(Err(error)) if error.code() == Some("events_compacted") => {
                 events = when_it_answers(|| client.events(EventStart::Now)).await?;
             }

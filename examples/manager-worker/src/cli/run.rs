@@ -101,7 +101,8 @@ struct SpecArgs {
     /// User to run as, such as 1000:1000.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Mount a directory of the node (/path:/target) or a volume (name:/target); :ro at the end for read-only.
+    /// Mount a directory of the node (/path:/target) or a volume (name:/target); :ro at the end for
+    /// read-only.
     #[arg(long, value_name = "SOURCE:TARGET[:ro]", value_parser = mount)]
     mount: Vec<Mount>,
     /// A secret that the worker holds, as an environment variable.
@@ -110,11 +111,12 @@ struct SpecArgs {
     /// The same as a file at an absolute path.
     #[arg(long, value_name = "PATH=SECRET", value_parser = units::pair)]
     secret_file: Vec<(String, String)>,
-    /// What is tried again: failures (as often as --attempts says), always (success too), or nothing, not even when its node
-    /// is lost.
+    /// What is tried again: failures (as often as --attempts says), always (success too), or nothing, not
+    /// even when its node is lost.
     #[arg(long, value_enum, default_value = "on-failure")]
     restart: Restart,
-    /// A shell command that is run inside the task again and again; when it fails three times in a row, so has the attempt.
+    /// A shell command that is run inside the task again and again; when it fails three times in a row, so
+    /// has the attempt.
     #[arg(long, value_name = "COMMAND")]
     health: Option<String>,
     /// How long from one health check to the next.

@@ -143,7 +143,8 @@ async fn stop_all(
     }
 }
 
-/// Stops these. Of those that were found by what they have in common it does not matter when one has ended meanwhile.
+/// Stops these. Of those that were found by what they have in common it does not matter when one has ended
+/// meanwhile.
 async fn stop_some(
     client: &Client,
     ids: &[TaskId],

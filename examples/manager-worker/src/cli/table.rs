@@ -40,8 +40,8 @@ pub(super) fn render_to_fit(head: &[&str], rows: impl IntoIterator<Item = Vec<St
     draw(head, rows)
 }
 
-/// Cuts cells so that lines are no longer than `width`, as far as each column keeps some characters: the last column
-/// first, then whichever is widest.
+/// Cuts cells so that lines are no longer than `width`, as far as each column keeps some characters: the last
+/// column first, then whichever is widest.
 fn fit(head: &[&str], rows: &mut [Vec<String>], width: usize) {
     const LEAST: usize = 12;
     const BETWEEN: usize = 2;
@@ -81,8 +81,8 @@ fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// The text without breaks and other control characters. Whatever comes from a task, a node or an engine goes through
-/// it on its way to a terminal, output of tasks aside.
+/// The text without breaks and other control characters. Whatever comes from a task, a node or an engine goes
+/// through it on its way to a terminal, output of tasks aside.
 pub(super) fn one_line(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

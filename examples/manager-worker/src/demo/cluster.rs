@@ -39,8 +39,8 @@ impl fmt::Display for Ground {
     }
 }
 
-/// Docker where an engine answers and has, or can fetch, an image with a shell. What is missing is said at once; an
-/// error is that of an image that was asked for.
+/// Docker where an engine answers and has, or can fetch, an image with a shell. What is missing is said at
+/// once; an error is that of an image that was asked for.
 pub(super) async fn choose_ground(process: bool, image: Option<String>) -> Result<Ground, String> {
     if process {
         return Ok(Ground::Process("as asked".into()));

@@ -58,7 +58,8 @@ impl Load {
         let slow =
             shell(ground, "too-slow", "sleep 600").on_label(ROLE, STEADY).run_timeout(Duration::from_secs(2));
         add(slow.stop_grace(Duration::from_secs(1)), "timed-out", 1, None);
-        // The first attempt hangs on the worker that is going to be killed; the second one is at home elsewhere.
+        // The first attempt hangs on the worker that is going to be killed; the second one is at home
+        // elsewhere.
         let moves = shell(ground, "moves", "case $ORCH_ATTEMPT in *.1) sleep 600;; *) echo moved;; esac");
         let moving = add(
             moves.on_label(ROLE, MAY_DIE).stop_grace(Duration::from_secs(1)),

@@ -1,5 +1,6 @@
-//! What is on disk of one attempt. The directory is the only memory of a [`ProcessRuntime`](super::ProcessRuntime) that
-//! outlives it: a new life of the agent reads the same states from it.
+//! What is on disk of one attempt. The directory is the only memory of a
+//! [`ProcessRuntime`](super::ProcessRuntime) that outlives it: a new life of the agent reads the same states
+//! from it.
 //!
 //! | file | written by | says |
 //! |---|---|---|
@@ -8,8 +9,8 @@
 //! | `stdout-<offset>`, `stderr-<offset>` | launcher | a segment of its output; what is missing was dropped |
 //! | `secret-<n>` | agent | a secret that the task gets as a file, until it has ended |
 //!
-//! Versions of `orch` that started programs by a shell left `spec.json`, `pid`, `exit`, `stdout` and `stderr` instead.
-//! These attempts are adopted as well.
+//! Versions of `orch` that started programs by a shell left `spec.json`, `pid`, `exit`, `stdout` and `stderr`
+//! instead. These attempts are adopted as well.
 
 use std::{
     fs::{self, File},
@@ -26,8 +27,8 @@ use super::{
 };
 use crate::model::{AttemptId, Exit, SecretTarget, TaskSpec};
 
-/// Directories that are being deleted, and that are being made, begin with these, so that half of one is never read as
-/// an attempt.
+/// Directories that are being deleted, and that are being made, begin with these, so that half of one is
+/// never read as an attempt.
 const REMOVED: &str = ".removed-";
 const NEW: &str = ".new-";
 
@@ -84,8 +85,8 @@ impl AttemptDir {
         self.base.join(self.attempt.to_string())
     }
 
-    /// Makes the directory with its spec; doing it again changes nothing. With `sync` it is there after a power cut as
-    /// well.
+    /// Makes the directory with its spec; doing it again changes nothing. With `sync` it is there after a
+    /// power cut as well.
     pub(super) fn create(&self, spec: &TaskSpec, host: &Host, sync: bool) -> io::Result<()> {
         if !self.path().exists() {
             let made = Made { version: 1, boot: host.boot.clone(), spec: spec.clone() };
@@ -145,8 +146,8 @@ impl AttemptDir {
         self.record()?.exit
     }
 
-    /// Puts a secret's value where the task looks for it. The file is a second name of one in this directory, which
-    /// tells whose it is.
+    /// Puts a secret's value where the task looks for it. The file is a second name of one in this directory,
+    /// which tells whose it is.
     pub(super) fn place_secret(&self, number: usize, target: &Path, value: &[u8]) -> io::Result<()> {
         let own = self.secret(number);
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&own)?;

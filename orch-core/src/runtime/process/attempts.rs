@@ -1,5 +1,5 @@
-//! The attempts of one runtime, as this life of the agent knows them. It alone has the directory, so that nothing of
-//! them changes behind its back but what launchers write.
+//! The attempts of one runtime, as this life of the agent knows them. It alone has the directory, so that
+//! nothing of them changes behind its back but what launchers write.
 
 use std::{
     collections::BTreeMap,
@@ -334,7 +334,8 @@ fn phase_of(dir: &AttemptDir, host: &Host) -> (Phase, Option<Record>) {
     if record.launcher.is_alive(host) {
         return (Phase::Running, Some(record));
     }
-    // It may have ended between the two looks. Otherwise nobody knows how: no word is no evidence of anything.
+    // It may have ended between the two looks. Otherwise nobody knows how: no word is no evidence of
+    // anything.
     (dir.exit().map_or(Phase::Lost, Phase::Ended), Some(record))
 }
 
@@ -361,7 +362,8 @@ fn settle_all<'a>(attempts: impl Iterator<Item = &'a Arc<Attempt>>, host: &Host)
         }
     }
     for attempt in over {
-        // What went down with the machine may have left half a file, which must not keep the others from being adopted.
+        // What went down with the machine may have left half a file, which must not keep the others from
+        // being adopted.
         if let Err(error) = clear_files(&attempt.dir) {
             tracing::warn!(attempt = %attempt.id(), %error, "cannot take the secrets of an attempt away");
         }

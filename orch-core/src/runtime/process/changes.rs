@@ -83,8 +83,8 @@ impl Drop for Changes {
 }
 
 impl Watch {
-    /// Waits until a file of the directory has changed since the last call, or since the watch was set up, and a moment
-    /// longer.
+    /// Waits until a file of the directory has changed since the last call, or since the watch was set up,
+    /// and a moment longer.
     pub(super) async fn changed(&mut self) {
         match self.number {
             Some(_) if self.changed.changed().await.is_ok() => tokio::time::sleep(GATHER).await,

@@ -21,8 +21,8 @@ impl Host {
     }
 }
 
-/// Moment by both clocks: that of the wall, which people set, and the time since the machine started, which nobody
-/// does.
+/// Moment by both clocks: that of the wall, which people set, and the time since the machine started, which
+/// nobody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment {
     pub(super) wall: Timestamp,

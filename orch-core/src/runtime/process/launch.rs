@@ -30,7 +30,8 @@ const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/orch-launcher"
 /// A launcher answers with a word and its record.
 const ANSWER_MAX: usize = 4096;
 
-/// The launcher's executable, in memory: no file of it can be missing, changed, or on a disk that runs no programs.
+/// The launcher's executable, in memory: no file of it can be missing, changed, or on a disk that runs no
+/// programs.
 #[derive(Debug)]
 pub(super) struct Executable(OwnedFd);
 
@@ -223,8 +224,8 @@ fn is_of_the_spec(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(EXEC_FORMAT)
 }
 
-/// What `start` and its like report of an error of the system. That something of the directory is missing does not mean
-/// that the attempt is lost.
+/// What `start` and its like report of an error of the system. That something of the directory is missing
+/// does not mean that the attempt is lost.
 pub(super) fn kind_of(error: &io::Error) -> RuntimeErrorKind {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RuntimeErrorKind::NoSpace,

@@ -23,8 +23,8 @@ pub(super) fn ends(dir: &AttemptDir) -> io::Result<[u64; 2]> {
     stdout.and_then(|stdout| Ok([stdout, stderr?]))
 }
 
-/// The next output after `position`, moving it on; `None` when there is none now. The position moves over what was
-/// dropped.
+/// The next output after `position`, moving it on; `None` when there is none now. The position moves over
+/// what was dropped.
 pub(super) fn read(
     dir: &AttemptDir,
     stream: OutputStream,
@@ -42,7 +42,8 @@ pub(super) fn read(
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             data => data?,
         };
-        // What was dropped while it was read reads as zeros in a shell's file: look where it begins only after reading.
+        // What was dropped while it was read reads as zeros in a shell's file: look where it begins only
+        // after reading.
         let begin = match segment.of_shell {
             true => shell::start(dir, name_of(stream)).saturating_sub(offset),
             false => 0,

@@ -230,7 +230,8 @@ impl Stat {
         !matches!(self.state, 'Z' | 'X')
     }
 
-    /// The name in parentheses may hold anything, so the fields are counted from its end; the first is number 3.
+    /// The name in parentheses may hold anything, so the fields are counted from its end; the first is number
+    /// 3.
     fn parse(pid: Pid, text: &str) -> Option<Self> {
         let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();

@@ -1,5 +1,5 @@
-//! Output of attempts that an earlier version of `orch` started by a shell: one file for each stream, to which the
-//! program writes itself. Such an attempt may run on when `orch` is upgraded under it.
+//! Output of attempts that an earlier version of `orch` started by a shell: one file for each stream, to
+//! which the program writes itself. Such an attempt may run on when `orch` is upgraded under it.
 
 use std::{
     fs::{self, File},
@@ -20,8 +20,8 @@ pub(super) fn start(dir: &AttemptDir, stream: &str) -> u64 {
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Drops the oldest output beyond `limit` bytes of both streams together, from the larger one first. The dropped part
-/// becomes a hole in the file: it takes no space, and the program goes on writing where it was.
+/// Drops the oldest output beyond `limit` bytes of both streams together, from the larger one first. The
+/// dropped part becomes a hole in the file: it takes no space, and the program goes on writing where it was.
 pub(super) fn trim(dir: &AttemptDir, limit: u64) -> io::Result<()> {
     let [stdout, stderr] = STREAMS.map(|stream| Kept::of(dir, name_of(stream)));
     let [stdout, stderr] = [stdout?, stderr?];

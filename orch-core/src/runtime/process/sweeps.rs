@@ -12,8 +12,8 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{blocking, processes::Snapshot};
 use crate::runtime::{RuntimeError, RuntimeErrorKind};
 
-/// After a look nobody looks for so many times as long as it took. However many attempts end, looking takes its share
-/// of one core and no more.
+/// After a look nobody looks for so many times as long as it took. However many attempts end, looking takes
+/// its share of one core and no more.
 const REST: u32 = 3;
 const REST_MAX: Duration = Duration::from_millis(250);
 

@@ -3,8 +3,8 @@
 use super::{Size, Waiting};
 use crate::{model::TaskId, state::queue::Rank};
 
-/// Shapes in order of their sizes, in chunks with a summary each, and a tree over the summaries. A search passes over the parts
-/// of the tree that hold nothing small enough, or nothing that goes first.
+/// Shapes in order of their sizes, in chunks with a summary each, and a tree over the summaries. A search
+/// passes over the parts of the tree that hold nothing small enough, or nothing that goes first.
 #[derive(Debug, Default)]
 pub(super) struct Class {
     chunks: Vec<Chunk>,
@@ -167,8 +167,8 @@ impl Summary {
     }
 }
 
-/// Summaries of the chunks and of runs of them: a binary tree in an array. The root is 1, and the children of `n` are `2n` and
-/// `2n + 1`; the chunks are the last level.
+/// Summaries of the chunks and of runs of them: a binary tree in an array. The root is 1, and the children of
+/// `n` are `2n` and `2n + 1`; the chunks are the last level.
 #[derive(Debug, Default)]
 struct Tree {
     nodes: Vec<Option<Summary>>,
@@ -198,8 +198,8 @@ impl Tree {
         *self.nodes.get(1)?
     }
 
-    /// Shows runs of the chunks before `end`, and goes below those for which `look` says so, first where a task goes first.
-    /// A run of one chunk is shown with its number.
+    /// Shows runs of the chunks before `end`, and goes below those for which `look` says so, first where a
+    /// task goes first. A run of one chunk is shown with its number.
     fn visit(&self, end: usize, mut look: impl FnMut(Summary, Option<usize>) -> bool) {
         let leaves = self.leaves();
         // A node with the number of its first chunk and the count of its leaves.

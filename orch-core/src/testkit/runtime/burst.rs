@@ -59,7 +59,8 @@ pub(super) async fn a_burst_is_complete_for_a_reader_that_is_slower_than_the_tas
     let mut logs = runtime.logs(attempt, true).await?;
     let mut chunks = Vec::new();
     chunks.extend(logs.next().await.transpose()?);
-    // Whoever delivers it waits, with more in hand than fits on the way, while the task prints the rest and ends.
+    // Whoever delivers it waits, with more in hand than fits on the way, while the task prints the rest and
+    // ends.
     runtime.stop(attempt, PATIENT).await?;
     runtime.wait(attempt).await?;
     while let Some(chunk) = logs.next().await {

@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{model::StopSignal, runtime::OutputStream};
 
-/// Meaning of what a task of the suite does. A harness turns it into a spec: into a script of [`script`](Self::script),
-/// or into whatever its backend runs. It can be written into the spec and read back from there with `serde`.
+/// Meaning of what a task of the suite does. A harness turns it into a spec: into a script of
+/// [`script`](Self::script), or into whatever its backend runs. It can be written into the spec and read back
+/// from there with `serde`.
 ///
-/// "Ready" is the line `ready` on standard output. What a stop signal does that is not mentioned is the backend's: it
-/// ends the task.
+/// "Ready" is the line `ready` on standard output. What a stop signal does that is not mentioned is the
+/// backend's: it ends the task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Program {
     /// Writes the pieces in their order and ends with the code.
@@ -18,8 +19,8 @@ pub enum Program {
         /// The exit code.
         code: i32,
     },
-    /// Writes the numbers from 1 to `lines` to standard output, with leading zeros, as lines of 20 bytes. Then the line
-    /// `error` to standard error.
+    /// Writes the numbers from 1 to `lines` to standard output, with leading zeros, as lines of 20 bytes.
+    /// Then the line `error` to standard error.
     Counts {
         /// How many lines.
         lines: u64,
@@ -28,7 +29,8 @@ pub enum Program {
     Sleeps,
     /// Does nothing for a fifth of a second.
     Naps,
-    /// Is ready. One of the signals makes it write the last words to standard output and end with the signal's code.
+    /// Is ready. One of the signals makes it write the last words to standard output and end with the
+    /// signal's code.
     EndsWhenAsked {
         /// Signals, and what it ends with by each.
         codes: Vec<(StopSignal, i32)>,
@@ -37,18 +39,18 @@ pub enum Program {
     },
     /// Is ready, and does nothing about `SIGTERM`.
     IgnoresStop,
-    /// Starts something that belongs to it and writes the line `tick` to standard output a hundred times a second. Is
-    /// ready, and waits for that.
+    /// Starts something that belongs to it and writes the line `tick` to standard output a hundred times a
+    /// second. Is ready, and waits for that.
     Ticks,
     /// Is killed by `SIGKILL`, or ends as if it had been.
     IsKilled,
-    /// Writes to standard output what the variable `GREETING` holds, the last two arguments of its spec, and the directory
-    /// that it works in, with a `|` between them, as one line.
+    /// Writes to standard output what the variable `GREETING` holds, the last two arguments of its spec, and
+    /// the directory that it works in, with a `|` between them, as one line.
     ShowsInput,
     /// Writes to standard output what the variable `TOKEN` holds.
     ShowsToken,
-    /// The same, then `|` and the content of the file, then what `ls` shows of the rights of others than its owner
-    /// (`------` for none), as one line.
+    /// The same, then `|` and the content of the file, then what `ls` shows of the rights of others than its
+    /// owner (`------` for none), as one line.
     ShowsTokens {
         /// Where the file is.
         path: String,
@@ -57,8 +59,8 @@ pub enum Program {
     EatsMemory,
     /// Writes [`Program::burst`] and ends.
     Bursts,
-    /// Writes the burst for standard output and an empty line first, if it should. Is ready. `SIGTERM` makes it write the whole
-    /// burst and end.
+    /// Writes the burst for standard output and an empty line first, if it should. Is ready. `SIGTERM` makes
+    /// it write the whole burst and end.
     BurstsWhenAsked {
         /// Whether it writes something first.
         first: bool,
@@ -84,8 +86,8 @@ impl Program {
         Self::EndsWhenAsked { codes: vec![(StopSignal::Term, code)], last_words: last_words.into() }
     }
 
-    /// A burst for this output: numbers that follow each other, in lines of 1120 bytes, the last one unterminated. More than a MiB
-    /// for standard output.
+    /// A burst for this output: numbers that follow each other, in lines of 1120 bytes, the last one
+    /// unterminated. More than a MiB for standard output.
     #[must_use]
     pub fn burst(stream: OutputStream) -> String {
         let (first, last) = burst_of(stream);
@@ -116,7 +118,8 @@ impl Program {
             }
             Self::IgnoresStop => "trap '' TERM; echo ready; while :; do sleep 1; done".into(),
             Self::Ticks => "(while :; do echo tick; sleep 0.01; done) & echo ready; wait".into(),
-            // The first process of a container cannot kill itself, so that a child does and the shell passes it on.
+            // The first process of a container cannot kill itself, so that a child does and the shell passes
+            // it on.
             Self::IsKilled => "sh -c 'kill -KILL $$'; exit $?".into(),
             Self::ShowsInput => r#"echo "$GREETING|$1|$2|$(pwd)""#.into(),
             Self::ShowsToken => r#"printf %s "$TOKEN""#.into(),
@@ -144,7 +147,8 @@ impl Program {
     }
 }
 
-/// Bytes of a line without its end. What counts is how much there is to deliver; lines cost runtimes time as well.
+/// Bytes of a line without its end. What counts is how much there is to deliver; lines cost runtimes time as
+/// well.
 const BURST_WIDTH: usize = 1120;
 
 /// The first and the last number of a burst.

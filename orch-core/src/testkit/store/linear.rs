@@ -1,8 +1,8 @@
 //! Sixteen writers, and whether what they saw can have happened one after the other.
 //!
-//! Every value is written by one attempt only, so that a watch over everything says which attempts took effect, and in
-//! which order. What the writers were told is held against that: the result of each attempt, what it was based on, and
-//! that nobody was shown something older than what was over before they asked.
+//! Every value is written by one attempt only, so that a watch over everything says which attempts took
+//! effect, and in which order. What the writers were told is held against that: the result of each attempt,
+//! what it was based on, and that nobody was shown something older than what was over before they asked.
 
 use std::{
     collections::BTreeMap,
@@ -24,16 +24,16 @@ const KEYS: [&str; 3] = ["r/a", "r/b", "r/c"];
 /// Commits of each writer that were answered, in each half.
 const EACH: usize = 15;
 
-/// Sixteen writers change three records by compare-and-swap. There is one order of everything that happened that agrees
-/// with what each of them saw and when.
+/// Sixteen writers change three records by compare-and-swap. There is one order of everything that happened
+/// that agrees with what each of them saw and when.
 pub async fn compare_and_swap_is_linearizable(harness: &dyn StoreHarness) {
     let run = Run::start(harness.open("linear").await);
     run.reached(EACH).await;
     run.check().await;
 }
 
-/// The same while what the store stands on breaks and comes back ([`StoreHarness::disturb`]): nothing that was answered is
-/// lost, nothing that was refused happens, and watches go on without a gap.
+/// The same while what the store stands on breaks and comes back ([`StoreHarness::disturb`]): nothing that
+/// was answered is lost, nothing that was refused happens, and watches go on without a gap.
 pub async fn a_disturbance_loses_nothing(harness: &dyn StoreHarness) {
     let run = Run::start(harness.open("disturbed").await);
     run.reached(EACH).await;

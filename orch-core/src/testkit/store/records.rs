@@ -144,8 +144,8 @@ pub async fn conflict_writes_nothing(harness: &dyn StoreHarness) {
     }
 }
 
-/// Sixteen writers count with compare-and-swap. Each success saw its predecessor, none is lost, and the order of
-/// revisions is the order of values.
+/// Sixteen writers count with compare-and-swap. Each success saw its predecessor, none is lost, and the order
+/// of revisions is the order of values.
 pub async fn concurrent_writers_never_lose_an_update(harness: &dyn StoreHarness) {
     const WRITERS: usize = 16;
     const EACH: usize = 12;

@@ -31,8 +31,8 @@ pub(super) struct State {
     random: u64,
     /// In order of arrival.
     delayed: BTreeMap<(Instant, u64), Delayed>,
-    /// The last arrival and the number of what is delayed, by stream of messages. Where order is kept, nobody may
-    /// arrive before them.
+    /// The last arrival and the number of what is delayed, by stream of messages. Where order is kept, nobody
+    /// may arrive before them.
     last: BTreeMap<Stream, (Instant, usize)>,
     sent: u64,
     /// A task delivers what is delayed.
@@ -118,7 +118,8 @@ impl Hub {
         }
     }
 
-    /// Takes one message over. What a fault does to it is no error: the sender of a real network would not know.
+    /// Takes one message over. What a fault does to it is no error: the sender of a real network would not
+    /// know.
     pub(super) fn transmit(
         self: &Arc<Self>,
         from: PeerId,

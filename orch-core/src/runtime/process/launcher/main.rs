@@ -1,10 +1,11 @@
-//! Launcher of one attempt: a small program of its own, which the build script compiles and the runtime carries within
-//! itself. It reads a [`Plan`] from its standard input, notes down who it is, runs the program in a process group of
-//! the program's own, copies both outputs into files, and notes down how the program ended. It outlives the agent that
-//! started it, and what the program sends to its own group does not reach it.
+//! Launcher of one attempt: a small program of its own, which the build script compiles and the runtime
+//! carries within itself. It reads a [`Plan`] from its standard input, notes down who it is, runs the program
+//! in a process group of the program's own, copies both outputs into files, and notes down how the program
+//! ended. It outlives the agent that started it, and what the program sends to its own group does not reach
+//! it.
 //!
-//! The agent may vanish at any time: a plan that arrives only partly starts nothing, and an answer that nobody reads is
-//! no reason to stop.
+//! The agent may vanish at any time: a plan that arrives only partly starts nothing, and an answer that
+//! nobody reads is no reason to stop.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! Both outputs of the program: pipes that are copied into segments, files that are named by the stream and by how many
-//! bytes of it came before. Both streams together keep within a limit; what is too much goes away with the oldest
-//! segment of the larger one. What the disk does not take is dropped, and shows as a gap: no program waits for a full
-//! disk.
+//! Both outputs of the program: pipes that are copied into segments, files that are named by the stream and
+//! by how many bytes of it came before. Both streams together keep within a limit; what is too much goes away
+//! with the oldest segment of the larger one. What the disk does not take is dropped, and shows as a gap: no
+//! program waits for a full disk.
 
 use std::{
     collections::VecDeque,
@@ -29,8 +29,8 @@ const STACK: usize = 64 << 10;
 /// Bytes of the mark that ends a copy. The system writes so few into a pipe in one piece.
 const MARK: usize = 16;
 
-/// Threads that copy. The launcher holds writers of its own, so that a copy ends by a mark and never by who else holds
-/// the pipe.
+/// Threads that copy. The launcher holds writers of its own, so that a copy ends by a mark and never by who
+/// else holds the pipe.
 pub(crate) struct Copies {
     writers: [PipeWriter; 2],
     inodes: [u64; 2],
@@ -38,7 +38,8 @@ pub(crate) struct Copies {
     end: Arc<End>,
 }
 
-/// How a copy learns that the program has ended: a mark in the pipe, behind everything that the program wrote.
+/// How a copy learns that the program has ended: a mark in the pipe, behind everything that the program
+/// wrote.
 struct End {
     mark: [u8; MARK],
     /// Set before the mark is written. No mark is looked for until then.

@@ -1,5 +1,5 @@
-//! Plan of an attempt as it comes over standard input: a list of byte strings, each after its length, all after the
-//! number of bytes. Nothing of it is on a command line or in the launcher's environment.
+//! Plan of an attempt as it comes over standard input: a list of byte strings, each after its length, all
+//! after the number of bytes. Nothing of it is on a command line or in the launcher's environment.
 
 use std::{
     ffi::OsString,

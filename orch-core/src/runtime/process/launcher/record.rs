@@ -1,7 +1,8 @@
 //! Record of an attempt: who the launcher is, from before the program runs, and how the program ended.
 //!
-//! It appears under its name whole or not at all, and only once: of two launchers of one attempt one goes on. The bytes
-//! that say how it ended are there from the beginning, so that a disk which is full by then can still take them.
+//! It appears under its name whole or not at all, and only once: of two launchers of one attempt one goes on.
+//! The bytes that say how it ended are there from the beginning, so that a disk which is full by then can
+//! still take them.
 
 use std::{
     fs::{self, File},
@@ -77,7 +78,8 @@ fn write(path: &std::path::Path, text: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// Field 22 of proc_pid_stat(5). The name in parentheses may hold anything, so fields are counted from its end.
+/// Field 22 of proc_pid_stat(5). The name in parentheses may hold anything, so fields are counted from its
+/// end.
 fn own_start_ticks() -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let field = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(19));
