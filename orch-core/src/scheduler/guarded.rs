@@ -11,7 +11,8 @@ use tracing::error;
 use super::{Pending, Plan, Scheduler, Snapshot};
 use crate::panics::panic_words;
 
-/// Catches the panics of a policy: such a plan places nothing, and the words are kept for the status.
+/// Wrapper that catches panics of a policy: such a plan places nothing, and the message is kept for the
+/// status.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     policy: Arc<dyn Scheduler>,
@@ -23,7 +24,7 @@ impl Guarded {
         Self { policy, last_error: Mutex::default() }
     }
 
-    /// The panic of the last plan, if it panicked.
+    /// Message of the panic of the last plan, if it panicked.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
     }
