@@ -16,7 +16,7 @@ use orch_core::{
     testkit::consensus::{ConsensusHarness, run_all},
 };
 
-/// How a group is made of the store of its name.
+/// Makes a group over the store of its name.
 type Make = fn(Arc<dyn StateStore>) -> Vec<Arc<dyn Consensus>>;
 
 struct Groups {

@@ -1,4 +1,4 @@
-//! [`Specs`]: what tasks ask for, kept once for all that ask for the same where it is large. Others stay with their tasks.
+//! [`Specs`]: table of large specs, each shared by all tasks that have it. Small ones stay with their tasks.
 
 use std::collections::HashMap;
 
