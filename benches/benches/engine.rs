@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 const TASKS: usize = 5000;
 const BATCH: usize = 100;
 const AGENTS: usize = 4;
-/// Submissions that are under way at a time.
+/// Number of concurrent submissions.
 const CLIENTS: usize = 10;
 
 struct Cluster {
