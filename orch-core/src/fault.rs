@@ -8,7 +8,7 @@ pub enum EngineFault {
     EndsForgotten = 1,
     /// Calls of an earlier registration count.
     SessionsNotChecked,
-    /// A member answers agents from its local state, however far it is behind.
+    /// A member serves agents from its local state, however far it is behind.
     AnswersWithoutBarrier,
     /// A decision that writes nothing is made on a state that may be stale.
     EmptyDecisionsNotChecked,

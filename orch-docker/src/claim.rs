@@ -38,7 +38,7 @@ async fn take(engine: &Engine, identity: &Identity) -> Result<Option<Held>, Runt
             ),
         )),
         Err(error) => {
-            tracing::warn!(%error, "another agent with the same cluster and owner would not be noticed");
+            tracing::warn!(%error, "another agent with the same cluster and owner would not be detected");
             Ok(None)
         }
     }

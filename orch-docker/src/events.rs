@@ -46,7 +46,7 @@ pub(crate) async fn subscribe(
     let gone = EngineError::Gone("it closed the connection".into());
     let ours = engine
         .watched(engine.docker.events(Some(options)))
-        .chain(stream::iter([Err(gone)])) // it never ends by itself
+        .chain(stream::iter([Err(gone)])) // never ends by itself
         .filter_map(move |message| {
             let (engine, identity) = (engine.clone(), identity.clone());
             async move {

@@ -135,7 +135,7 @@ impl Reader {
         if let Some(marks) = self.offsets.due()
             && let Err(error) = marks.store(&self.path).await
         {
-            tracing::warn!(path = %self.path.display(), %error, "how far output has come could not be noted");
+            tracing::warn!(path = %self.path.display(), %error, "log offsets could not be stored");
         }
     }
 

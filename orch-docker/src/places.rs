@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn resolve(path: &str, allowed: &[PathBuf]) -> Result<PathBuf, String> {
     let refused = || format!("host path {path} is not among the paths that this agent allows");
     if allowed.is_empty() {
-        return Err(refused()); // whether it exists is nobody's business
+        return Err(refused()); // does not reveal whether it exists
     }
     let real = Path::new(path).canonicalize().map_err(|_| refused())?;
     let inside = |directory: &PathBuf| directory.canonicalize().is_ok_and(|root| real.starts_with(root));

@@ -283,7 +283,7 @@ impl Runtime for DockerRuntime {
                 if error.kind != RuntimeErrorKind::Unavailable
                     && let Err(left) = self.remove_all_of(work.attempt).await
                 {
-                    tracing::warn!(attempt = %work.attempt, error = %left, "cannot remove what did not start");
+                    tracing::warn!(attempt = %work.attempt, error = %left, "cannot remove a container that did not start");
                 }
                 return Err(error);
             }

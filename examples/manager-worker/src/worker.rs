@@ -242,7 +242,7 @@ async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentSta
         let now = state.borrow_and_update().clone();
         match now {
             AgentState::Registered => announce(format_args!("orch-worker {id} is registered")),
-            AgentState::Refused(why) => warn!(%why, "the manager will not have this worker; asking again"),
+            AgentState::Refused(why) => warn!(%why, "the manager rejects this worker; retrying"),
             AgentState::Connecting(why) => info!(%why, "not connected to the manager yet"),
             AgentState::Fenced(why) => return why,
         }
@@ -283,7 +283,7 @@ async fn runtime(
                 Err(format!("--legacy needs a Docker engine: {}", explain(error)))
             }
             Err(error) => {
-                warn!(%error, "no Docker engine answers; tasks run as plain processes, without isolation");
+                warn!(%error, "no Docker engine responds; tasks run as plain processes, without isolation");
                 processes()
             }
         },

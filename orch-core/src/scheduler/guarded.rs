@@ -42,7 +42,7 @@ impl Scheduler for Guarded {
             Err(panic) => {
                 let last_error =
                     format!("the scheduler panicked and placed nothing: {}", panic_words(&*panic));
-                error!(%last_error, tasks = pending.len(), "a plan was given up");
+                error!(%last_error, tasks = pending.len(), "a plan was discarded");
                 (Plan::default(), Some(last_error))
             }
         };

@@ -185,7 +185,7 @@ impl Shared {
                 Some(to) if Arc::ptr_eq(&to, own) => return Some(incoming),
                 Some(to) => to.put(incoming, self.config),
                 None => {
-                    debug!(from = %incoming.from, channel = incoming.channel.0, "a message for nobody is dropped");
+                    debug!(from = %incoming.from, channel = incoming.channel.0, "a message for a channel that is not open is dropped");
                 }
             }
         }
@@ -231,7 +231,7 @@ impl Inbox {
         let mut waiting = self.waiting();
         let (count, bytes) = (waiting.messages.len(), waiting.bytes + incoming.message.len());
         if count > 0 && (count >= config.queue_messages.get() || bytes > config.queue_bytes.get()) {
-            debug!(from = %incoming.from, channel = incoming.channel.0, "a message is dropped: too many wait");
+            debug!(from = %incoming.from, channel = incoming.channel.0, "a message is dropped: the queue is full");
             return;
         }
         waiting.bytes = bytes;

@@ -98,13 +98,13 @@ async fn run(ending: Ending, opened: Opened) {
     let code = match &end {
         End::Told(_) => Some(Farewell::Closing),
         End::Frame(_) | End::Misplaced(_) => {
-            warn!(peer = %link.peer(), reason = %end, "a peer broke the protocol");
+            warn!(peer = %link.peer(), reason = %end, "a peer violated the protocol");
             Some(Farewell::Protocol)
         }
         End::Peer(_) | End::Broken(_) | End::Silent(_) => None,
     };
     if tokio::time::timeout(FAREWELL_TIMEOUT, connection.farewell(code)).await.is_err() {
-        debug!(peer = %link.peer(), "a connection was cut, the peer takes nothing");
+        debug!(peer = %link.peer(), "a connection was cut, the peer reads nothing");
     }
 }
 
@@ -255,7 +255,7 @@ impl<'a> Connection<'a> {
             self.stream.shutdown().await
         };
         if let Err(error) = closing.await {
-            debug!(peer = %self.link.peer(), %error, "a connection did not close in good order");
+            debug!(peer = %self.link.peer(), %error, "a connection did not close cleanly");
         }
     }
 }

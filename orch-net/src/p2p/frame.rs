@@ -29,7 +29,7 @@ pub(super) enum Kind {
     Message = 1,
     /// The id is the request's.
     Request = 2,
-    /// The id is that of the request it answers.
+    /// Response; the id is the request's.
     Answer = 3,
     /// The id comes back in the pong.
     Ping = 4,

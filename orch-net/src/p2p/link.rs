@@ -102,7 +102,7 @@ impl Link {
         let link = Arc::clone(self);
         Reply::new(move |answer| {
             if let Err(error) = link.push(channel, Kind::Answer, id, answer) {
-                debug!(%error, "an answer was dropped");
+                debug!(%error, "a response was dropped");
             }
         })
     }

@@ -58,7 +58,7 @@ impl Shared {
                 let addresses = handshakes.iter().map(|(address, _)| *address).collect::<Vec<_>>();
                 let given_up = oldest_of_the_busiest(&addresses);
                 if let Some((address, handshake)) = given_up.and_then(|at| handshakes.remove(at)) {
-                    debug!(%address, "too many connections do not say who they are, one was given up");
+                    debug!(%address, "too many unauthenticated connections, the oldest one was closed");
                     handshake.abort();
                 }
             }
@@ -80,7 +80,7 @@ impl Shared {
         tasks.others.shutdown().await;
         let farewell = async { while tasks.connections.join_next().await.is_some() {} };
         if tokio::time::timeout(CLOSE_TIMEOUT, farewell).await.is_err() {
-            debug!("connections were cut at the end of the time to close");
+            debug!("connections were cut at the shutdown deadline");
         }
         tasks.connections.shutdown().await;
     }

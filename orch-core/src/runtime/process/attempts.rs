@@ -302,7 +302,7 @@ impl Attempts {
         if attempt.may_have_files() {
             let dir = attempt.dir.clone();
             if let Err(error) = blocking(move || clear_files(&dir)).await {
-                tracing::warn!(attempt = %attempt.id(), %error, "cannot take the secrets of an attempt away");
+                tracing::warn!(attempt = %attempt.id(), %error, "cannot remove the secrets of an attempt");
             }
         }
         // The end must be visible before anybody is notified of it.
@@ -366,7 +366,7 @@ fn settle_all<'a>(attempts: impl Iterator<Item = &'a Arc<Attempt>>, host: &Host)
         // A crash of the machine may have left an incomplete file, which must not keep the others from being
         // adopted.
         if let Err(error) = clear_files(&attempt.dir) {
-            tracing::warn!(attempt = %attempt.id(), %error, "cannot take the secrets of an attempt away");
+            tracing::warn!(attempt = %attempt.id(), %error, "cannot remove the secrets of an attempt");
         }
     }
     Ok(())

@@ -47,7 +47,7 @@ impl Changes {
     pub(super) fn new() -> Self {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
         if let Err(error) = &inotify {
-            tracing::warn!(%error, "no inotify; readers of output look for it from time to time");
+            tracing::warn!(%error, "no inotify; readers of output poll instead");
         }
         Self { inotify: inotify.ok().map(Arc::new), state: Mutex::default() }
     }

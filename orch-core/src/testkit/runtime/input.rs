@@ -95,7 +95,7 @@ async fn image_refused(bench: &Bench<'_>, reference: &str, kind: RuntimeErrorKin
     }
     let mut spec = TaskSpec::image("job", reference);
     if let Workload::Image { pull, .. } = &mut spec.workload {
-        *pull = PullPolicy::Never; // the answer must not hang on a registry
+        *pull = PullPolicy::Never; // the result must not depend on a registry
     }
     refused(bench, &bench.work(spec), &[kind]).await
 }
