@@ -10,7 +10,7 @@ use orch_core::model::Resources;
 
 use crate::Failure;
 
-/// One task: its request, and its run time.
+/// Arrival of one task: its request, and its run time.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// Requested cpu and memory.

@@ -1,4 +1,4 @@
-//! One of our containers: lookup, waiting, signals and removal.
+//! Operations on one of our containers: lookup, waiting, signals and removal.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! One lock per key, for as long as it is used.
+//! Locks by key, kept for as long as they are used.
 
 use std::{
     collections::HashMap,

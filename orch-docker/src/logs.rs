@@ -86,7 +86,7 @@ enum Scope {
     Now,
     /// Later output as well. The engine may end the stream before the last output of the container.
     Followed,
-    /// All output that there will ever be: the container had ended before the request.
+    /// The complete output: the container had ended before the request.
     Whole,
 }
 

@@ -37,7 +37,7 @@ pub struct ManagerArgs {
     /// succeeded, whatever its container does, so that its slot is free.
     #[arg(long, value_name = "TIME", requires = "legacy_worker", value_parser = units::duration)]
     pub legacy_done_after: Option<Duration>,
-    /// Of the tasks that run at a rust-orch worker, the oldest beyond this number count as succeeded in the
+    /// Maximum number of running tasks of a rust-orch worker; the oldest beyond it count as succeeded in the
     /// same way.
     #[arg(long, value_name = "COUNT", requires = "legacy_worker")]
     pub legacy_running_max: Option<u32>,

@@ -1,4 +1,4 @@
-//! One type per kind of id, so that a task can never be passed for a command.
+//! Ids, with one type per kind, so that a task can never be passed for a command.
 
 use std::{
     fmt,

@@ -37,7 +37,8 @@ pub struct Isolation {
 }
 
 impl Isolation {
-    /// No network, read-only root, user 1000:1000, no capabilities, 128 processes, 1024 files.
+    /// Strict isolation: no network, read-only root, user 1000:1000, no capabilities, 128 processes, 1024
+    /// files.
     #[must_use]
     pub fn hardened() -> Self {
         Self {

@@ -71,14 +71,14 @@ pub enum AttemptEnd {
     },
     /// The attempt exceeded its run timeout and was stopped.
     RunTimeout,
-    /// Its health check failed too often, and the attempt was stopped.
+    /// The health check failed too often, and the attempt was stopped.
     Unhealthy {
         /// Output of the last check.
         output: String,
     },
     /// The attempt was stopped at the cluster's request (cancelled, drained, total timeout).
     Stopped,
-    /// Its node was lost.
+    /// The node of the attempt was lost.
     NodeLost,
     /// The node is there and the work is not: it vanished, or the machine went down under it. Its exit status
     /// is unknown.

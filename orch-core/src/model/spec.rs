@@ -24,9 +24,9 @@ use super::{
     time::{millis, opt_millis},
 };
 
-/// One unit of work, immutable once it is submitted. Every field but `name` and `workload` has a default and
-/// is left out of the JSON when it holds it. Unknown fields are refused, so that a misspelt limit is never
-/// ignored.
+/// Specification of one unit of work, immutable once it is submitted. Every field but `name` and `workload`
+/// has a default and is left out of the JSON when it holds it. Unknown fields are refused, so that a misspelt
+/// limit is never ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
@@ -166,13 +166,13 @@ pub enum PullPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// From submission (or the end of the previous attempt) to a placement.
+    /// Time limit from submission (or the end of the previous attempt) to a placement.
     #[serde(rename = "queue_ms", with = "opt_millis", skip_serializing_if = "Option::is_none")]
     pub queue: Option<Duration>,
-    /// From the start of an attempt to its end.
+    /// Time limit from the start of an attempt to its end.
     #[serde(rename = "run_ms", with = "opt_millis", skip_serializing_if = "Option::is_none")]
     pub run: Option<Duration>,
-    /// From submission to the end, all attempts together.
+    /// Time limit from submission to the end, all attempts together.
     #[serde(rename = "total_ms", with = "opt_millis", skip_serializing_if = "Option::is_none")]
     pub total: Option<Duration>,
 }
@@ -186,9 +186,9 @@ pub enum RestartPolicy {
     /// Failures and run timeouts, as often as [`RetryPolicy::max_attempts`] says.
     #[default]
     OnFailure,
-    /// All ends, success included, without limit: for services.
+    /// Retries after all ends, success included, without limit: for services.
     Always,
-    /// No end, not even a lost node: for work that must not be started twice.
+    /// Retries after no end, not even a lost node: for work that must not be started twice.
     Never,
 }
 

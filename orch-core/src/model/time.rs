@@ -44,7 +44,7 @@ impl Timestamp {
         self.0
     }
 
-    /// This time moved forward; saturates at the end of the range.
+    /// Adds `duration`; saturates at the end of the range.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))

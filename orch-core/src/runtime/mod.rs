@@ -204,14 +204,14 @@ pub struct Found {
 /// State of an attempt that `list` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundState {
-    /// It was created and not started yet; `start` continues from there.
+    /// The attempt was created and not started yet; `start` continues from there.
     Created,
-    /// It runs.
+    /// The attempt runs.
     Running,
-    /// It has ended and was not removed yet.
+    /// The attempt has ended and was not removed yet.
     Ended(Exit),
-    /// It was started, and the machine went down under it: its exit status is unknown. `start` returns
-    /// [`RuntimeErrorKind::NotFound`] until it is removed.
+    /// The attempt was started, and the machine went down under it: its exit status is unknown. `start`
+    /// returns [`RuntimeErrorKind::NotFound`] until it is removed.
     Lost,
 }
 
@@ -251,7 +251,7 @@ pub struct LogChunk {
 /// Event of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuntimeEvent {
-    /// It has ended.
+    /// The attempt has ended.
     Ended {
         /// Id of the attempt.
         attempt: AttemptId,

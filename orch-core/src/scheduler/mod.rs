@@ -179,8 +179,8 @@ pub struct Unplaced {
     pub objections: BTreeMap<String, usize>,
     /// Number of nodes that were checked.
     pub nodes: usize,
-    /// No node could accept the task even if it were empty and schedulable: the task waits for another node
-    /// or another spec.
+    /// Whether no node could accept the task even if it were empty and schedulable: the task waits for
+    /// another node or another spec.
     pub never: bool,
     /// Smallest change with which it would fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

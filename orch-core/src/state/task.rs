@@ -60,7 +60,7 @@ pub enum TaskState {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         started_at: Option<Timestamp>,
     },
-    /// Its node is lost and may return: the attempt may continue there.
+    /// The node of the task is lost and may return: the attempt may continue there.
     Disconnected {
         /// Id of the node.
         node: NodeId,
@@ -83,9 +83,9 @@ pub enum TaskState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum TaskResult {
-    /// Its work succeeded.
+    /// The work succeeded.
     Succeeded,
-    /// Its last attempt failed and no retry is left. The attempt's record has the cause.
+    /// The last attempt failed and no retry is left. The attempt's record has the cause.
     Failed,
     /// A time limit of its spec expired.
     TimedOut {
@@ -142,9 +142,9 @@ pub enum StopReason {
         #[serde(default, rename = "why", skip_serializing_if = "String::is_empty")]
         reason: String,
     },
-    /// Its node is drained; the task continues on another node.
+    /// The node is drained; the task continues on another node.
     Evicted,
-    /// Its total timeout expired.
+    /// The total timeout expired.
     TotalTimeout,
 }
 

@@ -73,7 +73,7 @@ pub async fn requests_are_answered(harness: &dyn TransportHarness) {
     echo.await.expect("the answering side must not panic");
 }
 
-/// Of many concurrent requests each gets its own response.
+/// Concurrent requests each get their own response.
 pub async fn answers_go_to_their_requests(harness: &dyn TransportHarness) {
     const REQUESTS: usize = 50;
     let [a, b] = pair(harness).await;

@@ -150,7 +150,7 @@ impl fmt::Debug for Reply {
 pub struct TransportCapabilities {
     /// Short name for messages: `in-process`, `p2p`.
     pub name: &'static str,
-    /// No peer can send in the name of another one.
+    /// Whether the sender of a message is authentic: no peer can send in the name of another one.
     pub authenticated: bool,
     /// Messages of one channel between two peers arrive in order, as far as they arrive.
     pub ordered: bool,

@@ -71,7 +71,7 @@ impl Kind {
     }
 }
 
-/// One unit of a connection.
+/// Unit of a connection's traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) kind: Kind,

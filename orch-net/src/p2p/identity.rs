@@ -86,7 +86,7 @@ impl Identity {
     /// Loads the file, or creates it with a new identity where there is none.
     ///
     /// # Errors
-    /// Those of [`Identity::load`] and [`Identity::save`].
+    /// The errors of [`Identity::load`] and [`Identity::save`].
     pub fn load_or_generate(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
         match Self::load(&path) {
             Err(IdentityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {

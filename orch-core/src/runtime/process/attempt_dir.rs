@@ -44,7 +44,7 @@ pub(super) enum OnDisk {
     /// Nothing has run: the directory was created in this boot, and no start is recorded.
     Created,
     Started(Record),
-    /// It may have run. The record of a start, if there was one, was lost with the machine.
+    /// The attempt may have run. The record of a start, if there was one, was lost with the machine.
     Unknown,
 }
 

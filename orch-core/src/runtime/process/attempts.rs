@@ -49,14 +49,14 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) enum Phase {
     Created,
     Running,
-    /// It has ended, and none of its processes is left.
+    /// The attempt has ended, and none of its processes is left.
     Ended(Exit),
-    /// It may have run, and its exit status is unknown. None of its processes is left.
+    /// The attempt may have run, and its exit status is unknown. None of its processes is left.
     Lost,
     Removed,
 }
 
-/// One attempt.
+/// State of one attempt.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) dir: AttemptDir,
@@ -70,7 +70,7 @@ pub(super) struct Attempt {
 struct Inner {
     record: Option<Record>,
     monitor: Option<JoinHandle<()>>,
-    /// This incarnation started it, and gave it no secrets as files.
+    /// Whether this incarnation started it, and gave it no secrets as files.
     without_files: bool,
 }
 

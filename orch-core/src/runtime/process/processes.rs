@@ -37,7 +37,7 @@ impl Mark {
     }
 }
 
-/// One process, identified beyond a reuse of its number.
+/// Process that is identified beyond a reuse of its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: Pid,

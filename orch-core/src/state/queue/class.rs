@@ -13,7 +13,7 @@ pub(super) struct Class {
 
 #[derive(Debug)]
 struct Chunk {
-    /// In order of sizes; never empty.
+    /// Lines in order of sizes; never empty.
     lines: Vec<Line>,
     summary: Summary,
 }
