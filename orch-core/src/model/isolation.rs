@@ -19,11 +19,11 @@ pub struct Isolation {
     /// `user`, `uid` or `uid:gid`; the image's or the agent's own when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The root file system is mounted read-only.
+    /// Whether the root file system is mounted read-only.
     pub read_only_root: bool,
-    /// The task and its children may gain privileges that it was not started with (setuid programs).
+    /// Whether the task and its children may gain privileges that it was not started with (setuid programs).
     pub new_privileges: bool,
-    /// Drops all capabilities before `add_capabilities` are granted.
+    /// Whether all capabilities are dropped before `add_capabilities` are granted.
     pub drop_all_capabilities: bool,
     /// Linux capabilities granted beyond the engine's default set.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]

@@ -13,7 +13,7 @@ pub struct Exit {
     /// Signal that ended the process, if one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// The process (or a child of it) exceeded its memory limit and was killed by the kernel.
+    /// Whether the process (or a child of it) exceeded its memory limit and was killed by the kernel.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
 }

@@ -282,7 +282,7 @@ pub struct Mount {
     pub target: String,
     /// Source of the mount.
     pub source: MountSource,
-    /// The task cannot write there.
+    /// Whether the mount is read-only.
     #[serde(default)]
     pub read_only: bool,
 }

@@ -122,15 +122,15 @@ pub struct RuntimeCapabilities {
     pub name: &'static str,
     /// Kind of work that it accepts.
     pub kind: WorkKind,
-    /// Work continues when the agent exits, and `list` finds it afterwards.
+    /// Whether work continues when the agent exits, and `list` finds it afterwards.
     pub adopts: bool,
-    /// `stats` is supported.
+    /// Whether `stats` is supported.
     pub stats: bool,
-    /// Health checks of specs are executed, and reported by `events`.
+    /// Whether health checks of specs are executed, and reported by `events`.
     pub health: bool,
-    /// The memory limit of a spec is enforced.
+    /// Whether the memory limit of a spec is enforced.
     pub memory_limit: bool,
-    /// The cpu limit of a spec is enforced.
+    /// Whether the cpu limit of a spec is enforced.
     pub cpu_limit: bool,
 }
 

@@ -152,7 +152,7 @@ pub struct TransportCapabilities {
     pub name: &'static str,
     /// Whether the sender of a message is authentic: no peer can send in the name of another one.
     pub authenticated: bool,
-    /// Messages of one channel between two peers arrive in order, as far as they arrive.
+    /// Whether messages of one channel between two peers arrive in order, as far as they arrive.
     pub ordered: bool,
     /// Maximum size of a message, in bytes.
     pub max_message_bytes: usize,
