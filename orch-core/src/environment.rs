@@ -1,4 +1,4 @@
-//! [`Environment`]: what the engine takes from outside of itself.
+//! [`Environment`]: clock, randomness and background tasks that the engine gets from its host.
 
 use std::{fmt, sync::Arc};
 

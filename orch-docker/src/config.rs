@@ -1,4 +1,4 @@
-//! [`DockerConfig`]: whose containers, which engine, and what tasks may ask of this node.
+//! [`DockerConfig`]: owner of the containers, address and timeouts of the engine, and permissions of tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

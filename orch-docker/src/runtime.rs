@@ -1,4 +1,4 @@
-//! [`DockerRuntime`]: the steps of the trait, each in terms of the files beside this one.
+//! [`DockerRuntime`]: the methods of the trait, built from the modules beside this one.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! [`Isolation`]: how far a task is kept apart from its node.
+//! [`Isolation`] of a task from its node.
 
 use std::{
     collections::BTreeSet,

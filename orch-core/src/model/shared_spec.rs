@@ -1,4 +1,4 @@
-//! [`SharedSpec`]: a spec that many hold, named by its content.
+//! [`SharedSpec`]: a reference-counted spec with an id derived from its content.
 
 use std::{
     fmt, io,

@@ -1,4 +1,4 @@
-//! [`Guarded`]: a policy of the host that cannot bring down what decides.
+//! [`Guarded`]: wrapper of a policy whose panics cannot stop the functional core.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

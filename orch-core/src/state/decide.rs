@@ -1,4 +1,4 @@
-//! [`ClusterState::decide`]: what a command changes.
+//! [`ClusterState::decide`]: the decision about a command, as changes of records.
 //!
 //! Each command has one function here. They change a [`Draft`]; the consequences of an ended attempt are in
 //! `life.rs`, placement in `place.rs`.

@@ -1,4 +1,4 @@
-//! [`Layered`]: the simulated runtime with a step of its own. For tests of what lies above a runtime.
+//! [`Layered`]: the simulated runtime with overridden steps. For tests of the layers above a runtime.
 
 use std::{fmt, time::Duration};
 

@@ -1,4 +1,4 @@
-//! [`Class`]: waiting shapes that differ in cpu and memory alone, found by what is left of a node.
+//! [`Class`]: waiting shapes that differ in cpu and memory alone, searched by the free resources of a node.
 
 use super::{Size, Waiting};
 use crate::{model::TaskId, state::queue::Rank};
