@@ -1,4 +1,4 @@
-//! Assignments of a node whose specs are more than one answer takes.
+//! Assignments of a node whose specs exceed the size of one response.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -15,7 +15,7 @@ use orch_core::{
 /// Large tasks: some 12 MiB of specs together.
 const LARGE: usize = 60;
 const SPEC_BYTES: usize = 200 << 10;
-/// Bound of one answer, with room for the one spec that it may be over.
+/// Bound of one response, including the one spec by which it may exceed the limit.
 const ANSWER_BYTES_MAX: usize = (4 << 20) + (256 << 10);
 
 fn config() -> AgentConfig {

@@ -1,4 +1,4 @@
-//! Single decisions of the functional core, by example. What always holds is in `invariants.rs`.
+//! Single decisions of the functional core, by example. Invariants are in `invariants.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -24,7 +24,7 @@ fn node(id: &str) -> NodeSpec {
     NodeSpec::new(id, instance, Resources::new(8000, 16 << 30), [WorkKind::Program])
 }
 
-/// Registration by the first process of the node's agent.
+/// Registration by the first incarnation of the node's agent.
 fn register(id: &str) -> Command {
     register_as(id, 1, &[])
 }
@@ -170,7 +170,7 @@ fn a_node_whose_clock_is_off_ends_no_attempt_early() {
         started_at.unwrap()
     };
     assert_eq!(started(3000), Timestamp::from_millis(3000));
-    // Before it was placed, and after the report arrived: neither can be.
+    // Before the placement, and after the report arrived: neither is possible.
     assert_eq!(started(10), Timestamp::from_millis(5000));
     assert_eq!(started(9000), Timestamp::from_millis(5000));
 }
@@ -529,7 +529,7 @@ fn what_went_wrong_long_ago_is_forgotten() {
         cluster.command(now, Command::Tick).unwrap();
     }
 
-    // Work that ends by itself has a number of tries, however long they take.
+    // Work that ends by itself has a maximum number of attempts, however long they take.
     let batch = cluster.submit(now, TaskSpec::program("batch", "work").max_attempts(2));
     for _ in 0..2 {
         now += day;

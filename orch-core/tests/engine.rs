@@ -1,5 +1,5 @@
-//! The engine end to end, over what this crate brings: orchestrator, agents and everything between them are real. And what
-//! depends on no composition.
+//! The engine end to end, over the backends of this crate: orchestrator, agents and everything between them
+//! are real. And cases that depend on no composition.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ struct InMemory {
     stores: Mutex<BTreeMap<String, Arc<dyn StateStore>>>,
     decide: Decide,
     members: usize,
-    /// For output in files.
+    /// Directory for output in files.
     dir: Option<tempfile::TempDir>,
 }
 
@@ -58,7 +58,7 @@ impl EngineHarness for InMemory {
         Some(Arc::new(FileOutput::open(FileOutputConfig::new(dir)).await.expect("a new directory")))
     }
 
-    /// Who shuts down closes the store, and what is in memory is gone.
+    /// A shutdown closes the store, and records in memory are lost.
     fn reopens(&self) -> bool {
         false
     }
@@ -99,7 +99,7 @@ fn hang(name: &str) -> TaskSpec {
     TaskSpec::program(name, "hang")
 }
 
-/// It goes without a word; the suite has the case of one that is shut down.
+/// It is dropped without a shutdown; the suite has the case of one that is shut down.
 #[tokio::test]
 async fn decisions_outlive_an_orchestrator_that_is_dropped() {
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
@@ -217,7 +217,7 @@ async fn a_scheduler_that_panics_places_nothing_and_the_status_says_so() {
     orch.shutdown().await.unwrap();
 }
 
-/// Panics in the step that the task is named after.
+/// Runtime that panics in the step that the task is named after.
 #[derive(Debug)]
 struct Fragile(SimulatedRuntime);
 
@@ -350,7 +350,7 @@ async fn a_reader_that_has_seen_everything_resumes_after_a_restart() {
         }
     };
     drop((events, first));
-    // Whatever else the store was used for meanwhile.
+    // Revisions of the store that are not decisions.
     store.commit(Txn::of(vec![Write::put(Key::new("observed/other").unwrap(), "x")])).await.unwrap();
     let second = build().await;
     let mut resumed = second.events_from(seen).unwrap();
@@ -365,8 +365,8 @@ async fn a_reader_that_has_seen_everything_resumes_after_a_restart() {
     second.shutdown().await.unwrap();
 }
 
-/// What the suite of output does not see: that a task's output is where the builder was told, that it is moved there from a
-/// store of before, and that output without a task goes.
+/// Checks what the suite of output stores does not see: that a task's output is in the builder's store, that
+/// it is moved there from an earlier store, and that output without a task is deleted.
 #[tokio::test]
 async fn output_has_a_place_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
@@ -429,7 +429,7 @@ async fn output_has_a_place_of_its_own() {
     assert_eq!(stored().await, 0);
 }
 
-/// An orchestrator that is dropped ends soon afterwards.
+/// Opens the files once the dropped orchestrator has released them.
 async fn files_when_free(dir: &std::path::Path) -> Arc<dyn OutputStore> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
@@ -441,7 +441,7 @@ async fn files_when_free(dir: &std::path::Path) -> Arc<dyn OutputStore> {
     }
 }
 
-/// A place that refuses for a while, as a full disk does.
+/// Output store that returns errors for a while, as a full disk does.
 #[derive(Debug)]
 struct Full(MemoryOutput, watch::Sender<bool>, watch::Sender<usize>);
 

@@ -1,4 +1,4 @@
-//! Nodes that are silent, slow or back, and what is known of their work.
+//! Nodes whose heartbeats stop, are slow or return, and the state of their work.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -26,7 +26,7 @@ use orch_core::{
 };
 use tokio::sync::Notify;
 
-/// Longer than anything here takes, so that a hang has a name.
+/// Longer than anything here takes, so that a hang is reported with its name.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 async fn join(link: Arc<dyn ControlLink>, node: &str) -> AgentHandle {
@@ -41,7 +41,7 @@ fn state_of(orch: &Orchestrator, node: &str) -> NodeState {
     orch.node(&NodeId::new(node).unwrap()).unwrap().record.state
 }
 
-/// Waits until what is looked at is so.
+/// Waits until the condition holds.
 async fn until(orch: &Orchestrator, what: &str, is_so: impl Fn() -> bool) {
     let mut events = orch.events();
     let looked = async {
@@ -52,7 +52,7 @@ async fn until(orch: &Orchestrator, what: &str, is_so: impl Fn() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "{what}");
 }
 
-/// A store that takes its time for everything.
+/// Store that delays every call.
 #[derive(Debug)]
 struct Slow(MemoryStore, Duration);
 
@@ -116,13 +116,13 @@ async fn a_dead_node_is_lost_and_a_living_one_is_not_however_slow_the_store_is()
     }
 }
 
-/// State of the way to the control side.
+/// State of the link to the control side.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Open,
     /// Calls fail.
     Cut,
-    /// Calls have no answer, but for one that is old: the last assignments that named work.
+    /// Calls get no response, except an outdated one: the last assignments that had work.
     Mute,
 }
 
@@ -131,7 +131,7 @@ struct Road {
     link: Arc<dyn ControlLink>,
     way: Mutex<Way>,
     old: Mutex<Option<Assignments>>,
-    /// Told of registrations and reports that get no answer.
+    /// Notified of registrations and reports that get no response.
     unanswered: Notify,
 }
 
@@ -220,7 +220,7 @@ async fn work_that_is_taken_back_is_seen_running_again() {
     assert_eq!(orch.get(task).unwrap().record.attempts_made, 1);
 }
 
-/// Work of which nothing can be made ready, for reasons that fill a book.
+/// Runtime in which `prepare` fails with very long messages.
 #[derive(Debug)]
 struct Verbose(SimulatedRuntime);
 

@@ -1,5 +1,5 @@
-//! Orchestrators among others, and at their end: members that decide over one store, what is left when the last handle is
-//! dropped, and agents that drain.
+//! Orchestrators beside others, and their shutdown: members that decide over one store, resources after the
+//! last handle is dropped, and agents that drain.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -27,7 +27,7 @@ use orch_core::{
 };
 use tokio::sync::oneshot;
 
-/// Longer than anything here takes, so that a hang has a name.
+/// Longer than anything here takes, so that a hang is reported with its name.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 fn agent_config(node: &str) -> AgentConfig {
@@ -55,7 +55,7 @@ fn state_of(orch: &Orchestrator, node: &NodeId) -> Option<NodeState> {
     orch.nodes().iter().find(|known| known.id() == node).map(|known| known.record.state)
 }
 
-/// Waits until the member knows that the node is in this state.
+/// Waits until the member sees the node in this state.
 async fn until(orch: &Orchestrator, node: &NodeId, state: NodeState) {
     let mut events = orch.events();
     let looked = async {
@@ -66,7 +66,7 @@ async fn until(orch: &Orchestrator, node: &NodeId, state: NodeState) {
     assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "{node} never became {state:?}");
 }
 
-/// Lets time pass and checks that no member took the node for lost meanwhile.
+/// Lets time pass and checks that no member declared the node lost meanwhile.
 async fn stays_ready(members: &[&Orchestrator], node: &NodeId, time: Duration) {
     let mut streams: Vec<_> = members.iter().map(|orch| orch.events()).collect();
     tokio::time::sleep(time).await;
@@ -170,7 +170,7 @@ async fn members_of_one_store_need_a_name_the_store_and_time() {
     }
 }
 
-/// A store of this process that tells when nobody holds it any more. What is in it stays, as in a file.
+/// Store of this process that reports when its last handle is dropped. Its records stay, as in a file.
 #[derive(Debug)]
 struct Held {
     file: Arc<MemoryStore>,
@@ -212,7 +212,7 @@ impl StateStore for Held {
     }
 }
 
-/// A host that is its own node, over what is in the file.
+/// Host that is its own node, over the records of a file.
 async fn host(
     file: &Arc<MemoryStore>,
     config: &AgentConfig,
@@ -223,7 +223,7 @@ async fn host(
     (builder.build().await.unwrap(), released)
 }
 
-/// An error says that the sender is gone, and the store with it.
+/// An error means that the sender was dropped, and the store with it.
 async fn gone(released: oneshot::Receiver<()>) {
     assert!(tokio::time::timeout(PATIENCE, released).await.expect("the store is still held").is_err());
 }
@@ -276,9 +276,9 @@ fn the_last_handle_may_be_dropped_anywhere() {
 
 #[derive(Debug, PartialEq)]
 enum Oddity {
-    /// Work takes all the time that it is given to stop.
+    /// Work uses its whole grace period to stop.
     StopsSlowly,
-    /// Somebody removes everything as soon as it was listed.
+    /// Attempts are removed as soon as they were listed.
     PrunedOnceListed,
 }
 
@@ -424,12 +424,12 @@ async fn an_agent_leaves_while_its_engine_is_down_and_a_stop_is_pending() {
         events.next().await.unwrap().unwrap();
     }
     orch.cancel(task, "").await.unwrap();
-    // Virtual time, in which the agent hears of it and asks the engine again and again.
+    // Virtual time, in which the agent gets the event and asks the engine repeatedly.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(tokio::time::timeout(PATIENCE, agent.leave()).await.is_ok());
 }
 
-/// A clock that is off.
+/// Clock with an offset.
 #[derive(Debug)]
 struct Ahead(Duration);
 

@@ -4,8 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// State of a task in one word, in the order in which a task may pass through them. Its text and its JSON are in lower case
-/// with hyphens: `timed-out`.
+/// State of a task in one word, in the order in which a task may pass through them. Its text and its JSON are
+/// in lower case with hyphens: `timed-out`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -1,6 +1,6 @@
-//! What goes over the wire under `/api/v1`, shared by server and client. Types of `orch-core` are used as they are where
-//! they have a stable JSON form; the rest is here. Answers may gain fields; requests with unknown fields are refused, so
-//! that a misspelt one is never ignored.
+//! What goes over the wire under `/api/v1`, shared by server and client. Types of `orch-core` are used as
+//! they are where they have a stable JSON form; the rest is here. Answers may gain fields; requests with
+//! unknown fields are refused, so that a misspelt one is never ignored.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -27,7 +27,8 @@ async fn every_event_comes_once_however_often_the_connection_breaks() {
     proxy.cut(); // Not even what happens before the first event was read is lost.
     let mut revisions = Vec::new();
     for round in 0..4 {
-        // Three tasks in one submission: several events of one revision, then observations of the same revision.
+        // Three tasks in one submission: several events of one revision, then observations of the same
+        // revision.
         let specs = (0..3).map(|n| hang(&format!("t{round}-{n}")));
         let tasks = bench.orch.submit_all(specs).await.unwrap();
         for task in &tasks {

@@ -1,4 +1,5 @@
-//! The CLI and the worker of rust-orch as they are in use: plain requests, one a connection, read until it closes.
+//! The CLI and the worker of rust-orch as they are in use: plain requests, one a connection, read until it
+//! closes.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 

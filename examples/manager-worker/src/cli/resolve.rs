@@ -1,4 +1,4 @@
-//! Search for the task that somebody means.
+//! Resolution of task references of the command line.
 
 use clap::Args;
 use orch_core::{
@@ -18,7 +18,7 @@ pub(super) fn unfinished() -> impl Iterator<Item = TaskStatus> {
     TaskStatus::ALL.into_iter().filter(|status| !status.is_finished())
 }
 
-/// Namespace in which tasks are looked for.
+/// Namespace in which tasks are searched.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Scope {
     /// Only tasks of this namespace; run puts its task there. [default: ORCH_NAMESPACE, or all]
@@ -27,7 +27,7 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    /// The namespace that is meant, if one is.
+    /// Selected namespace, if there is one.
     pub(super) fn namespace(&self) -> Result<Option<Namespace>, Failure> {
         let read = |text: String| {
             text.parse().map_err(|error| Failure::usage(format!("{NAMESPACE_VARIABLE}: {error}")))
@@ -39,26 +39,26 @@ impl Scope {
     }
 }
 
-/// Choice of a command among several tasks with one name.
+/// Choice among several tasks with one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Means {
-    /// Any: the user has to say which.
+    /// Ambiguous: the user has to choose.
     Any,
-    /// The one that is not over, where there is one only.
+    /// The unfinished one, where there is exactly one.
     GoingOn,
 }
 
-/// Finds tasks for one command.
+/// Resolver of tasks for one command.
 pub(super) struct Finder<'a> {
     pub(super) client: &'a Client,
     pub(super) scope: &'a Scope,
-    /// Words of the command, for the advice to call it with an id.
+    /// Command as typed, for the advice to call it with an id.
     pub(super) command: &'a str,
     pub(super) means: Means,
 }
 
 impl Finder<'_> {
-    /// The task that `reference` means: an id, the beginning of one, or a name. Names need not be unique.
+    /// The task that `reference` refers to: an id, the beginning of one, or a name. Names need not be unique.
     pub(super) async fn find(&self, reference: &str) -> Result<TaskId, Failure> {
         if let Ok(id) = reference.parse() {
             return Ok(id);

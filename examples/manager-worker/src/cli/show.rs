@@ -41,7 +41,7 @@ pub(super) async fn explain(connect: &Connect, reference: &str, scope: &Scope) -
     table::print(&(table::one_line(&text) + "\n"))
 }
 
-/// State of a task that does not wait for a node, in words.
+/// State of a task that does not wait for a node, as text.
 fn instead(task: &TaskInfo) -> String {
     let node = task.view.record.node().map(|node| format!(" on {node}")).unwrap_or_default();
     let why = why::why(task).map(|why| format!(": {why}")).unwrap_or_default();

@@ -40,16 +40,16 @@ pub(super) struct ListArgs {
     /// At most this many.
     #[arg(long, value_name = "COUNT", default_value_t = LIMIT)]
     limit: usize,
-    /// As many as there are.
+    /// All matching tasks.
     #[arg(short, long, conflicts_with = "limit")]
     all: bool,
-    /// Those first that were submitted first.
+    /// List in order of submission.
     #[arg(long)]
     oldest_first: bool,
 }
 
 const LIMIT: usize = 1000;
-/// The most that a server gives at a time.
+/// Maximum number of tasks that a server returns at a time.
 const PAGE: usize = 1000;
 
 impl Default for ListArgs {
@@ -88,7 +88,7 @@ pub(super) async fn list(connect: &Connect, args: ListArgs, scope: &Scope) -> Re
     Ok(())
 }
 
-/// Tasks page by page, and how many there are.
+/// Collects tasks page by page, and their total number.
 async fn collect(
     client: &Client,
     mut filter: TaskFilter,
@@ -130,7 +130,7 @@ fn table_of(tasks: &[TaskInfo]) -> String {
     table::render_to_fit(&head, rows)
 }
 
-/// One line about a task.
+/// Row of the table for a task.
 fn row(task: &TaskInfo) -> Vec<String> {
     use orch_core::model::Workload;
     let record = &task.view.record;

@@ -1,4 +1,4 @@
-//! What the demonstration shows while it runs, and at the end.
+//! Output of the demonstration while it runs, and at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::{
     say::{self, announce},
 };
 
-/// Live progress: one line that changes on a terminal, nothing but the milestones elsewhere.
+/// Live progress: one line that changes on a terminal, only the milestones elsewhere.
 pub(super) struct Progress {
     terminal: bool,
     statuses: BTreeMap<TaskId, TaskStatus>,

@@ -22,7 +22,8 @@ pub struct TaskView {
 }
 
 impl TaskView {
-    /// Its status: as [`TaskRecord::status`], and [`TaskStatus::Running`] where its agent reported that it runs.
+    /// Its status: as [`TaskRecord::status`], and [`TaskStatus::Running`] where its agent reported that it
+    /// runs.
     #[must_use]
     pub fn status(&self) -> TaskStatus {
         shown_status(&self.record, self.observed.as_ref())

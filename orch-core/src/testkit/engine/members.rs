@@ -1,4 +1,4 @@
-//! Orchestrators that end, start again, share their records and tell what happens.
+//! Cases of orchestrators that end, restart, share their records and publish events.
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 
@@ -73,7 +73,7 @@ pub(super) async fn events_can_be_resumed_within_a_revision(harness: &dyn Engine
     assert!(matches!(never, Err(Error::EventsCompacted { .. })), "a position of another life");
 }
 
-/// A member hears of another one's tasks a moment later.
+/// A member learns of another one's tasks a moment later.
 async fn done(orch: &Orchestrator, task: TaskId) -> TaskView {
     let mut events = orch.events();
     while orch.get(task).is_none() {
@@ -139,7 +139,7 @@ pub(super) async fn records_outlive_the_orchestrator(harness: &dyn EngineHarness
     let said = before.submit(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
     before.wait(said).await.unwrap();
     running(&before, task).await;
-    // What an agent has seen is shown at once; it has to stay until that is written.
+    // An observation of an agent is visible at once; the agent must stay until it is written.
     let written = format!("observed/attempts/{}", attempt(task, 1));
     parts.store.watch(&written, Revision::ZERO).await.unwrap().next().await.unwrap().unwrap();
     agent.leave().await;

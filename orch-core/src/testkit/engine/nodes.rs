@@ -1,4 +1,4 @@
-//! Nodes that come, go, come back and give up their work.
+//! Cases of nodes that register, are lost, return and are drained.
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 

@@ -1,4 +1,4 @@
-//! From the submission of a task to its end.
+//! Cases from the submission of a task to its end.
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 

@@ -97,7 +97,8 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
-/// Names and shapes of what is sent. The parts of a task's spec and record are described by `docs/task-model.md`.
+/// Names and shapes of what is sent. The parts of a task's spec and record are described by
+/// `docs/task-model.md`.
 fn schemas(codes: &[&str]) -> Value {
     let object = |properties: Value, required: &[&str]| json!({ "type": "object", "properties": properties, "required": required });
     let list = |schema: &str| json!({ "type": "array", "items": reference(schema) });

@@ -165,7 +165,8 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
     Ok(Answer(TaskPage { tasks, next, total }))
 }
 
-/// Number of these tasks that a page has: so many that their JSON stays below [`PAGE_BYTES_MAX`], and one at least.
+/// Number of these tasks that a page has: so many that their JSON stays below [`PAGE_BYTES_MAX`], and one at
+/// least.
 fn how_many_fit(tasks: &[TaskView]) -> usize {
     let mut bytes = Length(0);
     let fit = tasks.iter().take_while(|task| {
@@ -251,7 +252,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<CommandId> {
     })
 }
 
-/// The id of the task at place `at` of a submission that names none. Derived, so that the submission may be repeated.
+/// The id of the task at place `at` of a submission that names none. Derived, so that the submission may be
+/// repeated.
 fn derived_id(command: CommandId, at: usize) -> TaskId {
     let mut hash = Sha256::new();
     hash.update(b"orch task id\0");

@@ -1,5 +1,5 @@
-//! The places of a legacy worker. It never tells of ends, so that its places are free again only by a rule of the
-//! operator's.
+//! The places of a legacy worker. It never tells of ends, so that its places are free again only by a rule of
+//! the operator's.
 
 use orch_core::{
     engine::{LinkError, TaskFilter},
