@@ -10,7 +10,7 @@ use orch_core::{
     Orchestrator,
     engine::{Agent, AgentConfig},
     model::{TaskSpec, WorkKind},
-    state::ClusterConfig,
+    state::{ClusterConfig, TaskStatus},
     testkit::SimulatedRuntime,
     transport::{InProcessNetwork, PeerId},
 };
@@ -41,7 +41,7 @@ async fn cluster() -> Result<(), Box<dyn Error>> {
     let task = members[1].submit(TaskSpec::program("hello", "true")).await?;
     // What another member decided is here after a barrier.
     members[2].read_barrier().await?;
-    assert_eq!(members[2].wait(task).await?.status(), "succeeded");
+    assert_eq!(members[2].wait(task).await?.status(), TaskStatus::Succeeded);
 
     agent.leave().await;
     for member in members {

@@ -2,15 +2,18 @@
 
 use crate::{
     licences,
-    shell::{Error, Result, cargo, complain, has, run, say},
-    tidy,
+    shell::{Error, Result, cargo, complain, has, root, run, say, target},
+    tidy, toolchains,
 };
 
-/// Library crates, whose features are checked one by one and which are published.
-pub(crate) const LIBRARIES: [&str; 6] =
-    ["orch-consensus", "orch-core", "orch-docker", "orch-net", "orch-sim", "orch-store"];
+/// Published library crates, whose features are checked one by one.
+pub(crate) const LIBRARIES: [&str; 7] =
+    ["orch-base", "orch-consensus", "orch-core", "orch-docker", "orch-net", "orch-sim", "orch-store"];
 
-/// Runs every check, so that one run shows everything there is to repair.
+/// Separate workspaces, because of their dependencies.
+const SEPARATE: [&str; 3] = ["benches/bft", "benches/crdt", "fuzz"];
+
+/// Runs every check, so that one run shows all failures.
 pub(crate) fn check() -> Result {
     let mut failed = Vec::new();
     let mut step = |name: &str, done: Result| {
@@ -27,6 +30,11 @@ pub(crate) fn check() -> Result {
     }
     let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--all-features"]);
     step("doc", run(doc.env("RUSTDOCFLAGS", "--deny warnings")));
+    for workspace in SEPARATE {
+        step(workspace, check_separate(workspace));
+    }
+    step("oldest Rust", toolchains::check_oldest());
+    step("public items", toolchains::check_api());
     step("package", package());
     step("deny", deny());
     if failed.is_empty() {
@@ -37,7 +45,7 @@ pub(crate) fn check() -> Result {
     Err(Error::new(format!("the gate is closed: {}", failed.join(", "))))
 }
 
-/// Formats, and lets clippy repair what it can.
+/// Formats, and lets clippy fix what it can.
 pub(crate) fn fix() -> Result {
     run(&mut cargo(&[
         "clippy",
@@ -51,8 +59,8 @@ pub(crate) fn fix() -> Result {
     run(&mut cargo(&["fmt", "--all"]))
 }
 
-/// The combinations that matter: everything at once as tests see it, and each library with no and with each feature
-/// alone, where a missing `cfg` shows.
+/// Combinations of features that are checked: everything at once as tests see it, and each library with no
+/// and with each feature alone, which reveals a missing `cfg`.
 fn feature_sets() -> Result<Vec<Vec<String>>> {
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut sets = vec![words(&["--workspace", "--all-features", "--all-targets"])];
@@ -67,7 +75,7 @@ fn feature_sets() -> Result<Vec<Vec<String>>> {
 
 /// The names in the `[features]` table of a crate's manifest.
 fn features(library: &str) -> Result<Vec<String>> {
-    use crate::shell::{Context, root};
+    use crate::shell::Context;
     let manifest = root().join(library).join("Cargo.toml");
     let text = std::fs::read_to_string(&manifest).context(manifest.display())?;
     let table = text.lines().skip_while(|line| *line != "[features]").skip(1);
@@ -77,13 +85,19 @@ fn features(library: &str) -> Result<Vec<String>> {
     Ok(names.map(|(name, _)| name.trim().to_string()).filter(|name| name != "default").collect())
 }
 
-/// What would be published holds together: no file is missing, no metadata.
+/// Checks the packages as they would be published: no file is missing, no metadata.
 fn package() -> Result {
     let mut command = cargo(&["package", "--quiet", "--no-verify", "--allow-dirty"]);
     for library in LIBRARIES {
         command.args(["--package", library]);
     }
     run(&mut command)
+}
+
+fn check_separate(workspace: &str) -> Result {
+    let mut check = cargo(&["check", "--quiet", "--locked", "--all-targets", "--manifest-path"]);
+    check.arg(root().join(workspace).join("Cargo.toml"));
+    run(check.arg("--target-dir").arg(target().join("separate")))
 }
 
 fn deny() -> Result {

@@ -7,7 +7,11 @@ use crate::{
     shell::{Context, Error, Result, read, root},
 };
 
-/// A file that is longer usually holds two ideas.
+/// Maximum width of a comment, in columns: the `max_width` of rustfmt, which leaves comments alone.
+const COMMENT_WIDTH_MAX: usize = 110;
+/// Output directories of builds and runs; nothing in them belongs to the sources.
+const OUTPUT: [&str; 3] = ["target", "node_modules", ".fixtures"];
+/// Maximum number of lines of a file. A longer one usually holds two ideas.
 const LINES_MAX: usize = 800;
 
 /// Checks every file that Git knows of or would add.
@@ -20,7 +24,7 @@ pub(crate) fn check() -> Result {
     let programs: BTreeSet<&str> = there.filter_map(program_of).collect();
     // Seeds of fuzz targets are bytes, even where they could be read as text.
     for name in names.lines().filter(|name| !name.starts_with("fuzz/seeds/")) {
-        // What is not text, or was just deleted, has nothing to check.
+        // Binary and just deleted files have nothing to check.
         if let Ok(text) = fs::read_to_string(root().join(name)) {
             problems.extend(problems_of(name, &text));
             if name.ends_with(".md") {
@@ -49,6 +53,9 @@ pub(crate) fn check() -> Result {
 
 fn problems_of(name: &str, text: &str) -> Vec<String> {
     let mut problems = Vec::new();
+    if name.rsplit('/').skip(1).any(|directory| OUTPUT.contains(&directory)) {
+        problems.push(format!("{name}: output of a build"));
+    }
     let is_rust = Path::new(name).extension().is_some_and(|extension| extension == "rs");
     if is_rust && text.lines().count() > LINES_MAX {
         problems.push(format!("{name}: more than {LINES_MAX} lines"));
@@ -61,6 +68,9 @@ fn problems_of(name: &str, text: &str) -> Vec<String> {
         if is_rust && is_silencer(line) && !attribute_at(text, index).contains("reason = ") {
             problem("a lint is silenced without a reason");
         }
+        if is_rust && line.trim_start().starts_with("//") && line.chars().count() > COMMENT_WIDTH_MAX {
+            problem("a comment is wider than the code");
+        }
         if name != "Cargo.lock" && line.ends_with([' ', '\t']) {
             problem("blanks at the end of the line");
         }
@@ -68,7 +78,7 @@ fn problems_of(name: &str, text: &str) -> Vec<String> {
     problems
 }
 
-/// Name of the example, benchmark or further binary that this source file is.
+/// Name of the example, benchmark or further binary whose main file this is.
 fn program_of(name: &str) -> Option<&str> {
     let (dir, file) = name.rsplit_once('/')?;
     let is_program = ["examples", "benches", "bin"].iter().any(|kind| dir.rsplit('/').next() == Some(*kind));
@@ -85,7 +95,7 @@ fn named_programs(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Put together here, so that this file passes its own check.
+/// Assembled here, so that this file passes its own check.
 fn machine_paths() -> [String; 3] {
     ["home", "Users", "root"].map(|place| format!("/{place}/")).map(|path| match path.as_str() {
         "/root/" => format!("{path}."), // dot files; images do have the directory
@@ -123,6 +133,9 @@ mod tests {
         for text in [path, bare, "x ".into(), "\n".repeat(LINES_MAX + 1)] {
             assert_eq!(problems_of("a.rs", &text).len(), 1, "{text:?}");
         }
+        let wide = ["/", "/ ", &"x".repeat(COMMENT_WIDTH_MAX)].concat();
+        assert_eq!(problems_of("a.rs", &wide).len(), 1);
+        assert_eq!(problems_of("benches/target/release/x.d", "").len(), 1);
         let reasoned = ["#[al", "low(\n    dead_code,\n    reason = \"why\"\n)]"].concat();
         assert_eq!(problems_of("a.rs", &reasoned), [""; 0]);
     }

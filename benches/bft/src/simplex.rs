@@ -1,4 +1,5 @@
-//! Four validators of `commonware-consensus` in its dialect `simplex`. One thread runs them, in simulated time.
+//! Four validators of `commonware-consensus` in its dialect `simplex`. One thread runs them, in simulated
+//! time.
 
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,9 @@ const NEVER: Duration = Duration::from_secs(1_000_000);
 /// How many views a leader stays where it does not change with each.
 const TERM: TermLength = TermLength::new(NZU32!(1024));
 
-/// Counts at one validator what is final, until so much time has gone by on the wall. With `ahead`, the leader stays and
-/// proposes so many views before the ones below are certified; otherwise it changes with each view.
+/// Counts at one validator what is final, until so much time has gone by on the wall. With `ahead`, the
+/// leader stays and proposes so many views before the ones below are certified; otherwise it changes with
+/// each view.
 pub(crate) fn run(ahead: Option<u64>, warm: Duration, time: Duration) -> Result<Instances, Failure> {
     deterministic::Runner::seeded(1).start(async |context| measure(context, ahead, warm, time).await)
 }

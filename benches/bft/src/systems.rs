@@ -1,4 +1,5 @@
-//! How many instances of a Byzantine consensus groups of four get through: whatever is decided at once counts as one.
+//! How many instances of a Byzantine consensus groups of four get through: whatever is decided at once counts
+//! as one.
 
 use std::{fmt, time::Duration};
 
@@ -11,13 +12,14 @@ use crate::simplex;
 pub(crate) enum Bft {
     /// `orch_consensus::pbft`. An instance is a batch of commands.
     OrchPbft {
-        /// How many clients each wait for an outcome before they ask for the next one. One makes batches of one command.
+        /// How many clients each wait for an outcome before they ask for the next one. One makes batches of
+        /// one command.
         clients: usize,
     },
     /// `commonware_consensus::simplex`. An instance is a view with a digest.
     Simplex {
-        /// How many views the leader, who stays, may be ahead of what is certified. None: each view has another leader, who
-        /// waits for the one before.
+        /// How many views the leader, who stays, may be ahead of what is certified. None: each view has
+        /// another leader, who waits for the one before.
         ahead: Option<u64>,
     },
 }

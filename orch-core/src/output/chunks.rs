@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-use super::OutputChunk;
+use super::NewOutput;
 use crate::{
     model::{AttemptId, Timestamp},
     runtime::OutputStream,
@@ -34,16 +34,16 @@ pub(super) struct Run {
 }
 
 /// The latest limit of each attempt.
-pub(super) fn limits(chunks: &[OutputChunk]) -> BTreeMap<AttemptId, u64> {
+pub(super) fn limits(chunks: &[NewOutput]) -> BTreeMap<AttemptId, u64> {
     chunks.iter().map(|chunk| (chunk.attempt, chunk.limit)).collect()
 }
 
 /// Joins what goes on where the chunk before it of the same attempt ended and was taken in at the same time,
 /// and cuts to `most` bytes. The order of both streams of an attempt stays.
-pub(super) fn put_together(chunks: Vec<OutputChunk>, most: usize) -> Vec<Run> {
+pub(super) fn put_together(chunks: Vec<NewOutput>, most: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut latest: BTreeMap<AttemptId, usize> = BTreeMap::new();
-    for OutputChunk { attempt, stream, mut offset, time, mut data, .. } in chunks {
+    for NewOutput { attempt, stream, mut offset, time, mut data, .. } in chunks {
         while !data.is_empty() {
             let open = latest.get(&attempt).and_then(|at| runs.get_mut(*at)).filter(|run| {
                 let goes_on = run.stream == stream && run.offset + run.data.len() as u64 == offset;

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    OutputChunk, OutputPosition,
+    NewOutput, OutputPosition,
     chunks::{CHUNK_BYTES_MAX, CHUNKS_MAX, Run, beyond, cost, limits, put_together},
 };
 use crate::{
@@ -67,7 +67,7 @@ impl<P> Index<P> {
     }
 
     /// New parts of these chunks, merged, with the numbers that they will have. Changes nothing.
-    pub(super) fn fresh(&self, chunks: Vec<OutputChunk>) -> Vec<Fresh> {
+    pub(super) fn fresh(&self, chunks: Vec<NewOutput>) -> Vec<Fresh> {
         let limits = limits(&chunks);
         let mut ends: BTreeMap<(AttemptId, OutputStream), u64> = BTreeMap::new();
         let mut ages: BTreeMap<AttemptId, u64> = BTreeMap::new();

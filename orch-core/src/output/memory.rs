@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    KeptOutput, OutputChunk, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch,
+    KeptOutput, NewOutput, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch,
     chunks::{PAGE_BYTES, cost},
     followers::Followers,
     index::{Chunk, Fresh, Index},
@@ -35,7 +35,7 @@ impl MemoryOutput {
 
 #[async_trait]
 impl OutputStore for MemoryOutput {
-    async fn append(&self, chunks: Vec<OutputChunk>) -> Result<(), OutputError> {
+    async fn append(&self, chunks: Vec<NewOutput>) -> Result<(), OutputError> {
         let mut tasks = Vec::new();
         {
             let mut index = self.lock();

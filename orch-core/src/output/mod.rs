@@ -40,7 +40,7 @@ pub trait OutputStore: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When not all could be kept. Nothing that was kept before is lost by that, except attempts forgotten to
     /// free space.
-    async fn append(&self, chunks: Vec<OutputChunk>) -> Result<(), OutputError>;
+    async fn append(&self, chunks: Vec<NewOutput>) -> Result<(), OutputError>;
 
     /// Some of the next chunks of a task after `after`, or its first ones: attempt by attempt, in the order
     /// in which they were appended.
@@ -132,7 +132,7 @@ pub type OutputWatch = BoxStream<'static, Result<(), OutputError>>;
 
 /// Chunk of output to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutputChunk {
+pub struct NewOutput {
     /// Attempt that wrote it.
     pub attempt: AttemptId,
     /// Bytes that are kept of the attempt; beyond it the oldest chunks are dropped.

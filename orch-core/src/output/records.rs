@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::{
-    KeptOutput, OutputChunk, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch,
+    KeptOutput, NewOutput, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch,
     chunks::{CHUNK_BYTES_MAX, CHUNK_OVERHEAD, CHUNKS_MAX, Run, beyond, cost, limits, put_together},
 };
 use crate::{
@@ -90,7 +90,7 @@ impl StoreOutput {
         Ok(Self { limits: store.capabilities(), store, index: Mutex::new(index) })
     }
 
-    async fn write(&self, chunks: Vec<OutputChunk>) -> Result<(), StoreError> {
+    async fn write(&self, chunks: Vec<NewOutput>) -> Result<(), StoreError> {
         let mut index = self.index.lock().await;
         let limits = limits(&chunks);
         if self.limits.shared {
@@ -138,7 +138,7 @@ impl StoreOutput {
 
 #[async_trait]
 impl OutputStore for StoreOutput {
-    async fn append(&self, chunks: Vec<OutputChunk>) -> Result<(), OutputError> {
+    async fn append(&self, chunks: Vec<NewOutput>) -> Result<(), OutputError> {
         if chunks.is_empty() {
             return Ok(());
         }
@@ -210,7 +210,7 @@ pub(crate) async fn move_out(
         let chunk = |Entry { key, value, .. }: &Entry| {
             let (attempt, _) = parse_key(key)?;
             let KeptOutput { stream, offset, time, data, .. } = decode(key, value)?;
-            Some(OutputChunk { attempt, limit: limit(attempt)?, stream, offset, time, data })
+            Some(NewOutput { attempt, limit: limit(attempt)?, stream, offset, time, data })
         };
         to.append(page.entries.iter().filter_map(chunk).collect()).await?;
         to.sync().await?;

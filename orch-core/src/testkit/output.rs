@@ -1,4 +1,4 @@
-//! What a place of output must do. Call [`run_all`] from a test of an implementation.
+//! Conformance suite of [`OutputStore`]. Call [`run_all`] from a test of an implementation.
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 
@@ -10,18 +10,18 @@ use futures_util::{FutureExt as _, StreamExt as _};
 
 use crate::{
     model::{AttemptId, TaskId, Timestamp},
-    output::{KeptOutput, OutputChunk, OutputStore},
+    output::{KeptOutput, NewOutput, OutputStore},
     runtime::OutputStream::{self, Stderr, Stdout},
 };
 
-/// Makes places of output.
+/// Factory of output stores for the suite.
 #[async_trait]
 pub trait OutputHarness: Send + Sync {
-    /// The place called `name`, new and empty the first time. The suite drops it before it asks for it again, and does that
-    /// only where [`OutputHarness::reopens`].
+    /// Opens the store called `name`, new and empty the first time. The suite drops it before it opens it
+    /// again, and does that only where [`OutputHarness::reopens`].
     async fn open(&self, name: &str, bytes_max: u64) -> Arc<dyn OutputStore>;
 
-    /// Whether a place can be opened again with what it kept.
+    /// Whether a store can be opened again with its content.
     fn reopens(&self) -> bool;
 }
 
@@ -35,7 +35,7 @@ macro_rules! run {
 /// Runs every case.
 ///
 /// # Panics
-/// When the place does not do what it has to.
+/// When the store breaks the contract.
 pub async fn run_all(harness: &dyn OutputHarness) {
     run!(
         harness,
@@ -60,17 +60,17 @@ fn attempt(number: u32) -> AttemptId {
     AttemptId { task: TaskId::generate(), attempt: NonZeroU32::new(number).unwrap() }
 }
 
-/// The byte of any stream at `offset`.
+/// Byte of any stream at `offset`.
 fn byte(offset: u64) -> u8 {
     u8::try_from(offset % 251).unwrap()
 }
 
-fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputChunk {
+fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> NewOutput {
     let data: Vec<u8> = (offset..offset + len).map(byte).collect();
-    OutputChunk { attempt, limit: 1 << 20, stream, offset, time: None, data: Bytes::from(data) }
+    NewOutput { attempt, limit: 1 << 20, stream, offset, time: None, data: Bytes::from(data) }
 }
 
-/// Everything that is kept of a task, after a look at its bytes and its order.
+/// All retained output of a task, after a check of its bytes and order.
 async fn all(output: &dyn OutputStore, task: TaskId) -> Vec<KeptOutput> {
     let (mut after, mut pieces) = (None, Vec::<KeptOutput>::new());
     loop {
@@ -89,7 +89,7 @@ async fn all(output: &dyn OutputStore, task: TaskId) -> Vec<KeptOutput> {
     pieces
 }
 
-/// Where pieces are, with those joined that follow each other.
+/// Ranges of retained output, with adjacent ones merged.
 async fn places(output: &dyn OutputStore, task: TaskId) -> Vec<(u32, OutputStream, u64, u64)> {
     let mut places: Vec<(u32, OutputStream, u64, u64)> = Vec::new();
     for KeptOutput { position, stream, offset, data, .. } in all(output, task).await {
@@ -133,11 +133,11 @@ async fn an_attempt_keeps_its_newest_output(harness: &dyn OutputHarness) {
     let output = harness.open("an_attempt_keeps_its_newest_output", MUCH).await;
     let one = attempt(1);
     for at in 0..100 {
-        let piece = OutputChunk { limit: 1000, ..piece(one, Stdout, at * 100, 100) };
+        let piece = NewOutput { limit: 1000, ..piece(one, Stdout, at * 100, 100) };
         output.append(vec![piece]).await.unwrap();
     }
     assert_eq!(places(&*output, one.task).await, [(1, Stdout, 9000, 10_000)]);
-    let larger = OutputChunk { limit: 1000, ..piece(one, Stdout, 10_000, 5000) };
+    let larger = NewOutput { limit: 1000, ..piece(one, Stdout, 10_000, 5000) };
     output.append(vec![larger]).await.unwrap();
     assert_eq!(places(&*output, one.task).await, [(1, Stdout, 10_000, 15_000)], "the last piece stays whole");
 }
@@ -201,8 +201,8 @@ async fn the_last_bytes_are_found(harness: &dyn OutputHarness) {
     assert_eq!(output.place_of_last(attempt(1).task, None, 100).await.unwrap(), None);
 }
 
-fn taken_in(millis: u64, piece: OutputChunk) -> OutputChunk {
-    OutputChunk { time: Some(Timestamp::from_millis(millis)), ..piece }
+fn taken_in(millis: u64, piece: NewOutput) -> NewOutput {
+    NewOutput { time: Some(Timestamp::from_millis(millis)), ..piece }
 }
 
 async fn pieces_say_when_they_were_first_taken_in(harness: &dyn OutputHarness) {
@@ -287,11 +287,10 @@ async fn what_was_kept_is_there_again(harness: &dyn OutputHarness) {
     let output = harness.open(name, MUCH).await;
     for at in 0..50 {
         let time = (at % 3 > 0).then(|| Timestamp::from_millis(1_700_000_000_000 + at));
-        let pieces =
-            [one, two].map(|of| OutputChunk { limit: 3000, time, ..piece(of, Stdout, at * 100, 100) });
+        let pieces = [one, two].map(|of| NewOutput { limit: 3000, time, ..piece(of, Stdout, at * 100, 100) });
         output.append(pieces.into()).await.unwrap();
     }
-    output.append(vec![OutputChunk { limit: 3000, ..piece(two, Stderr, 0, 10) }]).await.unwrap();
+    output.append(vec![NewOutput { limit: 3000, ..piece(two, Stderr, 0, 10) }]).await.unwrap();
     let before = (all(&*output, one.task).await, all(&*output, two.task).await);
     drop(output);
     let output = harness.open(name, MUCH).await;
@@ -304,6 +303,6 @@ async fn what_was_kept_is_there_again(harness: &dyn OutputHarness) {
         before.0.len(),
         before.1.len()
     );
-    output.append(vec![OutputChunk { limit: 3100, ..piece(one, Stdout, 4900, 200) }]).await.unwrap();
+    output.append(vec![NewOutput { limit: 3100, ..piece(one, Stdout, 4900, 200) }]).await.unwrap();
     assert_eq!(places(&*output, one.task).await, [(1, Stdout, 2000, 5100)]);
 }

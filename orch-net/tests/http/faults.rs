@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use orch_core::{
     Orchestrator,
     model::TaskId,
-    output::{MemoryOutput, OutputChunk, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch},
+    output::{MemoryOutput, NewOutput, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch},
 };
 use orch_net::http::{Client, EventStart};
 
@@ -74,7 +74,7 @@ struct Panicking(MemoryOutput);
 
 #[async_trait]
 impl OutputStore for Panicking {
-    async fn append(&self, pieces: Vec<OutputChunk>) -> Result<(), OutputError> {
+    async fn append(&self, pieces: Vec<NewOutput>) -> Result<(), OutputError> {
         self.0.append(pieces).await
     }
 

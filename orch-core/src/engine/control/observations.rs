@@ -13,7 +13,7 @@ use super::{
 use crate::{
     engine::link::{Observation, ObservationKind},
     model::{AttemptId, NodeId, Timestamp},
-    output::{OutputChunk, OutputStore},
+    output::{NewOutput, OutputStore},
     store::{Key, StateStore, StateStoreExt as _, StoreError, Write},
 };
 
@@ -57,7 +57,7 @@ impl Observations {
             match kind {
                 ObservationKind::Output { stream, offset, data } => {
                     let limit = view.task(attempt.task).map_or(0, |task| task.record.spec.output_limit_bytes);
-                    pieces.push(OutputChunk { attempt, limit, stream, offset, time, data });
+                    pieces.push(NewOutput { attempt, limit, stream, offset, time, data });
                 }
                 ObservationKind::Running { .. }
                 | ObservationKind::Health(_)

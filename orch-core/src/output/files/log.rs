@@ -19,7 +19,7 @@ use super::{
 use crate::{
     model::{AttemptId, TaskId, Timestamp},
     output::{
-        KeptOutput, OutputChunk, OutputError, OutputPage, OutputPosition,
+        KeptOutput, NewOutput, OutputError, OutputPage, OutputPosition,
         chunks::{PAGE_BYTES, cost},
         index::{Chunk, Fresh, Index},
     },
@@ -121,7 +121,7 @@ impl Log {
         self.bury(dropped);
     }
 
-    pub(super) fn append(&mut self, chunks: Vec<OutputChunk>) -> Result<(), OutputError> {
+    pub(super) fn append(&mut self, chunks: Vec<NewOutput>) -> Result<(), OutputError> {
         let fresh = self.index.fresh(chunks);
         self.index.skip(&fresh);
         let done = self.write(&fresh);

@@ -32,7 +32,7 @@ use tracing::warn;
 
 use self::log::Log;
 use super::{
-    OutputChunk, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch, followers::Followers,
+    NewOutput, OutputError, OutputPage, OutputPosition, OutputStore, OutputWatch, followers::Followers,
 };
 use crate::model::{TaskId, Timestamp};
 
@@ -157,7 +157,7 @@ fn warn_unsynced(synced: Result<(), OutputError>) {
 
 #[async_trait]
 impl OutputStore for FileOutput {
-    async fn append(&self, chunks: Vec<OutputChunk>) -> Result<(), OutputError> {
+    async fn append(&self, chunks: Vec<NewOutput>) -> Result<(), OutputError> {
         if chunks.is_empty() {
             return Ok(());
         }

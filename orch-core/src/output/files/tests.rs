@@ -32,9 +32,9 @@ fn byte(offset: u64) -> u8 {
     u8::try_from(offset % 251).unwrap()
 }
 
-fn chunk(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputChunk {
+fn chunk(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> NewOutput {
     let data: Vec<u8> = (offset..offset + len).map(byte).collect();
-    OutputChunk { attempt, limit: 1 << 20, stream, offset, time: None, data: data.into() }
+    NewOutput { attempt, limit: 1 << 20, stream, offset, time: None, data: data.into() }
 }
 
 fn all(log: &Log, task: TaskId) -> Vec<KeptOutput> {
@@ -165,7 +165,7 @@ fn files_of_the_version_without_times_are_read_and_end_where_it_left_them() {
     };
     let mut log = open(dir.path(), 1 << 20);
     assert_eq!(shown(&log), expected[..2]);
-    log.append(vec![OutputChunk { time, ..chunk(one, Stdout, 0, 10) }]).unwrap();
+    log.append(vec![NewOutput { time, ..chunk(one, Stdout, 0, 10) }]).unwrap();
     assert_eq!(shown(&log), expected);
     drop(log);
     assert_eq!(fs::read(&path).unwrap(), old, "what it cannot read is in a file of its own");
@@ -187,7 +187,7 @@ fn records_without_times_are_copied_among_those_with_times() {
     fs::write(&path, old).unwrap();
     let time = Some(Timestamp::from_millis(1_700_000_000_123));
     let mut log = open(dir.path(), 1 << 20);
-    log.append(vec![OutputChunk { time, ..chunk(stays, Stdout, 100, 100) }]).unwrap();
+    log.append(vec![NewOutput { time, ..chunk(stays, Stdout, 100, 100) }]).unwrap();
     log.append((0..2).map(|at| chunk(gone, Stderr, at * 50_000, 40_000)).collect()).unwrap();
     log.forget(&[gone.task]);
     assert!(!path.exists(), "the old file is gone");
@@ -342,7 +342,7 @@ proptest! {
                     let new = chunks.iter().map(|(at, first, len)| {
                         let end = ends.entry((*at, *first)).or_default();
                         let stream = if *first { Stdout } else { Stderr };
-                        let chunk = OutputChunk { limit: 200_000, ..chunk(attempts[*at], stream, *end, *len) };
+                        let chunk = NewOutput { limit: 200_000, ..chunk(attempts[*at], stream, *end, *len) };
                         *end += len;
                         chunk
                     });

@@ -118,9 +118,9 @@ fn byte(offset: u64) -> u8 {
     u8::try_from(offset % 251).unwrap()
 }
 
-fn chunk(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> OutputChunk {
+fn chunk(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> NewOutput {
     let data = (offset..offset + len).map(byte).collect();
-    OutputChunk { attempt, limit: 1 << 20, stream, offset, time: None, data }
+    NewOutput { attempt, limit: 1 << 20, stream, offset, time: None, data }
 }
 
 fn records(store: &Arc<Faulty>, prefix: &str) -> Vec<KeptOutput> {
@@ -155,7 +155,7 @@ fn a_record_of_the_version_without_times_is_read() {
     let old = Bytes::from_static(b"{\"v\":1,\"stream\":\"stdout\",\"offset\":0}\n\0\x01\x02");
     now(store.commit(Txn::of(vec![Write::put(chunk_key(all[0], 0), old.clone())]))).unwrap();
     let time = Some(Timestamp::from_millis(1_700_000_000_123));
-    now(open(&store, 1 << 20).append(vec![OutputChunk { time, ..chunk(all[0], Stdout, 0, 5) }])).unwrap();
+    now(open(&store, 1 << 20).append(vec![NewOutput { time, ..chunk(all[0], Stdout, 0, 5) }])).unwrap();
     let shown: Vec<_> = records(&store, PREFIX).iter().map(|chunk| (chunk.offset, chunk.time)).collect();
     assert_eq!(shown, [(0, None), (3, time)]);
     assert_eq!(encode(Stdout, 0, None, b"\0\x01\x02"), old);
@@ -256,7 +256,7 @@ proptest! {
             }
             let send = || {
                 let chunk = |((attempt, stream), offset, len): &((_, _), _, _)| {
-                    OutputChunk { limit: 300, ..chunk(*attempt, *stream, *offset, *len) }
+                    NewOutput { limit: 300, ..chunk(*attempt, *stream, *offset, *len) }
                 };
                 let chunks = unanswered.iter().map(chunk).collect();
                 matches!(writer.write(chunks).now_or_never(), Some(Ok(())))
@@ -278,7 +278,7 @@ proptest! {
         unanswered.push(((last, Stdout), *end, 7));
         *end += 7;
         let chunks = unanswered.iter().map(|((attempt, stream), offset, len)| {
-            OutputChunk { limit: 300, ..chunk(*attempt, *stream, *offset, *len) }
+            NewOutput { limit: 300, ..chunk(*attempt, *stream, *offset, *len) }
         });
         now(writer.write(chunks.collect())).unwrap();
         prop_assert_eq!(counted(&writer), counted(&open(&store, 2500)));

@@ -1,7 +1,7 @@
 //! Reading from a place of output.
 
 use super::*;
-use crate::output::{OutputChunk, OutputPage};
+use crate::output::{NewOutput, OutputPage};
 
 /// Shows these pieces, two at a time.
 #[derive(Debug)]
@@ -9,7 +9,7 @@ struct Fixed(Vec<KeptOutput>);
 
 #[async_trait::async_trait]
 impl OutputStore for Fixed {
-    async fn append(&self, _: Vec<OutputChunk>) -> Result<(), OutputError> {
+    async fn append(&self, _: Vec<NewOutput>) -> Result<(), OutputError> {
         unreachable!("nothing is appended")
     }
 
@@ -110,7 +110,7 @@ async fn a_tail_is_found_without_reading_what_is_before_it() {
     let line = |number: u64| format!("line {number:058}\n");
     for number in 0..1000 {
         let data = line(number).repeat(100).into();
-        let piece = OutputChunk {
+        let piece = NewOutput {
             attempt,
             limit: 1 << 30,
             stream: OutputStream::Stdout,
