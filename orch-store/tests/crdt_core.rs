@@ -132,7 +132,7 @@ fn the_last_writer_wins_and_ties_go_to_the_greater_author() {
     group.write(0, put("k", "0"));
     group.write(1, put("k", "1"));
     group.settle();
-    // Both wrote in the same millisecond, without having heard of each other.
+    // Both wrote in the same millisecond, without knowledge of each other.
     let greater = if group.id(0) > group.id(1) { "0" } else { "1" };
     assert_eq!(group.read(0, "k"), value(greater));
     group.assert_equal();
@@ -438,7 +438,7 @@ fn an_author_with_an_old_disk_does_not_write_before_it_caught_up() {
         group.write(0, put("k", "fork")),
         TxnOutcome::Refused(Refusal::NoStartupQuorum { confirmed: 0, needed: 1 })
     ));
-    // That it heard somebody is not enough: what it heard is that its own log is longer than its disk knows.
+    // One digest is not enough: it shows that its own log is longer than its disk knows.
     group.tick(1);
     group.deliver_all();
     assert!(matches!(group.write(0, put("k", "fork")), TxnOutcome::Refused(Refusal::NoStartupQuorum { .. })));

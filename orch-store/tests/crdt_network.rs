@@ -200,7 +200,7 @@ async fn who_was_away_and_who_is_new_get_what_is_left() {
         commit(&new, put("new", "here")).await;
         sees(&stays, "new", "here").await;
         sees(&back, "new", "here").await;
-        // Until it hears of others it does not know that something is missing.
+        // Without digests of others it does not know that something is missing.
         sees(&new, "end", "x").await;
         status_with(&new, |status| status.complete).await;
         assert_eq!(view(&new).await, view(&stays).await);

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 const MEMBERS: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The example, which `cargo test` builds along with this; where only this test was asked for, it is built
 /// now.
@@ -84,10 +84,10 @@ impl Member {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (hear, said) = watch::channel(Vec::new());
+        let (printed, said) = watch::channel(Vec::new());
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                hear.send_modify(|said| said.push(line));
+                printed.send_modify(|said| said.push(line));
             }
         });
         let input = child.stdin.take().unwrap();
@@ -99,20 +99,20 @@ impl Member {
     }
 
     /// Waits for lines after the first `from`.
-    async fn hear(&mut self, from: usize, what: &str, wanted: impl Fn(&[String]) -> bool) {
-        let heard = tokio::time::timeout(PATIENCE, self.said.wait_for(|said| wanted(&said[from..]))).await;
-        assert!(heard.is_ok_and(|heard| heard.is_ok()), "not heard: {what}; {:?}", self.said.borrow());
+    async fn expect(&mut self, from: usize, what: &str, wanted: impl Fn(&[String]) -> bool) {
+        let found = tokio::time::timeout(DEADLINE, self.said.wait_for(|said| wanted(&said[from..]))).await;
+        assert!(found.is_ok_and(|found| found.is_ok()), "missing: {what}; {:?}", self.said.borrow());
     }
 
     /// Says it again and again until this is the answer.
     async fn say_until(&mut self, line: &str, answer: &str) {
-        let give_up = tokio::time::Instant::now() + PATIENCE;
+        let give_up = tokio::time::Instant::now() + DEADLINE;
         loop {
             let from = self.said.borrow().len();
             self.say(line).await;
             // What it sees meanwhile is no answer.
             let is_answer = |line: &String| !line.starts_with("seen ") && !line.starts_with("gone ");
-            self.hear(from, line, |said| said.iter().any(is_answer)).await;
+            self.expect(from, line, |said| said.iter().any(is_answer)).await;
             if self.said.borrow()[from..].iter().any(|line| line == answer) {
                 return;
             }
@@ -126,7 +126,8 @@ impl Member {
         self.say_until("status", "status complete 0 writes").await;
         let from = self.said.borrow().len();
         self.say(&format!("put {key} of-{key}")).await;
-        self.hear(from, key, |said| said.iter().any(|line| line.starts_with(&format!("done {key} ")))).await;
+        self.expect(from, key, |said| said.iter().any(|line| line.starts_with(&format!("done {key} "))))
+            .await;
     }
 
     /// The keys whose writes it has answered.
@@ -156,7 +157,7 @@ async fn what_was_answered_outlives_kills_and_a_lost_disk() {
             writer.say(&format!("put {key} of-{key}")).await;
         }
         writer
-            .hear(0, "some answers", |said| {
+            .expect(0, "some answers", |said| {
                 said.iter().any(|line| line.contains(&format!("done burst/{round}/20 ")))
             })
             .await;

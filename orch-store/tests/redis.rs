@@ -216,7 +216,7 @@ async fn certificates_say_who_is_who() {
     let store = at(&format!("ca={files}/ca.pem&{identity}")).await.unwrap();
     let mut watch = store.watch("", Revision::ZERO).await.unwrap();
     let revision = store.commit(put("a", "1")).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision, "news are heard encrypted too");
+    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision, "notifications arrive encrypted too");
 
     for (parameters, says) in [
         (identity.clone(), "the other's certificate"),

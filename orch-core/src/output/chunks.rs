@@ -1,4 +1,4 @@
-//! Pieces that arrive together, put together and cut to a size.
+//! Chunks that arrive together, merged and cut to a size.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(super) fn cost(bytes: u64) -> u64 {
     bytes + CHUNK_OVERHEAD as u64
 }
 
-/// Pieces put together.
+/// Merged chunks.
 pub(super) struct Run {
     pub(super) attempt: AttemptId,
     pub(super) stream: OutputStream,

@@ -163,7 +163,8 @@ impl Header {
 
 impl Segment {
     /// Signs writes as the segment after `previous`, whatever the rules of the group say of them. A
-    /// [`Replica`](super::replica::Replica) does that by itself; this is for those who simulate one that lies.
+    /// [`Replica`](super::replica::Replica) does that by itself; this is for those who simulate one that
+    /// lies.
     #[must_use]
     pub fn sign(key: &AuthorKey, group: Hash, previous: Head, stamp: Stamp, writes: Vec<Write>) -> Self {
         let net: BTreeMap<_, _> = writes.into_iter().map(|write| (write.key, write.value)).collect();

@@ -38,8 +38,9 @@ pub trait Lookup {
     fn record(&self, key: &str) -> Result<Option<Record>, Self::Error>;
 }
 
-/// Tables that one step of a [`Replica`](super::replica::Replica) reads and changes. The host commits the changes of a
-/// step together, or drops the replica when it cannot; what a step wants to send leaves only afterwards.
+/// Tables that one step of a [`Replica`](super::replica::Replica) reads and changes. The host commits the
+/// changes of a step together, or drops the replica when it cannot; what a step wants to send leaves only
+/// afterwards.
 pub trait Tables: Lookup {
     /// Stores a small record, or removes it.
     ///

@@ -49,8 +49,8 @@ pub(crate) trait LogOnServer: ServerBackend {
     /// Settings for a fresh store with so many revisions in its log.
     fn bounded(history: NonZeroU64) -> Self::Config;
 
-    /// True if the log of a store at revision 100 holds exactly the revisions that may be watched; its earliest watch
-    /// began at `oldest` before.
+    /// True if the log of a store at revision 100 holds exactly the revisions that may be watched; its
+    /// earliest watch began at `oldest` before.
     async fn log_is_exact(config: &Self::Config, oldest: Revision) -> bool;
 
     /// Takes the server back to a state from before the second commit, as a restored backup would.
@@ -89,7 +89,7 @@ impl<B: ServerBackend> StoreHarness for OnServer<B> {
 macro_rules! server_store_suite {
     ($backend:ty) => {
         #[tokio::test(flavor = "multi_thread")]
-        async fn processes_share_one_order_and_hear_each_other() {
+        async fn processes_share_one_order_and_observe_each_other() {
             common::server_store::processes_share_one_order::<$backend>().await;
         }
 

@@ -81,7 +81,7 @@ impl Group {
         for seed in 1..=members {
             group.add(seed);
         }
-        group.hear();
+        group.exchange_digests();
         group
     }
 
@@ -91,11 +91,11 @@ impl Group {
         self.members.clear();
         self.network.clear();
         seeds.into_iter().for_each(|seed| self.add(seed));
-        self.hear();
+        self.exchange_digests();
     }
 
-    /// Everybody has heard everybody, so that all may write.
-    fn hear(&mut self) {
+    /// Everybody has a digest of everybody, so that all may write.
+    fn exchange_digests(&mut self) {
         for member in 0..self.members.len() {
             self.tick(member);
         }
@@ -240,7 +240,7 @@ impl Group {
         self.decisions.len() as u64 + 1
     }
 
-    /// Everybody hears of a decision.
+    /// Everybody applies a decision.
     pub fn decide(&mut self, decision: Decision) {
         let number = self.next_decision();
         for member in 0..self.members.len() {

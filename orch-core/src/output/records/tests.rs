@@ -177,7 +177,7 @@ fn small_pieces_become_one_and_the_order_of_both_streams_stays() {
 }
 
 #[test]
-fn pieces_are_no_larger_than_the_store_takes() {
+fn chunks_are_no_larger_than_the_store_takes() {
     let (store, all) = (Faulty::new(1128, 1000), attempts(1));
     let writer = open(&store, 1 << 30);
     now(writer.write(vec![chunk(all[0], Stdout, 0, 2500)])).unwrap();
