@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use super::places;
-use crate::http::server::app::{App, Shared};
+use super::{App, Manager};
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -28,8 +28,8 @@ pub(super) async fn keep(app: App, node: NodeId) {
     }
 }
 
-async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
-    let spec = spec(node, app.legacy.max_tasks);
+async fn session(app: &Manager, node: &NodeId) -> Result<(), LinkError> {
+    let spec = spec(node, app.config.max_tasks);
     // As the instance, the same in each life of the server: the worker's updates go on in the same session.
     let incarnation = IncarnationId::from_bytes(*spec.instance.as_bytes());
     // What the worker has nobody knows; what it was given it has.

@@ -5,11 +5,8 @@ use std::time::Duration;
 use axum::{Json as Answer, extract::State};
 use orch_core::{engine::Unknown, model::NodeId};
 
-use super::{
-    app::App,
-    extract::{Id, Json},
-    problem::Problem,
-};
+use super::app::App;
+use crate::http::shell::{Id, Json, Problem};
 use crate::http::wire::{ConsensusInfo, Decided, Drain, NodeInfo, NodeList, StatusInfo};
 
 type Result<T> = std::result::Result<Answer<T>, Problem>;

@@ -13,15 +13,16 @@ use orch_core::{
 };
 use parking_lot::Mutex;
 
+use super::Manager;
 use super::routes::session;
-use crate::http::server::{app::Shared, problem::Problem};
+use crate::http::shell::Problem;
 
 /// Note on a task that was listed.
 const TOLD: &str = "its worker was told to start it";
 
 /// The attempts that were listed for the first time in this life, as long as they go on.
 #[derive(Debug, Default)]
-pub(in super::super) struct Offers(Mutex<BTreeSet<AttemptId>>);
+pub(super) struct Offers(Mutex<BTreeSet<AttemptId>>);
 
 /// A task that is about to be listed, at a legacy worker.
 #[derive(Debug)]
@@ -34,15 +35,15 @@ pub(super) struct Offer {
 
 impl Offer {
     /// `None` for a task that is not at a legacy worker.
-    pub(super) fn of(app: &Shared, task: &TaskView) -> Option<Self> {
+    pub(super) fn of(app: &Manager, task: &TaskView) -> Option<Self> {
         let (attempt, node) = (task.record.current_attempt()?, task.record.node()?.clone());
-        app.legacy.workers.contains(&node).then(|| Self { attempt, node, told: was_told(task) })
+        app.config.workers.contains(&node).then(|| Self { attempt, node, told: was_told(task) })
     }
 }
 
 impl Offers {
     /// Notes everything that is about to be listed, before a worker can know of it.
-    pub(super) async fn note(app: &Shared, listed: &[Offer]) -> Result<(), Problem> {
+    pub(super) async fn note(app: &Manager, listed: &[Offer]) -> Result<(), Problem> {
         let is_current = |attempt: &AttemptId| {
             let task = app.orchestrator.get(attempt.task);
             task.is_some_and(|task| task.record.current_attempt() == Some(*attempt))
@@ -52,7 +53,7 @@ impl Offers {
             offers.retain(is_current);
             offers.extend(listed.iter().filter(|offer| !offer.told).map(|offer| offer.attempt));
         }
-        for worker in &app.legacy.workers {
+        for worker in &app.config.workers {
             let new = listed.iter().filter(|offer| offer.node == *worker && !offer.told);
             let observation = |offer: &Offer| Observation {
                 attempt: offer.attempt,

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::http::{
     legacy::{BadField, LegacyStatus},
-    server::problem::{Problem, kinds},
+    shell::{Problem, kinds},
 };
 
 #[derive(Debug, Serialize)]

@@ -18,10 +18,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     app::{App, Shared},
-    extract::{Id, JsonBody, OptionalJson, Params, parse, value},
-    legacy,
-    problem::{Problem, kinds},
+    problems::kinds,
 };
+use crate::http::shell::{Id, JsonBody, OptionalJson, Params, Problem, parse, value};
 use crate::http::wire::{
     Cancellation, Decided, Explained, Explanation, Submission, Submitted, TaskInfo, TaskPage,
 };
@@ -238,7 +237,7 @@ fn explanation(app: &Shared, task: TaskId) -> Result<Option<Explanation>> {
     let Some(unplaced) = app.orchestrator.explain(task)? else { return Ok(None) };
     let mut explanation = Explanation::from(unplaced);
     let spec = app.orchestrator.get(task).map(|task| task.record.spec.clone());
-    if let Some(why) = spec.and_then(|spec| legacy::why_full(app, &spec)) {
+    for why in spec.iter().flat_map(|spec| app.advice.iter().filter_map(|advice| advice.on(spec))) {
         explanation.text = format!("{}. {why}", explanation.text);
     }
     Ok(Some(explanation))

@@ -25,13 +25,13 @@ use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use super::{
-    config::Limits,
+    limits::Limits,
     metrics::Metrics,
     problem::{Kind, Problem, kinds},
 };
 
 /// What is needed to serve connections.
-pub(super) struct Connections {
+pub(in crate::http) struct Connections {
     tls: Option<TlsAcceptor>,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -44,12 +44,12 @@ impl std::fmt::Debug for Connections {
 }
 
 impl Connections {
-    pub(super) fn new(tls: Option<TlsAcceptor>, limits: Limits, metrics: Arc<Metrics>) -> Self {
+    pub(in crate::http) fn new(tls: Option<TlsAcceptor>, limits: Limits, metrics: Arc<Metrics>) -> Self {
         Self { tls, limits, metrics }
     }
 
     /// Serves connections until `shutdown`, then sets `closing` and waits for those that are there.
-    pub(super) async fn run(
+    pub(in crate::http) async fn run(
         self,
         listener: TcpListener,
         router: Router,

@@ -6,11 +6,8 @@ use orch_core::{
     model::{NodeId, Session},
 };
 
-use super::{
-    app::App,
-    extract::{Id, WorkerJson},
-    problem::{Problem, kinds},
-};
+use super::{app::App, problems::kinds};
+use crate::http::shell::{Id, Problem, WorkerJson};
 use crate::http::wire::{Heartbeat, Observations, Question, Reports};
 
 type Result<T> = std::result::Result<T, Problem>;

@@ -17,11 +17,8 @@ use axum::{
 use futures_util::stream;
 use orch_core::{Error, engine::EventStream, store::Revision};
 
-use super::{
-    app::App,
-    extract::{Params, value},
-    problem::{Problem, kinds},
-};
+use super::{app::App, problems::kinds};
+use crate::http::shell::{Params, Problem, value};
 use crate::http::{
     sse::{Frame, KEEP_ALIVE},
     wire::EventInfo,

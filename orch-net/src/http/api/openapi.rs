@@ -4,16 +4,12 @@ use axum::{Json as Answer, extract::State};
 use orch_core::state::TaskStatus;
 use serde_json::{Map, Value, json};
 
-use super::{
-    app::App,
-    auth::Role,
-    problem::kinds,
-    routes::{self, Access, Operation, Verb},
-};
+use super::{app::App, problems::kinds, routes};
+use crate::http::shell::{Access, Operation, Role, Verb};
 
 /// `GET /openapi.json`.
 pub(super) async fn show(State(app): State<App>) -> Answer<Value> {
-    Answer(document(&routes::operations(&app)))
+    Answer(document(routes::table(&app.shell).operations()))
 }
 
 fn document(operations: &[Operation]) -> Value {
@@ -23,11 +19,12 @@ fn document(operations: &[Operation]) -> Value {
         let verb = match operation.method {
             Verb::Get => "get",
             Verb::Post => "post",
+            Verb::Put => "put",
             Verb::Delete => "delete",
         };
         path[verb] = describe(operation);
     }
-    let codes: Vec<&str> = kinds::ALL.iter().map(|kind| kind.code).collect();
+    let codes: Vec<&str> = kinds::SHELL.iter().chain(kinds::ENGINE).map(|kind| kind.code).collect();
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -82,8 +79,8 @@ fn describe(operation: &Operation) -> Value {
         "security": match operation.access {
             Access::Anyone => json!([]),
             Access::LocalOrAdmin => json!([{}, { "admin": [] }]),
-            Access::Token(Role::Admin) => json!([{ "admin": [] }]),
-            Access::Token(Role::Worker) => json!([{ "admin": [] }, { "worker": [] }]),
+            Access::Role(Role::Admin) => json!([{ "admin": [] }]),
+            Access::Role(Role::Worker) => json!([{ "admin": [] }, { "worker": [] }]),
         },
     });
     if let Some(body) = operation.body {

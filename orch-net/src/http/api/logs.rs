@@ -16,12 +16,8 @@ use orch_core::{
     model::{TaskId, Timestamp},
 };
 
-use super::{
-    app::App,
-    events::KEEP_ALIVE_EVERY,
-    extract::{Id, Params, value},
-    problem::{Problem, kinds},
-};
+use super::{app::App, events::KEEP_ALIVE_EVERY, problems::kinds};
+use crate::http::shell::{Id, Params, Problem, value};
 
 /// The most lines that are counted from the end.
 const TAIL_MAX: u32 = 100_000;

@@ -1,8 +1,10 @@
 //! Reading requests: whatever is wrong with one becomes a [`Problem`] that says what.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
-    extract::{FromRequest, FromRequestParts, Path, Request},
+    extract::{FromRef, FromRequest, FromRequestParts, Path, Request},
     http::{HeaderMap, header::CONTENT_TYPE, request::Parts},
 };
 use bytes::Bytes;
@@ -10,43 +12,55 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::{
-    app::{App, Shared},
+    Shell,
     problem::{Problem, kinds},
 };
 
 /// The bytes of a body that is said to be JSON.
-pub(super) struct JsonBody(pub(super) Bytes);
+#[derive(Debug)]
+pub struct JsonBody(pub Bytes);
 
-impl FromRequest<App> for JsonBody {
+impl<S: Send + Sync> FromRequest<S> for JsonBody
+where
+    Shell: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_is_json(request.headers())?;
-        read(request.into_body(), app, app.limits.body_bytes_max).await.map(Self)
+        read_shared(request, state).await.map(Self)
     }
 }
 
 /// A body of JSON.
-pub(super) struct Json<T>(pub(super) T);
+#[derive(Debug)]
+pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T>
+where
+    Shell: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let JsonBody(body) = JsonBody::from_request(request, app).await?;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let JsonBody(body) = JsonBody::from_request(request, state).await?;
         parse(&body).map(Self)
     }
 }
 
 /// A body of JSON that may be absent, which means the default.
-pub(super) struct OptionalJson<T>(pub(super) T);
+#[derive(Debug)]
+pub struct OptionalJson<T>(pub T);
 
-impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T>
+where
+    Shell: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let is_json = check_is_json(request.headers());
-        let body = read(request.into_body(), app, app.limits.body_bytes_max).await?;
+        let body = read_shared(request, state).await?;
         if body.is_empty() {
             return Ok(Self(T::default()));
         }
@@ -57,40 +71,47 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
 
 /// A body of JSON from a worker, which may be larger: bytes of output that are not text are four characters
 /// each.
-pub(super) struct WorkerJson<T>(pub(super) T);
+#[derive(Debug)]
+pub struct WorkerJson<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<App> for WorkerJson<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for WorkerJson<T>
+where
+    Shell: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_is_json(request.headers())?;
-        let max = app.limits.body_bytes_max.saturating_mul(4);
-        parse(&read(request.into_body(), app, max).await?).map(Self)
+        let shell = Shell::from_ref(state);
+        let max = shell.limits().body_bytes_max.saturating_mul(4);
+        parse(&shell.read(request.into_body(), max).await?).map(Self)
     }
 }
 
 /// An id in the path.
-pub(super) struct Id<T>(pub(super) T);
+#[derive(Debug)]
+pub struct Id<T>(pub T);
 
-impl<T: std::str::FromStr<Err: std::fmt::Display>> FromRequestParts<App> for Id<T> {
+impl<S: Send + Sync, T: std::str::FromStr<Err: std::fmt::Display>> FromRequestParts<S> for Id<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let malformed =
             |error: &dyn std::fmt::Display| Problem::new(kinds::MALFORMED, error.to_string()).at("path");
         let Path(text) =
-            Path::<String>::from_request_parts(parts, app).await.map_err(|error| malformed(&error))?;
+            Path::<String>::from_request_parts(parts, state).await.map_err(|error| malformed(&error))?;
         text.parse().map(Self).map_err(|error| malformed(&error))
     }
 }
 
 /// The parameters behind the question mark, in order; a name may come more than once.
-pub(super) struct Params(pub(super) Vec<(String, String)>);
+#[derive(Debug)]
+pub struct Params(pub Vec<(String, String)>);
 
-impl FromRequestParts<App> for Params {
+impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
         serde_urlencoded::from_str(query)
             .map(Self)
@@ -100,10 +121,10 @@ impl FromRequestParts<App> for Params {
 
 impl Params {
     /// Reads each parameter with `take`, which says whether it knows the name.
-    pub(super) fn each(
-        self,
-        mut take: impl FnMut(&str, String) -> Result<bool, Problem>,
-    ) -> Result<(), Problem> {
+    ///
+    /// # Errors
+    /// The refusal of an unknown name, and those of `take`.
+    pub fn each(self, mut take: impl FnMut(&str, String) -> Result<bool, Problem>) -> Result<(), Problem> {
         for (name, value) in self.0 {
             if !take(&name, value)? {
                 let detail = format!("there is no parameter {:?} here", clip(&name));
@@ -115,10 +136,10 @@ impl Params {
 }
 
 /// Reads the value of a parameter.
-pub(super) fn value<T: std::str::FromStr<Err: std::fmt::Display>>(
-    name: &str,
-    text: &str,
-) -> Result<T, Problem> {
+///
+/// # Errors
+/// The refusal, which names the parameter.
+pub fn value<T: std::str::FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Result<T, Problem> {
     text.parse()
         .map_err(|error| Problem::new(kinds::MALFORMED, format!("{name}={}: {error}", clip(text))).at(name))
 }
@@ -137,8 +158,7 @@ fn check_is_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Reads a body within the bounds on size and time.
-pub(super) async fn read(body: Body, app: &Shared, max: usize) -> Result<Bytes, Problem> {
-    let limit = app.limits.body_timeout;
+async fn read_within(body: Body, limit: Duration, max: usize) -> Result<Bytes, Problem> {
     let read = tokio::time::timeout(limit, Limited::new(body, max).collect()).await.map_err(|_| {
         Problem::new(kinds::BODY_TIMEOUT, format!("it must be sent within {} ms", limit.as_millis()))
     })?;
@@ -151,8 +171,29 @@ pub(super) async fn read(body: Body, app: &Shared, max: usize) -> Result<Bytes, 
     })
 }
 
+impl Shell {
+    /// Reads a body of at most `max` bytes, within the server's bound on time.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn read(&self, body: Body, max: usize) -> Result<Bytes, Problem> {
+        read_within(body, self.limits().body_timeout, max).await
+    }
+}
+
+async fn read_shared<S>(request: Request, state: &S) -> Result<Bytes, Problem>
+where
+    Shell: FromRef<S>,
+{
+    let shell = Shell::from_ref(state);
+    shell.read(request.into_body(), shell.limits().body_bytes_max).await
+}
+
 /// Reads JSON; an error names the field.
-pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+///
+/// # Errors
+/// The refusal.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();

@@ -1,9 +1,13 @@
 //! What both sides of rust-orch's protocol read: the states of a task, and what it asks for.
 
+mod manager;
+
 use std::collections::BTreeMap;
 
 use orch_core::model::TaskSpec;
 use serde::{Deserialize, Serialize};
+
+pub use self::manager::{LegacyConfig, rust_orch};
 
 const MEMORY_MIB_DEFAULT: u64 = 256;
 const CPU_CORES_DEFAULT: f64 = 0.5;

@@ -9,11 +9,11 @@ use orch_core::{
 };
 use tracing::info;
 
-use crate::http::server::app::Shared;
+use super::Manager;
 
 /// Takes tasks for done, by the rules of the configuration.
-pub(super) async fn free(app: &Shared, node: &NodeId, session: &Session) -> Result<(), LinkError> {
-    if app.legacy.done_after.is_none() && app.legacy.running_max.is_none() {
+pub(super) async fn free(app: &Manager, node: &NodeId, session: &Session) -> Result<(), LinkError> {
+    if app.config.done_after.is_none() && app.config.running_max.is_none() {
         return Ok(());
     }
     let statuses = vec![TaskStatus::Running];
@@ -25,9 +25,9 @@ pub(super) async fn free(app: &Shared, node: &NodeId, session: &Session) -> Resu
         .filter_map(|task| Some((task.running_since()?, task.record.current_attempt()?)))
         .collect();
     running.sort_unstable();
-    let most = app.legacy.running_max.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    let most = app.config.running_max.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
     let (beyond, now) = (running.len().saturating_sub(most), Timestamp::now());
-    let old = |since: Timestamp| app.legacy.done_after.is_some_and(|limit| now.since(since) > limit);
+    let old = |since: Timestamp| app.config.done_after.is_some_and(|limit| now.since(since) > limit);
     let done: Vec<Report> = running
         .iter()
         .enumerate()
@@ -45,8 +45,8 @@ pub(super) async fn free(app: &Shared, node: &NodeId, session: &Session) -> Resu
 }
 
 /// Note on legacy workers that would take a task if they had a place for it.
-pub(in super::super) fn why_full(app: &Shared, task: &TaskSpec) -> Option<String> {
-    let nodes = app.legacy.workers.iter().filter_map(|worker| app.orchestrator.node(worker));
+pub(super) fn why_full(app: &Manager, task: &TaskSpec) -> Option<String> {
+    let nodes = app.config.workers.iter().filter_map(|worker| app.orchestrator.node(worker));
     let full = nodes.filter(|node| matches!(node.objections(task).as_slice(), [Objection::Full { .. }]));
     let texts: Vec<String> = full
         .map(|node| {

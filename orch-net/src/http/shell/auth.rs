@@ -8,6 +8,22 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::problem::{Problem, kinds};
 
+/// Identity that an [`Authenticator`] has established.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Role in which it may act.
+    pub role: Role,
+}
+
+/// Establishes who calls. A server asks it for each request to a route that is not open to everybody.
+pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
+    /// The caller of a request with these headers.
+    ///
+    /// # Errors
+    /// The refusal, with a detail that helps an honest caller and tells nothing of secrets.
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem>;
+}
+
 /// The bearer tokens that a server accepts. Only their SHA-256 digests are kept, and digests are compared, in
 /// constant time, so that neither content nor length of a token can be measured.
 #[derive(Clone)]
@@ -18,7 +34,8 @@ pub struct Tokens {
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+#[non_exhaustive]
+pub enum Role {
     /// Everything.
     Admin,
     /// The protocol of workers.
@@ -37,19 +54,33 @@ impl Tokens {
             _ => Ok(Self { admin: digest(admin), worker: digest(worker) }),
         }
     }
+}
 
-    /// Checks that the request's caller may act in `needed`'s role.
-    pub(super) fn check(&self, headers: &HeaderMap, needed: Role) -> Result<(), Problem> {
+impl Authenticator for Tokens {
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
         let text = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some(token) = text.and_then(bearer) else {
             return Err(Problem::new(kinds::UNAUTHENTICATED, "send the header Authorization: Bearer TOKEN"));
         };
         let given = digest(token);
         let (admin, worker): (Choice, Choice) = (given.ct_eq(&self.admin), given.ct_eq(&self.worker));
-        match (bool::from(admin), bool::from(worker), needed) {
-            (true, _, _) | (_, true, Role::Worker) => Ok(()),
-            (false, true, Role::Admin) => Err(Problem::new(kinds::FORBIDDEN, "this needs the admin token")),
-            (false, false, _) => Err(Problem::new(kinds::UNAUTHENTICATED, "the token is not known here")),
+        match (bool::from(admin), bool::from(worker)) {
+            (true, _) => Ok(Principal { role: Role::Admin }),
+            (false, true) => Ok(Principal { role: Role::Worker }),
+            (false, false) => Err(Problem::new(kinds::UNAUTHENTICATED, "the token is not known here")),
+        }
+    }
+}
+
+impl Principal {
+    /// Checks that it may act in `needed`'s role. An administrator may act in any.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check(&self, needed: Role) -> Result<(), Problem> {
+        match self.role == needed || self.role == Role::Admin {
+            true => Ok(()),
+            false => Err(Problem::new(kinds::FORBIDDEN, "this needs the admin token")),
         }
     }
 }
@@ -93,7 +124,8 @@ mod tests {
         let status = |header: Option<&str>, role| {
             let mut headers = HeaderMap::new();
             headers.extend(header.map(|text| (AUTHORIZATION, text.parse().unwrap())));
-            tokens.check(&headers, role).map_err(|problem| problem.info().status)
+            let checked = tokens.authenticate(&headers).and_then(|principal| principal.check(role));
+            checked.map_err(|problem| problem.info().status)
         };
         assert_eq!(status(Some("Bearer a"), Role::Admin), Ok(()));
         assert_eq!(status(Some("bearer a"), Role::Worker), Ok(()));

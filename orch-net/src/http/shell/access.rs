@@ -7,16 +7,16 @@ use axum::http::{
 };
 
 use super::{
-    app::Shared,
+    Shell,
     auth::Role,
     problem::{Problem, kinds},
 };
 
 /// Lets a request pass that comes from this machine and from no browser, or that carries the admin token.
-pub(super) fn local_or_admin(app: &Shared, headers: &HeaderMap) -> Result<(), Problem> {
-    match app.loopback {
+pub(super) fn local_or_admin(shell: &Shell, headers: &HeaderMap) -> Result<(), Problem> {
+    match shell.is_loopback() {
         true => no_browser(headers),
-        false => app.tokens.check(headers, Role::Admin),
+        false => shell.authenticate(headers)?.check(Role::Admin),
     }
 }
 

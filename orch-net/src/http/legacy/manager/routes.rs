@@ -19,16 +19,14 @@ use orch_core::{
 use serde::Deserialize;
 
 use super::{
+    App, Manager,
     offers::{Offer, Offers},
     task::LegacyTask,
 };
 use crate::http::{
+    api::kinds,
     legacy::{LegacyStatus, LegacyWork},
-    server::{
-        app::{App, Shared},
-        extract::{Params, parse, read},
-        problem::{Problem, kinds},
-    },
+    shell::{Params, Problem, parse},
 };
 
 type Result<T> = std::result::Result<T, Problem>;
@@ -62,7 +60,7 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
 }
 
 pub(super) async fn submit(State(app): State<App>, body: Body) -> Result<(StatusCode, Answer<LegacyTask>)> {
-    let body = read(body, &app, app.limits.body_bytes_max).await?;
+    let body = app.shell.read(body, app.shell.limits().body_bytes_max).await?;
     let spec = parse::<LegacyWork>(&body)?.into_spec()?;
     let id = TaskId::generate();
     let new = vec![NewTask { id, spec: spec.into() }];
@@ -85,7 +83,7 @@ pub(super) async fn set_status(
 ) -> Result<StatusCode> {
     let unknown = || Problem::new(kinds::UNKNOWN_TASK, "there is no task with this id");
     let id: TaskId = id.parse().map_err(|_| unknown())?;
-    let update: Update = parse(&read(body, &app, app.limits.body_bytes_max).await?)?;
+    let update: Update = parse(&app.shell.read(body, app.shell.limits().body_bytes_max).await?)?;
     let task = known(&app, id)?;
     let (attempt, node) = attempt_at_legacy_worker(&app, &task)?;
     match update.status {
@@ -119,14 +117,14 @@ pub(super) async fn set_status(
     Ok(StatusCode::OK)
 }
 
-fn known(app: &Shared, id: TaskId) -> Result<TaskView> {
+fn known(app: &Manager, id: TaskId) -> Result<TaskView> {
     app.orchestrator.get(id).ok_or_else(|| orch_core::Error::from(Unknown::Task(id)).into())
 }
 
 /// The update names no attempt and no worker. It can only be about the newest attempt.
-fn attempt_at_legacy_worker(app: &Shared, task: &TaskView) -> Result<(AttemptId, NodeId)> {
+fn attempt_at_legacy_worker(app: &Manager, task: &TaskView) -> Result<(AttemptId, NodeId)> {
     let last = task.record.attempts.last();
-    match last.filter(|last| app.legacy.workers.contains(&last.node)) {
+    match last.filter(|last| app.config.workers.contains(&last.node)) {
         Some(last) => Ok((AttemptId { task: task.record.id, attempt: last.number }, last.node.clone())),
         None => Err(Problem::new(kinds::STALE_ATTEMPT, "the task is not at a legacy worker")),
     }
@@ -135,7 +133,7 @@ fn attempt_at_legacy_worker(app: &Shared, task: &TaskView) -> Result<(AttemptId,
 /// Notes that the attempt runs. The observation is in the store before this returns, so that a server that is
 /// started again never lists the task as `Scheduled`.
 async fn started(
-    app: &Shared,
+    app: &Manager,
     task: &TaskView,
     attempt: AttemptId,
     node: &NodeId,
@@ -155,7 +153,7 @@ async fn started(
     }
 }
 
-async fn ended(app: &Shared, attempt: AttemptId, node: NodeId, end: AttemptEnd) -> Result<()> {
+async fn ended(app: &Manager, attempt: AttemptId, node: NodeId, end: AttemptEnd) -> Result<()> {
     let report = Report { attempt, node: node.clone(), kind: ReportKind::Ended(end) };
     match app.link.report(&session(app, &node)?, vec![report]).await?.answers.first() {
         Some(ReportAnswer::Accepted) => Ok(()),
@@ -164,7 +162,7 @@ async fn ended(app: &Shared, attempt: AttemptId, node: NodeId, end: AttemptEnd) 
 }
 
 /// The worker has no session of its own: this server speaks for it.
-pub(super) fn session(app: &Shared, node: &NodeId) -> Result<Session> {
+pub(super) fn session(app: &Manager, node: &NodeId) -> Result<Session> {
     let known = app.orchestrator.node(node).ok_or(LinkError::NotRegistered)?;
     Ok(known.record.current_session())
 }
