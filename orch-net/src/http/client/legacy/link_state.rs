@@ -17,7 +17,7 @@ use super::journal::{Journal, Life};
 use crate::http::legacy::LegacyStatus;
 
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct LinkState {
     pub(super) journal: Journal,
     /// What the node offers, once it has registered.
     pub(super) node: Option<NodeSpec>,
@@ -36,7 +36,7 @@ pub(super) struct Desk {
     last_error: Option<String>,
 }
 
-impl Desk {
+impl LinkState {
     pub(super) fn new(journal: Journal) -> Self {
         Self {
             refused: journal.refused().collect(),

@@ -10,18 +10,18 @@ use parking_lot::{Mutex, MutexGuard};
 /// know of, or may begin yet: starting once more could run the work twice. Not stored for the agent's next
 /// incarnation: agent and engine would have to crash at once.
 #[derive(Debug, Default)]
-pub(crate) struct Doubts(Mutex<HashSet<AttemptId>>);
+pub(crate) struct UncertainStarts(Mutex<HashSet<AttemptId>>);
 
-impl Doubts {
-    pub(crate) fn raise(&self, attempt: AttemptId) {
+impl UncertainStarts {
+    pub(crate) fn add(&self, attempt: AttemptId) {
         self.all().insert(attempt);
     }
 
-    pub(crate) fn settle(&self, attempt: AttemptId) {
+    pub(crate) fn remove(&self, attempt: AttemptId) {
         self.all().remove(&attempt);
     }
 
-    pub(crate) fn about(&self, attempt: AttemptId) -> bool {
+    pub(crate) fn contains(&self, attempt: AttemptId) -> bool {
         self.all().contains(&attempt)
     }
 

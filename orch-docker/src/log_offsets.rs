@@ -11,15 +11,15 @@ use crate::clock::EngineTime;
 
 /// Log offsets of both streams of one container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Marks {
-    stdout: Option<Mark>,
-    stderr: Option<Mark>,
+pub(crate) struct LogOffsets {
+    stdout: Option<LogOffset>,
+    stderr: Option<LogOffset>,
 }
 
 /// Log offset of one stream. Lines are identified by the time at which the engine got them; parts of one long
 /// line share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
+pub(crate) struct LogOffset {
     /// Time of a line.
     pub(crate) at: EngineTime,
     /// Bytes of the stream before that line.
@@ -28,7 +28,7 @@ pub(crate) struct Mark {
     pub(crate) end: u64,
 }
 
-impl Marks {
+impl LogOffsets {
     /// Reads a file of log offsets. Without a readable one there are none: a read of output should not fail
     /// for it.
     pub(crate) async fn load(path: &Path) -> Self {
@@ -58,14 +58,14 @@ impl Marks {
         self.stdout.is_none() && self.stderr.is_none()
     }
 
-    pub(crate) fn of(&self, stream: OutputStream) -> Option<Mark> {
+    pub(crate) fn of(&self, stream: OutputStream) -> Option<LogOffset> {
         match stream {
             OutputStream::Stdout => self.stdout,
             OutputStream::Stderr => self.stderr,
         }
     }
 
-    pub(crate) fn of_mut(&mut self, stream: OutputStream) -> &mut Option<Mark> {
+    pub(crate) fn of_mut(&mut self, stream: OutputStream) -> &mut Option<LogOffset> {
         match stream {
             OutputStream::Stdout => &mut self.stdout,
             OutputStream::Stderr => &mut self.stderr,
