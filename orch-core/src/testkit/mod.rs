@@ -4,7 +4,7 @@
 pub mod consensus;
 mod counter;
 pub mod engine;
-mod layer;
+mod layers;
 pub mod output;
 pub mod runtime;
 pub mod scheduler;
@@ -13,7 +13,7 @@ pub mod store;
 pub mod transport;
 
 pub use counter::Counter;
-pub use layer::{Layered, RuntimeLayer};
+pub use layers::{Layered, OutputLayer, RuntimeLayer};
 pub use simulated::SimulatedRuntime;
 
 use crate::runtime::RuntimeError;
