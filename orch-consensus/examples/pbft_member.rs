@@ -100,7 +100,7 @@ async fn carry_out(consensus: &PbftConsensus, values: &Values, line: &str) -> St
         ["status"] => {
             let status = consensus.status();
             let role = if status.leader { "leads" } else { "follows" };
-            format!("status {role} {} {}", status.applied, status.trouble.unwrap_or_default())
+            format!("status {role} {} {}", status.applied, status.last_error.unwrap_or_default())
         }
         _ => "what? propose KEY VALUE, read KEY, or status".into(),
     }

@@ -183,7 +183,7 @@ fn supply() -> impl Strategy<Value = Supply> {
         (seq(), vec(digest(), 0..9)).prop_map(|(after, digests)| Supply::Digests(after, digests)),
         (seq(), batch()).prop_map(|(seq, batch)| Supply::Batch(seq, batch)),
         vec(step(), 0..3).prop_map(Supply::Members),
-        fetch().prop_map(Supply::Gone),
+        fetch().prop_map(Supply::Unavailable),
     ]
 }
 

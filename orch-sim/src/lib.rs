@@ -22,7 +22,7 @@ mod world;
 pub use clock::Clock;
 pub use disk::{Disk, DiskError};
 pub use nemesis::{Nemesis, NemesisSettings};
-pub use network::{Network, Weather};
+pub use network::{Network, NetworkConditions};
 pub use process::{Context, Process};
 pub use random::Random;
 pub use simulation::{NodeId, Settings, Simulation, Statistics};

@@ -1,7 +1,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::network::Weather;
+use crate::network::NetworkConditions;
 use crate::process::Process;
 use crate::random::Random;
 use crate::simulation::{NodeId, Simulation};
@@ -28,7 +28,7 @@ pub struct NemesisSettings {
     /// of a fault.
     pub supervise: bool,
     /// Changes of the network: loss of up to 20%, duplicates, reordering, delays.
-    pub weather: bool,
+    pub network_conditions: bool,
     /// Partitions into two sides, and isolated nodes.
     pub partitions: bool,
     /// Links cut in one direction, of one link or of all of a node.
@@ -61,7 +61,7 @@ impl Default for NemesisSettings {
             count_all: false,
             spared: Vec::new(),
             supervise: true,
-            weather: true,
+            network_conditions: true,
             partitions: true,
             one_way_partitions: true,
             crashes: true,
@@ -80,7 +80,7 @@ impl NemesisSettings {
     #[must_use]
     pub fn quiet(self) -> Self {
         Self {
-            weather: false,
+            network_conditions: false,
             partitions: false,
             one_way_partitions: false,
             crashes: false,
@@ -101,8 +101,8 @@ pub struct Nemesis {
     settings: NemesisSettings,
     next_fault: Duration,
     active: Vec<Active>,
-    /// The weather before the nemesis changed it.
-    weather: Option<Weather>,
+    /// The conditions before the nemesis changed it.
+    normal_conditions: Option<NetworkConditions>,
 }
 
 #[derive(Debug)]
@@ -113,7 +113,7 @@ struct Active {
 
 #[derive(Debug)]
 enum Fault {
-    Weather,
+    NetworkConditions,
     /// The links that this fault has cut, and the nodes that count as down through it.
     Cut {
         links: Vec<(NodeId, NodeId)>,
@@ -129,7 +129,7 @@ enum Fault {
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    Weather,
+    NetworkConditions,
     Partition,
     OneWay,
     Crash,
@@ -143,7 +143,7 @@ impl Nemesis {
     /// A schedule that follows from `random`.
     pub fn new(mut random: Random, settings: NemesisSettings) -> Self {
         let first = settings.start + draw(&mut random, &settings.interval);
-        Self { random, settings, next_fault: first, active: Vec::new(), weather: None }
+        Self { random, settings, next_fault: first, active: Vec::new(), normal_conditions: None }
     }
 
     /// When [`act`](Self::act) is to be called next. `Duration::MAX` when all is over.
@@ -200,7 +200,7 @@ impl Nemesis {
     fn begin<P: Process>(&mut self, sim: &mut Simulation<P>) -> Option<Fault> {
         let kinds = self.kinds();
         match *self.random.choose(&kinds)? {
-            Kind::Weather => Some(self.change_weather(sim)),
+            Kind::NetworkConditions => Some(self.change_conditions(sim)),
             Kind::Partition => self.partition(sim),
             Kind::OneWay => self.cut_one_way(sim),
             Kind::Crash => {
@@ -240,9 +240,9 @@ impl Nemesis {
     fn end<P: Process>(&mut self, sim: &mut Simulation<P>, fault: Fault) {
         sim.note(|| format!("nemesis ends {fault:?}"));
         match fault {
-            Fault::Weather => {
-                if let Some(before) = self.weather.take() {
-                    sim.network().set_weather(before);
+            Fault::NetworkConditions => {
+                if let Some(before) = self.normal_conditions.take() {
+                    sim.network().set_conditions(before);
                 }
             }
             Fault::Cut { links, .. } => {
@@ -272,9 +272,9 @@ impl Nemesis {
         }
     }
 
-    fn change_weather<P: Process>(&mut self, sim: &mut Simulation<P>) -> Fault {
-        self.active.retain(|active| !matches!(active.fault, Fault::Weather));
-        let before = self.weather.get_or_insert_with(|| sim.network().weather().clone());
+    fn change_conditions<P: Process>(&mut self, sim: &mut Simulation<P>) -> Fault {
+        self.active.retain(|active| !matches!(active.fault, Fault::NetworkConditions));
+        let before = self.normal_conditions.get_or_insert_with(|| sim.network().conditions().clone());
         let random = &mut self.random;
         // A good part of each kind alone, as most bugs need one kind and are hidden by the others.
         let mut up_to = |max: u32| match random.chance(500) {
@@ -284,10 +284,10 @@ impl Nemesis {
         let (loss, duplicates, reorder, slower) = (up_to(200), up_to(100), up_to(200), up_to(20));
         let (min, max) = (*before.delay.start(), *before.delay.end());
         let changed =
-            Weather { loss, duplicates, reorder, reorder_extra: max * 10, delay: min..=max * (1 + slower) };
+            NetworkConditions { loss, duplicates, reorder, reorder_extra: max * 10, delay: min..=max * (1 + slower) };
         sim.note(|| format!("nemesis makes {changed:?}"));
-        sim.network().set_weather(changed);
-        Fault::Weather
+        sim.network().set_conditions(changed);
+        Fault::NetworkConditions
     }
 
     fn partition<P: Process>(&mut self, sim: &mut Simulation<P>) -> Option<Fault> {
@@ -403,7 +403,7 @@ impl Nemesis {
     fn kinds(&self) -> Vec<Kind> {
         let settings = &self.settings;
         [
-            (settings.weather, Kind::Weather),
+            (settings.network_conditions, Kind::NetworkConditions),
             (settings.partitions, Kind::Partition),
             (settings.one_way_partitions, Kind::OneWay),
             (settings.crashes, Kind::Crash),

@@ -10,7 +10,7 @@ const LOOPBACK_NANOS: u64 = 1_000;
 
 /// How a network treats what nobody has cut: one setting for all links that have none of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weather {
+pub struct NetworkConditions {
     /// Of a thousand messages, this many are lost.
     pub loss: u32,
     /// Of a thousand messages, this many arrive twice, the copy with a delay of its own.
@@ -23,7 +23,7 @@ pub struct Weather {
     pub delay: RangeInclusive<Duration>,
 }
 
-impl Default for Weather {
+impl Default for NetworkConditions {
     /// A good local network: 0.5 to 2 ms, and nothing is lost.
     fn default() -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Default for Weather {
 pub struct Network {
     nodes: usize,
     links: Vec<Link>,
-    weather: Weather,
+    conditions: NetworkConditions,
     random: Random,
 }
 
@@ -65,39 +65,39 @@ pub(crate) struct Route {
 }
 
 impl Network {
-    pub(crate) fn new(nodes: usize, weather: Weather, random: Random) -> Self {
-        Self { nodes, links: vec![Link::default(); nodes * nodes], weather, random }
+    pub(crate) fn new(nodes: usize, conditions: NetworkConditions, random: Random) -> Self {
+        Self { nodes, links: vec![Link::default(); nodes * nodes], conditions, random }
     }
 
     /// Loses this many of a thousand messages.
     pub fn set_loss(&mut self, per_thousand: u32) {
-        self.weather.loss = per_thousand;
+        self.conditions.loss = per_thousand;
     }
 
     /// Delivers this many of a thousand messages twice.
     pub fn set_duplicates(&mut self, per_thousand: u32) {
-        self.weather.duplicates = per_thousand;
+        self.conditions.duplicates = per_thousand;
     }
 
     /// How long messages take that are sent from now on.
     pub fn set_delay(&mut self, min: Duration, max: Duration) {
-        self.weather.delay = min..=max;
+        self.conditions.delay = min..=max;
     }
 
     /// Holds up this many of a thousand messages for at most `extra`.
     pub fn set_reorder(&mut self, per_thousand: u32, extra: Duration) {
-        self.weather.reorder = per_thousand;
-        self.weather.reorder_extra = extra;
+        self.conditions.reorder = per_thousand;
+        self.conditions.reorder_extra = extra;
     }
 
     /// The settings for all links.
-    pub fn weather(&self) -> &Weather {
-        &self.weather
+    pub fn conditions(&self) -> &NetworkConditions {
+        &self.conditions
     }
 
     /// Replaces the settings for all links; those of single links stay.
-    pub fn set_weather(&mut self, weather: Weather) {
-        self.weather = weather;
+    pub fn set_conditions(&mut self, conditions: NetworkConditions) {
+        self.conditions = conditions;
     }
 
     /// Gives one direction of one link a loss of its own; `None` takes it back.
@@ -156,7 +156,7 @@ impl Network {
                 || others().all(|other| self.is_cut(other, node)))
     }
 
-    /// Ends all cuts. The weather stays.
+    /// Ends all cuts. The conditions stays.
     pub fn heal_all(&mut self) {
         for link in &mut self.links {
             link.cut = false;
@@ -168,7 +168,7 @@ impl Network {
         for link in &mut self.links {
             *link = Link { last_arrival: link.last_arrival, ..Link::default() };
         }
-        self.weather = Weather { delay: self.weather.delay.clone(), ..Weather::default() };
+        self.conditions = NetworkConditions { delay: self.conditions.delay.clone(), ..NetworkConditions::default() };
     }
 
     pub(crate) fn route(&mut self, from: NodeId, to: NodeId, now: u64) -> Route {
@@ -176,23 +176,23 @@ impl Network {
             return Route { arrival: Some(now + LOOPBACK_NANOS), copy: None };
         }
         let link = &mut self.links[from * self.nodes + to];
-        if link.cut || self.random.chance(link.loss.unwrap_or(self.weather.loss)) {
+        if link.cut || self.random.chance(link.loss.unwrap_or(self.conditions.loss)) {
             return Route { arrival: None, copy: None };
         }
         let (min, max) = match link.delay {
             Some(delay) => delay,
-            None => (nanos(*self.weather.delay.start()), nanos(*self.weather.delay.end())),
+            None => (nanos(*self.conditions.delay.start()), nanos(*self.conditions.delay.end())),
         };
         let mut arrival = now + self.random.nanos(min, max);
-        if self.random.chance(self.weather.reorder) {
-            arrival += self.random.nanos(0, nanos(self.weather.reorder_extra));
+        if self.random.chance(self.conditions.reorder) {
+            arrival += self.random.nanos(0, nanos(self.conditions.reorder_extra));
         } else {
             arrival = arrival.max(link.last_arrival);
             link.last_arrival = arrival;
         }
         let copy = self
             .random
-            .chance(self.weather.duplicates)
+            .chance(self.conditions.duplicates)
             .then(|| now + self.random.nanos(min, max.saturating_mul(2)));
         Route { arrival: Some(arrival), copy }
     }
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     fn network(nodes: usize) -> Network {
-        Network::new(nodes, Weather::default(), Random::new(1))
+        Network::new(nodes, NetworkConditions::default(), Random::new(1))
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
         assert!(network.route(1, 0, 0).arrival.is_some());
         network.set_loss(500);
         network.calm();
-        assert_eq!(*network.weather(), Weather::default());
+        assert_eq!(*network.conditions(), NetworkConditions::default());
         assert!(network.route(0, 1, 0).arrival.is_some());
     }
 }

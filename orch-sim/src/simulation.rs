@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
-use crate::network::{Network, Weather};
+use crate::network::{Network, NetworkConditions};
 use crate::process::{Context, Process};
 use crate::queue::{Due, Queue};
 use crate::random::Random;
@@ -18,7 +18,7 @@ pub type NodeId = usize;
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What the network does before anybody changes it.
-    pub weather: Weather,
+    pub network_conditions: NetworkConditions,
     /// How long a sync takes before anybody changes it.
     pub disk_delay: RangeInclusive<Duration>,
     /// Whether messages that were under way when their receiver crashed reach it after its restart, as datagrams do and
@@ -31,7 +31,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            weather: Weather::default(),
+            network_conditions: NetworkConditions::default(),
             disk_delay: Duration::from_micros(100)..=Duration::from_millis(2),
             messages_outlive_crashes: false,
             log_lines_max: 500_000,
@@ -86,7 +86,7 @@ impl<P: Process> Simulation<P> {
         mut factory: impl FnMut(NodeId, &Disk) -> P + 'static,
     ) -> Self {
         let mut random = Random::new(seed);
-        let network = Network::new(nodes, settings.weather, random.fork());
+        let network = Network::new(nodes, settings.network_conditions, random.fork());
         let mut queue = Queue::new();
         let nodes: Vec<Node<P::Message>> = (0..nodes)
             .map(|node| {

@@ -18,7 +18,7 @@ const fn us(us: u64) -> Duration {
     Duration::from_micros(us)
 }
 
-/// Client, call, return (`None`: never told), question and answer.
+/// Client, call, return (`None`: never returned), question and answer.
 #[derive(Clone, Debug)]
 struct Op {
     client: u64,
@@ -70,7 +70,7 @@ fn verdict(ops: &[Op]) -> Result<(), Violation> {
 }
 
 /// Tries every order by the definition: one operation after the other, none before one that had returned when it was
-/// called. Those never told may be left out. Knows nothing of partitions.
+/// called. Those never returned may be left out. Knows nothing of partitions.
 fn any_order(ops: &[Op], left: &mut Vec<usize>, state: &mut Vec<(u64, u64)>) -> bool {
     if left.iter().all(|index| ops[*index].end.is_none()) {
         return true;
@@ -115,8 +115,8 @@ fn input(kind: u8, key: u64, value: u64) -> KeyValueInput {
 }
 
 /// Operations of clients that wait for their answers, which are those of one copy of the data at one moment between call
-/// and return: linearizable by construction. What is never told may or may not have happened.
-fn honest(seed: u64, operations: usize, clients: u64, keys: u64, values: u64, untold: u32) -> Vec<Op> {
+/// and return: linearizable by construction. What is never returned may or may not have happened.
+fn honest(seed: u64, operations: usize, clients: u64, keys: u64, values: u64, pending: u32) -> Vec<Op> {
     let mut random = Random::new(seed);
     let mut free = vec![0_u64; usize::try_from(clients).unwrap()];
     let mut plans: Vec<(u64, u64, Option<u64>, KeyValueInput, bool)> = Vec::new();
@@ -126,10 +126,10 @@ fn honest(seed: u64, operations: usize, clients: u64, keys: u64, values: u64, un
         let moment = call + 1 + 2 * random.range(0..50);
         let end = moment + 1 + 2 * random.range(0..50);
         free[client] = end;
-        let told = !random.chance(untold);
+        let returned = !random.chance(pending);
         let kind = random.next().to_le_bytes()[0];
         let input = input(kind, random.below(keys), random.range(1..values + 1));
-        plans.push((moment, call, told.then_some(end), input, told || random.chance(500)));
+        plans.push((moment, call, returned.then_some(end), input, returned || random.chance(500)));
     }
     let mut order: Vec<usize> = (0..plans.len()).collect();
     order.sort_by_key(|index| plans[*index].0);
@@ -168,7 +168,7 @@ proptest! {
         let ops: Vec<Op> = ops
             .into_iter()
             .enumerate()
-            .map(|(client, (call, length, told, kind, key, value, answer))| {
+            .map(|(client, (call, length, returned, kind, key, value, answer))| {
                 let output = match kind {
                     0 => Value(answer.checked_sub(1)),
                     1 => Written,
@@ -176,7 +176,7 @@ proptest! {
                 };
                 // Different moments for all, as the third checker knows no order within one.
                 let moment = |time: u64| time * 100 + client as u64;
-                let end = (told > 0).then(|| moment(call + length + 1));
+                let end = (returned > 0).then(|| moment(call + length + 1));
                 op(client as u64, moment(call), end, input(kind, key, value), output)
             })
             .collect();
@@ -314,11 +314,11 @@ fn keys_are_judged_one_by_one() {
 
 #[test]
 fn what_was_never_told_may_have_happened_late_or_not_at_all() {
-    let untold = op(0, 0, None, Put { key: 0, value: 1 }, Written);
+    let pending = op(0, 0, None, Put { key: 0, value: 1 }, Written);
     let reads = |values: &[Option<u64>]| {
         let reads = values.iter().zip((10..).step_by(10));
         let reads = reads.map(|(value, at)| op(1, at, at + 5, Get { key: 0 }, Value(*value)));
-        std::iter::once(untold.clone()).chain(reads).collect::<Vec<_>>()
+        std::iter::once(pending.clone()).chain(reads).collect::<Vec<_>>()
     };
     assert!(verdict(&reads(&[None, None, None])).is_ok());
     assert!(verdict(&reads(&[None, Some(1), Some(1)])).is_ok());

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use orch_sim::{Context, Nemesis, NemesisSettings, NodeId, Process, Random, Settings, Simulation, Weather};
+use orch_sim::{Context, Nemesis, NemesisSettings, NodeId, Process, Random, Settings, Simulation, NetworkConditions};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -13,7 +13,7 @@ const fn ms(ms: u64) -> Duration {
 /// Greets everybody every 10 ms, and gives up when its disk is full.
 #[derive(Default)]
 struct Beacon {
-    heard: Vec<(NodeId, Duration)>,
+    received: Vec<(NodeId, Duration)>,
     synced: u64,
 }
 
@@ -25,7 +25,7 @@ impl Process for Beacon {
     }
 
     fn receive(&mut self, from: NodeId, (): (), ctx: &mut Context<'_, ()>) {
-        self.heard.push((from, ctx.now()));
+        self.received.push((from, ctx.now()));
     }
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, ()>) {
@@ -104,7 +104,7 @@ fn only_crashes_count_unless_all_do() {
 fn each_kind_happens_alone_when_the_others_are_off() {
     let quiet = NemesisSettings { supervise: false, ..settings().quiet() };
     let kinds = [
-        ("Weather", NemesisSettings { weather: true, ..quiet.clone() }),
+        ("NetworkConditions", NemesisSettings { network_conditions: true, ..quiet.clone() }),
         ("Cut", NemesisSettings { partitions: true, ..quiet.clone() }),
         ("Cut", NemesisSettings { one_way_partitions: true, ..quiet.clone() }),
         ("Crash", NemesisSettings { crashes: true, ..quiet.clone() }),
@@ -153,7 +153,7 @@ fn healing_ends_everything() {
 fn assert_well(sim: &mut Simulation<Beacon>) {
     let now = sim.now();
     let normal = Settings::default();
-    assert_eq!(*sim.network().weather(), Weather::default());
+    assert_eq!(*sim.network().conditions(), NetworkConditions::default());
     for node in 0..NODES {
         assert!(sim.is_up(node) && !sim.is_paused(node) && !sim.disk(node).is_full());
         assert_eq!(sim.disk(node).delay(), normal.disk_delay);
@@ -166,8 +166,8 @@ fn assert_well(sim: &mut Simulation<Beacon>) {
         assert!(process.synced > 0);
         for other in 0..NODES {
             let greetings =
-                process.heard.iter().filter(|(from, at)| *from == other && *at > now + ms(1_000)).count();
-            assert!((48..=51).contains(&greetings), "node {node} heard {greetings} from {other}");
+                process.received.iter().filter(|(from, at)| *from == other && *at > now + ms(1_000)).count();
+            assert!((48..=51).contains(&greetings), "node {node} received {greetings} from {other}");
         }
     }
 }

@@ -252,10 +252,10 @@ impl Client {
     /// The group knows a later life of this client: the clock that numbered this one was set back. What was sent so far will not be
     /// carried out any more; whether it was is not known.
     fn begin_later_session(&mut self, out: &mut Vec<ClientEffect>) {
-        let mut said: Vec<u64> =
+        let mut sessions: Vec<u64> =
             self.later.values().copied().filter(|session| *session > self.session).collect();
-        said.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(session) = said.get(self.members.quorum().weak() - 1) else { return };
+        sessions.sort_unstable_by(|a, b| b.cmp(a));
+        let Some(session) = sessions.get(self.members.quorum().weak() - 1) else { return };
         self.session = session + 1;
         self.next = 1;
         self.later.clear();

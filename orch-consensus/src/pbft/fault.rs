@@ -14,7 +14,7 @@ pub enum SeededFault {
     /// A VIEW-CHANGE is sent once.
     ViewChangeNotResent,
     /// A replica on its way to a view learns nothing about the views before.
-    DeafWhileChanging,
+    CommitsIgnoredWhileChanging,
     /// The timer runs for requests that came from clients, not for those that came with a proposal or another replica.
     TimerNeedsOwnRequest,
     /// Unprepared proposals of the old view stay in their slots.
@@ -53,7 +53,7 @@ impl SeededFault {
         ("proposals-not-recomputed", Self::ProposalsNotRecomputed),
         ("matching-checkpoints-only", Self::MatchingCheckpointsOnly),
         ("view-change-not-resent", Self::ViewChangeNotResent),
-        ("deaf-while-changing", Self::DeafWhileChanging),
+        ("commits-ignored-while-changing", Self::CommitsIgnoredWhileChanging),
         ("timer-needs-own-request", Self::TimerNeedsOwnRequest),
         ("stale-proposal-kept", Self::StaleProposalKept),
         ("lock-across-views", Self::LockAcrossViews),

@@ -97,7 +97,7 @@ impl History {
     }
 
     /// The snapshot that the checkpoint refers to is agreed on: forgets what is older than the one before it.
-    pub(super) fn settle(&mut self, name: SnapshotRef) {
+    pub(super) fn prune(&mut self, name: SnapshotRef) {
         let older = self.snapshots.iter().filter(|snapshot| snapshot.name.seq <= name.seq).count();
         for _ in SNAPSHOTS_KEPT..older {
             self.snapshots.pop_front();
@@ -128,7 +128,7 @@ impl History {
 
     /// Answers a fetch.
     pub(super) fn supply(&self, fetch: Fetch) -> Supply {
-        self.find_supply(fetch).unwrap_or(Supply::Gone(fetch))
+        self.find_supply(fetch).unwrap_or(Supply::Unavailable(fetch))
     }
 
     fn find_supply(&self, fetch: Fetch) -> Option<Supply> {

@@ -33,7 +33,7 @@ pub enum Input {
     Verified(u64, Vec<usize>),
     /// Somebody here has a command. [`Effect::Answer`] with the same token says what came of it.
     Propose(u64, Bytes),
-    /// Somebody here wants to read. [`Effect::Passed`] with the same token says from where on the machine is recent enough.
+    /// Somebody here wants to read. [`Effect::ReadReady`] with the same token says from where on the machine is recent enough.
     Barrier(u64),
     /// Somebody here votes for a change of members. [`Effect::Answer`] says whether it was taken down.
     ChangeMembers(u64, Change),
@@ -65,7 +65,7 @@ pub enum Effect {
     /// What came of a proposal.
     Answer(u64, Result<Answer, Refusal>),
     /// A read may begin.
-    Passed(u64, Seq),
+    ReadReady(u64, Seq),
     /// Something that operators want to know.
     Event(Event),
 }

@@ -241,7 +241,7 @@ pub enum Supply {
     /// The next memberships after the one that was named, none when it is the last.
     Members(Vec<EpochStep>),
     /// "I do not have that (any more)."
-    Gone(Fetch),
+    Unavailable(Fetch),
 }
 
 /// What came of a request.

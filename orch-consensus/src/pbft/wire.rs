@@ -257,7 +257,7 @@ kinds!(Supply {
     1 => Chunk(snapshot, index, bytes),
     2 => Digests(after, digests),
     3 => Batch(seq, batch),
-    4 => Gone(fetch),
+    4 => Unavailable(fetch),
     5 => Members(steps),
 });
 

@@ -30,14 +30,14 @@ use super::{
     machine::{Replica, View},
     members::read_detail,
     network::Network,
-    node::{Node, Undone},
+    node::{Node, ForwardError},
     propose::{Proposal, Proposer},
     read::{self, Read},
-    receive::Reception,
+    snapshot_receiver::SnapshotReceiver,
     serve::serve,
-    snapshot::Shelf,
-    types::{Lease, Raft, Seat, node_of},
-    wire::{Answer, Question},
+    snapshot::SnapshotStore,
+    types::{Lease, Raft, NodeInfo, node_of},
+    wire::{Response, Request},
 };
 
 /// A member of a Raft group. Everything stops soon after it is dropped; [`Consensus::shutdown`] finishes what was accepted
@@ -112,17 +112,17 @@ impl RaftConsensus {
     async fn build(&self, machine: Box<dyn StateMachine>) -> Result<(Running, Work), ConsensusError> {
         let us = node_of(self.transport.local_peer());
         let (lease, leases) = Lease::new();
-        let shelf = match &self.config.storage {
-            Storage::Memory => Shelf::Memory,
+        let store = match &self.config.storage {
+            Storage::Memory => SnapshotStore::Memory,
             Storage::Written { directory, .. } | Storage::Synced { directory } => {
-                Shelf::Directory(directory.clone())
+                SnapshotStore::Directory(directory.clone())
             }
         };
         let log = Log::open(&self.config, us, lease.clone()).await.map_err(opening)?;
         let files = log.files();
         let least = self.config.snapshot_log_bytes_min;
         let replica =
-            Replica::load(machine, shelf.clone(), least, us, self.view.clone(), lease.clone()).await?;
+            Replica::load(machine, store.clone(), least, us, self.view.clone(), lease.clone()).await?;
         let network = Network {
             transport: self.transport.clone(),
             channel: self.config.channel,
@@ -143,9 +143,9 @@ impl RaftConsensus {
             network: Network { _lease: loose, ..network },
             view: self.view.clone(),
             config: self.config.clone(),
-            reception: Reception::new(shelf),
+            snapshots: SnapshotReceiver::new(store),
             changes: tokio::sync::Mutex::new(()),
-            trouble: watch::Sender::new(None),
+            last_error: watch::Sender::new(None),
         });
         Ok(self.set_to_work(node, files, leases))
     }
@@ -155,8 +155,8 @@ impl RaftConsensus {
         if self.config.members.is_empty() || raft.is_initialized().await.map_err(opening)? {
             return Ok(());
         }
-        let seats = self.config.members.iter().map(|(name, peer)| (node_of(*peer), Seat::new(name, *peer)));
-        match raft.initialize(seats.collect::<std::collections::BTreeMap<_, _>>()).await {
+        let infos = self.config.members.iter().map(|(name, peer)| (node_of(*peer), NodeInfo::new(name, *peer)));
+        match raft.initialize(infos.collect::<std::collections::BTreeMap<_, _>>()).await {
             // Another founder was quicker.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(opening(error)),
@@ -220,7 +220,7 @@ async fn sync_at_intervals(node: Arc<Node>, files: Files, interval: Duration) {
         tokio::time::sleep(interval).await;
         if let Err(error) = files.sync().await {
             error!(%error, "the log cannot be synced");
-            node.trouble.send_replace(Some(format!("the log cannot be synced: {error}")));
+            node.last_error.send_replace(Some(format!("the log cannot be synced: {error}")));
             return;
         }
     }
@@ -313,23 +313,23 @@ impl Consensus for RaftConsensus {
         self.stage(|stage| match stage {
             Stage::Running(Running { node, .. }) => {
                 let nobody = || node.leader().is_none().then(|| "no leader is known".to_owned());
-                let trouble = node.failure();
+                let last_error = node.failure();
                 ConsensusStatus {
                     applied,
-                    leader: trouble.is_none() && node.leads(),
+                    leader: last_error.is_none() && node.leads(),
                     members: names(node),
-                    trouble: trouble.or_else(nobody),
+                    last_error: last_error.or_else(nobody),
                 }
             }
             Stage::New | Stage::Starting => {
                 let members = self.config.members.keys().cloned().collect();
-                ConsensusStatus { applied, leader: false, members, trouble: Some("not started yet".into()) }
+                ConsensusStatus { applied, leader: false, members, last_error: Some("not started yet".into()) }
             }
             Stage::Stopped { members, why } => ConsensusStatus {
                 applied,
                 leader: false,
                 members: members.clone(),
-                trouble: Some(why.clone()),
+                last_error: Some(why.clone()),
             },
         })
     }
@@ -340,17 +340,17 @@ impl Consensus for RaftConsensus {
 
     async fn change_membership(&self, change: MembershipChange) -> Result<Revision, ConsensusError> {
         let operation = "changing the members";
-        let impossible = |why: String| Undone { why, begun: false, fatal: true }.into_error(operation);
+        let impossible = |why: String| ForwardError { why, begun: false, fatal: true }.into_error(operation);
         if let MembershipChange::Add { detail, .. } = &change {
             read_detail(detail).map_err(impossible)?;
         }
         let node = self.running()?.node;
         let timeout = self.config.catch_up_timeout + self.config.proposal_timeout;
-        match node.ask_leader(&Question::Change(change), timeout).await {
-            Ok(Answer::Changed(revision)) => Ok(revision),
-            Ok(Answer::Impossible(why)) => Err(impossible(why)),
+        match node.request_leader(&Request::Change(change), timeout).await {
+            Ok(Response::Changed(revision)) => Ok(revision),
+            Ok(Response::Impossible(why)) => Err(impossible(why)),
             Ok(_) => Err(impossible("the leader answered something else".into())),
-            Err(undone) => Err(undone.into_error(operation)),
+            Err(failure) => Err(failure.into_error(operation)),
         }
     }
 
@@ -374,11 +374,11 @@ impl Consensus for RaftConsensus {
 
 /// The members by name, in order.
 fn name_of(node: &Node, peer: PeerId) -> Option<String> {
-    node.members().get_node(&node_of(peer)).map(|seat| seat.name.clone())
+    node.members().get_node(&node_of(peer)).map(|info| info.name.clone())
 }
 
 fn names(node: &Node) -> Vec<String> {
-    let mut names: Vec<String> = node.members().nodes().map(|(_, seat)| seat.name.clone()).collect();
+    let mut names: Vec<String> = node.members().nodes().map(|(_, info)| info.name.clone()).collect();
     names.sort();
     names
 }

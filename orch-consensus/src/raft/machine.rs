@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     sessions::{Admission, Sessions},
-    snapshot::{self, Image, Meta, Shelf},
+    snapshot::{self, Image, Meta, SnapshotStore},
     types::{Applied, Command, Entry, Lease, LogId, Members, Outcomes, StorageError, Types},
 };
 
@@ -56,7 +56,7 @@ pub(super) struct Replica {
     sessions: Sessions,
     applied: Option<LogId>,
     members: Members,
-    shelf: Shelf,
+    store: SnapshotStore,
     current: Current,
     /// Bytes of commands that were applied since the last snapshot, and how many call for the next.
     log_bytes: u64,
@@ -73,7 +73,7 @@ impl Replica {
     /// The machine as the latest snapshot has it.
     pub(super) async fn load(
         machine: Box<dyn StateMachine>,
-        shelf: Shelf,
+        store: SnapshotStore,
         log_bytes_min: u64,
         us: u64,
         view: Arc<View>,
@@ -84,7 +84,7 @@ impl Replica {
             sessions: Sessions::default(),
             applied: None,
             members: Members::default(),
-            shelf,
+            store,
             current: Current::default(),
             log_bytes: 0,
             log_bytes_min,
@@ -94,7 +94,7 @@ impl Replica {
         };
         let unreadable =
             |error: io::Error| MachineError { what: "the snapshot".into(), problem: error.to_string() };
-        if let Some(image) = replica.shelf.newest().await.map_err(unreadable)? {
+        if let Some(image) = replica.store.newest().await.map_err(unreadable)? {
             let bytes = image.all().await.map_err(unreadable)?;
             let meta = replica.restore(&bytes)?;
             replica.keep(meta, image);
@@ -157,7 +157,7 @@ impl Replica {
         let each: Arc<[Bytes]> = command.commands.iter().map(decide).collect();
         machine.commit(revision);
         let outcomes = Outcomes { revision, each };
-        self.sessions.answer(command, outcomes.clone());
+        self.sessions.record(command, outcomes.clone());
         Applied::Outcomes(outcomes)
     }
 
@@ -206,7 +206,7 @@ impl RaftStateMachine<Types> for Replica {
             index,
             meta,
             bytes,
-            shelf: self.shelf.clone(),
+            store: self.store.clone(),
             current: self.current.clone(),
             _lease: self.lease.clone(),
         }
@@ -224,7 +224,7 @@ impl RaftStateMachine<Types> for Replica {
         // What the machine cannot read must not take the place of what it could.
         let meta = self.restore(&bytes).map_err(|error| failed(AnyError::new(&error)))?;
         let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
-        let image = self.shelf.adopt(index, *image).await.map_err(|error| failed(AnyError::new(&error)))?;
+        let image = self.store.adopt(index, *image).await.map_err(|error| failed(AnyError::new(&error)))?;
         self.keep(meta, image);
         Ok(())
     }
@@ -243,7 +243,7 @@ pub(super) struct Builder {
     index: u64,
     meta: Meta,
     bytes: Vec<u8>,
-    shelf: Shelf,
+    store: SnapshotStore,
     current: Current,
     _lease: Lease,
 }
@@ -251,7 +251,7 @@ pub(super) struct Builder {
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
         let bytes = std::mem::take(&mut self.bytes);
-        let image = self.shelf.store(self.index, bytes).await.map_err(|error| {
+        let image = self.store.store(self.index, bytes).await.map_err(|error| {
             StorageIOError::write_snapshot(Some(self.meta.signature()), AnyError::new(&error))
         })?;
         keep(&self.current, self.meta.clone(), image.clone());

@@ -12,8 +12,8 @@ use orch_core::{consensus::MembershipChange, store::Revision, transport::PeerId}
 
 use super::{
     node::Node,
-    types::{Seat, Types, node_of},
-    wire::Answer,
+    types::{NodeInfo, Types, node_of},
+    wire::Response,
 };
 
 /// What a member does for the group.
@@ -21,7 +21,7 @@ use super::{
 pub enum Role {
     /// It votes: the group stands still when half of the voters are away.
     Voter,
-    /// It follows the log and answers reads, and does not count.
+    /// It follows the log and responses reads, and does not count.
     Learner,
 }
 
@@ -55,68 +55,68 @@ pub(super) fn read_detail(detail: &Bytes) -> Result<(PeerId, Role), String> {
 /// The longest name of a member in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
-type Written = Result<ClientWriteResponse<Types>, RaftError<u64, ClientWriteError<u64, Seat>>>;
+type Written = Result<ClientWriteResponse<Types>, RaftError<u64, ClientWriteError<u64, NodeInfo>>>;
 
 impl Node {
     /// Changes the members, as the leader. What is so already is a success.
-    pub(super) async fn change(&self, change: &MembershipChange) -> Option<Answer> {
+    pub(super) async fn change(&self, change: &MembershipChange) -> Option<Response> {
         let _one_at_a_time = self.changes.lock().await;
         match change {
             MembershipChange::Add { member, detail } => {
                 if member.is_empty() || member.len() > NAME_BYTES_MAX {
                     let why = format!("the name of a member has 1 to {NAME_BYTES_MAX} bytes");
-                    return Some(Answer::Impossible(why));
+                    return Some(Response::Impossible(why));
                 }
                 match read_detail(detail) {
-                    Ok((peer, role)) => self.add(Seat::new(member, peer), role).await,
-                    Err(why) => Some(Answer::Impossible(why)),
+                    Ok((peer, role)) => self.add(NodeInfo::new(member, peer), role).await,
+                    Err(why) => Some(Response::Impossible(why)),
                 }
             }
             MembershipChange::Remove { member } => self.remove(member).await,
         }
     }
 
-    async fn add(&self, seat: Seat, role: Role) -> Option<Answer> {
-        let node = node_of(seat.peer());
+    async fn add(&self, info: NodeInfo, role: Role) -> Option<Response> {
+        let node = node_of(info.peer());
         let members = self.members();
-        if let Some((_, other)) = members.nodes().find(|(_, other)| other.name == seat.name)
-            && other.peer != seat.peer
+        if let Some((_, other)) = members.nodes().find(|(_, other)| other.name == info.name)
+            && other.peer != info.peer
         {
-            return Some(Answer::Impossible(format!("there is a member {} with another peer id", seat.name)));
+            return Some(Response::Impossible(format!("there is a member {} with another peer id", info.name)));
         }
         let mut last = self.revision();
         match members.get_node(&node) {
-            Some(other) if other.name != seat.name => {
-                return Some(Answer::Impossible(format!("the peer is a member already, as {}", other.name)));
+            Some(other) if other.name != info.name => {
+                return Some(Response::Impossible(format!("the peer is a member already, as {}", other.name)));
             }
             Some(_) => {}
-            None => match answer(self.raft.add_learner(node, seat.clone(), false).await) {
-                Some(Answer::Changed(revision)) => last = revision,
+            None => match response_of(self.raft.add_learner(node, info.clone(), false).await) {
+                Some(Response::Changed(revision)) => last = revision,
                 other => return other,
             },
         }
         let votes = members.voter_ids().any(|voter| voter == node) && members.get_joint_config().len() == 1;
         if role == Role::Learner || votes {
-            return Some(Answer::Changed(last));
+            return Some(Response::Changed(last));
         }
         if !self.caught_up(node).await {
-            let why = format!("{} did not catch up in time; it stays a learner", seat.name);
-            return Some(Answer::Impossible(why));
+            let why = format!("{} did not catch up in time; it stays a learner", info.name);
+            return Some(Response::Impossible(why));
         }
         let voter = ChangeMembers::AddVoterIds(BTreeSet::from([node]));
-        answer(self.raft.change_membership(voter, true).await)
+        response_of(self.raft.change_membership(voter, true).await)
     }
 
-    async fn remove(&self, name: &str) -> Option<Answer> {
+    async fn remove(&self, name: &str) -> Option<Response> {
         let members = self.members();
-        let Some((node, _)) = members.nodes().find(|(_, seat)| seat.name == name) else {
-            return Some(Answer::Changed(self.revision()));
+        let Some((node, _)) = members.nodes().find(|(_, info)| info.name == name) else {
+            return Some(Response::Changed(self.revision()));
         };
         let nodes = BTreeSet::from([*node]);
         let votes = members.voter_ids().any(|voter| voter == *node);
         let change =
             if votes { ChangeMembers::RemoveVoters(nodes) } else { ChangeMembers::RemoveNodes(nodes) };
-        answer(self.raft.change_membership(change, false).await)
+        response_of(self.raft.change_membership(change, false).await)
     }
 
     /// Waits until a learner has what the log held a moment ago.
@@ -130,7 +130,7 @@ impl Node {
         matches!(tokio::time::timeout(self.config.catch_up_timeout, reached).await, Ok(Ok(_)))
     }
 
-    pub(super) fn members(&self) -> Membership<u64, Seat> {
+    pub(super) fn members(&self) -> Membership<u64, NodeInfo> {
         self.raft.server_metrics().borrow().membership_config.membership().clone()
     }
 
@@ -139,13 +139,13 @@ impl Node {
     }
 }
 
-fn answer(written: Written) -> Option<Answer> {
+fn response_of(written: Written) -> Option<Response> {
     match written {
-        Ok(response) => Some(Answer::Changed(Revision(response.log_id.index))),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Some(Answer::NotNow),
+        Ok(response) => Some(Response::Changed(Revision(response.log_id.index))),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Some(Response::NotNow),
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => match error {
-            openraft::error::ChangeMembershipError::InProgress(_) => Some(Answer::NotNow),
-            error => Some(Answer::Impossible(error.to_string())),
+            openraft::error::ChangeMembershipError::InProgress(_) => Some(Response::NotNow),
+            error => Some(Response::Impossible(error.to_string())),
         },
         Err(RaftError::Fatal(_)) => None,
     }

@@ -26,7 +26,7 @@
 
 mod config;
 mod consensus;
-mod forms;
+mod codec;
 mod log;
 mod machine;
 mod members;
@@ -34,7 +34,7 @@ mod network;
 mod node;
 mod propose;
 mod read;
-mod receive;
+mod snapshot_receiver;
 mod serve;
 mod sessions;
 mod snapshot;

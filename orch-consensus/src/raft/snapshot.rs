@@ -15,11 +15,11 @@ use openraft::SnapshotMeta;
 
 use super::{
     sessions::Sessions,
-    types::{Members, Seat},
+    types::{Members, NodeInfo},
 };
 use crate::codec::{Decode, Encode, Input, Malformed, put_bytes};
 
-pub(super) type Meta = SnapshotMeta<u64, Seat>;
+pub(super) type Meta = SnapshotMeta<u64, NodeInfo>;
 
 /// What every snapshot begins with; the digit is the version.
 const MAGIC: &[u8; 8] = b"orchrsn1";
@@ -133,12 +133,12 @@ impl Image {
 
 /// Where a member keeps its snapshots.
 #[derive(Clone, Debug)]
-pub(super) enum Shelf {
+pub(super) enum SnapshotStore {
     Memory,
     Directory(PathBuf),
 }
 
-impl Shelf {
+impl SnapshotStore {
     /// Keeps a snapshot up to `index`.
     pub(super) async fn store(&self, index: u64, bytes: Vec<u8>) -> io::Result<Image> {
         match self {
@@ -312,11 +312,11 @@ mod tests {
     #[tokio::test]
     async fn the_newest_snapshot_stays() {
         let directory = tempfile::tempdir().expect("a directory");
-        let shelf = Shelf::Directory(directory.path().into());
-        shelf.store(9, b"nine".to_vec()).await.expect("it is written");
-        shelf.store(10, b"ten".to_vec()).await.expect("it is written");
-        drop(shelf.receive().await.expect("a file is made"));
-        let newest = shelf.newest().await.expect("the directory is read").expect("there is one");
+        let store = SnapshotStore::Directory(directory.path().into());
+        store.store(9, b"nine".to_vec()).await.expect("it is written");
+        store.store(10, b"ten".to_vec()).await.expect("it is written");
+        drop(store.receive().await.expect("a file is made"));
+        let newest = store.newest().await.expect("the directory is read").expect("there is one");
         assert_eq!(newest.all().await.expect("it is read"), b"ten"[..]);
         assert_eq!(fs::read_dir(directory.path()).expect("the directory is read").count(), 1);
     }

@@ -15,7 +15,7 @@ openraft::declare_raft_types!(
         D = Command,
         R = Applied,
         NodeId = u64,
-        Node = Seat,
+        Node = NodeInfo,
         Entry = openraft::Entry<Types>,
         SnapshotData = Image,
         AsyncRuntime = openraft::TokioRuntime,
@@ -25,7 +25,7 @@ pub(super) type Raft = openraft::Raft<Types>;
 pub(super) type Entry = openraft::Entry<Types>;
 pub(super) type LogId = openraft::LogId<u64>;
 pub(super) type Vote = openraft::Vote<u64>;
-pub(super) type Members = StoredMembership<u64, Seat>;
+pub(super) type Members = StoredMembership<u64, NodeInfo>;
 pub(super) type StorageError = openraft::StorageError<u64>;
 
 /// The number that openraft knows a peer by.
@@ -36,12 +36,12 @@ pub(super) fn node_of(peer: PeerId) -> u64 {
 
 /// A member: its name and its key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seat {
+pub(super) struct NodeInfo {
     pub(super) name: String,
     pub(super) peer: [u8; 32],
 }
 
-impl Seat {
+impl NodeInfo {
     pub(super) fn new(name: impl Into<String>, peer: PeerId) -> Self {
         Self { name: name.into(), peer: *peer.as_bytes() }
     }

@@ -12,7 +12,7 @@ const VERSION: u8 = 1;
 
 /// What one member asks of another.
 #[derive(Debug)]
-pub(super) enum Question {
+pub(super) enum Request {
     Append(AppendEntriesRequest<Types>),
     Vote(VoteRequest<u64>),
     Part(Part),
@@ -36,9 +36,9 @@ pub(super) struct Part {
     pub(super) bytes: Bytes,
 }
 
-/// The answer to a [`Question`].
+/// The answer to a [`Request`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Response {
     Append(AppendEntriesResponse<u64>),
     Vote(VoteResponse<u64>),
     /// The part that is wanted next begins here.
@@ -64,7 +64,7 @@ fn begin() -> Vec<u8> {
     out
 }
 
-impl Question {
+impl Request {
     pub(super) fn to_message(&self) -> Bytes {
         let mut out = begin();
         match self {
@@ -112,7 +112,7 @@ impl Question {
     pub(super) fn from_message(message: Bytes) -> Result<Self, Malformed> {
         let mut input = open(message)?;
         let input = &mut input;
-        let question = match input.u8()? {
+        let request = match input.u8()? {
             0 => {
                 let (vote, prev_log_id) = (Vote::decode(input)?, Option::decode(input)?);
                 let leader_commit = Option::<LogId>::decode(input)?;
@@ -137,14 +137,14 @@ impl Question {
                     MembershipChange::Remove { member }
                 })
             }
-            _ => return Err(Malformed("a question of an unknown kind")),
+            _ => return Err(Malformed("a request of an unknown kind")),
         };
         input.end()?;
-        Ok(question)
+        Ok(request)
     }
 }
 
-impl Answer {
+impl Response {
     pub(super) fn to_message(&self) -> Bytes {
         let mut out = begin();
         let out_ref = &mut out;
@@ -222,7 +222,7 @@ impl Answer {
             12 => Self::Impossible(input.text()?),
             13 => Self::NotLeader,
             14 => Self::NotNow,
-            _ => return Err(Malformed("an answer of an unknown kind")),
+            _ => return Err(Malformed("a response of an unknown kind")),
         };
         input.end()?;
         Ok(answer)
@@ -245,7 +245,7 @@ mod tests {
     use orch_core::{model::Timestamp, transport::PeerId};
 
     use super::*;
-    use crate::raft::types::{Commands, Entry, Seat};
+    use crate::raft::types::{Commands, Entry, NodeInfo};
 
     fn id(index: u64) -> LogId {
         LogId::new(CommittedLeaderId::new(3, 4), index)
@@ -256,10 +256,10 @@ mod tests {
         Command { at: Timestamp::from_millis(5), origin: 6, session: 7, number: 9, floor: 8, commands }
     }
 
-    fn questions() -> Vec<Question> {
-        let seat = Seat::new("a", PeerId::from_bytes([1; 32]));
+    fn requests() -> Vec<Request> {
+        let info = NodeInfo::new("a", PeerId::from_bytes([1; 32]));
         let members =
-            Membership::new(vec![[1].into(), [1, 2].into()], BTreeMap::from([(1, seat.clone()), (2, seat)]));
+            Membership::new(vec![[1].into(), [1, 2].into()], BTreeMap::from([(1, info.clone()), (2, info)]));
         let payloads =
             [EntryPayload::Blank, EntryPayload::Normal(command()), EntryPayload::Membership(members)];
         let entries = payloads.into_iter().zip(1..).map(|(payload, at)| Entry { log_id: id(at), payload });
@@ -271,73 +271,73 @@ mod tests {
             bytes: Bytes::from_static(b"x"),
         };
         vec![
-            Question::Append(AppendEntriesRequest {
+            Request::Append(AppendEntriesRequest {
                 vote: Vote::new_committed(1, 2),
                 prev_log_id: Some(id(0)),
                 entries: entries.collect(),
                 leader_commit: None,
             }),
-            Question::Vote(VoteRequest::new(Vote::new(1, 2), Some(id(9)))),
-            Question::Part(part),
-            Question::Forward(command()),
-            Question::ReadIndex,
-            Question::Change(MembershipChange::Remove { member: "a".into() }),
-            Question::Change(MembershipChange::Add { member: "b".into(), detail: Bytes::from_static(b"c") }),
+            Request::Vote(VoteRequest::new(Vote::new(1, 2), Some(id(9)))),
+            Request::Part(part),
+            Request::Forward(command()),
+            Request::ReadIndex,
+            Request::Change(MembershipChange::Remove { member: "a".into() }),
+            Request::Change(MembershipChange::Add { member: "b".into(), detail: Bytes::from_static(b"c") }),
         ]
     }
 
-    fn answers() -> Vec<Answer> {
+    fn responses() -> Vec<Response> {
         let outcomes = Outcomes { revision: Revision(4), each: [Bytes::from_static(b"done")].into() };
         vec![
-            Answer::Append(AppendEntriesResponse::Success),
-            Answer::Append(AppendEntriesResponse::PartialSuccess(Some(id(1)))),
-            Answer::Append(AppendEntriesResponse::Conflict),
-            Answer::Append(AppendEntriesResponse::HigherVote(Vote::new(1, 2))),
-            Answer::Vote(VoteResponse::new(Vote::new(1, 2), None, true)),
-            Answer::Part(5),
-            Answer::Installed(Vote::new(1, 2)),
-            Answer::Outcomes(outcomes),
-            Answer::Refused(Refusal::Stale { session: 1 }),
-            Answer::Refused(Refusal::NotMember),
-            Answer::ReadIndex(7),
-            Answer::Changed(Revision(8)),
-            Answer::Impossible("no".into()),
-            Answer::NotLeader,
-            Answer::NotNow,
+            Response::Append(AppendEntriesResponse::Success),
+            Response::Append(AppendEntriesResponse::PartialSuccess(Some(id(1)))),
+            Response::Append(AppendEntriesResponse::Conflict),
+            Response::Append(AppendEntriesResponse::HigherVote(Vote::new(1, 2))),
+            Response::Vote(VoteResponse::new(Vote::new(1, 2), None, true)),
+            Response::Part(5),
+            Response::Installed(Vote::new(1, 2)),
+            Response::Outcomes(outcomes),
+            Response::Refused(Refusal::Stale { session: 1 }),
+            Response::Refused(Refusal::NotMember),
+            Response::ReadIndex(7),
+            Response::Changed(Revision(8)),
+            Response::Impossible("no".into()),
+            Response::NotLeader,
+            Response::NotNow,
         ]
     }
 
     #[test]
     fn messages_read_as_they_were_written() {
-        for question in questions() {
-            let again = Question::from_message(question.to_message()).expect("it is sound");
-            assert_eq!(format!("{again:?}"), format!("{question:?}"));
-            assert_eq!(again.to_message(), question.to_message());
+        for request in requests() {
+            let again = Request::from_message(request.to_message()).expect("it is sound");
+            assert_eq!(format!("{again:?}"), format!("{request:?}"));
+            assert_eq!(again.to_message(), request.to_message());
         }
-        for answer in answers() {
-            assert_eq!(Answer::from_message(answer.to_message()), Ok(answer));
+        for answer in responses() {
+            assert_eq!(Response::from_message(answer.to_message()), Ok(answer));
         }
     }
 
     #[test]
     fn what_is_cut_or_longer_or_of_another_version_is_refused() {
-        let sound = questions().iter().map(Question::to_message).collect::<Vec<_>>();
+        let sound = requests().iter().map(Request::to_message).collect::<Vec<_>>();
         for message in sound {
             for end in 0..message.len() {
-                assert!(Question::from_message(message.slice(..end)).is_err(), "{message:?} cut at {end}");
+                assert!(Request::from_message(message.slice(..end)).is_err(), "{message:?} cut at {end}");
             }
             let longer = [&message[..], b"x"].concat();
-            assert!(Question::from_message(longer.into()).is_err());
+            assert!(Request::from_message(longer.into()).is_err());
             let mut other = message.to_vec();
             other[0] = VERSION + 1;
-            assert!(Question::from_message(other.into()).is_err());
+            assert!(Request::from_message(other.into()).is_err());
         }
     }
 
     /// A log or a peer of today has to be readable tomorrow: a change here needs another version.
     #[test]
     fn the_form_of_a_command_stays() {
-        let message = Question::Forward(command()).to_message();
+        let message = Request::Forward(command()).to_message();
         let text: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
         let numbers = "0500000000000000060000000000000007000000000000000900000000000000".to_owned();
         let rest = "0800000000000000020000000b000000030000006f6e6500000000";

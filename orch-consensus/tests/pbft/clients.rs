@@ -124,7 +124,7 @@ async fn a_client_follows_the_members_from_the_first_ones() {
         }
         for member in &members {
             let joined = |status: &ConsensusStatus| status.members.contains(&name(number));
-            member.says("the new member", |status| joined(status) && status.trouble.is_none()).await;
+            member.says("the new member", |status| joined(status) && status.last_error.is_none()).await;
         }
     }
     for (number, votes) in [(0, 3), (1, 2)] {
@@ -133,7 +133,7 @@ async fn a_client_follows_the_members_from_the_first_ones() {
         }
         for member in &members[2..] {
             let left = |status: &ConsensusStatus| !status.members.contains(&name(number));
-            member.says("a member less", |status| left(status) && status.trouble.is_none()).await;
+            member.says("a member less", |status| left(status) && status.last_error.is_none()).await;
         }
     }
     let rest = members.split_off(2);

@@ -155,16 +155,16 @@ async fn on_a_full_disk_votes_wait_and_nothing_is_lost() {
         let consensus = members[0].consensus.clone();
         async move { consensus.propose("meanwhile".into()).await }
     });
-    let about_disk = |trouble: &Option<String>| {
-        trouble.as_ref().is_some_and(|trouble| trouble.contains("cannot be written"))
+    let about_disk = |last_error: &Option<String>| {
+        last_error.as_ref().is_some_and(|last_error| last_error.contains("cannot be written"))
     };
-    members[2].says("what is wrong", |status| about_disk(&status.trouble)).await;
+    members[2].says("what is wrong", |status| about_disk(&status.last_error)).await;
     assert!(!waiting.is_finished(), "nothing is answered without a quorum");
     assert_eq!(members[0].machine.now(), ["before"]);
 
     disk.full.store(false, Ordering::SeqCst);
     waiting.await.unwrap().unwrap();
-    members[2].says("that it is over", |status| !about_disk(&status.trouble)).await;
+    members[2].says("that it is over", |status| !about_disk(&status.last_error)).await;
     members[2].propose("after").await;
     assert_eq!(members[2].machine.now(), ["before", "meanwhile", "after"]);
     shut_down(members).await;

@@ -30,7 +30,7 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     let newcomer = group.start(4).await;
     newcomer
         .says("that it is outside", |status| {
-            status.trouble.as_ref().is_some_and(|it| it.contains("no member"))
+            status.last_error.as_ref().is_some_and(|it| it.contains("no member"))
         })
         .await;
     let early = newcomer.consensus.propose("early".into()).await;
@@ -55,7 +55,7 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     }
     members[3].propose("third").await;
     gone.says("that it is outside", |status| {
-        status.trouble.as_ref().is_some_and(|it| it.contains("no member"))
+        status.last_error.as_ref().is_some_and(|it| it.contains("no member"))
     })
     .await;
     assert_eq!(members[3].machine.now(), ["first", "second", "third"]);

@@ -81,7 +81,7 @@ async fn a_new_leader_has_what_was_answered_and_nothing_twice() {
         });
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    // Its answers are lost first: what it committed then is asked for again.
+    // Its responses are lost first: what it committed then is asked for again.
     group.network.block(peer(u8::try_from(first).unwrap() + 1), peer(members_left(first)[0]));
     group.network.block(peer(u8::try_from(first).unwrap() + 1), peer(members_left(first)[1]));
     tokio::time::sleep(Duration::from_millis(30)).await;
@@ -143,7 +143,7 @@ async fn a_minority_says_that_nobody_leads() {
     let error = alone.raft.propose(Bytes::from_static(b"x")).await.unwrap_err();
     assert!(matches!(error, ConsensusError::NoLeader(_)) && !error.outcome_unknown(), "{error}");
     assert!(alone.raft.read_barrier().await.is_err());
-    assert_eq!(alone.status().trouble.as_deref(), Some("no leader is known"));
+    assert_eq!(alone.status().last_error.as_deref(), Some("no leader is known"));
     shut_down([alone]).await;
 }
 
@@ -184,8 +184,8 @@ async fn proposals_at_a_follower_reach_the_leader() {
     let all: Vec<&Member> = members.iter().collect();
     let follower = &members[(leader(&all).await + 1) % 3];
     let proposals = (0..5000u32).map(|number| follower.raft.propose(Bytes::from(number.to_string())));
-    let answers = futures_util::future::join_all(proposals).await;
-    let revisions: BTreeSet<_> = answers.into_iter().map(|answer| answer.unwrap().revision).collect();
+    let responses = futures_util::future::join_all(proposals).await;
+    let revisions: BTreeSet<_> = responses.into_iter().map(|answer| answer.unwrap().revision).collect();
     assert!(revisions.len() < 100, "they share entries, but there are {}", revisions.len());
     let times: Vec<_> = follower.book.lock().unwrap().iter().map(|(_, at, _)| *at).collect();
     assert!(times.is_sorted() && times.last() <= Some(&follower.raft.now()), "the time of a leader goes on");
@@ -228,8 +228,8 @@ async fn too_many_proposals_are_refused() {
     let group = Group::in_memory(3, 5);
     let alone = group.start_with(1, |config| config.queue_max = 10.try_into().unwrap()).await;
     let proposals = (0..1000u32).map(|number| alone.raft.propose(Bytes::from(number.to_string())));
-    let answers = futures_util::future::join_all(proposals).await;
-    let busy = answers.iter().filter(|answer| matches!(answer, Err(ConsensusError::Busy))).count();
+    let responses = futures_util::future::join_all(proposals).await;
+    let busy = responses.iter().filter(|answer| matches!(answer, Err(ConsensusError::Busy))).count();
     assert!(busy > 900, "{busy}");
     shut_down([alone]).await;
 }

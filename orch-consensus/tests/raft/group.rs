@@ -205,7 +205,7 @@ pub(crate) async fn leader(members: &[&Member]) -> usize {
         loop {
             let leaders: Vec<usize> = (0..members.len()).filter(|at| members[*at].status().leader).collect();
             if let [one] = leaders[..]
-                && members.iter().all(|member| member.status().trouble.is_none())
+                && members.iter().all(|member| member.status().last_error.is_none())
             {
                 return one;
             }

@@ -129,7 +129,7 @@ async fn garbage_is_refused() {
     for length in 0..400 {
         let mut message: Vec<u8> = (0..length).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
         if length > 2 {
-            // The right version, and each kind of question.
+            // The right version, and each kind of request.
             (message[0], message[1]) = (1, u8::try_from(random.below(8)).unwrap());
         }
         let timeout = Duration::from_millis(10);

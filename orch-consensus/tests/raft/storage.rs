@@ -140,7 +140,7 @@ async fn a_disk_that_fails_is_reported_and_loses_nothing() {
         }
     };
     assert!(matches!(error, ConsensusError::Store(_)) && !error.is_retryable(), "{error:?}");
-    broken.until("in trouble", |status| status.trouble.is_some() && !status.leader).await;
+    broken.until("in last_error", |status| status.last_error.is_some() && !status.leader).await;
     assert!(broken.raft.propose(Bytes::from_static(b"more")).await.is_err());
     members[0].raft.read_barrier().await.unwrap();
     assert!(members[0].written().starts_with(&expected(answered)), "what was answered is there");

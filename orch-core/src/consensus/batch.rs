@@ -29,7 +29,7 @@ pub(super) enum Request {
 
 /// The callers' side: a queue into the loop, and what the loop says about itself.
 #[derive(Debug)]
-pub(super) struct Front {
+pub(super) struct ProposalQueue {
     queue: mpsc::Sender<Request>,
     waiting: Mutex<Option<mpsc::Receiver<Request>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -41,14 +41,14 @@ pub(super) struct Front {
     max_command_bytes: usize,
 }
 
-impl Front {
+impl ProposalQueue {
     pub(super) fn new(queue_max: usize, max_command_bytes: usize, environment: Arc<dyn Environment>) -> Self {
         let (queue, waiting) = mpsc::channel(queue_max.max(1));
         let status = ConsensusStatus {
             applied: Revision::ZERO,
             leader: false,
             members: vec!["local".into()],
-            trouble: Some("not started yet".into()),
+            last_error: Some("not started yet".into()),
         };
         Self {
             queue,
@@ -125,16 +125,16 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn applied(&self, revision: Revision) {
         self.change(|status| {
-            (status.applied, status.leader, status.trouble) = (revision, true, None);
+            (status.applied, status.leader, status.last_error) = (revision, true, None);
         });
     }
 
-    pub(super) fn trouble(&self, trouble: String) {
-        self.change(|status| status.trouble = Some(trouble));
+    pub(super) fn last_error(&self, last_error: String) {
+        self.change(|status| status.last_error = Some(last_error));
     }
 
     pub(super) fn stopped(&self, why: &str) {
-        self.change(|status| (status.leader, status.trouble) = (false, Some(why.into())));
+        self.change(|status| (status.leader, status.last_error) = (false, Some(why.into())));
     }
 
     /// The store failed with `error` and cannot be gone on with.

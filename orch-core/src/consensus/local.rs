@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use super::{
     Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context, Evidence,
     FaultModel, HybridClock, MembershipChange, Records, StateMachine,
-    batch::{Batch, Front, Reporter, Request, decide_some, read_all, writes_wanted},
+    batch::{Batch, ProposalQueue, Reporter, Request, decide_some, read_all, writes_wanted},
 };
 use crate::{
     environment::{Environment, System},
@@ -49,7 +49,7 @@ impl Default for LocalConfig {
 pub struct LocalConsensus {
     store: Option<Arc<dyn StateStore>>,
     config: LocalConfig,
-    front: Front,
+    proposals: ProposalQueue,
 }
 
 impl LocalConsensus {
@@ -68,8 +68,8 @@ impl LocalConsensus {
     /// Both, with bounds of your own.
     #[must_use]
     pub fn with_config(store: Option<Arc<dyn StateStore>>, config: LocalConfig) -> Self {
-        let front = Front::new(config.queue_max, config.max_command_bytes, config.environment.clone());
-        Self { store, config, front }
+        let proposals = ProposalQueue::new(config.queue_max, config.max_command_bytes, config.environment.clone());
+        Self { store, config, proposals }
     }
 }
 
@@ -90,7 +90,7 @@ impl Consensus for LocalConsensus {
     }
 
     async fn start(&self, mut machine: Box<dyn StateMachine>) -> Result<(), ConsensusError> {
-        let queue = self.front.take_queue()?;
+        let queue = self.proposals.take_queue()?;
         let mut claim = None;
         let revision = match &self.store {
             Some(store) if store.capabilities().shared => {
@@ -104,11 +104,11 @@ impl Consensus for LocalConsensus {
             }
             None => Revision::ZERO,
         };
-        let reporter = self.front.reporter();
+        let reporter = self.proposals.reporter();
         reporter.applied(revision);
-        let clock = self.front.clock();
+        let clock = self.proposals.clock();
         clock.reach(machine.time());
-        let home = Home {
+        let local = LocalLoop {
             store: self.store.clone(),
             claim,
             machine,
@@ -117,20 +117,20 @@ impl Consensus for LocalConsensus {
             revision,
             reporter,
         };
-        self.front.run(home.run(queue, self.config.batch_max)).await;
+        self.proposals.run(local.run(queue, self.config.batch_max)).await;
         Ok(())
     }
 
     async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
-        self.front.propose(command).await
+        self.proposals.propose(command).await
     }
 
     async fn read_barrier(&self) -> Result<Revision, ConsensusError> {
-        self.front.barrier().await
+        self.proposals.barrier().await
     }
 
     fn now(&self) -> Timestamp {
-        self.front.clock().now()
+        self.proposals.clock().now()
     }
 
     fn author(&self) -> Author {
@@ -138,7 +138,7 @@ impl Consensus for LocalConsensus {
     }
 
     fn status(&self) -> ConsensusStatus {
-        self.front.status()
+        self.proposals.status()
     }
 
     fn evidence(&self) -> Vec<Evidence> {
@@ -150,7 +150,7 @@ impl Consensus for LocalConsensus {
     }
 
     async fn shutdown(&self) {
-        self.front.shutdown().await;
+        self.proposals.shutdown().await;
     }
 }
 
@@ -175,7 +175,7 @@ async fn load(store: &dyn StateStore, machine: &mut dyn StateMachine) -> Result<
 }
 
 /// The loop and everything it owns.
-struct Home {
+struct LocalLoop {
     store: Option<Arc<dyn StateStore>>,
     /// Holds as long as the store is this process's.
     claim: Option<Guard>,
@@ -186,12 +186,12 @@ struct Home {
     reporter: Reporter,
 }
 
-impl Home {
+impl LocalLoop {
     async fn run(mut self, mut queue: mpsc::Receiver<Request>, batch_max: usize) {
         while let Some(first) = queue.recv().await {
             let batch = Batch::gather(first, &mut queue, batch_max);
             let last = batch.shutdown;
-            if let Err(failure) = self.carry_out(batch).await {
+            if let Err(failure) = self.process(batch).await {
                 self.reporter.lost(failure);
                 return;
             }
@@ -202,7 +202,7 @@ impl Home {
         self.reporter.stopped("shut down");
     }
 
-    async fn carry_out(&mut self, mut batch: Batch) -> Result<(), StoreError> {
+    async fn process(&mut self, mut batch: Batch) -> Result<(), StoreError> {
         let wanted = self.store.as_deref().map(writes_wanted);
         while !batch.proposals.is_empty() {
             let context = Context { time: self.clock.now(), author: &self.author };
@@ -245,7 +245,7 @@ impl Home {
             }
         };
         warn!(%error, proposals = batch.proposals.len(), "the store refused a batch; nothing of it happened");
-        self.reporter.trouble(error.to_string());
+        self.reporter.last_error(error.to_string());
         batch.fail(&error.clone().into());
         let Some(store) = self.store.as_ref().filter(|_| error.outcome_unknown()) else { return Ok(()) };
         match load(&**store, &mut *self.machine).await {

@@ -14,7 +14,7 @@ mod batch;
 mod clock;
 mod head;
 mod local;
-mod shared;
+mod cas;
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ use crate::{
 pub use author::{Author, Context};
 pub use clock::HybridClock;
 pub use local::{LocalConfig, LocalConsensus};
-pub use shared::{StoreConsensus, StoreConsensusConfig};
+pub use cas::{StoreConsensus, StoreConsensusConfig};
 
 /// Puts commands in one order and gives them to a [`StateMachine`]. The contract is between a backend and the engine.
 ///
@@ -252,7 +252,7 @@ pub struct ConsensusStatus {
     /// Members by name, in order.
     pub members: Vec<String>,
     /// What is wrong, if anything is.
-    pub trouble: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// A proof that a member misbehaved, in a form that others can check.

@@ -73,7 +73,7 @@ fn fault(name: &str) -> Result<EngineFault, String> {
 }
 
 /// Lives seeds on all processors until one fails, or all of them.
-fn live(
+fn run_seeds(
     seeds: std::ops::Range<u64>,
     fault: Option<EngineFault>,
     all: bool,
@@ -104,12 +104,12 @@ fn live(
 
 fn soak(options: &Options) -> Result<(), String> {
     let began = Instant::now();
-    let (lives, failed) = live(options.first..options.first + options.seeds, options.fault, true);
+    let (runs, failed) = run_seeds(options.first..options.first + options.seeds, options.fault, true);
     for (seed, violation) in &failed {
         println!("seed {seed}: {violation}");
     }
     let (failures, seconds) = (failed.len(), began.elapsed().as_secs_f64());
-    println!("{lives} lives of clusters, {failures} failed, in {seconds:.0} s");
+    println!("{runs} runs of clusters, {failures} failed, in {seconds:.0} s");
     if failures == 0 { Ok(()) } else { Err("a promise was broken".into()) }
 }
 
@@ -128,13 +128,13 @@ fn faults(options: &Options) -> Result<(), String> {
             continue;
         }
         all += 1;
-        let (lives, failed) = live(0..options.seeds, Some(*fault), false);
+        let (runs, failed) = run_seeds(0..options.seeds, Some(*fault), false);
         match failed.front() {
             Some((seed, violation)) => {
                 caught += 1;
-                println!("caught   {name}: seed {seed}, after {lives} lives: {violation}");
+                println!("caught   {name}: seed {seed}, after {runs} runs: {violation}");
             }
-            None => println!("ESCAPED  {name}: {lives} lives noticed nothing"),
+            None => println!("ESCAPED  {name}: {runs} runs noticed nothing"),
         }
     }
     println!("{caught} of {all} seeded faults of the engine caught");

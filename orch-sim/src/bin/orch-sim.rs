@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn say(line: impl fmt::Display) {
-    // Whoever stopped listening does not want to hear that it failed.
+    // Whoever stopped listening does not want to observe that it failed.
     let _ = writeln!(io::stdout(), "{line}");
 }
 
@@ -188,7 +188,7 @@ impl Totals {
         let Report { statistics, operations, completed, views, fetches, epochs, exposed, .. } = &self.sum;
         format!(
             "{} runs of 60 s in {:.0} s: {} failed; {} events, {} messages, {} crashes, {views} views, {fetches} state \
-             transfers, {epochs} epochs, {exposed} liars exposed, {completed} of {operations} operations answered; slowest \
+             transfers, {epochs} epochs, {exposed} byzantine exposed, {completed} of {operations} operations answered; slowest \
              recovery {:.1} s",
             self.runs,
             took.as_secs_f64(),

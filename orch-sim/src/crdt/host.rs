@@ -51,7 +51,7 @@ pub(super) fn key_of(node: NodeId) -> AuthorKey {
 pub(super) struct Plan {
     pub(super) config: ReplicaConfig,
     pub(super) ids: Vec<PeerId>,
-    /// The first node that lies; all after it do too.
+    /// The first node that forger; all after it do too.
     pub(super) liars_from: NodeId,
 }
 
@@ -119,7 +119,7 @@ impl Host {
                     }
                 }
                 Effect::Event(Event::Evidence(evidence)) => self.accused(evidence.author()),
-                // No honest author does that, and others may have taken it: a decision has to say what counts.
+                // No correct author does that, and others may have taken it: a decision has to say what counts.
                 Effect::Event(Event::Refused { author, why, .. }) if why.contains("older than deletes") => {
                     self.accused(author);
                 }
@@ -132,9 +132,9 @@ impl Host {
     fn accused(&self, author: PeerId) {
         let mut shared = self.shared.borrow_mut();
         shared.evidence += 1;
-        let honest = self.plan.ids[..self.plan.liars_from].contains(&author);
-        if honest {
-            shared.violations.push(format!("there is evidence against {author}, which is honest"));
+        let correct = self.plan.ids[..self.plan.liars_from].contains(&author);
+        if correct {
+            shared.violations.push(format!("there is evidence against {author}, which is correct"));
         }
         let status = self.replica.status();
         let end = status.authors.iter().find(|known| known.id == author).map(|known| known.head);

@@ -1,6 +1,6 @@
 //! What clients saw, and whether one copy of the data could have shown it to them.
 //!
-//! A [`History`] records when clients asked and what they were told. [`wing_gong_lowe`] and [`just_in_time`] say whether
+//! A [`History`] records when clients asked and what they were returned. [`wing_gong_lowe`] and [`just_in_time`] say whether
 //! it is linearizable (Herlihy and Wing, 1990): whether each operation can be given one moment between its call and its
 //! return such that a [`Model`], applied in that order, answers the same. The two share only the sorting of the history and
 //! the comparison of one answer with the model's, so that each can be tested against the other.
@@ -30,7 +30,7 @@ pub trait Model {
     type State: Clone + Eq + Hash + Debug;
     /// What a client asks for.
     type Input: Debug;
-    /// What a client is told.
+    /// What a client is returned.
     type Output: Eq + Debug;
 
     /// The state of each partition before any operation.
@@ -48,7 +48,7 @@ pub trait Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(usize);
 
-/// The operations of all clients: what they asked, what they were told, and when.
+/// The operations of all clients: what they asked, what they were returned, and when.
 ///
 /// An operation that was never completed may have happened at any time after its call, or not at all. What has the same
 /// time is ordered as it was recorded.
@@ -106,7 +106,7 @@ impl<In, Out> History<In, Out> {
         OpId(self.operations.len() - 1)
     }
 
-    /// The client is told.
+    /// The client is returned.
     ///
     /// # Panics
     /// When the operation is not of this history, was completed before, or ends before it began.
@@ -153,7 +153,7 @@ impl<In, Out> History<In, Out> {
     }
 }
 
-/// What an operation makes of a state, or `None` where that cannot be: it was told something else. An operation that was
+/// What an operation makes of a state, or `None` where that cannot be: it was returned something else. An operation that was
 /// never completed and changes nothing is left out, since nobody can tell whether it happened.
 fn apply<M: Model>(
     model: &M,

@@ -8,7 +8,7 @@ const SHOWN_OPERATIONS: usize = 20;
 const SHOWN_STATES: usize = 8;
 
 /// Why a history is not linearizable: the first return that no order of the operations explains, given also what the
-/// operations that overlap it were told later. What was called after it has no part in it.
+/// operations that overlap it were returned later. What was called after it has no part in it.
 #[derive(Clone, Debug)]
 pub struct Violation {
     partition: u64,
@@ -76,7 +76,7 @@ fn describe<In: Debug, Out: Debug>(id: OpId, operation: &Operation<In, Out>) -> 
             let (at, output) = (returned.at.0, &returned.output);
             format!("#{id} client {client} [{called:?} .. {at:?}] {input:?} -> {output:?}")
         }
-        None => format!("#{id} client {client} [{called:?} .. ] {input:?} -> never told"),
+        None => format!("#{id} client {client} [{called:?} .. ] {input:?} -> never returned"),
     }
 }
 

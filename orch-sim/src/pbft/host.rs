@@ -16,9 +16,9 @@ use orch_core::model::Timestamp;
 use super::{
     invariants::Observation,
     keys,
-    liar::Liar,
+    byzantine::ByzantineReplica,
     registers::{Command, Registers, read_outcome},
-    witness::Witness,
+    oracle::Oracle,
 };
 use crate::{
     Context, NodeId, Process,
@@ -41,7 +41,7 @@ pub(super) struct Plan {
     pub(super) node: NodeId,
     pub(super) config: Config,
     pub(super) genesis: Membership,
-    pub(super) lie: Option<Liar>,
+    pub(super) misbehavior: Option<ByzantineReplica>,
     /// How long it takes to check signatures; none when it is part of the step.
     pub(super) check_time: Option<Duration>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Host {
     plan: Plan,
-    witness: Rc<RefCell<Witness>>,
+    oracle: Rc<RefCell<Oracle>>,
     machine: Registers,
     replica: Replica,
     /// Changes of the log: asked for, written, on their way to the disk, durable.
@@ -82,7 +82,7 @@ pub(super) type Packet = Arc<Message>;
 
 impl Host {
     /// A host before it starts. It reads its log then.
-    pub(super) fn new(plan: Plan, session: u64, witness: Rc<RefCell<Witness>>) -> Self {
+    pub(super) fn new(plan: Plan, session: u64, oracle: Rc<RefCell<Oracle>>) -> Self {
         let machine = Registers::default();
         let setup = Setup {
             config: plan.config.clone(),
@@ -94,7 +94,7 @@ impl Host {
         let replica = Replica::new(setup).unwrap_or_else(|error| panic!("the scenario is wrong: {error}"));
         Self {
             plan,
-            witness,
+            oracle,
             machine,
             replica,
             appended: 0,
@@ -139,7 +139,7 @@ impl Host {
         ordered: bool,
         ctx: &mut Context<'_, Packet>,
     ) -> OpId {
-        let operation = self.witness.borrow_mut().history.invoke(id, ctx.now(), input);
+        let operation = self.oracle.borrow_mut().history.invoke(id, ctx.now(), input);
         self.last_token += 1;
         let token = self.last_token;
         self.waiting.insert(token, (operation, input));
@@ -177,20 +177,20 @@ impl Host {
         Moment { elapsed: ctx.now(), wall: Timestamp::from_millis(EPOCH_MILLIS + millis) }
     }
 
-    /// Tells the witness what the replica has executed since it last looked.
+    /// Tells the oracle what the replica has executed since it last looked.
     fn report(&mut self, ctx: &Context<'_, Packet>) {
         let executed = self.replica.executed();
-        if executed == self.seen || self.plan.lie.is_some() {
+        if executed == self.seen || self.plan.misbehavior.is_some() {
             return;
         }
-        let mut witness = self.witness.borrow_mut();
+        let mut oracle = self.oracle.borrow_mut();
         for (seq, batch) in self.replica.decided_since(self.seen) {
-            witness.observe(self.plan.node, ctx.now(), &Observation::Executed { seq, batch });
+            oracle.observe(self.plan.node, ctx.now(), &Observation::Executed { seq, batch });
         }
         let chain = self.replica.chain();
-        witness.observe(self.plan.node, ctx.now(), &Observation::Reached { seq: executed, chain });
+        oracle.observe(self.plan.node, ctx.now(), &Observation::Reached { seq: executed, chain });
         if let Some(id) = self.machine.repeated() {
-            witness.observe(self.plan.node, ctx.now(), &Observation::Repeated(id));
+            oracle.observe(self.plan.node, ctx.now(), &Observation::Repeated(id));
         }
         self.seen = executed;
     }
@@ -231,7 +231,7 @@ impl Host {
                     ctx.log(|| format!("refused: {refusal}"));
                     self.waiting.remove(&token);
                 }
-                Effect::Passed(token, _) => {
+                Effect::ReadReady(token, _) => {
                     if let Some((_, KeyValueInput::Get { key })) = self.waiting.get(&token) {
                         let output = KeyValueOutput::Value(self.machine.value(*key));
                         self.complete(token, ctx.now(), Some(output));
@@ -239,10 +239,10 @@ impl Host {
                 }
                 Effect::Event(event) => {
                     ctx.log(|| format!("{event:?}"));
-                    self.witness.borrow_mut().said(
+                    self.oracle.borrow_mut().on_event(
                         self.plan.node,
                         &event,
-                        self.plan.lie.is_some(),
+                        self.plan.misbehavior.is_some(),
                         ctx.now(),
                     );
                 }
@@ -254,9 +254,9 @@ impl Host {
         if let Some((operation, _)) = self.waiting.remove(&token)
             && let Some(output) = output
         {
-            let mut witness = self.witness.borrow_mut();
-            witness.completed.push((now, operation));
-            witness.history.complete(operation, now, output);
+            let mut oracle = self.oracle.borrow_mut();
+            oracle.completed.push((now, operation));
+            oracle.history.complete(operation, now, output);
         }
     }
 
@@ -264,10 +264,10 @@ impl Host {
     fn publish(&mut self, mut message: Message, ctx: &mut Context<'_, Packet>) -> Input {
         let key = keys::key(self.plan.node);
         message.sign(|statement| keys::sign(&key, statement));
-        if let (Message::PrePrepare(_, vote) | Message::Vote(vote), None) = (&message, &self.plan.lie) {
+        if let (Message::PrePrepare(_, vote) | Message::Vote(vote), None) = (&message, &self.plan.misbehavior) {
             let (stable, window) = (self.replica.stable(), self.plan.config.window);
             let observation = Observation::Voted { vote, stable, window };
-            self.witness.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
+            self.oracle.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
         }
         self.send(To::Others, message.clone(), ctx);
         Input::Own(message)
@@ -278,12 +278,12 @@ impl Host {
             To::One(key) => vec![keys::node(&key)],
             To::Others => self.peers().filter(|peer| *peer != self.plan.node).collect(),
         };
-        if let Some(liar) = &mut self.plan.lie {
-            liar.send(&self.replica, targets, &message, ctx);
+        if let Some(byzantine) = &mut self.plan.misbehavior {
+            byzantine.send(&self.replica, targets, &message, ctx);
             return;
         }
         let observation = Observation::Sent { message: &message, members: self.replica.membership() };
-        self.witness.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
+        self.oracle.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
         let packet = Arc::new(message);
         for target in targets {
             ctx.send(target, packet.clone());
@@ -369,8 +369,8 @@ impl Process for Host {
     }
 
     fn receive(&mut self, from: NodeId, message: Packet, ctx: &mut Context<'_, Packet>) {
-        if let Some(liar) = &mut self.plan.lie {
-            liar.hear(&message);
+        if let Some(byzantine) = &mut self.plan.misbehavior {
+            byzantine.observe(&message);
         }
         self.run(Input::Message(keys::key(from), (*message).clone()), ctx);
     }

@@ -16,7 +16,7 @@ use super::{
     invariants::{self, Observation},
     keys,
     registers::{Command, Registers},
-    witness::Witness,
+    oracle::Oracle,
 };
 use crate::{NodeId, history::KeyValueInput};
 
@@ -33,16 +33,16 @@ pub(super) struct Lab {
     config: Config,
     genesis: Membership,
     instances: Vec<Instance>,
-    queue: VecDeque<Parcel>,
+    queue: VecDeque<Envelope>,
     now: Duration,
-    /// Instances of different groups do not hear each other.
+    /// Instances of different groups do not observe each other.
     groups: Vec<usize>,
     /// Links and kinds of messages that are lost.
     lost: BTreeSet<(NodeId, NodeId, Option<&'static str>)>,
     next_token: u64,
     /// What happened since it was last asked for.
     pub(super) events: Vec<String>,
-    witness: Witness,
+    oracle: Oracle,
 }
 
 /// A running replica. Twins are two with one key, and not correct.
@@ -53,14 +53,14 @@ struct Instance {
     replica: Option<Replica>,
     machine: Registers,
     log: Vec<u8>,
-    lives: u64,
+    incarnations: u64,
     /// It crashes in its next step, after so many effects.
     crash_after: Option<usize>,
     seen: Seq,
 }
 
 #[derive(Debug)]
-struct Parcel {
+struct Envelope {
     from: usize,
     to: usize,
     message: Arc<Message>,
@@ -121,7 +121,7 @@ impl Lab {
     ) -> Self {
         let instances: Vec<Instance> =
             instances.into_iter().map(|(node, correct)| Instance::new(node, correct)).collect();
-        let liars: Vec<NodeId> =
+        let byzantine: Vec<NodeId> =
             instances.iter().filter(|instance| !instance.correct).map(|instance| instance.node).collect();
         let config = Config {
             checkpoint_interval: 4,
@@ -144,7 +144,7 @@ impl Lab {
             lost: BTreeSet::new(),
             next_token: 0,
             events: Vec::new(),
-            witness: Witness::new(invariants::all(&liars)),
+            oracle: Oracle::new(invariants::all(&byzantine)),
         };
         (0..lab.instances.len()).for_each(|at| lab.start(at));
         lab
@@ -160,7 +160,7 @@ impl Lab {
 
     /// The first thing that a correct replica did and must not do.
     pub(super) fn broken(&self) -> Option<&str> {
-        self.witness.broken.as_deref()
+        self.oracle.broken.as_deref()
     }
 
     /// Correct replicas that are running.
@@ -175,12 +175,12 @@ impl Lab {
         let instance = &mut self.instances[at];
         let node = instance.node;
         instance.machine = machine.clone();
-        instance.lives += 1;
+        instance.incarnations += 1;
         let setup = Setup {
             config: self.config.clone(),
             genesis: self.genesis.clone(),
             key: keys::key(node),
-            session: instance.lives + u64::try_from(self.now.as_millis()).unwrap_or(0) + at as u64,
+            session: instance.incarnations + u64::try_from(self.now.as_millis()).unwrap_or(0) + at as u64,
             machine: Box::new(machine),
         };
         let mut replica = Replica::new(setup).unwrap_or_else(|error| panic!("this is no replica: {error}"));
@@ -236,7 +236,7 @@ impl Lab {
         self.step(at, Input::ChangeMembers(self.next_token, change));
     }
 
-    /// Puts instances into groups that do not hear each other.
+    /// Puts instances into groups that do not observe each other.
     pub(super) fn partition(&mut self, groups: Vec<usize>) {
         self.groups = groups;
     }
@@ -269,12 +269,12 @@ impl Lab {
 
     /// What is on its way, in order: from which instance to which, and what.
     pub(super) fn on_its_way(&self) -> impl ExactSizeIterator<Item = (usize, usize, &Arc<Message>)> {
-        self.queue.iter().map(|parcel| (parcel.from, parcel.to, &parcel.message))
+        self.queue.iter().map(|envelope| (envelope.from, envelope.to, &envelope.message))
     }
 
     /// Delivers one of the messages on their way, and says of what kind it was if it arrived.
     pub(super) fn deliver_one(&mut self, index: usize) -> Option<&'static str> {
-        let Parcel { from, to, message } = self.queue.remove(index)?;
+        let Envelope { from, to, message } = self.queue.remove(index)?;
         let name = kind(&message);
         let lost = self.lost.contains(&(from, to, None)) || self.lost.contains(&(from, to, Some(name)));
         if self.groups[from] != self.groups[to] || lost || self.instances[to].replica.is_none() {
@@ -292,20 +292,20 @@ impl Lab {
 
     /// Loses what is on its way on a link.
     pub(super) fn lose_link(&mut self, from: usize, to: usize) {
-        self.queue.retain(|parcel| (parcel.from, parcel.to) != (from, to));
+        self.queue.retain(|envelope| (envelope.from, envelope.to) != (from, to));
     }
 
     /// Sends one of the messages on their way once more.
     pub(super) fn repeat_one(&mut self, index: usize) {
-        if let Some(Parcel { from, to, message }) = self.queue.get(index) {
-            let again = Parcel { from: *from, to: *to, message: message.clone() };
+        if let Some(Envelope { from, to, message }) = self.queue.get(index) {
+            let again = Envelope { from: *from, to: *to, message: message.clone() };
             self.queue.push_back(again);
         }
     }
 
     /// Sends what an instance would not send by itself.
     pub(super) fn say(&mut self, from: usize, to: usize, message: Arc<Message>) {
-        self.queue.push_back(Parcel { from, to, message });
+        self.queue.push_back(Envelope { from, to, message });
     }
 
     /// Lets time pass and timers fire, without delivering anything.
@@ -381,7 +381,7 @@ impl Lab {
         }
         let mut observe = |observation: Observation<'_>| {
             if instance.correct {
-                self.witness.observe(instance.node, self.now, &observation);
+                self.oracle.observe(instance.node, self.now, &observation);
             }
         };
         for (seq, batch) in replica.decided_since(instance.seen) {
@@ -429,7 +429,7 @@ impl Lab {
                     self.events.push(format!("{at} is answered at {}", answer.seq));
                 }
                 Effect::Answer(_, Err(refusal)) => self.events.push(format!("{at} is refused: {refusal}")),
-                Effect::Passed(_, seq) => self.events.push(format!("{at} reads at {seq}")),
+                Effect::ReadReady(_, seq) => self.events.push(format!("{at} reads at {seq}")),
                 Effect::Event(event) => self.note(at, &event),
             }
         }
@@ -442,12 +442,12 @@ impl Lab {
             return;
         };
         let observation = Observation::Voted { vote, stable: replica.stable(), window: self.config.window };
-        self.witness.observe(*node, self.now, &observation);
+        self.oracle.observe(*node, self.now, &observation);
     }
 
     fn note(&mut self, at: usize, event: &Event) {
         let instance = &self.instances[at];
-        self.witness.said(instance.node, event, !instance.correct, self.now);
+        self.oracle.on_event(instance.node, event, !instance.correct, self.now);
         let text = match event {
             Event::Leaving(view) => format!("leaves {view}"),
             Event::Entered(view, primary) => format!("enters {view} of {primary}"),
@@ -465,14 +465,14 @@ impl Lab {
     fn post(&mut self, from: usize, to: To, message: Message) {
         if let Instance { node, correct: true, replica: Some(replica), .. } = &self.instances[from] {
             let observation = Observation::Sent { message: &message, members: replica.membership() };
-            self.witness.observe(*node, self.now, &observation);
+            self.oracle.observe(*node, self.now, &observation);
         }
         let message = Arc::new(message);
         for to in (0..self.instances.len()).filter(|other| match to {
             To::One(key) => keys::key(self.instances[*other].node) == key,
             To::Others => self.instances[*other].node != self.instances[from].node,
         }) {
-            self.queue.push_back(Parcel { from, to, message: message.clone() });
+            self.queue.push_back(Envelope { from, to, message: message.clone() });
         }
     }
 }
@@ -485,7 +485,7 @@ impl Instance {
             replica: None,
             machine: Registers::default(),
             log: Vec::new(),
-            lives: 0,
+            incarnations: 0,
             crash_after: None,
             seen: Seq::ZERO,
         }

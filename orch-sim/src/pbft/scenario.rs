@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use orch_consensus::pbft::{Config, SeededFault};
 
-use super::{keys, liar::Lie};
+use super::{keys, byzantine::Misbehavior};
 use crate::{NemesisSettings, NodeId, Random};
 
 /// How a simulated run goes. Everything follows from the seed.
@@ -13,7 +13,7 @@ pub struct Scenario {
     /// Replicas at the beginning.
     pub replicas: usize,
     /// Those that are not correct, at most f, and what they do.
-    pub liars: Vec<(NodeId, Lie)>,
+    pub byzantine: Vec<(NodeId, Misbehavior)>,
     /// A node joins and one leaves during the run.
     pub members_change: bool,
     /// Clients are at this node only.
@@ -23,7 +23,7 @@ pub struct Scenario {
     /// The window is as short as it can be, so that each checkpoint counts.
     pub narrow: bool,
     /// There is a client that is no member, at the last node.
-    pub outsider: bool,
+    pub external_client: bool,
     /// A mistake that everybody who is correct otherwise makes.
     pub seeded_fault: Option<SeededFault>,
     /// When faults end.
@@ -43,22 +43,22 @@ impl Scenario {
         let mut nodes: Vec<NodeId> = (0..replicas).collect();
         random.shuffle(&mut nodes);
         let count = usize::try_from(random.below(faulty as u64 + 1)).unwrap_or(0);
-        let liars = nodes
+        let byzantine = nodes
             .into_iter()
             .take(count)
-            .filter_map(|node| Some((node, *random.choose(Lie::ALL)?)))
+            .filter_map(|node| Some((node, *random.choose(Misbehavior::ALL)?)))
             .collect();
         Self {
             seed,
             replicas,
-            liars,
+            byzantine,
             members_change: random.chance(200),
             only_client: random
                 .chance(100)
                 .then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
             absent: random.chance(100).then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
             narrow: random.chance(200),
-            outsider: random.chance(300),
+            external_client: random.chance(300),
             seeded_fault: None,
             heal_at: Duration::from_secs(30),
             clients_until: Duration::from_secs(45),
@@ -71,26 +71,26 @@ impl Scenario {
     pub fn hunting(fault: SeededFault, seed: u64, replicas: usize) -> Self {
         let mut scenario = Self { seeded_fault: Some(fault), ..Self::from_seed(seed, replicas) };
         let node = usize::try_from(seed % replicas as u64).unwrap_or(0);
-        let lie = match fault {
-            SeededFault::ProposalsNotRecomputed => Some((1, Lie::BadNewView)),
-            SeededFault::TimerNeedsOwnRequest => Some((0, Lie::Mute)),
-            SeededFault::LockAcrossViews => Some((node, Lie::NeverCommit)),
-            SeededFault::SnapshotNotVerified => Some((node, Lie::LyingSupply)),
-            SeededFault::SignaturesNotChecked => Some((node, Lie::Forge)),
-            SeededFault::StaleEpochAccepted => Some((node, Lie::StaleEpoch)),
-            SeededFault::EvidenceDropped => Some((node, Lie::Equivocate)),
-            SeededFault::ReadWithoutFallback => Some((node, Lie::FalseReads)),
-            SeededFault::OneReplyBelieved => Some((node, Lie::FalseReplies)),
+        let misbehavior = match fault {
+            SeededFault::ProposalsNotRecomputed => Some((1, Misbehavior::BadNewView)),
+            SeededFault::TimerNeedsOwnRequest => Some((0, Misbehavior::Mute)),
+            SeededFault::LockAcrossViews => Some((node, Misbehavior::NeverCommit)),
+            SeededFault::SnapshotNotVerified => Some((node, Misbehavior::LyingSupply)),
+            SeededFault::SignaturesNotChecked => Some((node, Misbehavior::Forge)),
+            SeededFault::StaleEpochAccepted => Some((node, Misbehavior::StaleEpoch)),
+            SeededFault::EvidenceDropped => Some((node, Misbehavior::Equivocate)),
+            SeededFault::ReadWithoutFallback => Some((node, Misbehavior::FalseReads)),
+            SeededFault::OneReplyBelieved => Some((node, Misbehavior::FalseReplies)),
             _ => None,
         };
-        if let Some((node, lie)) = lie {
-            scenario.liars = vec![(node, lie)];
+        if let Some((node, misbehavior)) = misbehavior {
+            scenario.byzantine = vec![(node, misbehavior)];
             scenario.absent = (fault == SeededFault::SnapshotNotVerified).then_some((node + 1) % replicas);
             scenario.only_client = (fault == SeededFault::TimerNeedsOwnRequest).then_some(1);
             scenario.members_change |= fault == SeededFault::StaleEpochAccepted;
         }
         scenario.narrow |= fault == SeededFault::CheckpointNotResent;
-        scenario.outsider |= fault == SeededFault::OneReplyBelieved;
+        scenario.external_client |= fault == SeededFault::OneReplyBelieved;
         scenario
     }
 
@@ -100,8 +100,8 @@ impl Scenario {
     }
 
     /// The node of the client that is no member.
-    pub(super) fn outsider(&self) -> Option<NodeId> {
-        self.outsider.then(|| self.hosts())
+    pub(super) fn external_client(&self) -> Option<NodeId> {
+        self.external_client.then(|| self.hosts())
     }
 
     /// Small numbers everywhere, so that everything happens often.
@@ -117,7 +117,7 @@ impl Scenario {
             request_timeout_max: BASE_TIMEOUT * 2,
             status_interval: Duration::from_millis(200),
             snapshot_bytes_min: 3000,
-            clients: self.outsider().map(keys::key).into_iter().collect(),
+            clients: self.external_client().map(keys::key).into_iter().collect(),
             seeded_fault: self.seeded_fault,
             ..Config::default()
         }
@@ -131,7 +131,7 @@ impl Scenario {
             crashes: all || random.chance(500),
             partitions: all || random.chance(500),
             one_way_partitions: all || random.chance(500),
-            weather: all || random.chance(500),
+            network_conditions: all || random.chance(500),
             pauses: all || random.chance(500),
             ..NemesisSettings::default()
         }

@@ -140,9 +140,9 @@ impl Replica {
         if vote.replica != replica || !self.counts(vote.epoch) {
             return;
         }
-        let deaf = self.changing.is_some() && self.config.makes(SeededFault::DeafWhileChanging);
+        let ignored = self.changing.is_some() && self.config.makes(SeededFault::CommitsIgnoredWhileChanging);
         let current = vote.view == self.view && self.changing.is_none();
-        if (vote.phase == Phase::Prepare && !current) || deaf {
+        if (vote.phase == Phase::Prepare && !current) || ignored {
             return;
         }
         let Some(index) = self.membership().index(replica) else { return };
@@ -280,8 +280,8 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         let missing = self.log.get(certificate.seq).is_some_and(|slot| slot.decided.is_none());
-        let deaf = self.changing.is_some() && self.config.makes(SeededFault::DeafWhileChanging);
-        if !missing || deaf || certificate.phase != Phase::Commit {
+        let ignored = self.changing.is_some() && self.config.makes(SeededFault::CommitsIgnoredWhileChanging);
+        if !missing || ignored || certificate.phase != Phase::Commit {
             return;
         }
         let (Some(claims), Some(sender)) = (certificate.claims(self.membership()), self.key_of(from)) else {

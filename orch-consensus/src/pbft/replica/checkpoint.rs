@@ -177,7 +177,7 @@ impl Replica {
         let high = self.log.high();
         self.log.truncate(checkpoint.seq, self.window());
         self.checkpoints.truncate(checkpoint.seq);
-        self.history.settle(checkpoint.snapshot);
+        self.history.prune(checkpoint.snapshot);
         let proof = &Arc::new(StableProof { steps: Vec::new(), ..(**proof).clone() });
         let old = self.stable.replace(proof.clone()).map(|old| old.checkpoint.snapshot);
         let ended =

@@ -37,7 +37,7 @@ impl Replica {
                 self.reply(request.client, reply, out);
             }
         }
-        self.forget_settled(batch);
+        self.forget_superseded(batch);
         self.renew_session(out);
         self.progress_at = now.elapsed;
         self.history.push(batch.clone());
@@ -59,9 +59,9 @@ impl Replica {
         self.run_reads(now, out);
     }
 
-    /// What a client asked for may have settled others of its requests: those that it has the answers to, and those of an
+    /// What a client asked for may have superseded others of its requests: those that it has the answers to, and those of an
     /// earlier life. Nobody is to blame that they are not executed.
-    fn forget_settled(&mut self, batch: &Batch) {
+    fn forget_superseded(&mut self, batch: &Batch) {
         let service = &self.service;
         let mut last = None;
         for request in &batch.requests {

@@ -134,7 +134,7 @@ impl Replica {
                 }
             }
             Purpose::Barrier(tokens) => {
-                out.extend(tokens.into_iter().map(|token| Effect::Passed(token, reply.seq)));
+                out.extend(tokens.into_iter().map(|token| Effect::ReadReady(token, reply.seq)));
             }
             Purpose::Membership(token) => {
                 let outcome = reply.outcomes.first().cloned().unwrap_or_default();

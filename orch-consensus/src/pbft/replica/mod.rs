@@ -391,7 +391,7 @@ impl Replica {
         self.propose(now, out);
         if now.elapsed >= self.status_at {
             self.status_at = now.elapsed + self.config.status_interval;
-            self.tell_status(now, out);
+            self.send_status(now, out);
         }
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Plan {
     pub(super) base: Seq,
     /// For each place after the base, up to the last that somebody prepared: the view and batch that were prepared there
     /// last, or nothing.
-    pub(super) places: Vec<(Seq, Option<(View, Digest)>)>,
+    pub(super) slots: Vec<(Seq, Option<(View, Digest)>)>,
 }
 
 impl Plan {
@@ -35,14 +35,14 @@ impl Plan {
             }
         }
         let end = last.last_key_value().map_or(base, |(seq, _)| *seq);
-        let places = (base.0 + 1..=end.0).map(|seq| (Seq(seq), last.get(&Seq(seq)).copied())).collect();
-        Self { base, places }
+        let slots = (base.0 + 1..=end.0).map(|seq| (Seq(seq), last.get(&Seq(seq)).copied())).collect();
+        Self { base, slots }
     }
 
     /// The digest of each place; gaps get the null batch.
     pub(super) fn proposals(&self) -> Vec<(Seq, Digest)> {
         let null = Batch::null().digest();
-        self.places.iter().map(|(seq, chosen)| (*seq, chosen.map_or(null, |(_, digest)| digest))).collect()
+        self.slots.iter().map(|(seq, chosen)| (*seq, chosen.map_or(null, |(_, digest)| digest))).collect()
     }
 }
 
@@ -80,7 +80,7 @@ impl Replica {
             let all = changes.iter().flat_map(|change| &change.prepared);
             all.clone().find(|known| (known.seq, known.view, known.digest) == (*seq, view, digest)).cloned()
         };
-        let prepared = plan.places.iter().filter_map(proof).collect();
+        let prepared = plan.slots.iter().filter_map(proof).collect();
         Arc::new(NewView {
             epoch: self.epoch(),
             view: self.view,
@@ -126,13 +126,13 @@ impl Replica {
         }
         let plan = Plan::of(&new.summaries);
         let believed = self.config.makes(SeededFault::ProposalsNotRecomputed);
-        let bounded = plan.places.len() as u64 <= self.window();
+        let bounded = plan.slots.len() as u64 <= self.window();
         if (plan.proposals() != new.proposals && !believed) || !bounded {
             return None;
         }
         claims.extend(self.base_claims(plan.base, new.stable.as_ref())?);
         let mut proofs = new.prepared.iter();
-        for (seq, view, digest) in plan.places.iter().filter_map(|(seq, chosen)| {
+        for (seq, view, digest) in plan.slots.iter().filter_map(|(seq, chosen)| {
             let (view, digest) = (*chosen)?;
             Some((*seq, view, digest))
         }) {

@@ -35,7 +35,7 @@ pub(super) struct Waiting {
     pub(super) request: Arc<Request>,
     pub(super) since: Duration,
     /// When it was last passed on.
-    told: Duration,
+    relayed_at: Duration,
 }
 
 impl Pool {
@@ -45,7 +45,7 @@ impl Pool {
         if self.waiting.contains_key(&key) || self.of_client(&request.client) >= CLIENT_WINDOW {
             return false;
         }
-        self.waiting.insert(key, Waiting { request, since: now, told: now });
+        self.waiting.insert(key, Waiting { request, since: now, relayed_at: now });
         self.arrivals.push_back(key);
         self.proposable.push_back(key);
         true
@@ -72,21 +72,21 @@ impl Pool {
     }
 
     /// When the request that was passed on longest ago was.
-    pub(super) fn told_first(&self) -> Option<Duration> {
-        self.arrivals.iter().filter_map(|key| self.waiting.get(key)).map(|waiting| waiting.told).min()
+    pub(super) fn first_relayed(&self) -> Option<Duration> {
+        self.arrivals.iter().filter_map(|key| self.waiting.get(key)).map(|waiting| waiting.relayed_at).min()
     }
 
     /// Requests that were last passed on at `before` or earlier, the oldest first. They count as passed on now.
-    pub(super) fn take_untold(&mut self, before: Duration, now: Duration) -> Vec<Arc<Request>> {
+    pub(super) fn take_unrelayed(&mut self, before: Duration, now: Duration) -> Vec<Arc<Request>> {
         let mut due = Vec::new();
         for key in &self.arrivals {
             if due.len() >= RELAYED_MAX {
                 break;
             }
             if let Some(waiting) = self.waiting.get_mut(key)
-                && waiting.told <= before
+                && waiting.relayed_at <= before
             {
-                waiting.told = now;
+                waiting.relayed_at = now;
                 due.push(waiting.request.clone());
             }
         }
@@ -122,23 +122,23 @@ impl Pool {
         self.proposable.clone_from(&self.arrivals);
         for each in waiting.values_mut() {
             each.since = now;
-            each.told = now;
+            each.relayed_at = now;
         }
     }
 
-    /// Forgets requests of a client for which `gone` holds.
-    pub(super) fn forget_of(&mut self, client: &PublicKey, gone: impl Fn(&Request) -> bool) {
+    /// Forgets requests of a client for which `obsolete` holds.
+    pub(super) fn forget_of(&mut self, client: &PublicKey, obsolete: impl Fn(&Request) -> bool) {
         let of_client = self.waiting.range((*client, 0, 0)..=(*client, u64::MAX, u64::MAX));
-        let settled: Vec<_> =
-            of_client.filter(|(_, waiting)| gone(&waiting.request)).map(|(key, _)| *key).collect();
-        for key in settled {
+        let superseded: Vec<_> =
+            of_client.filter(|(_, waiting)| obsolete(&waiting.request)).map(|(key, _)| *key).collect();
+        for key in superseded {
             self.waiting.remove(&key);
         }
     }
 
-    /// Forgets requests for which `gone` holds.
-    pub(super) fn forget(&mut self, gone: impl Fn(&Request) -> bool) {
-        self.waiting.retain(|_, waiting| !gone(&waiting.request));
+    /// Forgets requests for which `obsolete` holds.
+    pub(super) fn forget(&mut self, obsolete: impl Fn(&Request) -> bool) {
+        self.waiting.retain(|_, waiting| !obsolete(&waiting.request));
     }
 
     fn of_client(&self, client: &PublicKey) -> u64 {

@@ -89,7 +89,7 @@ impl Replica {
             }
             let tokens = self.reads.round.take().map(|round| round.tokens).unwrap_or_default();
             if answered {
-                out.extend(tokens.into_iter().map(|token| Effect::Passed(token, executed)));
+                out.extend(tokens.into_iter().map(|token| Effect::ReadReady(token, executed)));
             } else if self.may_order_barrier() {
                 self.order_barrier(now, tokens, out);
             } else {

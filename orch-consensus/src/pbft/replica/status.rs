@@ -14,7 +14,7 @@ use crate::pbft::{
 const PLACES_MAX: usize = 16;
 
 impl Replica {
-    pub(super) fn tell_status(&mut self, _: Moment, out: &mut Vec<Effect>) {
+    pub(super) fn send_status(&mut self, _: Moment, out: &mut Vec<Effect>) {
         let status = Status {
             epoch: self.epoch(),
             view: self.view,

@@ -176,7 +176,7 @@ impl Replica {
             Supply::Manifest(name, hashes) => self.supply_manifest(name, hashes, out),
             Supply::Chunk(name, index, bytes) => self.supply_chunk(now, name, index, bytes, out),
             Supply::Digests(after, digests) => self.supply_digests(now, from, after, &digests, out),
-            Supply::Gone(fetch) => self.supply_gone(now, from, fetch, out),
+            Supply::Unavailable(fetch) => self.supply_unavailable(now, from, fetch, out),
             Supply::Members(_) => {}
         }
     }
@@ -204,7 +204,7 @@ impl Replica {
         }
     }
 
-    fn supply_gone(&mut self, now: Moment, from: PublicKey, fetch: Fetch, out: &mut Vec<Effect>) {
+    fn supply_unavailable(&mut self, now: Moment, from: PublicKey, fetch: Fetch, out: &mut Vec<Effect>) {
         let asked = self.transfer.as_ref().and_then(|transfer| self.peer(transfer.turn));
         let Some(transfer) = &mut self.transfer else { return };
         if asked != Some(from) {

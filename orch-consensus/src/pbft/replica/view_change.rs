@@ -248,7 +248,7 @@ impl Replica {
     /// much.
     pub(super) fn relay_at(&self) -> Option<Duration> {
         self.me?;
-        self.pool.told_first().map(|told| told + self.config.request_timeout / 2)
+        self.pool.first_relayed().map(|relayed_at| relayed_at + self.config.request_timeout / 2)
     }
 
     /// A request of ours that takes long goes to all, so that they watch the primary too; somebody else's goes to the primary,
@@ -259,7 +259,7 @@ impl Replica {
         }
         let before = now.elapsed.saturating_sub(self.config.request_timeout / 2);
         let primary = self.membership().primary(self.view).key;
-        for request in self.pool.take_untold(before, now.elapsed) {
+        for request in self.pool.take_unrelayed(before, now.elapsed) {
             if request.client == self.key {
                 out.push(Effect::Submit(To::Others, Message::Request(request)));
             } else if primary != self.key {

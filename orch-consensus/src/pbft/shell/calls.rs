@@ -20,8 +20,8 @@ use crate::pbft::io::{Answer, Refusal};
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
 
-/// A place in the queue, for a command of this size.
-pub(super) fn place_for(
+/// A permit in the queue, for a command of this size.
+pub(super) fn permit_for(
     command: &Bytes,
     max: usize,
     places: &Arc<Semaphore>,
@@ -36,7 +36,7 @@ pub(super) fn place_for(
     })
 }
 
-/// What callers ask of the loop. Each brings its place in the queue, which it gives back when it is answered.
+/// What callers ask of the loop. Each brings its permit in the queue, which it gives back when it is answered.
 #[derive(Debug)]
 pub(super) enum Call {
     Propose(Bytes, Reply<Committed>, OwnedSemaphorePermit),
@@ -56,8 +56,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(members: Vec<String>) -> Arc<Self> {
-        let trouble = Some("not started yet".into());
-        let status = ConsensusStatus { applied: Revision::ZERO, leader: false, members, trouble };
+        let last_error = Some("not started yet".into());
+        let status = ConsensusStatus { applied: Revision::ZERO, leader: false, members, last_error };
         Arc::new(Self { status: Mutex::new(status), evidence: Mutex::default(), time: AtomicU64::new(0) })
     }
 
@@ -107,17 +107,17 @@ enum Caller {
 }
 
 impl Waiting {
-    pub(super) fn command(&mut self, reply: Reply<Committed>, place: OwnedSemaphorePermit) -> u64 {
-        self.add(Caller::Command(reply), place)
+    pub(super) fn command(&mut self, reply: Reply<Committed>, permit: OwnedSemaphorePermit) -> u64 {
+        self.add(Caller::Command(reply), permit)
     }
 
-    pub(super) fn revision(&mut self, reply: Reply<Revision>, place: OwnedSemaphorePermit) -> u64 {
-        self.add(Caller::Revision(reply), place)
+    pub(super) fn revision(&mut self, reply: Reply<Revision>, permit: OwnedSemaphorePermit) -> u64 {
+        self.add(Caller::Revision(reply), permit)
     }
 
-    fn add(&mut self, caller: Caller, place: OwnedSemaphorePermit) -> u64 {
+    fn add(&mut self, caller: Caller, permit: OwnedSemaphorePermit) -> u64 {
         self.last += 1;
-        self.callers.insert(self.last, (caller, place));
+        self.callers.insert(self.last, (caller, permit));
         self.last
     }
 

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    calls::{Reply, Waiting, place_for},
+    calls::{Reply, Waiting, permit_for},
     config::{PbftConfig, PbftConfigError},
     outbox::Outbox,
     signer::Signer,
@@ -47,7 +47,7 @@ pub struct PbftClient {
     max_command_bytes: usize,
     calls: mpsc::UnboundedSender<Call>,
     /// Bounds what is in `calls` and in the loop.
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -91,7 +91,7 @@ impl PbftClient {
             key,
             max_command_bytes: config.max_command_bytes,
             calls,
-            places: Arc::new(Semaphore::new(config.queue_max.min(Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(config.queue_max.min(Semaphore::MAX_PERMITS))),
             task: tokio::sync::Mutex::new(Some(tokio::spawn(driver.run(queue)))),
         })
     }
@@ -102,16 +102,16 @@ impl PbftClient {
     /// # Errors
     /// [`ConsensusError`], and whether it was carried out all the same.
     pub async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
-        let place = place_for(&command, self.max_command_bytes, &self.places)?;
+        let permit = permit_for(&command, self.max_command_bytes, &self.permits)?;
         let (reply, answer) = oneshot::channel();
-        self.calls.send(Call::Propose(command, reply, place)).map_err(|_| ConsensusError::Stopped)?;
+        self.calls.send(Call::Propose(command, reply, permit)).map_err(|_| ConsensusError::Stopped)?;
         answer.await.unwrap_or(Err(ConsensusError::Stopped))
     }
 
     /// Ends it. Commands without an answer end with [`ConsensusError::Stopped`]; what came of them is not known. The
     /// transport stays open.
     pub async fn shutdown(&self) {
-        self.places.close();
+        self.permits.close();
         // It may have ended by itself.
         let _ = self.calls.send(Call::Shutdown);
         if let Some(task) = self.task.lock().await.take() {
@@ -179,8 +179,8 @@ impl Driver {
         let mut inputs = Vec::with_capacity(calls.len() + messages.len() + 1);
         for call in calls.drain(..) {
             match call {
-                Call::Propose(command, reply, place) => {
-                    inputs.push(ClientInput::Propose(self.waiting.command(reply, place), command));
+                Call::Propose(command, reply, permit) => {
+                    inputs.push(ClientInput::Propose(self.waiting.command(reply, permit), command));
                 }
                 Call::Shutdown => over = true,
             }

@@ -24,10 +24,10 @@ use tokio::{
 };
 
 use super::{
-    calls::{Call, Shared, place_for},
+    calls::{Call, Shared, permit_for},
     config::{PbftConfig, PbftConfigError},
     disk::{Directory, Disk, failed},
-    driver::{Clock, Driver, Parts},
+    driver::{Clock, Driver, DriverContext},
     journal::Journal,
     outbox::Outbox,
     signer::Signer,
@@ -64,7 +64,7 @@ pub struct PbftConsensus {
     /// The loop's side, until it starts.
     queue: Mutex<Option<mpsc::UnboundedReceiver<Call>>>,
     /// Bounds what is in `calls` and in the loop.
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     shared: Arc<Shared>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -119,7 +119,7 @@ impl PbftConsensus {
         config.check_transport(&*transport, &signer.public_key())?;
         let (group, genesis) = (config.group()?, config.genesis()?);
         let (calls, queue) = mpsc::unbounded_channel();
-        let places = Arc::new(Semaphore::new(config.queue_max.min(Semaphore::MAX_PERMITS)));
+        let permits = Arc::new(Semaphore::new(config.queue_max.min(Semaphore::MAX_PERMITS)));
         let names = config.members.keys().cloned().collect();
         Ok(Self {
             group,
@@ -129,7 +129,7 @@ impl PbftConsensus {
             disk,
             calls,
             queue: Mutex::new(Some(queue)),
-            places,
+            permits,
             shared: Shared::new(names),
             task: tokio::sync::Mutex::new(None),
             config,
@@ -242,7 +242,7 @@ impl Consensus for PbftConsensus {
             self.config.channel,
             &self.genesis,
         );
-        let parts = Parts {
+        let context = DriverContext {
             replica,
             group: self.group,
             transport: self.transport.clone(),
@@ -258,22 +258,22 @@ impl Consensus for PbftConsensus {
             batch_delay: self.config.core.batch_delay,
             shutdown_timeout: self.config.shutdown_timeout,
         };
-        let driver = Driver::new(parts, effects);
+        let driver = Driver::new(context, effects);
         *self.task.lock().await = Some(tokio::spawn(Box::pin(driver.run(queue))));
         Ok(())
     }
 
     async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
-        let place = place_for(&command, self.config.max_command_bytes, &self.places)?;
+        let permit = permit_for(&command, self.config.max_command_bytes, &self.permits)?;
         let (reply, answer) = oneshot::channel();
-        self.calls.send(Call::Propose(command, reply, place)).map_err(|_| ConsensusError::Stopped)?;
+        self.calls.send(Call::Propose(command, reply, permit)).map_err(|_| ConsensusError::Stopped)?;
         answer.await.unwrap_or(Err(ConsensusError::Stopped))
     }
 
     async fn read_barrier(&self) -> Result<Revision, ConsensusError> {
-        let place = self.places.clone().acquire_owned().await.map_err(|_| ConsensusError::Stopped)?;
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| ConsensusError::Stopped)?;
         let (reply, answer) = oneshot::channel();
-        self.calls.send(Call::Barrier(reply, place)).map_err(|_| ConsensusError::Stopped)?;
+        self.calls.send(Call::Barrier(reply, permit)).map_err(|_| ConsensusError::Stopped)?;
         answer.await.unwrap_or(Err(ConsensusError::Stopped))
     }
 
@@ -294,14 +294,14 @@ impl Consensus for PbftConsensus {
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<Revision, ConsensusError> {
-        let place = self.places.clone().acquire_owned().await.map_err(|_| ConsensusError::Stopped)?;
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| ConsensusError::Stopped)?;
         let (reply, answer) = oneshot::channel();
-        self.calls.send(Call::ChangeMembers(change, reply, place)).map_err(|_| ConsensusError::Stopped)?;
+        self.calls.send(Call::ChangeMembers(change, reply, permit)).map_err(|_| ConsensusError::Stopped)?;
         answer.await.unwrap_or(Err(ConsensusError::Stopped))
     }
 
     async fn shutdown(&self) {
-        self.places.close();
+        self.permits.close();
         let _ = self.calls.send(Call::Shutdown);
         // One that was never started has nothing to finish.
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -238,8 +238,8 @@ mod tests {
 
     #[test]
     fn it_keeps_what_was_added_and_replaced() {
-        let place = tempfile::tempdir().unwrap();
-        let disk = Directory::open(place.path(), &GROUP, &MEMBER).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Directory::open(directory.path(), &GROUP, &MEMBER).unwrap();
         disk.append(b"one").unwrap();
         disk.append(b"two").unwrap();
         assert_eq!(disk.read().unwrap(), b"onetwo");
@@ -247,7 +247,7 @@ mod tests {
         disk.append(b"four").unwrap();
         disk.sync().unwrap();
         drop(disk);
-        let disk = Directory::open(place.path(), &GROUP, &MEMBER).unwrap();
+        let disk = Directory::open(directory.path(), &GROUP, &MEMBER).unwrap();
         assert_eq!(disk.read().unwrap(), b"threefour");
         disk.truncate(5).unwrap();
         disk.append(b"!").unwrap();
@@ -256,20 +256,20 @@ mod tests {
 
     #[test]
     fn it_is_open_once() {
-        let place = tempfile::tempdir().unwrap();
-        let first = Directory::open(place.path(), &GROUP, &MEMBER).unwrap();
-        let refused = Directory::open(place.path(), &GROUP, &MEMBER).unwrap_err();
+        let directory = tempfile::tempdir().unwrap();
+        let first = Directory::open(directory.path(), &GROUP, &MEMBER).unwrap();
+        let refused = Directory::open(directory.path(), &GROUP, &MEMBER).unwrap_err();
         assert!(matches!(&refused, StoreError::Locked(why) if why.contains("lock")), "{refused}");
         drop(first);
-        assert!(Directory::open(place.path(), &GROUP, &MEMBER).is_ok());
+        assert!(Directory::open(directory.path(), &GROUP, &MEMBER).is_ok());
     }
 
     #[test]
     fn that_of_another_member_or_group_is_refused() {
-        let place = tempfile::tempdir().unwrap();
-        drop(Directory::open(place.path(), &GROUP, &MEMBER).unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        drop(Directory::open(directory.path(), &GROUP, &MEMBER).unwrap());
         for (group, member) in [(Digest([3; 32]), MEMBER), (GROUP, PublicKey([3; 32]))] {
-            let refused = Directory::open(place.path(), &group, &member).unwrap_err();
+            let refused = Directory::open(directory.path(), &group, &member).unwrap_err();
             assert!(refused.to_string().contains("another member or group"), "{refused}");
         }
     }

@@ -1,7 +1,7 @@
 //! The loop: takes in what happened, has the replica decide what to do about it, and does that.
 
 mod effects;
-mod said;
+mod status;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -19,12 +19,12 @@ use orch_core::{
 };
 use tokio::sync::{mpsc, watch};
 
-use self::said::Said;
+use self::status::StatusReport;
 use super::{
     calls::{Call, Reply, Shared, Waiting},
     evidence,
     journal::{self, Journal, Progress},
-    lanes::{Lanes, Sender},
+    priority_queues::{PriorityQueues, Sender},
     outbox::Outbox,
     verifier::Verifier,
 };
@@ -53,7 +53,7 @@ const VAIN_GATHERINGS_MAX: usize = 3;
 const ROUNDS_DELAY_MAX: u32 = 8;
 
 /// What the loop begins with.
-pub(super) struct Parts {
+pub(super) struct DriverContext {
     pub(super) replica: Replica,
     pub(super) group: Digest,
     pub(super) transport: Arc<dyn Transport>,
@@ -93,11 +93,11 @@ impl Clock {
 
 /// The replica and everything around it.
 pub(super) struct Driver {
-    parts: Parts,
+    context: DriverContext,
     /// When the work at hand began.
     now: Moment,
     verifier: Verifier,
-    lanes: Lanes,
+    queues: PriorityQueues,
     waiting: Waiting,
     inputs: VecDeque<Input>,
     effects: Vec<Effect>,
@@ -122,16 +122,16 @@ pub(super) struct Driver {
     answered: usize,
     /// When to stop at the latest, once somebody asked for it.
     stop_at: Option<Duration>,
-    said: Said,
+    reported: StatusReport,
 }
 
 impl Driver {
     /// A loop that goes on with the effects of a recovery.
-    pub(super) fn new(parts: Parts, effects: Vec<Effect>) -> Self {
+    pub(super) fn new(context: DriverContext, effects: Vec<Effect>) -> Self {
         let mut driver = Self {
-            now: parts.clock.now(),
+            now: context.clock.now(),
             verifier: Verifier::default(),
-            lanes: Lanes::default(),
+            queues: PriorityQueues::default(),
             waiting: Waiting::default(),
             inputs: VecDeque::from([Input::Tick]),
             effects,
@@ -149,8 +149,8 @@ impl Driver {
             answers: Vec::new(),
             answered: 0,
             stop_at: None,
-            said: Said::default(),
-            parts,
+            reported: StatusReport::default(),
+            context,
         };
         driver.meet_members();
         driver.carry_out();
@@ -159,15 +159,15 @@ impl Driver {
 
     /// Runs until it is told to stop, or nobody is left who could ask for anything.
     pub(super) async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
-        let transport = self.parts.transport.clone();
-        let mut journal = self.parts.journal.as_ref().map(Journal::progress);
+        let transport = self.context.transport.clone();
+        let mut journal = self.context.journal.as_ref().map(Journal::progress);
         let mut incoming = transport.incoming();
         let mut open = true;
         let mut taken = Vec::new();
-        self.settle().await;
+        self.run_until_idle().await;
         while !self.is_over() {
             let deadline = self.deadline();
-            let busy = !self.lanes.is_empty();
+            let busy = !self.queues.is_empty();
             let stalled = self.is_stalled();
             tokio::select! {
                 biased;
@@ -187,7 +187,7 @@ impl Driver {
                     incoming = transport.incoming();
                     match message {
                         Some(message) => { self.sort(message); }
-                        None => open = self.transport_closed(),
+                        None => open = self.on_transport_closed(),
                     }
                 }
                 () = tokio::task::yield_now(), if busy && !stalled => {}
@@ -199,7 +199,7 @@ impl Driver {
                     let Poll::Ready(message) = futures_util::poll!(&mut incoming) else { break };
                     incoming = transport.incoming();
                     let Some(message) = message else {
-                        open = self.transport_closed();
+                        open = self.on_transport_closed();
                         break;
                     };
                     count += 1;
@@ -217,27 +217,27 @@ impl Driver {
 
     fn is_over(&self) -> bool {
         let stopped =
-            self.stop_at.is_some_and(|at| self.waiting.is_empty() || self.parts.clock.now().elapsed >= at);
+            self.stop_at.is_some_and(|at| self.waiting.is_empty() || self.context.clock.now().elapsed >= at);
         stopped || self.progress.failed
     }
 
     /// Nothing is taken in while too much waits to be written.
     fn is_stalled(&self) -> bool {
-        let waiting = self.parts.journal.as_ref().map_or(0, Journal::waiting_bytes);
-        waiting > self.parts.log_queue_bytes_max
+        let waiting = self.context.journal.as_ref().map_or(0, Journal::waiting_bytes);
+        waiting > self.context.log_queue_bytes_max
     }
 
     fn deadline(&self) -> tokio::time::Instant {
-        let mut at = self.parts.replica.deadline();
+        let mut at = self.context.replica.deadline();
         if !self.open.is_empty() {
             at = at.min(self.late_at());
         }
-        self.parts.clock.at(self.stop_at.map_or(at, |stop| stop.min(at)))
+        self.context.clock.at(self.stop_at.map_or(at, |stop| stop.min(at)))
     }
 
-    fn transport_closed(&mut self) -> bool {
+    fn on_transport_closed(&mut self) -> bool {
         tracing::error!("the transport is closed; this member hears nothing any more");
-        self.said.trouble.deaf = true;
+        self.reported.problems.transport_closed = true;
         false
     }
 
@@ -266,32 +266,32 @@ impl Driver {
     fn sort(&mut self, incoming: Incoming) -> usize {
         let Incoming { from, message, .. } = incoming;
         let (from, size) = (PublicKey(*from.as_bytes()), message.len());
-        if size > self.parts.message_bytes_max {
+        if size > self.context.message_bytes_max {
             tracing::warn!(?from, size, "a message is too large and is dropped");
             return size;
         }
-        let parts = &self.parts;
-        let known = parts.replica.membership().by_key(&from).is_some()
-            || parts.genesis.contains(&from)
-            || parts.clients.contains(&from);
-        self.lanes.push(from, if known { Sender::Known } else { Sender::Stranger }, message);
+        let context = &self.context;
+        let known = context.replica.membership().by_key(&from).is_some()
+            || context.genesis.contains(&from)
+            || context.clients.contains(&from);
+        self.queues.push(from, if known { Sender::Known } else { Sender::NonMember }, message);
         size
     }
 
     async fn turn(&mut self, calls: &mut Vec<Call>) {
-        self.now = self.parts.clock.now();
+        self.now = self.context.clock.now();
         self.release();
-        while let Some((from, message)) = self.lanes.next_fast() {
+        while let Some((from, message)) = self.queues.next_fast() {
             self.read(from, message);
         }
         for _ in 0..SLOW_OF_TURN {
-            let Some((from, message)) = self.lanes.next_slow() else { break };
+            let Some((from, message)) = self.queues.next_slow() else { break };
             self.read(from, message);
         }
         self.take_calls(calls);
         self.propose();
         self.inputs.push_back(Input::Tick);
-        self.settle().await;
+        self.run_until_idle().await;
     }
 
     fn read(&mut self, from: PublicKey, message: Bytes) {
@@ -307,27 +307,27 @@ impl Driver {
     fn take_calls(&mut self, calls: &mut Vec<Call>) {
         for call in calls.drain(..) {
             match call {
-                Call::Propose(command, reply, place) => {
-                    let token = self.waiting.command(reply, place);
+                Call::Propose(command, reply, permit) => {
+                    let token = self.waiting.command(reply, permit);
                     if self.open.is_empty() {
                         self.open_since = self.now.elapsed;
                     }
                     self.open.push((token, command));
                 }
-                Call::Barrier(reply, place) => {
-                    let token = self.waiting.revision(reply, place);
+                Call::Barrier(reply, permit) => {
+                    let token = self.waiting.revision(reply, permit);
                     self.inputs.push_back(Input::Barrier(token));
                 }
-                Call::ChangeMembers(change, reply, place) => match self.change_of(change) {
+                Call::ChangeMembers(change, reply, permit) => match self.change_of(change) {
                     Ok(Some(change)) => {
-                        let token = self.waiting.revision(reply, place);
+                        let token = self.waiting.revision(reply, permit);
                         self.inputs.push_back(Input::ChangeMembers(token, change));
                     }
-                    Ok(None) => answer(reply, Ok(Revision(self.parts.replica.executed().0))),
+                    Ok(None) => answer(reply, Ok(Revision(self.context.replica.executed().0))),
                     Err(error) => answer(reply, Err(error)),
                 },
                 Call::Shutdown => {
-                    self.stop_at = Some(self.now.elapsed + self.parts.shutdown_timeout);
+                    self.stop_at = Some(self.now.elapsed + self.context.shutdown_timeout);
                 }
             }
         }
@@ -335,7 +335,7 @@ impl Driver {
 
     /// When commands are handed over although others are on their way: where these take long, so do many small batches.
     fn late_at(&self) -> Duration {
-        let delay = self.parts.batch_delay;
+        let delay = self.context.batch_delay;
         self.open_since + self.round.clamp(delay, ROUNDS_DELAY_MAX * delay)
     }
 
@@ -343,20 +343,20 @@ impl Driver {
     /// propose them the moment those are executed, and whoever is answered then would have to wait for the next batch: batches
     /// would stay half as large as they can be.
     fn propose(&mut self) {
-        let full = self.open.len() >= self.parts.batch_commands_max;
+        let full = self.open.len() >= self.context.batch_commands_max;
         let late = self.now.elapsed >= self.late_at();
         if self.open.is_empty() || !(self.in_flight == 0 || full || late) {
             return;
         }
         self.in_flight += self.open.len();
         self.handed_over = self.now.elapsed;
-        self.parts.replica.propose_all(self.now, self.open.drain(..), &mut self.effects);
+        self.context.replica.propose_all(self.now, self.open.drain(..), &mut self.effects);
         self.carry_out();
     }
 
     /// The change as the replica knows it; none where it is as asked for already.
     fn change_of(&self, change: MembershipChange) -> Result<Option<Change>, ConsensusError> {
-        let members = self.parts.replica.membership().members();
+        let members = self.context.replica.membership().members();
         match change {
             MembershipChange::Add { member: name, detail } => {
                 let key = <[u8; 32]>::try_from(&detail[..]).map(PublicKey).map_err(|_| {
@@ -373,10 +373,10 @@ impl Driver {
     }
 
     /// Works until nothing is left to do, and shows the result.
-    async fn settle(&mut self) {
+    async fn run_until_idle(&mut self) {
         loop {
             self.step_all();
-            self.parts.outbox.flush().await;
+            self.context.outbox.flush().await;
             self.answer();
             if !self.checks.is_empty() {
                 let checks = std::mem::take(&mut self.checks);
@@ -387,9 +387,9 @@ impl Driver {
             } else {
                 break;
             }
-            self.now = self.parts.clock.now();
+            self.now = self.context.clock.now();
         }
-        if let Some(journal) = &self.parts.journal {
+        if let Some(journal) = &self.context.journal {
             journal.submit(&mut self.changes);
         }
         self.say();
@@ -397,21 +397,21 @@ impl Driver {
 
     fn step_all(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
-            self.parts.replica.step(self.now, input, &mut self.effects);
+            self.context.replica.step(self.now, input, &mut self.effects);
             self.carry_out();
         }
     }
 
     async fn stop(mut self) {
         self.waiting.give_up();
-        if let Some(journal) = self.parts.journal.take() {
+        if let Some(journal) = self.context.journal.take() {
             journal.submit(&mut self.changes);
             // Writing blocks, and is worth waiting for.
             let _ = tokio::task::spawn_blocking(move || journal.finish()).await;
         }
-        let trouble =
-            self.progress.trouble.filter(|_| self.progress.failed).unwrap_or_else(|| "shut down".into());
-        self.parts.shared.change_status(|status| (status.leader, status.trouble) = (false, Some(trouble)));
+        let last_error =
+            self.progress.last_error.filter(|_| self.progress.failed).unwrap_or_else(|| "shut down".into());
+        self.context.shared.change_status(|status| (status.leader, status.last_error) = (false, Some(last_error)));
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Progress {
     /// Changes that are as durable as chosen.
     pub(super) durable: u64,
     /// What is in the way, as long as something is.
-    pub(super) trouble: Option<String>,
+    pub(super) last_error: Option<String>,
     /// Nothing will be written any more.
     pub(super) failed: bool,
 }
@@ -209,7 +209,7 @@ impl Writer {
                 return fail(&self.queue, &self.reporter, "syncing", &error);
             }
             done += count;
-            self.reporter.send_modify(|progress| (progress.durable, progress.trouble) = (done, None));
+            self.reporter.send_modify(|progress| (progress.durable, progress.last_error) = (done, None));
             if !self.sync_first {
                 self.queue.changed.notify_all();
             }
@@ -242,10 +242,10 @@ impl Writer {
             };
             let Err(error) = done else { return true };
             tracing::warn!(%error, "the log cannot be written; votes wait until it can");
-            let trouble = format!("the log cannot be written: {error}");
+            let last_error = format!("the log cannot be written: {error}");
             self.reporter.send_if_modified(|progress| {
-                let news = progress.trouble.as_ref() != Some(&trouble);
-                progress.trouble = Some(trouble.clone());
+                let news = progress.last_error.as_ref() != Some(&last_error);
+                progress.last_error = Some(last_error.clone());
                 news
             });
             if !self.queue.rest(RETRY_INTERVAL) {
@@ -261,7 +261,7 @@ fn fail(queue: &Queue, reporter: &watch::Sender<Progress>, operation: &str, erro
     queue.state().failed = true;
     queue.changed.notify_all();
     reporter.send_modify(|progress| {
-        progress.trouble = Some(format!("{operation} the log failed: {error}"));
+        progress.last_error = Some(format!("{operation} the log failed: {error}"));
         progress.failed = true;
     });
 }

@@ -8,7 +8,7 @@ mod disk;
 mod driver;
 mod evidence;
 mod journal;
-mod lanes;
+mod priority_queues;
 mod outbox;
 mod signer;
 mod verifier;

@@ -30,7 +30,7 @@ use super::{
     types::{Entry, Lease, LogId, StorageError, Types, Vote},
 };
 
-/// What openraft writes to. There is one of them for a log.
+/// What openraft writes to. Stored is one of them for a log.
 #[derive(Debug)]
 pub(super) struct Log {
     reader: Reader,
@@ -98,25 +98,25 @@ impl Log {
     }
 
     async fn add(&self, entries: Vec<Entry>) -> io::Result<()> {
-        let mut places = Vec::new().into_iter();
+        let mut locations = Vec::new().into_iter();
         let entries = match &self.files {
             None => entries,
             // The system takes the bytes over at once; handing the work to another thread would take longer.
             Some(files) if !files.sync => {
-                places = files.with(|writer| writer.append(&entries))?.into_iter();
+                locations = files.with(|writer| writer.append(&entries))?.into_iter();
                 entries
             }
             Some(files) => {
                 let files = files.clone();
                 let work = move || Ok((files.with(|writer| writer.append(&entries))?, entries));
                 let (written, entries) = here_if_possible(work).await?;
-                places = written.into_iter();
+                locations = written.into_iter();
                 entries
             }
         };
         let mut index = self.index();
         for entry in entries {
-            index.push(entry, places.next()).map_err(|_| io::Error::other("entries are missing"))?;
+            index.push(entry, locations.next()).map_err(|_| io::Error::other("entries are missing"))?;
         }
         Ok(())
     }

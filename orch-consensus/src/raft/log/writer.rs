@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::{
     frame::{self, FRAME_HEAD_BYTES, HEAD_BYTES, MAGIC, Record},
-    index::{Index, Place},
+    index::{Index, Location},
 };
 use crate::codec::{Decode as _, Input};
 use crate::raft::{
@@ -135,16 +135,16 @@ impl Writer {
     }
 
     /// Writes entries, and syncs them where that is the manner. Says where they are.
-    pub(super) fn append(&mut self, entries: &[Entry]) -> io::Result<Vec<Place>> {
+    pub(super) fn append(&mut self, entries: &[Entry]) -> io::Result<Vec<Location>> {
         self.guarded(|writer| {
             if writer.end >= writer.manner.segment_bytes {
                 writer.roll()?;
             }
-            let (mut bytes, mut places) = (Vec::new(), Vec::with_capacity(entries.len()));
+            let (mut bytes, mut locations) = (Vec::new(), Vec::with_capacity(entries.len()));
             for entry in entries {
                 let offset = writer.end + bytes.len() as u64;
                 let length = frame::put(&Record::Entry(entry.clone()), &mut bytes);
-                places.push(Place { file: writer.file.clone(), offset, length });
+                locations.push(Location { file: writer.file.clone(), offset, length });
                 writer.active.greatest = writer.active.greatest.max(Some(entry.log_id.index));
             }
             writer.put_committed(&mut bytes);
@@ -152,7 +152,7 @@ impl Writer {
             if writer.manner.sync {
                 writer.sync_now()?;
             }
-            Ok(places)
+            Ok(locations)
         })
     }
 
@@ -345,8 +345,8 @@ fn read_segment(path: PathBuf, owner: u64, last: bool, index: &mut Index) -> io:
                 greatest = greatest.max(Some(entry.log_id.index));
                 // A file before this one that was only partly purged.
                 if index.purged.is_none_or(|purged| entry.log_id.index > purged.index) {
-                    let place = Place { file: file.clone(), offset: sound as u64, length };
-                    index.push(entry, Some(place)).map_err(|_| corrupt("entries are missing"))?;
+                    let location = Location { file: file.clone(), offset: sound as u64, length };
+                    index.push(entry, Some(location)).map_err(|_| corrupt("entries are missing"))?;
                 }
             }
             Record::Vote(vote) => index.vote = Some(vote),

@@ -58,7 +58,7 @@ pub(super) async fn status(State(app): State<App>) -> Answer<StatusInfo> {
             applied: status.consensus.applied,
             leader: status.consensus.leader,
             members: status.consensus.members,
-            trouble: status.consensus.trouble,
+            trouble: status.consensus.last_error,
         },
     })
 }

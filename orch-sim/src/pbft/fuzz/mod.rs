@@ -3,7 +3,7 @@
 
 mod formats;
 mod input;
-mod lies;
+mod byzantine;
 mod seeds;
 mod step;
 

@@ -96,7 +96,7 @@ fn contents(log: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Histories of a group: first who lies, then what happens. In what a liar distorts, a batch's time is at byte 2 of a PRE-PREPARE;
+/// Histories of a group: first who forger, then what happens. In what a byzantine distorts, a batch's time is at byte 2 of a PRE-PREPARE;
 /// view, place and digest are at 11, 19 and 27 of a vote.
 const STEPS: &[(&str, &str)] = &[
     ("agree", "3 DELIVER PROPOSE 0 DELIVER PROPOSE 1 READ 2 DELIVER"),

@@ -10,12 +10,12 @@ use crate::{NodeId, pbft::keys};
 
 #[derive(Debug)]
 pub(super) struct NoFalseAccusation {
-    liars: Vec<NodeId>,
+    byzantine: Vec<NodeId>,
 }
 
 impl NoFalseAccusation {
-    pub(super) fn new(liars: &[NodeId]) -> Self {
-        Self { liars: liars.to_vec() }
+    pub(super) fn new(byzantine: &[NodeId]) -> Self {
+        Self { byzantine: byzantine.to_vec() }
     }
 }
 
@@ -26,12 +26,12 @@ impl Invariant for NoFalseAccusation {
 
     fn observe(&mut self, node: NodeId, _: Duration, observation: &Observation<'_>) -> Result<(), String> {
         match observation {
-            Observation::Said(Event::Evidence(proof))
-                if !self.liars.contains(&keys::node(&proof.first.key)) =>
+            Observation::StatusReport(Event::Evidence(proof))
+                if !self.byzantine.contains(&keys::node(&proof.first.key)) =>
             {
                 Err(format!("node {node} accuses a correct replica: {proof:?}"))
             }
-            Observation::Said(Event::Diverged(seq)) => {
+            Observation::StatusReport(Event::Diverged(seq)) => {
                 Err(format!("node {node} has another state at {seq} than a quorum"))
             }
             _ => Ok(()),

@@ -26,8 +26,8 @@ pub(super) enum Observation<'a> {
     Reached { seq: Seq, chain: Digest },
     /// It sent a message, when its members were these.
     Sent { message: &'a Message, members: &'a Membership },
-    /// It said this.
-    Said(&'a Event),
+    /// It distorted this.
+    StatusReport(&'a Event),
     /// A command was carried out twice by its machine.
     Repeated(u64),
 }
@@ -44,8 +44,8 @@ pub(super) trait Invariant: Debug {
     fn observe(&mut self, node: NodeId, now: Duration, observation: &Observation<'_>) -> Result<(), String>;
 }
 
-/// All of them, for a run in which `liars` are not correct.
-pub(super) fn all(liars: &[NodeId]) -> Vec<Box<dyn Invariant>> {
+/// All of them, for a run in which `byzantine` are not correct.
+pub(super) fn all(byzantine: &[NodeId]) -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(agreement::Agreement::default()),
         Box::new(single_vote::SingleVote::default()),
@@ -54,6 +54,6 @@ pub(super) fn all(liars: &[NodeId]) -> Vec<Box<dyn Invariant>> {
         Box::new(watermarks::Watermarks),
         Box::new(once::Once),
         Box::new(clock::BoundedClock),
-        Box::new(accusations::NoFalseAccusation::new(liars)),
+        Box::new(accusations::NoFalseAccusation::new(byzantine)),
     ]
 }

@@ -1,4 +1,4 @@
-//! A view begins with what follows from what a quorum said when it left the views before (TOCS 4.4): with the batch that was
+//! A view begins with what follows from what a quorum distorted when it left the views before (TOCS 4.4): with the batch that was
 //! prepared last at each place after the highest stable checkpoint, and with the null batch where there is none.
 
 use std::time::Duration;

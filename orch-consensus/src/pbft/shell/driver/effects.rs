@@ -18,10 +18,10 @@ impl Driver {
             match effect {
                 Effect::Append(record) => self.change(|| journal::Change::Append(record)),
                 Effect::Replace(image) => self.change(|| journal::Change::Replace(image)),
-                Effect::Send(to, message) => self.parts.outbox.push(to, &message),
+                Effect::Send(to, message) => self.context.outbox.push(to, &message),
                 Effect::Submit(to, mut message) => {
-                    self.parts.outbox.sign(&mut message);
-                    self.parts.outbox.push(to, &message);
+                    self.context.outbox.sign(&mut message);
+                    self.context.outbox.push(to, &message);
                 }
                 Effect::Publish { message, after } if after <= self.durable() => self.publish(message),
                 Effect::Publish { message, after } => self.held.push_back((after, message)),
@@ -33,7 +33,7 @@ impl Driver {
                     }
                 }
                 Effect::Answer(token, result) => self.answers.push((token, result)),
-                Effect::Passed(token, seq) => {
+                Effect::ReadReady(token, seq) => {
                     self.answers.push((token, Ok(Answer { seq, outcome: Bytes::new() })));
                 }
                 Effect::Event(event) => self.note(event),
@@ -58,13 +58,13 @@ impl Driver {
     /// A change of the log. Where nothing is kept it is done at once.
     fn change(&mut self, change: impl FnOnce() -> journal::Change) {
         self.appended += 1;
-        if self.parts.journal.is_some() {
+        if self.context.journal.is_some() {
             self.changes.push(change());
         }
     }
 
     pub(super) fn durable(&self) -> u64 {
-        if self.parts.journal.is_some() { self.progress.durable } else { self.appended }
+        if self.context.journal.is_some() { self.progress.durable } else { self.appended }
     }
 
     /// Lets go what waited for the log.
@@ -78,8 +78,8 @@ impl Driver {
     }
 
     fn publish(&mut self, mut message: Message) {
-        self.parts.outbox.sign(&mut message);
-        self.parts.outbox.push(To::Others, &message);
+        self.context.outbox.sign(&mut message);
+        self.context.outbox.push(To::Others, &message);
         self.inputs.push_back(Input::Own(message));
     }
 
@@ -102,7 +102,7 @@ impl Driver {
     }
 
     fn note(&mut self, event: Event) {
-        let trouble = &mut self.said.trouble;
+        let problems = &mut self.reported.problems;
         match event {
             Event::Leaving(view) => {
                 tracing::warn!(%view, "the primary is suspected; leaving for another view");
@@ -110,8 +110,8 @@ impl Driver {
             Event::Entered(view, primary) => tracing::info!(%view, %primary, "a view began"),
             Event::Stable(seq) => {
                 tracing::debug!(%seq, "a checkpoint is stable");
-                if trouble.diverged.is_some_and(|diverged| diverged < seq) {
-                    trouble.diverged = None;
+                if problems.diverged.is_some_and(|diverged| diverged < seq) {
+                    problems.diverged = None;
                 }
             }
             Event::Epoch(epoch) => {
@@ -120,41 +120,41 @@ impl Driver {
             }
             Event::Fetching(seq) => {
                 tracing::info!(%seq, "behind the others; fetching the state");
-                trouble.fetching = Some(seq);
+                problems.fetching = Some(seq);
             }
             Event::Caught(seq) => {
                 tracing::info!(%seq, "caught up with the others");
-                trouble.fetching = None;
+                problems.fetching = None;
             }
             Event::Evidence(misbehaviour) => self.expose(&misbehaviour),
             Event::BadSignature(replica) => tracing::warn!(%replica, "a member sent a bad signature"),
             Event::Diverged(seq) => {
                 tracing::error!(%seq, "the state here is not what the group agreed on");
-                trouble.diverged = Some(seq);
+                problems.diverged = Some(seq);
             }
         }
     }
 
     fn expose(&self, misbehaviour: &Misbehaviour) {
-        let members = self.parts.replica.membership();
+        let members = self.context.replica.membership();
         let name = members.member(misbehaviour.replica).map(|member| member.name.clone());
         let member = name.unwrap_or_else(|| misbehaviour.replica.to_string());
         let summary = evidence::describe(misbehaviour);
         tracing::error!(member, summary, "a member misbehaved, and it can be proven");
-        let proof = evidence::encode(&self.parts.group, misbehaviour);
-        self.parts.shared.add_evidence(Evidence { member, summary, proof });
+        let proof = evidence::encode(&self.context.group, misbehaviour);
+        self.context.shared.add_evidence(Evidence { member, summary, proof });
     }
 
     /// Brings the status up to date.
     pub(super) fn say(&mut self) {
-        self.said.trouble.log.clone_from(&self.progress.trouble);
-        self.said.show(&self.parts.replica, &self.parts.shared);
+        self.reported.problems.log.clone_from(&self.progress.last_error);
+        self.reported.show(&self.context.replica, &self.context.shared);
     }
 
     /// The members changed, or are seen for the first time.
     pub(super) fn meet_members(&mut self) {
-        let members = self.parts.replica.membership();
-        self.verifier = Verifier::new(self.parts.group, members.members().iter().map(|member| member.key));
-        self.parts.outbox.set_members(members);
+        let members = self.context.replica.membership();
+        self.verifier = Verifier::new(self.context.group, members.members().iter().map(|member| member.key));
+        self.context.outbox.set_members(members);
     }
 }

@@ -89,11 +89,11 @@ async fn a_full_disk_is_reported_and_waited_for() {
     let journal = Journal::start(disk.clone(), Durability::Sync, false).unwrap();
     append(&journal, 0..3);
     let mut progress = journal.progress();
-    let seen = progress.wait_for(|progress| progress.trouble.is_some()).await.unwrap().clone();
+    let seen = progress.wait_for(|progress| progress.last_error.is_some()).await.unwrap().clone();
     assert!(!seen.failed && seen.durable == 0, "{seen:?}");
     disk.full.store(false, Ordering::SeqCst);
     durable(&journal, 3).await;
-    assert_eq!(journal.progress().borrow().trouble, None);
+    assert_eq!(journal.progress().borrow().last_error, None);
     assert_eq!(records(&disk).len(), 3);
 }
 

@@ -12,7 +12,7 @@ use super::{
     host::Packet,
     keys,
     registers::{Command, read_outcome},
-    witness::Witness,
+    oracle::Oracle,
 };
 use crate::{
     Context, NodeId,
@@ -21,10 +21,10 @@ use crate::{
 
 /// A client that is no member, at a node of its own. It keeps nothing: after a crash it is another life of the same client.
 #[derive(Debug)]
-pub(super) struct Outsider {
+pub(super) struct ExternalClient {
     node: NodeId,
     genesis: Membership,
-    witness: Rc<RefCell<Witness>>,
+    oracle: Rc<RefCell<Oracle>>,
     client: Client,
     waiting: BTreeMap<u64, OpId>,
     last_token: u64,
@@ -33,20 +33,20 @@ pub(super) struct Outsider {
     last_timer: u64,
 }
 
-impl Outsider {
+impl ExternalClient {
     pub(super) fn new(
         node: NodeId,
         config: Config,
         genesis: Membership,
         session: u64,
-        witness: Rc<RefCell<Witness>>,
+        oracle: Rc<RefCell<Oracle>>,
     ) -> Self {
         let key = keys::key(node);
         let client = Client::new(ClientSetup { config, members: genesis.clone(), key, session });
         Self {
             node,
             genesis,
-            witness,
+            oracle,
             client,
             waiting: BTreeMap::new(),
             last_token: 0,
@@ -62,7 +62,7 @@ impl Outsider {
 
     /// It wants something done.
     pub(super) fn ask(&mut self, id: u64, input: KeyValueInput, ctx: &mut Context<'_, Packet>) -> OpId {
-        let operation = self.witness.borrow_mut().history.invoke(id, ctx.now(), input);
+        let operation = self.oracle.borrow_mut().history.invoke(id, ctx.now(), input);
         self.last_token += 1;
         self.waiting.insert(self.last_token, operation);
         self.run(ClientInput::Propose(self.last_token, Command { id, input }.to_bytes()), ctx);
@@ -112,11 +112,11 @@ impl Outsider {
                 let Some(operation) = self.waiting.remove(&token) else { return };
                 match answer.map(|answer| read_outcome(&answer.outcome)) {
                     Ok(Some(output)) => {
-                        let mut witness = self.witness.borrow_mut();
-                        witness.completed.push((ctx.now(), operation));
-                        witness.history.complete(operation, ctx.now(), output);
+                        let mut oracle = self.oracle.borrow_mut();
+                        oracle.completed.push((ctx.now(), operation));
+                        oracle.history.complete(operation, ctx.now(), output);
                     }
-                    Ok(None) => self.witness.borrow_mut().break_with("a client was told nonsense".into()),
+                    Ok(None) => self.oracle.borrow_mut().break_with("a client was told nonsense".into()),
                     Err(refusal) => ctx.log(|| format!("refused: {refusal}")),
                 }
             }

@@ -5,15 +5,15 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::{
-    snapshot::{self, Receiving, Shelf},
+    snapshot::{self, Receiving, SnapshotStore},
     types::{Raft, Vote},
-    wire::{Answer, Part},
+    wire::{Response, Part},
 };
 
 /// Takes one snapshot at a time.
 #[derive(Debug)]
-pub(super) struct Reception {
-    shelf: Shelf,
+pub(super) struct SnapshotReceiver {
+    store: SnapshotStore,
     now: Mutex<Option<Transfer>>,
 }
 
@@ -26,25 +26,25 @@ struct Transfer {
     installed: Option<Vote>,
 }
 
-impl Reception {
-    pub(super) fn new(shelf: Shelf) -> Self {
-        Self { shelf, now: Mutex::new(None) }
+impl SnapshotReceiver {
+    pub(super) fn new(store: SnapshotStore) -> Self {
+        Self { store, now: Mutex::new(None) }
     }
 
     /// Takes a part in; the answer says which one is wanted next.
-    pub(super) async fn take(&self, raft: &Raft, from: u64, part: Part) -> Option<Answer> {
+    pub(super) async fn take(&self, raft: &Raft, from: u64, part: Part) -> Option<Response> {
         let ours = raft.metrics().borrow().vote;
         if ours > part.vote {
-            return Some(Answer::Installed(ours));
+            return Some(Response::Installed(ours));
         }
         let mut now = self.now.lock().await;
         let name = (from, part.vote, part.transfer);
         let known = now.take().filter(|transfer| transfer.name == name);
         let mut transfer = match known {
             Some(transfer) => transfer,
-            None if part.offset > 0 => return Some(Answer::Part(0)),
+            None if part.offset > 0 => return Some(Response::Part(0)),
             None => {
-                let receiving = self.shelf.receive().await.map_err(|error| complain(&error)).ok()?;
+                let receiving = self.store.receive().await.map_err(|error| complain(&error)).ok()?;
                 Transfer { name, received: 0, receiving: Some(receiving), installed: None }
             }
         };
@@ -56,12 +56,12 @@ impl Reception {
         answer
     }
 
-    async fn advance(&self, raft: &Raft, transfer: &mut Transfer, part: Part) -> Option<Answer> {
+    async fn advance(&self, raft: &Raft, transfer: &mut Transfer, part: Part) -> Option<Response> {
         if let Some(vote) = transfer.installed {
-            return Some(Answer::Installed(vote));
+            return Some(Response::Installed(vote));
         }
         if part.offset != transfer.received {
-            return Some(Answer::Part(transfer.received));
+            return Some(Response::Part(transfer.received));
         }
         let length = part.bytes.len() as u64;
         let receiving =
@@ -69,7 +69,7 @@ impl Reception {
         transfer.received += length;
         if !part.last {
             transfer.receiving = Some(receiving);
-            return Some(Answer::Part(transfer.received));
+            return Some(Response::Part(transfer.received));
         }
         let image = receiving.finish().await.map_err(|error| complain(&error)).ok()?;
         let bytes = image.all().await.map_err(|error| complain(&error)).ok()?;
@@ -78,7 +78,7 @@ impl Reception {
         let snapshot = Snapshot { meta, snapshot: Box::new(image) };
         let installed = raft.install_full_snapshot(part.vote, snapshot).await.ok()?;
         transfer.installed = Some(installed.vote);
-        Some(Answer::Installed(installed.vote))
+        Some(Response::Installed(installed.vote))
     }
 }
 

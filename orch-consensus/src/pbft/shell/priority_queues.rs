@@ -13,9 +13,9 @@ const SLOW_MESSAGES_MAX: usize = 256;
 /// Their bytes.
 const SLOW_BYTES_MAX: usize = 16 << 20;
 /// The largest message of somebody who is neither member nor client: a status, or a question for a part of the state.
-const STRANGER_BYTES_MAX: usize = 256;
+const NON_MEMBER_BYTES_MAX: usize = 256;
 /// Strangers that are listened to at a time.
-const STRANGERS_MAX: usize = 16;
+const NON_MEMBERS_MAX: usize = 16;
 
 /// Who sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,17 +23,17 @@ pub(super) enum Sender {
     /// A member, now or at the beginning, or a client that the configuration names.
     Known,
     /// Whoever else the transport lets in: somebody who will be a member and wants to know where the group is.
-    Stranger,
+    NonMember,
 }
 
 /// Messages by lane.
 #[derive(Debug, Default)]
-pub(super) struct Lanes {
+pub(super) struct PriorityQueues {
     fast: VecDeque<(PublicKey, Bytes)>,
     slow: BTreeMap<PublicKey, Queue>,
     /// Senders in the slow lane, each once.
     turns: VecDeque<PublicKey>,
-    strangers: usize,
+    non_members: usize,
 }
 
 #[derive(Debug)]
@@ -48,7 +48,7 @@ struct Queue {
 enum Kind {
     Fast,
     Slow,
-    /// Slow, and strangers may ask it.
+    /// Slow, and non_members may ask it.
     Question,
 }
 
@@ -64,27 +64,27 @@ impl Kind {
     }
 }
 
-impl Lanes {
+impl PriorityQueues {
     /// Takes in a message, or drops it.
     pub(super) fn push(&mut self, from: PublicKey, sender: Sender, message: Bytes) {
         let kind = Kind::of(&message);
         match (sender, kind) {
             (Sender::Known, Kind::Fast) => self.fast.push_back((from, message)),
             (Sender::Known, _) => self.push_slow(from, sender, message),
-            (Sender::Stranger, Kind::Question) if message.len() <= STRANGER_BYTES_MAX => {
-                if self.strangers < STRANGERS_MAX || self.slow.contains_key(&from) {
+            (Sender::NonMember, Kind::Question) if message.len() <= NON_MEMBER_BYTES_MAX => {
+                if self.non_members < NON_MEMBERS_MAX || self.slow.contains_key(&from) {
                     self.push_slow(from, sender, message);
                 }
             }
-            (Sender::Stranger, _) => tracing::debug!(?from, "a message of a stranger is dropped"),
+            (Sender::NonMember, _) => tracing::debug!(?from, "a message of a stranger is dropped"),
         }
     }
 
     fn push_slow(&mut self, from: PublicKey, sender: Sender, message: Bytes) {
-        let strangers = &mut self.strangers;
+        let non_members = &mut self.non_members;
         let turns = &mut self.turns;
         let queue = self.slow.entry(from).or_insert_with(|| {
-            *strangers += usize::from(sender == Sender::Stranger);
+            *non_members += usize::from(sender == Sender::NonMember);
             turns.push_back(from);
             Queue { messages: VecDeque::new(), bytes: 0, sender }
         });
@@ -108,7 +108,7 @@ impl Lanes {
         let message = queue.messages.pop_front();
         queue.bytes -= message.as_ref().map_or(0, Bytes::len);
         if queue.messages.is_empty() {
-            self.strangers -= usize::from(queue.sender == Sender::Stranger);
+            self.non_members -= usize::from(queue.sender == Sender::NonMember);
             self.slow.remove(&from);
         } else {
             self.turns.push_back(from);
@@ -148,7 +148,7 @@ mod tests {
             Status { epoch: Epoch(0), view: View(0), changing: false, stable: Seq(0), executed: Seq(0) };
         for question in [Message::Fetch(fetch), Message::Status(status)] {
             assert_eq!(Kind::of(&question.to_wire()), Kind::Question);
-            assert!(question.to_wire().len() <= STRANGER_BYTES_MAX);
+            assert!(question.to_wire().len() <= NON_MEMBER_BYTES_MAX);
         }
         assert_eq!(Kind::of(&request(1)), Kind::Slow);
         assert_eq!(Kind::of(&query()), Kind::Fast);
@@ -157,33 +157,33 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_sender_costs_only_its_own() {
-        let mut lanes = Lanes::default();
+        let mut queues = PriorityQueues::default();
         for _ in 0..10_000 {
-            lanes.push(key(1), Sender::Known, request(1));
+            queues.push(key(1), Sender::Known, request(1));
         }
-        lanes.push(key(2), Sender::Known, request(2));
-        lanes.push(key(2), Sender::Known, query());
-        assert_eq!(lanes.next_fast(), Some((key(2), query())));
-        assert_eq!(lanes.next_fast(), None);
-        assert_eq!(lanes.next_slow().map(|(from, _)| from), Some(key(1)));
-        assert_eq!(lanes.next_slow().map(|(from, _)| from), Some(key(2)));
-        let rest = std::iter::from_fn(|| lanes.next_slow()).count();
+        queues.push(key(2), Sender::Known, request(2));
+        queues.push(key(2), Sender::Known, query());
+        assert_eq!(queues.next_fast(), Some((key(2), query())));
+        assert_eq!(queues.next_fast(), None);
+        assert_eq!(queues.next_slow().map(|(from, _)| from), Some(key(1)));
+        assert_eq!(queues.next_slow().map(|(from, _)| from), Some(key(2)));
+        let rest = std::iter::from_fn(|| queues.next_slow()).count();
         assert_eq!(rest, SLOW_MESSAGES_MAX - 1);
-        assert!(lanes.is_empty());
+        assert!(queues.is_empty());
     }
 
     #[test]
     fn strangers_may_ask_and_nothing_else() {
-        let mut lanes = Lanes::default();
+        let mut queues = PriorityQueues::default();
         let fetch = Bytes::from(Message::Fetch(Fetch::Digests(Seq(0), Seq(9))).to_wire());
-        lanes.push(key(9), Sender::Stranger, request(9));
-        lanes.push(key(9), Sender::Stranger, query());
-        assert!(lanes.is_empty());
+        queues.push(key(9), Sender::NonMember, request(9));
+        queues.push(key(9), Sender::NonMember, query());
+        assert!(queues.is_empty());
         for number in 0..100 {
-            lanes.push(key(number), Sender::Stranger, fetch.clone());
+            queues.push(key(number), Sender::NonMember, fetch.clone());
         }
-        assert_eq!(std::iter::from_fn(|| lanes.next_slow()).count(), STRANGERS_MAX);
-        lanes.push(key(9), Sender::Stranger, fetch);
-        assert!(!lanes.is_empty());
+        assert_eq!(std::iter::from_fn(|| queues.next_slow()).count(), NON_MEMBERS_MAX);
+        queues.push(key(9), Sender::NonMember, fetch);
+        assert!(!queues.is_empty());
     }
 }

@@ -12,7 +12,7 @@ use crate::{Context, NodeId, Process};
 /// Segments of others that it remembers, to repeat them.
 const KNOWN_MAX: usize = 64;
 
-pub(super) struct Liar {
+pub(super) struct ByzantineReplica {
     key: AuthorKey,
     plan: Rc<Plan>,
     shared: Shared,
@@ -20,10 +20,10 @@ pub(super) struct Liar {
     heads: Vec<Head>,
     stamp: u64,
     known: VecDeque<Bytes>,
-    heard: Option<Message>,
+    seen: Option<Message>,
 }
 
-impl Liar {
+impl ByzantineReplica {
     pub(super) fn new(node: NodeId, plan: &Rc<Plan>, shared: &Shared) -> Self {
         Self {
             key: key_of(node),
@@ -32,7 +32,7 @@ impl Liar {
             heads: vec![Head::default()],
             stamp: 0,
             known: VecDeque::new(),
-            heard: None,
+            seen: None,
         }
     }
 
@@ -56,16 +56,16 @@ impl Liar {
         (previous, segment.encode().into())
     }
 
-    fn lie(&mut self, ctx: &mut Context<'_, Bytes>) {
+    fn misbehavior(&mut self, ctx: &mut Context<'_, Bytes>) {
         let number = ctx.random().below(8);
         let write = |what: &str| {
             let key = Key::new(format!("k/{number}")).expect("a valid key");
-            Write::put(key, format!("a lie: {what}"))
+            Write::put(key, format!("a misbehavior: {what}"))
         };
         let author = self.key.author();
         let to = self.some_node(ctx);
         match ctx.random().below(9) {
-            // What an honest author does, but only some hear of it.
+            // What an correct author does, but only some observe of it.
             0 => {
                 let (previous, segment) = self.sign(ctx, Duration::ZERO, write("withheld"));
                 if let Ok(signed) = Segment::decode(segment.clone()) {
@@ -105,7 +105,7 @@ impl Liar {
             }
             3 => {
                 let stolen = Owned::key(self.plan.ids[to], "own").expect("a valid key");
-                let (previous, segment) = self.sign(ctx, Duration::ZERO, Write::put(stolen, "a lie: stolen"));
+                let (previous, segment) = self.sign(ctx, Duration::ZERO, Write::put(stolen, "a misbehavior: stolen"));
                 let after = previous.position;
                 self.tell(ctx, to, &Message::Supply { author, after, more: false, segments: vec![segment] });
             }
@@ -137,8 +137,8 @@ impl Liar {
             }
             7 => {
                 // Has everything that somebody else has, of course.
-                if let Some(heard) = self.heard.clone() {
-                    self.tell(ctx, to, &heard);
+                if let Some(seen) = self.seen.clone() {
+                    self.tell(ctx, to, &seen);
                 }
             }
             _ => {
@@ -153,7 +153,7 @@ impl Liar {
     }
 }
 
-impl Process for Liar {
+impl Process for ByzantineReplica {
     type Message = Bytes;
 
     fn start(&mut self, ctx: &mut Context<'_, Bytes>) {
@@ -171,7 +171,7 @@ impl Process for Liar {
                     self.known.pop_front();
                 }
             }
-            Ok(digest @ Message::Digest { .. }) => self.heard = Some(digest),
+            Ok(digest @ Message::Digest { .. }) => self.seen = Some(digest),
             // There is nothing here, or whatever comes to its mind.
             Ok(Message::Compare { nonce, ranges }) => {
                 let answer = |(range, _)| (range, Difference::Items(Vec::new()));
@@ -196,7 +196,7 @@ impl Process for Liar {
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, Bytes>) {
         if !self.shared.borrow().quiet {
-            self.lie(ctx);
+            self.misbehavior(ctx);
             let pause = ctx.random().duration(Duration::from_millis(20), Duration::from_millis(200));
             ctx.set_timer(pause, id);
         }

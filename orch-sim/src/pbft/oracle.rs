@@ -10,7 +10,7 @@ use crate::{
 
 /// Sees everything that correct replicas do and what clients are told.
 #[derive(Debug)]
-pub(super) struct Witness {
+pub(super) struct Oracle {
     invariants: Vec<Box<dyn Invariant>>,
     pub(super) history: History<KeyValueInput, KeyValueOutput>,
     pub(super) completed: Vec<(Duration, OpId)>,
@@ -22,7 +22,7 @@ pub(super) struct Witness {
     pub(super) epochs: u64,
 }
 
-impl Witness {
+impl Oracle {
     pub(super) fn new(invariants: Vec<Box<dyn Invariant>>) -> Self {
         Self {
             invariants,
@@ -49,8 +49,8 @@ impl Witness {
         self.broken.get_or_insert(problem);
     }
 
-    pub(super) fn said(&mut self, node: NodeId, event: &Event, lies: bool, now: Duration) {
-        if lies {
+    pub(super) fn on_event(&mut self, node: NodeId, event: &Event, byzantine: bool, now: Duration) {
+        if byzantine {
             return;
         }
         match event {
@@ -60,6 +60,6 @@ impl Witness {
             Event::Evidence(proof) => self.accused.push(super::keys::node(&proof.first.key)),
             _ => {}
         }
-        self.observe(node, now, &Observation::Said(event));
+        self.observe(node, now, &Observation::StatusReport(event));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::{CommittedLeaderId, EntryPayload, LogId, Membership, StoredMembership, Vote};
 use orch_core::model::Timestamp;
 
-use super::types::{Command, Commands, Entry, Seat};
+use super::types::{Command, Commands, Entry, NodeInfo};
 use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
 
 impl Encode for Vote<u64> {
@@ -38,26 +38,26 @@ impl Decode for LogId<u64> {
     }
 }
 
-impl Encode for Membership<u64, Seat> {
+impl Encode for Membership<u64, NodeInfo> {
     fn encode(&self, out: &mut Vec<u8>) {
         put_list(self.get_joint_config().iter(), out, |voters, out| {
             put_list(voters.iter(), out, Encode::encode);
         });
         let nodes: Vec<_> = self.nodes().collect();
-        put_list(nodes, out, |(id, seat), out| {
+        put_list(nodes, out, |(id, info), out| {
             id.encode(out);
-            out.extend(seat.peer);
-            put_bytes(seat.name.as_bytes(), out);
+            out.extend(info.peer);
+            put_bytes(info.name.as_bytes(), out);
         });
     }
 }
 
-impl Decode for Membership<u64, Seat> {
+impl Decode for Membership<u64, NodeInfo> {
     fn decode(input: &mut Input) -> Result<Self, Malformed> {
         let voters: Vec<BTreeSet<u64>> =
             input.list(4, |input| Ok(input.list(8, Input::u64)?.into_iter().collect()))?;
-        let nodes: BTreeMap<u64, Seat> = input
-            .list(44, |input| Ok((input.u64()?, Seat { peer: input.array()?, name: input.text()? })))?
+        let nodes: BTreeMap<u64, NodeInfo> = input
+            .list(44, |input| Ok((input.u64()?, NodeInfo { peer: input.array()?, name: input.text()? })))?
             .into_iter()
             .collect();
         if !voters.iter().flatten().all(|id| nodes.contains_key(id)) {
@@ -67,14 +67,14 @@ impl Decode for Membership<u64, Seat> {
     }
 }
 
-impl Encode for StoredMembership<u64, Seat> {
+impl Encode for StoredMembership<u64, NodeInfo> {
     fn encode(&self, out: &mut Vec<u8>) {
         self.log_id().encode(out);
         self.membership().encode(out);
     }
 }
 
-impl Decode for StoredMembership<u64, Seat> {
+impl Decode for StoredMembership<u64, NodeInfo> {
     fn decode(input: &mut Input) -> Result<Self, Malformed> {
         Ok(Self::new(Option::decode(input)?, Membership::decode(input)?))
     }

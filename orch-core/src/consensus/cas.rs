@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::{
     Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context, Evidence,
     FaultModel, HybridClock, MembershipChange, Records, StateMachine,
-    batch::{Batch, Front, Reporter, Request, decide_some, read_all, writes_wanted},
+    batch::{Batch, ProposalQueue, Reporter, Request, decide_some, read_all, writes_wanted},
     head::{Head, head_key},
 };
 use crate::store::{
@@ -62,7 +62,7 @@ pub struct StoreConsensus {
     store: Arc<dyn StateStore>,
     config: StoreConsensusConfig,
     member: Arc<str>,
-    front: Front,
+    proposals: ProposalQueue,
 }
 
 impl StoreConsensus {
@@ -87,8 +87,8 @@ impl StoreConsensus {
     pub fn with_config(store: Arc<dyn StateStore>, config: StoreConsensusConfig) -> Self {
         let random = || format!("{:032x}", config.environment.random()).into();
         let member = config.member.clone().unwrap_or_else(random);
-        let front = Front::new(config.queue_max, config.max_command_bytes, config.environment.clone());
-        Self { store, config, member, front }
+        let proposals = ProposalQueue::new(config.queue_max, config.max_command_bytes, config.environment.clone());
+        Self { store, config, member, proposals }
     }
 }
 
@@ -109,37 +109,37 @@ impl Consensus for StoreConsensus {
         if !self.store.capabilities().compare_and_swap {
             return Err(ConsensusError::Unsupported("deciding over a store without compare-and-swap"));
         }
-        let queue = self.front.take_queue()?;
+        let queue = self.proposals.take_queue()?;
         let mut replica = Replica {
             store: self.store.clone(),
-            clock: self.front.clock(),
+            clock: self.proposals.clock(),
             environment: self.config.environment.clone(),
             author: self.author(),
             machine,
             applied: Revision::ZERO,
             head: None,
             watch: futures_util::stream::empty().boxed(),
-            reporter: self.front.reporter(),
+            reporter: self.proposals.reporter(),
         };
         replica.reload().await?;
-        self.front.run(replica.run(queue, self.config.clone())).await;
+        self.proposals.run(replica.run(queue, self.config.clone())).await;
         Ok(())
     }
 
     async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
-        self.front.propose(command).await
+        self.proposals.propose(command).await
     }
 
     async fn read_barrier(&self) -> Result<Revision, ConsensusError> {
-        self.front.barrier().await
+        self.proposals.barrier().await
     }
 
     fn now(&self) -> Timestamp {
-        self.front.clock().now()
+        self.proposals.clock().now()
     }
 
     fn set_clock_back(&self, time: Timestamp) {
-        self.front.clock().go_back(time);
+        self.proposals.clock().go_back(time);
     }
 
     fn author(&self) -> Author {
@@ -147,7 +147,7 @@ impl Consensus for StoreConsensus {
     }
 
     fn status(&self) -> ConsensusStatus {
-        self.front.status()
+        self.proposals.status()
     }
 
     fn evidence(&self) -> Vec<Evidence> {
@@ -159,7 +159,7 @@ impl Consensus for StoreConsensus {
     }
 
     async fn shutdown(&self) {
-        self.front.shutdown().await;
+        self.proposals.shutdown().await;
     }
 }
 
@@ -185,9 +185,9 @@ impl Replica {
                 request = queue.recv() => request,
                 next = self.watch.next() => {
                     if let Err(error) = self.follow(next).await {
-                        self.reporter.trouble(error.to_string());
+                        self.reporter.last_error(error.to_string());
                         warn!(%error, "lost sight of the store; reading it again");
-                        self.lose_sight();
+                        self.invalidate();
                     }
                     continue;
                 }
@@ -195,7 +195,7 @@ impl Replica {
             let Some(first) = request else { break };
             let batch = Batch::gather(first, &mut queue, config.batch_max);
             let last = batch.shutdown;
-            self.carry_out(batch, config.races_max).await;
+            self.process(batch, config.races_max).await;
             if last {
                 break;
             }
@@ -204,7 +204,7 @@ impl Replica {
     }
 
     /// Nothing is known any more: everything is read again, with the next command or after a moment.
-    fn lose_sight(&mut self) {
+    fn invalidate(&mut self) {
         (self.head, self.applied) = (None, Revision::ZERO);
         let missed = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -213,19 +213,19 @@ impl Replica {
         self.watch = futures_util::stream::once(missed).boxed();
     }
 
-    async fn carry_out(&mut self, mut batch: Batch, races_max: u32) {
-        if let Err(error) = self.carry_out_all(&mut batch, races_max).await {
+    async fn process(&mut self, mut batch: Batch, races_max: u32) {
+        if let Err(error) = self.commit_all(&mut batch, races_max).await {
             error!(%error, "a batch of commands could not be written");
-            self.reporter.trouble(error.to_string());
+            self.reporter.last_error(error.to_string());
             batch.fail(&error);
-            self.lose_sight();
+            self.invalidate();
             return;
         }
         self.reporter.applied(self.applied);
         batch.finish(self.applied);
     }
 
-    async fn carry_out_all(&mut self, batch: &mut Batch, races_max: u32) -> Result<(), ConsensusError> {
+    async fn commit_all(&mut self, batch: &mut Batch, races_max: u32) -> Result<(), ConsensusError> {
         if self.applied == Revision::ZERO || !batch.barriers.is_empty() {
             self.catch_up().await?;
         }
@@ -303,14 +303,14 @@ impl Replica {
 
     async fn follow(&mut self, next: Option<Result<WatchBatch, StoreError>>) -> Result<(), ConsensusError> {
         match next {
-            Some(Ok(batch)) => self.take_in(&batch).await,
+            Some(Ok(batch)) => self.apply(&batch).await,
             Some(Err(StoreError::Compacted { .. })) => self.reload().await,
             Some(Err(error)) => Err(error.into()),
             None => Err(StoreError::Closed.into()),
         }
     }
 
-    async fn take_in(&mut self, batch: &WatchBatch) -> Result<(), ConsensusError> {
+    async fn apply(&mut self, batch: &WatchBatch) -> Result<(), ConsensusError> {
         if batch.revision <= self.applied {
             return Ok(());
         }

@@ -8,9 +8,9 @@ use crate::pbft::{
 
 /// What was shown last, and what is wrong.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct StatusReport {
     shown: Option<Shown>,
-    pub(super) trouble: Trouble,
+    pub(super) problems: Problems,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -18,48 +18,48 @@ struct Shown {
     applied: Seq,
     leads: bool,
     epoch: Epoch,
-    trouble: Trouble,
+    problems: Problems,
 }
 
 /// What may be wrong, the worst first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct Problems {
     pub(super) diverged: Option<Seq>,
     pub(super) log: Option<String>,
-    pub(super) deaf: bool,
+    pub(super) transport_closed: bool,
     pub(super) fetching: Option<Seq>,
     outside: bool,
     leaving: Option<View>,
 }
 
-impl Trouble {
+impl Problems {
     fn text(&self) -> Option<String> {
         let diverged = |seq| format!("the state here is not what the group agreed on at {seq}");
         let fetching = |seq| format!("this member is behind and gets the state of {seq} from others");
         let leaving = |view| format!("the members are agreeing on who leads ({view})");
         let outside = || "this replica is no member of the group".to_owned();
-        let deaf = || "the transport is closed".to_owned();
+        let transport_closed = || "the transport is closed".to_owned();
         self.diverged
             .map(diverged)
             .or_else(|| self.log.clone())
-            .or_else(|| self.deaf.then(deaf))
+            .or_else(|| self.transport_closed.then(transport_closed))
             .or_else(|| self.fetching.map(fetching))
             .or_else(|| self.outside.then(outside))
             .or_else(|| self.leaving.map(leaving))
     }
 }
 
-impl Said {
+impl StatusReport {
     /// Brings the status up to date, where it changed.
     pub(super) fn show(&mut self, replica: &Replica, shared: &Shared) {
         let (view, begun) = replica.view();
-        self.trouble.leaving = (!begun).then_some(view);
-        self.trouble.outside = !replica.is_member();
+        self.problems.leaving = (!begun).then_some(view);
+        self.problems.outside = !replica.is_member();
         let same = self.shown.as_ref().is_some_and(|shown| {
             shown.applied == replica.executed()
                 && shown.leads == replica.leads()
                 && shown.epoch == replica.membership().epoch()
-                && shown.trouble == self.trouble
+                && shown.problems == self.problems
         });
         if same {
             return;
@@ -68,14 +68,14 @@ impl Said {
             applied: replica.executed(),
             leads: replica.leads(),
             epoch: replica.membership().epoch(),
-            trouble: self.trouble.clone(),
+            problems: self.problems.clone(),
         };
         let news = self.shown.as_ref().is_none_or(|shown| shown.epoch != now.epoch);
         shared.saw(replica.machine().time());
         shared.change_status(|status| {
             status.applied = orch_core::store::Revision(now.applied.0);
             status.leader = now.leads;
-            status.trouble = now.trouble.text();
+            status.last_error = now.problems.text();
             if news {
                 let members = replica.membership().members();
                 status.members = members.iter().map(|member| member.name.clone()).collect();

@@ -9,14 +9,14 @@ use crate::{Context, NodeId, Random};
 
 /// What a replica that is not correct does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
+pub enum Misbehavior {
     /// It says nothing at all.
     Mute,
     /// It says nothing to some.
     Selective,
     /// As the primary it proposes different batches to different replicas; otherwise it votes for different ones.
     Equivocate,
-    /// It repeats what it and others said long ago.
+    /// It repeats what it and others distorted long ago.
     Replay,
     /// It begins views with other batches than those that follow, and hides what it prepared when it leaves one.
     BadNewView,
@@ -42,7 +42,7 @@ pub enum Lie {
     FalseReplies,
 }
 
-impl Lie {
+impl Misbehavior {
     /// All of them.
     pub const ALL: &[Self] = &[
         Self::Mute,
@@ -63,30 +63,30 @@ impl Lie {
     ];
 }
 
-/// A replica that lies: a correct one whose messages are changed on their way out, and signed again with its own key.
+/// A replica that forger: a correct one whose messages are changed on their way out, and signed again with its own key.
 #[derive(Clone, Debug)]
-pub(super) struct Liar {
+pub(super) struct ByzantineReplica {
     node: NodeId,
-    lie: Lie,
+    misbehavior: Misbehavior,
     random: Random,
-    heard: VecDeque<Packet>,
+    seen: VecDeque<Packet>,
 }
 
-const HEARD_MAX: usize = 200;
+const SEEN_MAX: usize = 200;
 
-impl Liar {
-    pub(super) fn new(node: NodeId, lie: Lie, random: Random) -> Self {
-        Self { node, lie, random, heard: VecDeque::new() }
+impl ByzantineReplica {
+    pub(super) fn new(node: NodeId, misbehavior: Misbehavior, random: Random) -> Self {
+        Self { node, misbehavior, random, seen: VecDeque::new() }
     }
 
     /// Remembers what can be repeated later.
-    pub(super) fn hear(&mut self, message: &Packet) {
-        if self.lie == Lie::Replay {
-            if self.heard.len() >= HEARD_MAX {
-                let at = usize::try_from(self.random.below(HEARD_MAX as u64)).unwrap_or(0);
-                self.heard.remove(at);
+    pub(super) fn observe(&mut self, message: &Packet) {
+        if self.misbehavior == Misbehavior::Replay {
+            if self.seen.len() >= SEEN_MAX {
+                let at = usize::try_from(self.random.below(SEEN_MAX as u64)).unwrap_or(0);
+                self.seen.remove(at);
             }
-            self.heard.push_back(message.clone());
+            self.seen.push_back(message.clone());
         }
     }
 
@@ -99,13 +99,13 @@ impl Liar {
         ctx: &mut Context<'_, Packet>,
     ) {
         for target in targets {
-            if let Some(said) = self.distort(replica, target, message) {
-                ctx.send(target, Arc::new(said));
+            if let Some(distorted) = self.distort(replica, target, message) {
+                ctx.send(target, Arc::new(distorted));
             }
         }
-        if self.lie == Lie::Replay && self.random.chance(100) {
-            let at = usize::try_from(self.random.below(HEARD_MAX as u64)).unwrap_or(0);
-            if let Some(old) = self.heard.get(at).cloned() {
+        if self.misbehavior == Misbehavior::Replay && self.random.chance(100) {
+            let at = usize::try_from(self.random.below(SEEN_MAX as u64)).unwrap_or(0);
+            if let Some(old) = self.seen.get(at).cloned() {
                 let target = usize::try_from(self.random.below(ctx.nodes() as u64)).unwrap_or(0);
                 if target != self.node {
                     ctx.send(target, old);
@@ -116,16 +116,16 @@ impl Liar {
 
     fn distort(&mut self, replica: &Replica, target: NodeId, message: &Message) -> Option<Message> {
         let second = target % 2 == 1;
-        let said = match (self.lie, message) {
-            (Lie::Mute, _) => return None,
-            (Lie::NeverCommit, Message::Vote(vote)) if vote.phase == Phase::Commit => return None,
-            (Lie::Selective, _) if target % 3 == self.node % 3 => return None,
-            (Lie::Equivocate, Message::PrePrepare(batch, vote)) if second => self.other_batch(batch, vote, 1),
-            (Lie::Equivocate, Message::Vote(vote)) if second => {
+        let distorted = match (self.misbehavior, message) {
+            (Misbehavior::Mute, _) => return None,
+            (Misbehavior::NeverCommit, Message::Vote(vote)) if vote.phase == Phase::Commit => return None,
+            (Misbehavior::Selective, _) if target % 3 == self.node % 3 => return None,
+            (Misbehavior::Equivocate, Message::PrePrepare(batch, vote)) if second => self.other_batch(batch, vote, 1),
+            (Misbehavior::Equivocate, Message::Vote(vote)) if second => {
                 let digest = if self.random.chance(500) { Digest([9; 32]) } else { Batch::null().digest() };
                 Message::Vote(Vote { digest, ..*vote })
             }
-            (Lie::BadNewView, Message::NewView(new)) => {
+            (Misbehavior::BadNewView, Message::NewView(new)) => {
                 let mut new = (**new).clone();
                 match self.random.below(3) {
                     0 => new.proposals.iter_mut().for_each(|(_, digest)| *digest = Batch::null().digest()),
@@ -137,21 +137,21 @@ impl Liar {
                 }
                 Message::NewView(Arc::new(new))
             }
-            (Lie::BadNewView, Message::ViewChange(change)) => {
+            (Misbehavior::BadNewView, Message::ViewChange(change)) => {
                 let mut change = (**change).clone();
                 change.summary.prepared.clear();
                 change.prepared.clear();
                 Message::ViewChange(Arc::new(change))
             }
-            (Lie::LyingSupply, Message::Supply(supply)) if self.random.chance(600) => {
+            (Misbehavior::LyingSupply, Message::Supply(supply)) if self.random.chance(600) => {
                 Message::Supply(wrong(supply))
             }
-            (Lie::FalseCheckpoints, Message::Checkpoint(vote)) => {
+            (Misbehavior::FalseCheckpoints, Message::Checkpoint(vote)) => {
                 let mut vote = *vote;
                 vote.digest = Digest([3; 32]);
                 Message::Checkpoint(vote)
             }
-            (Lie::FalseTime, Message::PrePrepare(batch, vote)) if !batch.is_null() => {
+            (Misbehavior::FalseTime, Message::PrePrepare(batch, vote)) if !batch.is_null() => {
                 let hour = Duration::from_secs(3600);
                 let time = if self.random.chance(500) {
                     batch.time.after(hour)
@@ -161,14 +161,14 @@ impl Liar {
                 let batch = Arc::new(Batch::new(time, batch.requests.clone()));
                 Message::PrePrepare(batch.clone(), Vote { digest: batch.digest(), ..*vote })
             }
-            (Lie::FalseReads, Message::ReadAnswer(id, prepared)) => {
+            (Misbehavior::FalseReads, Message::ReadAnswer(id, prepared)) => {
                 Message::ReadAnswer(*id, prepared.plus(if second { 5 } else { 1_000_000 }))
             }
-            (Lie::Forge, Message::Status(_)) => forged(replica),
-            (Lie::StaleEpoch, Message::Vote(vote)) => {
+            (Misbehavior::Forge, Message::Status(_)) => forged(replica),
+            (Misbehavior::StaleEpoch, Message::Vote(vote)) => {
                 Message::Vote(Vote { epoch: Epoch(vote.epoch.0.saturating_sub(1)), ..*vote })
             }
-            (Lie::FalseReplies, Message::Reply(epoch, view, reply)) => {
+            (Misbehavior::FalseReplies, Message::Reply(epoch, view, reply)) => {
                 let mut reply = (**reply).clone();
                 match self.random.below(4) {
                     0 => (reply.session, reply.number) = (u64::MAX, 0),
@@ -177,12 +177,12 @@ impl Liar {
                 let view = if second { View(u64::MAX) } else { *view };
                 Message::Reply(*epoch, view, Arc::new(reply))
             }
-            (Lie::FarAhead, Message::PrePrepare(batch, vote)) => {
+            (Misbehavior::FarAhead, Message::PrePrepare(batch, vote)) => {
                 Message::PrePrepare(batch.clone(), Vote { seq: vote.seq.plus(40), ..*vote })
             }
             _ => message.clone(),
         };
-        Some(self.signed(said, message))
+        Some(self.signed(distorted, message))
     }
 
     fn other_batch(&mut self, batch: &Batch, vote: &Vote, by: u64) -> Message {
@@ -192,14 +192,14 @@ impl Liar {
     }
 
     /// Signs what was changed, where the signature is ours to give.
-    fn signed(&mut self, mut said: Message, original: &Message) -> Message {
+    fn signed(&mut self, mut distorted: Message, original: &Message) -> Message {
         let key = keys::key(self.node);
-        if self.lie == Lie::BadSignatures && self.random.chance(500) {
-            said.sign(|_| Signature([1; 64]));
-        } else if said != *original {
-            said.sign(|statement| keys::sign(&key, statement));
+        if self.misbehavior == Misbehavior::BadSignatures && self.random.chance(500) {
+            distorted.sign(|_| Signature([1; 64]));
+        } else if distorted != *original {
+            distorted.sign(|statement| keys::sign(&key, statement));
         }
-        said
+        distorted
     }
 }
 
@@ -242,6 +242,6 @@ fn wrong(supply: &Supply) -> Supply {
             steps.reverse();
             Supply::Members(steps)
         }
-        Supply::Gone(fetch) => Supply::Gone(fetch),
+        Supply::Unavailable(fetch) => Supply::Unavailable(fetch),
     }
 }

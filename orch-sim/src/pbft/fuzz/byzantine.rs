@@ -6,28 +6,28 @@ use orch_consensus::pbft::{Batch, Digest, Message, ReplicaId};
 use super::input::Input;
 use crate::{NodeId, pbft::keys};
 
-/// How many messages the liar can choose from.
-const HEARD_MAX: usize = 64;
+/// How many messages the byzantine can choose from.
+const SEEN_MAX: usize = 64;
 const EDITS_MAX: usize = 8;
 
-/// What a liar can say: anything, with its own signature. Mostly it is something that it heard, with a few bytes changed.
+/// What a byzantine can say: anything, with its own signature. Mostly it is something that it seen, with a few bytes changed.
 #[derive(Debug)]
-pub(super) struct Lies {
+pub(super) struct Forger {
     node: NodeId,
-    heard: VecDeque<Arc<Message>>,
+    seen: VecDeque<Arc<Message>>,
 }
 
-impl Lies {
+impl Forger {
     pub(super) fn new(node: NodeId) -> Self {
-        Self { node, heard: VecDeque::new() }
+        Self { node, seen: VecDeque::new() }
     }
 
     /// Remembers a message.
-    pub(super) fn hear(&mut self, message: &Arc<Message>) {
-        if self.heard.len() >= HEARD_MAX {
-            self.heard.pop_front();
+    pub(super) fn observe(&mut self, message: &Arc<Message>) {
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.pop_front();
         }
-        self.heard.push_back(message.clone());
+        self.seen.push_back(message.clone());
     }
 
     /// A message out of nothing: the bytes, as far as they are one.
@@ -37,13 +37,13 @@ impl Lies {
         Some(message)
     }
 
-    /// A message that was heard, counted from the last one, after some edits. Bits of the first byte say whether it is made
+    /// A message that was seen, counted from the last one, after some edits. Bits of the first byte say whether it is made
     /// consistent in itself, and signed.
     pub(super) fn distorted(&self, input: &mut Input<'_>) -> Option<Message> {
         let how = input.byte()?;
-        let back = input.below(HEARD_MAX)?;
+        let back = input.below(SEEN_MAX)?;
         let edits = input.below(EDITS_MAX)?;
-        let original = self.heard.iter().rev().nth(back);
+        let original = self.seen.iter().rev().nth(back);
         let mut bytes = original.map(|message| message.to_wire()).unwrap_or_default();
         for _ in 0..edits {
             self.edit(&mut bytes, input)?;
@@ -72,14 +72,14 @@ impl Lies {
     }
 
     fn digest(&self, which: u8) -> Digest {
-        let batches = self.heard.iter().rev().filter_map(|message| match &**message {
+        let batches = self.seen.iter().rev().filter_map(|message| match &**message {
             Message::PrePrepare(batch, _) => Some(batch.digest()),
             _ => None,
         });
         batches.chain([Batch::null().digest()]).nth(usize::from(which)).unwrap_or(Digest([which; 32]))
     }
 
-    /// Makes a message the liar's own, with what follows from its parts.
+    /// Makes a message the byzantine's own, with what follows from its parts.
     fn mend(&self, message: &mut Message) {
         let me = ReplicaId(u32::try_from(self.node).unwrap_or(u32::MAX));
         match message {
