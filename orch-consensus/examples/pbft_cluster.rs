@@ -1,5 +1,6 @@
-//! Four orchestrators that agree by PBFT, of which one may lie. It differs from `raft_cluster` in the line that makes the
-//! consensus, in a key for each member, and in the two suspicions that a node's loss takes.
+//! Four orchestrators that agree by PBFT, of which one may be Byzantine. It differs from `raft_cluster` in
+//! the line that makes the consensus, in a key for each member, and in the two suspicions that a node's loss
+//! takes.
 //!
 //! `cargo run -p orch-consensus --example pbft_cluster --features pbft`
 
@@ -21,7 +22,7 @@ pub fn main() -> Result<(), Box<dyn Error>> {
 
 async fn cluster() -> Result<(), Box<dyn Error>> {
     let network = InProcessNetwork::default();
-    // A member's seed is its secret: kept in a file that nobody else can read, and never the same as here.
+    // A member's seed is its secret: kept in a private file, and never the same as here.
     let signers: Vec<_> = (1..=4).map(|number| Ed25519Signer::from_seed(&[number; 32])).collect();
     let founders: BTreeMap<String, PeerId> =
         (1..).zip(&signers).map(|(number, signer)| (format!("member-{number}"), signer.peer())).collect();

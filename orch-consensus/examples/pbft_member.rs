@@ -1,10 +1,11 @@
 //! A member of a group that agrees on keys and values, as a process of its own.
 //!
-//! `pbft_member NUMBER DIRECTORY ADDRESS...` is the member of this number, counted from 0, of the group whose members listen at
-//! these addresses. It takes commands line by line: `propose KEY VALUE`, `read KEY`, `status`. Each is answered with a line, in
-//! the order in which the answers are known.
+//! `pbft_member NUMBER DIRECTORY ADDRESS...` is the member of this number, counted from 0, of the group whose
+//! members listen at these addresses. It takes commands line by line: `propose KEY VALUE`, `read KEY`,
+//! `status`. Each is answered with a line, in the order in which the answers are known.
 //!
-//! The keys are made of the members' numbers, so that nothing has to be handed out. Real members keep theirs to themselves.
+//! The keys are made of the members' numbers, so that nothing has to be handed out. Real members keep theirs
+//! to themselves.
 
 use std::{collections::BTreeMap, error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -69,7 +70,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (consensus, values, output) = (consensus.clone(), values.clone(), output.clone());
         running.spawn(async move {
             let answer = carry_out(&consensus, &values, &line).await;
-            // Whoever closed the output does not want the answer.
+            // A closed output cannot be written to.
             let mut output = output.lock().await;
             let _ = output.write_all(format!("{answer}\n").as_bytes()).await;
             let _ = output.flush().await;

@@ -1,6 +1,6 @@
-//! Three orchestrators that agree by Raft: a task that one of them takes in runs on a node of another, and the third knows how it
-//! ended. All in one process and in memory; members on machines of their own differ in the transport (`PeerTransport` of
-//! `orch-net`) and in `RaftConfig::durable`.
+//! Three orchestrators that agree by Raft: a task submitted to one of them runs on a node of another, and the
+//! third knows how it ended. All in one process and in memory; members on machines of their own differ in the
+//! transport (`PeerTransport` of `orch-net`) and in `RaftConfig::durable`.
 //!
 //! `cargo run -p orch-consensus --example raft_cluster --features raft`
 

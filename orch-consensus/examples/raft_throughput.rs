@@ -1,5 +1,5 @@
-//! Proposals per second of three members in one process, on a network inside it: `cargo run --release -p orch-consensus
-//! --features raft --example raft_throughput -- [memory|written|synced] [CALLERS...]`.
+//! Proposals per second of three members in one process, on a network inside it: `cargo run --release -p
+//! orch-consensus --features raft --example raft_throughput -- [memory|written|synced] [CALLERS...]`.
 
 #![expect(clippy::print_stdout, reason = "it is a program that prints")]
 
@@ -18,7 +18,7 @@ use orch_core::{
     transport::{InProcessNetwork, PeerId},
 };
 
-/// Counts what one task proposes one after the other, until it is told to stop.
+/// Counts the proposals of one task, one after the other, until the end.
 async fn call(raft: Arc<RaftConsensus>, until: Instant, done: Arc<AtomicU64>) {
     let command = Bytes::from_static(&[7; 64]);
     while Instant::now() < until {

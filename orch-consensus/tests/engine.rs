@@ -1,4 +1,4 @@
-//! The engine over replicated logs: what one member takes in, all decide alike, and a task runs once wherever it was asked for.
+//! The engine over replicated logs: a task submitted to one member is decided alike by all, and runs once.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -79,7 +79,7 @@ async fn ended(orch: &Orchestrator, task: TaskId) -> String {
     waited.await.expect("the task ends")
 }
 
-/// A task that one member takes in runs on a node that talks to another, and a third one knows how it ended.
+/// A task submitted to one member runs on a node connected to another, and a third one knows how it ended.
 async fn a_task_crosses_the_group(members: &[Orchestrator]) {
     let runtime = SimulatedRuntime::default();
     let mut config = AgentConfig::local("node", [WorkKind::Program]).unwrap();

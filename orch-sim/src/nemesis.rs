@@ -6,7 +6,7 @@ use crate::process::Process;
 use crate::random::Random;
 use crate::simulation::{NodeId, Simulation};
 
-/// What a [`Nemesis`] may do, when, and to whom.
+/// Faults of a [`Nemesis`]: kinds, times and victims.
 #[derive(Clone, Debug)]
 pub struct NemesisSettings {
     /// No fault begins earlier.
@@ -15,17 +15,20 @@ pub struct NemesisSettings {
     pub end: Duration,
     /// The time between the beginnings of two faults.
     pub interval: RangeInclusive<Duration>,
-    /// How long a fault lasts.
+    /// Length of a fault.
     pub length: RangeInclusive<Duration>,
-    /// At most this many nodes are down at the same time; what counts as down says [`count_all`](Self::count_all).
+    /// At most this many nodes are down at the same time; what counts as down says
+    /// [`count_all`](Self::count_all).
     pub max_down: usize,
-    /// Counts paused nodes, those behind a cut link and those with a full disk as down, not only crashed ones. With the
-    /// number of faults that a protocol tolerates as `max_down`, it should then get on all the time.
+    /// Counts paused nodes, those behind a cut link and those with a full disk as down, not only crashed
+    /// ones. With the number of faults that a protocol tolerates as `max_down`, it should then get on all the
+    /// time.
     pub count_all: bool,
-    /// Nodes that are never touched, such as those of clients. Their links are cut only where the other end is isolated.
+    /// Nodes that are never touched, such as those of clients. Their links are cut only where the other end
+    /// is isolated.
     pub spared: Vec<NodeId>,
-    /// Restarts nodes that crashed otherwise, for instance by [`Context::halt`](crate::Context::halt), after the length
-    /// of a fault.
+    /// Restarts nodes that crashed otherwise, for instance by [`Context::halt`](crate::Context::halt), after
+    /// the length of a fault.
     pub supervise: bool,
     /// Changes of the network: loss of up to 20%, duplicates, reordering, delays.
     pub network_conditions: bool,
@@ -93,8 +96,8 @@ impl NemesisSettings {
     }
 }
 
-/// The adversary of a protocol: it brings faults upon a simulation and takes them back, at times and in kinds that follow
-/// from its seed.
+/// The adversary of a protocol: it brings faults upon a simulation and takes them back, at times and in kinds
+/// that follow from its seed.
 #[derive(Debug)]
 pub struct Nemesis {
     random: Random,
@@ -146,14 +149,14 @@ impl Nemesis {
         Self { random, settings, next_fault: first, active: Vec::new(), normal_conditions: None }
     }
 
-    /// When [`act`](Self::act) is to be called next. `Duration::MAX` when all is over.
+    /// Time of the next [`act`](Self::act). `Duration::MAX` when all is over.
     pub fn next(&self) -> Duration {
         let begins = if self.next_fault < self.settings.end { self.next_fault } else { Duration::MAX };
         self.active.iter().map(|active| active.until).fold(begins, Duration::min)
     }
 
-    /// Ends the faults whose time is over, and begins one if it is time for that. What cannot be done without more nodes
-    /// down than allowed is left out.
+    /// Ends the faults whose time is over, and begins one if it is time for that. What cannot be done without
+    /// more nodes down than allowed is left out.
     pub fn act<P: Process>(&mut self, sim: &mut Simulation<P>) {
         let now = sim.now();
         while let Some(index) = self.active.iter().position(|active| active.until <= now) {
@@ -181,8 +184,9 @@ impl Nemesis {
         sim.run_until(until);
     }
 
-    /// Ends all faults: the network is calm, and on nodes that are not spared processes run, disks take writes and clocks
-    /// show true time. Faults begin again if [`act`](Self::act) is called before the end of the schedule.
+    /// Ends all faults: the network is calm, and on nodes that are not spared processes run, disks take
+    /// writes and clocks show true time. Faults begin again if [`act`](Self::act) is called before the end of
+    /// the schedule.
     pub fn heal<P: Process>(&mut self, sim: &mut Simulation<P>) {
         for active in std::mem::take(&mut self.active) {
             self.end(sim, active.fault);
@@ -276,15 +280,20 @@ impl Nemesis {
         self.active.retain(|active| !matches!(active.fault, Fault::NetworkConditions));
         let before = self.normal_conditions.get_or_insert_with(|| sim.network().conditions().clone());
         let random = &mut self.random;
-        // A good part of each kind alone, as most bugs need one kind and are hidden by the others.
+        // Often one kind alone, as most bugs need one kind and are hidden by the others.
         let mut up_to = |max: u32| match random.chance(500) {
             true => u32::try_from(random.below(u64::from(max) + 1)).unwrap_or(max),
             false => 0,
         };
         let (loss, duplicates, reorder, slower) = (up_to(200), up_to(100), up_to(200), up_to(20));
         let (min, max) = (*before.delay.start(), *before.delay.end());
-        let changed =
-            NetworkConditions { loss, duplicates, reorder, reorder_extra: max * 10, delay: min..=max * (1 + slower) };
+        let changed = NetworkConditions {
+            loss,
+            duplicates,
+            reorder,
+            reorder_extra: max * 10,
+            delay: min..=max * (1 + slower),
+        };
         sim.note(|| format!("nemesis makes {changed:?}"));
         sim.network().set_conditions(changed);
         Fault::NetworkConditions

@@ -8,7 +8,7 @@ use crate::time::nanos;
 /// A message to the node itself takes this long, so that a node that talks to itself cannot stop time.
 const LOOPBACK_NANOS: u64 = 1_000;
 
-/// How a network treats what nobody has cut: one setting for all links that have none of their own.
+/// Behaviour of the network: one setting for all links that have none of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConditions {
     /// Of a thousand messages, this many are lost.
@@ -19,7 +19,7 @@ pub struct NetworkConditions {
     pub reorder: u32,
     /// The longest time for which a message is held up.
     pub reorder_extra: Duration,
-    /// How long a message takes.
+    /// Delay of a message.
     pub delay: RangeInclusive<Duration>,
 }
 
@@ -38,8 +38,8 @@ impl Default for NetworkConditions {
 
 /// The links between the nodes, one for each direction.
 ///
-/// A link keeps the order of its messages except of those that it holds up or copies. What is cut loses the messages
-/// that are under way on it as well as new ones. What a node sends to itself always arrives.
+/// A link keeps the order of its messages except of those that it holds up or copies. What is cut loses the
+/// messages that are under way on it as well as new ones. What a node sends to itself always arrives.
 #[derive(Debug)]
 pub struct Network {
     nodes: usize,
@@ -53,11 +53,11 @@ struct Link {
     cut: bool,
     loss: Option<u32>,
     delay: Option<(u64, u64)>,
-    /// When the last message in order arrives; the next one in order is not earlier.
+    /// Arrival of the last message in order; the next one in order is not earlier.
     last_arrival: u64,
 }
 
-/// When a message arrives, and when its copy does. Neither, if it is lost.
+/// Arrival of a message, and of its copy. Neither, if it is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) arrival: Option<u64>,
@@ -79,7 +79,7 @@ impl Network {
         self.conditions.duplicates = per_thousand;
     }
 
-    /// How long messages take that are sent from now on.
+    /// Sets the delay of messages that are sent from now on.
     pub fn set_delay(&mut self, min: Duration, max: Duration) {
         self.conditions.delay = min..=max;
     }
@@ -120,13 +120,13 @@ impl Network {
         self.link(from, to).cut = false;
     }
 
-    /// Whether this direction is cut.
+    /// True if this direction is cut.
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.links[from * self.nodes + to].cut
     }
 
-    /// Cuts both directions between nodes of different groups. A node in no group keeps its links, and what was cut
-    /// before stays cut.
+    /// Cuts both directions between nodes of different groups. A node in no group keeps its links, and what
+    /// was cut before stays cut.
     pub fn partition(&mut self, groups: &[&[NodeId]]) {
         for (index, group) in groups.iter().enumerate() {
             for other in groups.iter().skip(index + 1) {
@@ -148,7 +148,7 @@ impl Network {
         }
     }
 
-    /// Whether nothing gets from this node to any other, or nothing from any other to it.
+    /// True if nothing gets from this node to any other, or nothing from any other to it.
     pub fn is_isolated(&self, node: NodeId) -> bool {
         let others = || (0..self.nodes).filter(move |other| *other != node);
         self.nodes > 1
@@ -168,7 +168,8 @@ impl Network {
         for link in &mut self.links {
             *link = Link { last_arrival: link.last_arrival, ..Link::default() };
         }
-        self.conditions = NetworkConditions { delay: self.conditions.delay.clone(), ..NetworkConditions::default() };
+        self.conditions =
+            NetworkConditions { delay: self.conditions.delay.clone(), ..NetworkConditions::default() };
     }
 
     pub(crate) fn route(&mut self, from: NodeId, to: NodeId, now: u64) -> Route {

@@ -31,7 +31,7 @@ pub(crate) struct Node<M> {
     pub(crate) paused: bool,
     /// Counts the crashes. Timers and syncs of an earlier incarnation mean nothing to a later one.
     pub(crate) incarnation: u32,
-    /// What came while the node was paused, in order.
+    /// Events that came while the node was paused, in order.
     pub(crate) held: Vec<Pending<M>>,
 }
 
@@ -93,7 +93,7 @@ impl Trace {
     }
 }
 
-/// The readable form of what happened, while somebody wants it.
+/// Log of the events in readable form, if enabled.
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) on: bool,

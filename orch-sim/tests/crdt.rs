@@ -1,4 +1,4 @@
-//! The signed store in simulated groups: crashes, partitions, clocks that are off, and authors that misbehavior.
+//! The signed store in simulated groups: crashes, partitions, clocks that are off, and authors that attack.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -16,14 +16,17 @@ fn all(scenario: Scenario) -> Vec<orch_sim::crdt::Report> {
 }
 
 #[test]
-fn honest_replicas_agree_whatever_one_liar_does() {
+fn correct_replicas_agree_whatever_one_byzantine_replica_does() {
     let reports = all(Scenario { nodes: 4, byzantine: 1, faults_until: Duration::from_secs(15) });
-    assert!(reports.iter().any(|report| report.evidence > 0), "some byzantine must have been caught: {reports:?}");
+    assert!(
+        reports.iter().any(|report| report.evidence > 0),
+        "some byzantine must have been caught: {reports:?}"
+    );
     assert!(reports.iter().all(|report| report.answered > 10), "{reports:?}");
 }
 
 #[test]
-fn honest_replicas_agree_whatever_two_liars_do() {
+fn correct_replicas_agree_whatever_two_byzantine_replicas_do() {
     let reports = all(Scenario { nodes: 7, byzantine: 2, faults_until: Duration::from_secs(6) });
     assert!(reports.iter().all(|report| report.answered > 10), "{reports:?}");
 }

@@ -4,13 +4,15 @@
 
 use std::time::Duration;
 
-use orch_sim::{Context, Nemesis, NemesisSettings, NodeId, Process, Random, Settings, Simulation, NetworkConditions};
+use orch_sim::{
+    Context, Nemesis, NemesisSettings, NetworkConditions, NodeId, Process, Random, Settings, Simulation,
+};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Greets everybody every 10 ms, and gives up when its disk is full.
+/// Greets all nodes every 10 ms, and gives up when its disk is full.
 #[derive(Default)]
 struct Beacon {
     received: Vec<(NodeId, Duration)>,
@@ -56,7 +58,8 @@ fn simulation(seed: u64) -> Simulation<Beacon> {
     Simulation::new(seed, NODES, Settings::default(), |_, _| Beacon::default())
 }
 
-/// How many nodes are down at worst, for each kind of being down: crashed, paused, full, isolated, any of them.
+/// The most nodes that are down at a time, for each kind of being down: crashed, paused, full, isolated, any
+/// of them.
 fn worst(seed: u64, settings: &NemesisSettings) -> [usize; 5] {
     let mut sim = simulation(seed);
     let mut nemesis = Nemesis::new(Random::new(seed), settings.clone());

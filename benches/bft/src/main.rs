@@ -1,4 +1,5 @@
-//! Prints a Markdown table of Byzantine groups of four: `orch-bft-benches [SECONDS [SYSTEM]]`. SYSTEM is a part of the name.
+//! Prints a Markdown table of Byzantine groups of four: `orch-bft-benches [SECONDS [SYSTEM]]`. SYSTEM is a
+//! substring of the name.
 
 #![expect(clippy::print_stdout, reason = "it is what this program is for")]
 

@@ -1,4 +1,5 @@
-//! Four validators of `commonware-consensus` in its dialect `simplex`. One thread runs them, in simulated time.
+//! Four validators of `commonware-consensus` in its dialect `simplex`. One thread runs them, in simulated
+//! time.
 
 use std::time::{Duration, Instant};
 
@@ -38,13 +39,14 @@ const GENESIS: Digest = Digest([0; 32]);
 const QUOTA: Quota = Quota::per_second(NZU32!(1_000_000));
 /// The same for requests of certificates that were missed. None is, and a queue of this length is allocated.
 const REQUESTS: Quota = Quota::per_second(NZU32!(1024));
-/// Simulated and so long that none of them ever ends: nothing is lost here, and nobody is slow.
+/// Simulated and so long that none of them ever ends: nothing is lost here, and no validator is slow.
 const NEVER: Duration = Duration::from_secs(1_000_000);
-/// How many views a leader stays where it does not change with each.
+/// Views that a leader stays where it does not change with each.
 const TERM: TermLength = TermLength::new(NZU32!(1024));
 
-/// Counts at one validator what is final, until so much time has gone by on the wall. With `ahead`, the leader stays and
-/// proposes so many views before the ones below are certified; otherwise it changes with each view.
+/// Counts at one validator what is final, until so much time has gone by on the wall. With `ahead`, the
+/// leader stays and proposes so many views before the ones below are certified; otherwise it changes with
+/// each view.
 pub(crate) fn run(ahead: Option<u64>, warm: Duration, time: Duration) -> Result<Instances, Failure> {
     deterministic::Runner::seeded(1).start(async |context| measure(context, ahead, warm, time).await)
 }
@@ -119,7 +121,7 @@ async fn measure(
     Ok(Instances { count: to - from, wall: figures.wall, cpu: figures.cpu })
 }
 
-/// What one validator saw.
+/// Observations of one validator.
 #[derive(Default)]
 struct Progress {
     /// The highest view that is final. With it, so are those below that were not skipped.
@@ -128,7 +130,7 @@ struct Progress {
     skipped: bool,
 }
 
-/// The highest view that is final once this time has gone by.
+/// The highest view that is final at the end of this time.
 async fn over(progress: &mut watch::Receiver<Progress>, time: Duration) -> Result<u64, Failure> {
     let begun = Instant::now();
     loop {
@@ -182,7 +184,7 @@ impl Relay for Application {
     }
 }
 
-/// Tells at one validator what is final; others keep nothing.
+/// Records at one validator what is final; others keep nothing.
 #[derive(Clone)]
 struct Counting(Option<watch::Sender<Progress>>);
 

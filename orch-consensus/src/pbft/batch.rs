@@ -1,4 +1,4 @@
-//! What is put in order: batches of requests, each a bundle of one client's commands under one signature.
+//! Units of ordering: batches of requests, each a bundle of one client's commands under one signature.
 
 use std::{fmt, sync::Arc};
 
@@ -12,31 +12,31 @@ use super::{
 };
 use crate::codec::{Decode, Encode, Input, Malformed, length, put_bytes, put_list};
 
-/// Commands of one client that are ordered and answered together. At most once: a client numbers its requests within a
-/// session, from 1.
+/// Commands of one client that are ordered and answered together. At most once: a client numbers its requests
+/// within a session, from 1.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Whose it is.
+    /// Key of the client.
     pub client: PublicKey,
-    /// A life of the client. A later life has a higher number and ends the earlier one.
+    /// Incarnation of the client. A later one has a higher number and ends the earlier one.
     pub session: u64,
     /// Its number in the session.
     pub number: u64,
-    /// The client has the answers to all requests up to this number; nobody keeps them for it any more.
+    /// The client has the replies to all requests up to this number; replicas no longer keep them.
     pub answered: u64,
-    /// What is asked.
+    /// Content of the request.
     pub body: Body,
     /// The client's, over the digest. Not needed when the client leads the view that it is proposed in.
     pub signature: Option<Signature>,
     digest: Digest,
 }
 
-/// What a request asks for.
+/// Content of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
     /// Commands for the machine.
     Commands(Commands),
-    /// Nothing but a place in the order: a read that waits for it sees all that was answered before.
+    /// Nothing but a sequence number: a read that waits for it sees all that was answered before.
     Barrier,
     /// A vote for a change of members.
     Membership(Change),
@@ -58,7 +58,7 @@ impl Request {
         self.digest
     }
 
-    /// How much of a batch it takes, in bytes.
+    /// Size within a batch, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let body = match &self.body {
@@ -131,7 +131,7 @@ impl Decode for Request {
     }
 }
 
-/// Commands in the form in which they travel, are hashed and are executed.
+/// Commands, packed as they travel, are hashed and are executed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Commands {
     packed: Bytes,
@@ -150,13 +150,13 @@ impl Commands {
         Self { packed: packed.into(), count }
     }
 
-    /// How many there are.
+    /// Number of commands.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count as usize
     }
 
-    /// Whether there are none.
+    /// True without any command.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -193,11 +193,11 @@ pub(super) struct Bundle {
     pub(super) tokens: Vec<u64>,
 }
 
-/// What a request takes besides its commands, in bytes, with room to spare.
+/// Bytes of a request besides its commands, with room to spare.
 const REQUEST_OVERHEAD: usize = 512;
 
 impl Bundle {
-    /// Whether a command of this size fits into a request at all.
+    /// True when a command of this size fits into a request at all.
     pub(super) fn takes(size: usize, config: &Config) -> bool {
         size.saturating_add(REQUEST_OVERHEAD) <= config.batch_bytes_max
     }
@@ -222,10 +222,10 @@ impl Bundle {
     }
 }
 
-/// What one position in the order holds.
+/// Content of one sequence number.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// When it was proposed, by the primary's clock; replicas refuse what is far from theirs.
+    /// Time of the proposal, by the primary's clock; replicas refuse what is far from theirs.
     pub time: Timestamp,
     /// The requests in order. Each client is answered with what came of each command.
     pub requests: Vec<Arc<Request>>,
@@ -256,7 +256,7 @@ impl Batch {
         self.digest
     }
 
-    /// Whether it does nothing.
+    /// True for the null batch.
     #[must_use]
     pub fn is_null(&self) -> bool {
         self.requests.is_empty()

@@ -1,4 +1,4 @@
-//! Somebody who asks a group for something without being a member of it (TOCS 4.1). Like the replica, a function of its inputs.
+//! Client of a group without being a member of it (TOCS 4.1). Like the replica, a function of its inputs.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
 /// Bundles that are on their way at a time; more commands wait and fill the next one.
 const BUNDLES_MAX: usize = 8;
 
-/// What a [`Client`] begins with.
+/// Initial state of a [`Client`].
 #[derive(Clone, Debug)]
 pub struct ClientSetup {
     /// The group's.
@@ -28,14 +28,14 @@ pub struct ClientSetup {
     pub members: Membership,
     /// Its own key, which the configuration of the members names.
     pub key: PublicKey,
-    /// Numbers this life of the client: higher than any before.
+    /// Incarnation of this client: higher than any before.
     pub session: u64,
 }
 
 /// Something that happened to a client.
 #[derive(Clone, Debug)]
 pub enum ClientInput {
-    /// Somebody has a command. [`ClientEffect::Answer`] with the same token says what came of it.
+    /// Command of a caller. [`ClientEffect::Answer`] with the same token has its outcome.
     Propose(u64, Bytes),
     /// A message whose sender the transport has authenticated.
     Message(PublicKey, Message),
@@ -54,30 +54,30 @@ pub enum ClientEffect {
     Send(To, Message),
     /// Check signatures and come back with [`ClientInput::Verified`].
     Verify(Vec<Claim>),
-    /// What came of a command.
+    /// Outcome of a command.
     Answer(u64, Result<Answer, Refusal>),
     /// [`Client::members`] changed.
     Members,
 }
 
-/// A client of a group. Its commands are bundled into requests; what f + 1 members say came of one is the truth, because one of
-/// them is correct.
+/// A client of a group. Its commands are bundled into requests; what f + 1 members say came of one is the
+/// truth, because one of them is correct.
 ///
-/// It asks the member that it takes for the primary, and everybody when that takes long. When the members change it learns of
-/// it from them, by proofs that lead from the members it knows to those that followed: as long as it has not heard, it relies
-/// on no more than f of those it knows being faulty.
+/// It sends to the member that it takes for the primary, and to all when that takes long. When the members
+/// change it learns of it from them, by proofs that lead from the members it knows to those that followed:
+/// until then, it relies on no more than f of those it knows being faulty.
 #[derive(Debug)]
 pub struct Client {
     config: Config,
     key: PublicKey,
     members: Membership,
-    /// The view that the group was last heard to be in.
+    /// View that the group was last known to be in.
     view: View,
     session: u64,
     next: u64,
     open: Vec<(u64, Bytes)>,
     sent: BTreeMap<u64, Sent>,
-    /// Members that know a later life of this client, and which.
+    /// Members that know a later incarnation of this client, and which.
     later: BTreeMap<ReplicaId, u64>,
     /// New members whose proof is being checked.
     proving: Option<Membership>,
@@ -125,13 +125,13 @@ impl Client {
         self.open.len() + self.sent.values().map(|sent| sent.tokens.len()).sum::<usize>()
     }
 
-    /// When it wants to be called at the latest.
+    /// Latest time of the next step.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         self.sent.values().map(|sent| sent.again_at).min()
     }
 
-    /// Takes in what happened, at a time of a clock that never goes back. Commands that come at once share requests.
+    /// Handles inputs, at a time of a clock that never goes back. Commands that come at once share requests.
     pub fn step(
         &mut self,
         now: Duration,
@@ -195,7 +195,7 @@ impl Client {
         self.sent.first_key_value().map_or(self.next, |(first, _)| *first)
     }
 
-    /// What takes long goes to everybody: the primary may be faulty, or another than we think.
+    /// Slow requests go to all members: the primary may be faulty, or another than we think.
     fn send_again(&mut self, now: Duration, out: &mut Vec<ClientEffect>) {
         let mut late = false;
         for sent in self.sent.values_mut().filter(|sent| sent.again_at <= now) {
@@ -249,8 +249,8 @@ impl Client {
         }
     }
 
-    /// The group knows a later life of this client: the clock that numbered this one was set back. What was sent so far will not be
-    /// carried out any more; whether it was is not known.
+    /// The group knows a later incarnation of this client: the clock that numbered this one was set back.
+    /// What was sent so far will not be executed any more; whether it was is not known.
     fn begin_later_session(&mut self, out: &mut Vec<ClientEffect>) {
         let mut sessions: Vec<u64> =
             self.later.values().copied().filter(|session| *session > self.session).collect();
@@ -265,7 +265,7 @@ impl Client {
         }
     }
 
-    /// Whoever knows later members than we do answers with the proof.
+    /// A member that knows later members than we do answers with the proof.
     fn ask_for_members(&mut self, now: Duration, to: To, out: &mut Vec<ClientEffect>) {
         let due = self.asked_at.is_none_or(|at| now >= at + self.config.status_interval);
         if due {

@@ -1,4 +1,4 @@
-//! Who asked for what and what came of it: a command is carried out at most once (TOCS 4.1, and 5.2 for what is part of a
+//! Table of requests and replies: a command is executed at most once (TOCS 4.1, and 5.2 for what is part of a
 //! checkpoint).
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,10 +12,11 @@ use super::{
 };
 use crate::codec::{Decode, Encode, Input, Malformed};
 
-/// Requests that a client may have in flight. Those further ahead of its oldest unanswered one are not carried out.
+/// Requests that a client may have in flight. Those further ahead of its oldest unanswered one are not
+/// executed.
 pub(super) const CLIENT_WINDOW: u64 = 256;
 
-/// What is known of every client. Part of the replicated state.
+/// State of every client. Part of the replicated state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Clients {
     clients: BTreeMap<PublicKey, Client>,
@@ -28,14 +29,14 @@ struct Client {
     replies: BTreeMap<u64, Arc<Reply>>,
 }
 
-/// Where a request stands.
+/// Standing of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Not carried out yet.
+    /// Not executed yet.
     New,
     /// Carried out; the answer, where the client may still need it.
     Done(Option<Arc<Reply>>),
-    /// Of an earlier life, or too far ahead. It will not be carried out.
+    /// Of an earlier incarnation, or too far ahead. It will not be executed.
     Refused,
 }
 
@@ -59,7 +60,7 @@ impl Clients {
         if request.number > first.saturating_add(CLIENT_WINDOW) { Standing::Refused } else { Standing::New }
     }
 
-    /// The latest life of a client.
+    /// Latest incarnation of a client.
     pub(super) fn session(&self, client: &PublicKey) -> u64 {
         self.clients.get(client).map_or(0, |client| client.session)
     }
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_life_ends_the_earlier() {
+    fn a_later_incarnation_ends_the_earlier() {
         let clients = table(&[(5, 1, 0), (7, 1, 0)]);
         assert_eq!(clients.standing(&request(5, 2, 0)), Standing::Refused);
         assert_eq!(clients.standing(&request(8, 1, 0)), Standing::New);

@@ -1,17 +1,18 @@
-//! What can be chosen.
+//! Parameters of the protocol.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{fault::SeededFault, ids::PublicKey};
 
-/// How a replica works. All replicas of a group need the same `checkpoint_interval`, `window` and `snapshot_bytes_min`.
+/// Parameters of a replica. All replicas of a group need the same `checkpoint_interval`, `window` and
+/// `snapshot_bytes_min`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Batches from one checkpoint to the next (the paper's K). Smaller: less to repeat after a view change, more
-    /// signatures.
+    /// Batches from one checkpoint to the next (the paper's K). Smaller: less to repeat after a view change,
+    /// more signatures.
     pub checkpoint_interval: u64,
-    /// Batches that may be agreed on beyond the last stable checkpoint (the paper's L). Twice the interval, so that
-    /// agreement goes on while a checkpoint becomes stable.
+    /// Batches that may be agreed on beyond the last stable checkpoint (the paper's L). Twice the interval,
+    /// so that agreement goes on while a checkpoint becomes stable.
     pub window: u64,
     /// Batches in flight at which the primary waits and fills the next one instead.
     pub pipeline: u64,
@@ -19,23 +20,24 @@ pub struct Config {
     pub batch_commands_max: usize,
     /// The most bytes in a batch, and in one request.
     pub batch_bytes_max: usize,
-    /// How long the primary lets a batch fill while others are in flight.
+    /// Time that the primary lets a batch fill while others are in flight.
     pub batch_delay: Duration,
-    /// How long a request may take before the primary is suspected. Several times a round trip with its disk writes.
+    /// Time of a request before the primary is suspected. Several times a round trip with its disk writes.
     pub request_timeout: Duration,
-    /// Where the doubling of the timeout ends.
+    /// Limit of the doubling of the timeout.
     pub request_timeout_max: Duration,
-    /// How often replicas tell each other where they are, which makes up for lost messages.
+    /// Interval of STATUS messages, which make up for lost messages.
     pub status_interval: Duration,
-    /// How far the primary's clock may be ahead of ours.
+    /// Maximum by which the primary's clock may be ahead of ours.
     pub clock_ahead_max: Duration,
-    /// How old a proposal may be by our clock, so that the primary cannot hold back time.
+    /// Maximum age of a proposal by our clock, so that the primary cannot hold back time.
     pub clock_behind_max: Duration,
-    /// A snapshot is taken when at least so many bytes were decided since the last one, and as many as it was large.
+    /// A snapshot is taken when at least so many bytes were decided since the last one, and as many as it was
+    /// large.
     pub snapshot_bytes_min: usize,
     /// Clients besides the members, by their keys.
     pub clients: BTreeSet<PublicKey>,
-    /// What this replica does wrong on purpose. Only in builds that test the tests.
+    /// Seeded fault of this replica. Only in builds that test the tests.
     #[doc(hidden)]
     pub seeded_fault: Option<SeededFault>,
 }
@@ -61,7 +63,7 @@ impl Default for Config {
     }
 }
 
-/// What is wrong with a [`Config`].
+/// Invalid values of a [`Config`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(&'static str);
@@ -96,7 +98,7 @@ impl Config {
         rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, problem)| Err(ConfigError(problem)))
     }
 
-    /// Whether this replica is to make this mistake. Never, and at no cost, in an ordinary build.
+    /// True when this replica is to make this mistake. Never, and at no cost, in an ordinary build.
     pub(super) fn makes(&self, fault: SeededFault) -> bool {
         cfg!(orch_seeded_faults) && self.seeded_fault == Some(fault)
     }

@@ -1,4 +1,5 @@
-//! Mistakes that an implementation could make, one by one, so that it can be shown that the tests would find each.
+//! Mistakes that an implementation could make, one by one, so that it can be shown that the tests would find
+//! each.
 
 /// A mistake. Only builds with `--cfg orch_seeded_faults` can make one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,11 +16,12 @@ pub enum SeededFault {
     ViewChangeNotResent,
     /// A replica on its way to a view learns nothing about the views before.
     CommitsIgnoredWhileChanging,
-    /// The timer runs for requests that came from clients, not for those that came with a proposal or another replica.
+    /// The timer runs for requests that came from clients, not for those that came with a proposal or another
+    /// replica.
     TimerNeedsOwnRequest,
     /// Unprepared proposals of the old view stay in their slots.
     StaleProposalKept,
-    /// A replica that prepared a batch never accepts another at its place.
+    /// A replica that prepared a batch never accepts another at its sequence number.
     LockAcrossViews,
     /// A read waits for its answers without ever being ordered instead.
     ReadWithoutFallback,

@@ -1,4 +1,4 @@
-//! What was decided and may still be asked for: the last snapshots, and the batches after the oldest of them.
+//! Decided batches that may still be fetched: the last snapshots, and the batches after the oldest of them.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -10,10 +10,11 @@ use super::{
     message::{Fetch, SnapshotRef, Supply},
 };
 
-/// How much of a snapshot travels in one message.
+/// Bytes of a snapshot in one message.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
-/// The last two snapshots are kept, so that a newer one does not take an older one away from who is fetching it.
+/// The last two snapshots are kept, so that a newer one does not take an older one away from who is fetching
+/// it.
 const SNAPSHOTS_KEPT: usize = 2;
 
 /// The digests that travel in one message.
@@ -22,7 +23,7 @@ const DIGESTS_MAX: usize = 4096;
 /// Snapshots and the batches since.
 #[derive(Debug)]
 pub(super) struct History {
-    /// The place before the first batch.
+    /// The sequence number before the first batch.
     after: Seq,
     batches: VecDeque<Arc<Batch>>,
     snapshots: VecDeque<Snapshot>,
@@ -68,7 +69,7 @@ impl History {
         }
     }
 
-    /// What everything before is gone for.
+    /// Name of the last snapshot.
     pub(super) fn snapshot(&self) -> SnapshotRef {
         self.snapshots.back().map_or(GENESIS, |snapshot| snapshot.name)
     }
@@ -78,7 +79,7 @@ impl History {
         self.batches.push_back(batch);
     }
 
-    /// Whether enough was decided since the last snapshot to take another. The same on every replica.
+    /// True when enough was decided since the last snapshot to take another. The same on every replica.
     pub(super) fn snapshot_is_due(&self, bytes_min: usize) -> bool {
         let last = self.snapshots.back().map_or(0, |snapshot| snapshot.bytes.len());
         self.bytes_since_snapshot >= last.max(bytes_min)
@@ -90,7 +91,7 @@ impl History {
         self.bytes_since_snapshot = 0;
     }
 
-    /// Begins again from a snapshot that somebody else gave us, or that the log begins with.
+    /// Begins again from a fetched snapshot, or from the one that the log begins with.
     pub(super) fn restart(&mut self, snapshot: Snapshot) {
         *self = Self { after: snapshot.name.seq, ..Self::new() };
         self.snapshots.push_back(snapshot);
@@ -116,7 +117,7 @@ impl History {
         self.snapshots.iter().find(|snapshot| snapshot.name == name)
     }
 
-    /// The batches after `after`, with their places.
+    /// The batches after `after`, with their sequence numbers.
     pub(super) fn since(&self, after: Seq) -> impl Iterator<Item = (Seq, &Arc<Batch>)> {
         let skip = usize::try_from(after.0.saturating_sub(self.after.0)).unwrap_or(usize::MAX);
         (self.after.0 + 1..).map(Seq).zip(&self.batches).skip(skip)

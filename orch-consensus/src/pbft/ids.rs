@@ -1,4 +1,4 @@
-//! What the protocol counts and names.
+//! Numbers, keys and hashes of the protocol.
 
 use std::fmt;
 

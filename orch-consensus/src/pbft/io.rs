@@ -1,4 +1,4 @@
-//! What goes into a replica and what comes out.
+//! Inputs and effects of a replica.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,15 +27,17 @@ pub struct Moment {
 pub enum Input {
     /// A message whose sender the transport has authenticated.
     Message(PublicKey, Message),
-    /// A message of our own that [`Effect::Publish`] asked for, signed, after the log holds what it depends on.
+    /// A message of our own that [`Effect::Publish`] asked for, signed, after the log holds what it depends
+    /// on.
     Own(Message),
     /// The signatures of an [`Effect::Verify`] were checked: the indices of those that are bad.
     Verified(u64, Vec<usize>),
-    /// Somebody here has a command. [`Effect::Answer`] with the same token says what came of it.
+    /// Command of a local caller. [`Effect::Answer`] with the same token has its outcome.
     Propose(u64, Bytes),
-    /// Somebody here wants to read. [`Effect::ReadReady`] with the same token says from where on the machine is recent enough.
+    /// Read of a local caller. [`Effect::ReadReady`] with the same token says from where on the machine is
+    /// recent enough.
     Barrier(u64),
-    /// Somebody here votes for a change of members. [`Effect::Answer`] says whether it was taken down.
+    /// Vote of the local operator for a change of members. [`Effect::Answer`] says whether it was recorded.
     ChangeMembers(u64, Change),
     /// The time that [`Replica::deadline`](super::Replica::deadline) named has come.
     Tick,
@@ -46,23 +48,24 @@ pub enum Input {
 pub enum Effect {
     /// Add to the log. Appends and replacements are counted from 1; `after` refers to that count.
     Append(Record),
-    /// Put this in the place of the whole log, at once or not at all. Counts like an append.
+    /// Replace the whole log by this, atomically. Counts like an append.
     Replace(Image),
     /// Send as it is, when it is convenient.
     Send(To, Message),
     /// Sign the request and send it.
     Submit(To, Message),
-    /// When the first `after` changes of the log are as durable as chosen: sign, send to all other members, and give it back
-    /// as [`Input::Own`].
+    /// As soon as the first `after` changes of the log are as durable as chosen: sign, send to all other
+    /// members, and give it back as [`Input::Own`].
     Publish {
-        /// What to publish.
+        /// Unsigned message.
         message: Message,
-        /// How many changes of the log it depends on.
+        /// Number of changes of the log that it depends on.
         after: u64,
     },
-    /// Check signatures and come back with [`Input::Verified`]. Jobs may be checked together and in any order.
+    /// Check signatures and come back with [`Input::Verified`]. Jobs may be checked together and in any
+    /// order.
     Verify(u64, Vec<Claim>),
-    /// What came of a proposal.
+    /// Outcome of a proposal.
     Answer(u64, Result<Answer, Refusal>),
     /// A read may begin.
     ReadReady(u64, Seq),
@@ -70,7 +73,7 @@ pub enum Effect {
     Event(Event),
 }
 
-/// Who a message goes to.
+/// Recipients of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
     /// One member or client.
@@ -79,16 +82,16 @@ pub enum To {
     Others,
 }
 
-/// What came of a command.
+/// Outcome of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Its place.
+    /// Its sequence number.
     pub seq: Seq,
-    /// What the machine said.
+    /// Outcome that the machine decided.
     pub outcome: Bytes,
 }
 
-/// Why a command has no outcome.
+/// Reasons why a command has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -101,9 +104,9 @@ pub enum Refusal {
     /// A change of members that cannot be.
     #[error("{0}")]
     Membership(String),
-    /// This replica left the group, or a later life of it is known, while the command was on its way. It may have been
-    /// carried out.
-    #[error("whether the command was carried out is not known")]
+    /// This replica left the group, or a later incarnation of it is known, while the command was on its way.
+    /// It may have been executed.
+    #[error("whether the command was executed is not known")]
     Unknown,
 }
 
@@ -122,7 +125,7 @@ pub enum Event {
     Fetching(Seq),
     /// And has it now.
     Caught(Seq),
-    /// Somebody can be shown to have signed two things that exclude each other.
+    /// Proof of two signed statements that exclude each other.
     Evidence(Arc<Misbehaviour>),
     /// A signature under this member's message is wrong, although the message came from it.
     BadSignature(ReplicaId),
@@ -133,7 +136,7 @@ pub enum Event {
 /// Two statements of one member that no correct replica signs both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misbehaviour {
-    /// Who signed them.
+    /// Signer of both.
     pub replica: ReplicaId,
     /// One statement.
     pub first: Claim,

@@ -1,4 +1,4 @@
-//! The places that are being agreed on, between the watermarks.
+//! Sequence numbers that are being agreed on, between the watermarks.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{
     message::{Certificate, Vote},
 };
 
-/// Batches that are kept for one place.
+/// Batches that are kept for one sequence number.
 const BODIES_MAX: usize = 16;
 
 /// The slots after the low watermark, in order and without gaps.
@@ -19,10 +19,10 @@ pub(super) struct Log {
     replicas: usize,
 }
 
-/// One place and all that is known about it.
+/// State of one sequence number.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// What the primary of the current view proposed.
+    /// Proposal of the current view's primary.
     pub(super) proposal: Option<Proposal>,
     /// A proposal whose signatures are being checked.
     pub(super) checking: bool,
@@ -32,19 +32,19 @@ pub(super) struct Slot {
     pub(super) prepares: Ballot,
     /// The latest commit vote of each replica.
     pub(super) commits: Ballot,
-    /// What this replica prepared in the highest view.
+    /// Certificate that this replica prepared in the highest view.
     pub(super) prepared: Option<Certificate>,
-    /// What is decided.
+    /// Digest of the decided batch.
     pub(super) decided: Option<Digest>,
     /// The votes that decided it. None where it came with the state from elsewhere.
     pub(super) proof: Option<Certificate>,
-    /// When a body that is missing is asked for (again).
+    /// Time at which a missing body is fetched (again).
     pub(super) fetch_at: Option<Duration>,
     /// Both sides of a conflict were shown around.
     pub(super) exposed: bool,
 }
 
-/// A batch that has this place in the current view.
+/// Batch that has this sequence number in the current view.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Proposal {
     pub(super) digest: Digest,
@@ -74,7 +74,7 @@ enum Checked {
     Good,
 }
 
-/// What a new vote meant.
+/// Verdict about a new vote.
 pub(super) enum Counted {
     /// It is counted.
     Yes,
@@ -96,7 +96,7 @@ impl Log {
         self.low
     }
 
-    /// The last place that there is a slot for.
+    /// The last sequence number that has a slot.
     pub(super) fn high(&self) -> Seq {
         self.low.plus(self.slots.len() as u64)
     }
@@ -157,7 +157,7 @@ impl Slot {
         self.bodies.iter().find(|batch| batch.digest() == *digest)
     }
 
-    /// The batch whose body this place waits for: first what is decided, then what the view began with.
+    /// The batch whose body is missing here: first what is decided, then what the view began with.
     pub(super) fn missing(&self) -> Option<Digest> {
         let adopted = self.proposal.filter(|proposal| !proposal.accepted).map(|proposal| proposal.digest);
         [self.decided, adopted].into_iter().flatten().find(|digest| self.body(digest).is_none())
@@ -168,8 +168,9 @@ impl Slot {
         self.bodies.iter()
     }
 
-    /// Keeps a body. What we voted for may be all that is left of a batch that a liar alone can show to be prepared, so bodies
-    /// are kept until the checkpoint, as far as there is room: of so many views that others go first.
+    /// Keeps a body. What we voted for may be all that is left of a batch that only a Byzantine replica can
+    /// show to be prepared, so bodies are kept until the checkpoint, as far as there is room: of so many
+    /// views that others go first.
     pub(super) fn keep_body(&mut self, batch: Arc<Batch>) {
         if self.body(&batch.digest()).is_some() {
             return;
@@ -217,8 +218,8 @@ impl Ballot {
                 }
                 Counted::No
             }
-            place => {
-                *place = Some(Cast { vote, checked });
+            cast => {
+                *cast = Some(Cast { vote, checked });
                 Counted::Yes
             }
         }
@@ -229,17 +230,17 @@ impl Ballot {
         self.cast.get(index)?.as_ref().map(|cast| &cast.vote)
     }
 
-    /// How many votes for this are known to be right.
+    /// Number of votes for this whose signatures are known to be right.
     pub(super) fn count_good(&self, view: View, digest: Digest) -> usize {
         self.matching(view, digest).filter(|(_, cast)| cast.checked == Checked::Good).count()
     }
 
-    /// How many votes for this there are, checked or not.
+    /// Number of votes for this, checked or not.
     pub(super) fn count_all(&self, view: View, digest: Digest) -> usize {
         self.matching(view, digest).count()
     }
 
-    /// The votes for this whose signatures nobody has begun to check; they count as being checked from now on.
+    /// The votes for this whose signatures are not being checked yet; from now on they are.
     pub(super) fn begin_check(&mut self, view: View, digest: Digest) -> Vec<(usize, Vote)> {
         let unchecked: Vec<_> = self
             .matching(view, digest)
@@ -263,7 +264,8 @@ impl Ballot {
         if good {
             *cast = Some(Cast { vote: *vote, checked: Checked::Good });
         } else {
-            // It came from the replica itself: whatever it says about this place is not worth another check.
+            // It came from the replica itself: its further votes for this sequence number are not worth
+            // another check.
             *cast = None;
             self.struck |= 1 << index;
         }

@@ -1,4 +1,4 @@
-//! Who has a vote.
+//! Members of a group: the replicas with a vote.
 
 use super::{
     ids::{Digest, Epoch, PublicKey, ReplicaId, View},
@@ -14,9 +14,9 @@ pub const REPLICAS_MAX: usize = 64;
 pub struct Member {
     /// Its number, never given to another.
     pub id: ReplicaId,
-    /// What its signatures are checked with.
+    /// Key that its signatures are checked with.
     pub key: PublicKey,
-    /// What people call it.
+    /// Name for people.
     pub name: String,
 }
 
@@ -45,11 +45,11 @@ pub enum Change {
     },
 }
 
-/// Why a membership cannot be.
+/// Reasons why a membership is impossible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MembershipError {
-    /// Nobody would be left.
+    /// No member would be left.
     #[error("a group needs at least one member")]
     Empty,
     /// Too many members.
@@ -58,14 +58,14 @@ pub enum MembershipError {
     /// A key or name is used twice.
     #[error("{0} is a member already")]
     Twice(String),
-    /// Nobody has this number or name.
+    /// No member has this number or name.
     #[error("{0} is no member")]
     Unknown(String),
 }
 
 impl Membership {
-    /// The first membership of a group: replicas get their numbers in the order of their keys, so that everybody who
-    /// starts from the same set of members starts from the same membership.
+    /// The first membership of a group: replicas get their numbers in the order of their keys, so that all
+    /// who starts from the same set of members starts from the same membership.
     ///
     /// # Errors
     /// [`MembershipError`].
@@ -91,7 +91,7 @@ impl Membership {
         &self.members
     }
 
-    /// What agreement takes.
+    /// Quorum sizes of these members.
     #[must_use]
     pub fn quorum(&self) -> Quorum {
         Quorum::of(self.members.len())
@@ -109,7 +109,8 @@ impl Membership {
         self.members.iter().find(|member| member.key == *key)
     }
 
-    /// Who leads `view`. Epochs begin with different members, so that a member that holds up one is not met first again.
+    /// Primary of `view`. Epochs begin with different members, so that a member that holds up one is not met
+    /// first again.
     #[must_use]
     pub fn primary(&self, view: View) -> &Member {
         let count = self.members.len() as u64;

@@ -1,4 +1,4 @@
-//! What replicas and clients say to each other. `docs/protocols/pbft.md` has the table.
+//! Messages between replicas and clients. `docs/protocols/pbft.md` has the table.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
     statement::{Claim, Phase, Statement},
 };
 
-/// What stands for a signature until the host has signed.
+/// Placeholder for a signature until the host has signed.
 pub(crate) const UNSIGNED: Signature = Signature([0; 64]);
 
 /// A message between members of a group.
@@ -19,7 +19,7 @@ pub(crate) const UNSIGNED: Signature = Signature([0; 64]);
 pub enum Message {
     /// A client's, to a replica.
     Request(Arc<Request>),
-    /// The primary gives a batch its place, together with its own prepare vote.
+    /// The primary gives a batch its sequence number, together with its own prepare vote.
     PrePrepare(Arc<Batch>, Vote),
     /// PREPARE and COMMIT.
     Vote(Vote),
@@ -33,18 +33,17 @@ pub enum Message {
     Stable(Arc<StableProof>),
     /// Proof that a batch is committed.
     Committed(Certificate),
-    /// Where the sender is, so that others can send what it lacks.
+    /// Position of the sender, so that others can send what it lacks.
     Status(Status),
-    /// Asks for a part of the state.
+    /// Request for a piece of the state.
     Fetch(Fetch),
-    /// A part of the state.
+    /// Piece of the state.
     Supply(Supply),
-    /// "What is the last place that you prepared?" Answered with the same number.
+    /// Query for the last prepared sequence number. Answered with the same id.
     ReadQuery(u64),
-    /// To the query of this number: the last place that the replica prepared or executed, ever.
+    /// To the query of this id: the last sequence number that the replica prepared or executed, ever.
     ReadAnswer(u64, Seq),
-    /// A replica tells a client what came of its request, and under which membership and in which view it is itself. Sent to
-    /// the client only.
+    /// Outcome of a client's request, and the epoch and view of the replica. Sent to the client only.
     Reply(Epoch, View, Arc<Reply>),
 }
 
@@ -57,11 +56,11 @@ pub struct Vote {
     pub epoch: Epoch,
     /// In which view.
     pub view: View,
-    /// For which place.
+    /// Sequence number.
     pub seq: Seq,
     /// For which batch.
     pub digest: Digest,
-    /// Whose it is.
+    /// Voter.
     pub replica: ReplicaId,
     /// Over all of it.
     pub signature: Signature,
@@ -72,37 +71,38 @@ pub struct Vote {
 pub struct CheckpointVote {
     /// Under which membership.
     pub epoch: Epoch,
-    /// After which place.
+    /// Sequence number of the checkpoint.
     pub seq: Seq,
     /// The hash of the [`Checkpoint`].
     pub digest: Digest,
-    /// Whose it is.
+    /// Voter.
     pub replica: ReplicaId,
     /// Over all of it.
     pub signature: Signature,
 }
 
-/// What replicas agree on at a checkpoint: from it, whoever has nothing can verify everything up to this place.
+/// Content of a checkpoint that replicas agree on: from it, a replica with nothing can verify everything up
+/// to this sequence number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Checkpoint {
     /// The epoch that ends or goes on here.
     pub epoch: Epoch,
-    /// After which place.
+    /// Sequence number of the checkpoint.
     pub seq: Seq,
     /// The hash chain over the digests of all batches so far.
     pub chain: Digest,
-    /// The latest snapshot at or before this place.
+    /// The latest snapshot at or before this sequence number.
     pub snapshot: SnapshotRef,
     /// The hash of the membership.
     pub membership: Digest,
-    /// The hash of the membership that follows at this very place, if one does.
+    /// The hash of the membership that follows at this very sequence number, if one does.
     pub successor: Option<Digest>,
 }
 
 /// Names a snapshot of the whole replicated state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotRef {
-    /// After which place it was taken. At 0 it is the state that every replica begins with.
+    /// Sequence number of the last batch in it. At 0 it is the state that every replica begins with.
     pub seq: Seq,
     /// The hash over its chunks.
     pub root: Digest,
@@ -111,9 +111,9 @@ pub struct SnapshotRef {
 /// A quorum of [`CheckpointVote`]s, and what leads to their epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StableProof {
-    /// What they agree on.
+    /// The checkpoint.
     pub checkpoint: Checkpoint,
-    /// Who does.
+    /// Its voters, in order, and their signatures.
     pub votes: Vec<(ReplicaId, Signature)>,
     /// From an epoch that the receiver knows, one step for each change of members up to the checkpoint's.
     pub steps: Vec<EpochStep>,
@@ -139,18 +139,18 @@ pub struct Certificate {
     pub epoch: Epoch,
     /// In which view.
     pub view: View,
-    /// For which place.
+    /// Sequence number.
     pub seq: Seq,
     /// For which batch.
     pub digest: Digest,
-    /// Who voted.
+    /// Its voters, in order, and their signatures.
     pub votes: Vec<(ReplicaId, Signature)>,
 }
 
-/// What a replica says when it leaves a view.
+/// Message of a replica that leaves a view.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ViewChange {
-    /// What it claims, signed.
+    /// Its claims, signed.
     pub summary: Summary,
     /// The proof of its stable checkpoint; none at the beginning of the group.
     pub stable: Option<StableProof>,
@@ -165,17 +165,17 @@ pub struct Summary {
     pub epoch: Epoch,
     /// The view to go to.
     pub view: View,
-    /// Whose it is.
+    /// Sender.
     pub replica: ReplicaId,
     /// Its last stable checkpoint (the paper's C set).
     pub stable: Seq,
-    /// For each place after it, in order, what it prepared in the highest view (the paper's P set).
+    /// For each sequence number after it, in order, what it prepared in the highest view (the paper's P set).
     pub prepared: Vec<(Seq, View, Digest)>,
     /// Over all of it.
     pub signature: Signature,
 }
 
-/// How a view begins.
+/// Beginning of a view.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewView {
     /// Under which membership.
@@ -188,16 +188,16 @@ pub struct NewView {
     pub summaries: Vec<Summary>,
     /// Proof of the highest stable checkpoint among them.
     pub stable: Option<StableProof>,
-    /// Proof of what was chosen for each place that is not null.
+    /// Proof of the chosen batch of each sequence number that is not null.
     pub prepared: Vec<Certificate>,
-    /// What follows from them: the batch of each place after the checkpoint (the paper's O set). Every backup works it out
-    /// for itself.
+    /// The batch of each sequence number after the checkpoint, which follows from them (the paper's O set).
+    /// Every backup works it out for itself.
     pub proposals: Vec<(Seq, Digest)>,
     /// Over all of it.
     pub signature: Signature,
 }
 
-/// Where a replica is.
+/// Position of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Status {
     /// Under which membership.
@@ -208,35 +208,36 @@ pub struct Status {
     pub changing: bool,
     /// The last stable checkpoint that it has the state of.
     pub stable: Seq,
-    /// The last place that it executed.
+    /// The last executed sequence number.
     pub executed: Seq,
 }
 
-/// Asks for a part of the state.
+/// Request for a piece of the state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fetch {
     /// The hashes of the chunks of a snapshot.
     Manifest(SnapshotRef),
     /// One chunk of a snapshot.
     Chunk(SnapshotRef, u32),
-    /// The digests of the batches after the first place, up to the second.
+    /// The digests of the batches after the first sequence number, up to the second.
     Digests(Seq, Seq),
     /// One batch.
     Batch(Seq, Digest),
-    /// How one membership followed another, from this epoch on. For clients: members learn it with stable checkpoints.
+    /// Steps from one membership to another, from this epoch on. For clients: members learn it with stable
+    /// checkpoints.
     Members(Epoch),
 }
 
-/// A part of the state.
+/// Piece of the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Supply {
     /// The hashes of a snapshot's chunks.
     Manifest(SnapshotRef, Vec<Digest>),
     /// One chunk.
     Chunk(SnapshotRef, u32, Bytes),
-    /// Digests of batches, from the place after this one.
+    /// Digests of batches, from the sequence number after this one.
     Digests(Seq, Vec<Digest>),
-    /// One batch, at the place where it was asked for.
+    /// One batch, at the sequence number where it was asked for.
     Batch(Seq, Arc<Batch>),
     /// The next memberships after the one that was named, none when it is the last.
     Members(Vec<EpochStep>),
@@ -244,21 +245,22 @@ pub enum Supply {
     Unavailable(Fetch),
 }
 
-/// What came of a request.
+/// Outcome of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
-    /// Of the request. A later one, with the number 0, when the request belongs to a life of the client that is over.
+    /// Of the request. A later one, with the number 0, when the request belongs to an earlier incarnation of
+    /// the client.
     pub session: u64,
     /// Of the request.
     pub number: u64,
-    /// Its place in the order.
+    /// Its sequence number.
     pub seq: Seq,
-    /// What came of each command.
+    /// Outcome of each command.
     pub outcomes: Vec<Bytes>,
 }
 
 impl Vote {
-    /// What is signed.
+    /// Signed statement.
     #[must_use]
     pub fn statement(&self) -> Statement {
         let Self { phase, epoch, view, seq, digest, .. } = *self;
@@ -271,7 +273,7 @@ impl Vote {
 }
 
 impl CheckpointVote {
-    /// What is signed.
+    /// Signed statement.
     #[must_use]
     pub fn statement(&self) -> Statement {
         Statement::Checkpoint { epoch: self.epoch, seq: self.seq, digest: self.digest }
@@ -283,7 +285,7 @@ impl CheckpointVote {
 }
 
 impl Certificate {
-    /// What each vote signs.
+    /// Statement that each vote signs.
     #[must_use]
     pub fn statement(&self) -> Statement {
         let Self { phase, epoch, view, seq, digest, .. } = *self;
@@ -316,7 +318,8 @@ pub(crate) fn quorum_claims(
 }
 
 impl StableProof {
-    /// The signatures that it rests on, for somebody who knows `members`: none when it does not lead on from them.
+    /// The signatures that it rests on, for a verifier that knows `members`: none when it does not lead on
+    /// from them.
     pub(crate) fn claims(&self, members: &Membership) -> Option<Vec<Claim>> {
         // What the checkpoint does not need must not be there.
         if self.steps.last().is_some_and(|step| step.membership.epoch() > self.checkpoint.epoch) {
@@ -331,7 +334,8 @@ impl StableProof {
     }
 }
 
-/// Where the steps after `members` lead, and the signatures that this rests on; none when they do not follow from each other.
+/// Membership after the steps from `members`, and the signatures that it rests on; none when they do not
+/// follow from each other.
 pub(crate) fn follow(steps: &[EpochStep], members: &Membership) -> Option<(Membership, Vec<Claim>)> {
     let (known, mut members, mut claims) = (members.epoch(), members.clone(), Vec::new());
     for step in steps.iter().skip_while(|step| step.membership.epoch() <= known) {
@@ -348,14 +352,14 @@ pub(crate) fn follow(steps: &[EpochStep], members: &Membership) -> Option<(Membe
 }
 
 impl Checkpoint {
-    /// What [`CheckpointVote`]s vote for.
+    /// Digest that [`CheckpointVote`]s vote for.
     #[must_use]
     pub fn digest(&self) -> Digest {
         use crate::codec::Encode as _;
         Digest::of("orch pbft checkpoint", &[&self.to_bytes()])
     }
 
-    /// What each vote signs.
+    /// Statement that each vote signs.
     #[must_use]
     pub fn statement(&self) -> Statement {
         Statement::Checkpoint { epoch: self.epoch, seq: self.seq, digest: self.digest() }
@@ -363,7 +367,7 @@ impl Checkpoint {
 }
 
 impl Summary {
-    /// What is signed.
+    /// Signed statement.
     #[must_use]
     pub fn statement(&self) -> Statement {
         Statement::ViewChange { epoch: self.epoch, view: self.view, digest: self.digest() }
@@ -377,7 +381,7 @@ impl Summary {
 }
 
 impl NewView {
-    /// What is signed.
+    /// Signed statement.
     #[must_use]
     pub fn statement(&self) -> Statement {
         Statement::NewView { epoch: self.epoch, view: self.view, digest: self.digest() }
@@ -396,7 +400,7 @@ impl NewView {
 }
 
 impl Message {
-    /// Puts the signature of its author in. Only what is signed has a place for one.
+    /// Puts in the signature of its author, where the message has a field for one.
     pub fn sign(&mut self, sign: impl FnOnce(&Statement) -> Signature) {
         match self {
             Self::Request(request) => {

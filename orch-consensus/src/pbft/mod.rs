@@ -1,7 +1,9 @@
-//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f may do anything.
+//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f
+//! may be Byzantine.
 //!
-//! [`Replica`] is the protocol without input or output. `docs/protocols/pbft.md` describes it: messages, states, and where
-//! and why it deviates from the papers. [`PbftConsensus`] is the protocol at work: a member of a group, with a transport and a log.
+//! [`Replica`] is the protocol without input or output. `docs/protocols/pbft.md` describes it: messages,
+//! states, and where and why it deviates from the papers. [`PbftConsensus`] is the protocol at work: a member
+//! of a group, with a transport and a log.
 
 mod batch;
 mod client;

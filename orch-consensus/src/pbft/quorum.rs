@@ -1,4 +1,4 @@
-//! How many votes are enough.
+//! Quorum sizes.
 
 /// The sizes that agreement among `n` replicas rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ impl Quorum {
         (self.n - 1) / 3
     }
 
-    /// Votes of which any two sets share a correct replica: 2f + 1 where n = 3f + 1, and for every other n the least number
-    /// q with 2q - n >= f + 1. Correct replicas alone reach it.
+    /// Votes of which any two sets share a correct replica: 2f + 1 where n = 3f + 1, and for every other n
+    /// the least number q with 2q - n >= f + 1. Correct replicas alone reach it.
     #[must_use]
     pub const fn quorum(self) -> usize {
         (self.n + self.faulty()) / 2 + 1

@@ -1,4 +1,4 @@
-//! What a replica must not forget.
+//! Records of a replica's log.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use crate::codec::{Decode, Encode, Input, Malformed};
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A batch that may be decided at this place. Other records refer to it by its digest.
+    /// A batch that may be decided at this sequence number. Other records refer to it by its digest.
     Body(Seq, Arc<Batch>),
-    /// This batch, and no other, got our prepare vote at its place in this view.
+    /// This batch, and no other, got our prepare vote at its sequence number in this view.
     Accepted(Epoch, View, Seq, Digest),
     /// A quorum prepared a batch.
     Prepared(Certificate),
@@ -28,13 +28,13 @@ pub enum Record {
     NewView(Arc<NewView>),
     /// A membership followed another.
     Epoch(Arc<EpochStep>),
-    /// This batch is committed at this place, as a stable checkpoint proves.
+    /// This batch is committed at this sequence number, as a stable checkpoint proves.
     Decided(Seq, Digest),
     /// A quorum committed a batch.
     Committed(Certificate),
     /// A checkpoint is stable.
     Stable(Arc<StableProof>),
-    /// Somebody signed two things that exclude each other.
+    /// Two statements of one signer that exclude each other.
     Evidence(Arc<Misbehaviour>),
 }
 
@@ -43,7 +43,7 @@ pub enum Record {
 pub struct Image {
     /// The snapshot, when there is one.
     pub snapshot: Option<Bytes>,
-    /// What follows.
+    /// Records after it.
     pub records: Vec<Record>,
 }
 

@@ -1,5 +1,5 @@
-//! The replicated state: the machine, and what the protocol itself replicates. It changes by executing batches in order
-//! and in no other way.
+//! The replicated state: the machine, and what the protocol itself replicates. It changes by executing
+//! batches in order and in no other way.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,32 +30,32 @@ pub(super) struct Service {
     protocol: Protocol,
 }
 
-/// What the protocol replicates besides the machine.
+/// Replicated state of the protocol besides the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Protocol {
     executed: Seq,
     /// chain(s) = H(chain(s - 1), digest of batch s).
     chain: Digest,
     membership: Membership,
-    /// Comes into force when the checkpoint at this place is stable.
+    /// Comes into force when the checkpoint at this sequence number is stable.
     successor: Option<(Seq, Membership)>,
-    /// Who voted for which change of members.
+    /// Voters for each change of members.
     ballots: BTreeMap<Vec<u8>, BTreeSet<ReplicaId>>,
     clients: Clients,
 }
 
-/// What came of a request in a batch.
+/// Outcome of a request in a batch.
 pub(super) enum Executed {
-    /// It was carried out now.
+    /// It was executed now.
     Now(Arc<Reply>),
-    /// It was carried out before.
+    /// It was executed before.
     Before(Option<Arc<Reply>>),
-    /// It is not carried out.
+    /// It is not executed.
     Refused,
 }
 
-/// What a vote for a change of members did.
-const TAKEN_DOWN: &[u8] = b"taken down";
+/// Outcomes of a vote for a change of members.
+const RECORDED: &[u8] = b"taken down";
 const ADOPTED: &[u8] = b"adopted";
 
 impl Service {
@@ -134,15 +134,15 @@ impl Service {
         Executed::Now(self.protocol.clients.done(request, self.protocol.executed, outcomes))
     }
 
-    /// A change is adopted when f + 1 members voted for it, so that one of them is correct, and is in force from a
-    /// checkpoint that lies beyond everything that may be in flight.
+    /// A change is adopted when f + 1 members voted for it, so that one of them is correct, and is in force
+    /// from a checkpoint that lies beyond everything that may be in flight.
     fn vote(&mut self, client: &PublicKey, change: &Change, config: &Config) -> Bytes {
         let protocol = &mut self.protocol;
         let Some(voter) = protocol.membership.by_key(client).map(|member| member.id) else {
             return Bytes::from_static(b"refused: only members vote on members");
         };
         if let Some((_, next)) = &protocol.successor {
-            // Whoever asks for what the others asked for already gets what it wants.
+            // A vote for the change that the others voted for already gets what it wants.
             let same = protocol.membership.after(change).is_ok_and(|wanted| wanted == *next);
             let other = b"refused: another change is not in force yet";
             return Bytes::from_static(if same { ADOPTED } else { other });
@@ -159,7 +159,7 @@ impl Service {
         let voters = protocol.ballots.entry(change.to_bytes()).or_default();
         voters.insert(voter);
         if voters.len() < protocol.membership.quorum().weak() {
-            return Bytes::from_static(TAKEN_DOWN);
+            return Bytes::from_static(RECORDED);
         }
         protocol.ballots.clear();
         let beyond = protocol.executed.0 + config.window;
@@ -168,7 +168,7 @@ impl Service {
         Bytes::from_static(ADOPTED)
     }
 
-    /// What replicas vote for after [`Service::executed`].
+    /// Checkpoint that replicas vote for after [`Service::executed`].
     pub(super) fn checkpoint(&self, snapshot: SnapshotRef) -> Checkpoint {
         let protocol = &self.protocol;
         let here = |(at, _): &&(Seq, Membership)| *at == protocol.executed;

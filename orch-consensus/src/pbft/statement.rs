@@ -1,38 +1,39 @@
-//! What is signed. Everything that can become evidence is one of these, under the name of the group, so that no signature
-//! means anything elsewhere.
+//! Signed statements. Everything that can become evidence is one of these, under the name of the group, so
+//! that no signature means anything elsewhere.
 
 use super::ids::{Digest, Epoch, PublicKey, Seq, Signature, View};
 
 /// One of the two votes on a batch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Phase {
-    /// "This batch, and no other, has this place in this view." The primary's comes with its PRE-PREPARE.
+    /// "This batch, and no other, has this sequence number in this view." The primary's comes with its
+    /// PRE-PREPARE.
     Prepare,
     /// "I saw a quorum prepare it."
     Commit,
 }
 
-/// A statement that somebody signs.
+/// A statement that a replica or client signs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Statement {
-    /// A vote for a batch at a place in a view.
+    /// A vote for a batch at a sequence number in a view.
     Vote {
-        /// Which of the two.
+        /// PREPARE or COMMIT.
         phase: Phase,
         /// Under which membership.
         epoch: Epoch,
         /// In which view.
         view: View,
-        /// The place.
+        /// The sequence number.
         seq: Seq,
         /// The batch.
         digest: Digest,
     },
-    /// "After this place my state has this hash."
+    /// "After this sequence number my state has this hash."
     Checkpoint {
         /// Under which membership.
         epoch: Epoch,
-        /// The place.
+        /// The sequence number.
         seq: Seq,
         /// The hash of the checkpoint.
         digest: Digest,
@@ -96,12 +97,12 @@ impl Statement {
     }
 }
 
-/// A signature that somebody has to check.
+/// A signature to be checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
-    /// Who is said to have signed.
+    /// Key of the alleged signer.
     pub key: PublicKey,
-    /// What.
+    /// The statement.
     pub statement: Statement,
     /// The signature.
     pub signature: Signature,

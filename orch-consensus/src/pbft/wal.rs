@@ -1,12 +1,13 @@
-//! The log of a replica in bytes: frames of length, checksum and content. The first may hold a snapshot. A frame that is cut
-//! short or damaged ends the log: nothing after it was promised to anyone, because what was promised was synced.
+//! The log of a replica in bytes: frames of length, checksum and content. The first may hold a snapshot. A
+//! frame that is cut short or damaged ends the log: nothing after it was promised to anyone, because what was
+//! promised was synced.
 
 use bytes::Bytes;
 
 use super::record::{Image, Record};
 use crate::codec::{Decode, Encode, Malformed};
 
-/// What every log begins with.
+/// First bytes of every log.
 const MAGIC: &[u8; 8] = b"orchpbf1";
 const FRAME_HEAD: usize = 8;
 
@@ -16,7 +17,7 @@ pub fn empty() -> Vec<u8> {
     MAGIC.to_vec()
 }
 
-/// What [`Effect::Append`](super::Effect::Append) adds to the end of a log.
+/// Bytes that [`Effect::Append`](super::Effect::Append) adds to the end of a log.
 #[must_use]
 pub fn frame(record: &Record) -> Vec<u8> {
     let mut content = vec![1];
@@ -24,7 +25,7 @@ pub fn frame(record: &Record) -> Vec<u8> {
     framed(&content)
 }
 
-/// What [`Effect::Replace`](super::Effect::Replace) puts in the place of a log.
+/// Bytes that [`Effect::Replace`](super::Effect::Replace) replaces a log with.
 #[must_use]
 pub fn image(image: &Image) -> Vec<u8> {
     let mut out = empty();
@@ -39,7 +40,8 @@ pub fn image(image: &Image) -> Vec<u8> {
     out
 }
 
-/// Reads a log, and says how many of its bytes are sound: what follows is to be cut off before anything is added.
+/// Reads a log, and says how many of its bytes are sound: what follows is to be cut off before anything is
+/// added.
 ///
 /// # Errors
 /// [`Malformed`] when it is not the log of a replica, or of another version.

@@ -1,4 +1,4 @@
-//! The form of [`Message`]s in bytes.
+//! Codec of [`Message`]s.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl Message {
     /// Reads what [`Message::to_wire`] wrote.
     ///
     /// # Errors
-    /// What is wrong with the bytes.
+    /// [`Malformed`] says what is wrong with the bytes.
     pub fn from_wire(mut bytes: Bytes) -> Result<Self, Malformed> {
         if bytes.first() != Some(&VERSION) {
             return Err(Malformed("it has another version"));
@@ -329,7 +329,7 @@ impl Decode for Statement {
 }
 
 impl Membership {
-    /// Its bytes, for whoever keeps it as the anchor of trust.
+    /// Its bytes, for a client that keeps it as the anchor of trust.
     #[must_use]
     pub fn to_wire(&self) -> Vec<u8> {
         self.to_bytes()
@@ -338,7 +338,7 @@ impl Membership {
     /// Reads what [`Membership::to_wire`] wrote.
     ///
     /// # Errors
-    /// What is wrong with the bytes.
+    /// [`Malformed`] says what is wrong with the bytes.
     pub fn from_wire(bytes: Bytes) -> Result<Self, Malformed> {
         Self::from_bytes(bytes)
     }

@@ -1,4 +1,4 @@
-//! The forms in bytes of what the library of the protocol knows: votes, log ids, members, entries.
+//! Codec for the types of openraft: votes, log ids, members, entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -30,27 +30,27 @@ use super::{
     machine::{Replica, View},
     members::read_detail,
     network::Network,
-    node::{Node, ForwardError},
+    node::{ForwardError, Node},
     propose::{Proposal, Proposer},
     read::{self, Read},
-    snapshot_receiver::SnapshotReceiver,
     serve::serve,
     snapshot::SnapshotStore,
-    types::{Lease, Raft, NodeInfo, node_of},
-    wire::{Response, Request},
+    snapshot_receiver::SnapshotReceiver,
+    types::{Lease, NodeInfo, Raft, node_of},
+    wire::{Request, Response},
 };
 
-/// A member of a Raft group. Everything stops soon after it is dropped; [`Consensus::shutdown`] finishes what was accepted
-/// and returns when nothing is left.
+/// A member of a Raft group. Everything stops soon after it is dropped; [`Consensus::shutdown`] finishes what
+/// was accepted and returns when nothing is left.
 ///
-/// It takes all messages of its transport: those of other channels are dropped. The transport stays open when the member
-/// ends.
+/// It takes all messages of its transport: those of other channels are dropped. The transport stays open when
+/// the member ends.
 pub struct RaftConsensus {
     config: RaftConfig,
     transport: Arc<dyn Transport>,
     view: Arc<View>,
     stage: Mutex<Stage>,
-    /// What has to end at shutdown. Locked while it does, so that every caller of shutdown waits for it.
+    /// Tasks and files that end at shutdown. Locked while they do, so that every caller of shutdown waits.
     work: tokio::sync::Mutex<Option<Work>>,
 }
 
@@ -61,7 +61,7 @@ enum Stage {
     Stopped { members: Vec<String>, why: String },
 }
 
-/// What callers need.
+/// Handles that callers use.
 #[derive(Clone)]
 struct Running {
     node: Arc<Node>,
@@ -72,7 +72,7 @@ struct Running {
 struct Work {
     node: Arc<Node>,
     closing: watch::Sender<bool>,
-    /// They end when they are told to, after what they have accepted.
+    /// They end at the signal, after what they have accepted.
     callers: JoinSet<()>,
     /// They go on until they are aborted.
     background: JoinSet<()>,
@@ -155,7 +155,8 @@ impl RaftConsensus {
         if self.config.members.is_empty() || raft.is_initialized().await.map_err(opening)? {
             return Ok(());
         }
-        let infos = self.config.members.iter().map(|(name, peer)| (node_of(*peer), NodeInfo::new(name, *peer)));
+        let infos =
+            self.config.members.iter().map(|(name, peer)| (node_of(*peer), NodeInfo::new(name, *peer)));
         match raft.initialize(infos.collect::<std::collections::BTreeMap<_, _>>()).await {
             // Another founder was quicker.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
@@ -260,9 +261,9 @@ impl Consensus for RaftConsensus {
         if !first {
             return Err(ConsensusError::Lifecycle("started twice"));
         }
-        let mut place = self.work.lock().await;
+        let mut slot = self.work.lock().await;
         let (running, work) = self.build(machine).await?;
-        *place = Some(work);
+        *slot = Some(work);
         self.stage(|stage| *stage = Stage::Running(running));
         Ok(())
     }
@@ -323,7 +324,12 @@ impl Consensus for RaftConsensus {
             }
             Stage::New | Stage::Starting => {
                 let members = self.config.members.keys().cloned().collect();
-                ConsensusStatus { applied, leader: false, members, last_error: Some("not started yet".into()) }
+                ConsensusStatus {
+                    applied,
+                    leader: false,
+                    members,
+                    last_error: Some("not started yet".into()),
+                }
             }
             Stage::Stopped { members, why } => ConsensusStatus {
                 applied,

@@ -25,7 +25,7 @@ use super::{
     types::{Applied, Command, Entry, Lease, LogId, Members, Outcomes, StorageError, Types},
 };
 
-/// What the rest of a member knows of its machine.
+/// View of the machine that the rest of a member shares.
 #[derive(Debug)]
 pub(super) struct View {
     /// The last entry that was applied.
@@ -33,7 +33,7 @@ pub(super) struct View {
     pub(super) clock: HybridClock,
     /// Rung when a snapshot is due.
     pub(super) snapshot_due: Notify,
-    /// The life of this member that the group saw last.
+    /// Latest incarnation of this member that the group saw.
     pub(super) session: AtomicU64,
 }
 
@@ -221,7 +221,7 @@ impl RaftStateMachine<Types> for Replica {
             StorageError::from(StorageIOError::write_snapshot(Some(meta.signature()), error))
         };
         let bytes = image.all().await.map_err(|error| failed(AnyError::new(&error)))?;
-        // What the machine cannot read must not take the place of what it could.
+        // A snapshot that the machine cannot read must not replace one that it could.
         let meta = self.restore(&bytes).map_err(|error| failed(AnyError::new(&error)))?;
         let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
         let image = self.store.adopt(index, *image).await.map_err(|error| failed(AnyError::new(&error)))?;

@@ -16,7 +16,7 @@ use super::{
     wire::Response,
 };
 
-/// What a member does for the group.
+/// Role of a member in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It votes: the group stands still when half of the voters are away.
@@ -25,8 +25,9 @@ pub enum Role {
     Learner,
 }
 
-/// The `detail` of [`MembershipChange::Add`]: the 64 hexadecimal digits of the peer id, a space and `voter` or `learner`. The
-/// role may be left out for a voter, and so may the digits for the 32 bytes of the peer id alone.
+/// The `detail` of [`MembershipChange::Add`]: the 64 hexadecimal digits of the peer id, a space and `voter`
+/// or `learner`. The role may be left out for a voter, and so may the digits for the 32 bytes of the peer id
+/// alone.
 #[must_use]
 pub fn member_detail(peer: PeerId, role: Role) -> Bytes {
     let role = match role {
@@ -82,12 +83,18 @@ impl Node {
         if let Some((_, other)) = members.nodes().find(|(_, other)| other.name == info.name)
             && other.peer != info.peer
         {
-            return Some(Response::Impossible(format!("there is a member {} with another peer id", info.name)));
+            return Some(Response::Impossible(format!(
+                "there is a member {} with another peer id",
+                info.name
+            )));
         }
         let mut last = self.revision();
         match members.get_node(&node) {
             Some(other) if other.name != info.name => {
-                return Some(Response::Impossible(format!("the peer is a member already, as {}", other.name)));
+                return Some(Response::Impossible(format!(
+                    "the peer is a member already, as {}",
+                    other.name
+                )));
             }
             Some(_) => {}
             None => match response_of(self.raft.add_learner(node, info.clone(), false).await) {

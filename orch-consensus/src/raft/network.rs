@@ -1,4 +1,4 @@
-//! How openraft reaches the other members: requests over any transport.
+//! Network of openraft: requests to the other members over any transport.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use orch_core::transport::{Channel, PeerId, Transport, TransportError};
 use super::{
     snapshot::Image,
     types::{Lease, NodeInfo, Types, Vote},
-    wire::{Response, Part, Request},
+    wire::{Part, Request, Response},
 };
 
 /// Requests in a row that may fail before a transfer of a snapshot begins again.
@@ -44,7 +44,7 @@ pub(super) enum RpcError {
 }
 
 impl RpcError {
-    /// Whether the request may have been heard.
+    /// True when the request may have reached the peer.
     pub(super) fn may_have_arrived(&self) -> bool {
         use TransportError as Error;
         !matches!(
@@ -113,7 +113,9 @@ impl Link {
             let part = Request::Part(Part { vote, transfer, offset, last, bytes });
             match self.network.call(self.peer, part.to_message(), self.network.part_timeout).await {
                 Ok(Response::Installed(vote)) => return Ok(vote),
-                Ok(Response::Part(next)) if next <= length && next != offset => (offset, failures) = (next, 0),
+                Ok(Response::Part(next)) if next <= length && next != offset => {
+                    (offset, failures) = (next, 0)
+                }
                 Ok(_) if failures >= PART_TRIES => return Err(RpcError::Unexpected(self.peer)),
                 Err(error) if failures >= PART_TRIES => return Err(error),
                 _ => {

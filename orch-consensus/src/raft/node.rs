@@ -19,13 +19,13 @@ use tokio::{
 use super::{
     config::RaftConfig,
     machine::View,
-    network::{RpcError, Network},
+    network::{Network, RpcError},
     snapshot_receiver::SnapshotReceiver,
-    types::{Applied, Command, Raft, NodeInfo},
-    wire::{Response, Request},
+    types::{Applied, Command, NodeInfo, Raft},
+    wire::{Request, Response},
 };
 
-/// What the tasks of a member share.
+/// State that the tasks of a member share.
 pub(super) struct Node {
     pub(super) us: u64,
     pub(super) raft: Raft,
@@ -35,18 +35,18 @@ pub(super) struct Node {
     pub(super) snapshots: SnapshotReceiver,
     /// One change of members at a time.
     pub(super) changes: Mutex<()>,
-    /// What went wrong outside of openraft.
+    /// Last error outside of openraft.
     pub(super) last_error: watch::Sender<Option<String>>,
 }
 
-/// Who leads, as far as this member knows.
+/// Leader, as far as this member knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leader {
     node: u64,
     peer: PeerId,
 }
 
-/// Why something that only a leader can do was not done.
+/// Error of a request that only a leader can carry out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub(super) struct ForwardError {
@@ -75,7 +75,7 @@ impl ForwardError {
 }
 
 impl Node {
-    /// Why this member does not work any more.
+    /// Reason for which this member has failed for good.
     pub(super) fn failure(&self) -> Option<String> {
         let metrics = self.raft.metrics();
         let stopped = metrics.borrow().running_state.as_ref().err().map(ToString::to_string);
@@ -91,9 +91,13 @@ impl Node {
         self.leader().is_some_and(|leader| leader.node == self.us)
     }
 
-    /// Asks the leader, whoever that is and becomes, until there is an answer to keep or it is too late. Asking twice
-    /// must do no harm.
-    pub(super) async fn request_leader(&self, request: &Request, timeout: Duration) -> Result<Response, ForwardError> {
+    /// Sends the request to the leader, to each new one too, until there is a final response or the deadline.
+    /// Asking twice must do no harm.
+    pub(super) async fn request_leader(
+        &self,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Response, ForwardError> {
         let deadline = Instant::now() + timeout;
         let mut failure = ForwardError { why: "no leader is known".into(), begun: false, fatal: false };
         loop {
@@ -108,7 +112,9 @@ impl Node {
                 () = self.leader_is_not(leader) => Err(RpcError::Deposed(leader.peer)),
             };
             match asked {
-                Ok(Response::NotLeader) => failure.why = format!("peer {} does not lead any more", leader.peer),
+                Ok(Response::NotLeader) => {
+                    failure.why = format!("peer {} does not lead any more", leader.peer)
+                }
                 Ok(Response::NotNow) => {
                     failure.begun = true;
                     failure.why = format!("peer {} could not finish it", leader.peer);
@@ -177,14 +183,14 @@ impl Node {
         tokio::time::timeout(timeout, answer).await.ok().flatten().ok_or_else(timed_out)
     }
 
-    /// Answers another member. Without an answer it will ask again. What is rare is boxed: the future of what is frequent is
-    /// allocated and moved around for every message.
+    /// Answers another member. Without an answer it will ask again. What is rare is boxed: the future of what
+    /// is frequent is allocated and moved around for every message.
     pub(super) async fn respond(&self, from: u64, request: Request) -> Option<Response> {
         match request {
             Request::Append(request) => self.raft.append_entries(request).await.ok().map(Response::Append),
             Request::Vote(request) => self.raft.vote(request).await.ok().map(Response::Vote),
             Request::Part(part) => Box::pin(self.snapshots.take(&self.raft, from, part)).await,
-            // Nobody speaks for another member.
+            // No member proposes in the name of another.
             Request::Forward(command) if command.origin != from => None,
             Request::Forward(_) | Request::ReadIndex | Request::Change(_) if !self.leads() => {
                 Some(Response::NotLeader)

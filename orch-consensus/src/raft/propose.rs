@@ -1,5 +1,5 @@
-//! Proposals on their way: what waits is bundled, several bundles are under way together, and each is sent until its
-//! outcome is known.
+//! Proposals on their way: what waits is bundled, several bundles are under way together, and each is sent
+//! until its outcome is known.
 
 use std::{
     collections::BTreeSet,
@@ -19,10 +19,10 @@ use tokio::{
 };
 
 use super::{
-    node::{Node, ForwardError},
+    node::{ForwardError, Node},
     sessions::WINDOW,
     types::{Command, Commands, Outcomes, Refusal},
-    wire::{Response, Request},
+    wire::{Request, Response},
 };
 
 /// A command and who waits for its outcome.
@@ -44,7 +44,7 @@ pub(super) struct Proposer {
     node: Arc<Node>,
     session: u64,
     next: u64,
-    /// The numbers of this session that are not settled: never more than [`WINDOW`] apart.
+    /// The open numbers of this session: never more than [`WINDOW`] apart.
     open: BTreeSet<u64>,
     /// The last bundle had more than one command.
     crowded: bool,
@@ -52,7 +52,7 @@ pub(super) struct Proposer {
 
 impl Proposer {
     pub(super) fn new(node: Arc<Node>) -> Self {
-        // A later life has to have a greater number. Should the clock have been set back, the group says so.
+        // A later incarnation has to have a greater number. If the clock was set back, the group reports it.
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let seen = node.view.session.load(Ordering::Relaxed);
         let session = u64::try_from(nanos).unwrap_or(u64::MAX).max(seen + 1);
@@ -140,7 +140,7 @@ impl Proposer {
         let error = match answer {
             Ok(Response::Outcomes(Outcomes { revision, each })) if each.len() == bundle.replies.len() => {
                 for (reply, outcome) in bundle.replies.into_iter().zip(each.iter()) {
-                    // Whoever dropped the future does not want it.
+                    // A caller that dropped the future does not want it.
                     let _ = reply.send(Ok(Committed { revision, outcome: outcome.clone() }));
                 }
                 return None;
@@ -170,7 +170,7 @@ impl Proposer {
 
 /// Waits until it is time to close.
 pub(super) async fn until_closing(closing: &mut watch::Receiver<bool>) {
-    // Without a sender there is nobody left to work for.
+    // Without a sender there are no callers left.
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
@@ -179,7 +179,8 @@ async fn carry(node: Arc<Node>, bundle: Bundle) -> (Bundle, Result<Response, For
     let request = Request::Forward(bundle.command.clone());
     let answer = node.request_leader(&request, node.config.proposal_timeout).await;
     if let Ok(Response::Outcomes(outcomes)) = &answer {
-        // Whoever was answered finds it done at this member. Where it does not get here, the outcome is known all the same.
+        // A caller that was answered can read the outcome at this member. If it does not get here in time,
+        // the outcome is known all the same.
         let mut applied = node.view.applied.subscribe();
         if *applied.borrow() < outcomes.revision.0 {
             let here = applied.wait_for(|applied| *applied >= outcomes.revision.0);

@@ -9,9 +9,9 @@ use tokio::{
 };
 
 use super::{
-    node::{Node, ForwardError},
+    node::{ForwardError, Node},
     propose::until_closing,
-    wire::{Response, Request},
+    wire::{Request, Response},
 };
 
 pub(super) type Read = oneshot::Sender<Result<Revision, ConsensusError>>;
@@ -35,7 +35,7 @@ pub(super) async fn run(
         }
         let result = barrier(&node).await;
         for read in reads.drain(..) {
-            // Whoever dropped the future does not want it.
+            // A caller that dropped the future does not want it.
             let _ = read.send(result.clone());
         }
     }

@@ -9,11 +9,11 @@ use tracing::{debug, warn};
 use super::{
     node::Node,
     types::node_of,
-    wire::{Response, Request},
+    wire::{Request, Response},
 };
 
-/// Answers until the transport closes. All responses in the making are polled by this one task: a task for each would be one more
-/// thread to wake for every message.
+/// Answers until the transport closes. All responses in the making are polled by this one task: a task for
+/// each would be one more thread to wake for every message.
 pub(super) async fn serve(node: Arc<Node>, transport: Arc<dyn Transport>) {
     let mut working = FuturesUnordered::new();
     let max_bytes = transport.capabilities().max_message_bytes;
@@ -24,7 +24,7 @@ pub(super) async fn serve(node: Arc<Node>, transport: Arc<dyn Transport>) {
             incoming = transport.incoming() => match incoming {
                 None => break,
                 Some(incoming) if incoming.channel != node.config.channel => {
-                    debug!(from = %incoming.from, channel = ?incoming.channel, "a message for nobody is dropped");
+                    debug!(from = %incoming.from, channel = ?incoming.channel, "a message on a foreign channel is dropped");
                 }
                 Some(incoming) if working.len() >= node.config.serving_max.get() => {
                     debug!(from = %incoming.from, "a message is dropped: too many are worked on");

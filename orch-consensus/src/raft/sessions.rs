@@ -1,4 +1,4 @@
-//! Which bundles were applied already. Part of the replicated state.
+//! Table of applied bundles. Part of the replicated state.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::codec::{Decode, Encode, Input, Malformed, put_list};
 /// Bundles of one member that may be unsettled at a time, and so the outcomes that are kept for it.
 pub(super) const WINDOW: u64 = 64;
 
-/// For each member its life and the outcomes that it may still ask for.
+/// Incarnation of each member and the outcomes that it may still ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sessions(BTreeMap<u64, Session>);
 
@@ -20,7 +20,7 @@ struct Session {
     responses: BTreeMap<u64, Outcomes>,
 }
 
-/// Whether to apply a bundle.
+/// Verdict about a bundle.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     New,
@@ -29,7 +29,7 @@ pub(super) enum Admission {
 }
 
 impl Sessions {
-    /// Forgets the settled outcomes of the bundle's member and says what to do with the bundle.
+    /// Forgets the outcomes that the bundle's member has received and says what to do with the bundle.
     pub(super) fn admit(&mut self, command: &Command) -> Admission {
         let known = self.0.entry(command.origin).or_default();
         if command.session > known.session {
@@ -56,12 +56,12 @@ impl Sessions {
         }
     }
 
-    /// The life of `node` that was seen last.
+    /// Latest incarnation of `node`.
     pub(super) fn session_of(&self, node: u64) -> u64 {
         self.0.get(&node).map_or(0, |known| known.session)
     }
 
-    /// Forgets everybody else.
+    /// Forgets all other members.
     pub(super) fn retain(&mut self, stays: impl Fn(u64) -> bool) {
         self.0.retain(|node, _| stays(*node));
     }
@@ -118,11 +118,11 @@ mod tests {
         assert_eq!(sessions.admit(&bundle(5, 2, 1)), Admission::New, "numbers may come in any order");
         assert_eq!(sessions.admit(&bundle(5, 1, 1)), Admission::New);
         let stale = Admission::Refused(Refusal::Stale { session: 5 });
-        assert_eq!(sessions.admit(&bundle(5, 0, 0)), stale, "settled numbers stay settled");
+        assert_eq!(sessions.admit(&bundle(5, 0, 0)), stale, "received numbers stay received");
     }
 
     #[test]
-    fn a_later_life_ends_the_one_before() {
+    fn a_later_incarnation_ends_the_one_before() {
         let mut sessions = Sessions::default();
         assert_eq!(sessions.admit(&bundle(5, 3, 0)), Admission::New);
         assert_eq!(sessions.admit(&bundle(6, 3, 0)), Admission::New);

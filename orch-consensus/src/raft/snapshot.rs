@@ -1,4 +1,4 @@
-//! Snapshots: their form in bytes, and where they lie. A file appears under its name only when it is whole and synced.
+//! Snapshots: format and files. A file appears under its name only when it is whole and synced.
 
 use std::{
     fs::{self, File},
@@ -21,7 +21,7 @@ use crate::codec::{Decode, Encode, Input, Malformed, put_bytes};
 
 pub(super) type Meta = SnapshotMeta<u64, NodeInfo>;
 
-/// What every snapshot begins with; the digit is the version.
+/// First bytes of every snapshot; the digit is the version.
 const MAGIC: &[u8; 8] = b"orchrsn1";
 const HASH_BYTES: usize = 32;
 const PREFIX: &str = "snapshot-";
@@ -81,7 +81,7 @@ pub(super) enum Image {
     File(Arc<ImageFile>),
 }
 
-/// An open file: it can be read to its end even when a later snapshot has taken its place.
+/// An open file: it can be read to its end even when a later snapshot has replaced it.
 #[derive(Debug)]
 pub(super) struct ImageFile {
     path: PathBuf,
@@ -131,7 +131,7 @@ impl Image {
     }
 }
 
-/// Where a member keeps its snapshots.
+/// Store of a member's snapshots.
 #[derive(Clone, Debug)]
 pub(super) enum SnapshotStore {
     Memory,
@@ -168,7 +168,7 @@ impl SnapshotStore {
         }
     }
 
-    /// A place for a snapshot that is to be received.
+    /// Destination for a snapshot that is to be received.
     pub(super) async fn receive(&self) -> io::Result<Receiving> {
         match self {
             Self::Memory => Ok(Receiving::Memory(Vec::new())),
@@ -274,7 +274,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Runs what waits for the disk where it holds nobody up.
+/// Runs blocking disk work on a thread of its own.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

@@ -1,4 +1,4 @@
-//! Snapshots that come in parts.
+//! Receiver of snapshots that come in chunks.
 
 use openraft::Snapshot;
 use tokio::sync::Mutex;
@@ -7,7 +7,7 @@ use tracing::warn;
 use super::{
     snapshot::{self, Receiving, SnapshotStore},
     types::{Raft, Vote},
-    wire::{Response, Part},
+    wire::{Part, Response},
 };
 
 /// Takes one snapshot at a time.
@@ -21,7 +21,7 @@ pub(super) struct SnapshotReceiver {
 struct Transfer {
     name: (u64, Vote, u64),
     received: u64,
-    /// Gone when it is complete.
+    /// None when it is complete.
     receiving: Option<Receiving>,
     installed: Option<Vote>,
 }
@@ -31,7 +31,7 @@ impl SnapshotReceiver {
         Self { store, now: Mutex::new(None) }
     }
 
-    /// Takes a part in; the answer says which one is wanted next.
+    /// Adds a chunk; the response names the next offset.
     pub(super) async fn take(&self, raft: &Raft, from: u64, part: Part) -> Option<Response> {
         let ours = raft.metrics().borrow().vote;
         if ours > part.vote {
@@ -83,5 +83,5 @@ impl SnapshotReceiver {
 }
 
 fn complain(error: &dyn std::error::Error) {
-    warn!(%error, "a snapshot from the leader is not taken in");
+    warn!(%error, "a snapshot from the leader cannot be received");
 }

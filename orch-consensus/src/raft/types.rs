@@ -1,4 +1,4 @@
-//! What is replicated, and the types that openraft is filled in with.
+//! Replicated commands, and the types that openraft is instantiated with.
 
 use std::{fmt, sync::Arc};
 
@@ -51,24 +51,24 @@ impl NodeInfo {
     }
 }
 
-/// Proposals that one member bundled, as they stand in the log. (origin, session, number) names the bundle for good, so
-/// that it is applied once however often it gets into the log.
+/// Proposals that one member bundled, as they stand in the log. (origin, session, number) names the bundle
+/// for good, so that it is applied once however often it gets into the log.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Command {
     /// The clock of the leader that put it into the log.
     pub(super) at: Timestamp,
     /// The member that bundled it.
     pub(super) origin: u64,
-    /// The life of that member; later lives have greater ones.
+    /// Incarnation of that member; later ones are greater.
     pub(super) session: u64,
     pub(super) number: u64,
-    /// Every bundle below this number is settled: nobody asks for its outcomes again. `floor <= number`.
+    /// Outcomes of every bundle below this number have been received. `floor <= number`.
     pub(super) floor: u64,
     pub(super) commands: Commands,
 }
 
 impl Command {
-    /// About what it takes in a log or message.
+    /// Approximate bytes in a log or message.
     pub(super) fn size(&self) -> usize {
         self.commands.bytes.len() + 72
     }
@@ -126,7 +126,7 @@ impl Decode for Commands {
     }
 }
 
-/// What came of an entry.
+/// Result of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Applied {
     /// It held no commands.
@@ -162,12 +162,12 @@ impl Decode for Outcomes {
     }
 }
 
-/// Why a bundle was not applied.
+/// Reason for which a bundle was not applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Its number is settled, or a later life of its member was seen.
+    /// Its outcomes have been received, or a later incarnation of its member was seen.
     Stale { session: u64 },
-    /// Who bundled it is not a member.
+    /// Its origin is not a member.
     NotMember,
 }
 
@@ -179,7 +179,7 @@ pub(super) fn command_of(entry: &Entry) -> Option<&Command> {
     }
 }
 
-/// Lives as long as what openraft was given: when all of them are gone, none of its tasks are left.
+/// Token that each piece given to openraft holds: when all are dropped, none of its tasks are left.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     _alive: tokio::sync::mpsc::Sender<()>,

@@ -10,7 +10,7 @@ use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
 /// The version of everything here. Another one is refused.
 const VERSION: u8 = 1;
 
-/// What one member asks of another.
+/// Request of one member to another.
 #[derive(Debug)]
 pub(super) enum Request {
     Append(AppendEntriesRequest<Types>),
@@ -18,18 +18,18 @@ pub(super) enum Request {
     Part(Part),
     /// A bundle for the leader to put into the log.
     Forward(Command),
-    /// Up to where a linearizable read has to wait.
+    /// Index up to which a linearizable read has to wait.
     ReadIndex,
     /// A change of members for the leader to carry out.
     Change(MembershipChange),
 }
 
-/// A part of a snapshot.
+/// Chunk of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     /// The leader's.
     pub(super) vote: Vote,
-    /// Tells this transfer from others of the same leader.
+    /// Distinguishes this transfer from others of the same leader.
     pub(super) transfer: u64,
     pub(super) offset: u64,
     pub(super) last: bool,
@@ -41,7 +41,7 @@ pub(super) struct Part {
 pub(super) enum Response {
     Append(AppendEntriesResponse<u64>),
     Vote(VoteResponse<u64>),
-    /// The part that is wanted next begins here.
+    /// Offset of the chunk that is wanted next.
     Part(u64),
     /// The snapshot is installed, or refused by a greater vote.
     Installed(Vote),

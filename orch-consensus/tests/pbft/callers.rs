@@ -1,4 +1,4 @@
-//! What callers are told.
+//! Answers of callers.
 
 use std::time::Duration;
 

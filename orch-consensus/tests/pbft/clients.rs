@@ -56,10 +56,10 @@ async fn a_client_has_its_commands_carried_out_once_and_in_order_with_those_of_m
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_lies_to_a_client_is_not_believed() {
+async fn a_byzantine_member_is_not_believed_by_a_client() {
     let group = group_with(&[9]);
     let members = group.start_all(3).await;
-    let liar = group.join(3);
+    let byzantine = group.join(3);
     let lies = tokio::spawn(async move {
         // Before, while and after the others answer, for requests that are asked and others.
         for round in 0..u64::MAX {
@@ -67,7 +67,7 @@ async fn a_member_that_lies_to_a_client_is_not_believed() {
                 session: 0,
                 number: round % 16,
                 seq: Seq(round),
-                outcomes: vec![Bytes::from_static(b"lie")],
+                outcomes: vec![Bytes::from_static(b"wrong")],
             };
             for session in [u64::MAX, 1] {
                 let reply = Message::Reply(
@@ -76,7 +76,7 @@ async fn a_member_that_lies_to_a_client_is_not_believed() {
                     Arc::new(Reply { session, ..reply.clone() }),
                 );
                 // A full queue drops it.
-                let _ = liar.send(peer(9), Channel(1), reply.to_wire().into()).await;
+                let _ = byzantine.send(peer(9), Channel(1), reply.to_wire().into()).await;
             }
             tokio::task::yield_now().await;
         }
@@ -116,7 +116,8 @@ async fn a_client_follows_the_members_from_the_first_ones() {
             false => MembershipChange::Remove { member },
         }
     };
-    // In the end two of the first four are left, too few for anybody who knows only those. Each change takes f + 1 votes.
+    // In the end two of the first four are left, too few for a client that knows only those. Each change
+    // takes f + 1 votes.
     for (number, votes) in [(4, 2), (5, 2), (6, 2)] {
         members.push(group.start(number).await);
         for member in &members[..votes] {
@@ -124,7 +125,7 @@ async fn a_client_follows_the_members_from_the_first_ones() {
         }
         for member in &members {
             let joined = |status: &ConsensusStatus| status.members.contains(&name(number));
-            member.says("the new member", |status| joined(status) && status.last_error.is_none()).await;
+            member.reports("the new member", |status| joined(status) && status.last_error.is_none()).await;
         }
     }
     for (number, votes) in [(0, 3), (1, 2)] {
@@ -133,7 +134,7 @@ async fn a_client_follows_the_members_from_the_first_ones() {
         }
         for member in &members[2..] {
             let left = |status: &ConsensusStatus| !status.members.contains(&name(number));
-            member.says("a member less", |status| left(status) && status.last_error.is_none()).await;
+            member.reports("a member less", |status| left(status) && status.last_error.is_none()).await;
         }
     }
     let rest = members.split_off(2);

@@ -29,7 +29,7 @@ pub(crate) fn name(number: usize) -> String {
     format!("member-{number}")
 }
 
-/// What members of a group of `count` are told, those that join later too.
+/// Configuration of the members of a group of `count`, also of those that join later.
 pub(crate) fn config(count: usize) -> PbftConfig {
     let mut config = PbftConfig::new("test", (0..count).map(|number| (name(number), peer(number))));
     config.core.request_timeout = Duration::from_millis(500);
@@ -110,15 +110,15 @@ impl Member {
         assert!(seen.is_ok(), "not seen: {what}; {:?}", self.consensus.status());
     }
 
-    /// Waits until the status satisfies `wanted`; nothing tells of its changes.
-    pub(crate) async fn says(&self, what: &str, wanted: impl Fn(&ConsensusStatus) -> bool) {
-        let said = async {
+    /// Waits until the status satisfies `wanted`; its changes are not signalled.
+    pub(crate) async fn reports(&self, what: &str, wanted: impl Fn(&ConsensusStatus) -> bool) {
+        let reached = async {
             while !wanted(&self.consensus.status()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let said = tokio::time::timeout(PATIENCE, said).await;
-        assert!(said.is_ok(), "not said: {what}; {:?}", self.consensus.status());
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        assert!(reached.is_ok(), "not reached: {what}; {:?}", self.consensus.status());
     }
 }
 

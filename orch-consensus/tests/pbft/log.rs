@@ -78,7 +78,7 @@ async fn a_log_has_one_member_at_a_time() {
     let member = group.start(0).await;
     let refused = group.member(0).start(Box::new(Journal::default())).await.unwrap_err();
     assert!(matches!(&refused, ConsensusError::Store(StoreError::Locked(_))), "{refused:?}");
-    // The transport of the refused one took the place of the first one's.
+    // The transport of the refused one replaced the first one's.
     shut_down(vec![member]).await;
     shut_down(vec![group.start(0).await]).await;
 }
@@ -158,13 +158,13 @@ async fn on_a_full_disk_votes_wait_and_nothing_is_lost() {
     let about_disk = |last_error: &Option<String>| {
         last_error.as_ref().is_some_and(|last_error| last_error.contains("cannot be written"))
     };
-    members[2].says("what is wrong", |status| about_disk(&status.last_error)).await;
+    members[2].reports("what is wrong", |status| about_disk(&status.last_error)).await;
     assert!(!waiting.is_finished(), "nothing is answered without a quorum");
     assert_eq!(members[0].machine.now(), ["before"]);
 
     disk.full.store(false, Ordering::SeqCst);
     waiting.await.unwrap().unwrap();
-    members[2].says("that it is over", |status| !about_disk(&status.last_error)).await;
+    members[2].reports("that it is over", |status| !about_disk(&status.last_error)).await;
     members[2].propose("after").await;
     assert_eq!(members[2].machine.now(), ["before", "meanwhile", "after"]);
     shut_down(members).await;

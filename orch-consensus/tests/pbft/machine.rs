@@ -7,7 +7,7 @@ use orch_core::{
 };
 use tokio::sync::watch;
 
-/// All commands in order, for whoever watches.
+/// All commands in order, for observers.
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
     lines: watch::Sender<Vec<String>>,

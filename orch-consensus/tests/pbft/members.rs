@@ -29,7 +29,7 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     members[0].propose("first").await;
     let newcomer = group.start(4).await;
     newcomer
-        .says("that it is outside", |status| {
+        .reports("that it is outside", |status| {
             status.last_error.as_ref().is_some_and(|it| it.contains("no member"))
         })
         .await;
@@ -39,7 +39,7 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     // f + 1 of them are enough.
     all_vote(&members, &add(4), 2).await;
     for member in members.iter().chain([&newcomer]) {
-        member.says("five members", |status| status.members.len() == 5).await;
+        member.reports("five members", |status| status.members.len() == 5).await;
     }
     newcomer.propose("second").await;
     assert_eq!(newcomer.machine.now(), ["first", "second"]);
@@ -51,10 +51,10 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     all_vote(&members, &remove, 2).await;
     let gone = members.remove(1);
     for member in &members {
-        member.says("four members", |status| !status.members.contains(&name(1))).await;
+        member.reports("four members", |status| !status.members.contains(&name(1))).await;
     }
     members[3].propose("third").await;
-    gone.says("that it is outside", |status| {
+    gone.reports("that it is outside", |status| {
         status.last_error.as_ref().is_some_and(|it| it.contains("no member"))
     })
     .await;

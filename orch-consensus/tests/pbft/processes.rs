@@ -18,7 +18,8 @@ use crate::group::PATIENCE;
 
 const MEMBERS: usize = 4;
 
-/// The example, which `cargo test` builds along with this; where only this test was asked for, it is built now.
+/// The example, which `cargo test` builds along with this; where only this test was asked for, it is built
+/// now.
 fn program() -> PathBuf {
     let me = std::env::current_exe().unwrap();
     let profile = me.parent().and_then(Path::parent).unwrap();
@@ -36,12 +37,12 @@ struct Group {
     place: tempfile::TempDir,
     addresses: Vec<SocketAddr>,
     members: Vec<Member>,
-    /// What was acknowledged by anybody.
+    /// Commands that any member acknowledged.
     acknowledged: BTreeSet<String>,
     last: usize,
 }
 
-/// What a member said.
+/// Output of a member.
 #[derive(Debug, Default)]
 struct Heard {
     done: BTreeSet<String>,
@@ -52,7 +53,7 @@ struct Heard {
 struct Member {
     child: Child,
     input: ChildStdin,
-    heard: watch::Receiver<Heard>,
+    received: watch::Receiver<Heard>,
 }
 
 impl Member {
@@ -63,21 +64,21 @@ impl Member {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (hear, heard) = watch::channel(Heard::default());
+        let (hear, received) = watch::channel(Heard::default());
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let words: Vec<_> = line.splitn(3, ' ').map(ToOwned::to_owned).collect();
-                hear.send_modify(|heard| match &words[0][..] {
-                    "done" => drop(heard.done.insert(words[1].clone())),
-                    "value" => drop(heard.values.insert(words[1].clone(), Some(words[2].clone()))),
-                    "nothing" => drop(heard.values.insert(words[1].clone(), None)),
-                    "status" => heard.status = Some(words[1].clone()),
+                hear.send_modify(|received| match &words[0][..] {
+                    "done" => drop(received.done.insert(words[1].clone())),
+                    "value" => drop(received.values.insert(words[1].clone(), Some(words[2].clone()))),
+                    "nothing" => drop(received.values.insert(words[1].clone(), None)),
+                    "status" => received.status = Some(words[1].clone()),
                     _ => {}
                 });
             }
         });
         let input = child.stdin.take().unwrap();
-        Self { child, input, heard }
+        Self { child, input, received }
     }
 
     async fn say(&mut self, line: &str) {
@@ -85,16 +86,16 @@ impl Member {
     }
 
     async fn hear(&mut self, what: &str, wanted: impl FnMut(&Heard) -> bool) {
-        let heard = tokio::time::timeout(PATIENCE, self.heard.wait_for(wanted)).await;
-        assert!(heard.is_ok_and(|heard| heard.is_ok()), "not heard: {what}");
+        let received = tokio::time::timeout(PATIENCE, self.received.wait_for(wanted)).await;
+        assert!(received.is_ok_and(|received| received.is_ok()), "not received: {what}");
     }
 
     async fn leads(&mut self) -> bool {
-        // What is here was said to an earlier question.
-        self.heard.borrow_and_update();
+        // Lines from before answer an earlier command.
+        self.received.borrow_and_update();
         self.say("status").await;
-        tokio::time::timeout(PATIENCE, self.heard.changed()).await.unwrap().unwrap();
-        self.heard.borrow().status.as_deref() == Some("leads")
+        tokio::time::timeout(PATIENCE, self.received.changed()).await.unwrap().unwrap();
+        self.received.borrow().status.as_deref() == Some("leads")
     }
 
     fn signal(&self, signal: Signal) {
@@ -126,13 +127,13 @@ impl Group {
     }
 
     async fn acknowledged(&mut self, member: usize, keys: BTreeSet<String>) {
-        self.members[member].hear("acknowledgements", |heard| keys.is_subset(&heard.done)).await;
+        self.members[member].hear("acknowledgements", |received| keys.is_subset(&received.done)).await;
         self.acknowledged.extend(keys);
     }
 
     async fn kill(&mut self, number: usize) {
         self.members[number].child.kill().await.unwrap();
-        self.acknowledged.extend(self.members[number].heard.borrow().done.iter().cloned());
+        self.acknowledged.extend(self.members[number].received.borrow().done.iter().cloned());
     }
 
     fn restart(&mut self, number: usize) {
@@ -146,9 +147,11 @@ impl Group {
             member.say(&format!("read {key}")).await;
         }
         let (keys, mut lost) = (&self.acknowledged, Vec::new());
-        member.hear("what was read", |heard| keys.iter().all(|key| heard.values.contains_key(key))).await;
+        member
+            .hear("what was read", |received| keys.iter().all(|key| received.values.contains_key(key)))
+            .await;
         for key in keys {
-            if member.heard.borrow().values[key].as_ref() != Some(&format!("of-{key}")) {
+            if member.received.borrow().values[key].as_ref() != Some(&format!("of-{key}")) {
                 lost.push(key.clone());
             }
         }
@@ -178,7 +181,7 @@ async fn nothing_acknowledged_is_lost_when_members_are_killed_in_turn() {
     for member in 0..MEMBERS {
         group.has_all(member).await;
     }
-    // The power goes: nobody is left, and all come back.
+    // A power cut: no member is left, and all come back.
     for member in 0..MEMBERS {
         group.kill(member).await;
     }

@@ -199,7 +199,7 @@ impl Group {
     }
 }
 
-/// The place of the leader among the members, once there is one that they agree on.
+/// The index of the leader among the members, once there is one that they agree on.
 pub(crate) async fn leader(members: &[&Member]) -> usize {
     let waiting = async {
         loop {
@@ -212,7 +212,7 @@ pub(crate) async fn leader(members: &[&Member]) -> usize {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("somebody is elected")
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("a leader is elected")
 }
 
 pub(crate) async fn shut_down(members: impl IntoIterator<Item = Member>) {

@@ -58,7 +58,7 @@ async fn a_member_joins_votes_and_leaves() {
         300 + usize::from(second.written().contains(&Bytes::from_static(b"alone")))
     );
     let last = change(&second, remove(2)).await;
-    assert!(matches!(last, Err(ConsensusError::Store(_))), "somebody has to stay: {last:?}");
+    assert!(matches!(last, Err(ConsensusError::Store(_))), "one member has to stay: {last:?}");
     shut_down([first, second]).await;
 }
 

@@ -43,8 +43,8 @@ async fn a_torn_tail_is_cut_off() {
         count += 5;
         shut_down([member]).await;
         let last = files(group.home(1), "log-").pop().unwrap();
-        // A synced file ends with zeros for what comes next. The last frame says what is committed and ends with zeros as
-        // well: it is torn.
+        // A synced file ends with zeros for what comes next. The last frame says what is committed and ends
+        // with zeros as well: it is torn.
         let content = fs::read(&last).unwrap();
         let end = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
         fs::write(&last, [&content[..end], torn].concat()).unwrap();
@@ -71,8 +71,8 @@ async fn damage_before_the_end_is_an_error() {
     assert!(matches!(error, ConsensusError::Store(_)), "{error:?}");
 }
 
-/// Returns once a directory has the latest snapshot and no other: a new one is there shortly before the old one is
-/// removed.
+/// Returns once a directory has the latest snapshot and no other: a new one is there shortly before the old
+/// one is removed.
 async fn latest_snapshot_only(home: PathBuf) {
     let removed = async {
         while files(home.clone(), "snapshot-").len() != 1 {

@@ -1,5 +1,5 @@
-//! What the two single-process disciplines share: a bounded queue of proposals, taken in batches, because one write to
-//! a store costs the same for one command as for a thousand.
+//! Bounded queue of proposals, taken in batches, that both disciplines of one process use: one write to a
+//! store costs the same for one command as for a thousand.
 
 use std::{
     collections::BTreeMap,
@@ -20,21 +20,21 @@ use crate::{
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
 
-/// What callers ask of the loop.
+/// Request of a caller to the loop.
 pub(super) enum Request {
     Propose(Bytes, Reply<Committed>),
     Barrier(Reply<Revision>),
     Shutdown,
 }
 
-/// The callers' side: a queue into the loop, and what the loop says about itself.
+/// Callers' side of the loop: its queue, its status, its clock.
 #[derive(Debug)]
 pub(super) struct ProposalQueue {
     queue: mpsc::Sender<Request>,
     waiting: Mutex<Option<mpsc::Receiver<Request>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     status: Arc<Mutex<ConsensusStatus>>,
-    /// Error that ended the loop, when nobody asked it to end.
+    /// Error that ended the loop without a shutdown.
     lost: Arc<OnceLock<StoreError>>,
     clock: HybridClock,
     environment: Arc<dyn Environment>,
@@ -72,7 +72,7 @@ impl ProposalQueue {
         Reporter { status: self.status.clone(), lost: self.lost.clone() }
     }
 
-    /// Why nothing is answered any more.
+    /// Error for every call after the end of the loop.
     fn ended(&self) -> ConsensusError {
         self.lost.get().map_or(ConsensusError::Stopped, |error| ConsensusError::StoreLost(error.clone()))
     }
@@ -116,7 +116,7 @@ impl ProposalQueue {
     }
 }
 
-/// The loop's way to say how it is doing.
+/// Reports of the loop to its callers.
 pub(super) struct Reporter {
     status: Arc<Mutex<ConsensusStatus>>,
     lost: Arc<OnceLock<StoreError>>,
@@ -137,7 +137,7 @@ impl Reporter {
         self.change(|status| (status.leader, status.last_error) = (false, Some(why.into())));
     }
 
-    /// The store failed with `error` and cannot be gone on with.
+    /// The store failed with `error`; the loop ends.
     pub(super) fn lost(&self, error: StoreError) {
         self.stopped(&format!("its store cannot be used any more: {error}"));
         // It stops once.
@@ -202,15 +202,15 @@ impl Batch {
     }
 }
 
-/// How many writes of a transaction of this store one batch may fill before no further proposal is added to it. A single
+/// Writes of one transaction that a batch may fill before no further proposal is added to it. A single
 /// decision may go beyond: the cluster's own bounds keep it far below what a store takes.
 pub(super) fn writes_wanted(store: &dyn StateStore) -> usize {
     (store.capabilities().max_txn_writes / 4).max(1)
 }
 
-/// Has the machine decide proposals, in order, until there are as many writes as wanted; says what came of those that were
-/// decided. The writes hold each key once, with what the last decision made of it. Without `writes_wanted` nothing is
-/// written down and all are decided.
+/// Has the machine decide proposals, in order, until there are as many writes as wanted; says what came of
+/// those that were decided. The writes hold each key once, with what the last decision made of it. Without
+/// `writes_wanted` nothing is written down and all are decided.
 pub(super) fn decide_some(
     machine: &mut dyn StateMachine,
     context: &Context<'_>,
@@ -233,12 +233,12 @@ pub(super) fn decide_some(
     (outcomes, writes)
 }
 
-/// Everything of a machine's in a store.
+/// All records of a machine in a store.
 pub(super) struct Loaded {
     /// Of the first page.
     pub(super) revision: Revision,
-    /// The latest revision at which one of the records was written: what a reader of decisions has seen last. The store may have
-    /// gone on with other records since.
+    /// The latest revision at which one of the records was written: what a reader of decisions has seen last.
+    /// The store may have have written other records since.
     pub(super) written: Revision,
     pub(super) records: Vec<Write>,
 }

@@ -1,5 +1,5 @@
-//! [`StoreConsensus`]: turns any store with compare-and-swap into a consensus. Several processes decide, each on its own
-//! view; the store's guard on one record says whose decision counts.
+//! [`StoreConsensus`]: turns any store with compare-and-swap into a consensus. Several processes decide, each
+//! on its own view; the store's guard on one record says whose decision counts.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
 /// Settings of a [`StoreConsensus`].
 #[derive(Clone, Debug)]
 pub struct StoreConsensusConfig {
-    /// Name of this member, one part of a key and no other member's. A random one when absent.
+    /// Name of this member, unique within the group and one segment of a key. Random when absent.
     pub member: Option<Arc<str>>,
     /// Clock, randomness and background work.
     pub environment: Arc<dyn Environment>,
@@ -54,9 +54,9 @@ impl Default for StoreConsensusConfig {
     }
 }
 
-/// Decide, then compare-and-swap. Every commit also writes the record `consensus/head`, guarded by the version that the
-/// decision was based on: who wrote it first wins, everybody else takes in what the winner wrote and decides again. So all
-/// decisions form one order, whatever records they touch.
+/// Decide, then compare-and-swap. Every commit also writes the record `consensus/head`, guarded by the
+/// version that the decision was based on: the first writer wins, all others apply its changes and decide
+/// again. So all decisions form one order, whatever records they touch.
 #[derive(Debug)]
 pub struct StoreConsensus {
     store: Arc<dyn StateStore>,
@@ -66,8 +66,8 @@ pub struct StoreConsensus {
 }
 
 impl StoreConsensus {
-    /// Decides over `store`, which must offer compare-and-swap ([`crate::store::StoreCapabilities`]); the engine's builder
-    /// refuses one that does not.
+    /// Decides over `store`, which must offer compare-and-swap ([`crate::store::StoreCapabilities`]); the
+    /// engine's builder refuses one that does not.
     #[must_use]
     pub fn new(store: Arc<dyn StateStore>) -> Self {
         Self::with_config(store, StoreConsensusConfig::default())
@@ -87,7 +87,8 @@ impl StoreConsensus {
     pub fn with_config(store: Arc<dyn StateStore>, config: StoreConsensusConfig) -> Self {
         let random = || format!("{:032x}", config.environment.random()).into();
         let member = config.member.clone().unwrap_or_else(random);
-        let proposals = ProposalQueue::new(config.queue_max, config.max_command_bytes, config.environment.clone());
+        let proposals =
+            ProposalQueue::new(config.queue_max, config.max_command_bytes, config.environment.clone());
         Self { store, config, member, proposals }
     }
 }
@@ -186,7 +187,7 @@ impl Replica {
                 next = self.watch.next() => {
                     if let Err(error) = self.follow(next).await {
                         self.reporter.last_error(error.to_string());
-                        warn!(%error, "lost sight of the store; reading it again");
+                        warn!(%error, "the store's watch failed; the state is read again");
                         self.invalidate();
                     }
                     continue;
@@ -274,17 +275,18 @@ impl Replica {
         Err(ConsensusError::Contention(races_max))
     }
 
-    /// Whether nobody has decided anything since.
+    /// True when no other member has decided anything since.
     async fn is_current(&mut self) -> Result<bool, ConsensusError> {
         let head = read(self.store.get(&head_key()).await?.as_ref())?;
         Ok(head == self.head || EngineFault::EmptyDecisionsNotChecked.is_made())
     }
 
-    /// Takes in everything that was decided anywhere before this call.
+    /// Applies everything that was decided anywhere before this call.
     async fn catch_up(&mut self) -> Result<(), ConsensusError> {
         let head = read(self.store.get(&head_key()).await?.as_ref())?;
         let known = self.head.as_ref();
-        // A head that is older than what was read from it, or another one at the same place: the store holds another history.
+        // A head that is older than what was read from it, or another one with the same version: the store
+        // holds another history.
         let replaced = match (&head, known) {
             (Some(head), Some(known)) => head.version() < known.version() || head.differs_from(known),
             (None, Some(_)) => true,
@@ -330,8 +332,9 @@ impl Replica {
         Ok(())
     }
 
-    /// Reads everything: a scan that is no snapshot, because decisions go on meanwhile, and on top of it every decision since
-    /// its beginning. Writes are of whole records, so that the result is the state at the last of these decisions.
+    /// Reads everything: a scan that is no snapshot, because decisions go on meanwhile, and on top of it
+    /// every decision since its beginning. Writes are of whole records, so that the result is the state at
+    /// the last of these decisions.
     async fn reload(&mut self) -> Result<(), ConsensusError> {
         const TRIES: u32 = 10;
         for _ in 0..TRIES {

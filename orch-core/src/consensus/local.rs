@@ -18,7 +18,7 @@ use crate::{
     store::{CommitError, Durability, Guard, Key, Revision, StateStore, StoreError, Txn, Write},
 };
 
-/// How much a [`LocalConsensus`] takes on.
+/// Bounds and environment of a [`LocalConsensus`].
 #[derive(Clone, Debug)]
 pub struct LocalConfig {
     /// Proposals that may wait; one more is refused as busy.
@@ -42,9 +42,9 @@ impl Default for LocalConfig {
     }
 }
 
-/// Orders commands in one process. With a store, an answered command is as durable as the store's commits: the records
-/// are the whole state, so that a restart reads them and goes on. Nobody else may write to that store: one that starts on it
-/// later takes it over, and this one stops with its next write.
+/// Orders commands in one process. With a store, an answered command is as durable as the store's commits:
+/// the records are the whole state, so that a restart reads them and goes on. No other process may write to
+/// that store: one that starts on it later takes it over, and this one stops with its next write.
 #[derive(Debug)]
 pub struct LocalConsensus {
     store: Option<Arc<dyn StateStore>>,
@@ -68,7 +68,8 @@ impl LocalConsensus {
     /// Both, with bounds of your own.
     #[must_use]
     pub fn with_config(store: Option<Arc<dyn StateStore>>, config: LocalConfig) -> Self {
-        let proposals = ProposalQueue::new(config.queue_max, config.max_command_bytes, config.environment.clone());
+        let proposals =
+            ProposalQueue::new(config.queue_max, config.max_command_bytes, config.environment.clone());
         Self { store, config, proposals }
     }
 }
@@ -158,7 +159,8 @@ fn owner_key() -> Key {
     Key::new("consensus/owner").expect("a valid key")
 }
 
-/// Makes the store this process's. What holds it otherwise finds its guard broken, before what is read here can change.
+/// Makes the store this process's. What holds it otherwise finds its guard broken, before what is read here
+/// can change.
 async fn claim_store(store: &dyn StateStore) -> Result<Guard, ConsensusError> {
     let claim = Txn::of(vec![Write::put(owner_key(), r#"{"v":1}"#)]);
     match store.commit(claim).await {
@@ -229,8 +231,8 @@ impl LocalLoop {
         Ok(())
     }
 
-    /// The store refused: what was decided on top of the last commit is taken back. An error says what the store failed
-    /// with, where it cannot be read back either.
+    /// The store refused: what was decided on top of the last commit is taken back. An error says what the
+    /// store failed with, where it cannot be read back either.
     async fn give_up(&mut self, batch: Batch, error: CommitError) -> Result<(), StoreError> {
         self.machine.rollback();
         let error = match error {
@@ -254,7 +256,8 @@ impl LocalLoop {
                 Ok(())
             }
             Err(fatal) => {
-                // What is on disk is not known to be what is in memory: going on could acknowledge what is lost.
+                // What is on disk is not known to be what is in memory: going on could acknowledge what is
+                // lost.
                 error!(error = %fatal, "local consensus stops: its store cannot be read back");
                 Err(error)
             }

@@ -1,20 +1,20 @@
 //! The [`Consensus`] trait: one total order of commands.
 //!
-//! Consensus speaks bytes and knows nothing of tasks, so that it serves any replicated state machine. There are two
-//! disciplines, and [`StateMachine`] serves both:
+//! Consensus speaks bytes and knows nothing of tasks, so that it serves any replicated state machine. There
+//! are two disciplines, and [`StateMachine`] serves both:
 //!
-//! 1. *Order, then decide* (replicated logs): the command gets its place in the order; every replica calls
+//! 1. *Order, then decide* (replicated logs): the command gets its position in the order; every replica calls
 //!    [`StateMachine::decide`] for it and then [`StateMachine::commit`].
-//! 2. *Decide, then compare-and-swap* (shared stores): the proposer calls `decide` on its own state, writes the changes
-//!    under a guard, and calls `commit` on success; when it lost the race, it calls [`StateMachine::rollback`],
-//!    [`StateMachine::absorb`]s what the winner wrote, and decides again.
+//! 2. *Decide, then compare-and-swap* (shared stores): the proposer calls `decide` on its own state, writes
+//!    the changes under a guard, and calls `commit` on success; when it lost the race, it calls
+//!    [`StateMachine::rollback`], [`StateMachine::absorb`]s what the winner wrote, and decides again.
 
 mod author;
 mod batch;
+mod cas;
 mod clock;
 mod head;
 mod local;
-mod cas;
 
 use std::fmt;
 
@@ -27,24 +27,25 @@ use crate::{
 };
 
 pub use author::{Author, Context};
+pub use cas::{StoreConsensus, StoreConsensusConfig};
 pub use clock::HybridClock;
 pub use local::{LocalConfig, LocalConsensus};
-pub use cas::{StoreConsensus, StoreConsensusConfig};
 
-/// Puts commands in one order and gives them to a [`StateMachine`]. The contract is between a backend and the engine.
+/// Puts commands in one order and gives them to a [`StateMachine`]. The contract is between a backend and the
+/// engine.
 ///
 /// A backend MUST:
-/// - resolve a proposal with its outcome only once its changes are as durable as declared, and apply each accepted
-///   proposal exactly once;
-/// - give every replica the same commands with the same contexts in the same order, each with the author that it
-///   authenticated;
-/// - never call the machine from two places at once.
+/// - resolve a proposal with its outcome only once its changes are as durable as declared, and apply each
+///   accepted proposal exactly once;
+/// - give every replica the same commands with the same contexts in the same order, each with the author that
+///   it authenticated;
+/// - never call the machine from two threads at once.
 #[async_trait]
 pub trait Consensus: Send + Sync + fmt::Debug + 'static {
-    /// What this backend promises. Constant over its life.
+    /// Promises of this backend, constant while it exists.
     fn capabilities(&self) -> ConsensusCapabilities;
 
-    /// Loads what earlier lives agreed on into `machine` and begins to take proposals. Called once.
+    /// Loads what earlier incarnations agreed on into `machine` and begins to take proposals. Called once.
     ///
     /// # Errors
     /// [`ConsensusError`] when the durable state cannot be read, or it was started before.
@@ -53,23 +54,25 @@ pub trait Consensus: Send + Sync + fmt::Debug + 'static {
     /// Has `command` put in order and decided. Dropping the future does not take the command back.
     ///
     /// # Errors
-    /// [`ConsensusError`]; where [`ConsensusError::outcome_unknown`], the command may have been applied or may still be.
+    /// [`ConsensusError`]; where [`ConsensusError::outcome_unknown`], the command may have been applied or
+    /// may still be.
     async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError>;
 
-    /// Waits until this replica has everything that was committed anywhere before the call, and says up to where.
-    /// A read of the machine's state after it is linearizable.
+    /// Waits until this replica has everything that was committed anywhere before the call, and says up to
+    /// where. A read of the machine's state after it is linearizable.
     ///
     /// # Errors
     /// [`ConsensusError`] when that cannot be found out.
     async fn read_barrier(&self) -> Result<Revision, ConsensusError>;
 
-    /// The time that a proposal made now would carry: the later of the system clock and the latest time of the group, going on
-    /// evenly (a hybrid logical clock; Kulkarni et al., "Logical Physical Clocks", OPODIS 2014). Goes back in
-    /// [`Consensus::set_clock_back`] only.
+    /// The time that a proposal made now would carry: the later of the system clock and the latest time of
+    /// the group, going on evenly (a hybrid logical clock; Kulkarni et al., "Logical Physical Clocks", OPODIS
+    /// 2014). Goes back in [`Consensus::set_clock_back`] only.
     fn now(&self) -> Timestamp;
 
-    /// Other members say that it is `time`, and the clock of this one is ahead of it: proposals go on from there, or from the
-    /// latest time of the group where that is later. Without effect where members compare their clocks themselves.
+    /// Other members say that it is `time`, and the clock of this one is ahead of it: proposals go on from
+    /// there, or from the latest time of the group where that is later. Without effect where members compare
+    /// their clocks themselves.
     fn set_clock_back(&self, time: Timestamp) {
         let _ = time;
     }
@@ -77,7 +80,7 @@ pub trait Consensus: Send + Sync + fmt::Debug + 'static {
     /// The author that proposals of this replica carry.
     fn author(&self) -> Author;
 
-    /// How the group is doing, as far as this replica knows.
+    /// Status of the group, as far as this replica knows.
     fn status(&self) -> ConsensusStatus;
 
     /// Proofs of misbehaviour that this replica holds. Empty where the fault model is a crash.
@@ -89,16 +92,16 @@ pub trait Consensus: Send + Sync + fmt::Debug + 'static {
     /// [`ConsensusError::Unsupported`] where the group has one member only.
     async fn change_membership(&self, change: MembershipChange) -> Result<Revision, ConsensusError>;
 
-    /// Finishes accepted proposals, makes them durable and stops. Later proposals answer [`ConsensusError::Stopped`];
-    /// stopping twice is no error.
+    /// Finishes accepted proposals, makes them durable and stops. Later proposals answer
+    /// [`ConsensusError::Stopped`]; stopping twice is no error.
     async fn shutdown(&self);
 }
 
-/// What is replicated. Implementations are deterministic: the outcome of `decide` depends on the applied commands and
-/// their contexts alone.
+/// Replicated state machine. Implementations are deterministic: the outcome of `decide` depends on the
+/// applied commands and their contexts alone.
 pub trait StateMachine: Send + fmt::Debug + 'static {
-    /// Decides `command` on top of everything decided so far and takes it in tentatively, so that the next `decide`
-    /// sees it.
+    /// Decides `command` on top of everything decided so far and takes it in tentatively, so that the next
+    /// `decide` sees it.
     fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision;
 
     /// Everything tentative is final, at this position. From now on readers and watchers may see it.
@@ -107,23 +110,23 @@ pub trait StateMachine: Send + fmt::Debug + 'static {
     /// Nothing tentative ever happened.
     fn rollback(&mut self);
 
-    /// Takes in, as final, changes that another replica decided. Nothing may be tentative.
+    /// Applies, as final, changes that another replica decided. Nothing may be tentative.
     ///
     /// # Errors
-    /// What cannot be read. The machine is unchanged then.
+    /// [`MachineError`] names the record that cannot be read. The machine is unchanged then.
     fn absorb(&mut self, revision: Revision, writes: &[Write]) -> Result<(), MachineError>;
 
-    /// The latest time that an applied command brought. A proposer whose clock was set back goes on from here, so that time
-    /// never stands still.
+    /// The latest time that an applied command brought. A proposer whose clock was set back goes on from
+    /// here, so that time never stands still.
     fn time(&self) -> Timestamp;
 
-    /// What the keys of its records begin with; everything else in a store is not its business.
+    /// Prefixes of the keys of its records; the rest of a store is not its business.
     fn prefixes(&self) -> &'static [&'static str];
 
     /// Replaces the whole state by the records of a store as they were at `revision`, in any order.
     ///
     /// # Errors
-    /// What cannot be read or does not belong together. The machine is unchanged then.
+    /// [`MachineError`] names the record that cannot be read or does not fit. The machine is unchanged then.
     fn load(&mut self, revision: Revision, records: &[Write]) -> Result<(), MachineError>;
 
     /// The whole final state at its revision, for [`StateMachine::restore`] of another replica.
@@ -132,24 +135,24 @@ pub trait StateMachine: Send + fmt::Debug + 'static {
     /// Replaces the whole state.
     ///
     /// # Errors
-    /// What cannot be read. The machine is unchanged then.
+    /// [`MachineError`] when it cannot be read. The machine is unchanged then.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError>;
 
     /// A hash of the whole final state; equal on replicas that applied the same commands.
     fn digest(&self) -> [u8; 32];
 }
 
-/// What came of a command.
+/// Outcome and changes of a command.
 #[derive(Debug)]
 pub struct Decision {
-    /// The answer to whoever proposed it.
+    /// Answer to the proposer.
     pub outcome: Bytes,
-    /// What it changed.
+    /// Records that it put or deleted.
     pub changes: Changes,
 }
 
-/// Changes that are put into bytes only when somebody wants them: a replica that keeps no readable records never
-/// pays for it, and one that does may pay on another thread.
+/// Changes that are encoded only when they are needed: a replica that keeps no readable records never pays
+/// for it, and one that does may pay on another thread.
 pub struct Changes(Box<dyn FnOnce() -> Vec<Write> + Send>);
 
 impl Changes {
@@ -182,33 +185,33 @@ impl fmt::Debug for Changes {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} cannot be read: {problem}")]
 pub struct MachineError {
-    /// Which record or snapshot.
+    /// Name of the record or snapshot.
     pub what: String,
-    /// What is wrong with it.
+    /// Reason.
     pub problem: String,
 }
 
-/// A command that has its place in the order.
+/// A command that has its position in the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// Its place. Commands that were committed together share it.
+    /// Its position. Commands that were committed together share it.
     pub revision: Revision,
-    /// What came of it.
+    /// Outcome that the machine decided.
     pub outcome: Bytes,
 }
 
-/// What a consensus promises.
+/// Promises of a consensus backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsensusCapabilities {
     /// Short name for messages: `local`, `raft`, `pbft`.
     pub name: &'static str,
-    /// What members may do wrong without harm.
+    /// Faults of members that do no harm.
     pub fault_model: FaultModel,
-    /// What an answered proposal survives.
+    /// Failures that an answered proposal survives.
     pub durability: Durability,
     /// Members can be added and removed.
     pub membership: bool,
-    /// Where the changes end up as records that people can read.
+    /// Location of the changes as readable records.
     pub records: Records,
     /// The largest command in bytes.
     pub max_command_bytes: usize,
@@ -222,27 +225,29 @@ impl ConsensusCapabilities {
     }
 }
 
-/// What members may do wrong without harm.
+/// Faults of members that do no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultModel {
     /// There is one member; when it is down, so is the group.
     None,
-    /// Members may crash: fewer than half of those that keep the state themselves, any of those that share a store.
+    /// Members may crash: fewer than half of those that keep the state themselves, any of those that share a
+    /// store.
     Crash,
     /// Fewer than a third may do anything at all.
     Byzantine,
 }
 
-/// Whether a consensus writes records itself.
+/// Records that a consensus writes by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Records {
     /// It keeps commands (or nothing): the engine may mirror records into a store.
     None,
-    /// The records in its store are its durable state. Where there are several members, that store is one for all.
+    /// The records in its store are its durable state. Where there are several members, that store is one for
+    /// all.
     InStore,
 }
 
-/// How a group is doing, as far as one replica knows.
+/// Status of a group, as far as one replica knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsensusStatus {
     /// The last position that was applied here.
@@ -251,16 +256,16 @@ pub struct ConsensusStatus {
     pub leader: bool,
     /// Members by name, in order.
     pub members: Vec<String>,
-    /// What is wrong, if anything is.
+    /// Last error, as long as it stands in the way.
     pub last_error: Option<String>,
 }
 
-/// A proof that a member misbehaved, in a form that others can check.
+/// Proof that a member misbehaved, in a form that others can check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// Who.
+    /// Name of the member.
     pub member: String,
-    /// What, in a sentence.
+    /// Misbehaviour in one sentence.
     pub summary: String,
     /// The signed messages that prove it.
     pub proof: Bytes,
@@ -283,7 +288,7 @@ pub enum MembershipChange {
     },
 }
 
-/// Why a proposal has no outcome.
+/// Reasons why a proposal has no outcome.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsensusError {
@@ -331,7 +336,7 @@ pub enum ConsensusError {
 }
 
 impl ConsensusError {
-    /// Whether trying again may work.
+    /// True when trying again may work.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -341,7 +346,7 @@ impl ConsensusError {
         }
     }
 
-    /// Whether the command may have been applied all the same, or may still be.
+    /// True when the command may have been applied all the same, or may still be.
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
         match self {

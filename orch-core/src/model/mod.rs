@@ -31,7 +31,7 @@ pub use spec::{
     Constraint, HealthCheck, Mount, MountSource, PullPolicy, RestartPolicy, RetryPolicy, SecretRef,
     SecretTarget, StopPolicy, StopSignal, SubmitterSignature, TaskSpec, Timeouts, WorkKind, Workload,
 };
-pub use time::{Moment, Timestamp};
 pub(crate) use time::millis;
+pub use time::{Moment, Timestamp};
 pub use validate::{InvalidSpec, Limits};
 pub(crate) use words::{clip_words, clipped_words};

@@ -1,4 +1,4 @@
-//! Lives of whole clusters in virtual time: many, one again, and proof that they would find known mistakes.
+//! Runs of whole clusters in virtual time: many, one again, and proof that they would find seeded faults.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for a terminal")]
 
@@ -72,7 +72,7 @@ fn fault(name: &str) -> Result<EngineFault, String> {
     })
 }
 
-/// Lives seeds on all processors until one fails, or all of them.
+/// Runs seeds on all processors until one fails, or all of them.
 fn run_seeds(
     seeds: std::ops::Range<u64>,
     fault: Option<EngineFault>,

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn say(line: impl fmt::Display) {
-    // Whoever stopped listening does not want to observe that it failed.
+    // A closed pipe cannot be reported on.
     let _ = writeln!(io::stdout(), "{line}");
 }
 
@@ -188,7 +188,7 @@ impl Totals {
         let Report { statistics, operations, completed, views, fetches, epochs, exposed, .. } = &self.sum;
         format!(
             "{} runs of 60 s in {:.0} s: {} failed; {} events, {} messages, {} crashes, {views} views, {fetches} state \
-             transfers, {epochs} epochs, {exposed} byzantine exposed, {completed} of {operations} operations answered; slowest \
+             transfers, {epochs} epochs, {exposed} Byzantine replicas exposed, {completed} of {operations} operations answered; slowest \
              recovery {:.1} s",
             self.runs,
             took.as_secs_f64(),
@@ -262,8 +262,8 @@ fn faults(options: &Options) -> Result<(), String> {
     if caught == all { Ok(()) } else { Err("a seeded fault escaped".into()) }
 }
 
-/// Runs all scenarios of Twins with few rounds, then many by chance; and shows that with one twin too many the checker finds
-/// that safety breaks.
+/// Runs all scenarios of Twins with few rounds, then many by chance; and shows that with one twin too many
+/// the checker finds that safety breaks.
 fn twins(options: &Options) -> Result<(), String> {
     let (mut all, began) = (0, Instant::now());
     let sampled = (options.first..options.first + options.seeds).map(|seed| {

@@ -1,4 +1,5 @@
-//! An author that keeps to nothing: it signs two things for one position, withholds, forges, claims, and lives in the future.
+//! Byzantine author: it signs two segments for one position, withholds, forges, claims, and sets its clock
+//! ahead.
 
 use std::{collections::VecDeque, rc::Rc, time::Duration};
 
@@ -37,7 +38,7 @@ impl ByzantineReplica {
     }
 
     fn some_node(&self, ctx: &mut Context<'_, Bytes>) -> NodeId {
-        usize::try_from(ctx.random().below(self.plan.liars_from as u64)).unwrap_or_default()
+        usize::try_from(ctx.random().below(self.plan.byzantine_from as u64)).unwrap_or_default()
     }
 
     fn tell(&self, ctx: &mut Context<'_, Bytes>, to: NodeId, message: &Message) {
@@ -56,16 +57,16 @@ impl ByzantineReplica {
         (previous, segment.encode().into())
     }
 
-    fn misbehavior(&mut self, ctx: &mut Context<'_, Bytes>) {
+    fn attack(&mut self, ctx: &mut Context<'_, Bytes>) {
         let number = ctx.random().below(8);
         let write = |what: &str| {
             let key = Key::new(format!("k/{number}")).expect("a valid key");
-            Write::put(key, format!("a misbehavior: {what}"))
+            Write::put(key, format!("a attack: {what}"))
         };
         let author = self.key.author();
         let to = self.some_node(ctx);
         match ctx.random().below(9) {
-            // What an correct author does, but only some observe of it.
+            // A correct segment, but it goes to some replicas only.
             0 => {
                 let (previous, segment) = self.sign(ctx, Duration::ZERO, write("withheld"));
                 if let Ok(signed) = Segment::decode(segment.clone()) {
@@ -77,7 +78,7 @@ impl ByzantineReplica {
                     more: false,
                     segments: vec![segment],
                 };
-                for node in 0..self.plan.liars_from {
+                for node in 0..self.plan.byzantine_from {
                     if ctx.random().chance(600) {
                         self.tell(ctx, node, &message);
                     }
@@ -86,7 +87,7 @@ impl ByzantineReplica {
             // Two segments at one position; once in a while, because it is caught at it.
             1 if ctx.random().chance(100) => {
                 let mut heads = Vec::new();
-                for node in 0..self.plan.liars_from {
+                for node in 0..self.plan.byzantine_from {
                     let (previous, segment) = self.sign(ctx, Duration::ZERO, write(&format!("for {node}")));
                     heads.extend(Segment::decode(segment.clone()).map(|segment| segment.signed().head()));
                     let after = previous.position;
@@ -105,11 +106,13 @@ impl ByzantineReplica {
             }
             3 => {
                 let stolen = Owned::key(self.plan.ids[to], "own").expect("a valid key");
-                let (previous, segment) = self.sign(ctx, Duration::ZERO, Write::put(stolen, "a misbehavior: stolen"));
+                let (previous, segment) =
+                    self.sign(ctx, Duration::ZERO, Write::put(stolen, "a attack: stolen"));
                 let after = previous.position;
                 self.tell(ctx, to, &Message::Supply { author, after, more: false, segments: vec![segment] });
             }
-            // A segment of somebody else, changed; or as it was, with the claim that there is nothing before it.
+            // A segment of another author, changed; or as it was, with the claim that there is nothing before
+            // it.
             kind @ (4 | 5) => {
                 let index = usize::try_from(ctx.random().below(KNOWN_MAX as u64)).unwrap_or_default();
                 let Some(known) = self.known.get(index).cloned() else { return };
@@ -136,7 +139,7 @@ impl ByzantineReplica {
                 self.tell(ctx, to, &Message::Digest { group, whole: true, heads });
             }
             7 => {
-                // Has everything that somebody else has, of course.
+                // Claims to have everything that another replica has.
                 if let Some(seen) = self.seen.clone() {
                     self.tell(ctx, to, &seen);
                 }
@@ -196,7 +199,7 @@ impl Process for ByzantineReplica {
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, Bytes>) {
         if !self.shared.borrow().quiet {
-            self.misbehavior(ctx);
+            self.attack(ctx);
             let pause = ctx.random().duration(Duration::from_millis(20), Duration::from_millis(200));
             ctx.set_timer(pause, id);
         }

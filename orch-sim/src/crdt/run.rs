@@ -7,33 +7,33 @@ use orch_core::store::{Key, Txn, Write};
 use orch_store::crdt::{Hash, MemoryTables, Owned, ReadLevel, ReplicaConfig};
 
 use super::{
-    host::{Host, Plan, Shared, World, key_of},
     byzantine::ByzantineReplica,
+    host::{Host, Plan, Shared, World, key_of},
 };
 use crate::{Context, Nemesis, NemesisSettings, NodeId, Process, Random, Settings, Simulation};
 
-/// Keys that everybody writes.
+/// Keys that all replicas write.
 const SHARED_KEYS: u64 = 8;
-/// How long everybody has to agree once nothing fails any more.
+/// Time until all replicas must agree once nothing fails any more.
 const CALM: Duration = Duration::from_secs(25);
 
-/// What is simulated.
+/// A simulated group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scenario {
     /// Replicas, byzantine among them.
     pub nodes: usize,
-    /// How many of them misbehavior.
+    /// Number of Byzantine ones among them.
     pub byzantine: usize,
-    /// How long things go wrong.
+    /// Time of the faults.
     pub faults_until: Duration,
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Writes that were answered, of keys with one author.
     pub answered: usize,
-    /// How often a replica found evidence.
+    /// Number of times that a replica found evidence.
     pub evidence: usize,
     /// Keys that all see at the end.
     pub keys: usize,
@@ -82,7 +82,7 @@ impl Process for Node {
 /// Runs a scenario. What happens follows from the seed.
 ///
 /// # Errors
-/// What did not hold, in words.
+/// The broken promise, in words.
 pub fn run(seed: u64, scenario: Scenario) -> Result<Report, String> {
     let Scenario { nodes, byzantine, faults_until } = scenario;
     let correct = nodes - byzantine;
@@ -97,7 +97,7 @@ pub fn run(seed: u64, scenario: Scenario) -> Result<Report, String> {
         message_bytes: 4096,
         ..ReplicaConfig::new(Hash::of(b"simulated"), ids.clone())
     };
-    let plan = Rc::new(Plan { config, ids, liars_from: correct });
+    let plan = Rc::new(Plan { config, ids, byzantine_from: correct });
     let world = World { disks: vec![MemoryTables::default(); nodes], ..World::default() };
     let shared: Shared = Rc::new(RefCell::new(world));
     let mut random = Random::new(seed);
@@ -173,7 +173,7 @@ fn view(sim: &Simulation<Node>, node: NodeId) -> BTreeSet<String> {
     keys
 }
 
-/// What must hold once everything arrives again.
+/// Checks that must hold once everything arrives again.
 fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), String> {
     let shared = shared.borrow();
     if let Some(violation) = shared.violations.first() {
@@ -187,7 +187,7 @@ fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), Str
         }
         let Ok(digest) = host.replica.digest(&host.tables);
         digests.insert(digest);
-        // What an correct author was told to be durable is there, everywhere.
+        // Every write that a correct author acknowledged as durable is there, everywhere.
         for (key, value) in shared.answered.iter().filter(|(key, _)| Owned::owner(key).is_some()) {
             let Ok(found) = host.replica.read(&host.tables, key, ReadLevel::Optimistic);
             if found != *value {
@@ -198,8 +198,8 @@ fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), Str
         for number in 0..SHARED_KEYS {
             let key = Key::new(format!("k/{number}")).expect("a valid key");
             let Ok(found) = host.replica.read(&host.tables, &key, ReadLevel::Confirmed);
-            if found.as_ref().is_some_and(|value| value.starts_with(b"a misbehavior")) {
-                return Err(format!("node {node} confirms a misbehavior for {key}"));
+            if found.as_ref().is_some_and(|value| value.starts_with(b"a attack")) {
+                return Err(format!("node {node} confirms a attack for {key}"));
             }
             confirmed.insert((number, found));
         }
@@ -211,6 +211,6 @@ fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), Str
         let heads: Vec<_> = hosts(sim).map(|(node, host)| (node, host.replica.status().authors)).collect();
         return Err(format!("correct replicas see different things: {heads:#?}"));
     }
-    debug_assert!(plan.liars_from > 0);
+    debug_assert!(plan.byzantine_from > 0);
     Ok(())
 }

@@ -28,7 +28,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What came of the attempts that were ended on purpose.
+/// Results of the attempts that were ended on purpose.
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     exits: BTreeMap<AttemptId, i32>,

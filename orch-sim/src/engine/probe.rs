@@ -1,4 +1,4 @@
-//! Questions to a member that is behind, asked as an agent asks them.
+//! Requests to a member that is behind, as an agent sends them.
 
 use std::time::Duration;
 
@@ -14,12 +14,14 @@ use orch_core::{
     store::Revision,
 };
 
-/// A node without an agent of its own turns from the member that decided something to one that has not heartbeat of it.
+/// A node without an agent of its own turns from the member that decided something to one that has not
+/// heartbeat of it.
 pub(super) async fn a_member_that_is_behind_answers_as_the_others(world: &World) -> Result<(), Violation> {
     let member = |number| world.member(number).ok_or_else(|| Violation(format!("member {number} is down")));
     let (ahead, behind) = (member(0)?, member(1)?);
     let session = register(&ahead).await?;
-    // No time passes until the report is made, so that a refusal of it would write nothing, not even the clock.
+    // No time passes until the report is made, so that a refusal of it would write nothing, not even the
+    // clock.
     behind.read_barrier().await.map_err(|error| failed("a barrier", &error))?;
     world.lag(1).set_watch(Duration::from_millis(300));
 

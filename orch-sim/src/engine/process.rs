@@ -34,7 +34,7 @@ impl Process {
         })
     }
 
-    /// Ends it as a crash does: nothing of it runs on, and nothing is said.
+    /// Ends it as a crash does: nothing of it runs on, and nothing is sent.
     pub(super) fn kill(&self) {
         let work = std::mem::take(&mut *self.work.lock().unwrap_or_else(PoisonError::into_inner));
         work.iter().for_each(AbortHandle::abort);

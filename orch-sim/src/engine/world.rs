@@ -1,4 +1,4 @@
-//! [`World`]: what the parts of a simulated cluster share.
+//! [`World`]: shared state of a simulated cluster.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -220,7 +220,7 @@ impl World {
         self.state().agents.len()
     }
 
-    /// How the agent of a machine gets on with the members.
+    /// Connection of a machine's agent to the members.
     pub(super) fn agent_state(&self, machine: usize) -> Option<AgentState> {
         self.state().agents[machine].agent.as_ref().map(|agent| agent.state().borrow().clone())
     }
@@ -246,7 +246,7 @@ impl World {
         self.state().network = network;
     }
 
-    /// What becomes of the next call of an agent.
+    /// Fate of the next call of an agent.
     pub(super) fn passage(&self, machine: usize) -> Passage {
         let mut state = self.state();
         let State { random, members, agents, network } = &mut *state;

@@ -3,13 +3,13 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use super::{Event, History, Model, Part, Violation, apply};
 
-/// Checks a history by walking once through its time with all configurations that are possible so far. Nothing happens
-/// in them until an operation returns: then each configuration in which it has not happened is replaced by those in
-/// which some of the open operations happen and this one last.
+/// Checks a history by walking once through its time with all configurations that are possible so far.
+/// Nothing happens in them until an operation returns: then each configuration in which it has not happened
+/// is replaced by those in which some of the open operations happen and this one last.
 ///
-/// The just-in-time linearization of Lowe, "Testing for linearizability" (2017), breadth first. Its time depends little
-/// on the length of a history and much on how many operations are open at once; those that were never completed count
-/// only where they make a difference.
+/// The just-in-time linearization of Lowe, "Testing for linearizability" (2017), breadth first. Its time
+/// depends little on the length of a history and much on how many operations are open at once; those that
+/// were never completed count only where they make a difference.
 ///
 /// # Errors
 /// The [`Violation`] of the first partition that is not linearizable, by the number of the partition.
@@ -30,11 +30,11 @@ struct Configuration<State> {
     pending: Set,
 }
 
-/// A configuration to go on from, with the state before its last operation if nobody will be returned of that one.
+/// A configuration to go on from, with the state before its last operation if that one never returns.
 type Waiting<State> = (Configuration<State>, Option<State>);
 
-/// Without those of which another one is the same, except that fewer operations without a return have happened: it can
-/// go on in each way that they can.
+/// Without those of which another one is the same, except that fewer operations without a return have
+/// happened: it can go on in each way that they can.
 struct Configurations<State> {
     pending: HashMap<(Set, State), Vec<Set>, BuildHasherDefault<DefaultHasher>>,
 }
@@ -56,7 +56,7 @@ impl<State: Clone + Eq + std::hash::Hash> Configurations<State> {
         true
     }
 
-    /// False when a better one has taken its place.
+    /// False when a better one has replaced it.
     fn contains(&self, configuration: &Configuration<State>) -> bool {
         let key = (configuration.returned.clone(), configuration.state.clone());
         self.pending.get(&key).is_some_and(|sets| sets.contains(&configuration.pending))
@@ -79,7 +79,11 @@ fn is_part(part: &[usize], whole: &[usize]) -> bool {
 
 fn check<M: Model>(model: &M, part: &Part<'_, M::Input, M::Output>) -> Result<(), Violation> {
     let mut configurations = Configurations::new();
-    configurations.insert(&Configuration { state: model.initial(), returned: Vec::new(), pending: Vec::new() });
+    configurations.insert(&Configuration {
+        state: model.initial(),
+        returned: Vec::new(),
+        pending: Vec::new(),
+    });
     let mut open: Vec<usize> = Vec::new();
     for (position, event) in part.events.iter().enumerate() {
         match *event {
@@ -128,7 +132,7 @@ fn happened<M: Model>(
             let set = if pending { &configuration.pending } else { &configuration.returned };
             let Err(place) = set.binary_search(&index) else { continue };
             let Some(state) = apply(model, &configuration.state, operation) else { continue };
-            // The last operation makes no difference if this one could as well have come in its place.
+            // The last operation makes no difference if this one could as well have come instead of it.
             if before_untold
                 .as_ref()
                 .is_some_and(|before| apply(model, before, operation).as_ref() == Some(&state))

@@ -3,30 +3,32 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use super::{Event, History, Model, Part, Violation, apply};
 
-/// Where the list ends, and its anchor. Entry `i` is event `i - 1`.
+/// End of the list, and its anchor. Entry `i` is event `i - 1`.
 const ANCHOR: usize = 0;
 
 /// Enough for a reader; the search may come to the same return very often.
 const STUCK_STATES_MAX: usize = 16;
 
-/// What was tried before: the operations that will return and were chosen, and the state; with the sets of operations that
-/// were never returned and were chosen with them.
+/// States that were tried: the operations that will return and were chosen, and the state; with the sets of
+/// operations that were never returned and were chosen with them.
 ///
-/// Who chose more of the latter for the same has fewer possibilities, so a set is not tried after one that is part of it.
+/// A choice of more of the latter for the same leaves fewer possibilities, so a set is not tried after a
+/// subset of it.
 type Tried<State> = HashMap<(Returned, State), Vec<Bits>, BuildHasherDefault<DefaultHasher>>;
 type Bits = Box<[u64]>;
 
-/// Which operations were chosen, without the many words at both ends in which all or none were: how many have all, and
+/// Chosen operations, without the many words at both ends in which all or none were: how many have all, and
 /// the words from there on.
 type Returned = (usize, Bits);
 
-/// Checks a history by depth-first search: choose an operation that could be the next one, take it out of the history,
-/// go on, and take the last choice back where the next return belongs to an operation not yet chosen.
+/// Checks a history by depth-first search: choose an operation that could be the next one, take it out of the
+/// history, go on, and take the last choice back where the next return belongs to an operation not yet
+/// chosen.
 ///
-/// Wing and Gong, "Testing and verifying concurrent objects" (1993), with the memory of configurations (operations
-/// chosen, state) that were tried before of Lowe, "Testing for linearizability" (2017). Fast for most histories, also
-/// long ones. Two things are added for operations that were never completed, of which a run with faults has many: they
-/// are tried last, and not where they make no difference.
+/// Wing and Gong, "Testing and verifying concurrent objects" (1993), with the memory of configurations
+/// (operations chosen, state) that were tried before of Lowe, "Testing for linearizability" (2017). Fast for
+/// most histories, also long ones. Two things are added for operations that were never completed, of which a
+/// run with faults has many: they are tried last, and not where they make no difference.
 ///
 /// # Errors
 /// The [`Violation`] of the first partition that is not linearizable, by the number of the partition.
@@ -34,18 +36,19 @@ pub fn wing_gong_lowe<M: Model>(model: &M, history: &History<M::Input, M::Output
     history.parts(|input| model.partition(input)).try_for_each(|part| check(model, &part))
 }
 
-/// Where the search looks for the next operation.
+/// Cursor of the search at the next operation.
 #[derive(Clone, Copy)]
 enum Cursor {
     /// At this entry of the list.
     Returned(usize),
-    /// At this number among the operations that were never returned, and were called before the entry `limit`.
+    /// At this number among the operations that were never returned, and were called before the entry
+    /// `limit`.
     Pending { number: usize, limit: usize },
 }
 
 fn check<M: Model>(model: &M, part: &Part<'_, M::Input, M::Output>) -> Result<(), Violation> {
     let mut entries = Entries::new(part);
-    let pending = entries.unlink_untold(part);
+    let pending = entries.unlink_pending(part);
     let mut missing = part.operations.len() - pending.len();
     let mut returned_chosen = bits(part.operations.len());
     let mut pending_chosen = bits(pending.len());
@@ -70,8 +73,8 @@ fn check<M: Model>(model: &M, part: &Part<'_, M::Input, M::Output>) -> Result<()
             Cursor::Pending { number, limit } => match pending.get(number) {
                 Some((call, index)) if *call < limit => *index,
                 _ => {
-                    // All that returned before this one was explained, so the furthest such return is the first
-                    // that cannot be.
+                    // All that returned before this one was explained, so the furthest such return is the
+                    // first that cannot be.
                     if limit > furthest {
                         furthest = limit;
                         stuck_states.clear();
@@ -104,7 +107,8 @@ fn check<M: Model>(model: &M, part: &Part<'_, M::Input, M::Output>) -> Result<()
             continue;
         }
         let operation = part.operations[candidate].1;
-        // An operation never returned makes no difference if the one that follows it could as well come in its place.
+        // An operation that never returned makes no difference if the one that follows it could as well have
+        // come instead of it.
         let useless = |next: &M::State| match choices.last() {
             Some((Cursor::Pending { .. }, before)) => apply(model, before, operation).as_ref() == Some(next),
             _ => false,
@@ -153,7 +157,8 @@ fn is_part(part: &Bits, whole: &Bits) -> bool {
     part.iter().zip(whole).all(|(part, whole)| part & !whole == 0)
 }
 
-/// The calls and returns as a doubly linked list, from which an operation can be taken and put back where it was.
+/// The calls and returns as a doubly linked list, from which an operation can be taken and put back where it
+/// was.
 struct Entries {
     next: Vec<usize>,
     previous: Vec<usize>,
@@ -175,8 +180,9 @@ impl Entries {
         Self { next, previous, returns }
     }
 
-    /// Takes out the operations that were never returned. Returns their calls' entries and their indices, by time.
-    fn unlink_untold<In, Out>(&mut self, part: &Part<'_, In, Out>) -> Vec<(usize, usize)> {
+    /// Takes out the operations that were never returned. Returns their calls' entries and their indices, by
+    /// time.
+    fn unlink_pending<In, Out>(&mut self, part: &Part<'_, In, Out>) -> Vec<(usize, usize)> {
         let mut pending = Vec::new();
         for (position, event) in part.events.iter().enumerate() {
             if let Event::Call(index) = *event

@@ -7,18 +7,20 @@ use orch_consensus::pbft::{
 use super::{host::Packet, keys, registers::other_outcome};
 use crate::{Context, NodeId, Random};
 
-/// What a replica that is not correct does.
+/// Attacks of a Byzantine replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Misbehavior {
+pub enum Attack {
     /// It says nothing at all.
     Mute,
     /// It says nothing to some.
     Selective,
-    /// As the primary it proposes different batches to different replicas; otherwise it votes for different ones.
+    /// As the primary it proposes different batches to different replicas; otherwise it votes for different
+    /// ones.
     Equivocate,
     /// It repeats what it and others distorted long ago.
     Replay,
-    /// It begins views with other batches than those that follow, and hides what it prepared when it leaves one.
+    /// It begins views with other batches than those that follow, and hides what it prepared when it leaves
+    /// one.
     BadNewView,
     /// Those who are behind get a wrong state from it.
     LyingSupply,
@@ -26,7 +28,7 @@ pub enum Misbehavior {
     FalseCheckpoints,
     /// It proposes times that are far off.
     FalseTime,
-    /// It says that it prepared what nobody proposed, so that readers wait for it.
+    /// It claims to have prepared what was never proposed, so that readers wait for it.
     FalseReads,
     /// It uses up sequence numbers.
     FarAhead,
@@ -38,11 +40,11 @@ pub enum Misbehavior {
     NeverCommit,
     /// It votes as if the members had not changed.
     StaleEpoch,
-    /// It tells clients that something else came of what they asked for.
+    /// It sends clients false outcomes.
     FalseReplies,
 }
 
-impl Misbehavior {
+impl Attack {
     /// All of them.
     pub const ALL: &[Self] = &[
         Self::Mute,
@@ -63,11 +65,12 @@ impl Misbehavior {
     ];
 }
 
-/// A replica that forger: a correct one whose messages are changed on their way out, and signed again with its own key.
+/// A replica that forger: a correct one whose messages are changed on their way out, and signed again with
+/// its own key.
 #[derive(Clone, Debug)]
 pub(super) struct ByzantineReplica {
     node: NodeId,
-    misbehavior: Misbehavior,
+    attack: Attack,
     random: Random,
     seen: VecDeque<Packet>,
 }
@@ -75,13 +78,13 @@ pub(super) struct ByzantineReplica {
 const SEEN_MAX: usize = 200;
 
 impl ByzantineReplica {
-    pub(super) fn new(node: NodeId, misbehavior: Misbehavior, random: Random) -> Self {
-        Self { node, misbehavior, random, seen: VecDeque::new() }
+    pub(super) fn new(node: NodeId, attack: Attack, random: Random) -> Self {
+        Self { node, attack, random, seen: VecDeque::new() }
     }
 
     /// Remembers what can be repeated later.
     pub(super) fn observe(&mut self, message: &Packet) {
-        if self.misbehavior == Misbehavior::Replay {
+        if self.attack == Attack::Replay {
             if self.seen.len() >= SEEN_MAX {
                 let at = usize::try_from(self.random.below(SEEN_MAX as u64)).unwrap_or(0);
                 self.seen.remove(at);
@@ -103,7 +106,7 @@ impl ByzantineReplica {
                 ctx.send(target, Arc::new(distorted));
             }
         }
-        if self.misbehavior == Misbehavior::Replay && self.random.chance(100) {
+        if self.attack == Attack::Replay && self.random.chance(100) {
             let at = usize::try_from(self.random.below(SEEN_MAX as u64)).unwrap_or(0);
             if let Some(old) = self.seen.get(at).cloned() {
                 let target = usize::try_from(self.random.below(ctx.nodes() as u64)).unwrap_or(0);
@@ -116,16 +119,18 @@ impl ByzantineReplica {
 
     fn distort(&mut self, replica: &Replica, target: NodeId, message: &Message) -> Option<Message> {
         let second = target % 2 == 1;
-        let distorted = match (self.misbehavior, message) {
-            (Misbehavior::Mute, _) => return None,
-            (Misbehavior::NeverCommit, Message::Vote(vote)) if vote.phase == Phase::Commit => return None,
-            (Misbehavior::Selective, _) if target % 3 == self.node % 3 => return None,
-            (Misbehavior::Equivocate, Message::PrePrepare(batch, vote)) if second => self.other_batch(batch, vote, 1),
-            (Misbehavior::Equivocate, Message::Vote(vote)) if second => {
+        let distorted = match (self.attack, message) {
+            (Attack::Mute, _) => return None,
+            (Attack::NeverCommit, Message::Vote(vote)) if vote.phase == Phase::Commit => return None,
+            (Attack::Selective, _) if target % 3 == self.node % 3 => return None,
+            (Attack::Equivocate, Message::PrePrepare(batch, vote)) if second => {
+                self.other_batch(batch, vote, 1)
+            }
+            (Attack::Equivocate, Message::Vote(vote)) if second => {
                 let digest = if self.random.chance(500) { Digest([9; 32]) } else { Batch::null().digest() };
                 Message::Vote(Vote { digest, ..*vote })
             }
-            (Misbehavior::BadNewView, Message::NewView(new)) => {
+            (Attack::BadNewView, Message::NewView(new)) => {
                 let mut new = (**new).clone();
                 match self.random.below(3) {
                     0 => new.proposals.iter_mut().for_each(|(_, digest)| *digest = Batch::null().digest()),
@@ -137,21 +142,21 @@ impl ByzantineReplica {
                 }
                 Message::NewView(Arc::new(new))
             }
-            (Misbehavior::BadNewView, Message::ViewChange(change)) => {
+            (Attack::BadNewView, Message::ViewChange(change)) => {
                 let mut change = (**change).clone();
                 change.summary.prepared.clear();
                 change.prepared.clear();
                 Message::ViewChange(Arc::new(change))
             }
-            (Misbehavior::LyingSupply, Message::Supply(supply)) if self.random.chance(600) => {
+            (Attack::LyingSupply, Message::Supply(supply)) if self.random.chance(600) => {
                 Message::Supply(wrong(supply))
             }
-            (Misbehavior::FalseCheckpoints, Message::Checkpoint(vote)) => {
+            (Attack::FalseCheckpoints, Message::Checkpoint(vote)) => {
                 let mut vote = *vote;
                 vote.digest = Digest([3; 32]);
                 Message::Checkpoint(vote)
             }
-            (Misbehavior::FalseTime, Message::PrePrepare(batch, vote)) if !batch.is_null() => {
+            (Attack::FalseTime, Message::PrePrepare(batch, vote)) if !batch.is_null() => {
                 let hour = Duration::from_secs(3600);
                 let time = if self.random.chance(500) {
                     batch.time.after(hour)
@@ -161,14 +166,14 @@ impl ByzantineReplica {
                 let batch = Arc::new(Batch::new(time, batch.requests.clone()));
                 Message::PrePrepare(batch.clone(), Vote { digest: batch.digest(), ..*vote })
             }
-            (Misbehavior::FalseReads, Message::ReadAnswer(id, prepared)) => {
+            (Attack::FalseReads, Message::ReadAnswer(id, prepared)) => {
                 Message::ReadAnswer(*id, prepared.plus(if second { 5 } else { 1_000_000 }))
             }
-            (Misbehavior::Forge, Message::Status(_)) => forged(replica),
-            (Misbehavior::StaleEpoch, Message::Vote(vote)) => {
+            (Attack::Forge, Message::Status(_)) => forged(replica),
+            (Attack::StaleEpoch, Message::Vote(vote)) => {
                 Message::Vote(Vote { epoch: Epoch(vote.epoch.0.saturating_sub(1)), ..*vote })
             }
-            (Misbehavior::FalseReplies, Message::Reply(epoch, view, reply)) => {
+            (Attack::FalseReplies, Message::Reply(epoch, view, reply)) => {
                 let mut reply = (**reply).clone();
                 match self.random.below(4) {
                     0 => (reply.session, reply.number) = (u64::MAX, 0),
@@ -177,7 +182,7 @@ impl ByzantineReplica {
                 let view = if second { View(u64::MAX) } else { *view };
                 Message::Reply(*epoch, view, Arc::new(reply))
             }
-            (Misbehavior::FarAhead, Message::PrePrepare(batch, vote)) => {
+            (Attack::FarAhead, Message::PrePrepare(batch, vote)) => {
                 Message::PrePrepare(batch.clone(), Vote { seq: vote.seq.plus(40), ..*vote })
             }
             _ => message.clone(),
@@ -194,7 +199,7 @@ impl ByzantineReplica {
     /// Signs what was changed, where the signature is ours to give.
     fn signed(&mut self, mut distorted: Message, original: &Message) -> Message {
         let key = keys::key(self.node);
-        if self.misbehavior == Misbehavior::BadSignatures && self.random.chance(500) {
+        if self.attack == Attack::BadSignatures && self.random.chance(500) {
             distorted.sign(|_| Signature([1; 64]));
         } else if distorted != *original {
             distorted.sign(|statement| keys::sign(&key, statement));
@@ -203,7 +208,7 @@ impl ByzantineReplica {
     }
 }
 
-/// A proof that the next place is decided, by everybody.
+/// A forged proof of all members that the next sequence number is decided.
 fn forged(replica: &Replica) -> Message {
     let votes = replica.membership().members().iter().map(|member| (member.id, Signature([1; 64]))).collect();
     let (view, _) = replica.view();

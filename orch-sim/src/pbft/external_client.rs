@@ -11,15 +11,16 @@ use orch_consensus::pbft::{Client, ClientEffect, ClientInput, ClientSetup, Confi
 use super::{
     host::Packet,
     keys,
-    registers::{Command, read_outcome},
     oracle::Oracle,
+    registers::{Command, read_outcome},
 };
 use crate::{
     Context, NodeId,
     history::{KeyValueInput, OpId},
 };
 
-/// A client that is no member, at a node of its own. It keeps nothing: after a crash it is another life of the same client.
+/// External client, at a node of its own. It keeps nothing: after a crash it is another incarnation of the
+/// same client.
 #[derive(Debug)]
 pub(super) struct ExternalClient {
     node: NodeId,
@@ -116,7 +117,7 @@ impl ExternalClient {
                         oracle.completed.push((ctx.now(), operation));
                         oracle.history.complete(operation, ctx.now(), output);
                     }
-                    Ok(None) => self.oracle.borrow_mut().break_with("a client was told nonsense".into()),
+                    Ok(None) => self.oracle.borrow_mut().break_with("a client was answered nonsense".into()),
                     Err(refusal) => ctx.log(|| format!("refused: {refusal}")),
                 }
             }

@@ -14,18 +14,18 @@ use orch_consensus::pbft::{
 use orch_core::model::Timestamp;
 
 use super::{
+    byzantine::ByzantineReplica,
     invariants::Observation,
     keys,
-    byzantine::ByzantineReplica,
-    registers::{Command, Registers, read_outcome},
     oracle::Oracle,
+    registers::{Command, Registers, read_outcome},
 };
 use crate::{
     Context, NodeId, Process,
     history::{KeyValueInput, KeyValueOutput, OpId},
 };
 
-/// When simulated time begins, in milliseconds after 1970.
+/// Beginning of simulated time, in milliseconds after 1970.
 pub(super) const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
 const LOG: &str = "log";
@@ -35,14 +35,14 @@ const RETRY_WRITES: u64 = 0;
 /// Timers from here on stand for signatures that are being checked.
 const CHECKS: u64 = 16;
 
-/// What a host is made of.
+/// Parameters of a host.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) node: NodeId,
     pub(super) config: Config,
     pub(super) genesis: Membership,
-    pub(super) misbehavior: Option<ByzantineReplica>,
-    /// How long it takes to check signatures; none when it is part of the step.
+    pub(super) attack: Option<ByzantineReplica>,
+    /// Time of a signature check; none when it is part of the step.
     pub(super) check_time: Option<Duration>,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Host {
     replica: Replica,
     /// Changes of the log: asked for, written, on their way to the disk, durable.
     appended: u64,
-    /// Changes of the log in this life that were the host's own.
+    /// Changes of the log in this incarnation that were the host's own.
     cut: u64,
     unwritten: VecDeque<Write>,
     syncing: Option<u64>,
@@ -77,7 +77,7 @@ enum Write {
     Replace(Vec<u8>),
 }
 
-/// What travels: shared, because most messages go to everybody.
+/// Message on the network: shared, because most go to all.
 pub(super) type Packet = Arc<Message>;
 
 impl Host {
@@ -126,7 +126,7 @@ impl Host {
         self.waiting.len()
     }
 
-    /// What the clients at this node wait for.
+    /// Operations that the clients at this node wait for.
     pub(super) fn waiting(&self) -> Vec<KeyValueInput> {
         self.waiting.values().map(|(_, input)| *input).collect()
     }
@@ -177,10 +177,10 @@ impl Host {
         Moment { elapsed: ctx.now(), wall: Timestamp::from_millis(EPOCH_MILLIS + millis) }
     }
 
-    /// Tells the oracle what the replica has executed since it last looked.
+    /// Reports to the oracle what the replica has executed since the last report.
     fn report(&mut self, ctx: &Context<'_, Packet>) {
         let executed = self.replica.executed();
-        if executed == self.seen || self.plan.misbehavior.is_some() {
+        if executed == self.seen || self.plan.attack.is_some() {
             return;
         }
         let mut oracle = self.oracle.borrow_mut();
@@ -242,7 +242,7 @@ impl Host {
                     self.oracle.borrow_mut().on_event(
                         self.plan.node,
                         &event,
-                        self.plan.misbehavior.is_some(),
+                        self.plan.attack.is_some(),
                         ctx.now(),
                     );
                 }
@@ -264,7 +264,7 @@ impl Host {
     fn publish(&mut self, mut message: Message, ctx: &mut Context<'_, Packet>) -> Input {
         let key = keys::key(self.plan.node);
         message.sign(|statement| keys::sign(&key, statement));
-        if let (Message::PrePrepare(_, vote) | Message::Vote(vote), None) = (&message, &self.plan.misbehavior) {
+        if let (Message::PrePrepare(_, vote) | Message::Vote(vote), None) = (&message, &self.plan.attack) {
             let (stable, window) = (self.replica.stable(), self.plan.config.window);
             let observation = Observation::Voted { vote, stable, window };
             self.oracle.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
@@ -278,7 +278,7 @@ impl Host {
             To::One(key) => vec![keys::node(&key)],
             To::Others => self.peers().filter(|peer| *peer != self.plan.node).collect(),
         };
-        if let Some(byzantine) = &mut self.plan.misbehavior {
+        if let Some(byzantine) = &mut self.plan.attack {
             byzantine.send(&self.replica, targets, &message, ctx);
             return;
         }
@@ -290,7 +290,7 @@ impl Host {
         }
     }
 
-    /// Whoever is a member now or was one at the beginning: a replica that is far behind knows no others.
+    /// Members now or at the beginning: a replica that is far behind knows no others.
     fn peers(&self) -> impl Iterator<Item = NodeId> {
         let now = self.replica.membership().members().iter().map(|member| keys::node(&member.key));
         let first = self.plan.genesis.members().iter().map(|member| keys::node(&member.key));
@@ -369,7 +369,7 @@ impl Process for Host {
     }
 
     fn receive(&mut self, from: NodeId, message: Packet, ctx: &mut Context<'_, Packet>) {
-        if let Some(byzantine) = &mut self.plan.misbehavior {
+        if let Some(byzantine) = &mut self.plan.attack {
             byzantine.observe(&message);
         }
         self.run(Input::Message(keys::key(from), (*message).clone()), ctx);

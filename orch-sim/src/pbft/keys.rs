@@ -17,7 +17,8 @@ pub(super) fn node(key: &PublicKey) -> NodeId {
     usize::from(key.0[31]).wrapping_sub(1)
 }
 
-/// Stands in for Ed25519: cheap, and as good as long as nobody here tries to forge it. Liars sign with their own keys only.
+/// Stands in for Ed25519: cheap, and as good as long as no test forges it. Byzantine replicas sign with their
+/// own keys only.
 pub(super) fn sign(key: &PublicKey, statement: &Statement) -> Signature {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut mix = |word: u64| hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);

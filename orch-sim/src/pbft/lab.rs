@@ -15,8 +15,8 @@ use super::{
     host::{EPOCH_MILLIS, member},
     invariants::{self, Observation},
     keys,
-    registers::{Command, Registers},
     oracle::Oracle,
+    registers::{Command, Registers},
 };
 use crate::{NodeId, history::KeyValueInput};
 
@@ -24,10 +24,10 @@ use crate::{NodeId, history::KeyValueInput};
 const EFFECTS_MAX: usize = 1000;
 /// More messages do not follow from each other without an end, when no time passes.
 const DELIVERIES_MAX: usize = 100_000;
-/// More often nobody is woken in the time that a caller lets pass.
+/// More wake-ups do not follow in the time that a caller lets pass.
 const TICKS_MAX: usize = 100_000;
 
-/// A group whose messages move only when somebody says so. Disks and signatures take no time.
+/// A group whose messages move one by one, by a script. Disks and signatures take no time.
 #[derive(Debug)]
 pub(super) struct Lab {
     config: Config,
@@ -40,7 +40,7 @@ pub(super) struct Lab {
     /// Links and kinds of messages that are lost.
     lost: BTreeSet<(NodeId, NodeId, Option<&'static str>)>,
     next_token: u64,
-    /// What happened since it was last asked for.
+    /// Events since they were last taken.
     pub(super) events: Vec<String>,
     oracle: Oracle,
 }
@@ -66,7 +66,7 @@ struct Envelope {
     message: Arc<Message>,
 }
 
-/// What a message is called in scripts.
+/// Names of messages in scripts.
 pub(super) const KINDS: [&str; 14] = [
     "request",
     "pre-prepare",
@@ -201,8 +201,8 @@ impl Lab {
         self.instances[at].replica = None;
     }
 
-    /// Has a replica crash in its next step, when it has carried out so many of the effects, and start again at once. Of what
-    /// it would have added to its log next, half is there.
+    /// Has a replica crash in its next step, when it has carried out so many of the effects, and start again
+    /// at once. Of what it would have added to its log next, half is there.
     pub(super) fn crash_after(&mut self, at: usize, effects: usize) {
         self.instances[at].crash_after = Some(effects);
     }
@@ -267,7 +267,7 @@ impl Lab {
         delivered
     }
 
-    /// What is on its way, in order: from which instance to which, and what.
+    /// Messages on their way, in order: from which instance to which, and what.
     pub(super) fn on_its_way(&self) -> impl ExactSizeIterator<Item = (usize, usize, &Arc<Message>)> {
         self.queue.iter().map(|envelope| (envelope.from, envelope.to, &envelope.message))
     }
@@ -324,12 +324,12 @@ impl Lab {
         self.now = until;
     }
 
-    /// How long it has been running.
+    /// Time since the start.
     pub(super) fn now(&self) -> Duration {
         self.now
     }
 
-    /// What is in the log of an instance.
+    /// Log of an instance.
     pub(super) fn log(&self, at: usize) -> &[u8] {
         &self.instances[at].log
     }
@@ -455,7 +455,7 @@ impl Lab {
             Event::Epoch(epoch) => format!("begins {epoch}"),
             Event::Fetching(seq) => format!("fetches the state at {seq}"),
             Event::Caught(seq) => format!("has caught up at {seq}"),
-            Event::Evidence(proof) => format!("can prove that {} lied", proof.replica),
+            Event::Evidence(proof) => format!("can prove that {} equivocated", proof.replica),
             Event::BadSignature(replica) => format!("has a bad signature of {replica}"),
             Event::Diverged(seq) => format!("has another state at {seq}"),
         };

@@ -1,10 +1,10 @@
 use super::{
-    host::{Host, Packet},
     external_client::ExternalClient,
+    host::{Host, Packet},
 };
 use crate::{Context, NodeId, Process};
 
-/// What runs at a node of a simulated group.
+/// Process at a node of a simulated group.
 #[derive(Debug)]
 pub(super) enum Node {
     Host(Box<Host>),
@@ -41,7 +41,7 @@ impl Process for Node {
     fn start(&mut self, ctx: &mut Context<'_, Packet>) {
         match self {
             Self::Host(host) => host.start(ctx),
-            // It begins with what somebody asks it for.
+            // It begins with its first operation.
             Self::ExternalClient(_) => {}
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     history::{History, KeyValueInput, KeyValueOutput, OpId},
 };
 
-/// Sees everything that correct replicas do and what clients are told.
+/// Oracle: checks everything that correct replicas do and that clients are answered.
 #[derive(Debug)]
 pub(super) struct Oracle {
     invariants: Vec<Box<dyn Invariant>>,

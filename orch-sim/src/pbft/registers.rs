@@ -20,7 +20,7 @@ pub(super) struct Registers(Arc<Mutex<State>>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct State {
     values: BTreeMap<u64, u64>,
-    /// Which commands were carried out, by the numbers that clients gave them.
+    /// Executed commands, by the numbers that clients gave them.
     seen: BTreeSet<u64>,
     repeated: Option<u64>,
     time: u64,
@@ -59,7 +59,7 @@ impl Command {
     }
 }
 
-/// What a machine answered.
+/// Output of the machine.
 pub(super) fn read_outcome(bytes: &[u8]) -> Option<KeyValueOutput> {
     match bytes {
         [0] => Some(KeyValueOutput::Value(None)),
@@ -70,7 +70,7 @@ pub(super) fn read_outcome(bytes: &[u8]) -> Option<KeyValueOutput> {
     }
 }
 
-/// Something else that the machine might have answered to the same question, where there is anything.
+/// Another outcome that the machine might have given to the same command, where there is one.
 pub(super) fn other_outcome(bytes: &[u8]) -> Bytes {
     let other = match read_outcome(bytes) {
         Some(KeyValueOutput::Value(None)) => KeyValueOutput::Value(Some(1)),

@@ -3,23 +3,23 @@ use std::{cell::RefCell, collections::BTreeSet, fmt, rc::Rc, time::Duration};
 use orch_consensus::pbft::{Change, Membership};
 
 use super::{
+    byzantine::{Attack, ByzantineReplica},
+    external_client::ExternalClient,
     host::{Host, Plan, member},
     invariants, keys,
-    byzantine::{ByzantineReplica, Misbehavior},
     node::Node,
-    external_client::ExternalClient,
-    scenario::{BASE_TIMEOUT, Scenario},
     oracle::Oracle,
+    scenario::{BASE_TIMEOUT, Scenario},
 };
 use crate::{
     Nemesis, NodeId, Random, Settings, Simulation, Statistics,
     history::{KeyValue, KeyValueInput, OpId, just_in_time, wing_gong_lowe},
 };
 
-/// What a run that went well did.
+/// Counts of a run that went well.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What the simulator did.
+    /// Counts of the simulator.
     pub statistics: Statistics,
     /// Operations that clients began.
     pub operations: usize,
@@ -27,11 +27,11 @@ pub struct Report {
     pub completed: usize,
     /// The last view that a correct replica entered.
     pub views: u64,
-    /// How often a correct replica fetched the state.
+    /// Number of state transfers of correct replicas.
     pub fetches: u64,
     /// Times that a replica went to a new membership.
     pub epochs: u64,
-    /// Liars that were shown to be.
+    /// Byzantine replicas with a proof against them.
     pub exposed: usize,
     /// From the end of the faults to the first answer.
     pub recovery: Duration,
@@ -39,12 +39,12 @@ pub struct Report {
     pub trace: u64,
 }
 
-/// What went wrong in a run.
+/// Failure of a run.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// Of which scenario.
     pub scenario: Scenario,
-    /// What.
+    /// Description.
     pub problem: String,
     /// Step by step, when a log was kept.
     pub log: Vec<String>,
@@ -105,9 +105,9 @@ impl Run {
             random.chance(300).then(|| random.duration(Duration::from_micros(10), Duration::from_millis(5)));
         let plans: Vec<Plan> = (0..scenario.hosts())
             .map(|node| {
-                let misbehavior = scenario.byzantine.iter().find(|(byzantine, _)| *byzantine == node);
-                let misbehavior = misbehavior.map(|(_, misbehavior)| ByzantineReplica::new(node, *misbehavior, random.fork()));
-                Plan { node, config: scenario.config(), genesis: genesis.clone(), misbehavior, check_time }
+                let attack = scenario.byzantine.iter().find(|(byzantine, _)| *byzantine == node);
+                let attack = attack.map(|(_, attack)| ByzantineReplica::new(node, *attack, random.fork()));
+                Plan { node, config: scenario.config(), genesis: genesis.clone(), attack, check_time }
             })
             .collect();
         let (nodes, seen) = (plans.len() + usize::from(scenario.external_client), oracle.clone());
@@ -119,7 +119,13 @@ impl Run {
                 Some(plan) => Node::Host(Box::new(Host::new(plan.clone(), session, seen.clone()))),
                 None => {
                     let (config, genesis) = (config.clone(), genesis.clone());
-                    Node::ExternalClient(Box::new(ExternalClient::new(node, config, genesis, session, seen.clone())))
+                    Node::ExternalClient(Box::new(ExternalClient::new(
+                        node,
+                        config,
+                        genesis,
+                        session,
+                        seen.clone(),
+                    )))
                 }
             }
         });
@@ -257,7 +263,7 @@ impl Run {
                 let change = if joins {
                     Some(Change::Add { key, name })
                 } else {
-                    // Without the one that joins, the byzantine would be too many for those who stay.
+                    // Without the one that joins, the Byzantine ones would be too many for those who stay.
                     let members = host.replica().membership();
                     let grown = members.members().len() > replicas;
                     members.by_key(&key).filter(|_| grown).map(|member| Change::Remove { id: member.id })
@@ -335,17 +341,17 @@ impl Run {
         self.simulation.process(node)?.host()
     }
 
-    /// Who contradicted itself for long enough, with a network that works, has been shown to.
+    /// A replica that equivocated for long enough, with a network that works, has a proof against it.
     fn exposed(&self) -> Result<(), String> {
         let accused = &self.oracle.borrow().accused;
         let members = self.host(self.correct()).map(|host| host.replica().membership().clone());
-        let hidden = self.scenario.byzantine.iter().find(|(node, misbehavior)| {
+        let hidden = self.scenario.byzantine.iter().find(|(node, attack)| {
             let member = members.as_ref().is_some_and(|members| members.by_key(&keys::key(*node)).is_some());
-            *misbehavior == Misbehavior::Equivocate && member && !accused.contains(node)
+            *attack == Attack::Equivocate && member && !accused.contains(node)
         });
         match hidden {
             Some((node, _)) => {
-                Err(format!("evidence: node {node} voted for two batches and nobody has a proof"))
+                Err(format!("evidence: node {node} voted for two batches and no replica has a proof"))
             }
             None => Ok(()),
         }
@@ -355,7 +361,7 @@ impl Run {
         (0..self.scenario.replicas).find(|node| !self.byzantine.contains(node)).unwrap_or(0)
     }
 
-    /// What clients were told has to be explainable by one copy of the registers.
+    /// The clients' history has to be explainable by one copy of the registers.
     fn judge(&self) -> Result<(), String> {
         let oracle = self.oracle.borrow();
         wing_gong_lowe(&KeyValue, &oracle.history)

@@ -2,18 +2,18 @@ use std::time::Duration;
 
 use orch_consensus::pbft::{Config, SeededFault};
 
-use super::{keys, byzantine::Misbehavior};
+use super::{byzantine::Attack, keys};
 use crate::{NemesisSettings, NodeId, Random};
 
-/// How a simulated run goes. Everything follows from the seed.
+/// Parameters of a simulated run. Everything follows from the seed.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Where chance begins.
+    /// Seed of all randomness.
     pub seed: u64,
     /// Replicas at the beginning.
     pub replicas: usize,
-    /// Those that are not correct, at most f, and what they do.
-    pub byzantine: Vec<(NodeId, Misbehavior)>,
+    /// Those that are Byzantine, at most f, and their attacks.
+    pub byzantine: Vec<(NodeId, Attack)>,
     /// A node joins and one leaves during the run.
     pub members_change: bool,
     /// Clients are at this node only.
@@ -24,13 +24,13 @@ pub struct Scenario {
     pub narrow: bool,
     /// There is a client that is no member, at the last node.
     pub external_client: bool,
-    /// A mistake that everybody who is correct otherwise makes.
+    /// Seeded fault of all correct replicas.
     pub seeded_fault: Option<SeededFault>,
-    /// When faults end.
+    /// End of the faults.
     pub heal_at: Duration,
-    /// When clients stop.
+    /// End of the clients' operations.
     pub clients_until: Duration,
-    /// When all correct replicas have to be equal.
+    /// Time at which all correct replicas have to be equal.
     pub end: Duration,
 }
 
@@ -46,7 +46,7 @@ impl Scenario {
         let byzantine = nodes
             .into_iter()
             .take(count)
-            .filter_map(|node| Some((node, *random.choose(Misbehavior::ALL)?)))
+            .filter_map(|node| Some((node, *random.choose(Attack::ALL)?)))
             .collect();
         Self {
             seed,
@@ -66,25 +66,26 @@ impl Scenario {
         }
     }
 
-    /// Scenarios in which a mistake has consequences, if it has any: the general ones, bent to where it matters.
+    /// Scenarios in which a mistake has consequences, if it has any: the general ones, bent to where it
+    /// matters.
     #[must_use]
     pub fn hunting(fault: SeededFault, seed: u64, replicas: usize) -> Self {
         let mut scenario = Self { seeded_fault: Some(fault), ..Self::from_seed(seed, replicas) };
         let node = usize::try_from(seed % replicas as u64).unwrap_or(0);
-        let misbehavior = match fault {
-            SeededFault::ProposalsNotRecomputed => Some((1, Misbehavior::BadNewView)),
-            SeededFault::TimerNeedsOwnRequest => Some((0, Misbehavior::Mute)),
-            SeededFault::LockAcrossViews => Some((node, Misbehavior::NeverCommit)),
-            SeededFault::SnapshotNotVerified => Some((node, Misbehavior::LyingSupply)),
-            SeededFault::SignaturesNotChecked => Some((node, Misbehavior::Forge)),
-            SeededFault::StaleEpochAccepted => Some((node, Misbehavior::StaleEpoch)),
-            SeededFault::EvidenceDropped => Some((node, Misbehavior::Equivocate)),
-            SeededFault::ReadWithoutFallback => Some((node, Misbehavior::FalseReads)),
-            SeededFault::OneReplyBelieved => Some((node, Misbehavior::FalseReplies)),
+        let attack = match fault {
+            SeededFault::ProposalsNotRecomputed => Some((1, Attack::BadNewView)),
+            SeededFault::TimerNeedsOwnRequest => Some((0, Attack::Mute)),
+            SeededFault::LockAcrossViews => Some((node, Attack::NeverCommit)),
+            SeededFault::SnapshotNotVerified => Some((node, Attack::LyingSupply)),
+            SeededFault::SignaturesNotChecked => Some((node, Attack::Forge)),
+            SeededFault::StaleEpochAccepted => Some((node, Attack::StaleEpoch)),
+            SeededFault::EvidenceDropped => Some((node, Attack::Equivocate)),
+            SeededFault::ReadWithoutFallback => Some((node, Attack::FalseReads)),
+            SeededFault::OneReplyBelieved => Some((node, Attack::FalseReplies)),
             _ => None,
         };
-        if let Some((node, misbehavior)) = misbehavior {
-            scenario.byzantine = vec![(node, misbehavior)];
+        if let Some((node, attack)) = attack {
+            scenario.byzantine = vec![(node, attack)];
             scenario.absent = (fault == SeededFault::SnapshotNotVerified).then_some((node + 1) % replicas);
             scenario.only_client = (fault == SeededFault::TimerNeedsOwnRequest).then_some(1);
             scenario.members_change |= fault == SeededFault::StaleEpochAccepted;

@@ -75,12 +75,12 @@ fn what_is_asked_for_at_once_shares_requests_to_the_primary() {
 fn two_equal_replies_of_four_members_are_the_answer() {
     let mut client = client();
     propose(&mut client, [1]);
-    assert!(says(&mut client, 2, 0, reply(1, &[b"lie"])).is_empty());
-    assert!(says(&mut client, 2, 0, reply(1, &[b"lie"])).is_empty(), "the same member again");
+    assert!(says(&mut client, 2, 0, reply(1, &[b"wrong"])).is_empty());
+    assert!(says(&mut client, 2, 0, reply(1, &[b"wrong"])).is_empty(), "the same member again");
     assert!(says(&mut client, 3, 0, reply(1, &[b"truth"])).is_empty());
-    assert!(says(&mut client, 9, 0, reply(1, &[b"lie"])).is_empty(), "no member");
+    assert!(says(&mut client, 9, 0, reply(1, &[b"wrong"])).is_empty(), "no member");
     let elsewhere = Reply { seq: Seq(4), ..reply(1, &[b"truth"]) };
-    assert!(says(&mut client, 1, 0, elsewhere).is_empty(), "another place is another answer");
+    assert!(says(&mut client, 1, 0, elsewhere).is_empty(), "another sequence number is another answer");
     let out = says(&mut client, 4, 0, reply(1, &[b"truth"]));
     assert_eq!(answers(&out), [(1, Ok(Bytes::from_static(b"truth")))]);
     assert!(says(&mut client, 1, 0, reply(1, &[b"truth"])).is_empty(), "answered once");
@@ -151,14 +151,14 @@ fn a_command_that_fits_into_no_batch_is_refused() {
 }
 
 #[test]
-fn a_later_life_that_a_correct_member_knows_begins_a_still_later_one() {
+fn a_later_session_that_a_correct_member_knows_begins_a_still_later_one() {
     let mut client = client();
     propose(&mut client, [1]);
     let later = |session| Reply { session, number: 0, seq: Seq::ZERO, outcomes: Vec::new() };
     assert!(says(&mut client, 1, 0, later(u64::MAX - 1)).is_empty());
     let out = says(&mut client, 2, 0, later(20));
     assert_eq!(answers(&out), [(1, Err(Refusal::Unknown))]);
-    assert_eq!(client.session, 21, "the lie counts for nothing more than any later life");
+    assert_eq!(client.session, 21, "the false session counts no more than any later one");
     assert_eq!(submitted(&propose(&mut client, [2])), [(To::One(key(1)), 1, 1)]);
 }
 

@@ -1,4 +1,5 @@
-//! The three phases (TOCS 4.2): PRE-PREPARE and PREPARE fix a batch at its place within a view, COMMIT across views.
+//! The three phases (TOCS 4.2): PRE-PREPARE and PREPARE fix a batch at its sequence number within a view,
+//! COMMIT across views.
 
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ impl Replica {
         }
         let known = slot.proposal.is_some_and(|proposal| proposal.accepted || proposal.digest != vote.digest);
         if known || slot.checking {
-            // The batch is known, or another one has the place. The vote counts, or proves that the primary equivocates.
+            // The batch is known, or the sequence number is taken. The vote counts, or proves that the
+            // primary equivocates.
             self.on_vote(now, from, vote, out);
             return;
         }
@@ -72,7 +74,7 @@ impl Replica {
         }
     }
 
-    /// Whether a batch may be proposed now.
+    /// True when a batch may be proposed now.
     fn acceptable(&self, now: Moment, batch: &Batch) -> bool {
         if batch.is_null() {
             return *batch == Batch::null();
@@ -161,8 +163,8 @@ impl Replica {
         }
     }
 
-    /// When there may be a quorum, has the signatures checked that are still missing for one, all at once; when there is
-    /// one, goes on.
+    /// If there may be a quorum, has the signatures checked that are still missing for one, all at once; when
+    /// there is one, goes on.
     fn check_votes(
         &mut self,
         now: Moment,
@@ -251,8 +253,9 @@ impl Replica {
         self.check_votes(now, Phase::Commit, view, seq, digest, out);
     }
 
-    /// committed-local: a quorum voted to commit. It holds in every later view, so the view does not matter here. The votes
-    /// are kept together: those of later views would take their places one by one, and others may need the proof.
+    /// committed-local: a quorum voted to commit. It holds in every later view, so the view does not matter
+    /// here. The votes are kept together: those of later views would replace them one by one, and others may
+    /// need the proof.
     fn decide(&mut self, now: Moment, certificate: Certificate, out: &mut Vec<Effect>) {
         let Certificate { seq, digest, .. } = certificate;
         let Some(slot) = self.log.get_mut(seq) else { return };
@@ -271,7 +274,7 @@ impl Replica {
         self.execute_decided(now, out);
     }
 
-    /// A proof that somebody sent because we seemed to lack it.
+    /// A proof from a peer that thinks we lack it.
     pub(super) fn on_committed(
         &mut self,
         now: Moment,
@@ -296,7 +299,7 @@ impl Replica {
         }
     }
 
-    /// Asks everybody for bodies that are missing.
+    /// Fetches missing bodies from all.
     pub(super) fn fetch_bodies(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let again = now.elapsed + self.config.status_interval;
         let mut wanted = Vec::new();
@@ -312,7 +315,7 @@ impl Replica {
         }
     }
 
-    /// Whether statements of this epoch count here.
+    /// True when statements of this epoch count here.
     pub(super) fn counts(&self, epoch: crate::pbft::ids::Epoch) -> bool {
         epoch == self.epoch() || (epoch < self.epoch() && self.config.makes(SeededFault::StaleEpochAccepted))
     }

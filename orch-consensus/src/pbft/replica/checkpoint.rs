@@ -13,7 +13,8 @@ use crate::pbft::{
     record::{Image, Record},
 };
 
-/// Votes of other replicas on checkpoints that are not stable here, and what this replica itself holds to be right.
+/// Votes of other replicas on checkpoints that are not stable here, and what this replica itself holds to be
+/// right.
 #[derive(Debug, Default)]
 pub(super) struct Checkpoints {
     ours: BTreeMap<Seq, Checkpoint>,
@@ -152,8 +153,8 @@ impl Replica {
         }
     }
 
-    /// f + 1 replicas, of which one is correct, agree on something else than our state: the machine is not deterministic, or
-    /// memory is damaged.
+    /// f + 1 replicas, of which one is correct, agree on something else than our state: the machine is not
+    /// deterministic, or memory is damaged.
     fn notice_divergence(&self, seq: Seq, out: &mut Vec<Effect>) {
         let (Some(votes), Some(ours)) = (self.checkpoints.votes.get(&seq), self.checkpoints.ours.get(&seq))
         else {
@@ -198,13 +199,13 @@ impl Replica {
             }
             None => self.adopt_rest(now, high, out),
         }
-        let news = old.unwrap_or(GENESIS) != checkpoint.snapshot;
-        if let Some(snapshot) = self.history.find(checkpoint.snapshot).filter(|_| news).cloned() {
+        let changed = old.unwrap_or(GENESIS) != checkpoint.snapshot;
+        if let Some(snapshot) = self.history.find(checkpoint.snapshot).filter(|_| changed).cloned() {
             self.rewrite_log(&snapshot, None, out);
         }
     }
 
-    /// Everything that belonged to the old membership is gone.
+    /// Drops everything that belonged to the old membership.
     pub(super) fn enter_epoch(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let key = self.key;
         self.me = self.membership().by_key(&key).map(|member| member.id);
@@ -265,7 +266,7 @@ impl Replica {
         out.push(Effect::Replace(Image { snapshot: Some(snapshot.bytes.clone()), records }));
     }
 
-    /// What this replica holds to be the checkpoint at a place.
+    /// Our own checkpoint at a sequence number.
     pub(super) fn ours_at(&self, seq: Seq) -> Option<Checkpoint> {
         self.checkpoints.ours.get(&seq).copied()
     }
@@ -299,7 +300,7 @@ impl Replica {
         }
     }
 
-    /// The last stable proof for somebody who knows the memberships up to `epoch`.
+    /// The last stable proof for a receiver that knows the memberships up to `epoch`.
     pub(super) fn proof_from(&self, epoch: Epoch) -> Option<StableProof> {
         let proof = self.stable.as_ref()?;
         let missing = |step: &&EpochStep| {
@@ -309,7 +310,7 @@ impl Replica {
         Some(StableProof { steps, ..(**proof).clone() })
     }
 
-    /// How many places there are beyond the last stable checkpoint.
+    /// Number of sequence numbers beyond the last stable checkpoint.
     pub(super) fn window(&self) -> u64 {
         let factor = if self.config.makes(SeededFault::WatermarkNotEnforced) { 8 } else { 1 };
         self.config.window * factor

@@ -1,4 +1,5 @@
-//! Two statements that no correct replica signs both. They are kept and shown, so that operators can remove the liar.
+//! Two statements that no correct replica signs both. They are kept and shown, so that operators can remove
+//! the Byzantine replica.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,10 +13,10 @@ use crate::pbft::{
     statement::{Claim, Phase},
 };
 
-/// What is kept of each replica. The first proof is enough to remove it.
+/// Proofs that are kept of each replica. The first one is enough to remove it.
 const KEPT_OF_REPLICA: usize = 4;
 
-/// What replicas were shown to have done.
+/// Proofs of misbehaviour, by replica.
 #[derive(Debug, Default)]
 pub(super) struct Exposed {
     kept: BTreeMap<ReplicaId, Vec<Arc<Misbehaviour>>>,
@@ -43,7 +44,7 @@ impl Exposed {
 }
 
 impl Replica {
-    /// A replica voted for two batches at one place of one view.
+    /// A replica voted for two batches at one sequence number of one view.
     pub(super) fn on_conflict(&mut self, now: Moment, first: Vote, second: Vote, out: &mut Vec<Effect>) {
         let Some(key) = self.key_of(first.replica) else { return };
         self.suspect(now, first.replica, first.claim(key), second.claim(key), out);
@@ -73,7 +74,7 @@ impl Replica {
         }
     }
 
-    /// What was found out in an earlier life is shown again.
+    /// Proofs of an earlier incarnation are shown again.
     pub(super) fn regain_evidence(&mut self, found: Vec<Arc<Misbehaviour>>, out: &mut Vec<Effect>) {
         for misbehaviour in found {
             if self.exposed.keep(&misbehaviour) {
@@ -82,8 +83,9 @@ impl Replica {
         }
     }
 
-    /// Somebody prepares another batch than the one we have: it lies, or one of us was lied to. Its vote and the primary's are
-    /// shown around once, so that whoever has another one of either has a proof.
+    /// A replica prepares another batch than the one we have: it is Byzantine, or the primary equivocates.
+    /// Its vote and the primary's are shown around once, so that a replica with another one of either has a
+    /// proof.
     pub(super) fn expose_conflict(&mut self, vote: Vote, out: &mut Vec<Effect>) {
         if vote.phase != Phase::Prepare {
             return;

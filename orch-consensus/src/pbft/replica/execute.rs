@@ -23,7 +23,7 @@ impl Replica {
         }
     }
 
-    /// Executes the batch at the place after the last executed one.
+    /// Executes the batch after the last executed one.
     pub(super) fn execute(&mut self, now: Moment, seq: Seq, batch: &Arc<Batch>, out: &mut Vec<Effect>) {
         for (request, result) in self.service.execute(batch, &self.config) {
             self.pool.remove(&request);
@@ -59,8 +59,8 @@ impl Replica {
         self.run_reads(now, out);
     }
 
-    /// What a client asked for may have superseded others of its requests: those that it has the answers to, and those of an
-    /// earlier life. Nobody is to blame that they are not executed.
+    /// A client's request may have superseded others of its requests: those that it has the answers to, and
+    /// those of an earlier incarnation. The primary is not to blame that they are not executed.
     fn forget_superseded(&mut self, batch: &Batch) {
         let service = &self.service;
         let mut last = None;

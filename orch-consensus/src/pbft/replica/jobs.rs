@@ -1,5 +1,5 @@
-//! Signatures that are being checked, and what goes on when they are. Checking is somebody else's work: it may be done for
-//! many jobs at once and on another thread.
+//! Signatures that are being checked, and what goes on when they are. Checking is the host's work: it may be
+//! done for many jobs at once and on another thread.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,11 +13,11 @@ use crate::pbft::{
     statement::{Claim, Phase},
 };
 
-/// Signatures that one sender can have us check at a time, and one job beyond. What it sends then is dropped; it will be sent
-/// again.
+/// Signatures that one sender can have us check at a time, and one job beyond. What it sends then is dropped;
+/// it will be sent again.
 const CLAIMS_OF_SENDER_MAX: usize = 1024;
 
-/// What is being checked.
+/// Subject of a check.
 #[derive(Debug)]
 pub(super) enum Job {
     Request(Arc<Request>),
@@ -30,7 +30,7 @@ pub(super) enum Job {
         digest: Digest,
         votes: Vec<(usize, Vote)>,
     },
-    /// A vote that somebody else passed on.
+    /// A vote relayed by another replica.
     Relayed(Vote),
     Certificate(Certificate),
     Checkpoints(Vec<CheckpointVote>),
@@ -62,14 +62,14 @@ impl Jobs {
         Some(job)
     }
 
-    /// Whether this sender may have no more checked for now.
+    /// True when this sender may have no more checked for now.
     pub(super) fn is_full(&self, sender: &PublicKey) -> bool {
         self.of_sender.get(sender).is_some_and(|count| *count >= CLAIMS_OF_SENDER_MAX)
     }
 }
 
 impl Replica {
-    /// Has claims checked. On behalf of `sender`, where it is somebody else's doing that there is something to check.
+    /// Has claims checked. On behalf of `sender`, where a peer caused the check.
     pub(super) fn verify(
         &mut self,
         job: Job,

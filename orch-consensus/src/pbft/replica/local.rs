@@ -1,4 +1,5 @@
-//! The client in this process: its commands are bundled into requests, and answered when this replica executes them.
+//! The client in this process: its commands are bundled into requests, and answered when this replica
+//! executes them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,7 +14,8 @@ use crate::pbft::{
     service::refusal_of,
 };
 
-/// Bundles that a replica that does not lead has on their way at a time; more commands wait and fill the next one.
+/// Bundles that a replica that does not lead has on their way at a time; more commands wait and fill the next
+/// one.
 const BUNDLES_MAX: usize = 8;
 
 /// Commands that wait for a bundle, and bundles that wait for their answers.
@@ -53,7 +55,7 @@ impl Local {
         }
     }
 
-    /// Since when the first command waits to be bundled.
+    /// Time since which the first command waits to be bundled.
     pub(super) fn open_since(&self) -> Option<Duration> {
         (!self.open.is_empty()).then_some(self.open_since)
     }
@@ -100,7 +102,7 @@ impl Replica {
         self.enter(now, request, out);
     }
 
-    /// Whether not too much is on its way already.
+    /// True while not too much is on its way already.
     pub(super) fn may_order_barrier(&self) -> bool {
         self.local.sent.len() < 2 * BUNDLES_MAX
     }
@@ -147,8 +149,8 @@ impl Replica {
         }
     }
 
-    /// The replicated state knows a later life of ours than this one: the clock that numbered it was set back. What was sent
-    /// in this life so far will not be carried out; the next life begins.
+    /// The replicated state knows a later incarnation of ours than this one: the clock that numbered it was
+    /// set back. What was sent so far will not be executed; the next incarnation begins.
     pub(super) fn renew_session(&mut self, out: &mut Vec<Effect>) {
         let known = self.service.session(&self.key);
         if known <= self.local.session {
@@ -161,7 +163,7 @@ impl Replica {
         self.pool.forget(|request| request.client == key && request.session < session);
     }
 
-    /// This replica is no member any more: nobody carries out what it asks for.
+    /// This replica is no member any more: its requests are not executed.
     pub(super) fn give_up_local(&mut self, out: &mut Vec<Effect>) {
         let refused = |(token, _)| Effect::Answer(token, Err(Refusal::NotAMember));
         out.extend(std::mem::take(&mut self.local.open).into_iter().map(refused));

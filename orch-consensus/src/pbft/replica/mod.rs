@@ -1,5 +1,6 @@
-//! [`Replica`]: the protocol as a function of its inputs. References are to Castro and Liskov, "Practical Byzantine Fault
-//! Tolerance and Proactive Recovery", TOCS 2002 ("TOCS"), and to their OSDI 1999 paper, whose signed view change this is.
+//! [`Replica`]: the protocol as a function of its inputs. References are to Castro and Liskov, "Practical
+//! Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002 ("TOCS"), and to their OSDI 1999 paper, whose
+//! signed view change this is.
 
 mod agree;
 mod checkpoint;
@@ -45,17 +46,18 @@ use super::{
     service::Service,
 };
 
-/// Proposals that are kept of each replica until the view begins that they are for. They come again if they are more.
+/// Proposals that are kept of each replica until the view begins that they are for. They come again if they
+/// are more.
 const EARLY_PROPOSALS_MAX: usize = 8;
 
 /// One member of a group that runs PBFT, without any input or output of its own.
 ///
-/// The host feeds it with [`Replica::step`] and carries out the effects in their order: it keeps the log, signs what
-/// [`Effect::Publish`] and [`Effect::Submit`] ask for, checks signatures, sends messages and wakes the replica at
-/// [`Replica::deadline`]. Two rules of the host carry the safety of the group:
+/// The host feeds it with [`Replica::step`] and executes the effects in their order: it keeps the log,
+/// signs what [`Effect::Publish`] and [`Effect::Submit`] ask for, checks signatures, sends messages and wakes
+/// the replica at [`Replica::deadline`]. Two rules of the host carry the safety of the group:
 ///
-/// 1. a message of [`Effect::Publish`] leaves, and comes back as [`Input::Own`], only when the log changes that it depends on
-///    are as durable as the group was promised;
+/// 1. a message of [`Effect::Publish`] leaves, and comes back as [`Input::Own`], only when the log changes
+///    that it depends on are as durable as the group was promised;
 /// 2. [`Input::Message`] names the sender that the transport has authenticated.
 #[derive(Debug)]
 pub struct Replica {
@@ -69,7 +71,7 @@ pub struct Replica {
     checkpoints: Checkpoints,
     /// The last stable checkpoint that we have the state of.
     stable: Option<Arc<StableProof>>,
-    /// How the first membership became the current one.
+    /// Steps from the first membership to the current one.
     steps: Vec<EpochStep>,
 
     view: View,
@@ -77,15 +79,15 @@ pub struct Replica {
     changing: Option<Changing>,
     /// Views that failed since something was last executed.
     failures: u32,
-    /// How `view` began.
+    /// NEW-VIEW of `view`.
     new_view: Option<Arc<NewView>>,
     view_changes: view_change::Collected,
     /// Messages for views to come, by sender.
     early: BTreeMap<ReplicaId, VecDeque<Message>>,
 
-    /// The last place that we proposed, or that the view began with.
+    /// The last sequence number that we proposed, or that the view began with.
     proposed: Seq,
-    /// The last place that we prepared or executed, ever.
+    /// The last sequence number that we prepared or executed, ever.
     prepared_max: Seq,
     pool: Pool,
     local: Local,
@@ -94,25 +96,26 @@ pub struct Replica {
     jobs: Jobs,
     exposed: Exposed,
 
-    /// How many changes of the log were asked for.
+    /// Number of changes of the log so far.
     appended: u64,
     status_at: Duration,
-    /// When each peer was last sent what it lacks.
+    /// Time at which each peer was last sent what it lacks.
     helped: BTreeMap<PublicKey, Duration>,
-    /// When something was last executed, or a view or epoch began.
+    /// Time of the last execution, or of the beginning of the view or epoch.
     progress_at: Duration,
 }
 
-/// What a replica begins with.
+/// Initial state of a replica.
 #[derive(Debug)]
 pub struct Setup {
-    /// How it works.
+    /// Parameters.
     pub config: Config,
     /// The first membership of the group: everything later is verified from it.
     pub genesis: Membership,
     /// Our public key.
     pub key: PublicKey,
-    /// Counts our lives as a client: higher than in every life before. The time of the start in milliseconds will do.
+    /// Incarnation of this replica as a client: higher than every one before. The time of the start in
+    /// milliseconds will do.
     pub session: u64,
     /// The machine, in the state that it has in every replica at the beginning.
     pub machine: Box<dyn StateMachine>,
@@ -158,7 +161,7 @@ impl Replica {
         })
     }
 
-    /// Takes in what happened and says what to do about it.
+    /// Handles one input and appends the effects.
     pub fn step(&mut self, now: Moment, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Message(from, message) => self.receive(now, from, message, out),
@@ -172,7 +175,8 @@ impl Replica {
         self.tick(now, out);
     }
 
-    /// Takes in commands that came together, as [`Input::Propose`] does each. They share a batch where they fit.
+    /// Handles commands that came together, as [`Input::Propose`] does each. They share a batch where they
+    /// fit.
     pub fn propose_all(
         &mut self,
         now: Moment,
@@ -185,7 +189,7 @@ impl Replica {
         self.tick(now, out);
     }
 
-    /// When to call [`Replica::step`] with [`Input::Tick`] at the latest, on the clock of [`Moment::elapsed`].
+    /// Latest time of the next [`Replica::step`] with [`Input::Tick`], on the clock of [`Moment::elapsed`].
     #[must_use]
     pub fn deadline(&self) -> Duration {
         let timers = [
@@ -206,13 +210,13 @@ impl Replica {
         (self.view, self.changing.is_none())
     }
 
-    /// Who has a vote.
+    /// Replicas with a vote.
     #[must_use]
     pub fn membership(&self) -> &Membership {
         self.service.membership()
     }
 
-    /// The last place that was executed here.
+    /// The last sequence number that was executed here.
     #[must_use]
     pub fn executed(&self) -> Seq {
         self.service.executed()
@@ -236,25 +240,26 @@ impl Replica {
         self.service.machine()
     }
 
-    /// What others were shown to have done wrong.
+    /// Proofs of misbehaviour.
     #[must_use]
     pub fn evidence(&self) -> Vec<Arc<Misbehaviour>> {
         self.exposed.all()
     }
 
-    /// Whether this replica has a vote.
+    /// True when this replica has a vote.
     #[must_use]
     pub fn is_member(&self) -> bool {
         self.me.is_some()
     }
 
-    /// Whether this replica leads a view that has begun.
+    /// True when this replica leads a view that has begun.
     #[must_use]
     pub fn leads(&self) -> bool {
         self.changing.is_none() && self.is_primary()
     }
 
-    /// The batches that are still here and were executed after `after`, with their places. For observers.
+    /// The batches that are still here and were executed after `after`, with their sequence numbers. For
+    /// observers.
     pub fn decided_since(&self, after: Seq) -> impl Iterator<Item = (Seq, &Arc<Batch>)> {
         self.history.since(after)
     }
@@ -272,7 +277,8 @@ impl Replica {
         if self.config.makes(SeededFault::QuorumOffByOne) { quorum - 1 } else { quorum }
     }
 
-    /// The last place that may be agreed on: within the window, and not beyond the end of the epoch.
+    /// The last sequence number that may be agreed on: within the window, and not beyond the end of the
+    /// epoch.
     fn high(&self) -> Seq {
         let high = self.log.high();
         self.service.successor().map_or(high, |(end, _)| high.min(*end))
@@ -308,7 +314,7 @@ impl Replica {
                 let supply = self.supply(fetch);
                 out.push(Effect::Send(To::One(from), Message::Supply(supply)));
             }
-            // Whoever was a member when we last looked may know what came after.
+            // A peer that was a member when we last looked may know what came after.
             Message::Stable(proof) => self.on_stable_proof(now, from, proof, out),
             Message::Supply(supply) => self.on_supply(now, from, supply, out),
             Message::Status(status) => self.on_status(now, from, member, status, out),

@@ -1,4 +1,5 @@
-//! How a view begins: what may have been committed before is proposed again at its place (TOCS 4.4).
+//! Beginning of a view: what may have been committed before is proposed again at its sequence number (TOCS
+//! 4.4).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,12 +15,12 @@ use crate::pbft::{
     statement::{Claim, Phase},
 };
 
-/// What a new view follows from: the paper's min-s and O.
+/// Consequences of a quorum of view changes: the paper's min-s and O.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) base: Seq,
-    /// For each place after the base, up to the last that somebody prepared: the view and batch that were prepared there
-    /// last, or nothing.
+    /// For each sequence number after the base, up to the last prepared one: the view and batch that were
+    /// prepared there last, or nothing.
     pub(super) slots: Vec<(Seq, Option<(View, Digest)>)>,
 }
 
@@ -39,7 +40,7 @@ impl Plan {
         Self { base, slots }
     }
 
-    /// The digest of each place; gaps get the null batch.
+    /// The digest of each sequence number; gaps get the null batch.
     pub(super) fn proposals(&self) -> Vec<(Seq, Digest)> {
         let null = Batch::null().digest();
         self.slots.iter().map(|(seq, chosen)| (*seq, chosen.map_or(null, |(_, digest)| digest))).collect()
@@ -153,12 +154,12 @@ impl Replica {
         if self.changing.is_some() {
             self.begin_view(now, &new, out);
         } else {
-            // It began in an earlier life; now it can be shown to others again.
+            // It began in an earlier incarnation; now it can be shown to others again.
             self.new_view = Some(new);
         }
     }
 
-    /// A NEW-VIEW of somebody else was checked.
+    /// The NEW-VIEW of another replica was checked.
     pub(super) fn enter_view(&mut self, now: Moment, new: &Arc<NewView>, out: &mut Vec<Effect>) {
         let ahead = new.view > self.view || (new.view == self.view && self.changing.is_some());
         if new.epoch != self.epoch() || !ahead || self.me == Some(new.replica) {
@@ -188,7 +189,7 @@ impl Replica {
         }
         let base = new.stable.as_ref().map_or(self.log.low(), |proof| proof.checkpoint.seq);
         self.proposed = new.proposals.last().map_or(base, |(last, _)| *last);
-        // A view that is gone on with after a restart may have come further since.
+        // A view that is resumed after a restart may have come further since.
         self.proposed = self.proposed.max(self.executed());
         for (seq, digest) in &new.proposals {
             self.adopt(now, *seq, *digest, out);
@@ -203,7 +204,7 @@ impl Replica {
         }
     }
 
-    /// Places that the view began with and that lay beyond our window are inside it now.
+    /// Sequence numbers that the view began with and that lay beyond our window are inside it now.
     pub(super) fn adopt_rest(&mut self, now: Moment, beyond: Seq, out: &mut Vec<Effect>) {
         let Some(new) = self.new_view.clone().filter(|_| self.changing.is_none()) else { return };
         for (seq, digest) in new.proposals.iter().filter(|(seq, _)| *seq > beyond) {
@@ -213,7 +214,7 @@ impl Replica {
         }
     }
 
-    /// The view began with this batch at this place: votes for it, once its body is here.
+    /// The view began with this batch at this sequence number: votes for it, once its body is here.
     fn adopt(&mut self, now: Moment, seq: Seq, digest: Digest, out: &mut Vec<Effect>) {
         let locks = self.config.makes(SeededFault::LockAcrossViews);
         let Some(slot) = self.log.get_mut(seq) else { return };

@@ -8,7 +8,7 @@ use std::{
 
 use crate::pbft::{batch::Request, clients::CLIENT_WINDOW, ids::PublicKey};
 
-/// Requests that are passed on in one go.
+/// Requests that are relayed in one go.
 const RELAYED_MAX: usize = 32;
 
 /// A request's name.
@@ -25,7 +25,7 @@ pub(super) struct Pool {
     waiting: BTreeMap<Key, Waiting>,
     /// In order of arrival. Entries that no longer wait are skipped.
     arrivals: VecDeque<Key>,
-    /// What the primary has not proposed yet. Entries that no longer wait are skipped.
+    /// Requests that the primary has not proposed yet. Entries that no longer wait are skipped.
     proposable: VecDeque<Key>,
 }
 
@@ -34,12 +34,12 @@ pub(super) struct Pool {
 pub(super) struct Waiting {
     pub(super) request: Arc<Request>,
     pub(super) since: Duration,
-    /// When it was last passed on.
+    /// Time of the last relay.
     relayed_at: Duration,
 }
 
 impl Pool {
-    /// Takes in a request, unless it is known or its client has too many.
+    /// Adds a request, unless it is known or its client has too many.
     pub(super) fn add(&mut self, request: Arc<Request>, now: Duration) -> bool {
         let key = key_of(&request);
         if self.waiting.contains_key(&key) || self.of_client(&request.client) >= CLIENT_WINDOW {
@@ -71,12 +71,12 @@ impl Pool {
         self.arrivals.iter().filter(|key| key.0 == *client).find_map(|key| self.waiting.get(key))
     }
 
-    /// When the request that was passed on longest ago was.
+    /// Time of the oldest relay.
     pub(super) fn first_relayed(&self) -> Option<Duration> {
         self.arrivals.iter().filter_map(|key| self.waiting.get(key)).map(|waiting| waiting.relayed_at).min()
     }
 
-    /// Requests that were last passed on at `before` or earlier, the oldest first. They count as passed on now.
+    /// Requests that were last relayed at `before` or earlier, the oldest first. They count as relayed now.
     pub(super) fn take_unrelayed(&mut self, before: Duration, now: Duration) -> Vec<Arc<Request>> {
         let mut due = Vec::new();
         for key in &self.arrivals {
@@ -110,7 +110,7 @@ impl Pool {
         }
     }
 
-    /// Since when the first proposable request waits.
+    /// Time since which the first proposable request waits.
     pub(super) fn proposable_since(&self) -> Option<Duration> {
         self.proposable.iter().find_map(|key| self.waiting.get(key)).map(|waiting| waiting.since)
     }

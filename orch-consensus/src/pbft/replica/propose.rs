@@ -1,4 +1,4 @@
-//! What the primary proposes and when, and how requests reach it (TOCS 4.1, 4.2 and 5.1).
+//! Proposals of the primary, and the requests that reach it (TOCS 4.1, 4.2 and 5.1).
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ impl Replica {
             }
             Standing::Done(Some(reply)) if from == request.client => self.reply(from, reply, out),
             Standing::Refused if from == request.client => {
-                // It may not know that it has a later life.
+                // It may not know that it has a later incarnation.
                 let session = self.service.session(&from);
                 if session > request.session {
                     let reply = Reply { session, number: 0, seq: Seq::ZERO, outcomes: Vec::new() };
@@ -48,7 +48,7 @@ impl Replica {
         }
     }
 
-    /// Tells a client what came of its request.
+    /// Sends a client the outcome of its request.
     pub(super) fn reply(&self, client: PublicKey, reply: Arc<Reply>, out: &mut Vec<Effect>) {
         out.push(Effect::Send(To::One(client), Message::Reply(self.epoch(), self.view, reply)));
     }
@@ -66,8 +66,8 @@ impl Replica {
         self.membership().by_key(client).is_some() || self.config.clients.contains(client)
     }
 
-    /// Proposes as long as there is reason and room: at once while nothing is in flight, otherwise when a batch is full or
-    /// has waited, and never with more in flight than the pipeline holds.
+    /// Proposes as long as there is reason and room: at once while nothing is in flight, otherwise when a
+    /// batch is full or has waited, and never with more in flight than the pipeline holds.
     pub(super) fn propose(&mut self, now: Moment, out: &mut Vec<Effect>) {
         while self.leads() && self.proposed < self.high() {
             let in_flight = self.proposed.0.saturating_sub(self.executed().0);
@@ -88,7 +88,7 @@ impl Replica {
         }
     }
 
-    /// When a batch that is not full is proposed all the same.
+    /// Time at which a batch that is not full is proposed all the same.
     pub(super) fn batch_at(&self) -> Option<Duration> {
         if !self.leads() || self.proposed >= self.high() {
             return None;
@@ -125,7 +125,7 @@ impl Replica {
 
     fn propose_batch(&mut self, now: Moment, requests: Vec<Arc<Request>>, out: &mut Vec<Effect>) {
         let Some(me) = self.me else { return };
-        // A null batch brings the end of an epoch nearer when nobody asks for anything.
+        // A null batch brings the end of an epoch nearer when there are no requests.
         let batch =
             Arc::new(if requests.is_empty() { Batch::null() } else { Batch::new(now.wall, requests) });
         self.proposed = self.proposed.next();
@@ -142,7 +142,8 @@ impl Replica {
         self.publish(Message::PrePrepare(batch, vote), out);
     }
 
-    /// Takes a batch as the one at its place in this view, and puts that in the log. The vote that says so comes next.
+    /// Accepts a batch at its sequence number in this view, and puts that in the log. The vote that says so
+    /// comes next.
     pub(super) fn accept(
         &mut self,
         now: Moment,

@@ -1,11 +1,12 @@
 //! Linearizable reads without ordering them.
 //!
-//! A command is answered when it is committed, and then f + 1 correct replicas have prepared it. Any quorum of replicas that
-//! are asked later contains one of those, so a replica that waits until it has executed the highest place that anyone in a
-//! quorum has prepared has executed the command. It needs no second round for writes and no matching answers, which is where
-//! the read optimisation of the paper loses liveness (Berger, Reiser and Bessani, "Making Reads in BFT State Machine Replication
-//! Fast, Linearizable, and Live", SRDS 2021): whoever lies or stays silent can only make a read slow, because after a while it
-//! is ordered like a command.
+//! A command is answered when it is committed, and then f + 1 correct replicas have prepared it. Any quorum
+//! of replicas that are asked later contains one of those, so a replica that waits until it has executed the
+//! highest sequence number that anyone in a quorum has prepared has executed the command. It needs no second
+//! round for writes and no matching answers, which is where the read optimisation of the paper loses liveness
+//! (Berger, Reiser and Bessani, "Making Reads in BFT State Machine Replication Fast, Linearizable, and Live",
+//! SRDS 2021): a Byzantine or silent replica can only make a read slow, because after a while it is ordered
+//! like a command.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +18,7 @@ use crate::pbft::{
     message::Message,
 };
 
-/// Reads that wait, and the round of questions that is on its way for some of them.
+/// Reads that wait, and the query that is on its way for some of them.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     last: u64,
@@ -57,7 +58,8 @@ impl Replica {
         prepared: Seq,
         out: &mut Vec<Effect>,
     ) {
-        // What lies beyond everything that can have been agreed on is a lie, or we are far behind: neither helps.
+        // An answer beyond everything that can have been agreed on is false, or we are far behind: neither
+        // helps.
         let possible = prepared <= self.log.low().plus(2 * self.window());
         if let Some(round) = self.reads.round.as_mut().filter(|round| round.id == id && possible) {
             round.answers.insert(from, prepared);

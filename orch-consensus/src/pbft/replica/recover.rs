@@ -15,7 +15,7 @@ use crate::pbft::{
     statement::Phase,
 };
 
-/// Why a log cannot be gone on from.
+/// Reason why a log cannot be recovered from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the log of this replica cannot be used: {0}")]
 pub struct RecoverError(String);
@@ -26,7 +26,7 @@ impl From<Malformed> for RecoverError {
     }
 }
 
-/// What the records of a log say, taken together.
+/// Records of a log, sorted.
 #[derive(Default)]
 struct Found {
     bodies: BTreeMap<Seq, Vec<Arc<Batch>>>,
@@ -99,7 +99,8 @@ impl Found {
 }
 
 impl Replica {
-    /// Takes in the log of an earlier life, before the first step. The effects include the votes of that life once more.
+    /// Replays the log of an earlier incarnation, before the first step. The effects include its votes once
+    /// more.
     ///
     /// # Errors
     /// [`RecoverError`] when the log does not belong to this group or to this version of the machine.
@@ -149,7 +150,8 @@ impl Replica {
         self.prepared_max = self.prepared_max.max(executed);
         if let Some(proof) = found.last_stable(|seq| seq <= executed) {
             self.make_stable(now, proof, past);
-            // The place where the epoch began is the low watermark already; others may need the proof all the same.
+            // The sequence number where the epoch began is the low watermark already; others may need the
+            // proof all the same.
             if self.stable.as_ref().is_none_or(|known| known.checkpoint.seq < proof.checkpoint.seq) {
                 self.stable = Some(proof.clone());
             }
@@ -204,7 +206,7 @@ impl Replica {
         }
     }
 
-    /// Votes of the earlier life may not have gone out. They say what they said, so they may go out twice.
+    /// Votes of the earlier incarnation may not have gone out. They are the same, so they may go out twice.
     fn vote_again(&mut self, out: &mut Vec<Effect>) {
         if let Some(new) = self.new_view.clone().filter(|new| new.signature == UNSIGNED) {
             self.publish(Message::NewView(new), out);

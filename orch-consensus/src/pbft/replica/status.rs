@@ -1,5 +1,6 @@
-//! Replicas tell each other where they are, and send what the other lacks (thesis of Castro, 2001, 5.2: retransmission by
-//! status). This alone makes up for lost messages: nothing else is ever sent twice on suspicion.
+//! Replicas send each other their positions, and what the other lacks (thesis of Castro, 2001, 5.2:
+//! retransmission by status). This alone makes up for lost messages: nothing else is ever sent twice on
+//! suspicion.
 
 use super::Replica;
 use crate::pbft::{
@@ -10,7 +11,7 @@ use crate::pbft::{
     statement::Phase,
 };
 
-/// Places that are helped along in one go.
+/// Sequence numbers that are helped along in one go.
 const PLACES_MAX: usize = 16;
 
 impl Replica {
@@ -42,7 +43,7 @@ impl Replica {
         status: Status,
         out: &mut Vec<Effect>,
     ) {
-        // Once in a while is enough, whoever asks how often.
+        // Once in a while is enough, however often a peer asks.
         let again =
             self.helped.get(&from).is_none_or(|at| now.elapsed >= *at + self.config.status_interval / 2);
         if !again {
@@ -70,7 +71,7 @@ impl Replica {
         self.help_along(member, status, out);
     }
 
-    /// Sends what a replica lacks at the next places after those it executed.
+    /// Sends what a replica lacks at the sequence numbers after those it executed.
     fn help_along(&self, to: ReplicaId, status: Status, out: &mut Vec<Effect>) {
         let same_view = status.view == self.view && !status.changing && self.changing.is_none();
         let missing = self.log.iter().filter(|(seq, _)| *seq > status.executed);
@@ -83,7 +84,7 @@ impl Replica {
         }
     }
 
-    /// Our own votes for a place; as the primary, with the batch. COMMITs count in every view.
+    /// Our own votes for a sequence number; as the primary, with the batch. COMMITs count in every view.
     fn send_votes(&self, to: ReplicaId, slot: &Slot, same_view: bool, out: &mut Vec<Effect>) {
         let Some(index) = self.me.and_then(|me| self.membership().index(me)) else { return };
         if let Some(vote) = slot.prepares.of(index).copied().filter(|_| same_view) {

@@ -1,6 +1,6 @@
-//! Catching up with a stable checkpoint (TOCS 5.3). Everything is verified from the checkpoint's certificate: the snapshot by
-//! the hashes of its chunks, the batches after it by the hash chain. So any one honest replica is enough to get it from, and
-//! a liar costs one question.
+//! Catching up with a stable checkpoint (TOCS 5.3). Everything is verified from the checkpoint's certificate:
+//! the snapshot by the hashes of its chunks, the batches after it by the hash chain. So any one honest
+//! replica is enough to get it from, and a Byzantine replica costs one request.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,9 +22,9 @@ use crate::pbft::{
     service::link,
 };
 
-/// Changes of members that a client is told of in one message.
+/// Changes of members in one message to a client.
 const STEPS_MAX: usize = 16;
-/// Questions that are open at a time.
+/// Requests that are open at a time.
 const QUESTIONS_MAX: usize = 16;
 
 /// On the way to a stable checkpoint.
@@ -32,7 +32,7 @@ const QUESTIONS_MAX: usize = 16;
 pub(super) struct Transfer {
     target: Arc<StableProof>,
     stage: Stage,
-    /// When what was asked for is asked of somebody else.
+    /// Time at which another peer is asked.
     retry_at: Duration,
     /// Counts whom we ask.
     turn: usize,
@@ -106,7 +106,7 @@ impl Replica {
                 transfer.stage = Stage::Digests { after: executed, digests: Vec::new() };
                 Self::event(out, Event::Fetching(transfer.target.checkpoint.seq));
             }
-            // What came from one replica so far cannot be told apart from a lie.
+            // Digests of one replica cannot be told apart from false ones so far.
             Stage::Digests { after, digests } => {
                 *after = executed;
                 digests.clear();
@@ -116,7 +116,7 @@ impl Replica {
         self.ask(out);
     }
 
-    /// Asks for the next parts.
+    /// Fetches the next pieces.
     fn ask(&self, out: &mut Vec<Effect>) {
         let Some(transfer) = &self.transfer else { return };
         let questions: Vec<Fetch> = match &transfer.stage {
@@ -144,7 +144,7 @@ impl Replica {
         }
     }
 
-    /// Somebody to ask, each time another.
+    /// Peer to fetch from, each time another.
     fn peer(&self, turn: usize) -> Option<PublicKey> {
         // The members of the target's epoch have it; those of an epoch that we know may have left.
         let target = self.transfer.as_ref()?.target.as_ref();
@@ -384,7 +384,7 @@ impl Replica {
         self.run_transfer(now, out);
     }
 
-    /// Where the epoch ends, a target beyond it proves that the old members agreed to go on from here.
+    /// At the end of the epoch, a target beyond it proves that the old members agreed to go on from here.
     fn pass_epoch(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let Some(target) = self.transfer.as_ref().map(|transfer| transfer.target.clone()) else { return };
         let executed = self.executed();

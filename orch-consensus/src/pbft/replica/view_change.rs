@@ -15,7 +15,8 @@ use crate::pbft::{
 /// On the way to a view.
 #[derive(Debug, Default)]
 pub(super) struct Changing {
-    /// When the view after it is tried. Runs only once a quorum is on its way, so that nobody runs ahead alone.
+    /// Time at which the view after it is tried. Runs only once a quorum is on its way, so that no replica
+    /// runs ahead alone.
     pub(super) deadline: Option<Duration>,
     /// Our VIEW-CHANGE went out.
     sent: bool,
@@ -47,7 +48,7 @@ impl Collected {
 }
 
 impl Replica {
-    /// When the primary is suspected: a request or a proposal has waited for too long.
+    /// Time at which the primary is suspected: a request or a proposal has waited for too long.
     pub(super) fn suspicion_at(&self) -> Option<Duration> {
         if self.changing.is_some() || self.me.is_none() || self.transfer.is_some() {
             return None;
@@ -59,14 +60,15 @@ impl Replica {
         };
         let proposal =
             self.oldest_proposal().filter(|_| !self.config.makes(SeededFault::TimerNeedsOwnRequest));
-        // An epoch that is to end takes batches, which the primary has to propose although nobody asks for anything.
+        // An epoch that is to end takes batches, which the primary has to propose even without requests.
         let ending =
             self.service.successor().filter(|(end, _)| *end > self.executed()).map(|_| self.progress_at);
         let since = [request, proposal, ending].into_iter().flatten().min()?;
         Some(since + self.timeout())
     }
 
-    /// Since when the oldest proposal that is not executed is here: a timer has to run for it even where nobody asked us.
+    /// Time since which the oldest proposal that is not executed is here: a timer has to run for it even
+    /// without a request of ours.
     fn oldest_proposal(&self) -> Option<Duration> {
         let waiting = self.log.iter().filter(|(seq, _)| *seq > self.executed());
         waiting.filter_map(|(_, slot)| slot.proposal.map(|proposal| proposal.since)).next()
@@ -109,7 +111,8 @@ impl Replica {
             return;
         }
         changing.sent = true;
-        // P: for each place after the stable checkpoint, what was prepared here in the highest view.
+        // P: for each sequence number after the stable checkpoint, what was prepared here in the highest
+        // view.
         let certificates: Vec<_> = self
             .log
             .iter()
@@ -117,7 +120,8 @@ impl Replica {
             .filter(|certificate| certificate.epoch == self.epoch())
             .collect();
         let prepared = certificates.iter().map(|known| (known.seq, known.view, known.digest)).collect();
-        // C: the proof of the stable checkpoint. One that ended the epoch before needs no proof among those who are in this one.
+        // C: the proof of the stable checkpoint. One that ended the epoch before needs no proof among those
+        // who are in this one.
         let stable = self.stable.as_ref().filter(|proof| proof.checkpoint.epoch == self.epoch());
         let summary = Summary {
             epoch: self.epoch(),
@@ -141,12 +145,12 @@ impl Replica {
     ) {
         let summary = &change.summary;
         let known = self.view_changes.latest.get(&from);
-        let news = known.is_none_or(|known| {
+        let changed = known.is_none_or(|known| {
             let (known, new) = (&known.summary, summary);
             (known.view, known.stable) < (new.view, new.stable)
         });
         let current = summary.view > self.view || (summary.view == self.view && self.changing.is_some());
-        if summary.replica != from || summary.epoch != self.epoch() || !news || !current {
+        if summary.replica != from || summary.epoch != self.epoch() || !changed || !current {
             return;
         }
         if let (Some(claims), Some(sender)) = (self.view_change_claims(&change), self.key_of(from)) {
@@ -177,8 +181,9 @@ impl Replica {
         Some(claims)
     }
 
-    /// Whether a replica can have claimed this: places in order within its window, prepared in earlier views. Nothing is done
-    /// with a claim before, so that a liar cannot have us count up to any number.
+    /// True when a replica can have claimed this: sequence numbers in order within its window, prepared in
+    /// earlier views. Nothing is done with a claim before, so that a Byzantine replica cannot have us count
+    /// up to any number.
     pub(super) fn is_possible(&self, summary: &Summary) -> bool {
         let Some(high) = summary.stable.0.checked_add(self.window()) else { return false };
         let ascending = summary.prepared.windows(2).all(|pair| pair[0].0 < pair[1].0);
@@ -188,7 +193,8 @@ impl Replica {
         ascending && summary.prepared.iter().all(inside)
     }
 
-    /// The signatures behind a checkpoint that a view change starts from. The place where this epoch began needs none.
+    /// The signatures behind a checkpoint that a view change starts from. The one where this epoch began
+    /// needs none.
     pub(super) fn base_claims(
         &self,
         seq: Seq,
@@ -203,7 +209,7 @@ impl Replica {
         }
     }
 
-    /// The last place of the epoch before.
+    /// The last sequence number of the epoch before.
     pub(super) fn epoch_start(&self) -> Seq {
         let current = self.steps.iter().find(|step| step.membership.epoch() == self.epoch());
         current.map_or(Seq::ZERO, |step| step.checkpoint.seq)
@@ -228,7 +234,8 @@ impl Replica {
     }
 
     fn consider_view_changes(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        // f + 1 replicas that are ahead: one of them is correct and had a reason. Joining keeps views together (TOCS 4.5.2).
+        // f + 1 replicas that are ahead: one of them is correct and had a reason. Joining keeps views
+        // together (TOCS 4.5.2).
         let ahead: Vec<_> = self.view_changes.beyond(self.view).collect();
         if ahead.len() >= self.membership().quorum().weak()
             && let Some(view) = ahead.into_iter().min()
@@ -244,15 +251,16 @@ impl Replica {
         self.try_begin_view(out);
     }
 
-    /// When a request that takes long is passed on: after half of the time that the primary has for it, and again after as
-    /// much.
+    /// Time at which a slow request is relayed: after half of the time that the primary has for it, and again
+    /// after as much.
     pub(super) fn relay_at(&self) -> Option<Duration> {
         self.me?;
         self.pool.first_relayed().map(|relayed_at| relayed_at + self.config.request_timeout / 2)
     }
 
-    /// A request of ours that takes long goes to all, so that they watch the primary too; somebody else's goes to the primary,
-    /// which may not have it (TOCS 4.1). Also on the way to another view: others may not be, and go on without us.
+    /// A slow request of ours goes to all, so that they watch the primary too; another client's goes to the
+    /// primary, which may not have it (TOCS 4.1). Also on the way to another view: others may not be, and go
+    /// on without us.
     fn relay(&mut self, now: Moment, out: &mut Vec<Effect>) {
         if self.relay_at().is_none_or(|at| at > now.elapsed) {
             return;

@@ -24,19 +24,19 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
 pub(super) fn permit_for(
     command: &Bytes,
     max: usize,
-    places: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
 ) -> Result<OwnedSemaphorePermit, ConsensusError> {
     let size = command.len();
     if size > max {
         return Err(ConsensusError::TooLarge { size, max });
     }
-    places.clone().try_acquire_owned().map_err(|error| match error {
+    permits.clone().try_acquire_owned().map_err(|error| match error {
         TryAcquireError::NoPermits => ConsensusError::Busy,
         TryAcquireError::Closed => ConsensusError::Stopped,
     })
 }
 
-/// What callers ask of the loop. Each brings its permit in the queue, which it gives back when it is answered.
+/// Requests of callers to the loop. Each holds its queue permit until it is answered.
 #[derive(Debug)]
 pub(super) enum Call {
     Propose(Bytes, Reply<Committed>, OwnedSemaphorePermit),
@@ -46,7 +46,7 @@ pub(super) enum Call {
     Shutdown,
 }
 
-/// What the loop and the callers look at.
+/// State that the loop and the callers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     status: Mutex<ConsensusStatus>,
@@ -125,10 +125,10 @@ impl Waiting {
         self.callers.is_empty()
     }
 
-    /// Tells the caller, and says whether it was about a command.
+    /// Answers the caller, and returns true if it waited for a command.
     pub(super) fn answer(&mut self, token: u64, answer: Result<Answer, Refusal>) -> bool {
         let Some((caller, _place)) = self.callers.remove(&token) else { return false };
-        // Whoever gave up waiting does not want the answer.
+        // A caller that dropped the future does not want the answer.
         match caller {
             Caller::Command(reply) => {
                 let answer =
@@ -144,7 +144,7 @@ impl Waiting {
         }
     }
 
-    /// Nobody will hear what came of what they asked.
+    /// Drops all callers without an answer.
     pub(super) fn give_up(&mut self) {
         self.callers.clear();
     }

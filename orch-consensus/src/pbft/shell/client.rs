@@ -29,17 +29,18 @@ use crate::pbft::{
     message::Message,
 };
 
-/// Calls that are taken in one turn.
+/// Calls of one turn.
 const CALLS_OF_TURN: usize = 4096;
-/// Messages that are taken in one turn.
+/// Messages of one turn.
 const MESSAGES_OF_TURN: usize = 256;
 
-/// A client of a group that agrees with PBFT, without a vote and without the state. It has what f + 1 members say came of its
-/// commands, so up to f of them can lie as they like. A command that changes nothing is a linearizable read.
+/// A client of a group that agrees with PBFT, without a vote and without the state. It has what f + 1 members
+/// say came of its commands, so up to f of them can be Byzantine. A command that changes nothing is a
+/// linearizable read.
 ///
-/// The members name its key in [`Config::clients`](crate::pbft::Config::clients), all of them the same keys, and their
-/// transports let it in. A key serves one client at a time: the later of two takes the place of the earlier, whose commands
-/// then end with [`ConsensusError::OutcomeUnknown`].
+/// The members name its key in [`Config::clients`](crate::pbft::Config::clients), all of them the same keys,
+/// and their transports let it in. A key serves one client at a time: the later of two supersedes the
+/// earlier, whose commands then end with [`ConsensusError::OutcomeUnknown`].
 ///
 /// Dropping it stops it without waiting for anything; [`PbftClient::shutdown`] does so in good order.
 pub struct PbftClient {
@@ -58,8 +59,9 @@ enum Call {
 }
 
 impl PbftClient {
-    /// A client of the group with this configuration, the same that its members have; where their log is and how durable it is
-    /// does not matter here. `signer` and `transport` have the same key. Begins a task, so it needs a Tokio runtime.
+    /// A client of the group with this configuration, the same that its members have; where their log is and
+    /// how durable it is does not matter here. `signer` and `transport` have the same key. Begins a task, so
+    /// it needs a Tokio runtime.
     ///
     /// # Errors
     /// [`PbftConfigError`].
@@ -96,11 +98,11 @@ impl PbftClient {
         })
     }
 
-    /// Has the group carry out a command, once. Waits as long as it takes; whoever stops waiting does not know whether the
-    /// command was or will be carried out.
+    /// Has the group execute a command, once. Waits without a limit; a caller that stops waiting does not
+    /// know whether the command was or will be executed.
     ///
     /// # Errors
-    /// [`ConsensusError`], and whether it was carried out all the same.
+    /// [`ConsensusError`], and whether it was executed all the same.
     pub async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
         let permit = permit_for(&command, self.max_command_bytes, &self.permits)?;
         let (reply, answer) = oneshot::channel();
@@ -108,14 +110,14 @@ impl PbftClient {
         answer.await.unwrap_or(Err(ConsensusError::Stopped))
     }
 
-    /// Ends it. Commands without an answer end with [`ConsensusError::Stopped`]; what came of them is not known. The
-    /// transport stays open.
+    /// Ends it. Commands without an answer end with [`ConsensusError::Stopped`]; what came of them is not
+    /// known. The transport stays open.
     pub async fn shutdown(&self) {
         self.permits.close();
         // It may have ended by itself.
         let _ = self.calls.send(Call::Shutdown);
         if let Some(task) = self.task.lock().await.take() {
-            // A loop that panicked said so.
+            // A loop that panicked has logged it.
             let _ = task.await;
         }
     }
@@ -127,7 +129,7 @@ impl fmt::Debug for PbftClient {
     }
 }
 
-/// The loop: takes in what happened, has the client decide what to do about it, and does that.
+/// The loop: feeds inputs to the client and executes its effects.
 struct Driver {
     client: Client,
     transport: Arc<dyn Transport>,
@@ -139,7 +141,7 @@ struct Driver {
 }
 
 impl Driver {
-    /// Runs until it is told to stop, or nobody is left who could ask for anything.
+    /// Runs until the shutdown, or until the last handle is dropped.
     async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
         let transport = self.transport.clone();
         let mut taken = Vec::new();

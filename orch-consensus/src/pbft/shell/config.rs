@@ -1,4 +1,4 @@
-//! What a member is told at its start.
+//! Configuration of a member.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -13,35 +13,37 @@ use crate::pbft::{
     membership::Membership,
 };
 
-/// What a command takes in a batch besides itself.
+/// Bytes of a command in a batch besides itself.
 const COMMAND_OVERHEAD: usize = 512;
-/// What messages besides batches may need: parts of snapshots, view changes of large groups.
+/// Bytes that messages besides batches may need: chunks of snapshots, view changes of large groups.
 const MESSAGE_SLACK: usize = 4 << 20;
 
-/// How a member of a group works.
+/// Configuration of a member of a group.
 #[derive(Clone, Debug)]
 pub struct PbftConfig {
-    /// What the group is called. Members of groups with different names have nothing to say to each other.
+    /// Name of the group. Members of groups with different names do not understand each other.
     pub group_name: String,
     /// The first members by name: the same set everywhere and for ever. Later members follow from it.
     pub members: BTreeMap<String, PeerId>,
     /// The protocol. The same `checkpoint_interval`, `window` and `snapshot_bytes_min` in all members.
     pub core: Config,
-    /// Where the log is. None only where nothing is durable.
+    /// Directory of the log. None only where nothing is durable.
     pub directory: Option<PathBuf>,
-    /// What an answered command survives here. That a group forgets nothing, and that its members keep to what they said
-    /// before a crash, rests on it: with [`Durability::Memory`] a member that restarts counts as a faulty one.
+    /// Failures that an answered command survives here. That a group forgets nothing, and that its members
+    /// keep to their votes before a crash, rests on it: with [`Durability::Memory`] a member that restarts
+    /// counts as a faulty one.
     pub durability: Durability,
-    /// Votes travel on this channel of the transport, and everything that may be large and can wait on the next one.
+    /// Votes travel on this channel of the transport, and everything that may be large and can wait on the
+    /// next one.
     pub channel: Channel,
     /// Commands and reads of this member that may wait for their answers; one more is refused as busy.
     pub queue_max: usize,
     /// The largest command in bytes.
     pub max_command_bytes: usize,
-    /// Bytes that may wait to be written to the log. When there are more (the disk is full, or very slow), this member
-    /// takes part in nothing until they are written.
+    /// Bytes that may wait to be written to the log. When there are more (the disk is full, or very slow),
+    /// this member takes part in nothing until they are written.
     pub log_queue_bytes_max: usize,
-    /// How long [`shutdown`](orch_core::consensus::Consensus::shutdown) waits for what was accepted.
+    /// Time that [`shutdown`](orch_core::consensus::Consensus::shutdown) waits for accepted calls.
     pub shutdown_timeout: Duration,
 }
 
@@ -63,7 +65,7 @@ impl PbftConfig {
         }
     }
 
-    /// Keeps the log in this directory, each change synced before anything is said on the strength of it.
+    /// Keeps the log in this directory, each change synced before any message depends on it.
     #[must_use]
     pub fn durable(self, directory: impl Into<PathBuf>) -> Self {
         Self { directory: Some(directory.into()), durability: Durability::Sync, ..self }
@@ -102,7 +104,7 @@ impl PbftConfig {
         Membership::genesis(members).map_err(|error| PbftConfigError(error.to_string()))
     }
 
-    /// What stands for the group in everything that is signed: its name and its first members.
+    /// Digest that stands for the group in everything that is signed: its name and its first members.
     ///
     /// # Errors
     /// [`PbftConfigError`] when these can be no members.
@@ -111,7 +113,7 @@ impl PbftConfig {
         Ok(Digest::of("orch pbft group", &[self.group_name.as_bytes(), &genesis.digest().0]))
     }
 
-    /// Refuses a transport that cannot serve this group, or somebody else.
+    /// Refuses a transport that cannot serve this group, or has another key.
     pub(super) fn check_transport(
         &self,
         transport: &dyn Transport,
@@ -140,7 +142,7 @@ impl PbftConfig {
     }
 }
 
-/// What is wrong with a [`PbftConfig`].
+/// Invalid values of a [`PbftConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PbftConfigError(pub(super) String);
 

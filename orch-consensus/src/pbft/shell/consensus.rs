@@ -41,18 +41,20 @@ use crate::pbft::{
     wal,
 };
 
-/// One member of a group that agrees with PBFT: as long as fewer than a third of the members are faulty, in whatever way, the
-/// group has one order of commands and goes on.
+/// One member of a group that agrees with PBFT: as long as fewer than a third of the members are faulty, in
+/// whatever way, the group has one order of commands and goes on.
 ///
-/// Every member takes proposals; those that do not lead pass them on. All that arrives by the transport is taken, so no other
-/// protocol can share it.
+/// Every member takes proposals; those that do not lead pass them on. All that arrives by the transport is
+/// taken, so no other protocol can share it.
 ///
-/// A change of members is a vote: it is adopted once as many members as contain a correct one (f + 1) have asked for the same,
-/// and [`Consensus::change_membership`] answers when the vote of this member is ordered. It is in force some checkpoints later;
-/// the status shows the members that are. The `detail` of a new member is its public key, 32 bytes. The transport has to be told
-/// about the new member first, and the new member begins with the same [`PbftConfig::members`] as everybody else.
+/// A change of members is a vote: it is adopted once as many members as contain a correct one (f + 1) have
+/// asked for the same, and [`Consensus::change_membership`] answers when the vote of this member is ordered.
+/// It is in force some checkpoints later; the status shows the members that are. The `detail` of a new member
+/// is its public key, 32 bytes. The transport has to know the new member first, and the new member
+/// begins with the same [`PbftConfig::members`] as all others.
 ///
-/// Dropping the last handle stops it without waiting for anything; [`Consensus::shutdown`] does so in good order.
+/// Dropping the last handle stops it without waiting for anything; [`Consensus::shutdown`] does so in good
+/// order.
 pub struct PbftConsensus {
     config: PbftConfig,
     group: Digest,
@@ -103,7 +105,7 @@ impl PbftConsensus {
     ) -> Result<Self, PbftConfigError> {
         if config.durability == Durability::Memory || config.directory.is_some() {
             return Err(PbftConfigError(
-                "a disk takes the place of directory, and durability must not be Memory".into(),
+                "a disk replaces directory, and durability must not be Memory".into(),
             ));
         }
         Self::build(config, signer, transport, Some(disk))
@@ -136,7 +138,8 @@ impl PbftConsensus {
         })
     }
 
-    /// What stands for the group in everything that is signed; [`verify_evidence`](super::verify_evidence) asks for it.
+    /// Digest that stands for the group in everything that is signed;
+    /// [`verify_evidence`](super::verify_evidence) asks for it.
     #[must_use]
     pub fn group(&self) -> Digest {
         self.group
@@ -167,7 +170,7 @@ impl PbftConsensus {
 /// A disk, what its log says, and whether that is anything.
 type Opened = (Arc<dyn Disk>, Image, bool);
 
-/// What reads the log and keeps it from then on.
+/// Reader of the log at the start, which keeps it from then on.
 struct Keeper {
     disk: Option<Arc<dyn Disk>>,
     directory: Option<std::path::PathBuf>,
@@ -210,7 +213,7 @@ impl Keeper {
             );
             disk.truncate(sound as u64).map_err(|error| failed("cutting the log", error))?;
         }
-        // What an earlier life wrote and did not sync is about to be built on.
+        // What an earlier incarnation wrote and did not sync is about to be built on.
         disk.sync().map_err(|error| failed("syncing the log", error))?;
         Ok(Some((disk, image, sound > 0)))
     }
@@ -306,7 +309,7 @@ impl Consensus for PbftConsensus {
         // One that was never started has nothing to finish.
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(task) = self.task.lock().await.take() {
-            // A loop that panicked said so.
+            // A loop that panicked has logged it.
             let _ = task.await;
         }
     }

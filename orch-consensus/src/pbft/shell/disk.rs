@@ -1,4 +1,4 @@
-//! Where a member keeps its log.
+//! Disk of a member's log.
 
 use std::{
     fmt,
@@ -17,41 +17,41 @@ const NEW_LOG: &str = "log.new";
 const LOCK: &str = "lock";
 const OWNER: &str = "owner";
 
-/// The log of one member: bytes that grow at the end, or are replaced as a whole. Called from threads that may block; from
-/// two at a time only where one of the calls is [`Disk::sync`].
+/// The log of one member: bytes that grow at the end, or are replaced as a whole. Called from threads that
+/// may block; from two at a time only where one of the calls is [`Disk::sync`].
 ///
-/// An implementation MUST: have all that was added before a [`Disk::sync`] began survive a power cut once it returned; replace
-/// at once or not at all, and for good, before it returns; add all of the bytes, or fail and leave what was there before to be
-/// read.
+/// An implementation MUST: have all that was added before a [`Disk::sync`] began survive a power cut once it
+/// returned; replace at once or not at all, and for good, before it returns; add all of the bytes, or fail
+/// and leave what was there before to be read.
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// All of it.
     ///
     /// # Errors
-    /// What the system says.
+    /// Any error of the system.
     fn read(&self) -> io::Result<Vec<u8>>;
 
     /// Cuts it to this length, for good.
     ///
     /// # Errors
-    /// What the system says.
+    /// Any error of the system.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
 
     /// Adds to the end.
     ///
     /// # Errors
-    /// What the system says. It is tried again after a while.
+    /// Any error of the system. The call is repeated after a while.
     fn append(&self, bytes: &[u8]) -> io::Result<()>;
 
     /// Makes what was added durable.
     ///
     /// # Errors
-    /// What the system says. Then nobody knows what is on the disk, and the member stops.
+    /// Any error of the system. The content of the disk is unknown then, and the member stops.
     fn sync(&self) -> io::Result<()>;
 
-    /// Puts this in the place of all of it, durably.
+    /// Replaces the whole content by this, durably.
     ///
     /// # Errors
-    /// What the system says. It is tried again after a while.
+    /// Any error of the system. The call is repeated after a while.
     fn replace(&self, bytes: &[u8]) -> io::Result<()>;
 }
 
@@ -64,7 +64,7 @@ pub struct Directory {
 
 struct Log {
     file: Arc<File>,
-    /// What is known to be whole. A write that failed may have left a part behind it.
+    /// Length that is known to be whole. A write that failed may have left a rest behind it.
     length: u64,
     torn: bool,
 }
@@ -73,8 +73,8 @@ impl Directory {
     /// Opens the directory for this member of this group, and makes it where there is none.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when somebody else has it open, [`StoreError::Corrupt`] when it belongs to another member or
-    /// group, otherwise what the system says.
+    /// [`StoreError::Locked`] when another process has it open, [`StoreError::Corrupt`] when it belongs to
+    /// another member or group, otherwise what the system says.
     pub fn open(path: impl Into<PathBuf>, group: &Digest, member: &PublicKey) -> Result<Self, StoreError> {
         let path = path.into();
         let failed = |operation| move |error| failed(operation, error);
@@ -183,7 +183,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Whose log it is, in words, because people read it when it is refused.
+/// Owner of the log, in words, because people read it when it is refused.
 fn owner(group: &Digest, member: &PublicKey) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     format!("group {}\nmember {}\n", hex(&group.0), hex(&member.0))

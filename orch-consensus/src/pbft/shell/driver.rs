@@ -1,4 +1,4 @@
-//! The loop: takes in what happened, has the replica decide what to do about it, and does that.
+//! The loop: feeds inputs to the replica and executes its effects.
 
 mod effects;
 mod status;
@@ -24,8 +24,8 @@ use super::{
     calls::{Call, Reply, Shared, Waiting},
     evidence,
     journal::{self, Journal, Progress},
-    priority_queues::{PriorityQueues, Sender},
     outbox::Outbox,
+    priority_queues::{PriorityQueues, Sender},
     verifier::Verifier,
 };
 use crate::pbft::{
@@ -37,22 +37,22 @@ use crate::pbft::{
     statement::Claim,
 };
 
-/// What is taken in before it is worked on.
+/// Messages that are received before any is worked on.
 const MESSAGES_OF_TURN: usize = 512;
 /// The same in bytes.
 const BYTES_OF_TURN: usize = 16 << 20;
-/// Messages of the slow lane that are worked on in one turn.
+/// Messages of the slow queue in one turn.
 const SLOW_OF_TURN: usize = 64;
-/// Calls that are taken in one turn.
+/// Calls of one turn.
 const CALLS_OF_TURN: usize = 4096;
-/// How often the loop lets others run while callers come in.
+/// Number of times that the loop yields while callers come in.
 const GATHERINGS_MAX: usize = 16;
-/// How often it does so in vain.
+/// Number of times that it does so in vain.
 const VAIN_GATHERINGS_MAX: usize = 3;
-/// How many times the batch delay commands wait at most for those that are on their way.
+/// Longest wait of commands for those that are on their way, in batch delays.
 const ROUNDS_DELAY_MAX: u32 = 8;
 
-/// What the loop begins with.
+/// Context of the loop.
 pub(super) struct DriverContext {
     pub(super) replica: Replica,
     pub(super) group: Digest,
@@ -94,7 +94,7 @@ impl Clock {
 /// The replica and everything around it.
 pub(super) struct Driver {
     context: DriverContext,
-    /// When the work at hand began.
+    /// Time of this turn.
     now: Moment,
     verifier: Verifier,
     queues: PriorityQueues,
@@ -113,14 +113,14 @@ pub(super) struct Driver {
     open: Vec<(u64, Bytes)>,
     open_since: Duration,
     in_flight: usize,
-    /// When the replica was last given commands, and how long it took it to have some carried out.
+    /// Time at which the replica was last given commands, and the time that it took to have some executed.
     handed_over: Duration,
     round: Duration,
-    /// What came of what callers asked.
+    /// Answers for callers.
     answers: Vec<(u64, Result<Answer, Refusal>)>,
-    /// How many callers the last turn answered.
+    /// Number of callers that the last turn answered.
     answered: usize,
-    /// When to stop at the latest, once somebody asked for it.
+    /// Latest time of the end, after a shutdown was requested.
     stop_at: Option<Duration>,
     reported: StatusReport,
 }
@@ -157,7 +157,7 @@ impl Driver {
         driver
     }
 
-    /// Runs until it is told to stop, or nobody is left who could ask for anything.
+    /// Runs until the shutdown, or until the last handle is dropped.
     pub(super) async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
         let transport = self.context.transport.clone();
         let mut journal = self.context.journal.as_ref().map(Journal::progress);
@@ -179,7 +179,7 @@ impl Driver {
                 }
                 _ = calls.recv_many(&mut taken, CALLS_OF_TURN), if !stalled && self.stop_at.is_none() => {
                     if taken.is_empty() {
-                        // The last handle is gone.
+                        // The last handle was dropped.
                         break;
                     }
                 }
@@ -221,7 +221,7 @@ impl Driver {
         stopped || self.progress.failed
     }
 
-    /// Nothing is taken in while too much waits to be written.
+    /// Nothing is received while too much waits to be written.
     fn is_stalled(&self) -> bool {
         let waiting = self.context.journal.as_ref().map_or(0, Journal::waiting_bytes);
         waiting > self.context.log_queue_bytes_max
@@ -236,13 +236,13 @@ impl Driver {
     }
 
     fn on_transport_closed(&mut self) -> bool {
-        tracing::error!("the transport is closed; this member hears nothing any more");
+        tracing::error!("the transport is closed; this member receives no more messages");
         self.reported.problems.transport_closed = true;
         false
     }
 
-    /// Callers that were just answered are about to ask again, and others with them: waiting for those that can run now makes
-    /// one batch of them instead of several.
+    /// Callers that were just answered are about to ask again, and others with them: waiting for those that
+    /// can run now makes one batch of them instead of several.
     async fn gather(&mut self, calls: &mut mpsc::UnboundedReceiver<Call>, taken: &mut Vec<Call>) {
         let expected = std::mem::take(&mut self.answered).min(CALLS_OF_TURN);
         let (mut rounds, mut vain) = (0, 0);
@@ -262,7 +262,7 @@ impl Driver {
         }
     }
 
-    /// Sorts a message into its lane, and says how large it was.
+    /// Sorts a message into its queue, and returns its size.
     fn sort(&mut self, incoming: Incoming) -> usize {
         let Incoming { from, message, .. } = incoming;
         let (from, size) = (PublicKey(*from.as_bytes()), message.len());
@@ -333,15 +333,16 @@ impl Driver {
         }
     }
 
-    /// When commands are handed over although others are on their way: where these take long, so do many small batches.
+    /// Time at which commands are handed over although others are on their way: where these take long, so do
+    /// many small batches.
     fn late_at(&self) -> Duration {
         let delay = self.context.batch_delay;
         self.open_since + self.round.clamp(delay, ROUNDS_DELAY_MAX * delay)
     }
 
-    /// Hands over the commands that wait, unless others are on their way and these may still become more. The replica would
-    /// propose them the moment those are executed, and whoever is answered then would have to wait for the next batch: batches
-    /// would stay half as large as they can be.
+    /// Hands over the commands that wait, unless others are on their way and these may still become more. The
+    /// replica would propose them the moment those are executed, and callers that are answered then would
+    /// have to wait for the next batch: batches would stay half as large as they can be.
     fn propose(&mut self) {
         let full = self.open.len() >= self.context.batch_commands_max;
         let late = self.now.elapsed >= self.late_at();
@@ -411,16 +412,18 @@ impl Driver {
         }
         let last_error =
             self.progress.last_error.filter(|_| self.progress.failed).unwrap_or_else(|| "shut down".into());
-        self.context.shared.change_status(|status| (status.leader, status.last_error) = (false, Some(last_error)));
+        self.context
+            .shared
+            .change_status(|status| (status.leader, status.last_error) = (false, Some(last_error)));
     }
 }
 
 fn answer<T>(reply: Reply<T>, answer: Result<T, ConsensusError>) {
-    // Whoever gave up waiting does not want it.
+    // A caller that dropped the future does not want it.
     let _ = reply.send(answer);
 }
 
-/// Waits for news of the log, for ever where there is none. False when it has ended by itself.
+/// Waits for progress of the log, for ever where there is none. False when it has ended by itself.
 async fn changed(journal: &mut Option<watch::Receiver<Progress>>) -> bool {
     match journal {
         Some(journal) => journal.changed().await.is_ok(),

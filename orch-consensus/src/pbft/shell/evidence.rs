@@ -1,4 +1,4 @@
-//! Evidence in bytes: what one member signed twice, for anybody who knows the group to check.
+//! Codec of evidence: two signed statements of one member, for anyone who knows the group to check.
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ const PROOF_BYTES: usize = 1 + 32 + 2 * CLAIM_BYTES;
 /// Two statements that exclude each other, both signed by `key`. No correct member signs both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Equivocation {
-    /// Whose they are.
+    /// Key of the signer.
     pub key: PublicKey,
     /// One statement.
     pub first: Statement,
@@ -88,7 +88,7 @@ fn exclude_each_other(first: &Statement, second: &Statement) -> bool {
     }
 }
 
-/// Reads the statement whose signed form these bytes are.
+/// Reads a statement from its signed bytes.
 fn read_statement(group: &Digest, bytes: &[u8]) -> Result<Statement, Malformed> {
     let number = |at| array(bytes, at).map(u64::from_le_bytes);
     let (epoch, view, seq) = (Epoch(number(44)?), View(number(52)?), Seq(number(60)?));

@@ -1,5 +1,5 @@
-//! Writes the log, on a thread of its own. Everything that waits is written and synced together, so that one sync serves as many
-//! votes as came while the last one ran.
+//! Writes the log, on a thread of its own. Everything that waits is written and synced together, so that one
+//! sync serves as many votes as came while the last one ran.
 
 use std::{
     io,
@@ -17,11 +17,11 @@ use crate::pbft::{
     wal,
 };
 
-/// How often what is written is synced where nobody waits for it.
+/// Interval of syncs that nothing waits for.
 const SYNC_INTERVAL: Duration = Duration::from_millis(5);
-/// How long to wait after a write that failed, for example on a full disk.
+/// Delay after a write that failed, for example on a full disk.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// What is written in one go, about.
+/// Approximate bytes of one write.
 const WRITE_BYTES: usize = 4 << 20;
 
 /// A change of the log.
@@ -48,12 +48,12 @@ impl Change {
     }
 }
 
-/// How far it is.
+/// Progress of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
     /// Changes that are as durable as chosen.
     pub(super) durable: u64,
-    /// What is in the way, as long as something is.
+    /// Last error, as long as it stands in the way.
     pub(super) last_error: Option<String>,
     /// Nothing will be written any more.
     pub(super) failed: bool,
@@ -109,7 +109,7 @@ impl Journal {
     /// Goes on after what `disk` holds; `begun` when that is something.
     ///
     /// # Errors
-    /// When the system has no threads.
+    /// Any error of the system when it starts a thread.
     pub(super) fn start(disk: Arc<dyn Disk>, durability: Durability, begun: bool) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let (reporter, progress) = watch::channel(Progress::default());
@@ -155,7 +155,7 @@ impl Journal {
     pub(super) fn finish(mut self) {
         self.close();
         for thread in self.threads.drain(..) {
-            // Nothing is to be done about a thread that panicked: it said so.
+            // A thread that panicked has logged it.
             let _ = thread.join();
         }
         if !self.queue.state().failed
@@ -186,7 +186,7 @@ struct Writer {
     queue: Arc<Queue>,
     reporter: watch::Sender<Progress>,
     sync_first: bool,
-    /// Whether the log has its head.
+    /// True once the log has its header.
     begun: bool,
 }
 
@@ -216,7 +216,7 @@ impl Writer {
         }
     }
 
-    /// What waits; none at the end.
+    /// Changes that wait; none at the end.
     fn next(&self) -> Option<Vec<Change>> {
         let mut state = self.queue.state();
         loop {
@@ -244,9 +244,9 @@ impl Writer {
             tracing::warn!(%error, "the log cannot be written; votes wait until it can");
             let last_error = format!("the log cannot be written: {error}");
             self.reporter.send_if_modified(|progress| {
-                let news = progress.last_error.as_ref() != Some(&last_error);
+                let changed = progress.last_error.as_ref() != Some(&last_error);
                 progress.last_error = Some(last_error.clone());
-                news
+                changed
             });
             if !self.queue.rest(RETRY_INTERVAL) {
                 return false;
@@ -255,7 +255,8 @@ impl Writer {
     }
 }
 
-/// After a failed sync nobody knows what is on the disk, and trying again would report success for what was lost.
+/// After a failed sync the content of the disk is unknown, and trying again would report success for what was
+/// lost.
 fn fail(queue: &Queue, reporter: &watch::Sender<Progress>, operation: &str, error: &io::Error) {
     tracing::error!(%error, operation, "the log of this member failed; it stops");
     queue.state().failed = true;

@@ -8,8 +8,8 @@ mod disk;
 mod driver;
 mod evidence;
 mod journal;
-mod priority_queues;
 mod outbox;
+mod priority_queues;
 mod signer;
 mod verifier;
 

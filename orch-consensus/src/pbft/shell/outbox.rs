@@ -13,7 +13,7 @@ use crate::pbft::{
     message::Message,
 };
 
-/// What is to be sent, and what it takes.
+/// Queue of outgoing messages, with transport and signer.
 #[derive(Debug)]
 pub(super) struct Outbox {
     transport: Arc<dyn Transport>,
@@ -21,7 +21,7 @@ pub(super) struct Outbox {
     group: Digest,
     channel: Channel,
     genesis: Membership,
-    /// Everybody else who has a vote.
+    /// All other members.
     others: Vec<PeerId>,
     /// And those who had one at the beginning: who is far behind knows no others.
     ever: Vec<PeerId>,
@@ -70,7 +70,7 @@ impl Outbox {
         self.ever.dedup();
     }
 
-    /// Signs what has a place for a signature.
+    /// Signs a message that has a field for a signature.
     pub(super) fn sign(&self, message: &mut Message) {
         message.sign(|statement| self.signer.sign(&statement.bytes(&self.group)));
     }
@@ -97,7 +97,8 @@ impl Outbox {
         self.waiting.push((target, channel, message.to_wire().into()));
     }
 
-    /// Hands everything over to the transport, which never waits. What it refuses is lost, as anything may be.
+    /// Hands everything over to the transport, which never waits. What it refuses is lost, as anything may
+    /// be.
     pub(super) async fn flush(&mut self) {
         for (target, channel, message) in self.waiting.drain(..) {
             let one;

@@ -1,5 +1,5 @@
-//! What arrived, sorted: what agreement rests on goes first, and requests and parts of the state wait in a lane of their own, with
-//! bounds for each sender, so that no flood of them delays a vote.
+//! Received messages by priority: what agreement rests on goes first, and requests and pieces of the state
+//! wait in a queue of their own, with bounds for each sender, so that no flood of them delays a vote.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,31 +7,32 @@ use bytes::Bytes;
 
 use crate::pbft::ids::PublicKey;
 
-/// Messages of one sender that wait in the slow lane. One more pushes out none of them and is lost; requests and questions for
-/// parts of the state are sent again.
+/// Messages of one sender in the slow queue. One more is dropped; requests and queries for pieces of the
+/// state are sent again.
 const SLOW_MESSAGES_MAX: usize = 256;
 /// Their bytes.
 const SLOW_BYTES_MAX: usize = 16 << 20;
-/// The largest message of somebody who is neither member nor client: a status, or a question for a part of the state.
+/// The largest message of a sender that is neither member nor client: a status, or a query for a piece of the
+/// state.
 const NON_MEMBER_BYTES_MAX: usize = 256;
-/// Strangers that are listened to at a time.
+/// Senders that are neither, at a time.
 const NON_MEMBERS_MAX: usize = 16;
 
-/// Who sent something.
+/// Relation of a sender to the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     /// A member, now or at the beginning, or a client that the configuration names.
     Known,
-    /// Whoever else the transport lets in: somebody who will be a member and wants to know where the group is.
+    /// Any other peer that the transport lets in: a future member that wants to know where the group is.
     NonMember,
 }
 
-/// Messages by lane.
+/// Messages by priority.
 #[derive(Debug, Default)]
 pub(super) struct PriorityQueues {
     fast: VecDeque<(PublicKey, Bytes)>,
     slow: BTreeMap<PublicKey, Queue>,
-    /// Senders in the slow lane, each once.
+    /// Senders in the slow queue, each once.
     turns: VecDeque<PublicKey>,
     non_members: usize,
 }
@@ -65,7 +66,7 @@ impl Kind {
 }
 
 impl PriorityQueues {
-    /// Takes in a message, or drops it.
+    /// Adds a message, or drops it.
     pub(super) fn push(&mut self, from: PublicKey, sender: Sender, message: Bytes) {
         let kind = Kind::of(&message);
         match (sender, kind) {
@@ -76,7 +77,9 @@ impl PriorityQueues {
                     self.push_slow(from, sender, message);
                 }
             }
-            (Sender::NonMember, _) => tracing::debug!(?from, "a message of a stranger is dropped"),
+            (Sender::NonMember, _) => {
+                tracing::debug!(?from, "a message of a sender that is no member is dropped")
+            }
         }
     }
 
@@ -96,12 +99,12 @@ impl PriorityQueues {
         queue.messages.push_back(message);
     }
 
-    /// The next message of the fast lane.
+    /// The next message of the fast queue.
     pub(super) fn next_fast(&mut self) -> Option<(PublicKey, Bytes)> {
         self.fast.pop_front()
     }
 
-    /// The next message of the slow lane; senders take turns.
+    /// The next message of the slow queue; senders take turns.
     pub(super) fn next_slow(&mut self) -> Option<(PublicKey, Bytes)> {
         let from = self.turns.pop_front()?;
         let queue = self.slow.get_mut(&from)?;

@@ -1,4 +1,4 @@
-//! Who signs for a replica.
+//! Signatures of a member.
 
 use std::fmt;
 

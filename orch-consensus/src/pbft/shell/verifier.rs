@@ -1,9 +1,9 @@
 //! Checks signatures, alone or many together.
 //!
-//! There is one rule for what a good signature is, the cofactored one of ZIP 215: `s` is below the order of the group, `R` and
-//! `A` are encodings of points (in any form), and `8 (s B - R - k A) = 0`. With it a sum of many signatures is good exactly when
-//! each is, so no two correct replicas ever disagree about one, however they happened to check it. RFC 8032 allows it; the
-//! stricter rules of most libraries do not sum up.
+//! There is one rule for what a good signature is, the cofactored one of ZIP 215: `s` is below the order of
+//! the group, `R` and `A` are encodings of points (in any form), and `8 (s B - R - k A) = 0`. With it a sum
+//! of many signatures is good exactly when each is, so no two correct replicas ever disagree about one,
+//! however they happened to check it. RFC 8032 allows it; the stricter rules of most libraries do not sum up.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::pbft::{
 /// Keys of others than members whose points are remembered.
 const KNOWN_KEYS_MAX: usize = 1024;
 
-/// Whether `signature` is one of `key` over `message`, by the rule of the group.
+/// True when `signature` is one of `key` over `message`, by the rule of the group.
 #[must_use]
 pub fn verify(key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
     let Some(point) = CompressedEdwardsY(key.0).decompress() else { return false };
@@ -34,7 +34,7 @@ pub fn verify(key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
 /// Checks claims of one group.
 pub(super) struct Verifier {
     group: Digest,
-    /// Where a member's point is among those that tables are kept for, after the base point.
+    /// Index of a member's point among those that tables are kept for, after the base point.
     members: HashMap<PublicKey, usize>,
     tables: VartimeEdwardsPrecomputation,
     others: HashMap<PublicKey, EdwardsPoint>,
@@ -125,8 +125,8 @@ impl Verifier {
         Some(point)
     }
 
-    /// `8 (sum(z s) B - sum(z R) - sum(z k A)) = 0`. Who does not know the coefficients `z` beforehand has no way to make bad
-    /// signatures cancel out, and they follow from all of the signatures. The first may be 1.
+    /// `8 (sum(z s) B - sum(z R) - sum(z k A)) = 0`. Who does not know the coefficients `z` beforehand has no
+    /// way to make bad signatures cancel out, and they follow from all of the signatures. The first may be 1.
     fn hold(&self, terms: &[&Term]) -> bool {
         let mut fixed = vec![Scalar::ZERO; 1 + self.members.len()];
         let (mut scalars, mut points) = (Vec::with_capacity(terms.len()), Vec::with_capacity(terms.len()));

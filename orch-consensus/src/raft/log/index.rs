@@ -1,4 +1,4 @@
-//! What is in the log, in memory: all positions, and as many of the latest entries as the cache holds.
+//! Index of the log in memory: all positions, and as many of the latest entries as the cache holds.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use super::frame::{self, Record};
 use crate::codec::Decode as _;
 use crate::raft::types::{Command, Entry, LogId, Vote, command_of};
 
-/// Where an entry is in the files.
+/// Location of an entry in the files.
 #[derive(Clone, Debug)]
 pub(super) struct Location {
     pub(super) file: Arc<Mutex<File>>,

@@ -1,4 +1,4 @@
-//! The log: in memory, or in files with a part of it in memory.
+//! The log: in memory, or in files with the latest entries in memory.
 
 mod frame;
 mod index;
@@ -30,7 +30,7 @@ use super::{
     types::{Entry, Lease, LogId, StorageError, Types, Vote},
 };
 
-/// What openraft writes to. Stored is one of them for a log.
+/// Writer of the log for openraft. There is one of them for a log.
 #[derive(Debug)]
 pub(super) struct Log {
     reader: Reader,
@@ -45,7 +45,7 @@ pub(super) struct Files {
     sync: bool,
 }
 
-/// What reads the log, at the same time as it is written.
+/// Reader of the log, concurrent with its writer.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     index: Arc<Mutex<Index>>,
@@ -122,8 +122,8 @@ impl Log {
     }
 }
 
-/// Runs what waits for the disk on this thread where the runtime has others to go on with. On a busy machine another thread
-/// that has to wake up first waits longer for its turn than the disk takes.
+/// Runs what waits for the disk on this thread where the runtime has others to go on with. On a busy machine
+/// another thread that has to wake up first waits longer for its turn than the disk takes.
 async fn here_if_possible<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

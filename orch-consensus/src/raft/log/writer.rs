@@ -22,10 +22,11 @@ use crate::raft::{
 };
 
 const PREFIX: &str = "log-";
-/// A file grows by so many zeros at a time: a sync that does not have to note a new length takes half as long.
+/// A file grows by so many zeros at a time: a sync that does not have to note a new length takes half as
+/// long.
 const GROW_BYTES: u64 = 1 << 20;
 
-/// What a disk does, so that tests can let it fail.
+/// Operations of a disk, so that tests can let it fail.
 pub(super) trait Disk: Send + fmt::Debug {
     fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
@@ -42,7 +43,7 @@ pub(super) struct RealDisk;
 
 impl Disk for RealDisk {}
 
-/// How a log is written.
+/// Settings of the log's files.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manner {
     /// The member that it belongs to.
@@ -70,7 +71,7 @@ pub(super) struct Writer {
     active: Segment,
     file: Arc<Mutex<File>>,
     number: u64,
-    /// Where the next frame goes, and how far the file reaches already.
+    /// Offset of the next frame, and length of the file already.
     end: u64,
     reach: u64,
     unsynced: bool,
@@ -272,7 +273,7 @@ impl Writer {
         self.begin_segment()
     }
 
-    /// What has to outlive the files before this one.
+    /// Records that outlive the files before this one.
     fn begin_segment(&mut self) -> io::Result<()> {
         let mut bytes = Vec::new();
         for record in [self.vote.map(Record::Vote), self.purged.map(Record::Purged)].into_iter().flatten() {
@@ -324,7 +325,8 @@ fn create(disk: &mut dyn Disk, directory: &Path, path: &Path, owner: u64) -> io:
     Ok(Arc::new(Mutex::new(file)))
 }
 
-/// Reads one file. In the last one a frame that is not whole ends the log, and is cut off with all that follows.
+/// Reads one file. In the last one a frame that is not whole ends the log, and is cut off with all that
+/// follows.
 fn read_segment(path: PathBuf, owner: u64, last: bool, index: &mut Index) -> io::Result<Segment> {
     let corrupt =
         |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()));

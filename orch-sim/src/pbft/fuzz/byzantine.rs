@@ -6,11 +6,12 @@ use orch_consensus::pbft::{Batch, Digest, Message, ReplicaId};
 use super::input::Input;
 use crate::{NodeId, pbft::keys};
 
-/// How many messages the byzantine can choose from.
+/// Number of messages that the Byzantine replica can choose from.
 const SEEN_MAX: usize = 64;
 const EDITS_MAX: usize = 8;
 
-/// What a byzantine can say: anything, with its own signature. Mostly it is something that it seen, with a few bytes changed.
+/// Messages of a Byzantine replica: anything, with its own signature. Mostly a message that it has seen, with
+/// a few bytes changed.
 #[derive(Debug)]
 pub(super) struct Forger {
     node: NodeId,
@@ -37,8 +38,8 @@ impl Forger {
         Some(message)
     }
 
-    /// A message that was seen, counted from the last one, after some edits. Bits of the first byte say whether it is made
-    /// consistent in itself, and signed.
+    /// A message that was seen, counted from the last one, after some edits. Bits of the first byte say
+    /// whether it is made consistent in itself, and signed.
     pub(super) fn distorted(&self, input: &mut Input<'_>) -> Option<Message> {
         let how = input.byte()?;
         let back = input.below(SEEN_MAX)?;
@@ -79,7 +80,7 @@ impl Forger {
         batches.chain([Batch::null().digest()]).nth(usize::from(which)).unwrap_or(Digest([which; 32]))
     }
 
-    /// Makes a message the byzantine's own, with what follows from its parts.
+    /// Makes a message the Byzantine replica's own, with the digests and signatures that follow.
     fn mend(&self, message: &mut Message) {
         let me = ReplicaId(u32::try_from(self.node).unwrap_or(u32::MAX));
         match message {

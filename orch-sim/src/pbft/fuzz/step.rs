@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use orch_consensus::pbft::{Message, Seq};
 
-use super::{input::Input, byzantine::Forger};
+use super::{byzantine::Forger, input::Input};
 use crate::{NodeId, pbft::lab::Lab};
 
 /// Members at the beginning; one of them forger.
@@ -11,18 +11,18 @@ const MEMBERS: usize = 4;
 const SPARE: NodeId = MEMBERS;
 const NODES: usize = MEMBERS + 1;
 const ACTIONS_MAX: usize = 200;
-/// What the network holds. The oldest is lost.
+/// Capacity of the network. The oldest message is lost.
 const ON_THE_WAY_MAX: usize = 1000;
-/// How finely time is divided, and how much of it passes at once: more than most timeouts are long.
+/// Unit of time, and how much of it passes at once: more than most timeouts are long.
 const UNIT: Duration = Duration::from_millis(40);
 const UNITS_MAX: usize = 64;
 
-/// How long the group may take to agree again once nothing is lost any more.
+/// Time for the group to agree again once nothing is lost any more.
 const RECOVERY: Duration = Duration::from_secs(60);
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
-        /// What can happen next. A byte stands for it, modulo their count; its arguments follow.
+        /// Next event. A byte stands for it, modulo their count; its arguments follow.
         mod action {
             $($(#[$doc])* pub(super) const $name: u8 = $number;)*
         }
@@ -36,11 +36,11 @@ actions! {
     DELIVER = 0;
     /// One message arrives: its index among those on their way.
     DELIVER_ONE = 1;
-    /// What is on its way to a node arrives.
+    /// Messages on their way to a node arrive.
     DELIVER_TO = 2;
     /// A message is lost: its index.
     LOSE_ONE = 3;
-    /// What is on its way on a link is lost: to + 5 from.
+    /// Messages on their way on a link are lost: to + 5 from.
     LOSE_LINK = 4;
     /// A message is sent once more: its index.
     REPEAT_ONE = 5;
@@ -64,12 +64,12 @@ actions! {
     SETTLE = 14;
 }
 
-/// Four replicas, of which one forger, and a node that may join. The first byte says which one forger and whether the group has to
-/// recover in the end; then come the actions.
+/// Four replicas, of which one forger, and a node that may join. The first byte says which one forger and
+/// whether the group has to recover in the end; then come the actions.
 ///
 /// # Panics
-/// When a correct replica breaks an invariant, panics or does without end, or the group does not agree again although nothing
-/// is lost any more and the byzantine behaves.
+/// If a correct replica breaks an invariant, panics or does without end, or the group does not agree again
+/// although nothing is lost any more and the Byzantine replica behaves.
 pub fn step(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let Some(first) = input.byte() else { return };
@@ -218,7 +218,8 @@ impl Group {
         }
     }
 
-    /// Nothing is lost any more, and the byzantine behaves: what correct members propose is executed, and they become equal.
+    /// Nothing is lost any more, and the Byzantine replica behaves: what correct members propose is executed, and
+    /// they become equal.
     fn recover(&mut self) {
         self.lab.heal();
         let before = self.lab.correct().map(|(_, replica)| replica.executed()).max();
@@ -237,7 +238,7 @@ impl Group {
         panic!("the group does not agree again within {RECOVERY:?}\n{}", self.lab.events.join("\n"));
     }
 
-    /// Whether all correct members executed the same, and more than this.
+    /// True if all correct members executed the same, and more than this.
     fn agrees_after(&self, before: Option<Seq>) -> bool {
         let members = self.lab.correct().filter(|(at, replica)| *at != SPARE || replica.is_member());
         let ends: Vec<_> = members.map(|(_, replica)| (replica.executed(), replica.chain())).collect();

@@ -1,4 +1,5 @@
-//! What a correct replica shows as a proof is one: a quorum of current members signed it (TOCS 2.3.2 and 4.4).
+//! Every proof that a correct replica sends is one: a quorum of current members signed it (TOCS 2.3.2 and
+//! 4.4).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,7 +26,8 @@ impl Invariant for SoundCertificates {
             _ => return Ok(()),
         };
         for certificate in certificates {
-            // What waited for the disk while the members changed goes out all the same, and says nothing to anybody.
+            // A message that waited for the disk while the members changed goes out all the same, and counts
+            // for nothing.
             let current = certificate.epoch >= members.epoch();
             if current && !is_quorum(&certificate.votes, certificate.statement(), members) {
                 return Err(format!("node {node} shows {certificate:?}"));

@@ -1,4 +1,4 @@
-//! What must hold whatever happens. Each has a file of its own, which says where it comes from.
+//! Invariants that hold at all times. Each has a file of its own, which says where it comes from.
 
 mod accusations;
 mod agreement;
@@ -22,7 +22,7 @@ pub(super) enum Observation<'a> {
     Voted { vote: &'a Vote, stable: Seq, window: u64 },
     /// It executed a batch.
     Executed { seq: Seq, batch: &'a Batch },
-    /// After a place, the hash over everything executed was this.
+    /// After a sequence number, the hash over everything executed was this.
     Reached { seq: Seq, chain: Digest },
     /// It sent a message, when its members were these.
     Sent { message: &'a Message, members: &'a Membership },
@@ -34,13 +34,13 @@ pub(super) enum Observation<'a> {
 
 /// Watches all correct replicas.
 pub(super) trait Invariant: Debug {
-    /// What it is called in reports.
+    /// Name in reports.
     fn name(&self) -> &'static str;
 
-    /// Takes in what happened at a node at a time.
+    /// Checks an observation of a node at a time.
     ///
     /// # Errors
-    /// How it is broken.
+    /// Description of the violation.
     fn observe(&mut self, node: NodeId, now: Duration, observation: &Observation<'_>) -> Result<(), String>;
 }
 

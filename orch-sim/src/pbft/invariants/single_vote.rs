@@ -1,5 +1,5 @@
-//! A correct replica votes for one batch at a place of a view, also over crashes (TOCS 4.2; that votes survive crashes is
-//! 4.6 of the thesis of Castro, 2001).
+//! A correct replica votes for one batch at a sequence number of a view, also over crashes (TOCS 4.2; that
+//! votes survive crashes is 4.6 of the thesis of Castro, 2001).
 
 use std::{collections::BTreeMap, time::Duration};
 

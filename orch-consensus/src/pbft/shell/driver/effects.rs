@@ -1,4 +1,4 @@
-//! What the replica wants done.
+//! Effects of the replica, executed.
 
 use bytes::Bytes;
 use orch_core::consensus::Evidence;
@@ -42,7 +42,7 @@ impl Driver {
         self.effects = effects;
     }
 
-    /// Tells callers what came of what they asked. The status has it before them.
+    /// Answers callers. The status is up to date before them.
     pub(super) fn answer(&mut self) {
         if self.answers.is_empty() {
             return;

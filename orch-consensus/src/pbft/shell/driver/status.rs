@@ -1,4 +1,4 @@
-//! What the status says.
+//! Status of the member.
 
 use crate::pbft::{
     ids::{Epoch, Seq, View},
@@ -6,7 +6,7 @@ use crate::pbft::{
     shell::calls::Shared,
 };
 
-/// What was shown last, and what is wrong.
+/// Status that was last reported, and the present problems.
 #[derive(Debug, Default)]
 pub(super) struct StatusReport {
     shown: Option<Shown>,
@@ -21,7 +21,7 @@ struct Shown {
     problems: Problems,
 }
 
-/// What may be wrong, the worst first.
+/// Possible problems, the worst first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Problems {
     pub(super) diverged: Option<Seq>,
@@ -70,13 +70,13 @@ impl StatusReport {
             epoch: replica.membership().epoch(),
             problems: self.problems.clone(),
         };
-        let news = self.shown.as_ref().is_none_or(|shown| shown.epoch != now.epoch);
+        let changed = self.shown.as_ref().is_none_or(|shown| shown.epoch != now.epoch);
         shared.saw(replica.machine().time());
         shared.change_status(|status| {
             status.applied = orch_core::store::Revision(now.applied.0);
             status.leader = now.leads;
             status.last_error = now.problems.text();
-            if news {
+            if changed {
                 let members = replica.membership().members();
                 status.members = members.iter().map(|member| member.name.clone()).collect();
                 status.members.sort_unstable();

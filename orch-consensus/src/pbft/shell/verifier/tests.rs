@@ -20,7 +20,7 @@ fn statement(number: u64) -> Statement {
     }
 }
 
-/// What is done to a signature.
+/// Manipulation of a signature.
 #[derive(Clone, Copy, Debug)]
 enum Craft {
     Honest,
@@ -32,9 +32,9 @@ enum Craft {
     LargeS,
     /// The key and R are points of small order, s is 0: good for every message by this rule.
     SmallOrder(u8, u8),
-    /// R has a part of small order: good by this rule, refused by the cofactorless one.
+    /// R has a component of small order: good by this rule, refused by the cofactorless one.
     MixedR(u8),
-    /// The key has a part of small order.
+    /// The key has a component of small order.
     MixedKey(u8),
     /// An encoding of no point.
     NoPoint,
