@@ -20,7 +20,7 @@ use orch_core::{
 };
 
 /// Longer than anything here takes on a slow machine, so that a hang has a name.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 const PBFT: Channel = Channel(0);
 const RAFT: Channel = Channel(3);
@@ -69,7 +69,7 @@ fn network_of(members: usize) -> Vec<Arc<dyn Transport>> {
 
 /// Waits until a member knows how a task ended.
 async fn ended(orch: &Orchestrator, task: TaskId) -> String {
-    let waited = tokio::time::timeout(PATIENCE, async {
+    let waited = tokio::time::timeout(DEADLINE, async {
         let mut events = orch.events();
         while orch.get(task).is_none() {
             if let EventKind::Task(_) = events.next().await.unwrap().unwrap().kind {}

@@ -125,7 +125,7 @@ impl Service {
             Body::Commands(commands) => {
                 let member = self.protocol.membership.by_key(&request.client).is_some();
                 let author = Author::Key { key: request.client.0, member };
-                let context = Context { time: batch.time, author: &author };
+                let context = Context::new(batch.time, &author);
                 commands.iter().map(|command| self.machine.decide(&context, command).outcome).collect()
             }
             Body::Barrier => Vec::new(),

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use orch_core::{
+    consensus::{MemberId, MemberIdError},
     store::Durability,
     transport::{Channel, PeerId, TransportCapabilities},
 };
 
-use super::{members::NAME_BYTES_MAX, sessions::WINDOW, types::node_of};
+use super::{sessions::WINDOW, types::node_of};
 
 /// Bytes of a message besides the commands in it.
 const MESSAGE_OVERHEAD: usize = 4096;
@@ -146,9 +147,7 @@ impl RaftConfig {
         }
         let mut names = BTreeMap::new();
         for (name, peer) in &self.members {
-            if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                return Err(RaftConfigError::Name(*peer));
-            }
+            MemberId::new(name.as_str()).map_err(|source| RaftConfigError::Name { peer: *peer, source })?;
             if let Some(other) = names.insert(node_of(*peer), name) {
                 return Err(RaftConfigError::SamePeer { one: other.clone(), other: name.clone() });
             }
@@ -235,8 +234,13 @@ pub enum RaftConfigError {
     #[error("the founding members do not include this one, peer {0}; give none to join a group that exists")]
     NotAMember(PeerId),
     /// A name is empty or long.
-    #[error("the name of the member with peer {0} must have 1 to {NAME_BYTES_MAX} bytes")]
-    Name(PeerId),
+    #[error("the member with peer {peer} cannot have its name")]
+    Name {
+        /// Its peer id.
+        peer: PeerId,
+        /// Reason.
+        source: MemberIdError,
+    },
     /// Two members have one key.
     #[error("members {one} and {other} have the same peer id")]
     SamePeer {

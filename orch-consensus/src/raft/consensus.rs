@@ -11,8 +11,8 @@ use bytes::Bytes;
 use openraft::error::{InitializeError, RaftError};
 use orch_core::{
     consensus::{
-        Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence,
-        FaultModel, MembershipChange, Records, StateMachine,
+        Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, FaultModel,
+        MemberId, MembershipChange, StateMachine,
     },
     model::Timestamp,
     store::{Revision, StoreError},
@@ -28,7 +28,6 @@ use super::{
     config::{RaftConfig, RaftConfigError, Storage},
     log::{Files, Log},
     machine::{Replica, View},
-    members::read_detail,
     network::Network,
     node::{ForwardError, Node},
     propose::{Proposal, Proposer},
@@ -58,7 +57,7 @@ enum Stage {
     New,
     Starting,
     Running(Running),
-    Stopped { members: Vec<String>, why: String },
+    Stopped { members: Vec<MemberId>, why: String },
 }
 
 /// Handles that callers use.
@@ -99,6 +98,11 @@ impl RaftConsensus {
 
     fn stage<T>(&self, look: impl FnOnce(&mut Stage) -> T) -> T {
         look(&mut self.stage.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The founding members by name, in order.
+    fn founders(&self) -> Vec<MemberId> {
+        self.config.members.keys().filter_map(|name| name.parse().ok()).collect()
     }
 
     fn running(&self) -> Result<Running, ConsensusError> {
@@ -240,14 +244,10 @@ fn opening(error: impl std::error::Error + Send + Sync + 'static) -> ConsensusEr
 #[async_trait]
 impl Consensus for RaftConsensus {
     fn capabilities(&self) -> ConsensusCapabilities {
-        ConsensusCapabilities {
-            name: "raft",
-            fault_model: FaultModel::Crash,
-            durability: self.config.storage.durability(),
-            membership: true,
-            records: Records::None,
-            max_command_bytes: self.config.max_command_bytes,
-        }
+        ConsensusCapabilities::new("raft", FaultModel::Crash)
+            .durability(self.config.storage.durability())
+            .membership(true)
+            .max_command_bytes(self.config.max_command_bytes)
     }
 
     async fn start(&self, machine: Box<dyn StateMachine>) -> Result<(), ConsensusError> {
@@ -315,41 +315,28 @@ impl Consensus for RaftConsensus {
             Stage::Running(Running { node, .. }) => {
                 let nobody = || node.leader().is_none().then(|| "no leader is known".to_owned());
                 let last_error = node.failure();
-                ConsensusStatus {
-                    applied,
-                    leader: last_error.is_none() && node.leads(),
-                    members: names(node),
-                    last_error: last_error.or_else(nobody),
-                }
+                let mut status = ConsensusStatus::of(names(node));
+                status.applied = applied;
+                status.leader = last_error.is_none() && node.leads();
+                status.last_error = last_error.or_else(nobody);
+                status
             }
             Stage::New | Stage::Starting => {
-                let members = self.config.members.keys().cloned().collect();
-                ConsensusStatus {
-                    applied,
-                    leader: false,
-                    members,
-                    last_error: Some("not started yet".into()),
-                }
+                let mut status = ConsensusStatus::of(self.founders());
+                (status.applied, status.last_error) = (applied, Some("not started yet".into()));
+                status
             }
-            Stage::Stopped { members, why } => ConsensusStatus {
-                applied,
-                leader: false,
-                members: members.clone(),
-                last_error: Some(why.clone()),
-            },
+            Stage::Stopped { members, why } => {
+                let mut status = ConsensusStatus::of(members.iter().cloned());
+                (status.applied, status.last_error) = (applied, Some(why.clone()));
+                status
+            }
         })
-    }
-
-    fn evidence(&self) -> Vec<Evidence> {
-        Vec::new()
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<Revision, ConsensusError> {
         let operation = "changing the members";
         let impossible = |why: String| ForwardError { why, begun: false, fatal: true }.into_error(operation);
-        if let MembershipChange::Add { detail, .. } = &change {
-            read_detail(detail).map_err(impossible)?;
-        }
         let node = self.running()?.node;
         let timeout = self.config.catch_up_timeout + self.config.proposal_timeout;
         match node.request_leader(&Request::Change(change), timeout).await {
@@ -369,7 +356,7 @@ impl Consensus for RaftConsensus {
             self.stage(|stage| *stage = Stage::Stopped { members, why });
             work.finish().await;
         } else {
-            let members = self.config.members.keys().cloned().collect();
+            let members = self.founders();
             self.stage(|stage| match stage {
                 Stage::Stopped { .. } => {}
                 _ => *stage = Stage::Stopped { members, why: "shut down".into() },
@@ -378,13 +365,15 @@ impl Consensus for RaftConsensus {
     }
 }
 
-/// The members by name, in order.
 fn name_of(node: &Node, peer: PeerId) -> Option<String> {
     node.members().get_node(&node_of(peer)).map(|info| info.name.clone())
 }
 
-fn names(node: &Node) -> Vec<String> {
-    let mut names: Vec<String> = node.members().nodes().map(|(_, info)| info.name.clone()).collect();
+/// The members by name, in order.
+fn names(node: &Node) -> Vec<MemberId> {
+    // Names are checked before they get into the log.
+    let name = |info: &NodeInfo| info.name.parse().ok();
+    let mut names: Vec<MemberId> = node.members().nodes().filter_map(|(_, info)| name(info)).collect();
     names.sort();
     names
 }

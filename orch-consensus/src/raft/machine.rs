@@ -152,7 +152,7 @@ impl Replica {
         }
         let revision = Revision(log_id.index);
         let machine = self.machine();
-        let context = Context { time: command.at, author: &author };
+        let context = Context::new(command.at, &author);
         let decide = |bytes: &[u8]| machine.decide(&context, bytes).outcome;
         let each: Arc<[Bytes]> = command.commands.iter().map(decide).collect();
         machine.commit(revision);

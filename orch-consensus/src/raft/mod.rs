@@ -43,4 +43,3 @@ mod wire;
 
 pub use config::{RaftConfig, RaftConfigError, Storage};
 pub use consensus::RaftConsensus;
-pub use members::{Role, member_detail};

@@ -60,8 +60,8 @@ pub(super) struct ForwardError {
 impl ForwardError {
     pub(super) fn into_error(self, operation: &'static str) -> ConsensusError {
         match (self.begun, self.fatal) {
-            (false, false) => return ConsensusError::NoLeader(self.why),
-            (true, false) => return ConsensusError::OutcomeUnknown(self.why),
+            (false, false) => return ConsensusError::no_leader(self),
+            (true, false) => return ConsensusError::unknown_outcome(self),
             (_, true) => {}
         }
         ConsensusError::Store(StoreError::Backend {

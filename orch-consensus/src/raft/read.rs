@@ -46,7 +46,7 @@ async fn barrier(node: &Node) -> Result<Revision, ConsensusError> {
     let deadline = Instant::now() + node.config.proposal_timeout;
     let index = match node.request_leader(&Request::ReadIndex, node.config.proposal_timeout).await {
         Ok(Response::ReadIndex(index)) => index,
-        Ok(_) => return Err(ConsensusError::NoLeader("the leader answered something else".into())),
+        Ok(_) => return Err(ConsensusError::no_leader("the leader answered something else")),
         // A read changes nothing: that a leader began it does not matter.
         Err(failure) => {
             return Err(ForwardError { begun: false, ..failure }.into_error("reading the committed index"));
@@ -57,6 +57,6 @@ async fn barrier(node: &Node) -> Result<Revision, ConsensusError> {
     let reached = tokio::time::timeout(left, applied.wait_for(|applied| *applied >= index)).await;
     match reached {
         Ok(Ok(applied)) => Ok(Revision(*applied)),
-        _ => Err(ConsensusError::NoLeader(format!("entry {index} did not arrive here in time"))),
+        _ => Err(ConsensusError::no_leader(format!("entry {index} did not arrive here in time"))),
     }
 }

@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
-use orch_core::{consensus::MembershipChange, store::Revision};
+use orch_core::{
+    consensus::{MemberId, MemberRole, MembershipChange},
+    store::Revision,
+    transport::PeerId,
+};
 
 use super::types::{Command, LogId, Outcomes, Refusal, Types, Vote};
 use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
@@ -95,14 +99,10 @@ impl Request {
             Self::ReadIndex => out.push(4),
             Self::Change(change) => {
                 out.push(5);
-                let (member, detail) = match change {
-                    MembershipChange::Add { member, detail } => (member, Some(detail)),
-                    MembershipChange::Remove { member } => (member, None),
-                };
-                put_bytes(member.as_bytes(), &mut out);
-                out.push(u8::from(detail.is_some()));
-                if let Some(detail) = detail {
-                    put_bytes(detail, &mut out);
+                put_bytes(change.member().as_str().as_bytes(), &mut out);
+                out.push(u8::from(matches!(change, MembershipChange::Add { .. })));
+                if let MembershipChange::Add { peer, role, .. } = change {
+                    put_bytes(&detail(*peer, *role), &mut out);
                 }
             }
         }
@@ -130,11 +130,13 @@ impl Request {
             3 => Self::Forward(Command::decode(input)?),
             4 => Self::ReadIndex,
             5 => {
-                let member = input.text()?;
+                let member = MemberId::new(input.text()?)
+                    .map_err(|_| Malformed("the name of a member is empty or too long"))?;
                 Self::Change(if input.flag()? {
-                    MembershipChange::Add { member, detail: input.bytes()? }
+                    let (peer, role) = read_detail(&input.bytes()?)?;
+                    MembershipChange::add(member, peer, role)
                 } else {
-                    MembershipChange::Remove { member }
+                    MembershipChange::remove(member)
                 })
             }
             _ => return Err(Malformed("a request of an unknown kind")),
@@ -229,6 +231,28 @@ impl Response {
     }
 }
 
+/// Peer and role of a new member, as a text: the peer id, a space and `voter` or `learner`.
+fn detail(peer: PeerId, role: MemberRole) -> Vec<u8> {
+    let role = if role == MemberRole::Learner { "learner" } else { "voter" };
+    format!("{peer} {role}").into()
+}
+
+/// Reads a [`detail`]. The role may be missing for a voter, and so may be the text for the 32 bytes of the peer
+/// id alone.
+fn read_detail(detail: &[u8]) -> Result<(PeerId, MemberRole), Malformed> {
+    if let Ok(bytes) = <[u8; 32]>::try_from(detail) {
+        return Ok((PeerId::from_bytes(bytes), MemberRole::Voter));
+    }
+    let text = std::str::from_utf8(detail).map_err(|_| Malformed("the detail of a member is not a text"))?;
+    let (peer, role) = text.split_once(' ').unwrap_or((text, "voter"));
+    let peer = peer.parse().map_err(|_| Malformed("the detail of a member has no peer id"))?;
+    match role {
+        "voter" => Ok((peer, MemberRole::Voter)),
+        "learner" => Ok((peer, MemberRole::Learner)),
+        _ => Err(Malformed("a member is neither voter nor learner")),
+    }
+}
+
 fn open(message: Bytes) -> Result<Input, Malformed> {
     let mut input = Input(message);
     if input.u8()? != VERSION {
@@ -242,7 +266,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use openraft::{CommittedLeaderId, EntryPayload, Membership};
-    use orch_core::{model::Timestamp, transport::PeerId};
+    use orch_core::model::Timestamp;
 
     use super::*;
     use crate::raft::types::{Commands, Entry, NodeInfo};
@@ -254,6 +278,10 @@ mod tests {
     fn command() -> Command {
         let commands = Commands::pack([Bytes::from_static(b"one"), Bytes::new()].iter());
         Command { at: Timestamp::from_millis(5), origin: 6, session: 7, number: 9, floor: 8, commands }
+    }
+
+    fn member(name: &str) -> MemberId {
+        name.parse().expect("a valid name")
     }
 
     fn requests() -> Vec<Request> {
@@ -281,8 +309,12 @@ mod tests {
             Request::Part(part),
             Request::Forward(command()),
             Request::ReadIndex,
-            Request::Change(MembershipChange::Remove { member: "a".into() }),
-            Request::Change(MembershipChange::Add { member: "b".into(), detail: Bytes::from_static(b"c") }),
+            Request::Change(MembershipChange::remove(member("a"))),
+            Request::Change(MembershipChange::add(
+                member("b"),
+                PeerId::from_bytes([9; 32]),
+                MemberRole::Learner,
+            )),
         ]
     }
 
@@ -342,5 +374,27 @@ mod tests {
         let numbers = "0500000000000000060000000000000007000000000000000900000000000000".to_owned();
         let rest = "0800000000000000020000000b000000030000006f6e6500000000";
         assert_eq!(text, format!("0103{numbers}{rest}"));
+    }
+
+    /// Members of today and of the version before have to understand each other.
+    #[test]
+    fn the_form_of_a_new_member_stays() {
+        let peer = PeerId::from_bytes([7; 32]);
+        let change = Request::Change(MembershipChange::add(member("b"), peer, MemberRole::Voter));
+        let detail = [b"b\x01\x46\0\0\0".as_slice(), "07".repeat(32).as_bytes(), b" voter"].concat();
+        assert_eq!(change.to_message(), [b"\x01\x05\x01\0\0\0".as_slice(), &detail].concat());
+    }
+
+    #[test]
+    fn details_read_as_they_were_written() {
+        let peer = PeerId::from_bytes([7; 32]);
+        for role in [MemberRole::Voter, MemberRole::Learner] {
+            assert_eq!(read_detail(&detail(peer, role)), Ok((peer, role)));
+        }
+        assert_eq!(read_detail(peer.to_string().as_bytes()), Ok((peer, MemberRole::Voter)));
+        assert_eq!(read_detail(&[7; 32]), Ok((peer, MemberRole::Voter)));
+        for bad in ["", "7", "voter", &format!("{peer} king"), &format!("{peer}  voter")] {
+            assert!(read_detail(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 }

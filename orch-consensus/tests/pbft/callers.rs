@@ -69,7 +69,7 @@ async fn the_last_handle_stops_it() {
             }
         }
     };
-    let (consensus, machine) = tokio::time::timeout(crate::group::PATIENCE, again).await.unwrap();
+    let (consensus, machine) = tokio::time::timeout(crate::group::DEADLINE, again).await.unwrap();
     assert_eq!(machine.now(), ["kept"]);
     consensus.shutdown().await;
 }

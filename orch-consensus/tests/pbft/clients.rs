@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use orch_consensus::pbft::{Body, Commands, Epoch, Message, PbftClient, Reply, Request, Seq, Signer, View};
 use orch_core::{
-    consensus::{Committed, Consensus, ConsensusError, ConsensusStatus, MembershipChange},
+    consensus::{Committed, Consensus, ConsensusError, ConsensusStatus, MemberRole, MembershipChange},
     transport::{Channel, Transport},
 };
 
-use crate::group::{Group, PATIENCE, name, peer, shut_down, signer};
+use crate::group::{DEADLINE, Group, id, peer, shut_down, signer};
 
 /// A group that lets the clients with these numbers in.
 fn group_with(clients: &[usize]) -> Group {
@@ -25,7 +25,7 @@ fn client(group: &Group, number: usize) -> PbftClient {
 
 async fn propose(client: &PbftClient, text: &str) -> Result<Committed, ConsensusError> {
     let proposal = client.propose(Bytes::copy_from_slice(text.as_bytes()));
-    tokio::time::timeout(PATIENCE, proposal).await.unwrap_or_else(|_| panic!("{text} hangs"))
+    tokio::time::timeout(DEADLINE, proposal).await.unwrap_or_else(|_| panic!("{text} hangs"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,10 +110,10 @@ async fn a_client_follows_the_members_from_the_first_ones() {
     let group = group_with(&[9]);
     let mut members = group.start_all(4).await;
     let change = |number, joins| {
-        let member = name(number);
+        let member = id(number);
         match joins {
-            true => MembershipChange::Add { member, detail: Bytes::copy_from_slice(peer(number).as_bytes()) },
-            false => MembershipChange::Remove { member },
+            true => MembershipChange::add(member, peer(number), MemberRole::Voter),
+            false => MembershipChange::remove(member),
         }
     };
     // In the end two of the first four are left, too few for a client that knows only those. Each change
@@ -124,7 +124,7 @@ async fn a_client_follows_the_members_from_the_first_ones() {
             member.consensus.change_membership(change(number, true)).await.unwrap();
         }
         for member in &members {
-            let joined = |status: &ConsensusStatus| status.members.contains(&name(number));
+            let joined = |status: &ConsensusStatus| status.members.contains(&id(number));
             member.reports("the new member", |status| joined(status) && status.last_error.is_none()).await;
         }
     }
@@ -133,7 +133,7 @@ async fn a_client_follows_the_members_from_the_first_ones() {
             member.consensus.change_membership(change(number, false)).await.unwrap();
         }
         for member in &members[2..] {
-            let left = |status: &ConsensusStatus| !status.members.contains(&name(number));
+            let left = |status: &ConsensusStatus| !status.members.contains(&id(number));
             member.reports("a member less", |status| left(status) && status.last_error.is_none()).await;
         }
     }

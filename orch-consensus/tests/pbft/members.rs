@@ -1,9 +1,8 @@
 //! Members that come and go.
 
-use bytes::Bytes;
-use orch_core::consensus::{Consensus, ConsensusError, MembershipChange};
+use orch_core::consensus::{Consensus, ConsensusError, MemberRole, MembershipChange};
 
-use crate::group::{Group, Member, name, peer, shut_down};
+use crate::group::{Group, Member, id, peer, shut_down};
 
 /// Small checkpoints: a change is in force at one.
 fn group() -> Group {
@@ -13,7 +12,7 @@ fn group() -> Group {
 }
 
 fn add(number: usize) -> MembershipChange {
-    MembershipChange::Add { member: name(number), detail: Bytes::copy_from_slice(peer(number).as_bytes()) }
+    MembershipChange::add(id(number), peer(number), MemberRole::Voter)
 }
 
 async fn all_vote(members: &[Member], change: &MembershipChange, votes: usize) {
@@ -47,11 +46,11 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     // What is as asked for already is a success.
     members[2].consensus.change_membership(add(4)).await.unwrap();
 
-    let remove = MembershipChange::Remove { member: name(1) };
+    let remove = MembershipChange::remove(id(1));
     all_vote(&members, &remove, 2).await;
     let gone = members.remove(1);
     for member in &members {
-        member.reports("four members", |status| !status.members.contains(&name(1))).await;
+        member.reports("four members", |status| !status.members.contains(&id(1))).await;
     }
     members[3].propose("third").await;
     gone.reports("that it is outside", |status| {
@@ -67,9 +66,10 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
 async fn a_change_that_cannot_be_is_refused() {
     let group = group();
     let members = group.start_all(4).await;
-    let no_key = MembershipChange::Add { member: name(4), detail: Bytes::from_static(b"short") };
-    assert!(matches!(members[0].consensus.change_membership(no_key).await, Err(ConsensusError::Refused(_))));
-    let twice = MembershipChange::Add { member: name(2), detail: Bytes::copy_from_slice(peer(7).as_bytes()) };
+    let learner = MembershipChange::add(id(4), peer(4), MemberRole::Learner);
+    let refused = members[0].consensus.change_membership(learner).await;
+    assert!(matches!(refused, Err(ConsensusError::Unsupported(_))), "{refused:?}");
+    let twice = MembershipChange::add(id(2), peer(7), MemberRole::Voter);
     let refused = members[0].consensus.change_membership(twice).await;
     assert!(matches!(refused, Err(ConsensusError::Refused(_))), "{refused:?}");
     shut_down(members).await;

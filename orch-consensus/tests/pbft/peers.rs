@@ -137,8 +137,8 @@ async fn a_primary_that_votes_twice_is_exposed_with_a_proof() {
             tokio::task::yield_now().await;
         }
     };
-    let evidence = tokio::time::timeout(crate::group::PATIENCE, shown).await.unwrap();
-    assert_eq!(evidence.member, primary.name);
+    let evidence = tokio::time::timeout(crate::group::DEADLINE, shown).await.unwrap();
+    assert_eq!(evidence.member, *primary.name);
     let proven = verify_evidence(&member.consensus.group(), &evidence.proof).unwrap();
     assert_eq!(proven.key, primary.key);
     assert!(verify_evidence(&Digest::default(), &evidence.proof).is_err());

@@ -14,7 +14,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::group::PATIENCE;
+use crate::group::DEADLINE;
 
 const MEMBERS: usize = 4;
 
@@ -86,7 +86,7 @@ impl Member {
     }
 
     async fn hear(&mut self, what: &str, wanted: impl FnMut(&Heard) -> bool) {
-        let received = tokio::time::timeout(PATIENCE, self.received.wait_for(wanted)).await;
+        let received = tokio::time::timeout(DEADLINE, self.received.wait_for(wanted)).await;
         assert!(received.is_ok_and(|received| received.is_ok()), "not received: {what}");
     }
 
@@ -94,7 +94,7 @@ impl Member {
         // Lines from before answer an earlier command.
         self.received.borrow_and_update();
         self.say("status").await;
-        tokio::time::timeout(PATIENCE, self.received.changed()).await.unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, self.received.changed()).await.unwrap().unwrap();
         self.received.borrow().status.as_deref() == Some("leads")
     }
 

@@ -45,9 +45,18 @@ impl fmt::Display for Author {
 
 /// Time and author of a command, the same on every replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Context<'a> {
     /// The proposer's clock. It may jump; the machine keeps its own time monotonic.
     pub time: Timestamp,
     /// The proposer.
     pub author: &'a Author,
+}
+
+impl<'a> Context<'a> {
+    /// Context of a command that `author` proposed at `time`.
+    #[must_use]
+    pub const fn new(time: Timestamp, author: &'a Author) -> Self {
+        Self { time, author }
+    }
 }

@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Committed, ConsensusError, ConsensusStatus, Context, HybridClock, StateMachine};
+use super::{Committed, ConsensusError, ConsensusStatus, Context, HybridClock, MemberId, StateMachine};
 use crate::{
     environment::Environment,
     store::{Key, Revision, StateStore, StoreError, Write},
@@ -45,10 +45,8 @@ impl ProposalQueue {
     pub(super) fn new(queue_max: usize, max_command_bytes: usize, environment: Arc<dyn Environment>) -> Self {
         let (queue, waiting) = mpsc::channel(queue_max.max(1));
         let status = ConsensusStatus {
-            applied: Revision::ZERO,
-            leader: false,
-            members: vec!["local".into()],
             last_error: Some("not started yet".into()),
+            ..ConsensusStatus::of([MemberId::local()])
         };
         Self {
             queue,

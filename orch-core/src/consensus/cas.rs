@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{
-    Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context, Evidence,
-    FaultModel, HybridClock, MembershipChange, Records, StateMachine,
+    Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context,
+    FaultModel, HybridClock, Records, StateMachine,
     batch::{Batch, ProposalQueue, Reporter, Request, decide_some, read_all, writes_wanted},
     head::{Head, head_key},
 };
@@ -96,14 +96,10 @@ impl StoreConsensus {
 #[async_trait]
 impl Consensus for StoreConsensus {
     fn capabilities(&self) -> ConsensusCapabilities {
-        ConsensusCapabilities {
-            name: "store",
-            fault_model: FaultModel::Crash,
-            durability: self.store.capabilities().durability,
-            membership: false,
-            records: Records::InStore,
-            max_command_bytes: self.config.max_command_bytes,
-        }
+        ConsensusCapabilities::new("store", FaultModel::Crash)
+            .durability(self.store.capabilities().durability)
+            .records(Records::InStore)
+            .max_command_bytes(self.config.max_command_bytes)
     }
 
     async fn start(&self, machine: Box<dyn StateMachine>) -> Result<(), ConsensusError> {
@@ -149,14 +145,6 @@ impl Consensus for StoreConsensus {
 
     fn status(&self) -> ConsensusStatus {
         self.proposals.status()
-    }
-
-    fn evidence(&self) -> Vec<Evidence> {
-        Vec::new()
-    }
-
-    async fn change_membership(&self, _: MembershipChange) -> Result<Revision, ConsensusError> {
-        Err(ConsensusError::Unsupported("a change of members"))
     }
 
     async fn shutdown(&self) {
@@ -241,7 +229,7 @@ impl Replica {
     async fn decide_and_swap(&mut self, batch: &Batch, races_max: u32) -> Result<Vec<Bytes>, ConsensusError> {
         let wanted = Some(writes_wanted(&*self.store));
         for _ in 0..races_max {
-            let context = Context { time: self.clock.now(), author: &self.author };
+            let context = Context::new(self.clock.now(), &self.author);
             let (outcomes, mut writes) = decide_some(&mut *self.machine, &context, &batch.proposals, wanted);
             if writes.is_empty() {
                 // No guard says that this was decided on the latest state.

@@ -8,14 +8,14 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{
-    Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context, Evidence,
-    FaultModel, HybridClock, MembershipChange, Records, StateMachine,
+    Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context,
+    FaultModel, HybridClock, Records, StateMachine,
     batch::{Batch, ProposalQueue, Reporter, Request, decide_some, read_all, writes_wanted},
 };
 use crate::{
     environment::{Environment, System},
     model::Timestamp,
-    store::{CommitError, Durability, Guard, Key, Revision, StateStore, StoreError, Txn, Write},
+    store::{CommitError, Guard, Key, Revision, StateStore, StoreError, Txn, Write},
 };
 
 /// Bounds and environment of a [`LocalConsensus`].
@@ -77,16 +77,11 @@ impl LocalConsensus {
 #[async_trait]
 impl Consensus for LocalConsensus {
     fn capabilities(&self) -> ConsensusCapabilities {
-        ConsensusCapabilities {
-            name: "local",
-            fault_model: FaultModel::None,
-            durability: self
-                .store
-                .as_ref()
-                .map_or(Durability::Memory, |store| store.capabilities().durability),
-            membership: false,
-            records: if self.store.is_some() { Records::InStore } else { Records::None },
-            max_command_bytes: self.config.max_command_bytes,
+        let capabilities = ConsensusCapabilities::new("local", FaultModel::None)
+            .max_command_bytes(self.config.max_command_bytes);
+        match &self.store {
+            None => capabilities,
+            Some(store) => capabilities.durability(store.capabilities().durability).records(Records::InStore),
         }
     }
 
@@ -140,14 +135,6 @@ impl Consensus for LocalConsensus {
 
     fn status(&self) -> ConsensusStatus {
         self.proposals.status()
-    }
-
-    fn evidence(&self) -> Vec<Evidence> {
-        Vec::new()
-    }
-
-    async fn change_membership(&self, _: MembershipChange) -> Result<Revision, ConsensusError> {
-        Err(ConsensusError::Unsupported("a change of members"))
     }
 
     async fn shutdown(&self) {
@@ -207,7 +194,7 @@ impl LocalLoop {
     async fn process(&mut self, mut batch: Batch) -> Result<(), StoreError> {
         let wanted = self.store.as_deref().map(writes_wanted);
         while !batch.proposals.is_empty() {
-            let context = Context { time: self.clock.now(), author: &self.author };
+            let context = Context::new(self.clock.now(), &self.author);
             let (outcomes, writes) = decide_some(&mut *self.machine, &context, &batch.proposals, wanted);
             let committed = match &self.store {
                 None => Ok(self.revision.next()),

@@ -80,7 +80,8 @@ mod tests {
     use crate::consensus::Author;
 
     fn decide(counter: &mut Counter, at: u64) {
-        let context = Context { time: Timestamp::from_millis(at), author: &Author::local() };
+        let author = Author::local();
+        let context = Context::new(Timestamp::from_millis(at), &author);
         counter.decide(&context, b"anything");
     }
 

@@ -17,14 +17,8 @@ use crate::pbft::{
 
 /// Reason why a log cannot be recovered from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the log of this replica cannot be used: {0}")]
-pub struct RecoverError(String);
-
-impl From<Malformed> for RecoverError {
-    fn from(error: Malformed) -> Self {
-        Self(error.to_string())
-    }
-}
+#[error("the snapshot in the log of this replica cannot be used")]
+pub struct RecoverError(#[from] Malformed);
 
 /// Records of a log, sorted.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use orch_core::{
-    consensus::{Committed, ConsensusError, ConsensusStatus, Evidence, MembershipChange},
+    consensus::{Committed, ConsensusError, ConsensusStatus, Evidence, MemberId, MembershipChange},
     model::Timestamp,
     store::Revision,
 };
@@ -55,9 +55,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(members: Vec<String>) -> Arc<Self> {
-        let last_error = Some("not started yet".into());
-        let status = ConsensusStatus { applied: Revision::ZERO, leader: false, members, last_error };
+    pub(super) fn new(members: Vec<MemberId>) -> Arc<Self> {
+        let mut status = ConsensusStatus::of(members);
+        status.last_error = Some("not started yet".into());
         Arc::new(Self { status: Mutex::new(status), evidence: Mutex::default(), time: AtomicU64::new(0) })
     }
 
@@ -133,12 +133,12 @@ impl Waiting {
             Caller::Command(reply) => {
                 let answer =
                     answer.map(|Answer { seq, outcome }| Committed { revision: Revision(seq.0), outcome });
-                let _ = reply.send(answer.map_err(|refusal| error_of(&refusal)));
+                let _ = reply.send(answer.map_err(|refusal| error_of(refusal)));
                 true
             }
             Caller::Revision(reply) => {
                 let answer = answer.map(|answer| Revision(answer.seq.0));
-                let _ = reply.send(answer.map_err(|refusal| error_of(&refusal)));
+                let _ = reply.send(answer.map_err(|refusal| error_of(refusal)));
                 false
             }
         }
@@ -150,12 +150,12 @@ impl Waiting {
     }
 }
 
-fn error_of(refusal: &Refusal) -> ConsensusError {
+fn error_of(refusal: Refusal) -> ConsensusError {
     match refusal {
-        Refusal::Unknown => ConsensusError::OutcomeUnknown(refusal.to_string()),
+        Refusal::Unknown => ConsensusError::unknown_outcome(refusal),
         // The size was checked against a smaller bound before.
         Refusal::NotAMember | Refusal::Membership(_) | Refusal::TooLarge(_) => {
-            ConsensusError::Refused(refusal.to_string())
+            ConsensusError::refused(refusal)
         }
     }
 }

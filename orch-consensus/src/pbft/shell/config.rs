@@ -1,16 +1,17 @@
 //! Configuration of a member.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use orch_core::{
+    consensus::{MemberId, MemberIdError},
     store::Durability,
     transport::{Channel, PeerId, Transport},
 };
 
 use crate::pbft::{
-    config::Config,
+    config::{Config, ConfigError},
     ids::{Digest, PublicKey},
-    membership::Membership,
+    membership::{Membership, MembershipError},
 };
 
 /// Bytes of a command in a batch besides itself.
@@ -76,21 +77,19 @@ impl PbftConfig {
     /// # Errors
     /// [`PbftConfigError`] says what to change.
     pub fn validate(&self) -> Result<(), PbftConfigError> {
-        let refuse = |why: String| Err(PbftConfigError(why));
-        if let Err(error) = self.core.validate() {
-            return refuse(error.to_string());
+        self.core.validate()?;
+        for name in self.members.keys() {
+            MemberId::new(name.as_str())?;
         }
         self.genesis()?;
         if self.queue_max == 0 || self.log_queue_bytes_max == 0 {
-            return refuse("queue_max and log_queue_bytes_max must not be 0".into());
+            return Err(PbftConfigError::NoQueue);
         }
         if self.max_command_bytes.saturating_add(COMMAND_OVERHEAD) > self.core.batch_bytes_max {
-            return refuse(format!(
-                "max_command_bytes must be {COMMAND_OVERHEAD} below core.batch_bytes_max at least"
-            ));
+            return Err(PbftConfigError::CommandTooLarge);
         }
         if self.channel.0 == u8::MAX {
-            return refuse("channel must be followed by another one".into());
+            return Err(PbftConfigError::LastChannel);
         }
         Ok(())
     }
@@ -101,7 +100,7 @@ impl PbftConfig {
     /// [`PbftConfigError`] when these can be no members.
     pub fn genesis(&self) -> Result<Membership, PbftConfigError> {
         let members = self.members.iter().map(|(name, peer)| (name.clone(), PublicKey(*peer.as_bytes())));
-        Membership::genesis(members).map_err(|error| PbftConfigError(error.to_string()))
+        Ok(Membership::genesis(members)?)
     }
 
     /// Digest that stands for the group in everything that is signed: its name and its first members.
@@ -121,17 +120,16 @@ impl PbftConfig {
     ) -> Result<(), PbftConfigError> {
         let capabilities = transport.capabilities();
         if !capabilities.authenticated {
-            return Err(PbftConfigError("the transport does not say for certain who sent a message".into()));
+            return Err(PbftConfigError::NotAuthenticated);
         }
         if transport.local_peer().as_bytes() != &key.0 {
-            return Err(PbftConfigError("the transport and the signer have different keys".into()));
+            return Err(PbftConfigError::OtherKey);
         }
         if capabilities.max_message_bytes < self.message_bytes_max() {
-            return Err(PbftConfigError(format!(
-                "the transport takes messages of {} bytes at most; batches of core.batch_bytes_max need {}",
-                capabilities.max_message_bytes,
-                self.message_bytes_max()
-            )));
+            return Err(PbftConfigError::SmallMessages {
+                max: capabilities.max_message_bytes,
+                needed: self.message_bytes_max(),
+            });
         }
         Ok(())
     }
@@ -143,13 +141,50 @@ impl PbftConfig {
 }
 
 /// Invalid values of a [`PbftConfig`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PbftConfigError(pub(super) String);
-
-impl fmt::Display for PbftConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration cannot work: {}", self.0)
-    }
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PbftConfigError {
+    /// The parameters of the protocol do not fit together.
+    #[error("the parameters in core cannot work")]
+    Core(#[from] ConfigError),
+    /// These cannot be the first members.
+    #[error("members cannot found a group")]
+    Members(#[from] MembershipError),
+    /// A member has an impossible name.
+    #[error("members has an impossible name")]
+    Name(#[from] MemberIdError),
+    /// A bound is 0.
+    #[error("queue_max and log_queue_bytes_max must not be 0")]
+    NoQueue,
+    /// Commands may be larger than batches.
+    #[error("max_command_bytes must be {COMMAND_OVERHEAD} below core.batch_bytes_max at least")]
+    CommandTooLarge,
+    /// There is no channel after this one.
+    #[error("channel must be followed by another one")]
+    LastChannel,
+    /// A directory for a log that is not kept.
+    #[error("directory is given, and durability says that nothing is kept")]
+    DirectoryWithoutDurability,
+    /// No directory for a log that is kept.
+    #[error("durability needs a directory")]
+    NoDirectory,
+    /// A disk besides a directory, or for a log that is not kept.
+    #[error("a disk replaces directory, and durability must not be Memory")]
+    DiskAndDirectory,
+    /// The transport cannot authenticate senders.
+    #[error("the transport does not authenticate the senders of messages")]
+    NotAuthenticated,
+    /// The transport belongs to another member.
+    #[error("the transport and the signer have different keys")]
+    OtherKey,
+    /// The transport takes smaller messages than the group needs.
+    #[error(
+        "the transport takes messages of {max} bytes at most; batches of core.batch_bytes_max need {needed}"
+    )]
+    SmallMessages {
+        /// Bytes that the transport takes.
+        max: usize,
+        /// Bytes that the group needs.
+        needed: usize,
+    },
 }
-
-impl std::error::Error for PbftConfigError {}

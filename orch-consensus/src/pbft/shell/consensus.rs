@@ -12,7 +12,7 @@ use bytes::Bytes;
 use orch_core::{
     consensus::{
         Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence,
-        FaultModel, MembershipChange, Records, StateMachine,
+        FaultModel, MembershipChange, StateMachine,
     },
     model::Timestamp,
     store::{Durability, Revision, StoreError},
@@ -49,8 +49,8 @@ use crate::pbft::{
 ///
 /// A change of members is a vote: it is adopted once as many members as contain a correct one (f + 1) have
 /// asked for the same, and [`Consensus::change_membership`] answers when the vote of this member is ordered.
-/// It is in force some checkpoints later; the status shows the members that are. The `detail` of a new member
-/// is its public key, 32 bytes. The transport has to know the new member first, and the new member
+/// It is in force some checkpoints later; the status shows the members that are. There are
+/// no learners. The transport has to know the new member first, and the new member
 /// begins with the same [`PbftConfig::members`] as all others.
 ///
 /// Dropping the last handle stops it without waiting for anything; [`Consensus::shutdown`] does so in good
@@ -81,13 +81,12 @@ impl PbftConsensus {
         signer: Arc<dyn Signer>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, PbftConfigError> {
-        let refuse = |why: &str| Err(PbftConfigError(why.into()));
         match config.durability {
             Durability::Memory if config.directory.is_some() => {
-                refuse("directory is given, and durability says that nothing is kept")
+                Err(PbftConfigError::DirectoryWithoutDurability)
             }
             Durability::Group | Durability::Sync if config.directory.is_none() => {
-                refuse("durability needs a directory")
+                Err(PbftConfigError::NoDirectory)
             }
             _ => Self::build(config, signer, transport, None),
         }
@@ -104,9 +103,7 @@ impl PbftConsensus {
         disk: Arc<dyn Disk>,
     ) -> Result<Self, PbftConfigError> {
         if config.durability == Durability::Memory || config.directory.is_some() {
-            return Err(PbftConfigError(
-                "a disk replaces directory, and durability must not be Memory".into(),
-            ));
+            return Err(PbftConfigError::DiskAndDirectory);
         }
         Self::build(config, signer, transport, Some(disk))
     }
@@ -122,7 +119,7 @@ impl PbftConsensus {
         let (group, genesis) = (config.group()?, config.genesis()?);
         let (calls, queue) = mpsc::unbounded_channel();
         let permits = Arc::new(Semaphore::new(config.queue_max.min(Semaphore::MAX_PERMITS)));
-        let names = config.members.keys().cloned().collect();
+        let names = config.members.keys().filter_map(|name| name.parse().ok()).collect();
         Ok(Self {
             group,
             genesis,
@@ -222,14 +219,10 @@ impl Keeper {
 #[async_trait]
 impl Consensus for PbftConsensus {
     fn capabilities(&self) -> ConsensusCapabilities {
-        ConsensusCapabilities {
-            name: "pbft",
-            fault_model: FaultModel::Byzantine,
-            durability: self.config.durability,
-            membership: true,
-            records: Records::None,
-            max_command_bytes: self.config.max_command_bytes,
-        }
+        ConsensusCapabilities::new("pbft", FaultModel::Byzantine)
+            .durability(self.config.durability)
+            .membership(true)
+            .max_command_bytes(self.config.max_command_bytes)
     }
 
     async fn start(&self, machine: Box<dyn StateMachine>) -> Result<(), ConsensusError> {

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use orch_core::{
-    consensus::{ConsensusError, MembershipChange},
+    consensus::{ConsensusError, MemberRole, MembershipChange},
     model::Timestamp,
     store::Revision,
     transport::{Incoming, Transport},
@@ -359,17 +359,17 @@ impl Driver {
     fn change_of(&self, change: MembershipChange) -> Result<Option<Change>, ConsensusError> {
         let members = self.context.replica.membership().members();
         match change {
-            MembershipChange::Add { member: name, detail } => {
-                let key = <[u8; 32]>::try_from(&detail[..]).map(PublicKey).map_err(|_| {
-                    ConsensusError::Refused("the detail of a new member is its public key, 32 bytes".into())
-                })?;
-                let there = members.iter().any(|member| member.name == name && member.key == key);
-                Ok((!there).then_some(Change::Add { key, name }))
+            MembershipChange::Add { member: name, peer, role: MemberRole::Voter, .. } => {
+                let key = PublicKey(*peer.as_bytes());
+                let there = members.iter().any(|member| name == *member.name && member.key == key);
+                Ok((!there).then(|| Change::Add { key, name: name.to_string() }))
             }
-            MembershipChange::Remove { member: name } => {
-                let member = members.iter().find(|member| member.name == name);
+            MembershipChange::Remove { member: name, .. } => {
+                let member = members.iter().find(|member| name == *member.name);
                 Ok(member.map(|member| Change::Remove { id: member.id }))
             }
+            MembershipChange::Add { .. } => Err(ConsensusError::Unsupported("a member that does not vote")),
+            _ => Err(ConsensusError::Unsupported("this change of members")),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Effects of the replica, executed.
 
 use bytes::Bytes;
-use orch_core::consensus::Evidence;
+use orch_core::consensus::{Evidence, MemberId};
 
 use super::{Driver, evidence, journal};
 use crate::pbft::{
@@ -138,11 +138,12 @@ impl Driver {
     fn expose(&self, misbehaviour: &Misbehaviour) {
         let members = self.context.replica.membership();
         let name = members.member(misbehaviour.replica).map(|member| member.name.clone());
-        let member = name.unwrap_or_else(|| misbehaviour.replica.to_string());
+        let name = name.unwrap_or_else(|| misbehaviour.replica.to_string());
         let summary = evidence::describe(misbehaviour);
-        tracing::error!(member, summary, "a member misbehaved, and it can be proven");
+        tracing::error!(member = name, summary, "a member misbehaved, and it can be proven");
+        let Ok(member) = MemberId::new(name) else { return };
         let proof = evidence::encode(&self.context.group, misbehaviour);
-        self.context.shared.add_evidence(Evidence { member, summary, proof });
+        self.context.shared.add_evidence(Evidence::new(member, summary, proof));
     }
 
     /// Brings the status up to date.

@@ -78,7 +78,7 @@ impl StatusReport {
             status.last_error = now.problems.text();
             if changed {
                 let members = replica.membership().members();
-                status.members = members.iter().map(|member| member.name.clone()).collect();
+                status.members = members.iter().filter_map(|member| member.name.parse().ok()).collect();
                 status.members.sort_unstable();
             }
         });
