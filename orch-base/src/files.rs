@@ -46,10 +46,14 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 /// [`io::ErrorKind::AlreadyExists`], with the file untouched, and those of the file system.
 pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
     // A rename would replace a file that somebody made at the same time.
-    put(path, content, |staged, path| {
-        fs::hard_link(staged, path)?;
+    put(path, content, |staged, path| match fs::hard_link(staged, path) {
         // Left behind, it would be a second copy of a secret.
-        fs::remove_file(staged)
+        Ok(()) => fs::remove_file(staged),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || path.exists() => {
+            Err(io::ErrorKind::AlreadyExists.into())
+        }
+        // A file system without hard links: here only what is made in this very moment would be replaced.
+        Err(_) => fs::rename(staged, path),
     })
 }
 

@@ -288,10 +288,10 @@ fn a_registration_that_was_overtaken_by_a_later_one_changes_nothing() {
     let mut cluster = Cluster::with_node();
     let incarnation = IncarnationId::from_bytes([1; 16]);
     let register = |number, trouble: Option<&str>, held: &[AttemptId]| {
-        let spec = NodeSpec { trouble: trouble.map(Into::into), ..node("n") };
+        let spec = NodeSpec { last_error: trouble.map(Into::into), ..node("n") };
         Command::RegisterNode { spec, incarnation, number, held: held.to_vec() }
     };
-    let trouble = |cluster: &Cluster| cluster.0.nodes()[0].record.spec.trouble.clone();
+    let trouble = |cluster: &Cluster| cluster.0.nodes()[0].record.spec.last_error.clone();
     cluster.command(1, register(2, None, &[])).unwrap();
     cluster.command(2, register(4, None, &[])).unwrap();
     assert_eq!(cluster.command(3, register(3, Some("engine away"), &[])), Ok(Outcome::Unchanged));
@@ -483,7 +483,7 @@ fn clients_that_are_no_members_may_submit_where_the_cluster_is_open_to_them() {
     let outsider = Author::Key { key: [9; 32], member: false };
     let submission = submission(CommandId::generate(), TaskId::generate(), "true");
     assert_eq!(cluster.carry_out_for(1, &outsider, &submission).outcome, Ok(Outcome::Done));
-    let drain = Command::DrainNode { node: node("n").id, patience: Duration::ZERO };
+    let drain = Command::DrainNode { node: node("n").id, grace: Duration::ZERO };
     let refused = cluster.carry_out_for(1, &outsider, &Envelope::anonymous(drain)).outcome;
     assert!(matches!(refused, Err(Rejection::NotAllowed { .. })), "{refused:?}");
 }

@@ -211,7 +211,7 @@ async fn a_scheduler_that_panics_places_nothing_and_the_status_says_so() {
     let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
     assert_eq!(orch.get(task).unwrap().status(), "pending");
     assert_eq!(orch.explain(task).unwrap(), None);
-    let trouble = orch.status().scheduler_trouble.unwrap();
+    let trouble = orch.status().scheduler_error.unwrap();
     assert!(trouble.ends_with("out of ideas"), "{trouble}");
     orch.cancel(task, "enough").await.unwrap();
     orch.shutdown().await.unwrap();

@@ -99,7 +99,7 @@ enum Step {
     },
     Drain {
         node: u8,
-        patience: u16,
+        grace: u16,
     },
     Remove {
         node: u8,
@@ -140,7 +140,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..5u8, 0..3u8).prop_map(|(node, member)| Step::Trust { node, member }),
         1 => (0..5u8).prop_map(|node| Step::Open { node }),
         1 => (0..5u8).prop_map(|node| Step::Cordon { node }),
-        1 => (0..5u8, any::<u16>()).prop_map(|(node, patience)| Step::Drain { node, patience }),
+        1 => (0..5u8, any::<u16>()).prop_map(|(node, grace)| Step::Drain { node, grace }),
         1 => (0..5u8).prop_map(|node| Step::Remove { node }),
         4 => Just(Step::Tick),
         1 => any::<u8>().prop_map(|back| Step::Repeat { back }),
@@ -291,11 +291,11 @@ impl Driver {
                 self.member = *member;
                 Command::TrustNode { node: node_id(*node) }
             }
-            Step::Open { node } => Command::OpenNode { node: node_id(*node) },
+            Step::Open { node } => Command::UncordonNode { node: node_id(*node) },
             Step::Cordon { node } => Command::CordonNode { node: node_id(*node) },
-            Step::Drain { node, patience } => Command::DrainNode {
+            Step::Drain { node, grace } => Command::DrainNode {
                 node: node_id(*node),
-                patience: Duration::from_millis(u64::from(*patience) * u64::from(patience % 2)),
+                grace: Duration::from_millis(u64::from(*grace) * u64::from(grace % 2)),
             },
             Step::Remove { node } => Command::RemoveNode { node: node_id(*node) },
             Step::Tick => Command::Tick,

@@ -12,7 +12,7 @@ use orch_core::{
     Orchestrator,
     consensus::StoreConsensus,
     engine::{
-        Agent, AgentConfig, AgentHandle, Assignments, ControlLink, Cursor, LinkError, Observation,
+        Agent, AgentConfig, AgentHandle, Assignments, AssignmentsQuery, ControlLink, LinkError, Observation,
         Registered, Registration, Reported,
     },
     model::{AttemptEnd, NodeId, NodeLossPolicy, NodeState, Report, Resources, Session, TaskSpec, WorkKind},
@@ -179,15 +179,14 @@ impl ControlLink for Road {
     async fn assignments(
         &self,
         session: &Session,
-        after: Option<Cursor>,
-        seen: Revision,
+        query: AssignmentsQuery,
     ) -> Result<Assignments, LinkError> {
         let old = if self.is(Way::Mute) { self.old.lock().unwrap().take() } else { None };
         if let Some(old) = old {
             return Ok(old);
         }
         self.pass().await?;
-        let answer = self.link.assignments(session, after, seen).await?;
+        let answer = self.link.assignments(session, query).await?;
         if !answer.run.is_empty() {
             *self.old.lock().unwrap() = Some(answer.clone());
         }

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use orch_core::{
     Error, Orchestrator,
     consensus::{StoreConsensus, StoreConsensusConfig},
-    engine::{Agent, AgentConfig, AgentHandle, ControlLink, EngineConfig, EventKind, LinkError},
+    engine::{
+        Agent, AgentConfig, AgentHandle, AssignmentsQuery, ControlLink, EngineConfig, EventKind, LinkError,
+    },
     environment::Environment,
     model::{
         AttemptEnd, AttemptId, Exit, NodeId, NodeState, Resources, RestartPolicy, TaskSpec, Timestamp,
@@ -239,10 +241,11 @@ async fn dropping_the_last_handle_releases_the_store_and_leaves_work_alone() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(released.try_recv() == Err(oneshot::error::TryRecvError::Empty), "a clone holds it");
     let session = clone.nodes()[0].record.current_session();
-    let told = link.assignments(&session, None, Revision::ZERO).await.unwrap();
+    let told = link.assignments(&session, AssignmentsQuery::default()).await.unwrap();
     let (waiting, a) = (link.clone(), session.clone());
-    let waiting =
-        tokio::spawn(async move { waiting.assignments(&a, Some(told.cursor), told.revision).await });
+    let waiting = tokio::spawn(async move {
+        waiting.assignments(&a, AssignmentsQuery::after(told.cursor, told.revision)).await
+    });
     tokio::task::yield_now().await;
     drop(clone);
     assert!(matches!(waiting.await.unwrap(), Err(LinkError::Closed)), "nobody waits for what is gone");

@@ -1,11 +1,9 @@
 //! Starts of which nobody knows whether they happened.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashSet;
 
 use orch_core::model::AttemptId;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Attempts whose engine was ordered to start them and did not answer: it went away, took too long, or nobody waited
 /// for it. A process may have begun that the engine, when it is back, knows nothing of, or begin yet: starting once
@@ -27,6 +25,6 @@ impl Doubts {
     }
 
     fn all(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -1,11 +1,9 @@
 //! Attempts that are there unless somebody else took them away.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashSet;
 
 use orch_core::model::AttemptId;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Attempts that this runtime started or took over, and did not remove. As many as there are on the node.
 #[derive(Debug, Default)]
@@ -26,6 +24,6 @@ impl Held {
     }
 
     fn all(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -3,9 +3,10 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 /// Serialises what concerns the same key. Keys that nobody holds or waits for take no memory for long.
@@ -24,7 +25,7 @@ impl<K: Eq + Hash> KeyedLocks<K> {
     }
 
     fn get(&self, key: K) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.0.lock();
         if let Some(lock) = locks.get(&key).and_then(Weak::upgrade) {
             return lock;
         }
@@ -57,6 +58,6 @@ mod tests {
         for key in 0..10_000 {
             drop(locks.lock(key).await);
         }
-        assert!(locks.0.lock().unwrap().capacity() < 100);
+        assert!(locks.0.lock().capacity() < 100);
     }
 }

@@ -1,13 +1,14 @@
 //! Where a manager or worker keeps what must survive it: tokens, its instance id, its state.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use orch_base::files;
 use uuid::Uuid;
 
 /// A directory that only its owner may read, and one process at a time uses.
@@ -27,11 +28,10 @@ impl DataDir {
                 dir.display()
             )
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
+        files::create_private_dir(&dir).map_err(failed)?;
         let probe = dir.join(".writable");
         fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(failed)?;
-        let mut options = OpenOptions::new();
-        let lock = options.write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"));
+        let lock = files::private().write(true).create(true).truncate(false).open(dir.join("lock"));
         let lock = lock.map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -57,7 +57,8 @@ impl DataDir {
         match read_secret(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-                write_new(&path, token.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
+                files::create(&path, token.as_bytes())
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
                 Ok(token)
             }
             Err(error) => Err(format!("{}: {error}", path.display())),
@@ -86,7 +87,8 @@ impl DataDir {
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = first()?;
-                write_new(&path, id.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
+                files::create(&path, id.as_bytes())
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
                 id
             }
             Err(error) => return Err(format!("{}: {error}", path.display())),
@@ -119,15 +121,6 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
 /// Reads certificates to trust.
 pub(crate) fn read_ca(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// Writes a file that must not be there yet, so that it is there whole or not at all.
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let staged = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&staged, path)
 }
 
 #[cfg(test)]

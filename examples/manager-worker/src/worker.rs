@@ -59,7 +59,7 @@ pub struct WorkerArgs {
     pub token_file: Option<PathBuf>,
     /// Time for which a worker that was let in before goes on asking a manager that refuses its token.
     #[arg(long, value_name = "TIME", default_value = "1min", value_parser = units::duration)]
-    pub token_patience: Duration,
+    pub token_grace: Duration,
     /// Certificate of the authority that vouches for the manager, PEM.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -153,7 +153,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     tokio::select! {
         requested = shutdown::requested() => requested.map_err(explain)?,
         why = fenced => return Err(why.into()),
-        why = refused(access, args.token_patience) => {
+        why = refused(access, args.token_grace) => {
             // What runs is there for the worker's next life.
             agent.leave().await;
             let from = token.map(|token| token.from).unwrap_or_default();
@@ -210,8 +210,8 @@ async fn link(
 }
 
 /// Returns with the reason when the token is refused for good: at once where it was never accepted, otherwise after
-/// `patience`, as the manager may be starting again with another file.
-async fn refused(access: Access, patience: Duration) -> String {
+/// `grace`, as the manager may be starting again with another file.
+async fn refused(access: Access, grace: Duration) -> String {
     let Some(mut access) = access else { return std::future::pending().await };
     let mut accepted = false;
     loop {
@@ -220,7 +220,7 @@ async fn refused(access: Access, patience: Duration) -> String {
             TokenState::Refused(why) if !accepted => return why,
             TokenState::Refused(why) => {
                 let accepted_again = access.wait_for(|state| !matches!(state, TokenState::Refused(_)));
-                if tokio::time::timeout(patience, accepted_again).await.is_err() {
+                if tokio::time::timeout(grace, accepted_again).await.is_err() {
                     return why;
                 }
             }

@@ -1,41 +1,19 @@
-//! The engine: [`Orchestrator`] is the control side, [`Agent`] the side of a node. Between them lies [`ControlLink`].
+//! The engine in two halves: [`control`] is the side that decides, with [`Orchestrator`] in front, [`agent`] the side of a
+//! node. They know each other by [`link`] only.
 
 mod agent;
-mod agent_handle;
-mod attempt;
-mod builder;
-mod config;
-mod driver;
-mod ended;
-mod engine_health;
-mod error;
-mod events;
-mod heartbeat;
+mod control;
 mod link;
-mod local_link;
-mod mailbox;
-mod members;
-mod node;
-mod orchestrator;
-mod outbox;
-mod output;
-mod pulse;
-mod secrets;
-mod tasks;
-mod view;
 
-pub use agent::{Agent, AgentConfig};
-pub use agent_handle::{AgentHandle, AgentState};
-pub use builder::Builder;
-pub use config::EngineConfig;
-pub use error::{Error, Result, Unknown};
-pub use events::{Event, EventKind, EventStream};
-pub use link::{
-    Assignment, Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration,
-    ReportAnswer, Reported, Seen,
+pub use agent::{
+    Agent, AgentConfig, AgentHandle, AgentState, DirSecrets, NoSecrets, SecretError, SecretSource,
+    local_capacity,
 };
-pub use node::local_capacity;
-pub use orchestrator::{Orchestrator, Status};
-pub use output::{OutputChunk, OutputRange, OutputReader};
-pub use secrets::{DirSecrets, NoSecrets, SecretError, SecretSource};
-pub use tasks::{Observed, TaskFilter, TaskView};
+pub use control::{
+    Builder, EngineConfig, Error, Event, EventKind, EventStream, Observed, Orchestrator, OutputChunk,
+    OutputRange, OutputReader, Result, Status, TaskFilter, TaskView, Unknown,
+};
+pub use link::{
+    Assignment, Assignments, AssignmentsQuery, ControlLink, Cursor, LinkError, Observation, ObservationKind,
+    Registered, Registration, ReportAnswer, Reported,
+};

@@ -24,9 +24,9 @@ pub struct NodeSpec {
     /// Words that constraints ask for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What keeps it from taking new work, by its own account: an engine that does not answer, say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
+    /// Error that keeps it from taking new work, by its own account: an engine that does not answer, say.
+    #[serde(default, alias = "trouble", skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 const fn default_max_tasks() -> u32 {
@@ -49,7 +49,7 @@ impl NodeSpec {
             kinds: kinds.into_iter().collect(),
             max_tasks: Self::DEFAULT_MAX_TASKS,
             labels: BTreeMap::new(),
-            trouble: None,
+            last_error: None,
         }
     }
 
@@ -149,7 +149,7 @@ pub enum Scheduling {
     Cordoned,
     /// It gives up what it has: attempts still there at `evict_at` are stopped and tried elsewhere.
     Draining {
-        /// When patience ends.
+        /// When grace ends.
         evict_at: Timestamp,
     },
 }
@@ -190,6 +190,8 @@ impl NodeRecord {
     /// Whether new work may be placed here.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.state == NodeState::Ready && self.scheduling == Scheduling::Open && self.spec.trouble.is_none()
+        self.state == NodeState::Ready
+            && self.scheduling == Scheduling::Open
+            && self.spec.last_error.is_none()
     }
 }

@@ -1,7 +1,7 @@
 //! [`SharedSpec`]: a spec that many hold, named by its content.
 
 use std::{
-    fmt,
+    fmt, io,
     ops::Deref,
     str::FromStr,
     sync::{Arc, OnceLock},
@@ -52,6 +52,13 @@ impl SharedSpec {
         self.0.large
     }
 
+    /// Bytes of its JSON form.
+    pub(crate) fn json_bytes(&self) -> usize {
+        let mut counted = Counted(0);
+        serde_json::to_writer(&mut counted, &self.0.spec).expect("plain data has a JSON form");
+        counted.0
+    }
+
     /// Whether both point to one spec, or are large and of one content.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.is_large() && other.is_large() && self.id() == other.id()
@@ -61,6 +68,20 @@ impl SharedSpec {
         let pairs = spec.env.iter().chain(&spec.labels).map(|(name, value)| name.len() + value.len());
         let text = spec.args.iter().map(String::len).chain(pairs).sum::<usize>();
         Self(Arc::new(Inner { spec, large: text >= LARGE_BYTES, id }))
+    }
+}
+
+/// Writer that counts bytes.
+struct Counted(usize);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tracing::error;
 
 use super::{Pending, Plan, Scheduler, Snapshot};
@@ -14,17 +15,17 @@ use crate::panics::panic_words;
 #[derive(Debug)]
 pub(crate) struct Guarded {
     policy: Arc<dyn Scheduler>,
-    trouble: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
 }
 
 impl Guarded {
     pub(crate) fn new(policy: Arc<dyn Scheduler>) -> Self {
-        Self { policy, trouble: Mutex::default() }
+        Self { policy, last_error: Mutex::default() }
     }
 
     /// The panic of the last plan, if it panicked.
-    pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
     }
 }
 
@@ -35,17 +36,18 @@ impl Scheduler for Guarded {
 
     fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan {
         let plan = catch_unwind(AssertUnwindSafe(|| self.policy.plan(snapshot, pending)));
-        let (plan, trouble) = match plan {
+        let (plan, last_error) = match plan {
             Ok(plan) => (plan, None),
             Err(panic) => {
-                let trouble = format!("the scheduler panicked and placed nothing: {}", panic_words(&*panic));
-                error!(%trouble, tasks = pending.len(), "a plan was given up");
-                (Plan::default(), Some(trouble))
+                let last_error =
+                    format!("the scheduler panicked and placed nothing: {}", panic_words(&*panic));
+                error!(%last_error, tasks = pending.len(), "a plan was given up");
+                (Plan::default(), Some(last_error))
             }
         };
-        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known != trouble {
-            *known = trouble;
+        let mut known = self.last_error.lock();
+        if *known != last_error {
+            *known = last_error;
         }
         plan
     }
@@ -68,7 +70,7 @@ mod tests {
         }
 
         fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan {
-            if std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
+            if std::mem::take(&mut *self.0.lock()) {
                 panic!("not in the mood");
             }
             LeastFragmentation.plan(snapshot, pending)
@@ -82,8 +84,8 @@ mod tests {
         let pending = [Pending { task: TaskId::generate(), spec: &spec, avoid: None }];
         let snapshot = Snapshot { nodes: &[], explain: false };
         assert_eq!(policy.plan(snapshot, &pending), Plan::default());
-        assert!(policy.trouble().unwrap().ends_with("not in the mood"));
+        assert!(policy.last_error().unwrap().ends_with("not in the mood"));
         policy.plan(snapshot, &pending);
-        assert_eq!(policy.trouble(), None);
+        assert_eq!(policy.last_error(), None);
     }
 }

@@ -95,7 +95,7 @@ impl NodeView {
     #[must_use]
     pub fn objections(&self, task: &TaskSpec) -> Vec<Objection> {
         let mut objections = Vec::new();
-        match &self.record.spec.trouble {
+        match &self.record.spec.last_error {
             Some(problem) => objections.push(Objection::Trouble { problem: problem.clone() }),
             None if !self.is_open() => objections.push(Objection::Closed),
             None => {}

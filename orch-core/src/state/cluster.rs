@@ -242,7 +242,7 @@ impl ClusterState {
         }
     }
 
-    /// When a draining node's patience ends, as long as an attempt there was not asked to stop.
+    /// When a draining node's grace ends, as long as an attempt there was not asked to stop.
     pub(super) fn drain_due(&self, node: &NodeView) -> Option<Timestamp> {
         let Scheduling::Draining { evict_at } = node.record.scheduling else { return None };
         self.tasks_of(node.id()).any(|task| task.stop.is_none()).then_some(evict_at)

@@ -89,7 +89,8 @@ pub enum Command {
         node: NodeId,
     },
     /// Lets a node take new work.
-    OpenNode {
+    #[serde(rename = "open_node")]
+    UncordonNode {
         /// Which node.
         node: NodeId,
     },
@@ -98,13 +99,13 @@ pub enum Command {
         /// Which node.
         node: NodeId,
     },
-    /// Empties a node: nothing new, and what is still there when `patience` is over goes elsewhere.
+    /// Empties a node: nothing new, and what is still there when `grace` is over goes elsewhere.
     DrainNode {
         /// Which node.
         node: NodeId,
         /// How long its attempts may go on.
         #[serde(rename = "patience_ms", with = "millis")]
-        patience: Duration,
+        grace: Duration,
     },
     /// Forgets a node that is lost or empty.
     RemoveNode {
@@ -303,7 +304,7 @@ impl Command {
             Self::RegisterNode { .. } => 4,
             Self::SuspectNode { .. } => 5,
             Self::TrustNode { .. } => 6,
-            Self::OpenNode { .. } => 7,
+            Self::UncordonNode { .. } => 7,
             Self::CordonNode { .. } => 8,
             Self::DrainNode { .. } => 9,
             Self::RemoveNode { .. } => 10,
@@ -316,7 +317,7 @@ impl Command {
             Self::RegisterNode { spec, .. } => digest.take(spec.id.as_str().as_bytes()),
             Self::SuspectNode { node, .. }
             | Self::TrustNode { node }
-            | Self::OpenNode { node }
+            | Self::UncordonNode { node }
             | Self::CordonNode { node }
             | Self::DrainNode { node, .. }
             | Self::RemoveNode { node } => digest.take(node.as_str().as_bytes()),

@@ -88,9 +88,9 @@ impl Draft<'_> {
             }
             Command::SuspectNode { node, session } => self.suspect_node(node, *session, author),
             Command::TrustNode { node } => self.trust_node(node, author),
-            Command::OpenNode { node } => self.set_scheduling(node, Scheduling::Open),
+            Command::UncordonNode { node } => self.set_scheduling(node, Scheduling::Open),
             Command::CordonNode { node } => self.set_scheduling(node, Scheduling::Cordoned),
-            Command::DrainNode { node, patience } => self.drain_node(node, *patience),
+            Command::DrainNode { node, grace } => self.drain_node(node, *grace),
             Command::RemoveNode { node } => self.remove_node(node),
             Command::Tick => self.tick(),
         };
@@ -361,8 +361,8 @@ impl Draft<'_> {
         if spec.labels.iter().any(|(name, value)| name.is_empty() || name.len() > 128 || value.len() > 1024) {
             return refuse("a label's name must have 1 to 128 bytes, its value at most 1024");
         }
-        if spec.trouble.as_ref().is_some_and(|trouble| trouble.len() > 8192) {
-            return refuse("trouble is longer than 8192 bytes");
+        if spec.last_error.as_ref().is_some_and(|last_error| last_error.len() > 8192) {
+            return refuse("last_error is longer than 8192 bytes");
         }
         match capacity.ports.is_empty() {
             true => Ok(()),
@@ -413,14 +413,14 @@ impl Draft<'_> {
         Ok(Outcome::Done)
     }
 
-    fn drain_node(&mut self, node: &NodeId, patience: Duration) -> Answer {
-        let evict_at = self.now().after(patience);
+    fn drain_node(&mut self, node: &NodeId, grace: Duration) -> Answer {
+        let evict_at = self.now().after(grace);
         let earlier = match self.known_node(node)?.scheduling {
             Scheduling::Draining { evict_at: known } => known.min(evict_at),
             _ => evict_at,
         };
         let answer = self.set_scheduling(node, Scheduling::Draining { evict_at: earlier })?;
-        if patience.is_zero() {
+        if grace.is_zero() {
             let tasks: Vec<TaskId> = self.state.nodes.tasks_of(node).collect();
             for id in tasks {
                 let mut task = self.known_task(id)?;

@@ -291,8 +291,8 @@ impl TaskRecord {
     /// The agent enforces the run timeout; this is when the cluster stops waiting for it to say so.
     pub(crate) fn run_deadline(&self, config: &ClusterConfig) -> Option<Timestamp> {
         let TaskState::Placed { started_at: Some(started_at), .. } = &self.state else { return None };
-        let patience = self.spec.stop.grace + Duration::from_millis(config.report_slack_ms);
-        self.spec.timeouts.run.map(|limit| started_at.after(limit).after(patience))
+        let grace = self.spec.stop.grace + Duration::from_millis(config.report_slack_ms);
+        self.spec.timeouts.run.map(|limit| started_at.after(limit).after(grace))
     }
 
     /// When the cluster stops waiting for a cancelled attempt to end. An evicted one is waited for as long as its node is

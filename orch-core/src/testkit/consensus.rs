@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     consensus::{Consensus, ConsensusError, Context, Decision, MachineError, StateMachine},
@@ -293,5 +294,5 @@ impl StateMachine for Recorder {
 }
 
 fn lock(written: &Mutex<Vec<Bytes>>) -> MutexGuard<'_, Vec<Bytes>> {
-    written.lock().unwrap_or_else(PoisonError::into_inner)
+    written.lock()
 }

@@ -118,7 +118,7 @@ impl Random {
         let spec = NodeSpec {
             max_tasks: u32::try_from(self.below(5)).expect("a small number"),
             labels: BTreeMap::from([("zone".into(), self.below(2).to_string())]),
-            trouble: (self.below(12) == 0).then(|| "trouble".into()),
+            last_error: (self.below(12) == 0).then(|| "last_error".into()),
             ..NodeSpec::new(id, InstanceId::from_bytes([0; 16]), capacity, [kind])
         };
         let record = NodeRecord {

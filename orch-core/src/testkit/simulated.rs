@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::{
@@ -71,11 +72,11 @@ impl SimulatedRuntime {
     /// Every start that really started something, in order. One attempt must never be here twice.
     #[must_use]
     pub fn starts(&self) -> Vec<AttemptId> {
-        self.shared.starts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.starts.lock().clone()
     }
 
     fn attempts(&self) -> MutexGuard<'_, BTreeMap<AttemptId, Attempt>> {
-        self.shared.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.attempts.lock()
     }
 
     fn check(&self) -> Result<(), RuntimeError> {
@@ -142,7 +143,7 @@ impl Runtime for SimulatedRuntime {
         };
         let mut attempts = self.attempts();
         let known = attempts.entry(work.attempt).or_insert_with(|| {
-            self.shared.starts.lock().unwrap_or_else(PoisonError::into_inner).push(work.attempt);
+            self.shared.starts.lock().push(work.attempt);
             Attempt {
                 exit: watch::Sender::new(exit.map(Exit::from_code)),
                 output: output.into(),

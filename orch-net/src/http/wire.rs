@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use orch_core::{
-    engine::{Cursor, Event, EventKind, Observation, Seen, TaskView},
+    engine::{AssignmentsQuery, Cursor, Event, EventKind, Observation, ObservationKind, TaskView},
     model::{AttemptId, NodeId, NodeRecord, Report, Session, TaskId, TaskSpec},
     scheduler::{NodeView, Unplaced},
     state::{Outcome, TaskRecord},
@@ -114,7 +114,7 @@ pub struct Cancellation {
 #[serde(deny_unknown_fields)]
 pub struct Drain {
     /// How long its attempts may go on, in milliseconds.
-    pub patience_ms: u64,
+    pub grace_ms: u64,
 }
 
 /// The answer to a command that was accepted.
@@ -169,7 +169,7 @@ pub struct StatusInfo {
     pub consensus: ConsensusInfo,
     /// What is wrong with the scheduler, if anything is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduler_trouble: Option<String>,
+    pub scheduler_error: Option<String>,
 }
 
 /// How agreement goes, as far as the server knows.
@@ -201,7 +201,11 @@ enum EventBody {
     TaskForgotten(TaskId),
     Node(Arc<NodeRecord>),
     NodeRemoved(NodeId),
-    Observed { attempt: AttemptId, seen: Seen },
+    Observed {
+        attempt: AttemptId,
+        #[serde(rename = "seen")]
+        kind: ObservationKind,
+    },
 }
 
 impl EventInfo {
@@ -224,7 +228,7 @@ impl From<Event> for EventInfo {
             EventKind::TaskForgotten(id) => EventBody::TaskForgotten(id),
             EventKind::Node(record) => EventBody::Node(record),
             EventKind::NodeRemoved(id) => EventBody::NodeRemoved(id),
-            EventKind::Observed { attempt, seen } => EventBody::Observed { attempt, seen },
+            EventKind::Observed { attempt, kind } => EventBody::Observed { attempt, kind },
         };
         Self { revision: event.revision, kind }
     }
@@ -237,7 +241,7 @@ impl From<EventInfo> for Event {
             EventBody::TaskForgotten(id) => EventKind::TaskForgotten(id),
             EventBody::Node(record) => EventKind::Node(record),
             EventBody::NodeRemoved(id) => EventKind::NodeRemoved(id),
-            EventBody::Observed { attempt, seen } => EventKind::Observed { attempt, seen },
+            EventBody::Observed { attempt, kind } => EventKind::Observed { attempt, kind },
         };
         Self { revision: info.revision, kind }
     }
@@ -257,7 +261,17 @@ pub(crate) struct Question {
     pub(crate) session: Session,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) after: Option<Cursor>,
-    pub(crate) seen: Revision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) specs_after: Option<AttemptId>,
+    #[serde(rename = "seen")]
+    pub(crate) at_least: Revision,
+}
+
+impl Question {
+    pub(crate) fn new(session: Session, query: AssignmentsQuery) -> Self {
+        let AssignmentsQuery { after, specs_after, at_least } = query;
+        Self { session, after, specs_after, at_least }
+    }
 }
 
 /// A worker tells what happened to attempts.
@@ -306,7 +320,7 @@ mod tests {
             EventKind::NodeRemoved(NodeId::new("n").unwrap()),
             EventKind::Observed {
                 attempt: format!("{}.7", TaskId::generate()).parse().unwrap(),
-                seen: Seen::Progress("pulling".into()),
+                kind: ObservationKind::Progress("pulling".into()),
             },
         ];
         for kind in events {

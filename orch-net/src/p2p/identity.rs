@@ -1,13 +1,13 @@
 //! Who a member is: a key pair that it keeps in a file.
 
 use std::{
-    fmt,
-    fs::{self, OpenOptions},
-    io::{self, Read as _, Write as _},
+    fmt, fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use orch_base::files;
 use orch_core::transport::PeerId;
 use rustls::{
     crypto::ring,
@@ -77,16 +77,8 @@ impl Identity {
     /// [`IdentityError::File`], also when the file exists.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), IdentityError> {
         let path = path.as_ref();
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let text = pem(&self.pkcs8);
-        let written = options.open(path).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(|source| IdentityError::File { path: path.to_owned(), source })
+        files::create(path, pem(&self.pkcs8).as_bytes())
+            .map_err(|source| IdentityError::File { path: path.to_owned(), source })
     }
 
     /// Loads the file, or makes it with a new identity where there is none.

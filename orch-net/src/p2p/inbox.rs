@@ -4,11 +4,11 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     pin::pin,
-    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
 use orch_core::transport::{Incoming, PeerId};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{frame::HEADER_BYTES, queues::Bounds};
@@ -167,7 +167,7 @@ impl Inbox {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

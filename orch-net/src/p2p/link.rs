@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use orch_core::transport::{Channel, PeerId, Reply, TransportError};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -202,11 +203,11 @@ impl Link {
     }
 
     fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outgoing.lock()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Bytes>>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 

@@ -1,13 +1,9 @@
 //! Who is allowed, and the connection with each.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use orch_core::transport::{PeerId, TransportError};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::{sync::watch, task::AbortHandle};
 use tracing::info;
 
@@ -266,11 +262,11 @@ impl Peers {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+        self.table.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
+        self.table.write()
     }
 }
 

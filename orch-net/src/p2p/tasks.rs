@@ -1,7 +1,6 @@
 //! The tasks of a transport. None outlives it.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     task::{AbortHandle, JoinSet},
@@ -37,7 +36,7 @@ impl Tasks {
 
     /// Takes all of them out. None begins after that.
     pub(super) fn take(&self) -> Option<Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.running.lock().take()
     }
 
     fn spawn_in(
@@ -45,7 +44,7 @@ impl Tasks {
         set: impl FnOnce(&mut Running) -> &mut JoinSet<()>,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Option<AbortHandle> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         let set = set(running.as_mut()?);
         while set.try_join_next().is_some() {}
         Some(set.spawn_on(task, &self.runtime))

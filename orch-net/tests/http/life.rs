@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use orch_core::{
-    engine::{Agent, AgentHandle, Observation, OutputRange, Seen, TaskFilter},
+    engine::{Agent, AgentHandle, Observation, ObservationKind, OutputRange, TaskFilter},
     model::{CommandId, Exit, NodeId, TaskId, TaskSpec, Timestamp},
     runtime::OutputStream,
     state::Outcome,
@@ -125,7 +125,7 @@ async fn nodes_are_steered() {
     assert_eq!(client.cordon(&node).await.unwrap(), Outcome::Done);
     let task = client.submit_one(hang("waits")).await.unwrap();
     assert_eq!(task.status, "pending");
-    assert_eq!(client.open(&node).await.unwrap(), Outcome::Done);
+    assert_eq!(client.uncordon(&node).await.unwrap(), Outcome::Done);
     running(&bench.orch, task.view.record.id).await;
     let in_use = client.remove(&node).await.unwrap_err();
     assert_eq!((in_use.status(), in_use.code()), (Some(409), Some("node_in_use")), "{in_use}");
@@ -229,8 +229,8 @@ impl Writing {
 async fn write(bench: &Bench, task: TaskId, offset: u64, text: &str) {
     let session = bench.orch.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
     let data = text.to_owned().into_bytes().into();
-    let seen = Seen::Output { stream: OutputStream::Stdout, offset, data };
-    let observation = Observation { attempt: attempt(task, 1), seen };
+    let kind = ObservationKind::Output { stream: OutputStream::Stdout, offset, data };
+    let observation = Observation { attempt: attempt(task, 1), kind };
     bench.orch.link().observe(&session, vec![observation]).await.unwrap();
 }
 

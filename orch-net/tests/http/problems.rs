@@ -234,10 +234,7 @@ async fn an_idempotency_key_belongs_to_one_request() {
 
 #[tokio::test]
 async fn a_worker_learns_what_is_wrong() {
-    use orch_core::{
-        engine::{Agent, ControlLink as _, LinkError, Registration},
-        store::Revision,
-    };
+    use orch_core::engine::{Agent, AssignmentsQuery, ControlLink as _, LinkError, Registration};
     let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
     let _worker = bench.worker(&runtime).await;
     let link = |token: &str| HttpLink::new(&client_config(bench.address, token)).unwrap();
@@ -256,11 +253,11 @@ async fn a_worker_learns_what_is_wrong() {
     assert!(matches!(&*token.borrow(), TokenState::Refused(why) if !why.contains("wrong")), "{token:?}");
     let session = Session { node: NodeId::new("b").unwrap(), incarnation, number: 1 };
     let right = link(WORKER);
-    let unknown = right.assignments(&session, None, Revision::ZERO).await;
+    let unknown = right.assignments(&session, AssignmentsQuery::default()).await;
     assert!(matches!(unknown, Err(LinkError::NotRegistered)), "{unknown:?}");
     assert_eq!(*right.token_state().borrow(), TokenState::Accepted, "refused for another reason");
     let gone = HttpLink::new(&client_config("127.0.0.1:1".parse().unwrap(), WORKER)).unwrap();
-    let unreachable = gone.assignments(&session, None, Revision::ZERO).await;
+    let unreachable = gone.assignments(&session, AssignmentsQuery::default()).await;
     assert!(matches!(unreachable, Err(LinkError::Unavailable(_))), "{unreachable:?}");
     let body = serde_json::to_string(&registration).unwrap();
     bench.admin("POST", "/api/v1/agent/c/register", &body).await.problem(422, "refused");
@@ -316,7 +313,7 @@ async fn the_description_and_the_routes_agree() {
         "GET /api/v1/nodes/{id}",
         "POST /api/v1/nodes/{id}/cordon",
         "POST /api/v1/nodes/{id}/drain",
-        "POST /api/v1/nodes/{id}/open",
+        "POST /api/v1/nodes/{id}/uncordon",
         "GET /api/v1/status",
         "GET /api/v1/tasks",
         "POST /api/v1/tasks",

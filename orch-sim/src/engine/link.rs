@@ -5,9 +5,11 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use orch_core::{
-    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
+    engine::{
+        Assignments, AssignmentsQuery, ControlLink, LinkError, Observation, Registered, Registration,
+        Reported,
+    },
     model::{Report, Session},
-    store::Revision,
 };
 
 use super::world::World;
@@ -94,12 +96,11 @@ impl ControlLink for NetworkLink {
     async fn assignments(
         &self,
         session: &Session,
-        after: Option<Cursor>,
-        seen: Revision,
+        query: AssignmentsQuery,
     ) -> Result<Assignments, LinkError> {
         self.call(|member| {
             let session = session.clone();
-            Box::pin(async move { member.assignments(&session, after, seen).await })
+            Box::pin(async move { member.assignments(&session, query).await })
         })
         .await
     }

@@ -5,17 +5,16 @@ use std::time::Duration;
 use super::{oracle::Violation, world::World};
 use orch_core::{
     Orchestrator,
-    engine::{Registration, ReportAnswer},
+    engine::{AssignmentsQuery, Registration, ReportAnswer},
     model::{
         AttemptEnd, AttemptId, CommandId, Constraint, Exit, IncarnationId, InstanceId, NodeId, NodeSpec,
         Report, ReportKind, Resources, Session, TaskId, TaskSpec, WorkKind,
     },
     state::NewTask,
-    store::Revision,
 };
 
-/// A node without an agent of its own turns from the member that decided something to one that has not
-/// heartbeat of it.
+/// A node without an agent of its own turns from the member that decided something to one that has
+/// not applied it.
 pub(super) async fn a_member_that_is_behind_answers_as_the_others(world: &World) -> Result<(), Violation> {
     let member = |number| world.member(number).ok_or_else(|| Violation(format!("member {number} is down")));
     let (ahead, behind) = (member(0)?, member(1)?);
@@ -38,7 +37,7 @@ pub(super) async fn a_member_that_is_behind_answers_as_the_others(world: &World)
     let heartbeat = ahead.link().heartbeat(&session).await;
     heartbeat.map_err(|error| failed("a heartbeat", &error))?;
     let given = submit(&ahead, &session.node, 0xf2).await?;
-    let assignments = behind.link().assignments(&session, None, Revision::ZERO).await;
+    let assignments = behind.link().assignments(&session, AssignmentsQuery::default()).await;
     let assignments = assignments.map_err(|error| failed("a request", &error))?;
     let named: Vec<AttemptId> = assignments.run.iter().map(|assignment| assignment.attempt).collect();
     if !assignments.complete || named != [given] {

@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use clap::Subcommand;
+use orch_base::files;
 use serde::{Deserialize, Serialize};
 
 use super::{connect::Connect, exit::Failure, table};
@@ -181,11 +181,6 @@ impl Contexts {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(failed)?;
         }
-        let staged = path.with_extension(format!("new-{}", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&staged).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&staged, path).map_err(failed)
+        files::replace(path, text.as_bytes()).map_err(failed)
     }
 }

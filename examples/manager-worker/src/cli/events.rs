@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use orch_core::{
-    engine::{Event, EventKind, Seen},
+    engine::{Event, EventKind, ObservationKind},
     model::{Namespace, TaskId},
     store::Revision,
 };
@@ -94,22 +94,24 @@ fn for_people(event: &Event) -> String {
             format!("node {} {:?} {:?}", record.spec.id, record.state, record.scheduling)
         }
         EventKind::NodeRemoved(id) => format!("node {id} removed"),
-        EventKind::Observed { attempt, seen } => {
-            format!("task {} attempt {} {}", attempt.task.short(), attempt.attempt, words(seen))
+        EventKind::Observed { attempt, kind } => {
+            format!("task {} attempt {} {}", attempt.task.short(), attempt.attempt, words(kind))
         }
     };
     format!("{:>8}  {}", event.revision.0, table::one_line(&text))
 }
 
 /// What an agent saw, in words.
-pub(super) fn words(seen: &Seen) -> String {
-    match seen {
-        Seen::Progress(text) => text.clone(),
-        Seen::Running { handle, .. } => format!("running ({})", handle.chars().take(12).collect::<String>()),
-        Seen::Usage(usage) => format!("uses {}", table::memory(usage.memory_bytes)),
-        Seen::Health(true) => "is well".into(),
-        Seen::Health(false) => "fails its health check".into(),
-        Seen::Output { .. } => "wrote".into(),
+pub(super) fn words(kind: &ObservationKind) -> String {
+    match kind {
+        ObservationKind::Progress(text) => text.clone(),
+        ObservationKind::Running { handle, .. } => {
+            format!("running ({})", handle.chars().take(12).collect::<String>())
+        }
+        ObservationKind::Usage(usage) => format!("uses {}", table::memory(usage.memory_bytes)),
+        ObservationKind::Health(true) => "is well".into(),
+        ObservationKind::Health(false) => "fails its health check".into(),
+        ObservationKind::Output { .. } => "wrote".into(),
     }
 }
 
@@ -120,8 +122,8 @@ fn for_programs(event: &Event) -> serde_json::Value {
         EventKind::TaskForgotten(id) => json!({ "revision": revision, "task_forgotten": id }),
         EventKind::Node(record) => json!({ "revision": revision, "node": record }),
         EventKind::NodeRemoved(id) => json!({ "revision": revision, "node_removed": id }),
-        EventKind::Observed { attempt, seen } => {
-            json!({ "revision": revision, "observed": { "attempt": attempt, "seen": seen } })
+        EventKind::Observed { attempt, kind } => {
+            json!({ "revision": revision, "observed": { "attempt": attempt, "seen": kind } })
         }
     }
 }

@@ -91,7 +91,8 @@ enum Command {
         node: NodeId,
         /// How long its tasks may go on before they are stopped.
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::duration)]
-        patience: Duration,
+        #[arg(alias = "patience")]
+        grace: Duration,
         /// Return when the node is empty.
         #[arg(long)]
         wait: bool,
@@ -102,7 +103,8 @@ enum Command {
         node: NodeId,
     },
     /// Let a node take work again.
-    Open {
+    #[command(alias = "open")]
+    Uncordon {
         /// The node.
         node: NodeId,
     },
@@ -187,9 +189,9 @@ async fn carry_out(connect: &Connect, scope: &Scope, command: Command) -> Result
         Command::Cancel(args) => stop::stop(connect, args, scope).await,
         Command::Explain { task } => show::explain(connect, &task, scope).await,
         Command::Nodes => nodes::list(connect).await,
-        Command::Drain { node, patience, wait } => nodes::drain(connect, &node, patience, wait).await,
+        Command::Drain { node, grace, wait } => nodes::drain(connect, &node, grace, wait).await,
         Command::Cordon { node } => nodes::cordon(connect, &node).await,
-        Command::Open { node } => nodes::open(connect, &node).await,
+        Command::Uncordon { node } => nodes::uncordon(connect, &node).await,
         Command::Remove { node } => nodes::remove(connect, &node).await,
         Command::Events { from } => events::follow(connect, from, scope).await,
         Command::Status { task: None } => nodes::status(connect).await,

@@ -40,7 +40,7 @@ pub(super) async fn list(connect: &Connect) -> Result<(), Failure> {
 fn state(node: &NodeInfo) -> &'static str {
     match (node.record.state, node.record.scheduling) {
         (NodeState::Lost, _) => "lost",
-        (NodeState::Ready, _) if node.record.spec.trouble.is_some() => "trouble",
+        (NodeState::Ready, _) if node.record.spec.last_error.is_some() => "degraded",
         (NodeState::Ready, Scheduling::Open) => "ready",
         (NodeState::Ready, Scheduling::Cordoned) => "cordoned",
         (NodeState::Ready, Scheduling::Draining { .. }) if node.tasks == 0 => "drained",
@@ -54,7 +54,7 @@ pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
         return table::print_json(&status);
     }
     let mut text = format!("manager {} at revision {}\n", status.version, status.revision);
-    for trouble in status.consensus.trouble.iter().chain(&status.scheduler_trouble) {
+    for trouble in status.consensus.trouble.iter().chain(&status.scheduler_error) {
         text += &format!("trouble: {}\n", table::one_line(trouble));
     }
     let rows = status.tasks.iter().map(|(status, count)| vec![status.clone(), count.to_string()]);
@@ -64,11 +64,11 @@ pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
 pub(super) async fn drain(
     connect: &Connect,
     node: &NodeId,
-    patience: Duration,
+    grace: Duration,
     wait: bool,
 ) -> Result<(), Failure> {
     let client = connect.client()?;
-    client.drain(node, patience).await?;
+    client.drain(node, grace).await?;
     if wait {
         wait_until_empty(&client, node).await?;
     }
@@ -118,9 +118,9 @@ pub(super) async fn cordon(connect: &Connect, node: &NodeId) -> Result<(), Failu
     say(connect, node, "cordoned")
 }
 
-pub(super) async fn open(connect: &Connect, node: &NodeId) -> Result<(), Failure> {
-    connect.client()?.open(node).await?;
-    say(connect, node, "open")
+pub(super) async fn uncordon(connect: &Connect, node: &NodeId) -> Result<(), Failure> {
+    connect.client()?.uncordon(node).await?;
+    say(connect, node, "uncordoned")
 }
 
 pub(super) async fn remove(connect: &Connect, node: &NodeId) -> Result<(), Failure> {

@@ -220,8 +220,8 @@ async fn wait_with_progress(client: &Client, task: &TaskInfo) -> Result<TaskInfo
             done = &mut done => return Ok(done?),
             Some(Ok(positioned)) = events.next() => match positioned.event.kind {
                 EventKind::Task(record) if record.id == id => progress.show(record.status()),
-                EventKind::Observed { attempt, seen } if attempt.task == id => {
-                    progress.show(&super::events::words(&seen));
+                EventKind::Observed { attempt, kind } if attempt.task == id => {
+                    progress.show(&super::events::words(&kind));
                 }
                 _ => {}
             },

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use orch_core::{
-    engine::{Event, EventKind, Seen},
+    engine::{Event, EventKind, ObservationKind},
     model::{CommandId, TaskId, TaskSpec},
 };
 use orch_net::http::{
@@ -88,7 +88,7 @@ impl Load {
         event: &Event,
         client: &Client,
     ) -> Result<Option<String>, String> {
-        let EventKind::Observed { attempt, seen: Seen::Running { .. } } = &event.kind else {
+        let EventKind::Observed { attempt, kind: ObservationKind::Running { .. } } = &event.kind else {
             return Ok(None);
         };
         if attempt.task != self.moving || attempt.attempt.get() != 1 {

@@ -27,7 +27,7 @@ impl Progress {
     pub(super) fn note(&mut self, event: &Event) {
         let (task, status) = match &event.kind {
             EventKind::Task(record) => (record.id, record.status()),
-            EventKind::Observed { attempt, seen: orch_core::engine::Seen::Running { .. } } => {
+            EventKind::Observed { attempt, kind: orch_core::engine::ObservationKind::Running { .. } } => {
                 (attempt.task, "running")
             }
             _ => return,

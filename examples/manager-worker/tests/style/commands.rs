@@ -210,5 +210,5 @@ fn a_drained_worker_is_emptied_and_its_work_goes_on_elsewhere() {
     assert_eq!(lab.orch(&["wait", &id]).code, 0);
     assert_eq!(lab.orch(&["logs", &id]).out, "moved\n");
     assert!(lab.orch(&["nodes"]).out.contains("drained"));
-    assert_eq!(lab.orch(&["open", "w1"]).code, 0);
+    assert_eq!(lab.orch(&["uncordon", "w1"]).code, 0);
 }

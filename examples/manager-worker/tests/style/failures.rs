@@ -108,7 +108,7 @@ fn a_drain_that_waits_survives_a_restart_of_the_manager() {
     let id = lab.submit("long", "sleep 600", &[]);
     lab.until_running(&id, 1);
     let caller = lab.caller();
-    let drain = std::thread::spawn(move || caller.orch(&["drain", "w1", "--wait", "--patience", "1h"]));
+    let drain = std::thread::spawn(move || caller.orch(&["drain", "w1", "--wait", "--grace", "1h"]));
     // It looks at the node once it follows what happens.
     lab.until_asked("/api/v1/nodes");
     lab.kill_manager();

@@ -234,7 +234,7 @@ fn a_worker_that_its_manager_does_not_know_ends_with_an_error() {
     let wrong = lab.path("wrong.token");
     secret(&wrong, "not-the-token");
     let worker = |lab: &Lab| {
-        let mut command = lab.worker_command("w1", "w1", &["--token-patience", "300ms"]);
+        let mut command = lab.worker_command("w1", "w1", &["--token-grace", "300ms"]);
         command.env("ORCH_LOG", "warn");
         command
     };

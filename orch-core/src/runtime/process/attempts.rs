@@ -5,10 +5,11 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use tokio::{
     process::Child,
@@ -142,7 +143,7 @@ impl Attempt {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 
@@ -317,7 +318,7 @@ impl Attempts {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<AttemptId, Arc<Attempt>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 }
 

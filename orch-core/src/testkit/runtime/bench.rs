@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 
 use super::{Outcome, Program, RuntimeHarness};
 use crate::{
@@ -29,21 +30,21 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) fn runtime(&self) -> Arc<dyn Runtime> {
-        let held = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.runtime.lock();
         held.clone().expect("only a restart takes it away, and puts one back")
     }
 
     /// Lets go of the runtime and makes another over the same state.
     pub(super) async fn restart(&self) {
-        drop(self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.runtime.lock().take());
         let fresh = self.harness.runtime().await;
-        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
+        *self.runtime.lock() = Some(fresh);
     }
 
     /// An attempt of `spec` that is not started yet and is removed after the case.
     pub(super) fn work(&self, spec: TaskSpec) -> Work {
         let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
+        self.made.lock().insert(attempt);
         Work { attempt, spec: spec.into(), secrets: BTreeMap::new() }
     }
 
@@ -83,7 +84,7 @@ impl<'a> Bench<'a> {
 
     /// Removes everything the case made.
     pub(super) async fn clear(&self) -> Result<(), RuntimeError> {
-        let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+        let made = std::mem::take(&mut *self.made.lock());
         let runtime = self.runtime();
         for attempt in made {
             runtime.remove(attempt).await?;

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::Instant,
@@ -72,7 +73,7 @@ impl Answer {
     }
 
     fn give(&self, message: Bytes) {
-        if let Some(waiting) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(waiting) = self.0.lock().take() {
             // Whoever gave up waiting does not want it.
             let _ = waiting.send(message);
         }
@@ -218,7 +219,7 @@ impl Hub {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use orch_base::backoff::Backoff;
+
 /// Which server to call, as whom, and for how long.
 #[derive(Clone)]
 pub struct ClientConfig {
@@ -67,6 +69,12 @@ impl Default for Timeouts {
             backoff: Duration::from_millis(100),
             backoff_max: Duration::from_secs(5),
         }
+    }
+}
+
+impl Timeouts {
+    pub(super) fn backoff(&self) -> Backoff {
+        Backoff::new(self.backoff, self.backoff_max)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
+use orch_base::backoff::Backoff;
 use orch_core::{engine::Event, store::Revision};
 
 use super::{
     error::ClientError,
     lines::LineStream,
-    transport::{Call, Pause, Transport},
+    transport::{Call, Transport},
 };
 use crate::http::{
     sse::{Frame, Frames},
@@ -43,20 +44,20 @@ pub struct EventSubscription {
     lines: Option<LineStream>,
     frames: Frames,
     ready: VecDeque<Frame>,
-    pause: Pause,
+    backoff: Backoff,
     over: bool,
 }
 
 impl EventSubscription {
     pub(super) fn new(transport: Transport, start: EventStart) -> Self {
-        let pause = Pause::new(&transport.timeouts);
+        let backoff = transport.timeouts.backoff();
         Self {
             transport,
             start,
             lines: None,
             frames: Frames::default(),
             ready: VecDeque::new(),
-            pause,
+            backoff,
             over: false,
         }
     }
@@ -76,7 +77,7 @@ impl EventSubscription {
         // The first frame says where the stream starts, so that not even `Now` is lost with the connection.
         let first = self.read().await?;
         self.ready.extend(first);
-        self.pause.reset();
+        self.backoff.reset();
         Ok(())
     }
 
@@ -97,7 +98,7 @@ impl EventSubscription {
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(%error, "events broke off; trying again");
                     self.lines = None;
-                    self.pause.wait().await;
+                    tokio::time::sleep(self.backoff.next_delay()).await;
                 }
                 Err(error) => {
                     self.over = true;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use orch_core::{
-    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
+    engine::{
+        Assignments, AssignmentsQuery, ControlLink, LinkError, Observation, Registered, Registration,
+        Reported,
+    },
     model::{Report, Session},
-    store::Revision,
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -114,11 +116,10 @@ impl ControlLink for HttpLink {
     async fn assignments(
         &self,
         session: &Session,
-        after: Option<Cursor>,
-        seen: Revision,
+        query: AssignmentsQuery,
     ) -> Result<Assignments, LinkError> {
         let path = format!("/api/v1/agent/{}/assignments", session.node);
-        let call = Call::post(path, &Question { session: session.clone(), after, seen });
+        let call = Call::post(path, &Question::new(session.clone(), query));
         self.send_within(call, self.transport.timeouts.assignments).await
     }
 

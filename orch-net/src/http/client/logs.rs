@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
+use orch_base::backoff::Backoff;
 use orch_core::{
     engine::{OutputChunk, OutputRange},
     model::TaskId,
@@ -11,7 +12,7 @@ use orch_core::{
 use super::{
     error::ClientError,
     lines::LineStream,
-    transport::{Call, Pause, Transport},
+    transport::{Call, Transport},
 };
 
 /// A task's output in the order in which it arrived. When the connection breaks it is opened again, and what was given
@@ -28,7 +29,7 @@ pub struct LogLines {
     lines: Option<LineStream>,
     /// Where each stream goes on.
     next_offset: BTreeMap<(NonZeroU32, OutputStream), u64>,
-    pause: Pause,
+    backoff: Backoff,
     over: bool,
 }
 
@@ -50,7 +51,7 @@ impl Place {
 
 impl LogLines {
     pub(super) fn new(transport: Transport, task: TaskId, range: OutputRange) -> Self {
-        let pause = Pause::new(&transport.timeouts);
+        let backoff = transport.timeouts.backoff();
         Self {
             transport,
             task,
@@ -59,7 +60,7 @@ impl LogLines {
             skip_to: None,
             lines: None,
             next_offset: BTreeMap::new(),
-            pause,
+            backoff,
             over: false,
         }
     }
@@ -95,14 +96,14 @@ impl LogLines {
         while !self.over {
             match self.step().await {
                 Ok(Some(chunk)) => {
-                    self.pause.reset();
+                    self.backoff.reset();
                     return Some(Ok(chunk));
                 }
                 Ok(None) => {}
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(%error, "output broke off; trying again");
                     self.lines = None;
-                    self.pause.wait().await;
+                    tokio::time::sleep(self.backoff.next_delay()).await;
                 }
                 Err(error) => {
                     self.over = true;

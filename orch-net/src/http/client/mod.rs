@@ -29,7 +29,7 @@ use super::wire::{
     Cancellation, Decided, Drain, Explained, Explanation, NewTask, NodeInfo, NodeList, StatusInfo,
     Submission, Submitted, TaskInfo, TaskPage,
 };
-use transport::{Call, Pause, Transport};
+use transport::{Call, Transport};
 
 /// Calls a server. Cheap to clone; clones share connections.
 ///
@@ -114,16 +114,16 @@ impl Client {
     /// [`ClientError`] that trying again does not mend.
     pub async fn wait(&self, task: TaskId) -> Result<TaskInfo> {
         let call = Call::get(format!("/api/v1/tasks/{task}/wait"));
-        let mut pause = Pause::new(&self.transport.timeouts);
+        let mut backoff = self.transport.timeouts.backoff();
         loop {
             match self.transport.once(&call, self.transport.timeouts.long_poll).await {
                 Ok((StatusCode::OK, finished)) => return Ok(finished),
                 // A server that is shutting down answers early.
-                Ok((_, TaskInfo { .. })) => pause.reset(),
+                Ok((_, TaskInfo { .. })) => backoff.reset(),
                 Err(error) if error.is_retryable() => {}
                 Err(error) => return Err(error),
             }
-            pause.wait().await;
+            tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 
@@ -182,17 +182,17 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn open(&self, node: &NodeId) -> Result<Outcome> {
-        self.decided(Call::post(format!("/api/v1/nodes/{node}/open"), &()).repeatable()).await
+    pub async fn uncordon(&self, node: &NodeId) -> Result<Outcome> {
+        self.decided(Call::post(format!("/api/v1/nodes/{node}/uncordon"), &()).repeatable()).await
     }
 
-    /// Empties a node: it takes nothing new, and what is still there when `patience` is over is tried elsewhere.
+    /// Empties a node: it takes nothing new, and what is still there when `grace` is over is tried elsewhere.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn drain(&self, node: &NodeId, patience: Duration) -> Result<Outcome> {
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        self.decided(Call::post(format!("/api/v1/nodes/{node}/drain"), &Drain { patience_ms })).await
+    pub async fn drain(&self, node: &NodeId, grace: Duration) -> Result<Outcome> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.decided(Call::post(format!("/api/v1/nodes/{node}/drain"), &Drain { grace_ms })).await
     }
 
     /// Forgets a node that is lost or empty.

@@ -157,7 +157,7 @@ impl Transport {
 
     /// Sends, again where that is harmless, and gives the answer's body.
     pub(super) async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
-        let mut pause = Pause::new(&self.timeouts);
+        let mut backoff = self.timeouts.backoff();
         for attempt in 1.. {
             match self.once(&call, self.timeouts.request).await {
                 Ok((_, answer)) => return Ok(answer),
@@ -167,7 +167,7 @@ impl Transport {
                         return Err(error);
                     }
                     tracing::debug!(%error, path = call.path, "trying again");
-                    pause.wait().await;
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
         }
@@ -190,30 +190,6 @@ impl Transport {
         }
         let body = Full::new(call.body.clone().unwrap_or_default());
         request.body(body).map_err(|error| ClientError::Config(error.to_string()))
-    }
-}
-
-/// Delays between tries, longer each time.
-#[derive(Debug)]
-pub(super) struct Pause {
-    next: Duration,
-    first: Duration,
-    longest: Duration,
-}
-
-impl Pause {
-    pub(super) fn new(timeouts: &Timeouts) -> Self {
-        Self { next: timeouts.backoff, first: timeouts.backoff, longest: timeouts.backoff_max }
-    }
-
-    pub(super) async fn wait(&mut self) {
-        tokio::time::sleep(self.next.min(self.longest)).await;
-        self.next = (self.next * 2).min(self.longest);
-    }
-
-    /// Things went well.
-    pub(super) fn reset(&mut self) {
-        self.next = self.first;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use orch_core::{
-    engine::{Assignments, Registered, Registration, Reported},
+    engine::{Assignments, AssignmentsQuery, Registered, Registration, Reported},
     model::{NodeId, Session},
 };
 
@@ -39,12 +39,13 @@ pub(super) async fn heartbeat(
 pub(super) async fn assignments(
     State(app): State<App>,
     Id(node): Id<NodeId>,
-    WorkerJson(Question { session, after, seen }): WorkerJson<Question>,
+    WorkerJson(Question { session, after, specs_after, at_least }): WorkerJson<Question>,
 ) -> Result<Answer<Assignments>> {
     check_own(&node, &session)?;
+    let query = AssignmentsQuery { after, specs_after, at_least };
     tokio::select! {
         biased;
-        told = app.link.assignments(&session, after, seen) => Ok(Answer(told?)),
+        told = app.link.assignments(&session, query) => Ok(Answer(told?)),
         () = app.closed() => Err(Problem::new(kinds::SHUTTING_DOWN, "ask again")),
     }
 }

@@ -3,10 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use axum::{
@@ -16,6 +13,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use orch_core::model::{NodeState, Scheduling};
+use parking_lot::Mutex;
 
 use super::{app::App, guard, problem::Problem};
 
@@ -41,7 +39,7 @@ impl Metrics {
     }
 
     fn answered(&self, method: &Method, route: &str, status: u16) {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = self.requests.lock();
         *requests.entry((known_method(method), route.to_owned(), status)).or_default() += 1;
     }
 }
@@ -83,7 +81,7 @@ fn text(app: &App) -> String {
     text.family("orch_consensus_leader", "gauge", "Whether this member takes proposals itself.");
     text.line(format_args!("orch_consensus_leader {}", u8::from(status.consensus.leader)));
     text.family("orch_http_requests_total", "counter", "Answers by method, route and status.");
-    let requests = app.metrics.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let requests = app.metrics.requests.lock().clone();
     for ((method, route, status), count) in requests {
         text.line(format_args!(
             "orch_http_requests_total{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {count}"

@@ -28,17 +28,17 @@ pub(super) async fn cordon(State(app): State<App>, Id(node): Id<NodeId>) -> Resu
     Ok(Answer(Decided { outcome }))
 }
 
-pub(super) async fn open(State(app): State<App>, Id(node): Id<NodeId>) -> Result<Decided> {
-    let outcome = app.orchestrator.open(&node).await?;
+pub(super) async fn uncordon(State(app): State<App>, Id(node): Id<NodeId>) -> Result<Decided> {
+    let outcome = app.orchestrator.uncordon(&node).await?;
     Ok(Answer(Decided { outcome }))
 }
 
 pub(super) async fn drain(
     State(app): State<App>,
     Id(node): Id<NodeId>,
-    Json(Drain { patience_ms }): Json<Drain>,
+    Json(Drain { grace_ms }): Json<Drain>,
 ) -> Result<Decided> {
-    let outcome = app.orchestrator.drain(&node, Duration::from_millis(patience_ms)).await?;
+    let outcome = app.orchestrator.drain(&node, Duration::from_millis(grace_ms)).await?;
     Ok(Answer(Decided { outcome }))
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn status(State(app): State<App>) -> Answer<StatusInfo> {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: status.revision,
         tasks: status.tasks.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-        scheduler_trouble: status.scheduler_trouble,
+        scheduler_error: status.scheduler_error,
         consensus: ConsensusInfo {
             applied: status.consensus.applied,
             leader: status.consensus.leader,

@@ -144,7 +144,7 @@ fn schemas(codes: &[&str]) -> Value {
             "status": text, "explanation": { "oneOf": [reference("Explanation"), { "type": "null" }] },
         }), &["status", "explanation"]),
         "Cancellation": object(json!({ "reason": text }), &[]),
-        "Drain": object(json!({ "patience_ms": number }), &["patience_ms"]),
+        "Drain": object(json!({ "grace_ms": number }), &["grace_ms"]),
         "Decided": object(json!({
             "outcome": { "type": "string", "enum": ["done", "unchanged"] },
         }), &["outcome"]),
@@ -156,7 +156,7 @@ fn schemas(codes: &[&str]) -> Value {
         "StatusInfo": object(json!({
             "version": text, "revision": number,
             "tasks": { "type": "object", "additionalProperties": number },
-            "consensus": open("how agreement goes"), "scheduler_trouble": text,
+            "consensus": open("how agreement goes"), "scheduler_error": text,
         }), &["version", "revision", "tasks", "consensus"]),
         "Registration": object(json!({
             "spec": open("what a node says about itself"), "incarnation": uuid,
@@ -168,7 +168,7 @@ fn schemas(codes: &[&str]) -> Value {
         }), &["session", "revision", "heartbeat_interval_ms"]),
         "Heartbeat": object(json!({ "session": reference("Session") }), &["session"]),
         "Question": object(json!({
-            "session": reference("Session"), "seen": number,
+            "session": reference("Session"), "seen": number, "specs_after": text,
             "after": object(json!({ "epoch": number, "position": number }), &["epoch", "position"]),
         }), &["session", "seen"]),
         "Assignments": open("what a worker should do"),

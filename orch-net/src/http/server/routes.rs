@@ -291,7 +291,10 @@ fn table(app: &App) -> Routes {
             Op::post("/api/v1/nodes/{id}/cordon", "Lets a node take nothing new").gives("Decided"),
             nodes::cordon,
         )
-        .add(Op::post("/api/v1/nodes/{id}/open", "Lets a node take work again").gives("Decided"), nodes::open)
+        .add(
+            Op::post("/api/v1/nodes/{id}/uncordon", "Lets a node take work again").gives("Decided"),
+            nodes::uncordon,
+        )
         .add(
             Op::post("/api/v1/nodes/{id}/drain", "Empties a node").body("Drain").gives("Decided"),
             nodes::drain,

@@ -6,7 +6,10 @@ use std::{
 };
 
 use orch_core::{
-    engine::{Assignments, ControlLink, Cursor, LinkError, Observation, Registration, ReportAnswer, Seen},
+    engine::{
+        Assignments, AssignmentsQuery, ControlLink, Cursor, LinkError, Observation, ObservationKind,
+        Registration, ReportAnswer,
+    },
     model::{
         AttemptEnd, AttemptId, Exit, IncarnationId, NodeSpec, Report, ReportKind, Session, TaskId, Timestamp,
     },
@@ -37,8 +40,9 @@ fn session() -> Session {
 async fn news(link: &LegacyLink, after: Cursor) -> Assignments {
     soon(async {
         loop {
-            let told = link.assignments(&session(), Some(after), Revision::ZERO).await.unwrap();
-            if !told.run.is_empty() || !told.gone.is_empty() {
+            let told =
+                link.assignments(&session(), AssignmentsQuery::after(after, Revision::ZERO)).await.unwrap();
+            if !told.run.is_empty() || !told.superseded.is_empty() {
                 return told;
             }
         }
@@ -47,12 +51,14 @@ async fn news(link: &LegacyLink, after: Cursor) -> Assignments {
 }
 
 async fn ask(link: &LegacyLink, after: Option<Cursor>) -> Assignments {
-    soon(link.assignments(&session(), after, Revision::ZERO)).await.unwrap()
+    soon(link.assignments(&session(), AssignmentsQuery { after, ..AssignmentsQuery::default() }))
+        .await
+        .unwrap()
 }
 
 async fn say_running(link: &LegacyLink, attempt: AttemptId, handle: &str) {
-    let seen = Seen::Running { handle: handle.into(), at: Timestamp::now() };
-    soon(link.observe(&session(), vec![Observation { attempt, seen }])).await.unwrap();
+    let kind = ObservationKind::Running { handle: handle.into(), at: Timestamp::now() };
+    soon(link.observe(&session(), vec![Observation { attempt, kind }])).await.unwrap();
 }
 
 fn success(attempt: AttemptId) -> Report {
@@ -115,7 +121,7 @@ async fn a_report_counts_when_the_manager_acknowledged_it() {
     assert!(matches!(say_ended(&link, attempt(task, 1)).await, Err(LinkError::Unavailable(_))));
     manager.stop().await;
     assert!(matches!(say_ended(&link, attempt(task, 1)).await, Err(LinkError::Unavailable(_))));
-    let refused = link.assignments(&session(), Some(told.cursor), told.revision).await;
+    let refused = link.assignments(&session(), AssignmentsQuery::after(told.cursor, told.revision)).await;
     assert!(matches!(refused, Err(LinkError::Unavailable(_))), "{refused:?}");
     manager.start().await;
     manager.behave(Manners::Honest);
@@ -158,7 +164,7 @@ async fn what_the_manager_does_not_know_any_more_is_void() {
     assert_eq!(told.run.len(), 2);
     manager.behave(Manners::Odd("[]".into(), 404));
     say_running(&link, attempt(running, 1), "container").await;
-    assert_eq!(news(&link, told.cursor).await.gone, [attempt(running, 1)]);
+    assert_eq!(news(&link, told.cursor).await.superseded, [attempt(running, 1)]);
     assert_eq!(say_ended(&link, attempt(ended, 1)).await.unwrap(), ReportAnswer::Stale);
     let later = joined(&machine, &manager).await;
     assert!(ask(&later, None).await.run.is_empty());
@@ -190,7 +196,7 @@ async fn a_list_that_is_too_large_is_not_taken_in() {
     let link = joined(&machine, &manager).await;
     let all = ask(&link, None).await;
     manager.behave(Manners::Odd(format!("[{}]", " ".repeat(64 << 10)), 200));
-    let refused = link.assignments(&session(), Some(all.cursor), all.revision).await;
+    let refused = link.assignments(&session(), AssignmentsQuery::after(all.cursor, all.revision)).await;
     assert!(matches!(&refused, Err(LinkError::Unavailable(why)) if why.contains("larger")), "{refused:?}");
 }
 
@@ -200,7 +206,7 @@ async fn a_node_that_never_registered_is_given_nothing() {
     manager.schedule("hang", "worker-1");
     let link = machine.link(manager.address).await;
     let all = ask(&link, None).await;
-    let told = link.assignments(&session(), Some(all.cursor), all.revision).await;
+    let told = link.assignments(&session(), AssignmentsQuery::after(all.cursor, all.revision)).await;
     assert!(matches!(told, Err(LinkError::NotRegistered)), "{told:?}");
 }
 

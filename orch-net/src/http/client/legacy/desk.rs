@@ -33,7 +33,7 @@ pub(super) struct Desk {
     /// Changes that the agent may not have been told yet, each with its position.
     news: BTreeMap<TaskId, u64>,
     /// What was wrong last, so that it is said once.
-    trouble: Option<String>,
+    last_error: Option<String>,
 }
 
 impl Desk {
@@ -47,7 +47,7 @@ impl Desk {
             revision: Revision::ZERO,
             position: Cursor { epoch: Timestamp::now().as_millis(), position: 0 },
             news: BTreeMap::new(),
-            trouble: None,
+            last_error: None,
         }
     }
 
@@ -62,28 +62,22 @@ impl Desk {
 
     pub(super) fn everything(&self) -> Assignments {
         let run = self.journal.taken().map(|(task, spec, handle)| assignment(task, spec, handle));
-        Assignments {
-            cursor: self.position,
-            revision: self.revision,
-            complete: true,
-            run: run.collect(),
-            stop: Vec::new(),
-            gone: Vec::new(),
-        }
+        Assignments { run: run.collect(), ..Assignments::new(self.position, self.revision, true) }
     }
 
     /// What changed after the cursor. What changed up to it is thereby known to be told.
     pub(super) fn changes(&mut self, after: Cursor) -> Assignments {
         self.news.retain(|_, changed| *changed > after.position);
-        let (mut run, mut gone) = (Vec::new(), Vec::new());
+        let mut changes = Assignments::new(self.position, self.revision, false);
         for task in self.news.keys() {
             match self.journal.get(*task) {
-                Some(Life::Taken { spec, handle }) => run.push(assignment(*task, spec, handle.as_deref())),
-                _ => gone.push(first(*task)),
+                Some(Life::Taken { spec, handle }) => {
+                    changes.run.push(assignment(*task, spec, handle.as_deref()));
+                }
+                _ => changes.superseded.push(first(*task)),
             }
         }
-        let (cursor, revision) = (self.position, self.revision);
-        Assignments { cursor, revision, complete: false, run, stop: Vec::new(), gone }
+        changes
     }
 
     /// Gives tasks to the agent.
@@ -142,21 +136,21 @@ impl Desk {
     }
 
     /// Logs what is wrong with the manager's answers when that changes.
-    pub(super) fn note(&mut self, trouble: Option<String>) {
-        if self.trouble == trouble {
+    pub(super) fn note(&mut self, last_error: Option<String>) {
+        if self.last_error == last_error {
             return;
         }
-        match &trouble {
-            Some(why) => warn!(%why, "trouble with the manager"),
+        match &last_error {
+            Some(why) => warn!(%why, "last_error with the manager"),
             None => info!("the manager answers as it should again"),
         }
-        self.trouble = trouble;
+        self.last_error = last_error;
     }
 
     /// What is left of the node.
     pub(super) fn room(&self, node: &NodeSpec) -> Room {
         let tasks = u32::try_from(self.journal.taken().count()).unwrap_or(u32::MAX);
-        let most = if node.trouble.is_some() { 0 } else { node.max_tasks };
+        let most = if node.last_error.is_some() { 0 } else { node.max_tasks };
         Room { capacity: node.capacity.clone(), tasks: most.saturating_sub(tasks), held: self.journal.held() }
     }
 

@@ -15,11 +15,11 @@ use std::{
 use async_trait::async_trait;
 use orch_core::{
     engine::{
-        Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, ReportAnswer,
-        Reported, Seen,
+        Assignments, AssignmentsQuery, ControlLink, LinkError, Observation, ObservationKind, Registered,
+        Registration, ReportAnswer, Reported,
     },
     model::{AttemptEnd, Exit, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskId},
-    store::{Revision, StateStore},
+    store::StateStore,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -282,15 +282,10 @@ impl ControlLink for LegacyLink {
         Ok(())
     }
 
-    async fn assignments(
-        &self,
-        _: &Session,
-        after: Option<Cursor>,
-        _: Revision,
-    ) -> Result<Assignments, LinkError> {
+    async fn assignments(&self, _: &Session, query: AssignmentsQuery) -> Result<Assignments, LinkError> {
         let mut desk = self.desk.lock().await;
         // What the journal names is taken over even while the manager is away.
-        let Some(after) = desk.known(after) else { return Ok(desk.everything()) };
+        let Some(after) = desk.known(query.after) else { return Ok(desk.everything()) };
         if desk.has_told_all(after) {
             let due = desk.next_poll;
             drop(desk);
@@ -321,8 +316,8 @@ impl ControlLink for LegacyLink {
     /// that output does not wait for it.
     async fn observe(&self, _: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
         let mut desk = self.desk.lock().await;
-        for Observation { attempt, seen } in observations {
-            let Seen::Running { handle, .. } = seen else { continue };
+        for Observation { attempt, kind } in observations {
+            let ObservationKind::Running { handle, .. } = kind else { continue };
             if attempt != first(attempt.task) {
                 continue;
             }

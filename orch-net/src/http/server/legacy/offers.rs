@@ -5,15 +5,13 @@
 //! noted in the store. A failure without a start of a task that was listed in an earlier life of the server may be such
 //! a one.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeSet;
 
 use orch_core::{
-    engine::{Observation, Seen, TaskView},
+    engine::{Observation, ObservationKind, TaskView},
     model::{AttemptId, NodeId},
 };
+use parking_lot::Mutex;
 
 use super::routes::session;
 use crate::http::server::{app::Shared, problem::Problem};
@@ -50,14 +48,16 @@ impl Offers {
             task.is_some_and(|task| task.record.current_attempt() == Some(*attempt))
         };
         {
-            let mut offers = app.offers.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut offers = app.offers.0.lock();
             offers.retain(is_current);
             offers.extend(listed.iter().filter(|offer| !offer.told).map(|offer| offer.attempt));
         }
         for worker in &app.legacy.workers {
             let new = listed.iter().filter(|offer| offer.node == *worker && !offer.told);
-            let observation =
-                |offer: &Offer| Observation { attempt: offer.attempt, seen: Seen::Progress(TOLD.into()) };
+            let observation = |offer: &Offer| Observation {
+                attempt: offer.attempt,
+                kind: ObservationKind::Progress(TOLD.into()),
+            };
             let observations: Vec<Observation> = new.map(observation).collect();
             if !observations.is_empty() {
                 app.link.observe(&session(app, worker)?, observations).await?;
@@ -68,7 +68,7 @@ impl Offers {
 
     /// Whether the task was listed in an earlier life and nothing was heard of it since.
     pub(super) fn may_have_started(&self, task: &TaskView, attempt: AttemptId) -> bool {
-        let offers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let offers = self.0.lock();
         was_told(task) && !offers.contains(&attempt)
     }
 }

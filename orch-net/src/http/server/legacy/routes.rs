@@ -9,7 +9,7 @@ use axum::{
     http::StatusCode,
 };
 use orch_core::{
-    engine::{LinkError, Observation, ReportAnswer, Seen, TaskFilter, TaskView, Unknown},
+    engine::{LinkError, Observation, ObservationKind, ReportAnswer, TaskFilter, TaskView, Unknown},
     model::{
         AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, Session, StartFailure, TaskId,
         Timestamp,
@@ -103,7 +103,7 @@ pub(super) async fn set_status(
                  rust-orch-{} may run there",
                 attempt.task
             );
-            let observation = Observation { attempt, seen: Seen::Progress(words) };
+            let observation = Observation { attempt, kind: ObservationKind::Progress(words) };
             app.link.observe(&session(&app, &node)?, vec![observation]).await?;
         }
         LegacyStatus::Failed => {
@@ -147,8 +147,8 @@ async fn started(
         let report = Report { attempt, node: node.clone(), kind: ReportKind::Started { at } };
         app.link.report(&session, vec![report]).await?;
     }
-    let seen = Seen::Running { handle, at };
-    app.link.observe(&session, vec![Observation { attempt, seen }]).await?;
+    let kind = ObservationKind::Running { handle, at };
+    app.link.observe(&session, vec![Observation { attempt, kind }]).await?;
     match known(app, attempt.task)?.running_since() {
         Some(_) => Ok(()),
         None => Err(stale(attempt)),

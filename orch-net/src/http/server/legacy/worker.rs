@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use orch_core::{
-    engine::{Assignments, LinkError, Registration},
+    engine::{Assignments, AssignmentsQuery, LinkError, Registration},
     model::{
         AttemptEnd, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind, Resources, WorkKind,
     },
@@ -35,19 +35,20 @@ async fn session(app: &Shared, node: &NodeId) -> Result<(), LinkError> {
     // What the worker has nobody knows; what it was given it has.
     let registration = Registration { spec, incarnation, number: 1, held: Vec::new() };
     let registered = app.link.register(registration).await?;
-    let (session, mut seen) = (registered.session, registered.revision);
+    let session = registered.session;
     let mut beats = tokio::time::interval(registered.heartbeat_interval);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut after = None;
+    let mut query = AssignmentsQuery { at_least: registered.revision, ..AssignmentsQuery::default() };
     loop {
         tokio::select! {
             _ = beats.tick() => {
                 app.link.heartbeat(&session).await?;
                 places::free(app, node, &session).await?;
             }
-            told = app.link.assignments(&session, after, seen) => {
+            told = app.link.assignments(&session, query) => {
                 let told = told?;
-                (after, seen) = (Some(told.cursor), told.revision);
+                // Its specs are not needed: what the worker should run it is told when it asks.
+                query = AssignmentsQuery::after(told.cursor, told.revision);
                 let reports = stops(node, &told);
                 if !reports.is_empty() {
                     app.link.report(&session, reports).await?;

@@ -32,7 +32,7 @@ pub struct OutputChunk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
     /// The bytes.
-    #[serde(with = "super::link::text_bytes")]
+    #[serde(with = "crate::engine::link::text_bytes")]
     pub data: Bytes,
 }
 

@@ -6,22 +6,24 @@ mod source;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{oneshot, watch};
 
 use self::source::Source;
 use super::{
-    events::{Event, EventKind, Ring},
-    link::{Assignment, Assignments, Cursor, Seen},
+    event_log::EventLog,
+    events::{Event, EventKind},
     mailbox::Mailboxes,
     tasks::{Observed, TaskFilter, TaskView},
 };
 use crate::{
-    model::{AttemptId, NodeId, TaskId, Timestamp},
+    engine::link::{Assignment, Assignments, Cursor, ObservationKind},
+    model::{AttemptId, NodeId, SharedSpec, TaskId, Timestamp},
     scheduler::NodeView,
     state::{Change, ClusterState, Publish, TaskRecord, TaskState, TaskTable},
     store::Revision,
@@ -55,7 +57,7 @@ struct Inner {
     /// In order of ids. A reader takes what it needs of them and looks at it without the lock.
     nodes: Vec<Arc<NodeView>>,
     waiters: HashMap<TaskId, Vec<oneshot::Sender<()>>>,
-    ring: Ring,
+    log: EventLog,
     stale: VecDeque<Stale>,
 }
 
@@ -82,7 +84,7 @@ impl View {
                 observed: HashMap::new(),
                 nodes: Vec::new(),
                 waiters: HashMap::new(),
-                ring: Ring::new(events_kept),
+                log: EventLog::new(events_kept),
                 stale: VecDeque::new(),
             }),
             events: watch::Sender::new(0),
@@ -198,20 +200,20 @@ impl View {
 
     /// Events after `number`, at most `max` of them, or the earliest number that is still kept.
     pub(super) fn events_after(&self, number: u64, max: usize) -> Result<Vec<Event>, u64> {
-        self.read().ring.after(number, max)
+        self.read().log.after(number, max)
     }
 
     /// The number of the last event at or before `revision`, or the earliest revision to go on from.
     pub(super) fn event_number(&self, revision: Revision) -> Result<u64, Revision> {
-        self.read().ring.number_at(revision)
+        self.read().log.number_at(revision)
     }
 
     pub(super) fn last_event(&self) -> u64 {
-        self.read().ring.last()
+        self.read().log.last()
     }
 
     /// Notes what `node` saw of an attempt, unless it does not hold that attempt. Says whether it was noted.
-    pub(super) fn observe(&self, node: &NodeId, attempt: AttemptId, seen: &Seen) -> bool {
+    pub(super) fn observe(&self, node: &NodeId, attempt: AttemptId, kind: &ObservationKind) -> bool {
         let mut inner = self.write();
         let task = inner.tasks.get(attempt.task);
         let held = task.filter(|task| task.current_attempt() == Some(attempt) && task.node() == Some(node));
@@ -221,13 +223,13 @@ impl View {
         if observed.attempt != attempt.attempt {
             *observed = Observed::new(attempt.attempt);
         }
-        let news = observed.note(seen);
+        let news = observed.apply(kind);
         let now = inner.shown(&task);
         inner.recount(Some(shown), Some(now));
         if news {
             let revision = inner.revision;
-            inner.ring.push(revision, EventKind::Observed { attempt, seen: seen.clone() });
-            let last = inner.ring.last();
+            inner.log.push(revision, EventKind::Observed { attempt, kind: kind.clone() });
+            let last = inner.log.last();
             drop(inner);
             self.events.send_replace(last);
         }
@@ -256,42 +258,73 @@ impl View {
         inner.recount(Some(shown), Some(now));
     }
 
-    /// Everything that the node should do.
-    pub(super) fn all_assignments(&self, node: &NodeId, cursor: Cursor) -> Assignments {
-        let inner = self.read();
-        let mut all = nothing(cursor, inner.revision, true);
-        for record in inner.by_node.get(node).into_iter().flatten().filter_map(|id| inner.tasks.get(*id)) {
-            assign(&mut all, node, record, None, inner.was_seen_running(record));
+    /// Everything that the node should do. Specs come for attempts after `specs_after`, as many as have room.
+    pub(super) fn all_assignments(
+        &self,
+        node: &NodeId,
+        cursor: Cursor,
+        specs_after: Option<AttemptId>,
+    ) -> Assignments {
+        let (revision, wanted) = {
+            let inner = self.read();
+            let records = inner.by_node.get(node).into_iter().flatten().filter_map(|id| inner.tasks.get(*id));
+            let wanted: Vec<Wanted> = records.filter_map(|record| inner.wanted(record, node)).collect();
+            (inner.revision, wanted)
+        };
+        let mut answer = Answer::new(cursor, revision, true);
+        for wanted in wanted {
+            match wanted.stop {
+                true => answer.to.stop.push(wanted.attempt),
+                false if Some(wanted.attempt) <= specs_after => answer.to.named.push(wanted.attempt),
+                false => answer.run_or_name(&wanted),
+            }
         }
-        all
+        answer.to
     }
 
-    /// What changed for the node about these tasks.
+    /// Changes for the node about these attempts, as many as have room; the cursor is behind those. `changed` are the last ones
+    /// before `cursor`.
     pub(super) fn some_assignments(
         &self,
         node: &NodeId,
         cursor: Cursor,
         changed: &[AttemptId],
     ) -> Assignments {
-        let inner = self.read();
-        let mut some = nothing(cursor, inner.revision, false);
-        for attempt in changed {
-            match inner.tasks.get(attempt.task) {
-                Some(record) => {
-                    assign(&mut some, node, record, Some(*attempt), inner.was_seen_running(record));
+        let (revision, current) = {
+            let inner = self.read();
+            let of = |task: TaskId| inner.wanted(inner.tasks.get(task)?, node);
+            let current: Vec<Option<Wanted>> = changed.iter().map(|attempt| of(attempt.task)).collect();
+            (inner.revision, current)
+        };
+        let mut answer = Answer::new(cursor, revision, false);
+        let mut named = BTreeSet::new();
+        for (number, (attempt, wanted)) in changed.iter().zip(current).enumerate() {
+            if let Some(wanted) = &wanted
+                && named.insert(wanted.attempt)
+            {
+                match wanted.stop {
+                    true => answer.to.stop.push(wanted.attempt),
+                    false if answer.run(wanted) => {}
+                    false => {
+                        answer.to.cursor.position -= (changed.len() - number) as u64;
+                        break;
+                    }
                 }
-                None => some.gone.push(*attempt),
+            }
+            // Named above where it is the current one.
+            if named.insert(*attempt) {
+                answer.to.superseded.push(*attempt);
             }
         }
-        some
+        answer.to
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner.write()
     }
 
     fn take_in(&self, revision: Revision, changes: &[Change], state: &ClusterState) {
@@ -308,7 +341,7 @@ impl View {
                     inner.note_task(before.as_deref(), record);
                     let now = inner.shown(record);
                     inner.recount(shown, Some(now));
-                    inner.ring.push(revision, EventKind::Task(record.clone()));
+                    inner.log.push(revision, EventKind::Task(record.clone()));
                 }
                 Change::DeleteTask(id) => {
                     // Another member may have ended and forgotten it in one go.
@@ -317,16 +350,16 @@ impl View {
                     {
                         moved.push((node.clone(), attempt));
                     }
-                    inner.ring.push(revision, EventKind::TaskForgotten(*id));
+                    inner.log.push(revision, EventKind::TaskForgotten(*id));
                 }
                 Change::PutNode(record) => {
                     nodes_changed.insert(&record.spec.id);
-                    inner.ring.push(revision, EventKind::Node(record.clone()));
+                    inner.log.push(revision, EventKind::Node(record.clone()));
                 }
                 Change::DeleteNode(id) => {
                     nodes_changed.insert(id);
                     inner.by_node.remove(id);
-                    inner.ring.push(revision, EventKind::NodeRemoved(id.clone()));
+                    inner.log.push(revision, EventKind::NodeRemoved(id.clone()));
                 }
                 Change::PutSpec(_)
                 | Change::DeleteSpec(_)
@@ -339,7 +372,7 @@ impl View {
         for node in nodes_changed {
             inner.follow_node(node, state.node(node));
         }
-        let last = inner.ring.last();
+        let last = inner.log.last();
         drop(inner);
         self.mailboxes.post(moved);
         self.events.send_replace(last);
@@ -362,11 +395,11 @@ impl View {
             .iter()
             .map(|node| (node.id().clone(), state.tasks_of(node.id()).map(|task| task.id).collect()))
             .collect();
-        inner.ring.restart(revision);
+        inner.log.restart(revision);
         let Inner { tasks, observed, .. } = &mut *inner;
-        observed.retain(|task, seen| {
+        observed.retain(|task, observed| {
             let current = tasks.get(*task).and_then(|task| task.current_attempt());
-            current.is_some_and(|current| current.attempt == seen.attempt)
+            current.is_some_and(|current| current.attempt == observed.attempt)
         });
         inner.count_all();
         let finished: Vec<TaskId> = inner
@@ -378,7 +411,7 @@ impl View {
         for id in finished {
             inner.wake(id);
         }
-        let last = inner.ring.last();
+        let last = inner.log.last();
         drop(inner);
         self.mailboxes.restart();
         self.events.send_replace(last);
@@ -431,7 +464,7 @@ impl Inner {
     /// The status that is shown of a task.
     fn shown(&self, record: &TaskRecord) -> &'static str {
         match record.status() {
-            "placed" if self.was_seen_running(record) => "running",
+            "placed" if self.was_observed_running(record) => "running",
             status => status,
         }
     }
@@ -457,7 +490,14 @@ impl Inner {
         self.counts = counts;
     }
 
-    fn was_seen_running(&self, record: &TaskRecord) -> bool {
+    /// The attempt that `record` wants on this node.
+    fn wanted(&self, record: &TaskRecord, node: &NodeId) -> Option<Wanted> {
+        let attempt = record.current_attempt().filter(|_| record.node() == Some(node))?;
+        let (stop, started) = (record.stop.is_some(), self.was_observed_running(record));
+        Some(Wanted { attempt, stop, started, spec: record.spec.clone() })
+    }
+
+    fn was_observed_running(&self, record: &TaskRecord) -> bool {
         let decided = matches!(record.state, TaskState::Placed { started_at: Some(_), .. });
         decided || self.observed.get(&record.id).is_some_and(|observed| observed.running_since.is_some())
     }
@@ -504,28 +544,47 @@ fn note_moves(moved: &mut Vec<(NodeId, AttemptId)>, before: Option<&TaskRecord>,
     }
 }
 
-fn nothing(cursor: Cursor, revision: Revision, complete: bool) -> Assignments {
-    Assignments { cursor, revision, complete, run: Vec::new(), stop: Vec::new(), gone: Vec::new() }
+/// An attempt that a node should have.
+struct Wanted {
+    attempt: AttemptId,
+    stop: bool,
+    /// It was observed running.
+    started: bool,
+    spec: SharedSpec,
 }
 
-/// Says what `record` asks of `node`; where it is about an earlier `attempt`, that the attempt is void.
-fn assign(
-    to: &mut Assignments,
-    node: &NodeId,
-    record: &TaskRecord,
-    attempt: Option<AttemptId>,
-    started: bool,
-) {
-    let current = record.current_attempt().filter(|_| record.node() == Some(node));
-    if let Some(attempt) = attempt
-        && current != Some(attempt)
-    {
-        to.gone.push(attempt);
+/// Assignments with a bound.
+struct Answer {
+    to: Assignments,
+    bytes: usize,
+}
+
+impl Answer {
+    /// Specs of one answer come to about so much: what agents read at a time, and what a lost answer costs.
+    const BYTES_MAX: usize = 4 << 20;
+
+    fn new(cursor: Cursor, revision: Revision, complete: bool) -> Self {
+        Self { to: Assignments::new(cursor, revision, complete), bytes: 0 }
     }
-    match current {
-        Some(current) if record.stop.is_some() => to.stop.push(current),
-        Some(current) => to.run.push(Assignment { attempt: current, spec: record.spec.clone(), started }),
-        None => {}
+
+    /// Adds an attempt with its spec. Says whether it has room; the first one always has.
+    fn run(&mut self, wanted: &Wanted) -> bool {
+        self.bytes += wanted.spec.json_bytes();
+        let has_room = self.to.run.is_empty() || self.bytes <= Self::BYTES_MAX;
+        if has_room {
+            let Wanted { attempt, started, ref spec, .. } = *wanted;
+            self.to.run.push(Assignment { attempt, spec: spec.clone(), started });
+        }
+        has_room
+    }
+
+    /// Adds an attempt, without its spec where that has no room.
+    fn run_or_name(&mut self, wanted: &Wanted) {
+        // Those with specs come before all without, so that the next answer can go on after the last of them.
+        if self.to.more || !self.run(wanted) {
+            self.to.more = true;
+            self.to.named.push(wanted.attempt);
+        }
     }
 }
 

@@ -1,10 +1,7 @@
 //! Indexes that a list of tasks looks through.
 
-use super::Inner;
-use crate::{
-    engine::tasks::TaskFilter,
-    model::{NodeId, TaskId},
-};
+use super::{super::tasks::TaskFilter, Inner};
+use crate::model::{NodeId, TaskId};
 
 /// Tasks that a filter may match, some at a time, by the index that leaves out the most.
 pub(super) enum Source {

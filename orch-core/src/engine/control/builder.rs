@@ -2,26 +2,27 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use tokio::sync::{Mutex, watch};
 use tracing::info;
 
 use super::{
-    agent::{Agent, AgentConfig},
     config::EngineConfig,
-    driver::{Heard, drive, restore_observed},
+    driver::Driver,
     error::{Error, Result},
-    members::{Members, key_of},
-    orchestrator::{Inner, Orchestrator},
+    gossip::{self, Gossip, Pace},
+    liveness::{Hearsay, Liveness},
+    local_link::LocalLink,
+    observations::{self, Observations},
+    orchestrator::{Orchestrator, Parts},
+    proposer::Proposer,
     view::{Publisher, View},
 };
 use crate::{
     consensus::{Consensus, FaultModel, LocalConfig, LocalConsensus, StoreConsensus, StoreConsensusConfig},
+    engine::agent::{Agent, AgentConfig},
     environment::{Environment, System},
     model::AttemptId,
     output::{MemoryOutput, OutputStore, StoreOutput, move_out},
@@ -30,6 +31,24 @@ use crate::{
     state::{ClusterConfig, ClusterMachine, ClusterState},
     store::{Key, MemoryStore, StateStore},
 };
+
+impl Orchestrator {
+    /// Everything in this process and in memory: no server, no files that stay. Runs programs of the operating system on a
+    /// node called `local`.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] when the machine cannot run programs.
+    #[cfg(target_os = "linux")]
+    pub async fn local() -> Result<Self> {
+        Self::builder().local_node()?.build().await
+    }
+
+    /// Composes an orchestrator from parts.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
 
 /// The parts of an orchestrator. Each has a default that needs no server.
 #[derive(Debug)]
@@ -182,21 +201,18 @@ impl Builder {
                 "node(...) was called more than once; a process is one node, start an Agent on link() for each other".into(),
             ));
         }
-        let shares_store = consensus.capabilities().shares_store();
-        let mut members =
-            if shares_store { Some(Members::new(self.check_member(&*consensus)?)) } else { None };
+        let capabilities = consensus.capabilities();
+        let shares_store = capabilities.shares_store();
+        let digest_key = if shares_store { Some(self.check_member(&*consensus)?) } else { None };
         let given = self.store.is_some();
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
-        let view = Arc::new(View::new(
-            self.engine.events_kept,
-            self.engine.changes_kept,
-            low_bits(self.environment.random()),
-        ));
+        let epoch = u64::try_from(self.environment.random() & u128::from(u64::MAX)).expect("64 bits");
+        let view = Arc::new(View::new(self.engine.events_kept, self.engine.changes_kept, epoch));
         let scheduler = Arc::new(Guarded::new(self.scheduler));
         let state = ClusterState::new(self.cluster, scheduler.clone());
         let machine = ClusterMachine::new(state, Box::new(Publisher(view.clone())));
         consensus.start(Box::new(machine)).await?;
-        restore_observed(&*store, &view).await?;
+        observations::restore(&*store, &view).await?;
         let bytes_max = self.engine.output_bytes_max;
         let output: Arc<dyn OutputStore> = match self.output {
             Some(output) => {
@@ -206,40 +222,56 @@ impl Builder {
             None if given => Arc::new(StoreOutput::open(store.clone(), bytes_max).await?),
             None => Arc::new(MemoryOutput::new(bytes_max)),
         };
-        let first_task = u32::try_from(low_bits(self.environment.random()) >> 32).expect("32 bits");
+        let hearsay = match capabilities.fault_model == FaultModel::None || shares_store {
+            true => Hearsay::Counts,
+            false => Hearsay::SaysNothing,
+        };
+        let liveness = Arc::new(parking_lot::Mutex::new(Liveness::new(hearsay)));
+        let proposer = Arc::new(Proposer::new(consensus.clone(), self.environment.clone()));
+        let observations = Arc::new(Observations::new(store.clone(), output.clone(), view.clone()));
         let (stop, stopped) = watch::channel(false);
-        let inner = Arc::new(Inner {
+        let EngineConfig { heartbeat_interval, node_timeout, assignments_wait, .. } = self.engine;
+        let pace = Pace { heartbeat_interval, node_timeout };
+        let mut gossip =
+            digest_key.map(|key| Gossip::new(key, store.clone(), consensus.clone(), liveness.clone(), pace));
+        if let Some(gossip) = &mut gossip {
+            gossip.compare_clocks().await;
+        }
+        let driver = Driver {
+            proposer: proposer.clone(),
+            view: view.clone(),
+            observations: observations.clone(),
+            liveness: liveness.clone(),
+            author: consensus.author().to_string(),
+            heartbeat_interval,
+            node_timeout,
+        };
+        let driving = self.environment.spawn(Box::pin(driver.run(gossip, stopped.clone())));
+        let link = Arc::new(LocalLink {
+            proposer: proposer.clone(),
+            view: view.clone(),
+            observations,
+            liveness,
+            heartbeat_interval,
+            assignments_wait,
+            stop: stopped,
+        });
+        let orchestrator = Orchestrator::new(Parts {
             consensus,
+            proposer,
             scheduler,
             store,
-            config: self.engine,
-            view,
             output,
-            heard: Heard::default(),
+            view,
+            link,
+            config: self.engine,
             closing: AtomicBool::new(false),
             stop,
-            next_task: AtomicU32::new(first_task),
-            environment: self.environment,
-            driver: Mutex::new(None),
+            driver: Mutex::new(Some(driving)),
             agent: Mutex::new(None),
         });
-        if let Some(members) = &mut members {
-            members.compare_clocks(&inner).await;
-        }
-        *inner.driver.lock().await =
-            Some(inner.environment.spawn(Box::pin(drive(inner.clone(), members, stopped))));
-        let orchestrator = Orchestrator::from_inner(inner.clone());
         if let Some((config, runtime)) = self.node {
-            // In its place before anything is waited for: should this future be dropped, the agent must end.
-            let mut agent = inner.agent.lock().await;
-            let started = agent.insert(Agent::start(config, runtime, orchestrator.link()));
-            let registered = started.registered().await;
-            drop(agent);
-            if let Err(error) = registered {
-                // Nobody would be left to end what was started.
-                orchestrator.shutdown().await?;
-                return Err(Error::Agent(error.to_string()));
-            }
+            orchestrator.start_agent(|link| Agent::start(config, runtime, link)).await?;
         }
         Ok(orchestrator)
     }
@@ -285,7 +317,7 @@ impl Builder {
     /// Checks what a member needs that decides with others over one store; says where it tells what it hears.
     fn check_member(&self, consensus: &dyn Consensus) -> Result<Key> {
         let refuse = |why: &str| Err(Error::Composition(why.into()));
-        let key = key_of(&consensus.author()).map_err(|error| {
+        let key = gossip::key_of(&consensus.author()).map_err(|error| {
             Error::Composition(format!(
                 "the member's name {:?} must be one part of a key, without a slash: {error}",
                 consensus.author().to_string()
@@ -332,8 +364,4 @@ async fn settle_output(
         output.forget(&gone).await?;
     }
     Ok(())
-}
-
-fn low_bits(random: u128) -> u64 {
-    u64::try_from(random & u128::from(u64::MAX)).expect("64 bits")
 }

@@ -1,15 +1,15 @@
 //! What each node has to hear about: the ids of attempts that changed for it, in order, a bounded number of them. An agent
 //! that asks for more than is kept gets everything instead.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{HashMap, VecDeque};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::link::Cursor;
-use crate::model::{AttemptId, NodeId};
+use crate::{
+    engine::link::Cursor,
+    model::{AttemptId, NodeId},
+};
 
 #[derive(Debug)]
 pub(super) struct Mailboxes {
@@ -79,21 +79,20 @@ impl Mailboxes {
         (Cursor { epoch, position }, mailbox.posted.subscribe())
     }
 
-    /// What was posted after `cursor`, or `None` when that is not known any more.
+    /// Changes that were posted after `cursor`, in order, and the cursor behind them; `None` when they are not known any
+    /// more. One attempt may be named several times.
     pub(super) fn after(&self, node: &NodeId, cursor: Cursor) -> Option<(Cursor, Vec<AttemptId>)> {
         let boxes = self.lock();
         let mailbox = boxes.by_node.get(node).filter(|_| boxes.epoch == cursor.epoch)?;
         let posted = *mailbox.posted.borrow();
         let new = usize::try_from(posted.checked_sub(cursor.position)?).ok()?;
         let skip = mailbox.changed.len().checked_sub(new)?;
-        let mut changed: Vec<_> = mailbox.changed.iter().skip(skip).copied().collect();
-        changed.sort_unstable();
-        changed.dedup();
+        let changed: Vec<_> = mailbox.changed.iter().skip(skip).copied().collect();
         Some((Cursor { epoch: cursor.epoch, position: posted }, changed))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Boxes> {
-        self.boxes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Boxes> {
+        self.boxes.lock()
     }
 }
 
@@ -115,7 +114,7 @@ mod tests {
         let (start, _) = boxes.open(&node);
         boxes.post(vec![(node.clone(), attempt(1)), (node.clone(), attempt(1))]);
         let (next, changed) = boxes.after(&node, start).unwrap();
-        assert_eq!(changed, [attempt(1)]);
+        assert_eq!(changed, [attempt(1), attempt(1)]);
         assert_eq!(boxes.after(&node, next), Some((next, vec![])));
 
         boxes.post((2..6).map(|number| (node.clone(), attempt(number))).collect());

@@ -1,4 +1,4 @@
-//! [`Agent`]: the side of a node. It registers, takes assignments, runs attempts, reports and says that it is there.
+//! [`Agent`]: the loop of a node. It registers, takes assignments, runs attempts, reports and sends heartbeats.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use orch_base::backoff::Backoff;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
@@ -15,68 +16,28 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    agent_handle::{AgentHandle, AgentState, Order},
     attempt::{Orders, Over, Shared, Wish, drive},
-    ended::Ended,
-    engine_health::EngineHealth,
+    config::AgentConfig,
+    handle::{AgentHandle, AgentState, Order},
     heartbeat::beat,
-    link::{Assignment, Assignments, ControlLink, Cursor, LinkError, Registered, Registration, Seen},
-    node::local_capacity,
     outbox::{Outbox, Sessions},
-    secrets::{NoSecrets, SecretSource},
+    position::Position,
+    runtime_health::RuntimeHealth,
+    tombstones::Tombstones,
 };
 use crate::{
-    environment::{Environment, System},
+    engine::link::{
+        Assignment, Assignments, AssignmentsQuery, ControlLink, LinkError, ObservationKind, Registered,
+        Registration,
+    },
     fault::EngineFault,
     model::{
-        AttemptEnd, AttemptId, IdError, IncarnationId, InstanceId, NodeId, NodeSpec, Report, ReportKind,
-        Session, SharedSpec, TaskSpec, WorkKind, clipped_words,
+        AttemptEnd, AttemptId, IncarnationId, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskSpec,
+        clipped_words,
     },
     runtime::{FoundState, Runtime, RuntimeError, RuntimeEvent, RuntimeEvents},
     store::Revision,
 };
-
-/// What an agent is and how it behaves.
-#[derive(Clone, Debug)]
-pub struct AgentConfig {
-    /// What the node says about itself. Its `instance` must be the same after a restart of the agent, so that the cluster
-    /// lets it take over its own work, and another for every other agent.
-    pub node: NodeSpec,
-    /// Where the values of secrets come from.
-    pub secrets: Arc<dyn SecretSource>,
-    /// How many attempts are started at a time.
-    pub starts_in_flight: usize,
-    /// How long observations are collected before they are sent.
-    pub observe_every: Duration,
-    /// How often usage is observed, if at all.
-    pub usage_every: Option<Duration>,
-    /// Clock, randomness and background work.
-    pub environment: Arc<dyn Environment>,
-}
-
-impl AgentConfig {
-    /// An agent for this machine, which offers all of it.
-    ///
-    /// # Errors
-    /// When the name is no node id.
-    pub fn local(node: impl AsRef<str>, kinds: impl IntoIterator<Item = WorkKind>) -> Result<Self, IdError> {
-        let (id, instance) = (NodeId::new(node)?, InstanceId::generate());
-        Ok(Self::new(NodeSpec::new(id, instance, local_capacity(), kinds)))
-    }
-
-    /// An agent for this node, with defaults for the rest.
-    #[must_use]
-    pub fn new(node: NodeSpec) -> Self {
-        Self {
-            node,
-            secrets: Arc::new(NoSecrets),
-            starts_in_flight: 8,
-            observe_every: Duration::from_millis(50),
-            usage_every: Some(Duration::from_secs(10)),
-            environment: System::shared(),
-        }
-    }
-}
 
 /// The side of a node.
 #[derive(Debug)]
@@ -91,11 +52,11 @@ pub struct Agent {
     state: watch::Sender<AgentState>,
     session: watch::Sender<Option<Session>>,
     /// The highest revision that an answer has named since the registration.
-    seen: Revision,
+    at_least: Revision,
     /// While draining: the longest that what runs may take to stop.
     stop_grace: watch::Sender<Duration>,
     attempts: HashMap<AttemptId, Driven>,
-    ended: Ended,
+    ended: Tombstones,
     running: JoinSet<Done>,
     /// Work that the next life does as well: it is left when the agent leaves.
     errands: JoinSet<()>,
@@ -143,7 +104,7 @@ impl Agent {
             starts: Semaphore::new(config.starts_in_flight.max(1)),
             quick: config.observe_every,
             usage_every: config.usage_every.filter(|_| runtime.capabilities().stats),
-            engine: EngineHealth::new(environment.clone()),
+            engine: RuntimeHealth::new(environment.clone()),
             environment: environment.clone(),
             runtime,
         });
@@ -159,10 +120,10 @@ impl Agent {
             orders: OrderQueue { orders: ordered, first: None },
             state,
             session,
-            seen: Revision::ZERO,
+            at_least: Revision::ZERO,
             stop_grace,
             attempts: HashMap::new(),
-            ended: Ended::default(),
+            ended: Tombstones::default(),
             running: JoinSet::new(),
             errands: JoinSet::new(),
             found: BTreeMap::new(),
@@ -181,7 +142,7 @@ impl Agent {
         if self.find_what_is_here().await.is_none() {
             return;
         }
-        let mut delay = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             let Some(registered) = self.register_unless_told_to_end().await else {
                 return self.leave().await;
@@ -190,7 +151,7 @@ impl Agent {
                 Ok(heartbeat_interval) => {
                     info!(node = %self.config.node.id, "registered");
                     self.state.send_replace(AgentState::Registered);
-                    delay = RETRY_MIN;
+                    backoff.reset();
                     match self.session(heartbeat_interval).await {
                         SessionEnd::Over => return,
                         SessionEnd::Closed => return self.leave().await,
@@ -217,7 +178,7 @@ impl Agent {
             };
             self.state.send_replace(why);
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
+                () = tokio::time::sleep(backoff.next_delay()) => {}
                 done = next_done(&mut self.running) => self.note_done(done),
                 _ = self.orders.next() => {
                     // Without the control side nothing can be reported; what runs is left to the next life.
@@ -225,7 +186,6 @@ impl Agent {
                     return;
                 }
             }
-            delay = (delay * 2).min(RETRY_MAX);
         }
     }
 
@@ -259,8 +219,8 @@ impl Agent {
         let driven = self.attempts.iter().filter(|(_, driven)| *driven.wish.borrow() <= Wish::Stop);
         let found = self.found.iter().filter(|(_, state)| **state != FoundState::Lost);
         let held = driven.map(|(attempt, _)| *attempt).chain(found.map(|(attempt, _)| *attempt)).collect();
-        let trouble = self.shared.engine.trouble();
-        let spec = NodeSpec { max_tasks, trouble, ..self.config.node.clone() };
+        let last_error = self.shared.engine.last_error();
+        let spec = NodeSpec { max_tasks, last_error, ..self.config.node.clone() };
         self.registrations += 1;
         let (incarnation, number) = (self.incarnation, self.registrations);
         Registration { spec, incarnation, number, held }
@@ -268,7 +228,7 @@ impl Agent {
 
     fn note_registered(&mut self, registered: Registered) -> Duration {
         // Not the later one: the control side may have lost its state and begun anew.
-        self.seen = registered.revision;
+        self.at_least = registered.revision;
         self.session.send_replace(Some(registered.session));
         registered.heartbeat_interval
     }
@@ -292,7 +252,7 @@ impl Agent {
 
     /// Asks the runtime until it answers; `None` when the agent is told to end meanwhile.
     async fn find_what_is_here(&mut self) -> Option<()> {
-        let mut delay = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             match self.shared.runtime.list().await {
                 Ok(found) => {
@@ -305,7 +265,7 @@ impl Agent {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(delay) => delay = (delay * 2).min(RETRY_MAX),
+                () = tokio::time::sleep(backoff.next_delay()) => {}
                 _ = self.orders.next() => return None,
             }
         }
@@ -317,8 +277,8 @@ impl Agent {
         let heartbeats = beat(link.clone(), self.session.subscribe(), heartbeat_interval);
         let mut events = watch_runtime(self.shared.clone());
         let mut engine = self.shared.engine.watch();
-        let mut cursor: Option<Cursor> = None;
-        let asked = ask(link.clone(), self.session.subscribe(), cursor, self.seen);
+        let mut position = Position::default();
+        let asked = ask(link.clone(), self.session.subscribe(), position.query(self.at_least));
         tokio::pin!(heartbeats, asked);
         loop {
             if self.draining.is_some() && self.running.is_empty() && self.errands.is_empty() {
@@ -328,11 +288,11 @@ impl Agent {
             tokio::select! {
                 answer = &mut asked => match answer {
                     Ok(assignments) => {
-                        cursor = Some(assignments.cursor);
-                        self.seen = self.seen.max(assignments.revision);
+                        position.advance(&assignments);
+                        self.at_least = self.at_least.max(assignments.revision);
                         self.ended.confirm(assignments.revision);
                         self.reconcile(assignments);
-                        asked.set(ask(link.clone(), self.session.subscribe(), cursor, self.seen));
+                        asked.set(ask(link.clone(), self.session.subscribe(), position.query(self.at_least)));
                     }
                     Err(error) => return session_end(error),
                 },
@@ -373,7 +333,7 @@ impl Agent {
         let Done::Driven(attempt, over) = done else { return };
         self.attempts.remove(&attempt);
         if let Some(Over { end, known_at }) = over {
-            self.seen = self.seen.max(known_at);
+            self.at_least = self.at_least.max(known_at);
             self.ended.note(attempt, end, known_at);
         }
     }
@@ -394,10 +354,10 @@ impl Agent {
 
     /// Makes what is here what should be here.
     fn reconcile(&mut self, assignments: Assignments) {
-        let Assignments { complete, run, stop, gone, .. } = assignments;
+        let Assignments { complete, run, named, stop, superseded, .. } = assignments;
         if complete {
-            let wanted: BTreeSet<AttemptId> =
-                run.iter().map(|assignment| assignment.attempt).chain(stop.iter().copied()).collect();
+            let run = run.iter().map(|assignment| assignment.attempt);
+            let wanted: BTreeSet<AttemptId> = run.chain(named).chain(stop.iter().copied()).collect();
             for (attempt, driven) in &self.attempts {
                 if !wanted.contains(attempt) {
                     advance(&driven.wish, Wish::Gone);
@@ -411,7 +371,7 @@ impl Agent {
                 self.remove_in_background(orphan);
             }
         }
-        for attempt in gone {
+        for attempt in superseded {
             match self.attempts.get(&attempt) {
                 Some(driven) => advance(&driven.wish, Wish::Gone),
                 None if self.found.remove(&attempt).is_some() => self.remove_in_background(attempt),
@@ -476,7 +436,7 @@ impl Agent {
 
     fn note(&mut self, event: RuntimeEvent) {
         let RuntimeEvent::Health { attempt, healthy, output } = event else { return };
-        self.shared.outbox.try_observe(attempt, Seen::Health(healthy));
+        self.shared.outbox.try_observe(attempt, ObservationKind::Health(healthy));
         if let Some(driven) = self.attempts.get(&attempt).filter(|_| !healthy) {
             driven.unhealthy.send_replace(Some(clipped_words(&output)));
         }
@@ -583,21 +543,20 @@ async fn until(deadline: Option<Instant>) {
 async fn ask(
     link: Arc<dyn ControlLink>,
     sessions: Sessions,
-    after: Option<Cursor>,
-    seen: Revision,
+    query: AssignmentsQuery,
 ) -> Result<Assignments, LinkError> {
-    let mut delay = RETRY_MIN;
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
         let session = sessions.borrow().clone().ok_or(LinkError::NotRegistered)?;
-        match link.assignments(&session, after, seen).await {
+        match link.assignments(&session, query).await {
             Err(LinkError::Unavailable(why)) => {
+                let delay = backoff.next_delay();
                 // The node looks well by its heartbeats, and gets nothing.
                 match (RETRY_MAX / 2..RETRY_MAX).contains(&delay) {
                     true => warn!(%why, "still no answer about what this node should do; asking again"),
                     false => debug!(%why, "no answer; asking again"),
                 }
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_MAX);
             }
             other => return other,
         }

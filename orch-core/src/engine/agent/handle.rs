@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::link::LinkError;
+use crate::engine::link::LinkError;
 
 /// How an agent gets on with the control side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl AgentHandle {
     }
 
     /// The same for an owner that may give up waiting; it must not be called again once it has returned.
-    pub(super) async fn drain_within(&mut self, grace: Duration) {
+    pub(in crate::engine) async fn drain_within(&mut self, grace: Duration) {
         const REPORTING: Duration = Duration::from_secs(30);
         let begun = Instant::now();
         let _ = self.orders.send(Order::Drain(grace)).await;
@@ -99,7 +99,7 @@ impl AgentHandle {
     }
 
     /// The same without waiting for it.
-    pub(super) fn dismiss(self) {
+    pub(in crate::engine) fn dismiss(self) {
         if self.orders.try_send(Order::Leave).is_err() {
             // It has ended, or is told too much at a time to hear this.
             self.task.abort();

@@ -4,8 +4,8 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::link::Seen;
 use crate::{
+    engine::link::ObservationKind,
     model::{Namespace, NodeId, Timestamp},
     runtime::Usage,
     state::TaskRecord,
@@ -99,21 +99,21 @@ impl Observed {
         Self { attempt, handle: None, running_since: None, progress: None, usage: None, healthy: None }
     }
 
-    /// Takes in what was seen. Says whether followers of events should hear of it.
-    pub(super) fn note(&mut self, seen: &Seen) -> bool {
+    /// Applies an observation. Says whether followers of events should hear of it.
+    pub(super) fn apply(&mut self, kind: &ObservationKind) -> bool {
         let before = self.clone();
-        match seen {
-            Seen::Progress(text) => self.progress = Some(text.chars().take(500).collect()),
-            Seen::Running { handle, at } => {
+        match kind {
+            ObservationKind::Progress(text) => self.progress = Some(text.chars().take(500).collect()),
+            ObservationKind::Running { handle, at } => {
                 (self.handle, self.running_since) = (Some(handle.chars().take(200).collect()), Some(*at));
                 self.progress = None;
             }
-            Seen::Usage(usage) => {
+            ObservationKind::Usage(usage) => {
                 self.usage = Some(*usage);
                 return false;
             }
-            Seen::Health(healthy) => self.healthy = Some(*healthy),
-            Seen::Output { .. } => return false,
+            ObservationKind::Health(healthy) => self.healthy = Some(*healthy),
+            ObservationKind::Output { .. } => return false,
         }
         *self != before
     }

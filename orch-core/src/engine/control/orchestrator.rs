@@ -4,35 +4,31 @@ use std::{
     collections::BTreeMap,
     ops::Deref,
     sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
 use tokio::sync::{Mutex, watch};
 
 use super::{
-    agent_handle::AgentHandle,
-    builder::Builder,
     config::EngineConfig,
-    driver::Heard,
     error::{Error, Result, Unknown},
-    events::EventStream,
-    link::{Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, Reported},
+    event_stream::EventStream,
     local_link::LocalLink,
     output::{OutputRange, OutputReader},
+    proposer::Proposer,
     tasks::{TaskFilter, TaskView},
     view::View,
 };
 use crate::{
-    consensus::{Consensus, ConsensusError, ConsensusStatus},
-    environment::Environment,
-    model::{CommandId, NodeId, Report, Session, TaskId, TaskSpec},
+    consensus::{Consensus, ConsensusStatus},
+    engine::{agent::AgentHandle, link::ControlLink},
+    model::{CommandId, NodeId, TaskId, TaskSpec},
     output::OutputStore,
     scheduler::{Guarded, NodeView, Pending, Scheduler as _, Snapshot, Unplaced},
-    state::{ClusterMachine, Command, Envelope, NewTask, Outcome, Rejection, TaskState},
+    state::{Command, Envelope, NewTask, Outcome, TaskState},
     store::{Revision, StateStore},
 };
 
@@ -61,12 +57,12 @@ pub struct Orchestrator {
 /// Held by the clones and by nothing else. When the last one is gone, what goes on in the background ends, and with it the
 /// last use of the parts.
 #[derive(Debug)]
-struct Owner(Arc<Inner>);
+struct Owner(Parts);
 
 impl Deref for Owner {
-    type Target = Inner;
+    type Target = Parts;
 
-    fn deref(&self) -> &Inner {
+    fn deref(&self) -> &Parts {
         &self.0
     }
 }
@@ -84,24 +80,22 @@ impl Drop for Owner {
     }
 }
 
-/// What the parts of an orchestrator share.
+/// Parts of an orchestrator that run, as the builder has put them together.
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct Parts {
     pub(super) consensus: Arc<dyn Consensus>,
+    pub(super) proposer: Arc<Proposer>,
     pub(super) scheduler: Arc<Guarded>,
     pub(super) store: Arc<dyn StateStore>,
-    pub(super) config: EngineConfig,
-    pub(super) view: Arc<View>,
     pub(super) output: Arc<dyn OutputStore>,
-    pub(super) heard: Heard,
+    pub(super) view: Arc<View>,
+    pub(super) link: Arc<LocalLink>,
+    pub(super) config: EngineConfig,
     pub(super) closing: AtomicBool,
-    /// Ends the driver.
+    /// Ends the driver and all calls of agents.
     pub(super) stop: watch::Sender<bool>,
     pub(super) driver: Mutex<Option<tokio::task::JoinHandle<()>>>,
     pub(super) agent: Mutex<Option<AgentHandle>>,
-    /// Number of the next task that is submitted without an id.
-    pub(super) next_task: AtomicU32,
-    pub(super) environment: Arc<dyn Environment>,
 }
 
 /// How an orchestrator is doing.
@@ -114,28 +108,29 @@ pub struct Status {
     /// How agreement goes.
     pub consensus: ConsensusStatus,
     /// What is wrong with the scheduler, if anything is.
-    pub scheduler_trouble: Option<String>,
+    pub scheduler_error: Option<String>,
 }
 
 impl Orchestrator {
-    /// Everything in this process and in memory: no server, no files that stay. Runs programs of the operating system on a
-    /// node called `local`.
-    ///
-    /// # Errors
-    /// [`Error::Agent`] when the machine cannot run programs.
-    #[cfg(target_os = "linux")]
-    pub async fn local() -> Result<Self> {
-        Self::builder().local_node()?.build().await
+    pub(super) fn new(parts: Parts) -> Self {
+        Self { inner: Arc::new(Owner(parts)) }
     }
 
-    /// Composes an orchestrator from parts.
-    #[must_use]
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
-        Self { inner: Arc::new(Owner(inner)) }
+    /// Starts the agent of this process and waits for its registration.
+    pub(super) async fn start_agent(
+        &self,
+        start: impl FnOnce(Arc<dyn ControlLink>) -> AgentHandle,
+    ) -> Result<()> {
+        // In its place before anything is waited for: should this future be dropped, the agent must end.
+        let mut agent = self.inner.agent.lock().await;
+        let registered = agent.insert(start(self.link())).registered().await;
+        drop(agent);
+        if let Err(error) = registered {
+            // Nobody would be left to end what was started.
+            self.shutdown().await?;
+            return Err(Error::Agent(error.to_string()));
+        }
+        Ok(())
     }
 
     /// Takes a task in and returns its id as soon as that is durable.
@@ -143,8 +138,8 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Rejected`] when the spec cannot be accepted; nothing happened then.
     pub async fn submit(&self, spec: TaskSpec) -> Result<TaskId> {
-        let id = self.inner.new_task();
-        self.submit_as(self.inner.new_command(), vec![NewTask { id, spec: spec.into() }]).await?;
+        let id = self.inner.proposer.new_task_id();
+        self.submit_as(self.inner.proposer.new_command_id(), vec![NewTask { id, spec: spec.into() }]).await?;
         Ok(id)
     }
 
@@ -153,10 +148,10 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Rejected`] when one of the specs cannot be accepted; nothing happened then.
     pub async fn submit_all(&self, specs: impl IntoIterator<Item = TaskSpec>) -> Result<Vec<TaskId>> {
-        let new = |spec: TaskSpec| NewTask { id: self.inner.new_task(), spec: spec.into() };
+        let new = |spec: TaskSpec| NewTask { id: self.inner.proposer.new_task_id(), spec: spec.into() };
         let tasks: Vec<NewTask> = specs.into_iter().map(new).collect();
         let ids = tasks.iter().map(|task| task.id).collect();
-        self.submit_as(self.inner.new_command(), tasks).await?;
+        self.submit_as(self.inner.proposer.new_command_id(), tasks).await?;
         Ok(ids)
     }
 
@@ -168,10 +163,8 @@ impl Orchestrator {
         if self.inner.closing.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);
         }
-        self.inner
-            .decide(Envelope::identified(command, Command::Submit { tasks }))
-            .await
-            .map(|done| done.outcome)
+        let envelope = Envelope::identified(command, Command::Submit { tasks });
+        Ok(self.inner.proposer.decide(envelope).await?.outcome)
     }
 
     /// The task as it is now.
@@ -306,17 +299,17 @@ impl Orchestrator {
     ///
     /// # Errors
     /// [`Error::Rejected`] when it is not known.
-    pub async fn open(&self, node: &NodeId) -> Result<Outcome> {
-        self.command(Command::OpenNode { node: node.clone() }).await
+    pub async fn uncordon(&self, node: &NodeId) -> Result<Outcome> {
+        self.command(Command::UncordonNode { node: node.clone() }).await
     }
 
-    /// Empties a node: it takes nothing new, and what is still there when `patience` is over is stopped and tried
+    /// Empties a node: it takes nothing new, and what is still there when `grace` is over is stopped and tried
     /// elsewhere. Returns when that is decided; [`Orchestrator::drained`] waits for it to have happened.
     ///
     /// # Errors
     /// [`Error::Rejected`] when it is not known.
-    pub async fn drain(&self, node: &NodeId, patience: Duration) -> Result<Outcome> {
-        self.command(Command::DrainNode { node: node.clone(), patience }).await
+    pub async fn drain(&self, node: &NodeId, grace: Duration) -> Result<Outcome> {
+        self.command(Command::DrainNode { node: node.clone(), grace }).await
     }
 
     /// Waits until a node has no tasks. Cancel safe.
@@ -353,7 +346,7 @@ impl Orchestrator {
             revision: self.inner.view.revision(),
             tasks: self.inner.view.count_by_status(),
             consensus: self.inner.consensus.status(),
-            scheduler_trouble: self.inner.scheduler.trouble(),
+            scheduler_error: self.inner.scheduler.last_error(),
         }
     }
 
@@ -362,14 +355,14 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Consensus`] when that cannot be found out.
     pub async fn read_barrier(&self) -> Result<Revision> {
-        Ok(self.inner.consensus.read_barrier().await?)
+        Ok(self.inner.proposer.barrier().await?)
     }
 
     /// What agents in this process talk to. It does not keep the orchestrator; when that has ended, every call answers
     /// [`LinkError::Closed`], and its agent ends and leaves what runs to its next life.
     #[must_use]
     pub fn link(&self) -> Arc<dyn ControlLink> {
-        Arc::new(WeakLink(Arc::downgrade(&self.inner.0)))
+        self.inner.link.weak()
     }
 
     /// Takes no more submissions, lets what runs in this process end within
@@ -403,109 +396,6 @@ impl Orchestrator {
     }
 
     async fn command(&self, command: Command) -> Result<Outcome> {
-        self.inner
-            .decide(Envelope::identified(self.inner.new_command(), command))
-            .await
-            .map(|done| done.outcome)
-    }
-}
-
-/// The way in for agents, for as long as there is something to get into.
-#[derive(Debug)]
-struct WeakLink(Weak<Inner>);
-
-impl WeakLink {
-    async fn call<T, F>(&self, call: impl FnOnce(LocalLink) -> F + Send) -> Result<T, LinkError>
-    where
-        F: Future<Output = Result<T, LinkError>> + Send,
-    {
-        let inner = self.0.upgrade().ok_or(LinkError::Closed)?;
-        let mut stop = inner.stop.subscribe();
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => Err(LinkError::Closed),
-            answer = call(LocalLink(inner)) => answer,
-        }
-    }
-}
-
-#[async_trait]
-impl ControlLink for WeakLink {
-    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
-        self.call(|link| async move { link.register(registration).await }).await
-    }
-
-    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
-        self.call(|link| async move { link.heartbeat(session).await }).await
-    }
-
-    async fn assignments(
-        &self,
-        session: &Session,
-        after: Option<Cursor>,
-        seen: Revision,
-    ) -> Result<Assignments, LinkError> {
-        self.call(|link| async move { link.assignments(session, after, seen).await }).await
-    }
-
-    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
-        self.call(|link| async move { link.report(session, reports).await }).await
-    }
-
-    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
-        self.call(|link| async move { link.observe(session, observations).await }).await
-    }
-}
-
-/// A command that was carried out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Carried {
-    /// Its place in the order, or a later one.
-    pub(super) revision: Revision,
-    pub(super) outcome: Outcome,
-}
-
-impl Inner {
-    fn new_task(&self) -> TaskId {
-        TaskId::following(self.next_task.fetch_add(1, Ordering::Relaxed), self.environment.random())
-    }
-
-    fn new_command(&self) -> CommandId {
-        CommandId::of_random(self.environment.random())
-    }
-
-    /// Has a command decided. A command with an id is proposed again when its fate is not known; the state applies it once.
-    pub(super) async fn decide(&self, envelope: Envelope) -> Result<Carried> {
-        let (revision, outcome) = self.propose(envelope).await?;
-        Ok(Carried { revision, outcome: outcome? })
-    }
-
-    /// As [`Inner::decide`], for callers to whom the place of a rejection matters.
-    pub(super) async fn propose(
-        &self,
-        envelope: Envelope,
-    ) -> Result<(Revision, std::result::Result<Outcome, Rejection>)> {
-        const TRIES: u32 = 6;
-        let repeatable = envelope.id.is_some();
-        let command = ClusterMachine::encode_command(&envelope);
-        let mut delay = Duration::from_millis(20);
-        for attempt in 1.. {
-            match self.consensus.propose(command.clone()).await {
-                Ok(committed) => {
-                    let outcome =
-                        ClusterMachine::decode_outcome(&committed.outcome).map_err(ConsensusError::from)?;
-                    return Ok((committed.revision, outcome));
-                }
-                Err(error) => {
-                    let again = error.is_retryable() && (repeatable || !error.outcome_unknown());
-                    if !again || attempt >= TRIES {
-                        return Err(error.into());
-                    }
-                    tokio::time::sleep(delay).await;
-                    delay *= 2;
-                }
-            }
-        }
-        unreachable!("the loop returns")
+        Ok(self.inner.proposer.command(command).await?.outcome)
     }
 }

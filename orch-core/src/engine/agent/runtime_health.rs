@@ -1,11 +1,9 @@
-//! [`EngineHealth`]: whether the engine behind a runtime takes work, as an agent's calls find it. A node whose engine does not
+//! [`RuntimeHealth`]: whether the engine behind a runtime takes work, as an agent's calls find it. A node whose engine does not
 //! answer, or where starts keep failing, would otherwise attract work: it looks idle.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
@@ -17,14 +15,14 @@ use crate::{
 
 /// Clones are one.
 #[derive(Clone, Debug)]
-pub(super) struct EngineHealth(Arc<Inner>);
+pub(super) struct RuntimeHealth(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     environment: Arc<dyn Environment>,
     state: Mutex<State>,
     away: watch::Sender<Option<String>>,
-    trouble: watch::Sender<Option<String>>,
+    last_error: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -39,10 +37,10 @@ struct State {
     paused: Option<String>,
 }
 
-impl EngineHealth {
+impl RuntimeHealth {
     pub(super) fn new(environment: Arc<dyn Environment>) -> Self {
-        let (away, trouble) = (watch::Sender::new(None), watch::Sender::new(None));
-        Self(Arc::new(Inner { environment, state: Mutex::default(), away, trouble }))
+        let (away, last_error) = (watch::Sender::new(None), watch::Sender::new(None));
+        Self(Arc::new(Inner { environment, state: Mutex::default(), away, last_error }))
     }
 
     /// An engine that gives no answer for less is waited for without a word.
@@ -52,12 +50,12 @@ impl EngineHealth {
     const PAUSE_MAX: Duration = Duration::from_secs(300);
 
     /// What keeps the node from taking new work.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.0.trouble.borrow().clone()
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.0.last_error.borrow().clone()
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Option<String>> {
-        self.0.trouble.subscribe()
+        self.0.last_error.subscribe()
     }
 
     /// Waits until the engine has been away for some time; says how that was noticed.
@@ -141,24 +139,24 @@ impl EngineHealth {
 
     fn tell(&self, state: &State) {
         let away = self.0.away.borrow().clone();
-        let mut trouble = away.or_else(|| state.paused.clone());
-        trouble.iter_mut().for_each(clip_words);
-        self.0.trouble.send_if_modified(|known| {
+        let mut last_error = away.or_else(|| state.paused.clone());
+        last_error.iter_mut().for_each(clip_words);
+        self.0.last_error.send_if_modified(|known| {
             // Words that only differ in their details are no news.
-            let changed = known.is_some() != trouble.is_some();
+            let changed = known.is_some() != last_error.is_some();
             if changed {
-                match &trouble {
-                    Some(trouble) => warn!(%trouble, "the node takes no new work"),
+                match &last_error {
+                    Some(last_error) => warn!(%last_error, "the node takes no new work"),
                     None => info!("the node takes new work again"),
                 }
-                *known = trouble;
+                *known = last_error;
             }
             changed
         });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 
@@ -176,43 +174,43 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_stays_away_closes_the_node_until_it_answers() {
-        let health = EngineHealth::new(crate::environment::System::shared());
-        let mut trouble = health.watch();
+        let health = RuntimeHealth::new(crate::environment::System::shared());
+        let mut last_error = health.watch();
         health.note(&error(RuntimeErrorKind::Unavailable));
-        assert_eq!(health.trouble(), None, "a moment is waited out");
-        tokio::time::sleep(EngineHealth::AWAY / 2).await;
+        assert_eq!(health.last_error(), None, "a moment is waited out");
+        tokio::time::sleep(RuntimeHealth::AWAY / 2).await;
         health.note(&Ok(()));
         health.note(&error(RuntimeErrorKind::Unavailable));
         let silent = Instant::now();
-        trouble.wait_for(Option::is_some).await.unwrap();
-        assert_eq!(silent.elapsed(), EngineHealth::AWAY, "though no other call has failed");
+        last_error.wait_for(Option::is_some).await.unwrap();
+        assert_eq!(silent.elapsed(), RuntimeHealth::AWAY, "though no other call has failed");
         assert!(health.away().await.contains("does not answer"));
         health.note(&error(RuntimeErrorKind::NotFound));
-        assert_eq!(health.trouble(), None, "it answers");
+        assert_eq!(health.last_error(), None, "it answers");
     }
 
     #[tokio::test(start_paused = true)]
     async fn starts_that_keep_failing_close_the_node_for_longer_each_time() {
-        let health = EngineHealth::new(crate::environment::System::shared());
-        for _ in 0..EngineHealth::FAILED_STARTS {
+        let health = RuntimeHealth::new(crate::environment::System::shared());
+        for _ in 0..RuntimeHealth::FAILED_STARTS {
             health.note_start(&error(RuntimeErrorKind::InvalidSpec));
         }
-        assert_eq!(health.trouble(), None, "these are the tasks' own");
-        for _ in 0..EngineHealth::FAILED_STARTS {
-            assert_eq!(health.trouble(), None);
+        assert_eq!(health.last_error(), None, "these are the tasks' own");
+        for _ in 0..RuntimeHealth::FAILED_STARTS {
+            assert_eq!(health.last_error(), None);
             health.note_start(&error(RuntimeErrorKind::NoSpace));
         }
-        let mut trouble = health.watch();
+        let mut last_error = health.watch();
         for factor in [1, 2] {
-            assert!(health.trouble().is_some());
+            assert!(health.last_error().is_some());
             let paused = Instant::now();
-            trouble.wait_for(Option::is_none).await.unwrap();
-            assert_eq!(paused.elapsed().as_secs(), (EngineHealth::PAUSE * factor).as_secs());
+            last_error.wait_for(Option::is_none).await.unwrap();
+            assert_eq!(paused.elapsed().as_secs(), (RuntimeHealth::PAUSE * factor).as_secs());
             health.note_start(&error(RuntimeErrorKind::NotFound));
         }
-        trouble.wait_for(Option::is_none).await.unwrap();
+        last_error.wait_for(Option::is_none).await.unwrap();
         health.note_start(&Ok(()));
         health.note_start(&error(RuntimeErrorKind::NoSpace));
-        assert_eq!(health.trouble(), None, "one that worked makes them start counting anew");
+        assert_eq!(health.last_error(), None, "one that worked makes them start counting anew");
     }
 }

@@ -1,32 +1,93 @@
 //! [`ControlLink`] within the process of the control side. What serves agents over a network calls this as well.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
 
-use super::{
-    driver::observed_key,
-    error::Error,
-    link::{
-        Assignments, ControlLink, Cursor, LinkError, Observation, Registered, Registration, ReportAnswer,
-        Reported, Seen,
-    },
-    orchestrator::Inner,
-};
+use super::{error::Error, liveness::Liveness, observations::Observations, proposer::Proposer, view::View};
 use crate::{
+    engine::link::{
+        Assignments, AssignmentsQuery, ControlLink, LinkError, Observation, Registered, Registration,
+        ReportAnswer, Reported,
+    },
     fault::EngineFault,
     model::{NodeState, Report, Session},
-    output::OutputPiece,
     state::{Command, Envelope, Rejection},
-    store::{Revision, Write},
+    store::Revision,
     with_causes,
 };
 
+/// Door for agents, for as long as there is a control side behind it.
 #[derive(Debug)]
-pub(super) struct LocalLink(pub(super) Arc<Inner>);
+pub(super) struct WeakLink(Weak<LocalLink>);
+
+impl WeakLink {
+    async fn call<T, F>(&self, call: impl FnOnce(Arc<LocalLink>) -> F + Send) -> Result<T, LinkError>
+    where
+        F: Future<Output = Result<T, LinkError>> + Send,
+    {
+        let link = self.0.upgrade().ok_or(LinkError::Closed)?;
+        let mut stop = link.stop.clone();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Err(LinkError::Closed),
+            answer = call(link) => answer,
+        }
+    }
+}
+
+#[async_trait]
+impl ControlLink for WeakLink {
+    async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
+        self.call(|link| async move { link.register(registration).await }).await
+    }
+
+    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
+        self.call(|link| async move { link.admit(session).await }).await
+    }
+
+    async fn assignments(
+        &self,
+        session: &Session,
+        query: AssignmentsQuery,
+    ) -> Result<Assignments, LinkError> {
+        self.call(|link| async move { link.assignments(session, query).await }).await
+    }
+
+    async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
+        self.call(|link| async move { link.report(session, reports).await }).await
+    }
+
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
+        self.call(|link| async move { link.observe(session, observations).await }).await
+    }
+}
+
+/// Parts that answer agents.
+#[derive(Debug)]
+pub(super) struct LocalLink {
+    pub(super) proposer: Arc<Proposer>,
+    pub(super) view: Arc<View>,
+    pub(super) observations: Arc<Observations>,
+    pub(super) liveness: Arc<Mutex<Liveness>>,
+    pub(super) heartbeat_interval: Duration,
+    pub(super) assignments_wait: Duration,
+    /// Ends all calls.
+    pub(super) stop: watch::Receiver<bool>,
+}
 
 impl LocalLink {
+    /// A door that does not keep the control side.
+    pub(super) fn weak(self: &Arc<Self>) -> Arc<dyn ControlLink> {
+        Arc::new(WeakLink(Arc::downgrade(self)))
+    }
+
     /// Refuses a session that is not the node's current one, and notes a sign of life. Before a refusal this member makes sure
     /// that it is not behind.
     async fn admit(&self, session: &Session) -> Result<(), LinkError> {
@@ -34,12 +95,12 @@ impl LocalLink {
             self.barrier().await?;
             self.check(session)?;
         }
-        self.0.heard.note(&session.node);
+        self.liveness.lock().heard(&session.node, Instant::now());
         Ok(())
     }
 
     fn check(&self, session: &Session) -> Result<(), LinkError> {
-        let known = self.0.view.node(&session.node).ok_or(LinkError::NotRegistered)?;
+        let known = self.view.node(&session.node).ok_or(LinkError::NotRegistered)?;
         let record = &known.record;
         if record.fenced.contains(&session.incarnation) && !EngineFault::SessionsNotChecked.is_made() {
             let node = session.node.clone();
@@ -56,7 +117,7 @@ impl LocalLink {
     /// Sees to it that this member has everything up to `revision`. Where it has not after a barrier, the revision is of
     /// another life of the cluster.
     async fn catch_up(&self, revision: Revision) -> Result<(), LinkError> {
-        if self.0.view.revision() < revision {
+        if self.view.revision() < revision {
             self.barrier().await?;
         }
         Ok(())
@@ -67,56 +128,50 @@ impl LocalLink {
         if EngineFault::AnswersWithoutBarrier.is_made() {
             return Ok(());
         }
-        self.0.consensus.read_barrier().await.map(drop).map_err(|error| unavailable(&error.into()))
+        self.proposer.barrier().await.map(drop).map_err(|error| unavailable(&error.into()))
     }
-}
 
-#[async_trait]
-impl ControlLink for LocalLink {
     async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
-        let inner = &self.0;
         let Registration { spec, incarnation, number, held } = registration;
         let node = spec.id.clone();
         let command = Command::RegisterNode { spec, incarnation, number, held };
-        let decided = inner.decide(Envelope::anonymous(command)).await.map_err(|error| match error {
-            Error::Rejected(taken @ Rejection::NodeIdTaken { .. }) => LinkError::NameTaken(taken.to_string()),
-            Error::Rejected(fenced @ Rejection::Fenced { .. }) => LinkError::Fenced(fenced.to_string()),
-            Error::Rejected(rejection) => LinkError::Refused(rejection.to_string()),
-            other => unavailable(&other),
-        })?;
+        let decided =
+            self.proposer.decide(Envelope::anonymous(command)).await.map_err(|error| match error {
+                Error::Rejected(taken @ Rejection::NodeIdTaken { .. }) => {
+                    LinkError::NameTaken(taken.to_string())
+                }
+                Error::Rejected(fenced @ Rejection::Fenced { .. }) => LinkError::Fenced(fenced.to_string()),
+                Error::Rejected(rejection) => LinkError::Refused(rejection.to_string()),
+                other => unavailable(&other),
+            })?;
         self.catch_up(decided.revision).await?;
-        let known = inner.view.node(&node).ok_or(LinkError::NotRegistered)?;
+        let known = self.view.node(&node).ok_or(LinkError::NotRegistered)?;
         let session = Session { node, incarnation, number: known.record.session };
         // Another process may have registered in between.
         self.check(&session)?;
-        inner.heard.note(&session.node);
-        let heartbeat_interval = inner.config.heartbeat_interval;
+        self.liveness.lock().heard(&session.node, Instant::now());
+        let heartbeat_interval = self.heartbeat_interval;
         Ok(Registered { session, revision: decided.revision, heartbeat_interval })
-    }
-
-    async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
-        self.admit(session).await
     }
 
     async fn assignments(
         &self,
         session: &Session,
-        after: Option<Cursor>,
-        seen: Revision,
+        query: AssignmentsQuery,
     ) -> Result<Assignments, LinkError> {
         self.admit(session).await?;
-        self.catch_up(seen).await?;
-        let (view, node) = (&self.0.view, &session.node);
+        self.catch_up(query.at_least).await?;
+        let (view, node) = (&self.view, &session.node);
         let (_, mut posted) = view.mailboxes.open(node);
-        let deadline = tokio::time::Instant::now() + self.0.config.assignments_wait;
+        let deadline = Instant::now() + self.assignments_wait;
         loop {
             posted.borrow_and_update();
-            match after.and_then(|after| view.mailboxes.after(node, after)) {
+            match query.after.and_then(|after| view.mailboxes.after(node, after)) {
                 // What is not named is removed: nothing that was decided anywhere may be missing.
                 None => {
                     self.barrier().await?;
                     let (now, _) = view.mailboxes.open(node);
-                    let all = view.all_assignments(node, now);
+                    let all = view.all_assignments(node, now, query.specs_after);
                     self.check(session)?;
                     return Ok(all);
                 }
@@ -144,7 +199,7 @@ impl ControlLink for LocalLink {
             let envelope = Envelope::anonymous(Command::Report { session: session.number, report });
             async move {
                 let (revision, outcome) =
-                    self.0.propose(envelope).await.map_err(|error| unavailable(&error))?;
+                    self.proposer.propose(envelope).await.map_err(|error| unavailable(&error))?;
                 match outcome {
                     Ok(_) => Ok((revision, ReportAnswer::Accepted)),
                     Err(Rejection::StaleAttempt { .. }) => Ok((revision, ReportAnswer::Stale)),
@@ -166,37 +221,8 @@ impl ControlLink for LocalLink {
 
     async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
         self.admit(session).await?;
-        let (view, mut pieces, mut writes) = (&self.0.view, Vec::new(), Vec::new());
-        let time = Some(self.0.consensus.now());
-        for Observation { attempt, seen } in observations {
-            let seen = seen.clipped();
-            if let Seen::Output { offset, data, .. } = &seen
-                && offset.checked_add(data.len() as u64).is_none()
-            {
-                // Nobody wrote so much.
-                continue;
-            }
-            if !view.observe(&session.node, attempt, &seen) {
-                continue;
-            }
-            match seen {
-                Seen::Output { stream, offset, data } => {
-                    let limit = view.task(attempt.task).map_or(0, |task| task.record.spec.output_limit_bytes);
-                    pieces.push(OutputPiece { attempt, limit, stream, offset, time, data });
-                }
-                Seen::Running { .. } | Seen::Health(_) | Seen::Progress(_) => {
-                    if let Some(observed) = view.observed(attempt.task) {
-                        writes.push(Write::put(observed_key(attempt), observed.to_record()));
-                    }
-                }
-                Seen::Usage(_) => {}
-            }
-        }
-        let kept = async { self.0.output.append(pieces).await.map_err(Error::from) };
-        let written = async { self.0.write_observed(writes).await.map_err(Error::from) };
-        // Neither waits for the other, and each may be done again.
-        let (kept, written) = tokio::join!(kept, written);
-        kept.and(written).map_err(|error| unavailable(&error))
+        let applied = self.observations.apply(&session.node, self.proposer.now(), observations).await;
+        applied.map_err(|error| unavailable(&error))
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`Ended`]: tombstones of attempts on their node. An answer of the control side may have been computed before it knew of an
+//! [`Tombstones`]: tombstones of attempts on their node. An answer of the control side may have been computed before it knew of an
 //! end, so that an attempt is named after it has ended; it must not be started again.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +11,7 @@ use crate::{
 /// Attempts that have ended here. A tombstone is kept at least until an answer was computed from a state that has the end,
 /// and beyond that while it is among the newest.
 #[derive(Debug, Default)]
-pub(super) struct Ended {
+pub(super) struct Tombstones {
     tombstones: HashMap<AttemptId, Tombstone>,
     /// Oldest first.
     order: VecDeque<AttemptId>,
@@ -26,7 +26,7 @@ struct Tombstone {
     known_at: Revision,
 }
 
-impl Ended {
+impl Tombstones {
     /// Tombstones that are kept though nothing needs them: a control side that was restored from a backup may name their
     /// attempts.
     const KEPT: usize = 4096;
@@ -74,8 +74,8 @@ mod tests {
             task: TaskId::from_bytes((number as u128).to_be_bytes()),
             attempt: NonZeroU32::MIN,
         };
-        let mut ended = Ended::default();
-        for number in 0..Ended::KEPT + 10 {
+        let mut ended = Tombstones::default();
+        for number in 0..Tombstones::KEPT + 10 {
             ended.note(attempt(number), AttemptEnd::Stopped, Revision(number as u64 + 1));
         }
         assert!(ended.get(attempt(0)).is_some(), "no answer has confirmed any");

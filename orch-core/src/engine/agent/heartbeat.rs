@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{
-    link::{ControlLink, LinkError},
-    outbox::Sessions,
+use super::outbox::Sessions;
+use crate::{
+    engine::link::{ControlLink, LinkError},
+    model::Session,
 };
-use crate::model::Session;
 
 /// Says that the node is there until the control side does not know it any more; returns why.
 pub(super) async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: Duration) -> LinkError {
@@ -35,12 +35,12 @@ pub(super) async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: 
     }
 }
 
-/// One heartbeat, and a second beside it when no answer came for `patience`: a lost one is made up for well before the next
+/// One heartbeat, and a second beside it when no answer came for `grace`: a lost one is made up for well before the next
 /// is due, so that they need not be frequent.
-async fn say(link: &dyn ControlLink, session: &Session, patience: Duration) -> Result<(), LinkError> {
+async fn say(link: &dyn ControlLink, session: &Session, grace: Duration) -> Result<(), LinkError> {
     let first = link.heartbeat(session);
     tokio::pin!(first);
-    match tokio::time::timeout(patience, &mut first).await {
+    match tokio::time::timeout(grace, &mut first).await {
         Ok(answer) => answer,
         Err(_) => tokio::select! {
             answer = first => answer,
@@ -58,9 +58,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{Assignments, Cursor, Observation, Registered, Registration, Reported},
+        engine::{Assignments, AssignmentsQuery, Observation, Registered, Registration, Reported},
         model::{IncarnationId, NodeId, Report},
-        store::Revision,
     };
 
     /// Fate of a heartbeat.
@@ -100,12 +99,7 @@ mod tests {
             unreachable!("only heartbeats are sent")
         }
 
-        async fn assignments(
-            &self,
-            _: &Session,
-            _: Option<Cursor>,
-            _: Revision,
-        ) -> Result<Assignments, LinkError> {
+        async fn assignments(&self, _: &Session, _: AssignmentsQuery) -> Result<Assignments, LinkError> {
             unreachable!("only heartbeats are sent")
         }
 

@@ -3,14 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use orch_base::backoff::Backoff;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tracing::{debug, warn};
 
-use super::link::{ControlLink, LinkError, Observation, ReportAnswer, Seen};
 use crate::{
+    engine::link::{ControlLink, LinkError, Observation, ObservationKind, ReportAnswer},
     environment::Environment,
     model::{AttemptId, Report, ReportKind, Session},
     store::Revision,
@@ -36,7 +37,7 @@ pub(super) struct Answered {
 
 #[derive(Debug)]
 enum ToObserve {
-    Seen(Observation),
+    Observation(Observation),
     /// Answered when everything before it was delivered.
     Flush(oneshot::Sender<()>),
 }
@@ -78,15 +79,15 @@ impl Outbox {
     }
 
     /// Queues an observation; waits while the queue is full.
-    pub(super) async fn observe(&self, attempt: AttemptId, seen: Seen) {
-        let seen = seen.clipped();
-        let _ = self.observations.send(ToObserve::Seen(Observation { attempt, seen })).await;
+    pub(super) async fn observe(&self, attempt: AttemptId, kind: ObservationKind) {
+        let kind = kind.clipped();
+        let _ = self.observations.send(ToObserve::Observation(Observation { attempt, kind })).await;
     }
 
     /// Queues an observation unless the queue is full. For what is not worth waiting for.
-    pub(super) fn try_observe(&self, attempt: AttemptId, seen: Seen) {
-        let seen = seen.clipped();
-        let _ = self.observations.try_send(ToObserve::Seen(Observation { attempt, seen }));
+    pub(super) fn try_observe(&self, attempt: AttemptId, kind: ObservationKind) {
+        let kind = kind.clipped();
+        let _ = self.observations.try_send(ToObserve::Observation(Observation { attempt, kind }));
     }
 
     /// Returns when every observation queued before was delivered.
@@ -141,8 +142,8 @@ async fn send_observations(
         let mut next = Some(first);
         while let Some(item) = next.take() {
             match item {
-                ToObserve::Seen(observation) => {
-                    if let Seen::Output { data, .. } = &observation.seen {
+                ToObserve::Observation(observation) => {
+                    if let ObservationKind::Output { data, .. } = &observation.kind {
                         bytes += data.len();
                     }
                     batch.push(observation);
@@ -185,7 +186,8 @@ async fn persist<T, F>(
 where
     F: Future<Output = Result<T, LinkError>>,
 {
-    let (mut delay, mut sessions) = (Duration::from_millis(50), sessions.clone());
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut sessions = sessions.clone();
     loop {
         let session = sessions.borrow_and_update().clone();
         let result = match session {
@@ -201,6 +203,7 @@ where
         if given_up() {
             return None;
         }
+        let delay = backoff.next_delay();
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             changed = sessions.changed() => {
@@ -209,6 +212,5 @@ where
                 }
             }
         }
-        delay = (delay * 2).min(Duration::from_secs(2));
     }
 }

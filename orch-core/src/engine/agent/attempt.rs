@@ -3,16 +3,17 @@
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _};
+use orch_base::backoff::Backoff;
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    engine_health::EngineHealth,
-    link::{Assignment, ReportAnswer, Seen},
     outbox::{Answered, Outbox},
+    runtime_health::RuntimeHealth,
     secrets::SecretSource,
 };
 use crate::{
+    engine::link::{Assignment, ObservationKind, ReportAnswer},
     environment::Environment,
     model::{
         AttemptEnd, AttemptId, NodeId, Report, ReportKind, RestartPolicy, StartFailure, TaskSpec, Workload,
@@ -47,7 +48,7 @@ pub(super) struct Shared {
     /// Work that ends sooner is not reported as running.
     pub(super) quick: Duration,
     pub(super) usage_every: Option<Duration>,
-    pub(super) engine: EngineHealth,
+    pub(super) engine: RuntimeHealth,
     pub(super) environment: Arc<dyn Environment>,
 }
 
@@ -199,7 +200,8 @@ async fn bring_up(
     let work = Work { attempt, spec: assignment.spec.clone(), secrets };
     if here.is_none() {
         let outbox = shared.outbox.clone();
-        let progress = Progress::new(move |text| outbox.try_observe(attempt, Seen::Progress(text)));
+        let progress =
+            Progress::new(move |text| outbox.try_observe(attempt, ObservationKind::Progress(text)));
         let prepared = patiently(shared, attempt, || shared.runtime.prepare(&work, &progress));
         // Nothing was started, so it may go elsewhere at once; for one that is never restarted a loss would be the end.
         let elsewhere = assignment.spec.restart != RestartPolicy::Never;
@@ -254,9 +256,9 @@ async fn watch_over(
     let mut sessions = shared.outbox.sessions();
     let mut running = None;
     let observe_running = || {
-        let seen = Seen::Running { handle: started.handle.clone(), at: started.at };
+        let running = ObservationKind::Running { handle: started.handle.clone(), at: started.at };
         let outbox = shared.outbox.clone();
-        Some(Aborting(tokio::spawn(async move { outbox.observe(attempt, seen).await })))
+        Some(Aborting(tokio::spawn(async move { outbox.observe(attempt, running).await })))
     };
     // Neither may hold up what follows while the control side is away.
     let mut beside = Vec::new();
@@ -340,7 +342,10 @@ async fn forward_output(shared: Arc<Shared>, attempt: AttemptId) {
                 let (offset, data) = (chunk.offset.max(*known), chunk.data.slice(repeated..));
                 *known = offset + data.len() as u64;
                 sent = true;
-                shared.outbox.observe(attempt, Seen::Output { stream: chunk.stream, offset, data }).await;
+                shared
+                    .outbox
+                    .observe(attempt, ObservationKind::Output { stream: chunk.stream, offset, data })
+                    .await;
             }
             Ok::<(), RuntimeError>(())
         };
@@ -365,7 +370,7 @@ async fn observe_usage(shared: Arc<Shared>, attempt: AttemptId, every: Duration)
     loop {
         ticks.tick().await;
         if let Ok(usage) = shared.runtime.stats(attempt).await {
-            shared.outbox.try_observe(attempt, Seen::Usage(usage));
+            shared.outbox.try_observe(attempt, ObservationKind::Usage(usage));
         }
     }
 }
@@ -402,19 +407,19 @@ async fn patiently<T, F>(
 where
     F: Future<Output = Result<T, RuntimeError>>,
 {
-    let mut delay = Duration::from_millis(100);
+    let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_MAX);
     loop {
         let result = call().await;
         shared.engine.note(&result);
         match result {
             Err(error) if error.kind == RuntimeErrorKind::Unavailable => {
+                let delay = backoff.next_delay();
                 if delay < RETRY_MAX {
                     warn!(%attempt, %error, "the engine does not answer; trying again");
                     let text = format!("the engine does not answer, trying again: {error}");
-                    shared.outbox.try_observe(attempt, Seen::Progress(text));
+                    shared.outbox.try_observe(attempt, ObservationKind::Progress(text));
                 }
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_MAX);
             }
             other => return other,
         }

@@ -1,0 +1,136 @@
+//! [`Observations`]: facts that agents saw, which nobody has to agree on. They go past consensus, into the view, the store
+//! below `observed/attempts/`, and the place of output.
+
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::{
+    error::{Error, Result},
+    tasks::Observed,
+    view::{Stale, View},
+};
+use crate::{
+    engine::link::{Observation, ObservationKind},
+    model::{AttemptId, NodeId, Timestamp},
+    output::{OutputPiece, OutputStore},
+    store::{CommitError, Key, StateStore, StoreError, Write, portions},
+};
+
+const PREFIX: &str = "observed/attempts/";
+
+/// The way of observations into the view, the store and the place of output, and out again once they are stale.
+#[derive(Debug)]
+pub(super) struct Observations {
+    store: Arc<dyn StateStore>,
+    output: Arc<dyn OutputStore>,
+    view: Arc<View>,
+}
+
+impl Observations {
+    pub(super) fn new(store: Arc<dyn StateStore>, output: Arc<dyn OutputStore>, view: Arc<View>) -> Self {
+        Self { store, output, view }
+    }
+
+    /// Applies what `node` saw of attempts that it holds, and passes over the rest. Returns once it is durable. After an error
+    /// any part may be; applying the same again is right.
+    pub(super) async fn apply(
+        &self,
+        node: &NodeId,
+        time: Timestamp,
+        observations: Vec<Observation>,
+    ) -> Result<()> {
+        let (view, mut pieces, mut writes) = (&self.view, Vec::new(), Vec::new());
+        let time = Some(time);
+        for Observation { attempt, kind } in observations {
+            let kind = kind.clipped();
+            if let ObservationKind::Output { offset, data, .. } = &kind
+                && offset.checked_add(data.len() as u64).is_none()
+            {
+                // Nobody wrote so much.
+                continue;
+            }
+            if !view.observe(node, attempt, &kind) {
+                continue;
+            }
+            match kind {
+                ObservationKind::Output { stream, offset, data } => {
+                    let limit = view.task(attempt.task).map_or(0, |task| task.record.spec.output_limit_bytes);
+                    pieces.push(OutputPiece { attempt, limit, stream, offset, time, data });
+                }
+                ObservationKind::Running { .. }
+                | ObservationKind::Health(_)
+                | ObservationKind::Progress(_) => {
+                    if let Some(observed) = view.observed(attempt.task) {
+                        writes.push(Write::put(key_of(attempt), observed.to_record()));
+                    }
+                }
+                ObservationKind::Usage(_) => {}
+            }
+        }
+        let kept = async { self.output.append(pieces).await.map_err(Error::from) };
+        let written = async { self.write(writes).await.map_err(Error::from) };
+        // Neither waits for the other, and each may be done again.
+        let (kept, written) = tokio::join!(kept, written);
+        kept.and(written)
+    }
+
+    /// Deletes what is stale. Anything that cannot be deleted is found again at the next start.
+    pub(super) async fn sweep(&self) {
+        const MOST: usize = 500;
+        let (mut writes, mut tasks) = (Vec::new(), Vec::new());
+        for stale in self.view.take_stale() {
+            match stale {
+                Stale::Attempt(attempt) => writes.push(Write::delete(key_of(attempt))),
+                Stale::Task(task) => tasks.push(task),
+            }
+        }
+        for some in tasks.chunks(MOST) {
+            if let Err(error) = self.output.forget(some).await {
+                debug!(%error, "some output of forgotten tasks may stay until the next start");
+            }
+        }
+        while !writes.is_empty() {
+            let rest = writes.split_off(writes.len().min(MOST));
+            if let Err(error) = self.write(writes).await {
+                debug!(%error, "stale observations were not deleted");
+            }
+            writes = rest;
+        }
+    }
+
+    async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        for txn in portions(&self.store.capabilities(), writes) {
+            match self.store.commit(txn).await {
+                Ok(_) => {}
+                Err(CommitError::Store(error)) => return Err(error),
+                Err(CommitError::Conflict { .. }) => unreachable!("there are no guards"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads what was observed before a restart into the view.
+pub(super) async fn restore(store: &dyn StateStore, view: &View) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = store.scan(PREFIX, after.as_ref(), 1024).await?;
+        for entry in &page.entries {
+            let attempt = entry.key.as_str().strip_prefix(PREFIX).and_then(|id| id.parse().ok());
+            if let (Some(attempt), Some(observed)) = (attempt, Observed::from_record(&entry.value)) {
+                view.restore_observed(attempt, observed);
+            }
+        }
+        after = page.entries.last().map(|entry| entry.key.clone());
+        if !page.more {
+            return Ok(());
+        }
+    }
+}
+
+/// Key of what was observed of an attempt. Each has its own, so that forgetting one that has ended never takes what is known
+/// of the one after it.
+fn key_of(attempt: AttemptId) -> Key {
+    Key::new(format!("{PREFIX}{attempt}")).expect("a valid key")
+}
