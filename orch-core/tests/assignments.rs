@@ -102,7 +102,8 @@ async fn an_agent_takes_over_more_than_one_answer_has_room_for() {
     let agent = Agent::start(config.clone(), Arc::new(runtime.clone()), orch.link());
     let tasks = submit(&orch).await;
     let mut events = orch.events();
-    let all_run = |orch: &Orchestrator| tasks.iter().all(|task| orch.get(*task).unwrap().status() == "running");
+    let all_run =
+        |orch: &Orchestrator| tasks.iter().all(|task| orch.get(*task).unwrap().status() == "running");
     while !all_run(&orch) {
         events.next().await.unwrap().unwrap();
     }

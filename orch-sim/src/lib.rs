@@ -16,6 +16,7 @@ mod process;
 mod queue;
 mod random;
 mod simulation;
+mod statistics;
 mod time;
 mod world;
 
@@ -25,4 +26,5 @@ pub use nemesis::{Nemesis, NemesisSettings};
 pub use network::{Network, NetworkConditions};
 pub use process::{Context, Process};
 pub use random::Random;
-pub use simulation::{NodeId, Settings, Simulation, Statistics};
+pub use simulation::{Settings, Simulation};
+pub use statistics::{NodeId, Statistics};

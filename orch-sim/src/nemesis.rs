@@ -4,7 +4,8 @@ use std::time::Duration;
 use crate::network::NetworkConditions;
 use crate::process::Process;
 use crate::random::Random;
-use crate::simulation::{NodeId, Simulation};
+use crate::simulation::Simulation;
+use crate::statistics::NodeId;
 
 /// Faults of a [`Nemesis`]: kinds, times and victims.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::random::Random;
-use crate::simulation::NodeId;
+use crate::statistics::NodeId;
 use crate::time::nanos;
 
 /// A message to the node itself takes this long, so that a node that talks to itself cannot stop time.

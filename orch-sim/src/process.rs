@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::disk::DiskError;
 use crate::random::Random;
-use crate::simulation::NodeId;
+use crate::statistics::NodeId;
 use crate::time::duration;
 use crate::world::{Kind, Pending, World};
 

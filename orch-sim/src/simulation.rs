@@ -8,11 +8,9 @@ use crate::network::{Network, NetworkConditions};
 use crate::process::{Context, Process};
 use crate::queue::{Due, Queue};
 use crate::random::Random;
+use crate::statistics::{NodeId, Statistics};
 use crate::time::{duration, nanos};
 use crate::world::{Kind, Log, Node, Pending, Trace, World};
-
-/// Index of a node: `0..n`.
-pub type NodeId = usize;
 
 /// Initial state of a simulation.
 #[derive(Clone, Debug)]
@@ -38,30 +36,6 @@ impl Default for Settings {
             log_lines_max: 500_000,
         }
     }
-}
-
-/// Counts of events so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Statistics {
-    /// Events taken from the queue.
-    pub events: u64,
-    /// Messages given to the network.
-    pub sent: u64,
-    /// Messages that the network lost, or that found their receiver down.
-    pub lost: u64,
-    /// Copies that the network made.
-    pub duplicated: u64,
-    /// Messages that a process received, copies included.
-    pub delivered: u64,
-    /// Timers that fired.
-    pub timers: u64,
-    /// Syncs that finished.
-    pub syncs: u64,
-    /// Crashes, those of processes that gave up included.
-    pub crashes: u64,
-    /// Starts after a crash.
-    pub restarts: u64,
 }
 
 type Factory<P> = Box<dyn FnMut(NodeId, &Disk) -> P>;

@@ -5,7 +5,7 @@ use crate::disk::Disk;
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::random::Random;
-use crate::simulation::{NodeId, Statistics};
+use crate::statistics::{NodeId, Statistics};
 
 /// Everything but the processes themselves, so that a process can be called while it changes the rest.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use commonware_utils::{
 };
 use orch_peer_benches::{Failure, Meter};
 
-use crate::systems::Instances;
+use crate::instances::Instances;
 
 const VALIDATORS: u64 = 4;
 const NAMESPACE: &[u8] = b"load";

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 
 use orch_peer_benches::{Failure, Group as _, Load, OrchGroup, Until};
 
-use crate::simplex;
+use crate::{instances::Instances, simplex};
 
 /// Measured systems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,17 +21,6 @@ pub(crate) enum Bft {
         /// leader, who waits for the one before.
         ahead: Option<u64>,
     },
-}
-
-/// A measurement.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Instances {
-    /// Final instances.
-    pub(crate) count: u64,
-    /// Elapsed time.
-    pub(crate) wall: Duration,
-    /// CPU time of all threads of the process meanwhile.
-    pub(crate) cpu: Duration,
 }
 
 impl Bft {

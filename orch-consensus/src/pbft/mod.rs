@@ -5,44 +5,30 @@
 //! states, and where and why it deviates from the papers. [`PbftConsensus`] is the protocol at work: a member
 //! of a group, with a transport and a log.
 
-mod batch;
-mod client;
-mod clients;
-mod config;
-mod fault;
-mod history;
-mod ids;
-mod io;
-mod log;
-mod membership;
-mod message;
-mod quorum;
-mod record;
-mod replica;
-mod service;
-mod shell;
-mod statement;
-pub mod wal;
-mod wire;
+mod core;
+mod member;
 
-pub use crate::codec::Malformed;
-pub use batch::{Batch, Body, Commands, Request};
-pub use client::{Client, ClientEffect, ClientInput, ClientSetup};
-pub use config::{Config, ConfigError};
 #[doc(hidden)]
-pub use fault::SeededFault;
-pub use ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View};
-pub use io::{Answer, Effect, Event, Input, Misbehaviour, Moment, Refusal, To};
-pub use membership::{Change, Member, Membership, MembershipError, REPLICAS_MAX};
-pub use message::{
-    Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
-    StableProof, Status, Summary, Supply, ViewChange, Vote,
+pub use self::core::fault::SeededFault;
+pub use self::core::{
+    batch::{Batch, Body, Commands, Request},
+    client::{Client, ClientEffect, ClientInput, ClientSetup},
+    config::{Config, ConfigError},
+    ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View},
+    io::{Answer, Effect, Event, Input, Moment, Refusal, To},
+    membership::{Change, Member, Membership, MembershipError, REPLICAS_MAX},
+    message::{
+        Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
+        StableProof, Status, Summary, Supply, ViewChange, Vote,
+    },
+    quorum::Quorum,
+    record::{Image, Record},
+    replica::{RecoverError, Replica, Setup},
+    statement::{Claim, Misbehaviour, Phase, STATEMENT_BYTES, Statement},
+    wal,
 };
-pub use quorum::Quorum;
-pub use record::{Image, Record};
-pub use replica::{RecoverError, Replica, Setup};
-pub use shell::{
+pub use member::{
     Directory, Disk, Ed25519Signer, Equivocation, PbftClient, PbftConfig, PbftConfigError, PbftConsensus,
     Signer, verify, verify_evidence,
 };
-pub use statement::{Claim, Phase, STATEMENT_BYTES, Statement};
+pub use orch_base::codec::Malformed;

@@ -54,10 +54,12 @@ impl Encode for Membership<u64, NodeInfo> {
 
 impl Decode for Membership<u64, NodeInfo> {
     fn decode(input: &mut Input) -> Result<Self, Malformed> {
-        let voters: Vec<BTreeSet<u64>> =
-            input.list(4, |input| Ok(input.list(8, Input::u64)?.into_iter().collect()))?;
+        let voters: Vec<BTreeSet<u64>> = input
+            .list(4, usize::MAX, |input| Ok(input.list(8, usize::MAX, Input::u64)?.into_iter().collect()))?;
         let nodes: BTreeMap<u64, NodeInfo> = input
-            .list(44, |input| Ok((input.u64()?, NodeInfo { peer: input.array()?, name: input.text()? })))?
+            .list(44, usize::MAX, |input| {
+                Ok((input.u64()?, NodeInfo { peer: input.array()?, name: input.text()? }))
+            })?
             .into_iter()
             .collect();
         if !voters.iter().flatten().all(|id| nodes.contains_key(id)) {

@@ -1,10 +1,6 @@
 //! [`RaftConsensus`]: the member as its host sees it.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +14,7 @@ use orch_core::{
     store::{Revision, StoreError},
     transport::{PeerId, Transport},
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -33,8 +30,8 @@ use super::{
     propose::{Proposal, Proposer},
     read::{self, Read},
     serve::serve,
-    snapshot::SnapshotStore,
     snapshot_receiver::SnapshotReceiver,
+    snapshot_store::SnapshotStore,
     types::{Lease, NodeInfo, Raft, node_of},
     wire::{Request, Response},
 };
@@ -97,7 +94,7 @@ impl RaftConsensus {
     }
 
     fn stage<T>(&self, look: impl FnOnce(&mut Stage) -> T) -> T {
-        look(&mut self.stage.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.stage.lock())
     }
 
     /// The founding members by name, in order.

@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -17,11 +17,13 @@ use orch_core::{
     consensus::{Author, ConsensusError, Context, HybridClock, MachineError, StateMachine},
     store::Revision,
 };
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::{
     sessions::{Admission, Sessions},
-    snapshot::{self, Image, Meta, SnapshotStore},
+    snapshot::{self, Meta},
+    snapshot_store::{Image, SnapshotStore},
     types::{Applied, Command, Entry, Lease, LogId, Members, Outcomes, StorageError, Types},
 };
 
@@ -104,7 +106,7 @@ impl Replica {
     }
 
     fn machine(&mut self) -> &mut dyn StateMachine {
-        &mut **self.machine.get_mut().unwrap_or_else(PoisonError::into_inner)
+        &mut **self.machine.get_mut()
     }
 
     /// Replaces the state by that of a snapshot.
@@ -167,7 +169,7 @@ impl Replica {
         self.view.clock.reach(time);
         self.view.session.store(self.sessions.session_of(self.us), Ordering::Relaxed);
         self.view.applied.send_replace(self.applied.map_or(0, |log_id| log_id.index));
-        let last = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.current.lock();
         let last = last.as_ref().map_or(0, |(_, image)| image.length());
         if self.log_bytes >= last.max(self.log_bytes_min) {
             self.log_bytes = 0;
@@ -230,7 +232,7 @@ impl RaftStateMachine<Types> for Replica {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock();
         Ok(current
             .as_ref()
             .map(|(meta, image)| Snapshot { meta: meta.clone(), snapshot: Box::new(image.clone()) }))
@@ -261,7 +263,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
 /// Makes it the current one, unless a later one was installed in the meantime.
 fn keep(current: &Current, meta: Meta, image: Image) {
-    let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut current = current.lock();
     if current.as_ref().is_none_or(|(other, _)| other.last_log_id <= meta.last_log_id) {
         *current = Some((meta, image));
     }

@@ -38,6 +38,7 @@ mod serve;
 mod sessions;
 mod snapshot;
 mod snapshot_receiver;
+mod snapshot_store;
 mod types;
 mod wire;
 

@@ -12,7 +12,7 @@ use openraft::{
 use orch_core::transport::{Channel, PeerId, Transport, TransportError};
 
 use super::{
-    snapshot::Image,
+    snapshot_store::Image,
     types::{Lease, NodeInfo, Types, Vote},
     wire::{Part, Request, Response},
 };

@@ -83,9 +83,10 @@ impl Encode for Sessions {
 
 impl Decode for Sessions {
     fn decode(input: &mut Input) -> Result<Self, Malformed> {
-        let sessions = input.list(28, |input| {
+        let sessions = input.list(28, usize::MAX, |input| {
             let (node, session, floor) = (input.u64()?, input.u64()?, input.u64()?);
-            let responses = input.list(24, |input| Ok((input.u64()?, Outcomes::decode(input)?)))?;
+            let responses =
+                input.list(24, usize::MAX, |input| Ok((input.u64()?, Outcomes::decode(input)?)))?;
             Ok((node, Session { session, floor, responses: responses.into_iter().collect() }))
         })?;
         Ok(Self(sessions.into_iter().collect()))

@@ -5,7 +5,8 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::{
-    snapshot::{self, Receiving, SnapshotStore},
+    snapshot,
+    snapshot_store::{Receiving, SnapshotStore},
     types::{Raft, Vote},
     wire::{Part, Response},
 };

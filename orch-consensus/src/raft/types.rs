@@ -6,7 +6,7 @@ use bytes::Bytes;
 use openraft::{EntryPayload, StoredMembership};
 use orch_core::{model::Timestamp, store::Revision, transport::PeerId};
 
-use super::snapshot::Image;
+use super::snapshot_store::Image;
 use crate::codec::{Decode, Encode, Input, Malformed, length, put_bytes};
 
 openraft::declare_raft_types!(

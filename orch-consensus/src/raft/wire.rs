@@ -116,7 +116,7 @@ impl Request {
             0 => {
                 let (vote, prev_log_id) = (Vote::decode(input)?, Option::decode(input)?);
                 let leader_commit = Option::<LogId>::decode(input)?;
-                let entries = input.list(25, Decode::decode)?;
+                let entries = input.list(25, usize::MAX, Decode::decode)?;
                 Self::Append(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
             }
             1 => Self::Vote(VoteRequest::new(Vote::decode(input)?, Option::decode(input)?)),

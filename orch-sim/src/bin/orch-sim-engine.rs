@@ -5,15 +5,13 @@
 use std::{
     collections::VecDeque,
     process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Instant,
 };
 
 use orch_core::fault::EngineFault;
 use orch_sim::engine::{Scenario, Violation, run};
+use parking_lot::Mutex;
 
 const HELP: &str = "\
 orch-sim-engine soak --seeds N [--first SEED]
@@ -92,14 +90,14 @@ fn run_seeds(
                     let result = run(Scenario { fault, ..Scenario::new(seed) });
                     done.fetch_add(1, Ordering::Relaxed);
                     if let Err(violation) = result {
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push_back((seed, violation));
+                        failed.lock().push_back((seed, violation));
                         stop.store(!all, Ordering::Relaxed);
                     }
                 }
             });
         }
     });
-    (done.into_inner(), failed.into_inner().unwrap_or_else(PoisonError::into_inner))
+    (done.into_inner(), failed.into_inner())
 }
 
 fn soak(options: &Options) -> Result<(), String> {

@@ -5,10 +5,7 @@ use std::{
     fmt,
     io::{self, Write as _},
     process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,6 +14,7 @@ use orch_sim::pbft::{
     Failure, Report, Scenario, Twins, run,
     script::{CASES, play},
 };
+use parking_lot::Mutex;
 
 const USAGE: &str = "\
 orch-sim soak --seeds N [--first SEED] [--replicas 4,7] [--fault NAME] [--keep-going]
@@ -128,7 +126,7 @@ fn soak(options: &Options) -> Result<(), String> {
                         return;
                     }
                     let result = run(&options.scenario(job), false);
-                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut totals = totals.lock();
                     totals.add(result);
                     if totals.runs.is_multiple_of(500) {
                         say(format_args!("{} of {jobs} runs, {} failed", totals.runs, totals.failures.len()));
@@ -140,7 +138,7 @@ fn soak(options: &Options) -> Result<(), String> {
             });
         }
     });
-    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let totals = totals.into_inner();
     for failure in &totals.failures {
         say(failure);
     }
@@ -280,7 +278,7 @@ fn twins(options: &Options) -> Result<(), String> {
                     let at = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
                     let Some(scenario) = scenarios.get(at) else { return };
                     if let Err(problem) = scenario.run() {
-                        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut failure = failure.lock();
                         failure.get_or_insert(format!("{problem}\n  {scenario}"));
                         return;
                     }
@@ -288,7 +286,7 @@ fn twins(options: &Options) -> Result<(), String> {
             });
         }
     });
-    if let Some(failure) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(failure) = failure.into_inner() {
         return Err(failure);
     }
     all += scenarios.len();

@@ -1,11 +1,6 @@
 //! [`run`]: one run of a simulated cluster.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use orch_core::{
     engine::{AgentState, TaskView},
@@ -18,6 +13,7 @@ use orch_core::{
     state::NewTask,
     testkit::SimulatedRuntime,
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -281,7 +277,7 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// A task that ends with its owner.

@@ -1,9 +1,6 @@
 //! [`World`]: shared state of a simulated cluster.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use orch_core::{
     Orchestrator, Result,
@@ -13,6 +10,7 @@ use orch_core::{
     store::MemoryStore,
     testkit::SimulatedRuntime,
 };
+use parking_lot::{Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
@@ -268,6 +266,6 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -4,7 +4,10 @@ use orch_consensus::pbft::{
     Batch, Certificate, Digest, Epoch, Message, Phase, Replica, Seq, Signature, Supply, View, Vote,
 };
 
-use super::{host::Packet, keys, registers::other_outcome};
+use super::{
+    group::{self, Packet},
+    registers::other_outcome,
+};
 use crate::{Context, NodeId, Random};
 
 /// Attacks of a Byzantine replica.
@@ -198,11 +201,11 @@ impl ByzantineReplica {
 
     /// Signs what was changed, where the signature is ours to give.
     fn signed(&mut self, mut distorted: Message, original: &Message) -> Message {
-        let key = keys::key(self.node);
+        let key = group::key(self.node);
         if self.attack == Attack::BadSignatures && self.random.chance(500) {
             distorted.sign(|_| Signature([1; 64]));
         } else if distorted != *original {
-            distorted.sign(|statement| keys::sign(&key, statement));
+            distorted.sign(|statement| group::sign(&key, statement));
         }
         distorted
     }

@@ -9,8 +9,7 @@ use std::{
 use orch_consensus::pbft::{Client, ClientEffect, ClientInput, ClientSetup, Config, Membership, Message, To};
 
 use super::{
-    host::Packet,
-    keys,
+    group::{self, Packet},
     oracle::Oracle,
     registers::{Command, read_outcome},
 };
@@ -42,7 +41,7 @@ impl ExternalClient {
         session: u64,
         oracle: Rc<RefCell<Oracle>>,
     ) -> Self {
-        let key = keys::key(node);
+        let key = group::key(node);
         let client = Client::new(ClientSetup { config, members: genesis.clone(), key, session });
         Self {
             node,
@@ -71,7 +70,7 @@ impl ExternalClient {
     }
 
     pub(super) fn receive(&mut self, from: NodeId, message: &Message, ctx: &mut Context<'_, Packet>) {
-        self.run(ClientInput::Message(keys::key(from), message.clone()), ctx);
+        self.run(ClientInput::Message(group::key(from), message.clone()), ctx);
     }
 
     pub(super) fn timer(&mut self, id: u64, ctx: &mut Context<'_, Packet>) {
@@ -101,13 +100,13 @@ impl ExternalClient {
     ) {
         match effect {
             ClientEffect::Submit(to, mut message) => {
-                let key = keys::key(self.node);
-                message.sign(|statement| keys::sign(&key, statement));
+                let key = group::key(self.node);
+                message.sign(|statement| group::sign(&key, statement));
                 self.send(to, message, ctx);
             }
             ClientEffect::Send(to, message) => self.send(to, message, ctx),
             ClientEffect::Verify(claims) => {
-                inputs.push(ClientInput::Verified(keys::check(&claims).is_empty()));
+                inputs.push(ClientInput::Verified(group::check(&claims).is_empty()));
             }
             ClientEffect::Answer(token, answer) => {
                 let Some(operation) = self.waiting.remove(&token) else { return };
@@ -129,8 +128,8 @@ impl ExternalClient {
         let packet = Arc::new(message);
         let all = self.client.members().members().iter().chain(self.genesis.members());
         let targets: BTreeSet<NodeId> = match to {
-            To::One(key) => BTreeSet::from([keys::node(&key)]),
-            To::Others => all.map(|member| keys::node(&member.key)).collect(),
+            To::One(key) => BTreeSet::from([group::node(&key)]),
+            To::Others => all.map(|member| group::node(&member.key)).collect(),
         };
         for target in targets {
             ctx.send(target, packet.clone());

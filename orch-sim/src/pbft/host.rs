@@ -8,15 +8,14 @@ use std::{
 
 use bytes::Bytes;
 use orch_consensus::pbft::{
-    Change, Claim, Config, Effect, Input, Membership, Message, Moment, PublicKey, Replica, Seq, Setup, To,
-    wal,
+    Change, Claim, Config, Effect, Input, Membership, Message, Moment, Replica, Seq, Setup, To, wal,
 };
 use orch_core::model::Timestamp;
 
 use super::{
     byzantine::ByzantineReplica,
+    group::{self, EPOCH_MILLIS, Packet},
     invariants::Observation,
-    keys,
     oracle::Oracle,
     registers::{Command, Registers, read_outcome},
 };
@@ -24,9 +23,6 @@ use crate::{
     Context, NodeId, Process,
     history::{KeyValueInput, KeyValueOutput, OpId},
 };
-
-/// Beginning of simulated time, in milliseconds after 1970.
-pub(super) const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
 const LOG: &str = "log";
 /// Timers of the replica's deadline have this bit and a number; only the last one counts.
@@ -77,9 +73,6 @@ enum Write {
     Replace(Vec<u8>),
 }
 
-/// Message on the network: shared, because most go to all.
-pub(super) type Packet = Arc<Message>;
-
 impl Host {
     /// A host before it starts. It reads its log then.
     pub(super) fn new(plan: Plan, session: u64, oracle: Rc<RefCell<Oracle>>) -> Self {
@@ -87,7 +80,7 @@ impl Host {
         let setup = Setup {
             config: plan.config.clone(),
             genesis: plan.genesis.clone(),
-            key: keys::key(plan.node),
+            key: group::key(plan.node),
             session,
             machine: Box::new(machine.clone()),
         };
@@ -207,8 +200,8 @@ impl Host {
                 Effect::Replace(image) => self.write(Write::Replace(wal::image(&image)), ctx),
                 Effect::Send(to, message) => self.send(to, message, ctx),
                 Effect::Submit(to, mut message) => {
-                    let key = keys::key(self.plan.node);
-                    message.sign(|statement| keys::sign(&key, statement));
+                    let key = group::key(self.plan.node);
+                    message.sign(|statement| group::sign(&key, statement));
                     self.send(to, message, ctx);
                 }
                 Effect::Publish { message, after } if after + self.cut <= self.durable => {
@@ -216,7 +209,7 @@ impl Host {
                 }
                 Effect::Publish { message, after } => self.held.push_back((after + self.cut, message)),
                 Effect::Verify(job, claims) => match self.plan.check_time {
-                    None => inputs.push_back(Input::Verified(job, keys::check(&claims))),
+                    None => inputs.push_back(Input::Verified(job, group::check(&claims))),
                     Some(time) => {
                         self.last_check += 1;
                         self.checks.insert(self.last_check, (job, claims));
@@ -262,8 +255,8 @@ impl Host {
 
     /// Signs and sends a message of our own, and gives it back as the input that it is for ourselves.
     fn publish(&mut self, mut message: Message, ctx: &mut Context<'_, Packet>) -> Input {
-        let key = keys::key(self.plan.node);
-        message.sign(|statement| keys::sign(&key, statement));
+        let key = group::key(self.plan.node);
+        message.sign(|statement| group::sign(&key, statement));
         if let (Message::PrePrepare(_, vote) | Message::Vote(vote), None) = (&message, &self.plan.attack) {
             let (stable, window) = (self.replica.stable(), self.plan.config.window);
             let observation = Observation::Voted { vote, stable, window };
@@ -275,7 +268,7 @@ impl Host {
 
     fn send(&mut self, to: To, message: Message, ctx: &mut Context<'_, Packet>) {
         let targets: Vec<NodeId> = match to {
-            To::One(key) => vec![keys::node(&key)],
+            To::One(key) => vec![group::node(&key)],
             To::Others => self.peers().filter(|peer| *peer != self.plan.node).collect(),
         };
         if let Some(byzantine) = &mut self.plan.attack {
@@ -292,8 +285,8 @@ impl Host {
 
     /// Members now or at the beginning: a replica that is far behind knows no others.
     fn peers(&self) -> impl Iterator<Item = NodeId> {
-        let now = self.replica.membership().members().iter().map(|member| keys::node(&member.key));
-        let first = self.plan.genesis.members().iter().map(|member| keys::node(&member.key));
+        let now = self.replica.membership().members().iter().map(|member| group::node(&member.key));
+        let first = self.plan.genesis.members().iter().map(|member| group::node(&member.key));
         now.chain(first).collect::<std::collections::BTreeSet<_>>().into_iter()
     }
 
@@ -372,7 +365,7 @@ impl Process for Host {
         if let Some(byzantine) = &mut self.plan.attack {
             byzantine.observe(&message);
         }
-        self.run(Input::Message(keys::key(from), (*message).clone()), ctx);
+        self.run(Input::Message(group::key(from), (*message).clone()), ctx);
     }
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, Packet>) {
@@ -390,7 +383,7 @@ impl Process for Host {
             }
             check => {
                 if let Some((job, claims)) = self.checks.remove(&check) {
-                    self.run(Input::Verified(job, keys::check(&claims)), ctx);
+                    self.run(Input::Verified(job, group::check(&claims)), ctx);
                 }
             }
         }
@@ -407,9 +400,4 @@ impl Process for Host {
         }
         self.begin_sync(ctx);
     }
-}
-
-/// The key of a node, for changes of members.
-pub(super) fn member(node: NodeId) -> (String, PublicKey) {
-    (format!("node-{node}"), keys::key(node))
 }

@@ -12,9 +12,8 @@ use orch_consensus::pbft::{
 use orch_core::model::Timestamp;
 
 use super::{
-    host::{EPOCH_MILLIS, member},
+    group::{self, EPOCH_MILLIS, member},
     invariants::{self, Observation},
-    keys,
     oracle::Oracle,
     registers::{Command, Registers},
 };
@@ -179,7 +178,7 @@ impl Lab {
         let setup = Setup {
             config: self.config.clone(),
             genesis: self.genesis.clone(),
-            key: keys::key(node),
+            key: group::key(node),
             session: instance.incarnations + u64::try_from(self.now.as_millis()).unwrap_or(0) + at as u64,
             machine: Box::new(machine),
         };
@@ -280,7 +279,7 @@ impl Lab {
         if self.groups[from] != self.groups[to] || lost || self.instances[to].replica.is_none() {
             return None;
         }
-        let sender = keys::key(self.instances[from].node);
+        let sender = group::key(self.instances[from].node);
         self.step(to, Input::Message(sender, (*message).clone()));
         Some(name)
     }
@@ -402,7 +401,7 @@ impl Lab {
     }
 
     fn effects(&mut self, at: usize, effects: Vec<Effect>) -> Vec<Input> {
-        let (mut inputs, key) = (Vec::new(), keys::key(self.instances[at].node));
+        let (mut inputs, key) = (Vec::new(), group::key(self.instances[at].node));
         for effect in effects {
             match effect {
                 Effect::Append(record) => {
@@ -415,16 +414,16 @@ impl Lab {
                 Effect::Replace(image) => self.instances[at].log = wal::image(&image),
                 Effect::Send(to, message) => self.post(at, to, message),
                 Effect::Submit(to, mut message) => {
-                    message.sign(|statement| keys::sign(&key, statement));
+                    message.sign(|statement| group::sign(&key, statement));
                     self.post(at, to, message);
                 }
                 Effect::Publish { mut message, .. } => {
-                    message.sign(|statement| keys::sign(&key, statement));
+                    message.sign(|statement| group::sign(&key, statement));
                     self.note_vote(at, &message);
                     self.post(at, To::Others, message.clone());
                     inputs.push(Input::Own(message));
                 }
-                Effect::Verify(job, claims) => inputs.push(Input::Verified(job, keys::check(&claims))),
+                Effect::Verify(job, claims) => inputs.push(Input::Verified(job, group::check(&claims))),
                 Effect::Answer(_, Ok(answer)) => {
                     self.events.push(format!("{at} is answered at {}", answer.seq));
                 }
@@ -469,7 +468,7 @@ impl Lab {
         }
         let message = Arc::new(message);
         for to in (0..self.instances.len()).filter(|other| match to {
-            To::One(key) => keys::key(self.instances[*other].node) == key,
+            To::One(key) => group::key(self.instances[*other].node) == key,
             To::Others => self.instances[*other].node != self.instances[from].node,
         }) {
             self.queue.push_back(Envelope { from, to, message: message.clone() });

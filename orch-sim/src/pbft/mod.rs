@@ -7,9 +7,9 @@
 mod byzantine;
 mod external_client;
 pub mod fuzz;
+mod group;
 mod host;
 mod invariants;
-mod keys;
 mod lab;
 mod node;
 mod oracle;

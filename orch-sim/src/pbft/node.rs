@@ -1,7 +1,4 @@
-use super::{
-    external_client::ExternalClient,
-    host::{Host, Packet},
-};
+use super::{external_client::ExternalClient, group::Packet, host::Host};
 use crate::{Context, NodeId, Process};
 
 /// Process at a node of a simulated group.

@@ -57,7 +57,7 @@ impl Oracle {
             Event::Entered(view, _) => self.view_max = self.view_max.max(*view),
             Event::Fetching(_) => self.fetches += 1,
             Event::Epoch(_) => self.epochs += 1,
-            Event::Evidence(proof) => self.accused.push(super::keys::node(&proof.first.key)),
+            Event::Evidence(proof) => self.accused.push(super::group::node(&proof.first.key)),
             _ => {}
         }
         self.observe(node, now, &Observation::StatusReport(event));

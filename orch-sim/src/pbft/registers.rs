@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use orch_core::{
     model::Timestamp,
     store::{Revision, Write},
 };
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::history::{KeyValue, KeyValueInput, KeyValueOutput, Model as _};
 
@@ -107,7 +108,7 @@ impl Registers {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -5,8 +5,9 @@ use orch_consensus::pbft::{Change, Membership};
 use super::{
     byzantine::{Attack, ByzantineReplica},
     external_client::ExternalClient,
-    host::{Host, Plan, member},
-    invariants, keys,
+    group::{self, member},
+    host::{Host, Plan},
+    invariants,
     node::Node,
     oracle::Oracle,
     scenario::{BASE_TIMEOUT, Scenario},
@@ -321,7 +322,7 @@ impl Run {
             .max_by_key(|members| members.epoch())?;
         let of = |host: &Host| (host.replica().executed(), host.replica().chain(), host.machine().hash());
         let members: Vec<_> =
-            hosts.iter().filter(|(node, _)| newest.by_key(&keys::key(*node)).is_some()).collect();
+            hosts.iter().filter(|(node, _)| newest.by_key(&group::key(*node)).is_some()).collect();
         let (first, host) = members.first()?;
         for (node, other) in &members {
             if of(host) != of(other) {
@@ -346,7 +347,7 @@ impl Run {
         let accused = &self.oracle.borrow().accused;
         let members = self.host(self.correct()).map(|host| host.replica().membership().clone());
         let hidden = self.scenario.byzantine.iter().find(|(node, attack)| {
-            let member = members.as_ref().is_some_and(|members| members.by_key(&keys::key(*node)).is_some());
+            let member = members.as_ref().is_some_and(|members| members.by_key(&group::key(*node)).is_some());
             *attack == Attack::Equivocate && member && !accused.contains(node)
         });
         match hidden {

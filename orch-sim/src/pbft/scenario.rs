@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use orch_consensus::pbft::{Config, SeededFault};
 
-use super::{byzantine::Attack, keys};
+use super::{byzantine::Attack, group};
 use crate::{NemesisSettings, NodeId, Random};
 
 /// Parameters of a simulated run. Everything follows from the seed.
@@ -118,7 +118,7 @@ impl Scenario {
             request_timeout_max: BASE_TIMEOUT * 2,
             status_interval: Duration::from_millis(200),
             snapshot_bytes_min: 3000,
-            clients: self.external_client().map(keys::key).into_iter().collect(),
+            clients: self.external_client().map(group::key).into_iter().collect(),
             seeded_fault: self.seeded_fault,
             ..Config::default()
         }

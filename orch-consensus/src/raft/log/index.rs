@@ -4,10 +4,11 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::frame::{self, Record};
 use crate::codec::Decode as _;
@@ -25,7 +26,7 @@ impl Location {
     fn read(&self) -> io::Result<Entry> {
         let mut bytes = vec![0; self.length];
         {
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut file = self.file.lock();
             file.seek(SeekFrom::Start(self.offset))?;
             file.read_exact(&mut bytes)?;
         }

@@ -11,13 +11,14 @@ use std::{
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use openraft::{
     AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::{
@@ -26,7 +27,7 @@ use self::{
 };
 use super::{
     config::{RaftConfig, Storage},
-    snapshot::blocking,
+    snapshot_store::blocking,
     types::{Entry, Lease, LogId, StorageError, Types, Vote},
 };
 
@@ -135,7 +136,7 @@ async fn here_if_possible<T: Send + 'static>(
 
 impl Files {
     fn with<T>(&self, work: impl FnOnce(&mut Writer) -> io::Result<T>) -> io::Result<T> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer.lock();
         work(writer.as_mut().ok_or_else(|| io::Error::other("the log is closed"))?)
     }
 
@@ -154,7 +155,7 @@ impl Files {
     /// Makes everything durable and releases the directory.
     pub(super) async fn close(&self) -> io::Result<()> {
         let writer = self.writer.clone();
-        blocking(move || match writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        blocking(move || match writer.lock().take() {
             Some(mut writer) => writer.sync(),
             None => Ok(()),
         })
@@ -164,7 +165,7 @@ impl Files {
 
 impl Reader {
     fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.index.lock()
     }
 
     async fn read(&self, start: u64, end: u64, bytes: usize) -> Result<Vec<Entry>, StorageError> {

@@ -6,20 +6,19 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use orch_base::files;
+use parking_lot::Mutex;
 
 use super::{
     frame::{self, FRAME_HEAD_BYTES, HEAD_BYTES, MAGIC, Record},
     index::{Index, Location},
 };
 use crate::codec::{Decode as _, Input};
-use crate::raft::{
-    snapshot::sync_directory,
-    types::{Entry, LogId, Vote},
-};
+use crate::raft::types::{Entry, LogId, Vote};
 
 const PREFIX: &str = "log-";
 /// A file grows by so many zeros at a time: a sync that does not have to note a new length takes half as
@@ -235,7 +234,7 @@ impl Writer {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock();
         let end = self.end + bytes.len() as u64;
         if self.manner.sync && end > self.reach {
             let zeros = vec![0; usize::try_from(end - self.reach + GROW_BYTES).map_err(io::Error::other)?];
@@ -252,7 +251,7 @@ impl Writer {
     }
 
     fn sync_now(&mut self) -> io::Result<()> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = self.file.lock();
         self.disk.sync(&file)?;
         self.unsynced = false;
         Ok(())
@@ -261,7 +260,7 @@ impl Writer {
     /// Ends this file and begins the next.
     fn roll(&mut self) -> io::Result<()> {
         {
-            let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = self.file.lock();
             file.set_len(self.end)?;
             self.disk.sync(&file)?;
         }
@@ -321,7 +320,7 @@ fn create(disk: &mut dyn Disk, directory: &Path, path: &Path, owner: u64) -> io:
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
     disk.write(&mut file, &frame::head(owner))?;
     file.sync_all()?;
-    sync_directory(directory)?;
+    files::sync_dir(directory)?;
     Ok(Arc::new(Mutex::new(file)))
 }
 
@@ -362,7 +361,7 @@ fn read_segment(path: PathBuf, owner: u64, last: bool, index: &mut Index) -> io:
         return Err(corrupt("it is damaged, and not at the end of the log"));
     }
     if last {
-        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = file.lock();
         file.set_len(sound as u64)?;
         file.sync_all()?;
     }

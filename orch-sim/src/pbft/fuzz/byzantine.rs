@@ -4,7 +4,7 @@ use bytes::Bytes;
 use orch_consensus::pbft::{Batch, Digest, Message, ReplicaId};
 
 use super::input::Input;
-use crate::{NodeId, pbft::keys};
+use crate::{NodeId, pbft::group};
 
 /// Number of messages that the Byzantine replica can choose from.
 const SEEN_MAX: usize = 64;
@@ -99,9 +99,9 @@ impl Forger {
             Message::NewView(new) => {
                 let new = Arc::make_mut(new);
                 new.replica = me;
-                let key = keys::key(self.node);
+                let key = group::key(self.node);
                 for summary in new.summaries.iter_mut().filter(|summary| summary.replica == me) {
-                    summary.signature = keys::sign(&key, &summary.statement());
+                    summary.signature = group::sign(&key, &summary.statement());
                 }
             }
             _ => {}
@@ -109,6 +109,6 @@ impl Forger {
     }
 
     fn sign(&self, message: &mut Message) {
-        message.sign(|statement| keys::sign(&keys::key(self.node), statement));
+        message.sign(|statement| group::sign(&group::key(self.node), statement));
     }
 }

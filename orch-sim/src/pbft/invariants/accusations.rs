@@ -6,7 +6,7 @@ use std::time::Duration;
 use orch_consensus::pbft::Event;
 
 use super::{Invariant, Observation};
-use crate::{NodeId, pbft::keys};
+use crate::{NodeId, pbft::group};
 
 #[derive(Debug)]
 pub(super) struct NoFalseAccusation {
@@ -27,7 +27,7 @@ impl Invariant for NoFalseAccusation {
     fn observe(&mut self, node: NodeId, _: Duration, observation: &Observation<'_>) -> Result<(), String> {
         match observation {
             Observation::StatusReport(Event::Evidence(proof))
-                if !self.byzantine.contains(&keys::node(&proof.first.key)) =>
+                if !self.byzantine.contains(&group::node(&proof.first.key)) =>
             {
                 Err(format!("node {node} accuses a correct replica: {proof:?}"))
             }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use orch_consensus::pbft::{Membership, Message, ReplicaId, Signature, Statement};
 
 use super::{Invariant, Observation};
-use crate::{NodeId, pbft::keys};
+use crate::{NodeId, pbft::group};
 
 #[derive(Debug)]
 pub(super) struct SoundCertificates;
@@ -44,7 +44,7 @@ impl Invariant for SoundCertificates {
 
 fn is_quorum(votes: &[(ReplicaId, Signature)], statement: Statement, members: &Membership) -> bool {
     let signed = |(replica, signature): &&(ReplicaId, Signature)| {
-        members.member(*replica).is_some_and(|member| keys::sign(&member.key, &statement) == *signature)
+        members.member(*replica).is_some_and(|member| group::sign(&member.key, &statement) == *signature)
     };
     let voters: BTreeSet<_> = votes.iter().filter(signed).map(|(replica, _)| *replica).collect();
     voters.len() == votes.len() && voters.len() >= members.quorum().quorum()
