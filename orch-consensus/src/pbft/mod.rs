@@ -1,31 +1,41 @@
-//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f
-//! may be Byzantine.
+//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f may be
+//! Byzantine. [`PbftConsensus`] is a member of a group, with a transport and a log; [`PbftClient`] is a client of one.
 //!
-//! [`Replica`] is the protocol without input or output. `docs/protocols/pbft.md` describes it: messages,
-//! states, and where and why it deviates from the papers. [`PbftConsensus`] is the protocol at work: a member
-//! of a group, with a transport and a log.
+//! `docs/protocols/pbft.md` describes the protocol: messages, states, and where and why it deviates from the papers.
+//! Its replicas and clients without input or output, its messages and its log are public with the feature `simulation`,
+//! for simulators and fuzzers. They change with every version.
 
+// Without the simulation only member/ uses the protocol, and not all of it.
+#[cfg_attr(
+    not(feature = "simulation"),
+    allow(dead_code, unreachable_pub, unused_imports, reason = "the simulation uses all of it from outside")
+)]
 mod core;
 mod member;
 
-#[doc(hidden)]
+#[cfg(feature = "simulation")]
 pub use self::core::fault::SeededFault;
+#[cfg(any(test, feature = "simulation"))]
 pub use self::core::{
     batch::{Batch, Body, Commands, Request},
     client::{Client, ClientEffect, ClientInput, ClientSetup},
-    config::{Config, ConfigError},
-    ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View},
     io::{Answer, Effect, Event, Input, Moment, Refusal, To},
-    membership::{Change, Member, Membership, MembershipError, REPLICAS_MAX},
+    membership::REPLICAS_MAX,
     message::{
         Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
         StableProof, Status, Summary, Supply, ViewChange, Vote,
     },
-    quorum::Quorum,
     record::{Image, Record},
     replica::{RecoverError, Replica, Setup},
-    statement::{Claim, Misbehaviour, Phase, STATEMENT_BYTES, Statement},
+    statement::{Claim, Misbehaviour, STATEMENT_BYTES},
     wal,
+};
+pub use self::core::{
+    config::{Config, ConfigError},
+    ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View},
+    membership::{Change, Member, Membership, MembershipError},
+    quorum::Quorum,
+    statement::{Phase, Statement},
 };
 pub use member::{
     Directory, Disk, Ed25519Signer, Equivocation, PbftClient, PbftConfig, PbftConfigError, PbftConsensus,

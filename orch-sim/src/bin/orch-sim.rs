@@ -21,7 +21,7 @@ orch-sim soak --seeds N [--first SEED] [--replicas 4,7] [--fault NAME] [--keep-g
 orch-sim replay --seed SEED [--replicas N] [--fault NAME]
 orch-sim twice --seeds N [--replicas 4,7]
 orch-sim twins [--seeds N] [--rounds R]
-orch-sim faults [--seeds N] [--fault NAME]    (needs a build with --cfg orch_seeded_faults)";
+orch-sim faults [--seeds N] [--fault NAME]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -45,12 +45,6 @@ fn main() -> ExitCode {
 fn say(line: impl fmt::Display) {
     // A closed pipe cannot be reported on.
     let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// Ordinary builds make no mistakes on purpose.
-fn able_to_fail() -> Result<(), String> {
-    let problem = "seeded faults need another build: cargo xtask seeded-faults makes and runs it";
-    if cfg!(orch_seeded_faults) { Ok(()) } else { Err(problem.to_owned()) }
 }
 
 struct Options {
@@ -83,10 +77,7 @@ impl Options {
                     let sizes = value.split(',').map(str::parse).collect::<Result<_, _>>();
                     options.replicas = sizes.map_err(|_| format!("--replicas needs sizes, not {value:?}"))?;
                 }
-                "--fault" => {
-                    able_to_fail()?;
-                    options.fault = Some(fault(value)?);
-                }
+                "--fault" => options.fault = Some(fault(value)?),
                 _ => return Err(format!("{word} is not known\n{USAGE}")),
             }
         }
@@ -231,7 +222,6 @@ fn twice(options: &Options) -> Result<(), String> {
 
 /// Tries each seeded fault until the simulation notices it. Fails when it does not notice one.
 fn faults(options: &Options) -> Result<(), String> {
-    able_to_fail()?;
     let wanted = SeededFault::ALL.iter().filter(|(_, fault)| options.fault.is_none_or(|only| only == *fault));
     let (mut caught, mut all) = (0, 0);
     for (name, fault) in wanted {

@@ -8,7 +8,6 @@ use super::{
     batch::{Body, Bundle, Request},
     clients::CLIENT_WINDOW,
     config::Config,
-    fault::SeededFault,
     ids::{Epoch, PublicKey, ReplicaId, View},
     io::{Answer, Refusal, To},
     membership::Membership,
@@ -139,10 +138,26 @@ impl Client {
         out: &mut Vec<ClientEffect>,
     ) {
         for input in inputs {
+            #[cfg(feature = "simulation")]
+            self.take_wrongly(now, &input, out);
             self.take(now, input, out);
         }
         self.send_bundles(now, out);
         self.send_again(now, out);
+    }
+
+    /// Takes a reply for one of every member, as the seeded fault has it.
+    #[cfg(feature = "simulation")]
+    fn take_wrongly(&mut self, now: Duration, input: &ClientInput, out: &mut Vec<ClientEffect>) {
+        use super::fault::SeededFault;
+        if let ClientInput::Message(_, message @ Message::Reply(..)) = input
+            && self.config.seeded_fault == Some(SeededFault::OneReplyBelieved)
+        {
+            let keys: Vec<_> = self.members.members().iter().map(|member| member.key).collect();
+            for key in keys {
+                self.take(now, ClientInput::Message(key, message.clone()), out);
+            }
+        }
     }
 
     fn take(&mut self, now: Duration, input: ClientInput, out: &mut Vec<ClientEffect>) {
@@ -228,8 +243,7 @@ impl Client {
             self.begin_later_session(out);
             return;
         }
-        let enough =
-            if self.config.makes(SeededFault::OneReplyBelieved) { 1 } else { self.members.quorum().weak() };
+        let enough = self.members.quorum().weak();
         let Some(sent) = self.sent.get_mut(&reply.number) else { return };
         if reply.session != self.session || reply.outcomes.len() != sent.tokens.len() {
             return;

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{fault::SeededFault, ids::PublicKey};
+#[cfg(feature = "simulation")]
+use super::fault::SeededFault;
+use super::{guard::Guard, ids::PublicKey};
 
 /// Parameters of a replica. All replicas of a group need the same `checkpoint_interval`, `window` and
 /// `snapshot_bytes_min`.
@@ -37,8 +39,8 @@ pub struct Config {
     pub snapshot_bytes_min: usize,
     /// Clients besides the members, by their keys.
     pub clients: BTreeSet<PublicKey>,
-    /// Seeded fault of this replica. Only in builds that test the tests.
-    #[doc(hidden)]
+    /// Seeded fault of this replica, for tests of the tests.
+    #[cfg(feature = "simulation")]
     pub seeded_fault: Option<SeededFault>,
 }
 
@@ -58,6 +60,7 @@ impl Default for Config {
             clock_behind_max: Duration::from_secs(15),
             snapshot_bytes_min: 4 << 20,
             clients: BTreeSet::new(),
+            #[cfg(feature = "simulation")]
             seeded_fault: None,
         }
     }
@@ -90,16 +93,34 @@ impl Config {
                 "request_timeout_max must not be below request_timeout",
             ),
             (!self.status_interval.is_zero(), "status_interval must not be 0"),
-            (
-                self.seeded_fault.is_none() || cfg!(orch_seeded_faults),
-                "seeded_fault needs a build with --cfg orch_seeded_faults",
-            ),
         ];
         rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, problem)| Err(ConfigError(problem)))
     }
 
-    /// True when this replica is to make this mistake. Never, and at no cost, in an ordinary build.
-    pub(super) fn makes(&self, fault: SeededFault) -> bool {
-        cfg!(orch_seeded_faults) && self.seeded_fault == Some(fault)
+    /// Verdict of a check. True whatever was found where the seeded fault of this replica leaves the check out.
+    #[cfg_attr(
+        not(feature = "simulation"),
+        expect(clippy::unused_self, reason = "only faults are configured")
+    )]
+    pub(super) fn holds(&self, guard: Guard, found: bool) -> bool {
+        #[cfg(feature = "simulation")]
+        if self.seeded_fault.is_some_and(|fault| fault.ignores() == Some(guard)) {
+            return true;
+        }
+        let _ = guard;
+        found
+    }
+
+    /// Votes that are enough where `quorum` are needed: as many, unless the seeded fault is to count one too few.
+    #[cfg_attr(
+        not(feature = "simulation"),
+        expect(clippy::unused_self, reason = "only faults are configured")
+    )]
+    pub(super) fn enough(&self, quorum: usize) -> usize {
+        #[cfg(feature = "simulation")]
+        if self.seeded_fault == Some(SeededFault::QuorumOffByOne) {
+            return quorum - 1;
+        }
+        quorum
     }
 }

@@ -1,7 +1,12 @@
-//! Mistakes that an implementation could make, one by one, so that it can be shown that the tests would find
-//! each.
+//! Seeded faults: mistakes that an implementation could make, one by one, so that it can be shown that the tests
+//! would find each. The [interceptor](super::replica) makes most of them at the edges of a replica; the others are
+//! [guards](super::guard) that do not hold, and quorums that are too small.
 
-/// A mistake. Only builds with `--cfg orch_seeded_faults` can make one.
+use std::time::Duration;
+
+use super::{config::Config, guard::Guard};
+
+/// A mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SeededFault {
     /// Quorums are one vote too small.
@@ -14,10 +19,9 @@ pub enum SeededFault {
     MatchingCheckpointsOnly,
     /// A VIEW-CHANGE is sent once.
     ViewChangeNotResent,
-    /// A replica on its way to a view learns nothing about the views before.
+    /// A replica on its way to a view learns nothing about what the views before decided.
     CommitsIgnoredWhileChanging,
-    /// The timer runs for requests that came from clients, not for those that came with a proposal or another
-    /// replica.
+    /// A backup takes no requests of other clients, so that its timer runs for its own alone.
     TimerNeedsOwnRequest,
     /// Unprepared proposals of the old view stay in their slots.
     StaleProposalKept,
@@ -27,7 +31,7 @@ pub enum SeededFault {
     ReadWithoutFallback,
     /// A checkpoint vote is sent once.
     CheckpointNotResent,
-    /// The table of answered requests is not part of a snapshot.
+    /// The table of answered requests does not come back with a snapshot of the log.
     ReplyCacheLost,
     /// Votes of an earlier epoch count.
     StaleEpochAccepted,
@@ -71,4 +75,25 @@ impl SeededFault {
         ("time-not-bounded", Self::TimeNotBounded),
         ("one-reply-believed", Self::OneReplyBelieved),
     ];
+
+    /// The guard that this mistake leaves out.
+    pub(super) fn ignores(self) -> Option<Guard> {
+        match self {
+            Self::StaleEpochAccepted => Some(Guard::CurrentEpoch),
+            Self::ProposalsNotRecomputed => Some(Guard::ProposalsFollow),
+            Self::ExecutedTwice => Some(Guard::NotExecutedBefore),
+            Self::SnapshotNotVerified => Some(Guard::StateDigest),
+            _ => None,
+        }
+    }
+
+    /// The parameters of a replica that makes this mistake.
+    pub(super) fn configure(self, config: Config) -> Config {
+        const YEARS: Duration = Duration::from_secs(100 * 365 * 86_400);
+        match self {
+            Self::WatermarkNotEnforced => Config { window: config.window * 8, ..config },
+            Self::TimeNotBounded => Config { clock_ahead_max: YEARS, clock_behind_max: YEARS, ..config },
+            _ => config,
+        }
+    }
 }

@@ -4,7 +4,9 @@ pub(super) mod batch;
 pub(super) mod client;
 mod clients;
 pub(super) mod config;
+#[cfg(feature = "simulation")]
 pub(super) mod fault;
+mod guard;
 mod history;
 pub(super) mod ids;
 pub(super) mod io;

@@ -16,7 +16,7 @@ use super::{
     batch::{Batch, Body, Request},
     clients::{Clients, Standing},
     config::Config,
-    fault::SeededFault,
+    guard::Guard,
     ids::{Digest, PublicKey, ReplicaId, Seq},
     membership::{Change, Membership},
     message::{Checkpoint, Reply, SnapshotRef},
@@ -106,13 +106,12 @@ impl Service {
         self.protocol.chain = link(self.protocol.chain, batch.digest());
         let mut all = Vec::with_capacity(batch.requests.len());
         for request in &batch.requests {
-            let result = match self.standing(request) {
-                Standing::Done(_) if config.makes(SeededFault::ExecutedTwice) => {
-                    self.carry_out(request, batch, config)
-                }
-                Standing::New => self.carry_out(request, batch, config),
+            let standing = self.standing(request);
+            let new = config.holds(Guard::NotExecutedBefore, standing == Standing::New);
+            let result = match standing {
+                _ if new => self.carry_out(request, batch, config),
                 Standing::Done(reply) => Executed::Before(reply),
-                Standing::Refused => Executed::Refused,
+                Standing::New | Standing::Refused => Executed::Refused,
             };
             all.push((request.clone(), result));
         }
@@ -190,14 +189,16 @@ impl Service {
     }
 
     /// The whole state in bytes.
-    pub(super) fn snapshot(&self, config: &Config) -> Bytes {
-        let mut protocol = self.protocol.clone();
-        if config.makes(SeededFault::ReplyCacheLost) {
-            protocol.clients = Clients::default();
-        }
-        let mut out = protocol.to_bytes();
+    pub(super) fn snapshot(&self) -> Bytes {
+        let mut out = self.protocol.to_bytes();
         out.extend(self.machine.snapshot());
         out.into()
+    }
+
+    /// Forgets which requests were answered, as the seeded fault has it.
+    #[cfg(feature = "simulation")]
+    pub(super) fn forget_replies(&mut self) {
+        self.protocol.clients = Clients::default();
     }
 
     /// Replaces the whole state. Nothing changes when it cannot be read.

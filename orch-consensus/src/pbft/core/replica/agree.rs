@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Replica, jobs::Job};
 use crate::pbft::core::{
     batch::Batch,
-    fault::SeededFault,
+    guard::Guard,
     ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment, To},
     log::Counted,
@@ -24,22 +24,11 @@ impl Replica {
         vote: Vote,
         out: &mut Vec<Effect>,
     ) {
-        let primary = self.membership().primary(self.view).id;
-        let right = vote.phase == Phase::Prepare
-            && from == primary
-            && vote.replica == primary
-            && vote.view == self.view
-            && self.changing.is_none()
-            && vote.digest == batch.digest()
-            && self.counts(vote.epoch);
-        if !right || self.me == Some(primary) || !self.within(vote.seq) {
+        if !self.is_proposal(from, &batch, &vote) || self.me == Some(from) || !self.within(vote.seq) {
             return;
         }
-        let locks = self.config.makes(SeededFault::LockAcrossViews);
+        let primary = from;
         let Some(slot) = self.log.get_mut(vote.seq) else { return };
-        if locks && slot.prepared.as_ref().is_some_and(|prepared| prepared.digest != vote.digest) {
-            return;
-        }
         let known = slot.proposal.is_some_and(|proposal| proposal.accepted || proposal.digest != vote.digest);
         if known || slot.checking {
             // The batch is known, or the sequence number is taken. The vote counts, or proves that the
@@ -74,14 +63,25 @@ impl Replica {
         }
     }
 
-    /// True when a batch may be proposed now.
+    /// TOCS 4.2: the PRE-PREPARE is of the current view and from its primary, and d is the digest of m.
+    fn is_proposal(&self, from: ReplicaId, batch: &Batch, vote: &Vote) -> bool {
+        let primary = self.membership().primary(self.view).id;
+        vote.phase == Phase::Prepare
+            && from == primary
+            && vote.replica == primary
+            && vote.view == self.view
+            && self.changing.is_none()
+            && vote.digest == batch.digest()
+            && self.counts(vote.epoch)
+    }
+
+    /// TOCS 4.1 and 5.4: requests of known clients, and a time near our own clock.
     fn acceptable(&self, now: Moment, batch: &Batch) -> bool {
         if batch.is_null() {
             return *batch == Batch::null();
         }
         let bounded = batch.time <= now.wall.after(self.config.clock_ahead_max)
             && batch.time.after(self.config.clock_behind_max) >= now.wall;
-        let bounded = bounded || self.config.makes(SeededFault::TimeNotBounded);
         bounded
             && batch.size() <= 2 * self.config.batch_bytes_max + 4096
             && batch.requests.iter().all(|request| self.admits(&request.client))
@@ -142,9 +142,9 @@ impl Replica {
         if vote.replica != replica || !self.counts(vote.epoch) {
             return;
         }
-        let ignored = self.changing.is_some() && self.config.makes(SeededFault::CommitsIgnoredWhileChanging);
+        // TOCS 4.2: PREPAREs count in their view. COMMITs count in every view, as committed-local does not depend on it.
         let current = vote.view == self.view && self.changing.is_none();
-        if (vote.phase == Phase::Prepare && !current) || ignored {
+        if vote.phase == Phase::Prepare && !current {
             return;
         }
         let Some(index) = self.membership().index(replica) else { return };
@@ -246,9 +246,7 @@ impl Replica {
         let certificate = Certificate { phase: Phase::Prepare, epoch, view, seq, digest, votes };
         slot.prepared = Some(certificate.clone());
         self.prepared_max = self.prepared_max.max(seq);
-        if !self.config.makes(SeededFault::VoteNotPersisted) {
-            self.append(Record::Prepared(certificate), out);
-        }
+        self.append(Record::Prepared(certificate), out);
         self.vote(Phase::Commit, view, seq, digest, out);
         self.check_votes(now, Phase::Commit, view, seq, digest, out);
     }
@@ -283,8 +281,8 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         let missing = self.log.get(certificate.seq).is_some_and(|slot| slot.decided.is_none());
-        let ignored = self.changing.is_some() && self.config.makes(SeededFault::CommitsIgnoredWhileChanging);
-        if !missing || ignored || certificate.phase != Phase::Commit {
+        // TOCS 4.2: committed-local takes a quorum of COMMITs.
+        if !missing || certificate.phase != Phase::Commit {
             return;
         }
         let (Some(claims), Some(sender)) = (certificate.claims(self.membership()), self.key_of(from)) else {
@@ -315,12 +313,13 @@ impl Replica {
         }
     }
 
-    /// True when statements of this epoch count here.
+    /// TOCS 4.2: a vote counts in the configuration in which it was cast; here that is its epoch.
     pub(super) fn counts(&self, epoch: crate::pbft::core::ids::Epoch) -> bool {
-        epoch == self.epoch() || (epoch < self.epoch() && self.config.makes(SeededFault::StaleEpochAccepted))
+        self.config.holds(Guard::CurrentEpoch, epoch == self.epoch())
     }
 
+    /// TOCS 4.2 and 4.3: h < n <= H.
     fn within(&self, seq: Seq) -> bool {
-        (seq > self.log.low() && seq <= self.high()) || self.config.makes(SeededFault::WatermarkNotEnforced)
+        seq > self.log.low() && seq <= self.high()
     }
 }

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Replica, jobs::Job};
 use crate::pbft::core::{
-    fault::SeededFault,
     history::{GENESIS, Snapshot},
     ids::{Epoch, PublicKey, ReplicaId, Seq, View},
     io::{Effect, Event, Moment},
@@ -61,9 +60,6 @@ impl Replica {
 
     /// Votes again for what is not stable yet: the votes may have been lost.
     pub(super) fn resend_checkpoints(&self, out: &mut Vec<Effect>) {
-        if self.config.makes(SeededFault::CheckpointNotResent) {
-            return;
-        }
         for checkpoint in self.checkpoints.ours.values() {
             self.vote_checkpoint(checkpoint, out);
         }
@@ -77,10 +73,7 @@ impl Replica {
         good: bool,
         out: &mut Vec<Effect>,
     ) {
-        let ahead_max = self.log.low().plus(2 * self.config.window);
-        let in_range = vote.seq > self.log.low() && vote.seq <= ahead_max;
-        let boundary = vote.seq.0.is_multiple_of(self.config.checkpoint_interval);
-        if vote.replica != from || vote.epoch != self.epoch() || !in_range || !boundary {
+        if vote.replica != from || vote.epoch != self.epoch() || !self.is_checkpoint(vote.seq) {
             return;
         }
         let votes = self.checkpoints.votes.entry(vote.seq).or_default();
@@ -95,6 +88,19 @@ impl Replica {
             _ => votes.insert(from, Ballot { vote, checked: good }),
         };
         self.try_stable(now, vote.seq, out);
+    }
+
+    /// TOCS 4.3: n is divisible by K, after the stable checkpoint, and not further ahead than others can be.
+    fn is_checkpoint(&self, seq: Seq) -> bool {
+        let ahead_max = self.log.low().plus(2 * self.config.window);
+        let boundary = seq.0.is_multiple_of(self.config.checkpoint_interval);
+        boundary && seq > self.log.low() && seq <= ahead_max
+    }
+
+    /// Our own checkpoints that are not stable.
+    #[cfg(feature = "simulation")]
+    pub(super) fn own_checkpoints(&self) -> impl Iterator<Item = Seq> {
+        self.checkpoints.ours.keys().copied()
     }
 
     /// Has the votes checked when there may be a quorum that agrees with us.
@@ -312,7 +318,6 @@ impl Replica {
 
     /// Number of sequence numbers beyond the last stable checkpoint.
     pub(super) fn window(&self) -> u64 {
-        let factor = if self.config.makes(SeededFault::WatermarkNotEnforced) { 8 } else { 1 };
-        self.config.window * factor
+        self.config.window
     }
 }

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Replica, jobs::Job};
 use crate::pbft::core::{
-    fault::SeededFault,
     ids::ReplicaId,
     io::{Effect, Event, Moment, To},
     message::{Message, Vote},
@@ -59,7 +58,7 @@ impl Replica {
         second: Claim,
         out: &mut Vec<Effect>,
     ) {
-        if self.exposed.is_full(replica) || self.config.makes(SeededFault::EvidenceDropped) {
+        if self.exposed.is_full(replica) {
             return;
         }
         let misbehaviour = Misbehaviour { replica, first, second };

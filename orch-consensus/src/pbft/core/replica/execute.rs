@@ -51,7 +51,7 @@ impl Replica {
         }
         if seq.0.is_multiple_of(self.config.checkpoint_interval) {
             if self.history.snapshot_is_due(self.config.snapshot_bytes_min) {
-                let bytes = self.service.snapshot(&self.config);
+                let bytes = self.service.snapshot();
                 self.history.add_snapshot(Snapshot::new(seq, bytes));
             }
             self.make_checkpoint(now, out);

@@ -6,6 +6,8 @@ mod agree;
 mod checkpoint;
 mod evidence;
 mod execute;
+#[cfg(feature = "simulation")]
+mod interceptor;
 mod jobs;
 mod local;
 mod new_view;
@@ -35,7 +37,6 @@ use self::{
 use super::{
     batch::Batch,
     config::{Config, ConfigError},
-    fault::SeededFault,
     history::History,
     ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, View},
     io::{Effect, Event, Input, Moment, To},
@@ -104,6 +105,8 @@ pub struct Replica {
     helped: BTreeMap<PublicKey, Duration>,
     /// Time of the last execution, or of the beginning of the view or epoch.
     progress_at: Duration,
+    #[cfg(feature = "simulation")]
+    interceptor: interceptor::Interceptor,
 }
 
 /// Initial state of a replica.
@@ -130,6 +133,8 @@ impl Replica {
     pub fn new(setup: Setup) -> Result<Self, ConfigError> {
         let Setup { config, genesis, key, session, machine } = setup;
         config.validate()?;
+        #[cfg(feature = "simulation")]
+        let config = config.seeded_fault.map_or(config.clone(), |fault| fault.configure(config));
         let replicas = genesis.members().len();
         Ok(Self {
             me: genesis.by_key(&key).map(|member| member.id),
@@ -157,6 +162,8 @@ impl Replica {
             status_at: Duration::ZERO,
             helped: BTreeMap::new(),
             progress_at: Duration::ZERO,
+            #[cfg(feature = "simulation")]
+            interceptor: interceptor::Interceptor::default(),
             config,
             key,
         })
@@ -164,6 +171,14 @@ impl Replica {
 
     /// Handles one input and appends the effects.
     pub fn step(&mut self, now: Moment, input: Input, out: &mut Vec<Effect>) {
+        #[cfg(feature = "simulation")]
+        if let Some(fault) = self.config.seeded_fault {
+            return self.step_wrongly(fault, now, input, out);
+        }
+        self.handle(now, input, out);
+    }
+
+    fn handle(&mut self, now: Moment, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Message(from, message) => self.receive(now, from, message, out),
             Input::Own(message) => self.receive_own(now, message, out),
@@ -198,7 +213,7 @@ impl Replica {
             self.suspicion_at(),
             self.relay_at(),
             self.batch_at(),
-            self.reads.deadline().filter(|_| !self.config.makes(SeededFault::ReadWithoutFallback)),
+            self.reads.deadline(),
             self.transfer.as_ref().map(Transfer::deadline),
             self.changing.as_ref().and_then(|changing| changing.deadline),
         ];
@@ -274,8 +289,7 @@ impl Replica {
     }
 
     fn quorum(&self) -> usize {
-        let quorum = self.membership().quorum().quorum();
-        if self.config.makes(SeededFault::QuorumOffByOne) { quorum - 1 } else { quorum }
+        self.config.enough(self.membership().quorum().quorum())
     }
 
     /// The last sequence number that may be agreed on: within the window, and not beyond the end of the

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{Replica, jobs::Job};
 use crate::pbft::core::{
     batch::Batch,
-    fault::SeededFault,
+    guard::Guard,
     ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment},
     log::Proposal,
@@ -67,11 +67,7 @@ impl Replica {
 
     fn plan_view(&self, me: ReplicaId, changes: &[Arc<ViewChange>]) -> Arc<NewView> {
         let summaries: Vec<_> = changes.iter().map(|change| change.summary.clone()).collect();
-        let mut plan = Plan::of(&summaries);
-        if self.config.makes(SeededFault::MatchingCheckpointsOnly) {
-            let matching = summaries.iter().filter(|summary| summary.stable == plan.base);
-            plan = Plan::of(&matching.cloned().collect::<Vec<_>>());
-        }
+        let plan = Plan::of(&summaries);
         let stable = changes
             .iter()
             .find(|change| change.summary.stable == plan.base)
@@ -101,8 +97,9 @@ impl Replica {
         new: Arc<NewView>,
         out: &mut Vec<Effect>,
     ) {
-        let ahead = new.view > self.view || (new.view == self.view && self.changing.is_some());
-        if new.epoch != self.epoch() || !ahead || self.membership().primary(new.view).id != new.replica {
+        // TOCS 4.4: a NEW-VIEW is of the primary of its view.
+        let of_primary = self.membership().primary(new.view).id == new.replica;
+        if new.epoch != self.epoch() || !self.is_ahead(new.view) || !of_primary {
             return;
         }
         if let (Some(claims), Some(sender)) = (self.new_view_claims(&new), self.key_of(from)) {
@@ -110,12 +107,23 @@ impl Replica {
         }
     }
 
-    /// The signatures that a NEW-VIEW rests on, if what it proposes follows from them.
+    /// TOCS 4.4: V is a quorum of VIEW-CHANGEs of different replicas.
+    fn is_quorum(&self, summaries: &[Summary]) -> bool {
+        let distinct = summaries.windows(2).all(|pair| pair[0].replica < pair[1].replica);
+        summaries.len() >= self.quorum() && distinct
+    }
+
+    /// TOCS 4.4: O is what follows from V, within the window.
+    fn follows(&self, proposals: &[(Seq, Digest)], plan: &Plan) -> bool {
+        let bounded = plan.slots.len() as u64 <= self.window();
+        self.config.holds(Guard::ProposalsFollow, plan.proposals() == proposals) && bounded
+    }
+
+    /// The signatures that a NEW-VIEW rests on, if V is a quorum and O follows from it.
     fn new_view_claims(&self, new: &NewView) -> Option<Vec<Claim>> {
         let author = self.key_of(new.replica)?;
         let mut claims = vec![Claim { key: author, statement: new.statement(), signature: new.signature }];
-        let distinct = new.summaries.windows(2).all(|pair| pair[0].replica < pair[1].replica);
-        if new.summaries.len() < self.quorum() || !distinct {
+        if !self.is_quorum(&new.summaries) {
             return None;
         }
         for summary in &new.summaries {
@@ -126,9 +134,7 @@ impl Replica {
             claims.push(Claim { key, statement: summary.statement(), signature: summary.signature });
         }
         let plan = Plan::of(&new.summaries);
-        let believed = self.config.makes(SeededFault::ProposalsNotRecomputed);
-        let bounded = plan.slots.len() as u64 <= self.window();
-        if (plan.proposals() != new.proposals && !believed) || !bounded {
+        if !self.follows(&new.proposals, &plan) {
             return None;
         }
         claims.extend(self.base_claims(plan.base, new.stable.as_ref())?);
@@ -161,8 +167,7 @@ impl Replica {
 
     /// The NEW-VIEW of another replica was checked.
     pub(super) fn enter_view(&mut self, now: Moment, new: &Arc<NewView>, out: &mut Vec<Effect>) {
-        let ahead = new.view > self.view || (new.view == self.view && self.changing.is_some());
-        if new.epoch != self.epoch() || !ahead || self.me == Some(new.replica) {
+        if new.epoch != self.epoch() || !self.is_ahead(new.view) || self.me == Some(new.replica) {
             return;
         }
         self.append(Record::NewView(new.clone()), out);
@@ -178,14 +183,11 @@ impl Replica {
             let proof: Arc<StableProof> = Arc::new(proof.clone());
             self.take_stable_proof(now, &proof, out);
         }
-        let stale = self.config.makes(SeededFault::StaleProposalKept);
         for (_, slot) in self.log.iter_mut() {
             slot.prepares.clear();
             slot.checking = false;
             slot.exposed = false;
-            if !stale {
-                slot.proposal = None;
-            }
+            slot.proposal = None;
         }
         let base = new.stable.as_ref().map_or(self.log.low(), |proof| proof.checkpoint.seq);
         self.proposed = new.proposals.last().map_or(base, |(last, _)| *last);
@@ -216,11 +218,7 @@ impl Replica {
 
     /// The view began with this batch at this sequence number: votes for it, once its body is here.
     fn adopt(&mut self, now: Moment, seq: Seq, digest: Digest, out: &mut Vec<Effect>) {
-        let locks = self.config.makes(SeededFault::LockAcrossViews);
         let Some(slot) = self.log.get_mut(seq) else { return };
-        if locks && slot.prepared.as_ref().is_some_and(|prepared| prepared.digest != digest) {
-            return;
-        }
         if digest == Batch::null().digest() {
             slot.keep_body(Arc::new(Batch::null()));
         }

@@ -66,11 +66,6 @@ impl Pool {
         self.arrivals.iter().find_map(|key| self.waiting.get(key))
     }
 
-    /// The request of this client that has waited longest.
-    pub(super) fn oldest_of(&self, client: &PublicKey) -> Option<&Waiting> {
-        self.arrivals.iter().filter(|key| key.0 == *client).find_map(|key| self.waiting.get(key))
-    }
-
     /// Time of the oldest relay.
     pub(super) fn first_relayed(&self) -> Option<Duration> {
         self.arrivals.iter().filter_map(|key| self.waiting.get(key)).map(|waiting| waiting.relayed_at).min()

@@ -23,10 +23,7 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         let Some(signature) = request.signature else { return };
-        if !self.admits(&request.client)
-            || request.client == self.key
-            || request.size() > self.config.batch_bytes_max
-        {
+        if !self.is_request(&request) {
             return;
         }
         match self.service.standing(&request) {
@@ -46,6 +43,13 @@ impl Replica {
             }
             Standing::Done(_) | Standing::Refused => {}
         }
+    }
+
+    /// TOCS 4.1: it is from another client that is known here, and fits into a batch.
+    fn is_request(&self, request: &Request) -> bool {
+        self.admits(&request.client)
+            && request.client != self.key
+            && request.size() <= self.config.batch_bytes_max
     }
 
     /// Sends a client the outcome of its request.
@@ -156,9 +160,6 @@ impl Replica {
         let known = slot.body(&digest).is_some();
         slot.proposal = Some(crate::pbft::core::log::Proposal { digest, since: now.elapsed, accepted: true });
         slot.keep_body(batch.clone());
-        if self.config.makes(crate::pbft::core::fault::SeededFault::VoteNotPersisted) {
-            return;
-        }
         if !known && !batch.is_null() {
             self.append(Record::Body(seq, batch.clone()), out);
         }

@@ -12,7 +12,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::Replica;
 use crate::pbft::core::{
-    fault::SeededFault,
     ids::{ReplicaId, Seq},
     io::{Effect, Moment, Refusal, To},
     message::Message,
@@ -35,6 +34,14 @@ struct Round {
 }
 
 impl Reads {
+    /// Leaves the answers no time limit, as the seeded fault has it.
+    #[cfg(feature = "simulation")]
+    pub(super) fn wait_for_ever(&mut self) {
+        if let Some(round) = &mut self.round {
+            round.deadline = Duration::MAX;
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<Duration> {
         self.round.as_ref().map(|round| round.deadline)
     }
@@ -85,7 +92,7 @@ impl Replica {
         if let Some(round) = &self.reads.round {
             let target = round.answers.values().copied().max().unwrap_or_default();
             let answered = round.answers.len() >= quorum && executed >= target;
-            let late = now.elapsed >= round.deadline && !self.config.makes(SeededFault::ReadWithoutFallback);
+            let late = now.elapsed >= round.deadline;
             if !answered && !late {
                 return;
             }

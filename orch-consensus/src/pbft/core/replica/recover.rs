@@ -99,6 +99,17 @@ impl Replica {
     /// # Errors
     /// [`RecoverError`] when the log does not belong to this group or to this version of the machine.
     pub fn recover(&mut self, now: Moment, image: Image, out: &mut Vec<Effect>) -> Result<(), RecoverError> {
+        #[cfg(feature = "simulation")]
+        if let Some(fault) = self.config.seeded_fault {
+            let (from_snapshot, mut effects) = (image.snapshot.is_some(), Vec::new());
+            self.read_log(now, image, &mut effects)?;
+            self.recover_wrongly(fault, from_snapshot, effects, out);
+            return Ok(());
+        }
+        self.read_log(now, image, out)
+    }
+
+    fn read_log(&mut self, now: Moment, image: Image, out: &mut Vec<Effect>) -> Result<(), RecoverError> {
         if let Some(bytes) = image.snapshot {
             self.service.restore(bytes.clone())?;
             self.history.restart(Snapshot::new(self.service.executed(), bytes));

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::Replica;
 use crate::pbft::core::{
     batch::Batch,
-    fault::SeededFault,
+    guard::Guard,
     history::{Snapshot, chunk_digest, root},
     ids::{Digest, PublicKey, Seq},
     io::{Effect, Event, Moment, To},
@@ -229,10 +229,10 @@ impl Replica {
     }
 
     fn supply_manifest(&mut self, name: SnapshotRef, hashes: Vec<Digest>, out: &mut Vec<Effect>) {
-        let unverified = self.config.makes(SeededFault::SnapshotNotVerified);
+        let right = self.config.holds(Guard::StateDigest, root(&hashes) == name.root);
         let Some(transfer) = &mut self.transfer else { return };
         let asked = matches!(&transfer.stage, Stage::Manifest(asked) if *asked == name);
-        if !asked || (root(&hashes) != name.root && !unverified) {
+        if !asked || !right {
             return;
         }
         transfer.stage = Stage::Chunks { name, hashes, chunks: BTreeMap::new() };
@@ -247,11 +247,10 @@ impl Replica {
         bytes: Bytes,
         out: &mut Vec<Effect>,
     ) {
-        let unverified = self.config.makes(SeededFault::SnapshotNotVerified);
         let Some(transfer) = &mut self.transfer else { return };
         let Stage::Chunks { name: asked, hashes, chunks } = &mut transfer.stage else { return };
-        let right =
-            hashes.get(index as usize).is_some_and(|hash| *hash == chunk_digest(&bytes) || unverified);
+        let Some(hash) = hashes.get(index as usize) else { return };
+        let right = self.config.holds(Guard::StateDigest, *hash == chunk_digest(&bytes));
         if *asked != name || !right || chunks.insert(index, bytes).is_some() {
             return;
         }

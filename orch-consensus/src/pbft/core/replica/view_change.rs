@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Replica, jobs::Job};
 use crate::pbft::core::{
-    fault::SeededFault,
     ids::{Digest, ReplicaId, Seq, View},
     io::{Effect, Event, Moment, To},
     message::{Message, Summary, UNSIGNED, ViewChange},
@@ -18,8 +17,6 @@ pub(super) struct Changing {
     /// Time at which the view after it is tried. Runs only once a quorum is on its way, so that no replica
     /// runs ahead alone.
     pub(super) deadline: Option<Duration>,
-    /// Our VIEW-CHANGE went out.
-    sent: bool,
 }
 
 /// The latest VIEW-CHANGE of each replica, checked.
@@ -53,13 +50,8 @@ impl Replica {
         if self.changing.is_some() || self.me.is_none() || self.transfer.is_some() {
             return None;
         }
-        let request = if self.config.makes(SeededFault::TimerNeedsOwnRequest) {
-            self.pool.oldest_of(&self.key).map(|waiting| waiting.since)
-        } else {
-            self.pool.oldest().map(|waiting| waiting.since)
-        };
-        let proposal =
-            self.oldest_proposal().filter(|_| !self.config.makes(SeededFault::TimerNeedsOwnRequest));
+        let request = self.pool.oldest().map(|waiting| waiting.since);
+        let proposal = self.oldest_proposal();
         // An epoch that is to end takes batches, which the primary has to propose even without requests.
         let ending =
             self.service.successor().filter(|(end, _)| *end > self.executed()).map(|_| self.progress_at);
@@ -103,14 +95,11 @@ impl Replica {
     }
 
     /// Says what we know, or says it again.
-    pub(super) fn send_view_change(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn send_view_change(&self, out: &mut Vec<Effect>) {
         let Some(replica) = self.me else { return };
-        let once = self.config.makes(SeededFault::ViewChangeNotResent);
-        let Some(changing) = &mut self.changing else { return };
-        if once && changing.sent {
+        if self.changing.is_none() {
             return;
         }
-        changing.sent = true;
         // P: for each sequence number after the stable checkpoint, what was prepared here in the highest
         // view.
         let certificates: Vec<_> = self
@@ -149,8 +138,11 @@ impl Replica {
             let (known, new) = (&known.summary, summary);
             (known.view, known.stable) < (new.view, new.stable)
         });
-        let current = summary.view > self.view || (summary.view == self.view && self.changing.is_some());
-        if summary.replica != from || summary.epoch != self.epoch() || !changed || !current {
+        if summary.replica != from
+            || summary.epoch != self.epoch()
+            || !changed
+            || !self.is_ahead(summary.view)
+        {
             return;
         }
         if let (Some(claims), Some(sender)) = (self.view_change_claims(&change), self.key_of(from)) {
@@ -158,7 +150,8 @@ impl Replica {
         }
     }
 
-    /// The signatures that a VIEW-CHANGE rests on, if it says nothing without proof.
+    /// TOCS 4.4: the signatures that a VIEW-CHANGE rests on, if C and P are proven: C by a quorum of CHECKPOINTs, each
+    /// entry of P by a quorum of PREPAREs of its view.
     fn view_change_claims(&self, change: &ViewChange) -> Option<Vec<Claim>> {
         let summary = &change.summary;
         let mut claims = vec![Claim {
@@ -181,7 +174,7 @@ impl Replica {
         Some(claims)
     }
 
-    /// True when a replica can have claimed this: sequence numbers in order within its window, prepared in
+    /// TOCS 4.4: a replica can have claimed this, sequence numbers in order within its window, prepared in
     /// earlier views. Nothing is done with a claim before, so that a Byzantine replica cannot have us count
     /// up to any number.
     pub(super) fn is_possible(&self, summary: &Summary) -> bool {
@@ -207,6 +200,11 @@ impl Replica {
                 if right { proof.claims(self.membership()) } else { None }
             }
         }
+    }
+
+    /// TOCS 4.4: a view is entered once, and never again after a later one.
+    pub(super) fn is_ahead(&self, view: View) -> bool {
+        view > self.view || (view == self.view && self.changing.is_some())
     }
 
     /// The last sequence number of the epoch before.
