@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Exponential back-off: the delay doubles with each attempt up to a bound. It sleeps nowhere and draws no random number,
-/// so that it serves simulated time as well as a real clock.
+/// Exponential back-off: the delay doubles with each attempt up to a bound. It sleeps nowhere and draws no
+/// random number, so that it serves simulated time as well as a real clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {
     next: Duration,
@@ -26,8 +26,8 @@ impl Backoff {
         delay
     }
 
-    /// The delay before the next attempt, shortened by up to half of it, so that peers who failed at the same moment do
-    /// not try again at the same moment for ever. `random` is any number, drawn anew for each call.
+    /// The delay before the next attempt, shortened by up to half of it, so that peers who failed at the same
+    /// moment do not try again at the same moment for ever. `random` is any number, drawn anew for each call.
     pub fn next_jittered(&mut self, random: u64) -> Duration {
         let half = self.next_delay() / 2;
         let share = u32::try_from(random % 1024).unwrap_or(0);

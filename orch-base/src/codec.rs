@@ -1,5 +1,5 @@
-//! Bytes on the wire and on disk: little-endian numbers, lengths before contents. A length is checked against the bytes
-//! that are there before anything is allocated for it.
+//! Bytes on the wire and on disk: little-endian numbers, lengths before contents. A length is checked against
+//! the bytes that are there before anything is allocated for it.
 
 use bytes::{Buf as _, Bytes};
 

@@ -1,4 +1,5 @@
-//! Files that must be there as a whole or not at all, after a power cut too, and that nobody but their owner may read.
+//! Files that must be there as a whole or not at all, after a power cut too, and that nobody but their owner
+//! may read.
 
 use std::{
     ffi::OsString,
@@ -18,8 +19,8 @@ pub fn private() -> OpenOptions {
     options
 }
 
-/// Makes a directory, and those above it, that only their owner may enter (mode 700 on Unix). One that is there keeps its
-/// mode.
+/// Makes a directory, and those above it, that only their owner may enter (mode 700 on Unix). One that is
+/// there keeps its mode.
 ///
 /// # Errors
 /// Those of the file system.
@@ -31,8 +32,9 @@ pub fn create_private_dir(dir: &Path) -> io::Result<()> {
     builder.recursive(true).create(dir)
 }
 
-/// Replaces the file by one with this content: readers see the old one or the new one, also after a power cut. Only its
-/// owner may read it. The content is staged in a file of the same directory, so two processes may replace one file.
+/// Replaces the file by one with this content: readers see the old one or the new one, also after a power
+/// cut. Only its owner may read it. The content is staged in a file of the same directory, so two processes
+/// may replace one file.
 ///
 /// # Errors
 /// Those of the file system; the old file is untouched then.

@@ -2,13 +2,16 @@
 
 use crate::{
     licences,
-    shell::{Error, Result, cargo, complain, has, run, say},
-    tidy,
+    shell::{Error, Result, cargo, complain, has, root, run, say, target},
+    tidy, toolchains,
 };
 
 /// Library crates, whose features are checked one by one and which are published.
-pub(crate) const LIBRARIES: [&str; 6] =
-    ["orch-consensus", "orch-core", "orch-docker", "orch-net", "orch-sim", "orch-store"];
+pub(crate) const LIBRARIES: [&str; 7] =
+    ["orch-base", "orch-consensus", "orch-core", "orch-docker", "orch-net", "orch-sim", "orch-store"];
+
+/// Workspaces of their own, for what they bring along.
+const SEPARATE: [&str; 3] = ["benches/bft", "benches/crdt", "fuzz"];
 
 /// Runs every check, so that one run shows everything there is to repair.
 pub(crate) fn check() -> Result {
@@ -27,6 +30,11 @@ pub(crate) fn check() -> Result {
     }
     let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--all-features"]);
     step("doc", run(doc.env("RUSTDOCFLAGS", "--deny warnings")));
+    for workspace in SEPARATE {
+        step(workspace, check_separate(workspace));
+    }
+    step("oldest Rust", toolchains::check_oldest());
+    step("public items", toolchains::check_api());
     step("package", package());
     step("deny", deny());
     if failed.is_empty() {
@@ -67,7 +75,7 @@ fn feature_sets() -> Result<Vec<Vec<String>>> {
 
 /// The names in the `[features]` table of a crate's manifest.
 fn features(library: &str) -> Result<Vec<String>> {
-    use crate::shell::{Context, root};
+    use crate::shell::Context;
     let manifest = root().join(library).join("Cargo.toml");
     let text = std::fs::read_to_string(&manifest).context(manifest.display())?;
     let table = text.lines().skip_while(|line| *line != "[features]").skip(1);
@@ -84,6 +92,12 @@ fn package() -> Result {
         command.args(["--package", library]);
     }
     run(&mut command)
+}
+
+fn check_separate(workspace: &str) -> Result {
+    let mut check = cargo(&["check", "--quiet", "--locked", "--all-targets", "--manifest-path"]);
+    check.arg(root().join(workspace).join("Cargo.toml"));
+    run(check.arg("--target-dir").arg(target().join("separate")))
 }
 
 fn deny() -> Result {

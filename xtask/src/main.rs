@@ -11,12 +11,16 @@ mod shell;
 mod simulation;
 mod test;
 mod tidy;
+mod toolchains;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
   gate                              check everything that can be checked without running tests; edits nothing
   fix                               format, and apply what clippy can repair by itself
+  api                               write the lists of public items that the gate compares with, in xtask/api
+  tools                             install what the gate uses where it is there: the oldest Rust that is supported, and
+                                    cargo-public-api (in target/tools)
   test [--without PART] [-- ARGS]   run all tests with what they need, and stop it afterwards; ARGS go to the test
                                     runner; PART is `docker`, `stores` or `simulation`, and the option may be repeated
   conformance [STORE]               hold every store, or one, against the contract of stores, each on its real server;
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["gate"] => gate::check(),
         ["fix"] => gate::fix(),
+        ["api"] => toolchains::write_api(),
+        ["tools"] => toolchains::install(),
         ["test", rest @ ..] => test::Options::read(rest).and_then(|options| test::run(&options)),
         ["soak", "engine", rest @ ..] => simulation::run_engine_with(&[&["soak"], rest].concat()),
         ["soak", "binaries", rest @ ..] => simulation::soak_binaries(rest),

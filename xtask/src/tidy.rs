@@ -7,6 +7,10 @@ use crate::{
     shell::{Context, Error, Result, read, root},
 };
 
+/// The `max_width` of rustfmt, which leaves comments alone.
+const COMMENT_WIDTH_MAX: usize = 110;
+/// Directories that builds and runs write to; nothing in them belongs to the sources.
+const OUTPUT: [&str; 3] = ["target", "node_modules", ".fixtures"];
 /// A file that is longer usually holds two ideas.
 const LINES_MAX: usize = 800;
 
@@ -49,6 +53,9 @@ pub(crate) fn check() -> Result {
 
 fn problems_of(name: &str, text: &str) -> Vec<String> {
     let mut problems = Vec::new();
+    if name.rsplit('/').skip(1).any(|directory| OUTPUT.contains(&directory)) {
+        problems.push(format!("{name}: output of a build"));
+    }
     let is_rust = Path::new(name).extension().is_some_and(|extension| extension == "rs");
     if is_rust && text.lines().count() > LINES_MAX {
         problems.push(format!("{name}: more than {LINES_MAX} lines"));
@@ -60,6 +67,9 @@ fn problems_of(name: &str, text: &str) -> Vec<String> {
         }
         if is_rust && is_silencer(line) && !attribute_at(text, index).contains("reason = ") {
             problem("a lint is silenced without a reason");
+        }
+        if is_rust && line.trim_start().starts_with("//") && line.chars().count() > COMMENT_WIDTH_MAX {
+            problem("a comment is wider than the code");
         }
         if name != "Cargo.lock" && line.ends_with([' ', '\t']) {
             problem("blanks at the end of the line");
@@ -123,6 +133,9 @@ mod tests {
         for text in [path, bare, "x ".into(), "\n".repeat(LINES_MAX + 1)] {
             assert_eq!(problems_of("a.rs", &text).len(), 1, "{text:?}");
         }
+        let wide = ["/", "/ ", &"x".repeat(COMMENT_WIDTH_MAX)].concat();
+        assert_eq!(problems_of("a.rs", &wide).len(), 1);
+        assert_eq!(problems_of("benches/target/release/x.d", "").len(), 1);
         let reasoned = ["#[al", "low(\n    dead_code,\n    reason = \"why\"\n)]"].concat();
         assert_eq!(problems_of("a.rs", &reasoned), [""; 0]);
     }

@@ -1,9 +1,9 @@
-//! What this machine has to give.
+//! Capacity of this machine.
 
 use crate::model::Resources;
 
-/// All cores and all memory of this machine, as far as the system says. Half a gibibyte where it does not say how much
-/// memory there is.
+/// All cores and all memory of this machine, as far as the system says. Half a gibibyte where it does not say
+/// how much memory there is.
 #[must_use]
 pub fn local_capacity() -> Resources {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

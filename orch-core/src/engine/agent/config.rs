@@ -11,19 +11,19 @@ use crate::{
     model::{IdError, InstanceId, NodeId, NodeSpec, WorkKind},
 };
 
-/// What an agent is and how it behaves.
+/// Configuration of an agent.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// What the node says about itself. Its `instance` must be the same after a restart of the agent, so that the cluster
-    /// lets it take over its own work, and another for every other agent.
+    /// Properties of the node. Its `instance` must be the same after a restart of the agent, so that the
+    /// cluster lets it take over its own work, and another for every other agent.
     pub node: NodeSpec,
-    /// Where the values of secrets come from.
+    /// Source of the values of secrets.
     pub secrets: Arc<dyn SecretSource>,
-    /// How many attempts are started at a time.
+    /// Attempts that are started at a time.
     pub starts_in_flight: usize,
-    /// How long observations are collected before they are sent.
+    /// Time for which observations are collected before they are sent.
     pub observe_every: Duration,
-    /// How often usage is observed, if at all.
+    /// Interval of usage observations; none where it is absent.
     pub usage_every: Option<Duration>,
     /// Clock, randomness and background work.
     pub environment: Arc<dyn Environment>,

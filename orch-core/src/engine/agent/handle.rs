@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::engine::link::LinkError;
 
-/// How an agent gets on with the control side.
+/// State of an agent towards the control side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentState {
     /// It has not reached it yet, or lost it. The text says what happened last.
@@ -23,19 +23,19 @@ pub enum AgentState {
     Fenced(String),
 }
 
-/// Steers an agent that runs in the background. Dropping it leaves the agent running; one whose orchestrator is in this process
-/// ends with it.
+/// Steers an agent that runs in the background. Dropping it leaves the agent running; one whose orchestrator
+/// is in this process ends with it.
 #[derive(Debug)]
 pub struct AgentHandle {
-    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) commands: mpsc::Sender<AgentCommand>,
     pub(super) state: watch::Receiver<AgentState>,
     pub(super) stop_grace: watch::Receiver<Duration>,
     pub(super) task: JoinHandle<()>,
 }
 
-/// What the owner of an agent asks of it.
+/// Commands of an agent's owner.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum AgentCommand {
     Drain(Duration),
     Leave,
 }
@@ -56,21 +56,22 @@ impl AgentHandle {
         }
     }
 
-    /// Waits until the agent has ended: it drained, left, gave way to a newer process, or its orchestrator in this process
-    /// ended. Cancel safe.
+    /// Waits until the agent has ended: it drained, left, gave way to a newer process, or its orchestrator in
+    /// this process ended. Cancel safe.
     pub async fn ended(&self) {
         let mut state = self.state.clone();
         while state.changed().await.is_ok() {}
     }
 
-    /// How it gets on, now and whenever that changes.
+    /// Its state, now and whenever it changes.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<AgentState> {
         self.state.clone()
     }
 
-    /// Takes nothing new, waits up to `grace` for what runs, stops the rest and waits for that to be reported, then ends.
-    /// Stopping takes up to the longest grace that a task there asks for; then a report has half a minute to get through.
+    /// Takes nothing new, waits up to `grace` for what runs, stops the rest and waits for that to be
+    /// reported, then ends. Stopping takes up to the longest grace that a task there asks for; then a report
+    /// has half a minute to get through.
     pub async fn drain(mut self, grace: Duration) {
         self.drain_within(grace).await;
     }
@@ -79,7 +80,7 @@ impl AgentHandle {
     pub(in crate::engine) async fn drain_within(&mut self, grace: Duration) {
         const REPORTING: Duration = Duration::from_secs(30);
         let begun = Instant::now();
-        let _ = self.orders.send(Order::Drain(grace)).await;
+        let _ = self.commands.send(AgentCommand::Drain(grace)).await;
         loop {
             // A control side that is gone must not hold this up for ever.
             let stop_grace = *self.stop_grace.borrow_and_update();
@@ -92,16 +93,16 @@ impl AgentHandle {
         }
     }
 
-    /// Ends at once and leaves everything running, for the next life of the agent to take over.
+    /// Ends at once and leaves everything running, for the next incarnation of the agent to take over.
     pub async fn leave(self) {
-        let _ = self.orders.send(Order::Leave).await;
+        let _ = self.commands.send(AgentCommand::Leave).await;
         let _ = self.task.await;
     }
 
     /// The same without waiting for it.
     pub(in crate::engine) fn dismiss(self) {
-        if self.orders.try_send(Order::Leave).is_err() {
-            // It has ended, or is told too much at a time to hear this.
+        if self.commands.try_send(AgentCommand::Leave).is_err() {
+            // It has ended, or its queue is full.
             self.task.abort();
         }
     }

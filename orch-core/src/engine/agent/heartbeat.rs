@@ -1,4 +1,4 @@
-//! [`beat`]: an agent's signs of life.
+//! [`beat`]: heartbeats of an agent.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,8 +35,8 @@ pub(super) async fn beat(link: Arc<dyn ControlLink>, sessions: Sessions, every: 
     }
 }
 
-/// One heartbeat, and a second beside it when no answer came for `grace`: a lost one is made up for well before the next
-/// is due, so that they need not be frequent.
+/// One heartbeat, and a second beside it when no answer came for `grace`: a lost one is made up for well
+/// before the next is due, so that they need not be frequent.
 async fn say(link: &dyn ControlLink, session: &Session, grace: Duration) -> Result<(), LinkError> {
     let first = link.heartbeat(session);
     tokio::pin!(first);

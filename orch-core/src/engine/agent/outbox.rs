@@ -1,5 +1,5 @@
-//! An agent's way to the control side: reports that are answered, observations that are delivered, both in batches, both
-//! tried again until they get through. Queues are bounded; who fills them waits.
+//! An agent's way to the control side: reports that are answered, observations that are delivered, both in
+//! batches, both tried again until they get through. Queues are bounded; who fills them waits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -68,7 +68,8 @@ impl Outbox {
         sessions
     }
 
-    /// Returns when the report is decided and durable, however long that takes. `None` when the senders are gone.
+    /// Returns when the report is decided and durable, however long that takes. `None` when the senders are
+    /// gone.
     pub(super) async fn report(&self, mut report: Report) -> Option<Answered> {
         if let ReportKind::Ended(end) = &mut report.kind {
             *end = end.clipped();
@@ -118,7 +119,8 @@ async fn send_reports(
                 }
             }
         };
-        // Who ends without an answer leaves the attempt to its next life, which will report it.
+        // Who ends without an answer leaves the attempt to the agent's next incarnation, which will report
+        // it.
         let nobody_waits = || batch.iter().all(|(_, waiting)| waiting.is_closed());
         let Some(reported) = persist("reports", &sessions, nobody_waits, ask).await else {
             batch.clear();
@@ -173,10 +175,10 @@ async fn send_observations(
     }
 }
 
-/// Calls with the newest session until it is delivered. A refusal (a token that was changed, say) is waited out too: giving up
-/// would lose the result of work that was done. `None` when a newer process of the agent took over, the control side has ended
-/// with its process, or when it failed and was
-/// `given_up` by everybody it matters to.
+/// Calls with the newest session until it is delivered. A refusal (a token that was changed, say) is waited
+/// out too: giving up would lose the result of work that was done. `None` when a newer process of the agent
+/// took over, the control side has ended with its process, or when it failed and was `given_up` by everybody
+/// it matters to.
 async fn persist<T, F>(
     what: &str,
     sessions: &Sessions,

@@ -6,8 +6,8 @@ use crate::{
     store::Revision,
 };
 
-/// Position of the next query. A complete answer may come in parts, each computed from a state of its own; changes since the
-/// first part are asked for once all are there.
+/// Position of the next query. A complete answer may come in parts, each computed from a state of its own;
+/// changes since the first part are asked for once all are there.
 #[derive(Debug, Default)]
 pub(super) struct Position {
     after: Option<Cursor>,

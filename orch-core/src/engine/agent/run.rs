@@ -1,4 +1,5 @@
-//! [`Agent`]: the loop of a node. It registers, takes assignments, runs attempts, reports and sends heartbeats.
+//! [`Agent`]: the loop of a node. It registers, takes assignments, runs attempts, reports and sends
+//! heartbeats.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -6,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
 use orch_base::backoff::Backoff;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -16,26 +16,28 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    attempt::{Orders, Over, Shared, Wish, drive},
+    attempt::{AttemptContext, AttemptControl, Desired, Over, drive},
+    command_queue::CommandQueue,
     config::AgentConfig,
-    handle::{AgentHandle, AgentState, Order},
+    handle::{AgentCommand, AgentHandle, AgentState},
     heartbeat::beat,
-    outbox::{Outbox, Sessions},
+    outbox::Outbox,
     position::Position,
+    query::ask,
+    runtime_events::watch_runtime,
     runtime_health::RuntimeHealth,
     tombstones::Tombstones,
 };
 use crate::{
     engine::link::{
-        Assignment, Assignments, AssignmentsQuery, ControlLink, LinkError, ObservationKind, Registered,
-        Registration,
+        Assignment, Assignments, ControlLink, LinkError, ObservationKind, Registered, Registration,
     },
     fault::EngineFault,
     model::{
         AttemptEnd, AttemptId, IncarnationId, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskSpec,
         clipped_words,
     },
-    runtime::{FoundState, Runtime, RuntimeError, RuntimeEvent, RuntimeEvents},
+    runtime::{FoundState, Runtime, RuntimeEvent},
     store::Revision,
 };
 
@@ -44,11 +46,11 @@ use crate::{
 pub struct Agent {
     config: AgentConfig,
     link: Arc<dyn ControlLink>,
-    shared: Arc<Shared>,
+    context: Arc<AttemptContext>,
     incarnation: IncarnationId,
     /// Registrations so far.
     registrations: u64,
-    orders: OrderQueue,
+    commands: CommandQueue,
     state: watch::Sender<AgentState>,
     session: watch::Sender<Option<Session>>,
     /// The highest revision that an answer has named since the registration.
@@ -58,9 +60,9 @@ pub struct Agent {
     attempts: HashMap<AttemptId, Driven>,
     ended: Tombstones,
     running: JoinSet<Done>,
-    /// Work that the next life does as well: it is left when the agent leaves.
+    /// Work that the next incarnation does as well: it is left when the agent leaves.
     errands: JoinSet<()>,
-    /// Attempts of an earlier life that no assignment was seen for yet.
+    /// Attempts of an earlier incarnation that no assignment has named yet.
     found: BTreeMap<AttemptId, FoundState>,
     /// Set while the agent takes nothing new; what runs is stopped at this time.
     draining: Option<Instant>,
@@ -70,7 +72,7 @@ pub struct Agent {
 
 #[derive(Debug)]
 struct Driven {
-    wish: watch::Sender<Wish>,
+    desired: watch::Sender<Desired>,
     unhealthy: watch::Sender<Option<String>>,
     stop_grace: Duration,
 }
@@ -84,7 +86,7 @@ enum SessionEnd {
     Over,
 }
 
-/// What became of work in the background.
+/// Result of work in the background.
 enum Done {
     Driven(AttemptId, Option<Over>),
     Dropped,
@@ -97,18 +99,18 @@ impl Agent {
         let environment = config.environment.clone();
         let session = watch::Sender::new(None);
         let outbox = Outbox::start(&*environment, session.subscribe(), link.clone(), config.observe_every);
-        let shared = Arc::new(Shared {
+        let context = Arc::new(AttemptContext {
             node: config.node.id.clone(),
             outbox,
             secrets: config.secrets.clone(),
             starts: Semaphore::new(config.starts_in_flight.max(1)),
-            quick: config.observe_every,
+            settled_after: config.observe_every,
             usage_every: config.usage_every.filter(|_| runtime.capabilities().stats),
-            engine: RuntimeHealth::new(environment.clone()),
+            health: RuntimeHealth::new(environment.clone()),
             environment: environment.clone(),
             runtime,
         });
-        let (orders, ordered) = mpsc::channel(4);
+        let (commands, queue) = mpsc::channel(4);
         let (state, watched) = watch::channel(AgentState::Connecting("starting".into()));
         let (stop_grace, longest) = watch::channel(Duration::ZERO);
         let agent = Self {
@@ -116,8 +118,8 @@ impl Agent {
             registrations: 0,
             config,
             link,
-            shared,
-            orders: OrderQueue { orders: ordered, first: None },
+            context,
+            commands: CommandQueue::new(queue),
             state,
             session,
             at_least: Revision::ZERO,
@@ -131,7 +133,7 @@ impl Agent {
             stopping: false,
         };
         AgentHandle {
-            orders,
+            commands,
             state: watched,
             stop_grace: longest,
             task: environment.spawn(Box::pin(agent.run())),
@@ -180,8 +182,9 @@ impl Agent {
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_delay()) => {}
                 done = next_done(&mut self.running) => self.note_done(done),
-                _ = self.orders.next() => {
-                    // Without the control side nothing can be reported; what runs is left to the next life.
+                _ = self.commands.next() => {
+                    // Without the control side nothing can be reported; what runs is left to the next
+                    // incarnation.
                     self.leave().await;
                     return;
                 }
@@ -197,9 +200,9 @@ impl Agent {
         tokio::pin!(asked);
         let answer = tokio::select! {
             answer = &mut asked => answer,
-            order = self.orders.next() => {
-                // Where it is answered soon, the work can end in good order.
-                self.orders.put_back(order);
+            command = self.commands.next() => {
+                // Where it is answered soon, the work can end in good command.
+                self.commands.put_back(command);
                 tokio::time::timeout(PATIENCE, asked).await.ok()?
             }
         };
@@ -216,10 +219,10 @@ impl Agent {
     fn registration(&mut self) -> Registration {
         // One that drains stays closed when it comes back.
         let max_tasks = if self.draining.is_some() { 0 } else { self.config.node.max_tasks };
-        let driven = self.attempts.iter().filter(|(_, driven)| *driven.wish.borrow() <= Wish::Stop);
+        let driven = self.attempts.iter().filter(|(_, driven)| *driven.desired.borrow() <= Desired::Stopped);
         let found = self.found.iter().filter(|(_, state)| **state != FoundState::Lost);
         let held = driven.map(|(attempt, _)| *attempt).chain(found.map(|(attempt, _)| *attempt)).collect();
-        let last_error = self.shared.engine.last_error();
+        let last_error = self.context.health.last_error();
         let spec = NodeSpec { max_tasks, last_error, ..self.config.node.clone() };
         self.registrations += 1;
         let (incarnation, number) = (self.incarnation, self.registrations);
@@ -244,7 +247,7 @@ impl Agent {
 
     /// Nothing that is here is wanted any more.
     fn give_up_everything(&mut self) {
-        self.attempts.values().for_each(|driven| advance(&driven.wish, Wish::Gone));
+        self.attempts.values().for_each(|driven| advance(&driven.desired, Desired::Removed));
         for (attempt, _) in std::mem::take(&mut self.found) {
             self.remove_in_background(attempt);
         }
@@ -254,7 +257,7 @@ impl Agent {
     async fn find_what_is_here(&mut self) -> Option<()> {
         let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
-            match self.shared.runtime.list().await {
+            match self.context.runtime.list().await {
                 Ok(found) => {
                     self.found = found.into_iter().map(|found| (found.attempt, found.state)).collect();
                     return Some(());
@@ -266,7 +269,7 @@ impl Agent {
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_delay()) => {}
-                _ = self.orders.next() => return None,
+                _ = self.commands.next() => return None,
             }
         }
     }
@@ -275,8 +278,8 @@ impl Agent {
     async fn session(&mut self, heartbeat_interval: Duration) -> SessionEnd {
         let link = self.link.clone();
         let heartbeats = beat(link.clone(), self.session.subscribe(), heartbeat_interval);
-        let mut events = watch_runtime(self.shared.clone());
-        let mut engine = self.shared.engine.watch();
+        let mut events = watch_runtime(self.context.clone());
+        let mut engine = self.context.health.watch();
         let mut position = Position::default();
         let asked = ask(link.clone(), self.session.subscribe(), position.query(self.at_least));
         tokio::pin!(heartbeats, asked);
@@ -305,17 +308,18 @@ impl Agent {
                         return session_end(error);
                     }
                 }
-                order = self.orders.next() => match order {
-                    Order::Drain(grace) => {
+                command = self.commands.next() => match command {
+                    AgentCommand::Drain(grace) => {
                         self.draining = Some(Instant::now() + grace);
                         let longest = self.attempts.values().map(|driven| driven.stop_grace).max();
                         self.stop_grace.send_replace(longest.unwrap_or_default());
-                        // Where that is not heard, what is placed here waits for the agent's next life.
+                        // Where that is not heard, what is placed here waits for the agent's next
+                        // incarnation.
                         if let Err(error) = self.tell_what_it_offers().await {
                             return session_end(error);
                         }
                     }
-                    Order::Leave => {
+                    AgentCommand::Leave => {
                         self.leave().await;
                         return SessionEnd::Over;
                     }
@@ -323,7 +327,7 @@ impl Agent {
                 () = until(stop_at) => {
                     self.stopping = true;
                     info!(attempts = self.attempts.len(), "stopping what still runs");
-                    self.attempts.values().for_each(|driven| advance(&driven.wish, Wish::Stop));
+                    self.attempts.values().for_each(|driven| advance(&driven.desired, Desired::Stopped));
                 }
             }
         }
@@ -360,41 +364,41 @@ impl Agent {
             let wanted: BTreeSet<AttemptId> = run.chain(named).chain(stop.iter().copied()).collect();
             for (attempt, driven) in &self.attempts {
                 if !wanted.contains(attempt) {
-                    advance(&driven.wish, Wish::Gone);
+                    advance(&driven.desired, Desired::Removed);
                 }
             }
             let orphans: Vec<AttemptId> =
                 self.found.keys().filter(|found| !wanted.contains(*found)).copied().collect();
             for orphan in orphans {
-                info!(attempt = %orphan, "removing what an earlier life left behind");
+                info!(attempt = %orphan, "removing what an earlier incarnation left behind");
                 self.found.remove(&orphan);
                 self.remove_in_background(orphan);
             }
         }
         for attempt in superseded {
             match self.attempts.get(&attempt) {
-                Some(driven) => advance(&driven.wish, Wish::Gone),
+                Some(driven) => advance(&driven.desired, Desired::Removed),
                 None if self.found.remove(&attempt).is_some() => self.remove_in_background(attempt),
                 None => {}
             }
         }
         if self.draining.is_none() {
             for assignment in run {
-                self.drive(assignment, Wish::Run);
+                self.drive(assignment, Desired::Running);
             }
         }
         for attempt in stop {
             match self.attempts.get(&attempt) {
-                Some(driven) => advance(&driven.wish, Wish::Stop),
+                Some(driven) => advance(&driven.desired, Desired::Stopped),
                 None => {
                     let spec = SharedSpec::from(TaskSpec::program("stopped", "true"));
-                    self.drive(Assignment { attempt, spec, started: false }, Wish::Stop);
+                    self.drive(Assignment { attempt, spec, started: false }, Desired::Stopped);
                 }
             }
         }
     }
 
-    fn drive(&mut self, assignment: Assignment, wish: Wish) {
+    fn drive(&mut self, assignment: Assignment, desired: Desired) {
         let attempt = assignment.attempt;
         if self.attempts.contains_key(&attempt) {
             return;
@@ -404,13 +408,14 @@ impl Agent {
             return self.repeat_end(attempt, end.clone());
         }
         let here = self.found.remove(&attempt);
-        let (wish, wished) = watch::channel(wish);
+        let (desired, watched) = watch::channel(desired);
         let (unhealthy, failing) = watch::channel(None);
         let stop_grace = assignment.spec.stop.grace;
-        self.attempts.insert(attempt, Driven { wish, unhealthy, stop_grace });
-        let (shared, orders) = (self.shared.clone(), Orders { wish: wished, unhealthy: failing });
+        self.attempts.insert(attempt, Driven { desired, unhealthy, stop_grace });
+        let (context, control) =
+            (self.context.clone(), AttemptControl { desired: watched, unhealthy: failing });
         self.running.spawn(async move {
-            let over = drive(shared, assignment, here, orders).await;
+            let over = drive(context, assignment, here, control).await;
             Done::Driven(attempt, over)
         });
     }
@@ -418,7 +423,7 @@ impl Agent {
     /// Reports again how an attempt ended.
     fn repeat_end(&mut self, attempt: AttemptId, end: AttemptEnd) {
         debug!(%attempt, %end, "it has ended already; reporting that again");
-        let outbox = self.shared.outbox.clone();
+        let outbox = self.context.outbox.clone();
         let report = Report { attempt, node: self.config.node.id.clone(), kind: ReportKind::Ended(end) };
         self.errands.spawn(async move {
             outbox.report(report).await;
@@ -426,24 +431,24 @@ impl Agent {
     }
 
     fn remove_in_background(&mut self, attempt: AttemptId) {
-        let runtime = self.shared.runtime.clone();
+        let runtime = self.context.runtime.clone();
         self.errands.spawn(async move {
             if let Err(error) = runtime.remove(attempt).await {
-                warn!(%attempt, %error, "what an earlier life left behind could not be removed");
+                warn!(%attempt, %error, "what an earlier incarnation left behind could not be removed");
             }
         });
     }
 
     fn note(&mut self, event: RuntimeEvent) {
         let RuntimeEvent::Health { attempt, healthy, output } = event else { return };
-        self.shared.outbox.try_observe(attempt, ObservationKind::Health(healthy));
+        self.context.outbox.try_observe(attempt, ObservationKind::Health(healthy));
         if let Some(driven) = self.attempts.get(&attempt).filter(|_| !healthy) {
             driven.unhealthy.send_replace(Some(clipped_words(&output)));
         }
     }
 
-    /// Registers again, because what the node offers has changed. A control side that does not answer for a moment hears of it
-    /// with the next registration.
+    /// Registers again, because what the node offers has changed. A control side that does not answer for a
+    /// moment hears of it with the next registration.
     async fn tell_what_it_offers(&mut self) -> Result<(), LinkError> {
         const PATIENCE: Duration = Duration::from_secs(2);
         match tokio::time::timeout(PATIENCE, self.register()).await {
@@ -462,9 +467,9 @@ impl Agent {
         }
     }
 
-    /// Leaves everything to the next life.
+    /// Leaves everything to the next incarnation.
     async fn leave(&mut self) {
-        self.attempts.values().for_each(|driven| advance(&driven.wish, Wish::Leave));
+        self.attempts.values().for_each(|driven| advance(&driven.desired, Desired::Left));
         self.collect_all().await;
     }
 }
@@ -499,37 +504,12 @@ fn session_end(error: LinkError) -> SessionEnd {
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-fn advance(wish: &watch::Sender<Wish>, to: Wish) {
-    wish.send_if_modified(|wish| {
-        let forward = to > *wish;
-        *wish = to.max(*wish);
+fn advance(desired: &watch::Sender<Desired>, to: Desired) {
+    desired.send_if_modified(|desired| {
+        let forward = to > *desired;
+        *desired = to.max(*desired);
         forward
     });
-}
-
-/// Orders of the handle.
-#[derive(Debug)]
-struct OrderQueue {
-    orders: mpsc::Receiver<Order>,
-    /// It could not be carried out yet.
-    first: Option<Order>,
-}
-
-impl OrderQueue {
-    /// The next order; never, when the handle was dropped. Cancel safe.
-    async fn next(&mut self) -> Order {
-        if let Some(order) = self.first.take() {
-            return order;
-        }
-        match self.orders.recv().await {
-            Some(order) => order,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn put_back(&mut self, order: Order) {
-        self.first = Some(order);
-    }
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -537,61 +517,4 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Asks for assignments; a control side that does not answer for a moment is asked again.
-async fn ask(
-    link: Arc<dyn ControlLink>,
-    sessions: Sessions,
-    query: AssignmentsQuery,
-) -> Result<Assignments, LinkError> {
-    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-    loop {
-        let session = sessions.borrow().clone().ok_or(LinkError::NotRegistered)?;
-        match link.assignments(&session, query).await {
-            Err(LinkError::Unavailable(why)) => {
-                let delay = backoff.next_delay();
-                // The node looks well by its heartbeats, and gets nothing.
-                match (RETRY_MAX / 2..RETRY_MAX).contains(&delay) {
-                    true => warn!(%why, "still no answer about what this node should do; asking again"),
-                    false => debug!(%why, "no answer; asking again"),
-                }
-                tokio::time::sleep(delay).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-/// The runtime's events, asked for again whenever they end. The task ends with the receiver.
-fn watch_runtime(shared: Arc<Shared>) -> mpsc::Receiver<RuntimeEvent> {
-    let (found, events) = mpsc::channel(256);
-    let environment = shared.environment.clone();
-    let watching = async move {
-        loop {
-            let stream: Result<RuntimeEvents, RuntimeError> = tokio::select! {
-                stream = shared.runtime.events() => stream,
-                () = found.closed() => return,
-            };
-            shared.engine.note(&stream);
-            if let Ok(mut stream) = stream {
-                loop {
-                    let next = tokio::select! {
-                        next = stream.next() => next,
-                        () = found.closed() => return,
-                    };
-                    let Some(Ok(event)) = next else { break };
-                    if found.send(event).await.is_err() {
-                        return;
-                    }
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RETRY_MAX / 5) => {}
-                () = found.closed() => return,
-            }
-        }
-    };
-    environment.spawn(Box::pin(watching));
-    events
 }

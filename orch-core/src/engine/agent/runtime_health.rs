@@ -1,5 +1,5 @@
-//! [`RuntimeHealth`]: whether the engine behind a runtime takes work, as an agent's calls find it. A node whose engine does not
-//! answer, or where starts keep failing, would otherwise attract work: it looks idle.
+//! [`RuntimeHealth`]: whether the engine behind a runtime takes work, as an agent's calls find it. A node
+//! whose engine does not answer, or where starts keep failing, would otherwise attract work: it looks idle.
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,7 +49,7 @@ impl RuntimeHealth {
     const PAUSE: Duration = Duration::from_secs(15);
     const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-    /// What keeps the node from taking new work.
+    /// Error that keeps the node from taking new work.
     pub(super) fn last_error(&self) -> Option<String> {
         self.0.last_error.borrow().clone()
     }
@@ -87,7 +87,8 @@ impl RuntimeHealth {
         self.tell(&state);
     }
 
-    /// Calls to an engine that hangs take long to fail: one that failed, and none that is answered meanwhile, is enough.
+    /// Calls to an engine that hangs take long to fail: one that failed, and none that is answered meanwhile,
+    /// is enough.
     fn give_up_after(&self, silent_since: Instant, why: String) {
         let inner = Arc::downgrade(&self.0);
         let given_up = async move {

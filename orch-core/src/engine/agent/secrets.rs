@@ -4,7 +4,8 @@ use std::{fmt, io::Read as _, path::PathBuf};
 
 use crate::runtime::Secret;
 
-/// Looks secrets up by name. The contract is between a host program and the agent; the name was checked to be a plain word.
+/// Looks secrets up by name. The contract is between a host program and the agent; the name was checked to be
+/// a plain word.
 pub trait SecretSource: Send + Sync + fmt::Debug + 'static {
     /// The value of the secret called `name`. Quick; may read a small file.
     ///
@@ -19,7 +20,7 @@ pub trait SecretSource: Send + Sync + fmt::Debug + 'static {
 pub struct SecretError {
     /// Its name.
     pub name: String,
-    /// What is wrong.
+    /// The error, in words for people.
     pub problem: String,
 }
 

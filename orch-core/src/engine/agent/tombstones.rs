@@ -1,5 +1,5 @@
-//! [`Tombstones`]: tombstones of attempts on their node. An answer of the control side may have been computed before it knew of an
-//! end, so that an attempt is named after it has ended; it must not be started again.
+//! [`Tombstones`]: tombstones of attempts on their node. An answer of the control side may have been computed
+//! before it knew of an end, so that an attempt is named after it has ended; it must not be started again.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,8 +8,8 @@ use crate::{
     store::Revision,
 };
 
-/// Attempts that have ended here. A tombstone is kept at least until an answer was computed from a state that has the end,
-/// and beyond that while it is among the newest.
+/// Attempts that have ended here. A tombstone is kept at least until an answer was computed from a state that
+/// has the end, and beyond that while it is among the newest.
 #[derive(Debug, Default)]
 pub(super) struct Tombstones {
     tombstones: HashMap<AttemptId, Tombstone>,
@@ -27,8 +27,8 @@ struct Tombstone {
 }
 
 impl Tombstones {
-    /// Tombstones that are kept though nothing needs them: a control side that was restored from a backup may name their
-    /// attempts.
+    /// Tombstones that are kept though nothing needs them: a control side that was restored from a backup may
+    /// name their attempts.
     const KEPT: usize = 4096;
 
     /// Notes an end that the control side has from `known_at` on.

@@ -33,8 +33,8 @@ use crate::{
 };
 
 impl Orchestrator {
-    /// Everything in this process and in memory: no server, no files that stay. Runs programs of the operating system on a
-    /// node called `local`.
+    /// Everything in this process and in memory: no server, no files that stay. Runs programs of the
+    /// operating system on a node called `local`.
     ///
     /// # Errors
     /// [`Error::Agent`] when the machine cannot run programs.
@@ -58,7 +58,7 @@ pub struct Builder {
     store: Option<Arc<dyn StateStore>>,
     output: Option<Arc<dyn OutputStore>>,
     node: Option<(AgentConfig, Arc<dyn Runtime>)>,
-    /// How often a node was given; more than once is a mistake.
+    /// Number of nodes given; more than one is a mistake.
     nodes_given: u32,
     cluster: ClusterConfig,
     engine: EngineConfig,
@@ -82,14 +82,14 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Which task goes to which node. Default: [`LeastFragmentation`].
+    /// Scheduler: the policy that places tasks on nodes. Default: [`LeastFragmentation`].
     #[must_use]
     pub fn scheduler(mut self, scheduler: Arc<dyn Scheduler>) -> Self {
         self.scheduler = scheduler;
         self
     }
 
-    /// How decisions are agreed on. Default: this process decides alone, in the store where one is given
+    /// Consensus on decisions. Default: this process decides alone, in the store where one is given
     /// ([`LocalConsensus`], or [`StoreConsensus`] where other processes write there too), else in memory.
     #[must_use]
     pub fn consensus(mut self, consensus: Arc<dyn Consensus>) -> Self {
@@ -97,17 +97,17 @@ impl Builder {
         self
     }
 
-    /// Where records and observations are kept. Default: in memory.
+    /// Store of records and observations. Default: in memory.
     #[must_use]
     pub fn store(mut self, store: Arc<dyn StateStore>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// Where output of tasks is kept. Default: in the store where one is given ([`StoreOutput`]), else in memory
-    /// ([`MemoryOutput`]), up to [`EngineConfig::output_bytes_max`]. With a durable store of one process give a
-    /// [`FileOutput`](crate::output::FileOutput), which takes a fraction of the disk; output that the store holds from
-    /// before is moved there.
+    /// Store of the output of tasks. Default: in the store where one is given ([`StoreOutput`]), else in
+    /// memory ([`MemoryOutput`]), up to [`EngineConfig::output_bytes_max`]. With a durable store of one
+    /// process give a [`FileOutput`](crate::output::FileOutput), which takes a fraction of the disk; output
+    /// that the store holds from before is moved there.
     #[must_use]
     pub fn output(mut self, output: Arc<dyn OutputStore>) -> Self {
         self.output = Some(output);
@@ -122,9 +122,9 @@ impl Builder {
         self
     }
 
-    /// Makes this process a node called `local` that runs programs of the operating system, with a directory for their
-    /// output that is removed at the end. For a cluster in memory: where its state is durable, work that runs should be found
-    /// again after a restart, which takes [`Builder::local_node_in`].
+    /// Makes this process a node called `local` that runs programs of the operating system, with a directory
+    /// for their output that is removed at the end. For a cluster in memory: where its state is durable, work
+    /// that runs should be found again after a restart, which takes [`Builder::local_node_in`].
     ///
     /// # Errors
     /// [`Error::Agent`] when no such directory can be made.
@@ -152,26 +152,28 @@ impl Builder {
         let runtime = ProcessRuntime::new(config).map_err(|error| Error::Agent(error.to_string()))?;
         let mut config = AgentConfig::local("local", [WorkKind::Program])
             .map_err(|error| Error::Agent(error.to_string()))?;
-        // One id for ever: whoever holds the state of the cluster is this node, in every life of the host.
+        // One id for ever: whoever holds the state of the cluster is this node, in every incarnation of the
+        // host.
         config.node.instance = InstanceId::from_bytes(*b"orch: local node");
         Ok(self.node(config, Arc::new(runtime)))
     }
 
-    /// What all members of the cluster must agree on.
+    /// Settings that all members of the cluster must agree on.
     #[must_use]
     pub fn cluster(mut self, config: ClusterConfig) -> Self {
         self.cluster = config;
         self
     }
 
-    /// How this member behaves.
+    /// Behaviour of this member.
     #[must_use]
     pub fn engine(mut self, config: EngineConfig) -> Self {
         self.engine = config;
         self
     }
 
-    /// Clock, randomness and background work. A consensus of your own and the agent of this process have a setting of their own.
+    /// Clock, randomness and background work. A consensus of your own and the agent of this process have a
+    /// setting of their own.
     #[must_use]
     pub fn environment(mut self, environment: Arc<dyn Environment>) -> Self {
         self.environment = environment;
@@ -182,7 +184,8 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Composition`] when the parts cannot work together, with the way out; [`Error::Consensus`] and
-    /// [`Error::Store`] when the durable state cannot be read; [`Error::Agent`] when the node of this process cannot start.
+    /// [`Error::Store`] when the durable state cannot be read; [`Error::Agent`] when the node of this process
+    /// cannot start.
     pub async fn build(self) -> Result<Orchestrator> {
         self.engine.validate().map_err(Error::Composition)?;
         let consensus = self.compose()?;
@@ -329,7 +332,8 @@ impl Builder {
                  consensus to .store(...) too",
             );
         }
-        // It takes a third of an interval to be told, and a third to be read. One that was lost comes half of one later.
+        // It takes a third of an interval to be told, and a third to be read. One that was lost comes half of
+        // one later.
         match self.engine.node_timeout < self.engine.heartbeat_interval * 3 {
             true => refuse(
                 "a heartbeat reaches the other members of a store up to one heartbeat_interval late; set \
@@ -340,7 +344,8 @@ impl Builder {
     }
 }
 
-/// Brings output that an earlier life kept in the store to its place, and forgets that of tasks which are gone.
+/// Brings output that an earlier incarnation kept in the store to its place, and forgets that of tasks which
+/// are gone.
 async fn settle_output(
     output: &dyn OutputStore,
     store: &dyn StateStore,

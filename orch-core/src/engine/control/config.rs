@@ -1,5 +1,5 @@
-//! How an engine behaves in one process. Unlike [`ClusterConfig`](crate::state::ClusterConfig), it may differ between the
-//! members of a cluster.
+//! [`EngineConfig`]: behaviour of an engine in one process. Unlike
+//! [`ClusterConfig`](crate::state::ClusterConfig), it may differ between the members of a cluster.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ pub struct EngineConfig {
     pub heartbeat_interval: Duration,
     /// A node that was silent for so long is suspected. Several intervals: one lost message is no death.
     pub node_timeout: Duration,
-    /// Time that an agent's question for assignments waits for news; shorter than agents elsewhere wait for the answer,
-    /// which over HTTP is `Timeouts::assignments`.
+    /// Time that an agent's question for assignments waits for news; shorter than agents elsewhere wait for
+    /// the answer, which over HTTP is `Timeouts::assignments`.
     pub assignments_wait: Duration,
     /// Events that are kept for streams that resume.
     pub events_kept: usize,
     /// Changes that are kept for each node's agent; one that missed more gets everything.
     pub changes_kept: usize,
-    /// Bytes of output of all tasks together where [`Builder::output`](super::Builder::output) is not given; the attempts
-    /// that wrote first are forgotten first.
+    /// Bytes of output of all tasks together where [`Builder::output`](super::Builder::output) is not given;
+    /// the attempts that wrote first are forgotten first.
     pub output_bytes_max: u64,
-    /// How long a shutdown waits for what runs in this process.
+    /// Time that a shutdown waits for what runs in this process.
     pub shutdown_grace: Duration,
 }
 

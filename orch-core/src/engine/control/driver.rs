@@ -1,5 +1,5 @@
-//! [`Driver`]: the control side's own loop. It proposes ticks when something is due, suspects nodes that are silent, and
-//! deletes observations that are stale.
+//! [`Driver`]: the control side's own loop. It proposes ticks when something is due, suspects nodes that are
+//! silent, and deletes observations that are stale.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,7 +37,8 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Runs until `stop` says so. What is due does not wait for what is being found out about nodes, nor the other way round.
+    /// Runs until `stop` says so. What is due does not wait for what is being found out about nodes, nor the
+    /// other way round.
     pub(super) async fn run(self, gossip: Option<Gossip>, stop: watch::Receiver<bool>) {
         let period = self.heartbeat_interval / 3;
         let pulse = Pulse::new(period);
@@ -78,8 +79,8 @@ impl Driver {
                 _ = checks.tick() => {
                     let began = Instant::now();
                     let others_known = exchange(gossip.as_mut()).await;
-                    // When this process itself was held up (suspended, starved), or does not know what the other
-                    // members heard, silence says nothing about the nodes.
+                    // When this process itself was held up (suspended, starved), or does not know what the
+                    // other members heard, silence says nothing about the nodes.
                     if pulse.was_held_up() || !others_known {
                         self.liveness.lock().reset(Instant::now());
                     }

@@ -1,4 +1,4 @@
-//! What can go wrong for a user of the engine.
+//! [`Error`] of the engine.
 
 use crate::{
     consensus::ConsensusError,
@@ -8,7 +8,7 @@ use crate::{
     store::{Revision, StoreError},
 };
 
-/// Why the engine could not do what it was asked. Says what happened to the state: with [`Error::Rejected`] and
+/// Failure of a call to the engine. Says what happened to the state: with [`Error::Rejected`] and
 /// [`Error::Unknown`] nothing did; with [`Error::Consensus`] see [`ConsensusError::outcome_unknown`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

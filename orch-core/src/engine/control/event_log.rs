@@ -31,8 +31,8 @@ impl EventLog {
         self.last += 1;
     }
 
-    /// Forgets everything: the state was replaced at `revision`. Readers learn that they missed something, unless there
-    /// was nothing to miss.
+    /// Forgets everything: the state was replaced at `revision`. Readers learn that they missed something,
+    /// unless there was nothing to miss.
     pub(super) fn restart(&mut self, revision: Revision) {
         self.events.clear();
         if self.last > 0 {

@@ -22,8 +22,9 @@ impl EventStream {
         Self { view, changed, number, ready: VecDeque::new() }
     }
 
-    /// How many events of this orchestrator's life come before the one that [`EventStream::next`] gives next. Worth
-    /// something to [`Orchestrator::events_at`](super::Orchestrator::events_at) of the same orchestrator only.
+    /// Number of events of this orchestrator that come before the one that [`EventStream::next`] gives next.
+    /// Worth something to [`Orchestrator::events_at`](super::Orchestrator::events_at) of the same
+    /// orchestrator only.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.number - self.ready.len() as u64
@@ -32,7 +33,8 @@ impl EventStream {
     /// The next event. Waits for it; `None` when the orchestrator is gone. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::EventsCompacted`] when the reader was too slow and missed events. List what there is, then start anew.
+    /// [`Error::EventsCompacted`] when the reader was too slow and missed events. List what there is, then
+    /// start anew.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         const READ_AHEAD: usize = 256;
         loop {

@@ -1,4 +1,4 @@
-//! What happens, in order, for whoever wants to follow.
+//! [`Event`]: something that happened, for readers that follow.
 
 use std::sync::Arc;
 
@@ -12,13 +12,14 @@ use crate::{
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// The position of the decision, or of the last decision before an observation. Several events may share one.
+    /// The position of the decision, or of the last decision before an observation. Several events may share
+    /// one.
     pub revision: Revision,
-    /// What happened.
+    /// The thing that happened.
     pub kind: EventKind,
 }
 
-/// What happened.
+/// Kinds of events.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventKind {
     /// The task is like this now.
@@ -31,9 +32,9 @@ pub enum EventKind {
     NodeRemoved(NodeId),
     /// An agent saw something of an attempt. Not kept as long as decisions, and not repeated after a restart.
     Observed {
-        /// Which attempt.
+        /// The attempt.
         attempt: AttemptId,
-        /// What it saw.
+        /// The observation.
         kind: ObservationKind,
     },
 }

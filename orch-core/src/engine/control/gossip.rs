@@ -1,6 +1,6 @@
-//! Gossip between members that decide over one store: each tells there which nodes it hears, so that an agent needs the
-//! connection to one member only, and its time, so that a member whose clock is ahead of all others does not take the
-//! cluster's time with it.
+//! Gossip between members that decide over one store: each tells there which nodes it hears, so that an agent
+//! needs the connection to one member only, and its time, so that a member whose clock is ahead of all others
+//! does not take the cluster's time with it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -59,7 +59,7 @@ pub(super) struct Gossip {
     liveness: Arc<parking_lot::Mutex<Liveness>>,
     pace: Pace,
     /// Time of its last digest.
-    told_at: Option<Instant>,
+    written_at: Option<Instant>,
     /// Version of each digest when it was last looked at, and since when it has it. Its own is no news.
     known: HashMap<Key, (Revision, Instant)>,
     /// Time of each of the others, and when it was read.
@@ -78,11 +78,11 @@ impl Gossip {
         pace: Pace,
     ) -> Self {
         let (known, clocks) = (HashMap::new(), HashMap::new());
-        Self { own, store, consensus, liveness, pace, told_at: None, known, clocks }
+        Self { own, store, consensus, liveness, pace, written_at: None, known, clocks }
     }
 
-    /// Reads the clocks of the others that are there, before this member proposes anything. A member that says nothing within
-    /// some heartbeats is not there.
+    /// Reads the clocks of the others that are there, before this member proposes anything. A member that
+    /// says nothing within some heartbeats is not there.
     pub(super) async fn compare_clocks(&mut self) {
         let interval = self.pace.heartbeat_interval;
         let deadline = Instant::now() + interval * 3;
@@ -106,7 +106,7 @@ impl Gossip {
 
     async fn write_digest(&mut self) -> Result<(), CommitError> {
         let now = Instant::now();
-        let nodes = self.liveness.lock().digest(self.told_at);
+        let nodes = self.liveness.lock().digest(self.written_at);
         if nodes.is_empty() {
             return Ok(());
         }
@@ -114,7 +114,7 @@ impl Gossip {
             .expect("plain data has a JSON form");
         let version = self.store.commit(Txn::of(vec![Write::put(self.own.clone(), digest)])).await?;
         self.known.insert(self.own.clone(), (version, now));
-        self.told_at = Some(now);
+        self.written_at = Some(now);
         Ok(())
     }
 
@@ -125,7 +125,8 @@ impl Gossip {
             let known = before.get(&entry.key).filter(|(version, _)| *version == entry.version);
             let since = known.map_or(now, |(_, since)| *since);
             if known.is_none() {
-                // One that cannot be read (a newer version wrote it) is passed over: its nodes are silent here.
+                // One that cannot be read (a newer version wrote it) is passed over: its nodes are silent
+                // here.
                 match serde_json::from_slice::<Digest>(&entry.value) {
                     Ok(digest) if digest.v == 1 => {
                         self.liveness.lock().apply_digest(&digest.nodes, now);

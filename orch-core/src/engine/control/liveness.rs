@@ -1,5 +1,5 @@
-//! [`Liveness`]: which nodes are silent, as this member hears them and as the other members tell. It reads no clock and
-//! proposes nothing: its callers bring the time and propose the [`Verdict`]s.
+//! [`Liveness`]: heartbeats of nodes, heard by this member or named in the digests of others. It reads no
+//! clock and proposes nothing: its callers bring the time and propose the [`Verdict`]s.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -31,7 +31,7 @@ struct LastHeartbeat {
     at: Instant,
     /// Last heartbeat that this member heard itself.
     direct: Option<Instant>,
-    /// Registration that it was about. A new one is a sign of life, whichever member heard it.
+    /// Registration that it was about. A new one counts as a heartbeat, whichever member heard it.
     session: Option<u64>,
 }
 
@@ -93,21 +93,22 @@ impl Liveness {
         }
     }
 
-    /// Nodes that this member heard itself at or after `since`, or ever. What others told is left out: two members would
-    /// otherwise keep a dead node alive between them.
+    /// Nodes that this member heard itself at or after `since`, or ever. What others told is left out: two
+    /// members would otherwise keep a dead node alive between them.
     pub(super) fn digest(&self, since: Option<Instant>) -> BTreeSet<NodeId> {
         let direct = self.nodes.iter().filter(|(_, last)| last.direct.is_some() && last.direct >= since);
         direct.map(|(node, _)| node.clone()).collect()
     }
 
-    /// Starts all silences again, when this process was held up or did not hear the other members: silence says nothing about
-    /// the nodes then.
+    /// Starts all silences again, when this process was held up or did not hear the other members: silence
+    /// says nothing about the nodes then.
     pub(super) fn reset(&mut self, now: Instant) {
         self.nodes.values_mut().for_each(|last| last.at = now);
     }
 
-    /// News about these nodes, in order of their ids, which have to be in order. A node that was never heard counts from its
-    /// first check on. All others are forgotten: the silence of a lost one counts from its return on.
+    /// News about these nodes, in order of their ids, which have to be in order. A node that was never heard
+    /// counts from its first check on. All others are forgotten: the silence of a lost one counts from its
+    /// return on.
     pub(super) fn check(&mut self, watched: &[Watched<'_>], now: Instant, timeout: Duration) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         for Watched { node, session, suspected } in watched {

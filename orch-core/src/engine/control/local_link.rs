@@ -1,4 +1,5 @@
-//! [`ControlLink`] within the process of the control side. What serves agents over a network calls this as well.
+//! [`ControlLink`] within the process of the control side. What serves agents over a network calls this as
+//! well.
 
 use std::{
     sync::{Arc, Weak},
@@ -88,8 +89,8 @@ impl LocalLink {
         Arc::new(WeakLink(Arc::downgrade(self)))
     }
 
-    /// Refuses a session that is not the node's current one, and notes a sign of life. Before a refusal this member makes sure
-    /// that it is not behind.
+    /// Refuses a session that is not the node's current one, and notes a heartbeat. Before a refusal this
+    /// member makes sure that it is not behind.
     async fn admit(&self, session: &Session) -> Result<(), LinkError> {
         if self.check(session).is_err() {
             self.barrier().await?;
@@ -114,8 +115,8 @@ impl LocalLink {
         }
     }
 
-    /// Sees to it that this member has everything up to `revision`. Where it has not after a barrier, the revision is of
-    /// another life of the cluster.
+    /// Sees to it that this member has everything up to `revision`. Where it has not after a barrier, the
+    /// revision is of another incarnation of the cluster.
     async fn catch_up(&self, revision: Revision) -> Result<(), LinkError> {
         if self.view.revision() < revision {
             self.barrier().await?;

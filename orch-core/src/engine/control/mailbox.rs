@@ -1,5 +1,5 @@
-//! What each node has to hear about: the ids of attempts that changed for it, in order, a bounded number of them. An agent
-//! that asks for more than is kept gets everything instead.
+//! [`Mailboxes`]: for each node the ids of attempts that changed for it, in order, a bounded number of them.
+//! An agent that asks for more than is kept gets everything instead.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -31,7 +31,7 @@ struct Mailbox {
 }
 
 impl Mailboxes {
-    /// `epoch` differs from those of other lives of a control side.
+    /// `epoch` differs from those of other incarnations of a control side.
     pub(super) fn new(kept: usize, epoch: u64) -> Self {
         Self { boxes: Mutex::new(Boxes { epoch, by_node: HashMap::new() }), kept: kept.max(1) }
     }
@@ -79,8 +79,8 @@ impl Mailboxes {
         (Cursor { epoch, position }, mailbox.posted.subscribe())
     }
 
-    /// Changes that were posted after `cursor`, in order, and the cursor behind them; `None` when they are not known any
-    /// more. One attempt may be named several times.
+    /// Changes that were posted after `cursor`, in order, and the cursor behind them; `None` when they are
+    /// not known any more. One attempt may be named several times.
     pub(super) fn after(&self, node: &NodeId, cursor: Cursor) -> Option<(Cursor, Vec<AttemptId>)> {
         let boxes = self.lock();
         let mailbox = boxes.by_node.get(node).filter(|_| boxes.epoch == cursor.epoch)?;

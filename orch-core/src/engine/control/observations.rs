@@ -1,5 +1,5 @@
-//! [`Observations`]: facts that agents saw, which nobody has to agree on. They go past consensus, into the view, the store
-//! below `observed/attempts/`, and the place of output.
+//! [`Observations`]: facts that agents saw, which nobody has to agree on. They go past consensus, into the
+//! view, the store below `observed/attempts/`, and the place of output.
 
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use crate::{
 
 const PREFIX: &str = "observed/attempts/";
 
-/// The way of observations into the view, the store and the place of output, and out again once they are stale.
+/// The way of observations into the view, the store and the place of output, and out again once they are
+/// stale.
 #[derive(Debug)]
 pub(super) struct Observations {
     store: Arc<dyn StateStore>,
@@ -32,8 +33,8 @@ impl Observations {
         Self { store, output, view }
     }
 
-    /// Applies what `node` saw of attempts that it holds, and passes over the rest. Returns once it is durable. After an error
-    /// any part may be; applying the same again is right.
+    /// Applies what `node` saw of attempts that it holds, and passes over the rest. Returns once it is
+    /// durable. After an error any part may be; applying the same again is right.
     pub(super) async fn apply(
         &self,
         node: &NodeId,
@@ -129,8 +130,8 @@ pub(super) async fn restore(store: &dyn StateStore, view: &View) -> Result<(), S
     }
 }
 
-/// Key of what was observed of an attempt. Each has its own, so that forgetting one that has ended never takes what is known
-/// of the one after it.
+/// Key of what was observed of an attempt. Each has its own, so that forgetting one that has ended never
+/// takes what is known of the one after it.
 fn key_of(attempt: AttemptId) -> Key {
     Key::new(format!("{PREFIX}{attempt}")).expect("a valid key")
 }

@@ -32,10 +32,12 @@ use crate::{
     store::{Revision, StateStore},
 };
 
-/// Takes tasks, places them on nodes and sees them through. Cheap to clone; all clones are one orchestrator.
+/// An orchestrator: accepts tasks, places them on nodes and sees them through. Cheap to clone; all clones are
+/// one orchestrator.
 ///
-/// [`Orchestrator::shutdown`] ends it in good order. Dropping the last clone without it ends it too, soon afterwards, as a
-/// crash of the process would: what runs on a node of this process is left to the node's next life.
+/// [`Orchestrator::shutdown`] ends it in good order. Dropping the last clone without it ends it too, soon
+/// afterwards, as a crash of the process would: what runs on a node of this process is left to the node's
+/// next incarnation.
 ///
 /// ```
 /// # fn main() -> orch_core::Result<()> { orch_core::block_on(async {
@@ -54,8 +56,8 @@ pub struct Orchestrator {
     inner: Arc<Owner>,
 }
 
-/// Held by the clones and by nothing else. When the last one is gone, what goes on in the background ends, and with it the
-/// last use of the parts.
+/// Held by the clones and by nothing else. When the last one is gone, what goes on in the background ends,
+/// and with it the last use of the parts.
 #[derive(Debug)]
 struct Owner(Parts);
 
@@ -98,16 +100,16 @@ pub(super) struct Parts {
     pub(super) agent: Mutex<Option<AgentHandle>>,
 }
 
-/// How an orchestrator is doing.
+/// Status of an orchestrator.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// The last decision that is visible here.
     pub revision: Revision,
     /// Tasks by status.
     pub tasks: BTreeMap<&'static str, u64>,
-    /// How agreement goes.
+    /// Status of the consensus.
     pub consensus: ConsensusStatus,
-    /// What is wrong with the scheduler, if anything is.
+    /// Last error of the scheduler, until a plan succeeds.
     pub scheduler_error: Option<String>,
 }
 
@@ -133,7 +135,7 @@ impl Orchestrator {
         Ok(())
     }
 
-    /// Takes a task in and returns its id as soon as that is durable.
+    /// Submits a task and returns its id as soon as that is durable.
     ///
     /// # Errors
     /// [`Error::Rejected`] when the spec cannot be accepted; nothing happened then.
@@ -143,7 +145,7 @@ impl Orchestrator {
         Ok(id)
     }
 
-    /// Takes several tasks in, all or none.
+    /// Submits several tasks, all or none.
     ///
     /// # Errors
     /// [`Error::Rejected`] when one of the specs cannot be accepted; nothing happened then.
@@ -155,7 +157,7 @@ impl Orchestrator {
         Ok(ids)
     }
 
-    /// Takes tasks in under ids of the caller's. Repeating the call with the same command id is harmless.
+    /// Submits tasks under ids of the caller's. Repeating the call with the same command id is harmless.
     ///
     /// # Errors
     /// [`Error::Rejected`] when one of the tasks cannot be accepted; nothing happened then.
@@ -196,8 +198,8 @@ impl Orchestrator {
     /// Waits until the task has finished. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Unknown`] when it is not known, or was forgotten meanwhile; [`Error::ShuttingDown`] when the orchestrator ends
-    /// before the task does.
+    /// [`Error::Unknown`] when it is not known, or was forgotten meanwhile; [`Error::ShuttingDown`] when the
+    /// orchestrator ends before the task does.
     pub async fn wait(&self, task: TaskId) -> Result<TaskView> {
         if let Some(finished) = self.inner.view.finished(task) {
             finished.await.map_err(|_| Error::ShuttingDown)?;
@@ -205,7 +207,8 @@ impl Orchestrator {
         self.get(task).ok_or_else(|| Unknown::Task(task).into())
     }
 
-    /// The task's output. With `follow` the reader goes on until the task has finished, through all its attempts.
+    /// The task's output. With `follow` the reader goes on until the task has finished, through all its
+    /// attempts.
     ///
     /// # Errors
     /// [`Error::Unknown`] when the task is not known.
@@ -224,7 +227,7 @@ impl Orchestrator {
         OutputReader::open(self.inner.output.clone(), &self.inner.view, task, range).await
     }
 
-    /// Why the task is pending; `None` when it is not.
+    /// Reasons why the task is pending; `None` when it is not.
     ///
     /// # Errors
     /// [`Error::Unknown`] when it is not known.
@@ -252,7 +255,7 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::EventsCompacted`] when they are no longer kept, or the revision is of the future.
     pub fn events_from(&self, revision: Revision) -> Result<EventStream> {
-        // Of the future nothing is known: it is a revision of another life of the cluster.
+        // Of the future nothing is known: it is a revision of another incarnation of the cluster.
         let known = self.inner.view.revision();
         if revision > known && revision > self.inner.consensus.status().applied {
             return Err(Error::EventsCompacted { oldest: known });
@@ -262,11 +265,11 @@ impl Orchestrator {
         Ok(EventStream::after(self.inner.view.clone(), number))
     }
 
-    /// Events from a position in this orchestrator's life on, without a gap or a repetition, where
+    /// Events from a position of this orchestrator on, without a gap or a repetition, where
     /// [`Orchestrator::events_from`] goes on at the end of a revision.
     ///
     /// # Errors
-    /// [`Error::EventsCompacted`] when they are no longer kept, or have not happened in this life.
+    /// [`Error::EventsCompacted`] when they are no longer kept, or have not happened in this incarnation.
     pub fn events_at(&self, position: u64) -> Result<EventStream> {
         let view = &self.inner.view;
         match view.events_after(position, 0) {
@@ -303,8 +306,9 @@ impl Orchestrator {
         self.command(Command::UncordonNode { node: node.clone() }).await
     }
 
-    /// Empties a node: it takes nothing new, and what is still there when `grace` is over is stopped and tried
-    /// elsewhere. Returns when that is decided; [`Orchestrator::drained`] waits for it to have happened.
+    /// Empties a node: it takes nothing new, and what is still there when `grace` is over is stopped and
+    /// tried elsewhere. Returns when that is decided; [`Orchestrator::drained`] waits for it to have
+    /// happened.
     ///
     /// # Errors
     /// [`Error::Rejected`] when it is not known.
@@ -339,7 +343,7 @@ impl Orchestrator {
         Ok(outcome)
     }
 
-    /// How it is doing.
+    /// Its status.
     #[must_use]
     pub fn status(&self) -> Status {
         Status {
@@ -358,8 +362,8 @@ impl Orchestrator {
         Ok(self.inner.proposer.barrier().await?)
     }
 
-    /// What agents in this process talk to. It does not keep the orchestrator; when that has ended, every call answers
-    /// [`LinkError::Closed`], and its agent ends and leaves what runs to its next life.
+    /// Link for agents in this process. It does not keep the orchestrator; when that has ended, every call
+    /// answers [`LinkError::Closed`], and its agent ends and leaves what runs to its next incarnation.
     #[must_use]
     pub fn link(&self) -> Arc<dyn ControlLink> {
         self.inner.link.weak()
@@ -374,7 +378,8 @@ impl Orchestrator {
     pub async fn shutdown(&self) -> Result<()> {
         self.inner.closing.store(true, Ordering::Relaxed);
         {
-            // It stays where it is until it has drained: should this future be dropped, somebody else can end it.
+            // It stays where it is until it has drained: should this future be dropped, somebody else can end
+            // it.
             let mut agent = self.inner.agent.lock().await;
             if let Some(agent) = agent.as_mut() {
                 agent.drain_within(self.inner.config.shutdown_grace).await;

@@ -19,16 +19,16 @@ use crate::{
     store::StoreError,
 };
 
-/// A piece of a task's output.
+/// Chunk of a task's output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputChunk {
-    /// Which attempt wrote it.
+    /// Attempt that wrote it.
     pub attempt: NonZeroU32,
-    /// Where it was written to.
+    /// Stream that it was written to.
     pub stream: OutputStream,
-    /// How many bytes of this stream and attempt came before it. A jump means that older output was dropped.
+    /// Bytes of this stream and attempt that came before it. A jump means that older output was dropped.
     pub offset: u64,
-    /// When the orchestrator took it in, where that was asked for and is known.
+    /// Time at which the orchestrator received it, where that was asked for and is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
     /// The bytes.
@@ -43,7 +43,8 @@ pub struct OutputRange {
     pub follow: bool,
     /// Only what this attempt wrote.
     pub attempt: Option<NonZeroU32>,
-    /// Only the last lines of what is there already, both streams together, as far as they are within the last 16 MiB.
+    /// Only the last lines of what is there already, both streams together, as far as they are within the
+    /// last 16 MiB.
     pub tail: Option<u32>,
     /// Only what was taken in at this time or later. A piece whose time is unknown is older than any.
     pub since: Option<Timestamp>,
@@ -72,7 +73,7 @@ pub struct OutputReader {
     first: Option<OutputPosition>,
     ready: VecDeque<OutputChunk>,
     last: Option<OutputPosition>,
-    /// Where what was read of each attempt and stream ends.
+    /// End of what was read of each attempt and stream.
     read: BTreeMap<(NonZeroU32, OutputStream), u64>,
     state: State,
 }
@@ -80,7 +81,7 @@ pub struct OutputReader {
 enum State {
     /// There may be more to read, and more may come.
     Behind(Follow),
-    /// What there was is read; more may come.
+    /// Everything that was there is read; more may come.
     Waiting(Follow),
     /// There may be more to read, and nothing more will come.
     Last,
@@ -144,8 +145,8 @@ impl OutputReader {
         Ok(Self { output, task, range, first, ready: VecDeque::new(), last: first, read, state })
     }
 
-    /// The next piece. When following, waits for it until the task has finished; otherwise `None` ends what there was.
-    /// Cancel safe.
+    /// The next piece. When following, waits for it until the task has finished; otherwise `None` ends what
+    /// there was. Cancel safe.
     ///
     /// # Errors
     /// [`Error::Store`] or [`Error::Output`] when it cannot be read.
@@ -206,8 +207,8 @@ impl OutputReader {
                 tokio::select! {
                     biased;
                     finished = finished => {
-                        // From the beginning: another member may have counted the pieces anew. What was read before is
-                        // known by its offsets.
+                        // From the beginning: another member may have counted the pieces anew. What was read
+                        // before is known by its offsets.
                         self.last = self.first;
                         self.state = if finished.is_ok() { State::Last } else { State::Ended };
                     }
@@ -254,8 +255,8 @@ impl OutputReader {
 /// End of what was read already of an attempt and stream.
 type Read = ((NonZeroU32, OutputStream), u64);
 
-/// Place before the last lines, and what of the first of their pieces is before them. Nothing of the range is up to
-/// `before`. Reads no more than it has to.
+/// Place before the last lines, and what of the first of their pieces is before them. Nothing of the range is
+/// up to `before`. Reads no more than it has to.
 async fn tail(
     output: &dyn OutputStore,
     task: TaskId,
@@ -301,7 +302,8 @@ async fn all_after(
     }
 }
 
-/// The piece in which the last lines begin, and the byte in it; `None` where there are no more lines than that.
+/// The piece in which the last lines begin, and the byte in it; `None` where there are no more lines than
+/// that.
 fn last_lines(pieces: &[KeptOutput], lines: u32) -> Option<(usize, u64)> {
     let mut left = lines;
     // The last line ends with the last byte, whether that is a break or not.

@@ -67,7 +67,8 @@ impl Proposer {
         self.decide(Envelope::identified(self.new_command_id(), command)).await
     }
 
-    /// Has a command decided. One with an id is proposed again when its fate is not known; the state applies it once.
+    /// Has a command decided. One with an id is proposed again when its fate is not known; the state applies
+    /// it once.
     pub(super) async fn decide(&self, envelope: Envelope) -> Result<Decided> {
         let (revision, outcome) = self.propose(envelope).await?;
         Ok(Decided { revision, outcome: outcome? })

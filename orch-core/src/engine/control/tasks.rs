@@ -14,9 +14,9 @@ use crate::{
 /// A task with what its agent saw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskView {
-    /// What was decided.
+    /// Its record, as decided.
     pub record: Arc<TaskRecord>,
-    /// What was seen of the current attempt.
+    /// Observations of the current attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<Observed>,
 }
@@ -52,10 +52,10 @@ impl TaskView {
     }
 }
 
-/// What an agent saw of the current attempt.
+/// Observations of the current attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Which attempt.
+    /// Number of the attempt.
     pub attempt: NonZeroU32,
     /// The engine's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,7 +66,7 @@ pub struct Observed {
     /// The last word on how it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
-    /// What it used when last seen.
+    /// Its last observed usage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// Whether its health check passes.
@@ -119,7 +119,7 @@ impl Observed {
     }
 }
 
-/// Which tasks to list.
+/// Filter for tasks.
 #[derive(Clone, Debug)]
 pub struct TaskFilter {
     /// Only those whose status is one of these; all when empty.

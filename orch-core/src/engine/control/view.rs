@@ -1,5 +1,5 @@
-//! The read side: what is final, as readers, waiters, event streams and agents see it. Consensus publishes into it; nobody
-//! else writes, except observations.
+//! The read side: what is final, as readers, waiters, event streams and agents see it. Consensus publishes
+//! into it; nobody else writes, except observations.
 
 mod source;
 
@@ -37,7 +37,7 @@ pub(super) struct View {
     pub(super) events: watch::Sender<u64>,
     /// Nothing will happen any more.
     closed: AtomicBool,
-    /// When the next tick has something to do.
+    /// Time at which the next tick has something to do.
     pub(super) due: watch::Sender<Option<Timestamp>>,
     pub(super) mailboxes: Mailboxes,
 }
@@ -64,7 +64,7 @@ struct Inner {
 /// Observations that are void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stale {
-    /// What was seen of the attempt that ended.
+    /// Observations of the attempt that ended.
     Attempt(AttemptId),
     /// Everything: the task was forgotten.
     Task(TaskId),
@@ -115,8 +115,8 @@ impl View {
         Some(TaskView { observed: inner.observed.get(&id).cloned(), record })
     }
 
-    /// Tasks in the order that the filter asks for. Looks at some at a time, so that decisions never wait for a long
-    /// list; each task is shown as it was when it was looked at.
+    /// Tasks in the order that the filter asks for. Looks at some at a time, so that decisions never wait for
+    /// a long list; each task is shown as it was when it was looked at.
     pub(super) fn list(&self, filter: &TaskFilter) -> Vec<TaskView> {
         let (mut found, mut source) = (Vec::new(), Source::new(filter));
         while found.len() < filter.limit {
@@ -178,8 +178,8 @@ impl View {
             .collect()
     }
 
-    /// Resolves when the task has finished, with an error when the view is closed before. `None` when it has already or is not
-    /// known.
+    /// Resolves when the task has finished, with an error when the view is closed before. `None` when it has
+    /// already or is not known.
     pub(super) fn finished(&self, id: TaskId) -> Option<oneshot::Receiver<()>> {
         let mut inner = self.write();
         if inner.tasks.get(id).is_none_or(|task| task.is_finished()) {
@@ -245,7 +245,7 @@ impl View {
         self.write().stale.drain(..).collect()
     }
 
-    /// Takes in what was observed before a restart, where it is still about the current attempt.
+    /// Applies what was observed before a restart, where it is still about the current attempt.
     pub(super) fn restore_observed(&self, attempt: AttemptId, observed: Observed) {
         let mut inner = self.write();
         let task = inner.tasks.get(attempt.task);
@@ -282,8 +282,8 @@ impl View {
         answer.to
     }
 
-    /// Changes for the node about these attempts, as many as have room; the cursor is behind those. `changed` are the last ones
-    /// before `cursor`.
+    /// Changes for the node about these attempts, as many as have room; the cursor is behind those. `changed`
+    /// are the last ones before `cursor`.
     pub(super) fn some_assignments(
         &self,
         node: &NodeId,
@@ -327,7 +327,7 @@ impl View {
         self.inner.write()
     }
 
-    fn take_in(&self, revision: Revision, changes: &[Change], state: &ClusterState) {
+    fn apply(&self, revision: Revision, changes: &[Change], state: &ClusterState) {
         let mut moved = Vec::new();
         let mut inner = self.write();
         inner.revision = revision;
@@ -594,7 +594,7 @@ pub(super) struct Publisher(pub(super) Arc<View>);
 
 impl Publish for Publisher {
     fn publish(&mut self, revision: Revision, changes: &[Change], state: &ClusterState) {
-        self.0.take_in(revision, changes, state);
+        self.0.apply(revision, changes, state);
     }
 
     fn reset(&mut self, revision: Revision, state: &ClusterState) {

@@ -7,7 +7,8 @@ pub enum LinkError {
     /// It cannot be reached, or is busy. Try again.
     #[error("the control side cannot be reached: {0}")]
     Unavailable(String),
-    /// It has ended in this process, and nobody will come back under this link. The agent leaves what runs to its next incarnation.
+    /// It has ended in this process, and nobody will come back under this link. The agent leaves what runs to
+    /// its next incarnation.
     #[error("the orchestrator has ended")]
     Closed,
     /// It does not know the node (any more).

@@ -20,7 +20,8 @@ pub struct Registration {
     /// Counts up with each registration of the process, so that one that arrives late is known as such.
     #[serde(default)]
     pub number: u64,
-    /// Attempts that it has, running or ended. Those that were lost with the node, and not replaced yet, go on.
+    /// Attempts that it has, running or ended. Those that were lost with the node, and not replaced yet, go
+    /// on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<AttemptId>,
 }
@@ -60,7 +61,8 @@ pub struct Cursor {
 pub struct AssignmentsQuery {
     /// Position to go on from; without one everything is asked for.
     pub after: Option<Cursor>,
-    /// Where everything is asked for: the last attempt whose spec came with the answer before, which had no room for more.
+    /// Where everything is asked for: the last attempt whose spec came with the answer before, which had no
+    /// room for more.
     pub specs_after: Option<AttemptId>,
     /// Highest revision that any answer has named.
     pub at_least: Revision,
@@ -81,15 +83,17 @@ pub struct Assignments {
     pub cursor: Cursor,
     /// Revision of the state that this was computed from.
     pub revision: Revision,
-    /// Everything is named: what the node has beyond it must be removed. Otherwise only what changed is named.
+    /// Everything is named: what the node has beyond it must be removed. Otherwise only what changed is
+    /// named.
     pub complete: bool,
     /// Attempts that should run, in order of their ids where the answer is complete.
     pub run: Vec<Assignment>,
-    /// Of a complete answer: attempts that should run, whose specs came with an answer before or have no room in this one.
+    /// Of a complete answer: attempts that should run, whose specs came with an answer before or have no room
+    /// in this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub named: Vec<AttemptId>,
-    /// Of a complete answer: specs are left for the query after the last attempt of `run`. The agent goes on from the cursor of
-    /// the first of such answers once it has them all.
+    /// Of a complete answer: specs are left for the query after the last attempt of `run`. The agent goes on
+    /// from the cursor of the first of such answers once it has them all.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
     /// Attempts that should stop, and be reported as stopped.
