@@ -14,7 +14,7 @@ use orch_consensus::pbft::{Ed25519Signer, PbftConfig, PbftConsensus};
 use orch_core::{
     consensus::{Consensus, Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
 };
 use orch_net::p2p::{Identity, PeerConfig, PeerTransport};
 use tokio::{
@@ -137,20 +137,8 @@ impl StateMachine for Values {
 
     fn rollback(&mut self) {}
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Err(MachineError { what: "a record".into(), problem: "this machine keeps none".into() })
-    }
-
     fn time(&self) -> Timestamp {
         self.1
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Err(MachineError { what: "a record".into(), problem: "this machine keeps none".into() })
     }
 
     fn snapshot(&self) -> Vec<u8> {

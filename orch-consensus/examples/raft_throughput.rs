@@ -75,9 +75,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         callers = vec![1, 64, 256, 1024];
     }
     for callers in callers {
-        for (at_leader, place) in [(true, "leader"), (false, "follower")] {
+        for (at_leader, role) in [(true, "leader"), (false, "follower")] {
             let rate = measure(&storage, callers, at_leader).await?;
-            println!("{storage}, {callers} callers at the {place}: {rate:.0} proposals/s");
+            println!("{storage}, {callers} callers at the {role}: {rate:.0} proposals/s");
         }
     }
     Ok(())

@@ -27,8 +27,8 @@ fn lost_messages_and_short_pauses_lose_no_node() {
         time: Duration::from_secs(3600),
     };
     assert_eq!(count_losses(usual).unwrap(), 0, "in twenty hours of a node");
-    let told = Losses { members: 3, ..usual };
-    assert_eq!(count_losses(told).unwrap(), 0, "two of three members get the heartbeats of the third");
+    let connected = Losses { members: 3, ..usual };
+    assert_eq!(count_losses(connected).unwrap(), 0, "two of three members get the heartbeats of the third");
     let long = Losses { pause: Duration::from_secs(10), time: Duration::from_secs(300), ..usual };
     assert!(count_losses(long).unwrap() >= 20, "longer pauses than the timeout are noticed");
 }

@@ -75,8 +75,8 @@ fn any_order(ops: &[Op], left: &mut Vec<usize>, state: &mut Vec<(u64, u64)>) -> 
     if left.iter().all(|index| ops[*index].end.is_none()) {
         return true;
     }
-    for place in 0..left.len() {
-        let index = left[place];
+    for at in 0..left.len() {
+        let index = left[at];
         let op = &ops[index];
         if left.iter().any(|other| ops[*other].end.is_some_and(|end| end < op.call)) {
             continue;
@@ -90,9 +90,9 @@ fn any_order(ops: &[Op], left: &mut Vec<usize>, state: &mut Vec<(u64, u64)>) -> 
         let old = state.clone();
         state.retain(|(other, _)| *other != key);
         state.extend(after.map(|value| (key, value)));
-        left.remove(place);
+        left.remove(at);
         let found = any_order(ops, left, state);
-        left.insert(place, index);
+        left.insert(at, index);
         *state = old;
         if found {
             return true;

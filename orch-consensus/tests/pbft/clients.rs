@@ -60,7 +60,7 @@ async fn a_byzantine_member_is_not_believed_by_a_client() {
     let group = group_with(&[9]);
     let members = group.start_all(3).await;
     let byzantine = group.join(3);
-    let lies = tokio::spawn(async move {
+    let forger = tokio::spawn(async move {
         // Before, while and after the others answer, for requests that are asked and others.
         for round in 0..u64::MAX {
             let reply = Reply {
@@ -86,7 +86,7 @@ async fn a_byzantine_member_is_not_believed_by_a_client() {
         let committed = propose(&client, "asked").await.unwrap();
         assert_eq!(committed.outcome, Bytes::from(number.to_string()));
     }
-    lies.abort();
+    forger.abort();
     client.shutdown().await;
     shut_down(members).await;
 }

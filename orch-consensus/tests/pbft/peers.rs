@@ -77,11 +77,11 @@ async fn a_flood_of_forged_requests_does_not_stop_the_others() {
 async fn non_members_learn_where_the_group_is_and_nothing_else() {
     let group = Group::new(4, None);
     let members = group.start_all(4).await;
-    let stranger = group.join(9);
-    send(&stranger, 0, 0, Message::ReadQuery(1).to_wire()).await;
+    let newcomer = group.join(9);
+    send(&newcomer, 0, 0, Message::ReadQuery(1).to_wire()).await;
     let fetch = Message::Fetch(Fetch::Digests(Seq(0), Seq(9)));
-    send(&stranger, 0, 1, fetch.to_wire()).await;
-    let answer = stranger.incoming().await.unwrap();
+    send(&newcomer, 0, 1, fetch.to_wire()).await;
+    let answer = newcomer.incoming().await.unwrap();
     assert!(matches!(Message::from_wire(answer.message).unwrap(), Message::Supply(_)));
     members[0].propose("still here").await;
     shut_down(members).await;

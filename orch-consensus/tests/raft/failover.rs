@@ -12,7 +12,7 @@ use crate::group::{Group, Member, leader, peer, shut_down};
 
 /// Acknowledged commands of clients.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(crate) struct Acknowledged {
     /// Commands with the position that their outcome named.
     pub(crate) answered: Vec<(Bytes, u64)>,
     /// Commands whose outcome is not known.
@@ -25,7 +25,7 @@ pub(crate) struct Told {
 pub(crate) async fn propose(
     raft: &RaftConsensus,
     command: String,
-    acknowledged: &Mutex<Told>,
+    acknowledged: &Mutex<Acknowledged>,
 ) -> Option<u64> {
     let command = Bytes::from(command);
     let result = raft.propose(command.clone()).await;
@@ -46,7 +46,7 @@ pub(crate) async fn propose(
 }
 
 /// Every member has the same list, and it agrees with the clients' outcomes.
-pub(crate) async fn check(members: &[&Member], acknowledged: &Told) {
+pub(crate) async fn check(members: &[&Member], acknowledged: &Acknowledged) {
     for member in members {
         member.raft.read_barrier().await.unwrap();
     }
@@ -76,7 +76,7 @@ async fn a_new_leader_has_what_was_answered_and_nothing_twice() {
     let group = Group::in_memory(3, 1);
     let mut members = group.start_all().await;
     let first = leader(&members.iter().collect::<Vec<_>>()).await;
-    let acknowledged = Arc::new(Mutex::new(Told::default()));
+    let acknowledged = Arc::new(Mutex::new(Acknowledged::default()));
     let crashed = members.remove(first);
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..8 {
@@ -113,7 +113,7 @@ fn members_left(first: usize) -> [u8; 2] {
 async fn a_leader_that_crashes_comes_back_with_what_it_answered() {
     let group = Group::on_disk(3);
     let mut members = group.start_all().await;
-    let acknowledged = Mutex::new(Told::default());
+    let acknowledged = Mutex::new(Acknowledged::default());
     for round in 0..3 {
         let at = leader(&members.iter().collect::<Vec<_>>()).await;
         for number in 0..20 {
@@ -181,7 +181,7 @@ async fn a_leader_that_is_cut_off_neither_reads_nor_forgets() {
     group.network.heal();
     members[old].raft.read_barrier().await.unwrap();
     assert!(members[old].written().contains(&Bytes::from_static(b"after")));
-    check(&all, &Told::default()).await;
+    check(&all, &Acknowledged::default()).await;
     shut_down(members).await;
 }
 
@@ -197,7 +197,7 @@ async fn proposals_at_a_follower_reach_the_leader() {
     assert!(revisions.len() < 100, "they share entries, but there are {}", revisions.len());
     let times: Vec<_> = follower.book.lock().unwrap().iter().map(|(_, at, _)| *at).collect();
     assert!(times.is_sorted() && times.last() <= Some(&follower.raft.now()), "the time of a leader goes on");
-    check(&all, &Told::default()).await;
+    check(&all, &Acknowledged::default()).await;
     shut_down(members).await;
 }
 

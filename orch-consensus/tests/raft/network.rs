@@ -13,7 +13,7 @@ use orch_core::{
 };
 
 use crate::{
-    failover::{Told, check, propose},
+    failover::{Acknowledged, check, propose},
     group::{CHANNEL, Group, Member, leader, peer, shut_down},
 };
 
@@ -73,7 +73,7 @@ async fn work(raft: Arc<orch_consensus::raft::RaftConsensus>, book: crate::group
 
 struct Plan {
     client: u64,
-    acknowledged: Arc<Mutex<Told>>,
+    acknowledged: Arc<Mutex<Acknowledged>>,
     highest: Arc<AtomicU64>,
     random: Random,
 }
@@ -93,7 +93,8 @@ async fn survive(seed: u64) {
         };
         members.push(group.start_with(number, impatient).await);
     }
-    let (acknowledged, highest) = (Arc::new(Mutex::new(Told::default())), Arc::new(AtomicU64::new(0)));
+    let (acknowledged, highest) =
+        (Arc::new(Mutex::new(Acknowledged::default())), Arc::new(AtomicU64::new(0)));
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..6u64 {
         let member = &members[usize::try_from(client).unwrap() % 3];
@@ -128,7 +129,7 @@ async fn garbage_is_refused() {
     let group = Group::in_memory(1, 1);
     let member = group.start(1).await;
     member.raft.propose(Bytes::from_static(b"first")).await.unwrap();
-    let stranger = group.network.join(peer(9));
+    let outside_peer = group.network.join(peer(9));
     let mut random = Random(7);
     for length in 0..400 {
         let mut message: Vec<u8> = (0..length).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
@@ -137,15 +138,15 @@ async fn garbage_is_refused() {
             (message[0], message[1]) = (1, u8::try_from(random.below(8)).unwrap());
         }
         let timeout = Duration::from_millis(10);
-        let _ = stranger.request(peer(1), CHANNEL, message.into(), timeout).await;
+        let _ = outside_peer.request(peer(1), CHANNEL, message.into(), timeout).await;
     }
     // A length that promises more than there is, for a list of entries.
     let mut huge = vec![1, 0];
     huge.extend([0; 17 + 1 + 1]);
     huge.extend(u32::MAX.to_le_bytes());
-    let answer = stranger.request(peer(1), CHANNEL, huge.into(), Duration::from_millis(10)).await;
+    let answer = outside_peer.request(peer(1), CHANNEL, huge.into(), Duration::from_millis(10)).await;
     assert!(answer.is_err());
-    let elsewhere = stranger.request(peer(1), Channel(99), Bytes::new(), Duration::from_millis(10)).await;
+    let elsewhere = outside_peer.request(peer(1), Channel(99), Bytes::new(), Duration::from_millis(10)).await;
     assert!(elsewhere.is_err());
     member.raft.propose(Bytes::from_static(b"second")).await.unwrap();
     assert_eq!(member.written(), ["first", "second"]);

@@ -12,8 +12,11 @@ use crate::{
 
 /// Replicated state machine. Implementations are deterministic: the outcome of `decide` depends on the
 /// applied commands and their contexts alone.
+///
+/// A machine whose changes are no records of a store leaves out `prefixes`, `load` and `absorb`. Replicated logs
+/// do without them.
 pub trait StateMachine: Send + fmt::Debug + 'static {
-    /// Decides `command` on top of everything decided so far and takes it in tentatively, so that the next
+    /// Decides `command` on top of everything decided so far and applies it tentatively, so that the next
     /// `decide` sees it.
     fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision;
 
@@ -27,20 +30,28 @@ pub trait StateMachine: Send + fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`MachineError`] names the record that cannot be read. The machine is unchanged then.
-    fn absorb(&mut self, revision: Revision, writes: &[Write]) -> Result<(), MachineError>;
+    fn absorb(&mut self, revision: Revision, writes: &[Write]) -> Result<(), MachineError> {
+        let _ = (revision, writes);
+        Err(no_records())
+    }
 
     /// The latest time that an applied command brought. A proposer whose clock was set back goes on from
     /// here, so that time never stands still.
     fn time(&self) -> Timestamp;
 
     /// Prefixes of the keys of its records; the rest of a store is not its business.
-    fn prefixes(&self) -> &'static [&'static str];
+    fn prefixes(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Replaces the whole state by the records of a store as they were at `revision`, in any order.
     ///
     /// # Errors
     /// [`MachineError`] names the record that cannot be read or does not fit. The machine is unchanged then.
-    fn load(&mut self, revision: Revision, records: &[Write]) -> Result<(), MachineError>;
+    fn load(&mut self, revision: Revision, records: &[Write]) -> Result<(), MachineError> {
+        let _ = revision;
+        if records.is_empty() { Ok(()) } else { Err(no_records()) }
+    }
 
     /// The whole final state at its revision, for [`StateMachine::restore`] of another replica.
     fn snapshot(&self) -> Vec<u8>;
@@ -53,6 +64,10 @@ pub trait StateMachine: Send + fmt::Debug + 'static {
 
     /// A hash of the whole final state; equal on replicas that applied the same commands.
     fn digest(&self) -> [u8; 32];
+}
+
+fn no_records() -> MachineError {
+    MachineError { what: "a record".into(), problem: "this machine keeps none".into() }
 }
 
 /// Outcome and changes of a command.

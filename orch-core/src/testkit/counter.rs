@@ -3,7 +3,7 @@ use bytes::Bytes;
 use crate::{
     consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
 };
 
 /// A machine that counts commands and answers each with nothing: the least that a consensus can carry, for measurements and
@@ -38,20 +38,8 @@ impl StateMachine for Counter {
         self.commands = self.settled;
     }
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
     fn time(&self) -> Timestamp {
         self.time
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
     }
 
     fn snapshot(&self) -> Vec<u8> {

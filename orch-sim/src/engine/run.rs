@@ -55,7 +55,7 @@ pub struct Summary {
 }
 
 /// Longer than any task takes once the faults are over.
-const PATIENCE: Duration = Duration::from_secs(240);
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// Runs one cluster, in virtual time.
 ///
@@ -186,7 +186,7 @@ async fn all_end(world: &World, tasks: &[TaskId]) -> bool {
             sleep(Duration::from_millis(250)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, ended).await.is_ok()
+    tokio::time::timeout(DEADLINE, ended).await.is_ok()
 }
 
 fn check(world: &World, oracle: &Oracle, tasks: &[TaskId], ended: bool) -> Result<(), Violation> {
@@ -249,7 +249,7 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
                 sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, becomes).await.map_err(|_| failed(status))
+        tokio::time::timeout(DEADLINE, becomes).await.map_err(|_| failed(status))
     };
     becomes("placed").await?;
     let runtimes = world.runtimes();
@@ -262,7 +262,7 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
             sleep(Duration::from_millis(100)).await;
         }
     };
-    let machine = tokio::time::timeout(PATIENCE, machine).await.map_err(|_| failed("it runs nowhere"))?;
+    let machine = tokio::time::timeout(DEADLINE, machine).await.map_err(|_| failed("it runs nowhere"))?;
     world.cut_off(machine, true);
     becomes("pending").await?;
     world.cut_off(machine, false);

@@ -114,8 +114,8 @@ fn happened<M: Model>(
     let mut visited = Configurations::new();
     let mut waiting: VecDeque<Waiting<M::State>> = VecDeque::new();
     for mut configuration in before.iter() {
-        if let Ok(place) = configuration.returned.binary_search(&returned) {
-            configuration.returned.remove(place);
+        if let Ok(at) = configuration.returned.binary_search(&returned) {
+            configuration.returned.remove(at);
             after.insert(&configuration);
         } else if visited.insert(&configuration) {
             waiting.push_back((configuration, None));
@@ -130,7 +130,7 @@ fn happened<M: Model>(
             let operation = part.operations[index].1;
             let pending = operation.returned.is_none();
             let set = if pending { &configuration.pending } else { &configuration.returned };
-            let Err(place) = set.binary_search(&index) else { continue };
+            let Err(at) = set.binary_search(&index) else { continue };
             let Some(state) = apply(model, &configuration.state, operation) else { continue };
             // The last operation makes no difference if this one could as well have come instead of it.
             if before_untold
@@ -145,7 +145,7 @@ fn happened<M: Model>(
                 continue;
             }
             let set = if pending { &mut next.pending } else { &mut next.returned };
-            set.insert(place, index);
+            set.insert(at, index);
             if visited.insert(&next) {
                 waiting.push_back((next, pending.then(|| configuration.state.clone())));
             }

@@ -8,7 +8,7 @@ use orch_consensus::pbft::Digest;
 use orch_core::{
     consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -135,20 +135,8 @@ impl StateMachine for Registers {
 
     fn rollback(&mut self) {}
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
     fn time(&self) -> Timestamp {
         Timestamp::from_millis(self.lock().time)
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
     }
 
     fn snapshot(&self) -> Vec<u8> {

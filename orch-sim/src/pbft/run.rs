@@ -173,8 +173,8 @@ impl Run {
         }
         let healed = self.simulation.now();
         let probes = self.probe();
-        let patience = healed + BASE_TIMEOUT * 8;
-        self.advance(patience)?;
+        let deadline = healed + BASE_TIMEOUT * 8;
+        self.advance(deadline)?;
         let recovery = self.first_answer(&probes, healed)?;
         self.advance(self.scenario.clients_until)?;
         self.settle()?;

@@ -90,7 +90,7 @@ struct Sent {
     tokens: Vec<u64>,
     replies: BTreeMap<ReplicaId, (View, Arc<Reply>)>,
     again_at: Duration,
-    patience: Duration,
+    retry_after: Duration,
 }
 
 impl Client {
@@ -190,7 +190,7 @@ impl Client {
             self.next += 1;
             let body = Body::Commands(bundle.commands);
             let request = Arc::new(Request::new(self.key, self.session, number, answered, body));
-            let patience = self.config.request_timeout / 2;
+            let retry_after = self.config.request_timeout / 2;
             let primary = To::One(self.members.primary(self.view).key);
             out.push(ClientEffect::Submit(primary, Message::Request(request.clone())));
             self.sent.insert(
@@ -199,8 +199,8 @@ impl Client {
                     request,
                     tokens: bundle.tokens,
                     replies: BTreeMap::new(),
-                    again_at: now + patience,
-                    patience,
+                    again_at: now + retry_after,
+                    retry_after,
                 },
             );
         }
@@ -215,8 +215,8 @@ impl Client {
         let mut late = false;
         for sent in self.sent.values_mut().filter(|sent| sent.again_at <= now) {
             late = true;
-            sent.patience = (sent.patience * 2).min(self.config.request_timeout_max);
-            sent.again_at = now + sent.patience;
+            sent.retry_after = (sent.retry_after * 2).min(self.config.request_timeout_max);
+            sent.again_at = now + sent.retry_after;
             out.push(ClientEffect::Submit(To::Others, Message::Request(sent.request.clone())));
         }
         if late {

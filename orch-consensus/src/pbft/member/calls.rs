@@ -128,7 +128,7 @@ impl Waiting {
 
     /// Answers the caller, and returns true if it waited for a command.
     pub(super) fn answer(&mut self, token: u64, answer: Result<Answer, Refusal>) -> bool {
-        let Some((caller, _place)) = self.callers.remove(&token) else { return false };
+        let Some((caller, _permit)) = self.callers.remove(&token) else { return false };
         // A caller that dropped the future does not want the answer.
         match caller {
             Caller::Command(reply) => {

@@ -32,9 +32,9 @@ fn follows(new: &NewView) -> Vec<(Seq, Digest)> {
     let base = new.summaries.iter().map(|summary| summary.stable.0).max().unwrap_or(0);
     let claims = || new.summaries.iter().flat_map(|summary| &summary.prepared);
     let last = claims().map(|(seq, ..)| seq.0).max().unwrap_or(0);
-    let choice = |place: u64| {
-        let here = claims().filter(|(seq, ..)| seq.0 == place);
+    let choice = |position: u64| {
+        let here = claims().filter(|(seq, ..)| seq.0 == position);
         here.max_by_key(|(_, view, _)| *view).map_or(Batch::null().digest(), |(_, _, digest)| *digest)
     };
-    (base + 1..=last).map(|place| (Seq(place), choice(place))).collect()
+    (base + 1..=last).map(|position| (Seq(position), choice(position))).collect()
 }

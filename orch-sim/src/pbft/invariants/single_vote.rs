@@ -20,8 +20,8 @@ impl Invariant for SingleVote {
 
     fn observe(&mut self, node: NodeId, _: Duration, observation: &Observation<'_>) -> Result<(), String> {
         let Observation::Voted { vote, .. } = observation else { return Ok(()) };
-        let place = (vote.replica, vote.epoch, vote.view, vote.seq, vote.phase);
-        let first = *self.cast.entry(place).or_insert(vote.digest);
+        let position = (vote.replica, vote.epoch, vote.view, vote.seq, vote.phase);
+        let first = *self.cast.entry(position).or_insert(vote.digest);
         if first == vote.digest {
             Ok(())
         } else {

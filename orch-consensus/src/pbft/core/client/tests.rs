@@ -112,13 +112,13 @@ fn what_takes_long_goes_to_everybody_and_then_less_and_less_often() {
     assert_eq!(client.deadline(), Some(SECOND / 2));
     assert!(step(&mut client, SECOND / 4, ClientInput::Tick).is_empty());
     let mut now = SECOND / 2;
-    for patience in [SECOND, 2 * SECOND, 4 * SECOND, 4 * SECOND] {
+    for delay in [SECOND, 2 * SECOND, 4 * SECOND, 4 * SECOND] {
         let out = step(&mut client, now, ClientInput::Tick);
         assert_eq!(submitted(&out), [(To::Others, 1, 1)]);
         let asks =
             |effect: &_| matches!(effect, ClientEffect::Send(To::Others, question) if is_question(question));
         assert!(out.iter().any(asks));
-        now += patience;
+        now += delay;
         assert_eq!(client.deadline(), Some(now));
     }
 }

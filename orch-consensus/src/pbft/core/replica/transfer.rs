@@ -77,10 +77,10 @@ impl Replica {
             !(same_snapshot && matches!(known.stage, Stage::Manifest(_) | Stage::Chunks { .. }))
         });
         if restart {
-            let patience =
+            let grace =
                 if self.transfer.is_some() { Duration::ZERO } else { self.config.status_interval * 2 };
             self.transfer =
-                Some(Transfer { target, stage: Stage::Waiting, retry_at: now.elapsed + patience, turn: 0 });
+                Some(Transfer { target, stage: Stage::Waiting, retry_at: now.elapsed + grace, turn: 0 });
         } else if let Some(transfer) = &mut self.transfer {
             transfer.target = target;
         }
