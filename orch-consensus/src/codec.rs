@@ -1,5 +1,5 @@
-//! Values with one form in bytes, on the wire and on disk. The pieces are [`orch_base::codec`]'s; the traits are
-//! this crate's own, so that it can give forms to tuples, lists and the types of openraft.
+//! Values with one form in bytes, on the wire and on disk. The pieces are [`orch_base::codec`]'s; the traits
+//! are this crate's own, so that it can give forms to tuples, lists and the types of openraft.
 
 use bytes::Bytes;
 pub(crate) use orch_base::codec::{Input, Malformed, length, put_bytes, put_list};

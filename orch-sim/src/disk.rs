@@ -16,7 +16,7 @@ const GARBAGE_BYTES_MAX: u64 = 16;
 /// | written and | after a crash |
 /// |---|---|
 /// | synced | there |
-/// | appended, not synced | a prefix of it, torn at any byte, sometimes with a few bytes of garbage behind it |
+/// | appended, not synced | a prefix of it, torn at any byte, sometimes with bytes of garbage behind it |
 /// | replaced, not synced | the old content or the new one, nothing between |
 ///
 /// Files are independent: a later write to one may survive where an earlier one to another does not.

@@ -43,7 +43,8 @@ fn a_run_follows_from_its_seed() {
     assert_eq!(run(7, scenario), run(7, scenario));
 }
 
-/// The seeds of the fuzz target are messages of this version. With ORCH_RECORD_SEEDS set they are written anew.
+/// The seeds of the fuzz target are messages of this version. With ORCH_RECORD_SEEDS set they are written
+/// anew.
 #[test]
 fn seeds_of_the_fuzz_target_are_valid() {
     let directory: PathBuf =

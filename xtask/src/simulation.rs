@@ -1,4 +1,5 @@
-//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes. And faults of real programs.
+//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes. And faults of
+//! real programs.
 
 use crate::shell::{Result, cargo, run, say, target};
 
@@ -7,8 +8,8 @@ pub(crate) fn run_with(args: &[&str]) -> Result {
     run_program("pbft", "orch-sim", args)
 }
 
-/// The same with the program that simulates whole clusters, in a build that can make mistakes on purpose where they
-/// are about one.
+/// The same with the program that simulates whole clusters, in a build that can make mistakes on purpose
+/// where they are about one.
 pub(crate) fn run_engine_with(args: &[&str]) -> Result {
     run_program("engine", "orch-sim-engine", args)
 }

@@ -1,9 +1,10 @@
-//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f may be
-//! Byzantine. [`PbftConsensus`] is a member of a group, with a transport and a log; [`PbftClient`] is a client of one.
+//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f
+//! may be Byzantine. [`PbftConsensus`] is a member of a group, with a transport and a log; [`PbftClient`] is
+//! a client of one.
 //!
-//! `docs/protocols/pbft.md` describes the protocol: messages, states, and where and why it deviates from the papers.
-//! Its replicas and clients without input or output, its messages and its log are public with the feature `simulation`,
-//! for simulators and fuzzers. They change with every version.
+//! `docs/protocols/pbft.md` describes the protocol: messages, states, and where and why it deviates from the
+//! papers. Its replicas and clients without input or output, its messages and its log are public with the
+//! feature `simulation`, for simulators and fuzzers. They change with every version.
 
 // Without the simulation only member/ uses the protocol, and not all of it.
 #[cfg_attr(

@@ -237,8 +237,8 @@ fn detail(peer: PeerId, role: MemberRole) -> Vec<u8> {
     format!("{peer} {role}").into()
 }
 
-/// Reads a [`detail`]. The role may be missing for a voter, and so may be the text for the 32 bytes of the peer
-/// id alone.
+/// Reads a [`detail`]. The role may be missing for a voter, and so may be the text for the 32 bytes of the
+/// peer id alone.
 fn read_detail(detail: &[u8]) -> Result<(PeerId, MemberRole), Malformed> {
     if let Ok(bytes) = <[u8; 32]>::try_from(detail) {
         return Ok((PeerId::from_bytes(bytes), MemberRole::Voter));

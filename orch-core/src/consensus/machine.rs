@@ -13,8 +13,8 @@ use crate::{
 /// Replicated state machine. Implementations are deterministic: the outcome of `decide` depends on the
 /// applied commands and their contexts alone.
 ///
-/// A machine whose changes are no records of a store leaves out `prefixes`, `load` and `absorb`. Replicated logs
-/// do without them.
+/// A machine whose changes are no records of a store leaves out `prefixes`, `load` and `absorb`. Replicated
+/// logs do without them.
 pub trait StateMachine: Send + fmt::Debug + 'static {
     /// Decides `command` on top of everything decided so far and applies it tentatively, so that the next
     /// `decide` sees it.

@@ -182,7 +182,8 @@ pub trait Consensus: Send + Sync + fmt::Debug + 'static {
     ///
     /// ```
     /// # orch_core::block_on(async {
-    /// # use orch_core::{consensus::{Consensus, ConsensusError, LocalConsensus, MembershipChange}, testkit::Counter};
+    /// # use orch_core::consensus::{Consensus, ConsensusError, LocalConsensus, MembershipChange};
+    /// # use orch_core::testkit::Counter;
     /// # let consensus = LocalConsensus::in_memory();
     /// # consensus.start(Box::new(Counter::default())).await.unwrap();
     /// let change = MembershipChange::remove("second".parse().unwrap());

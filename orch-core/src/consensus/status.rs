@@ -37,8 +37,8 @@ pub struct ConsensusCapabilities {
 }
 
 impl ConsensusCapabilities {
-    /// Capabilities of a backend with a `name` and a fault model, which keeps nothing, has constant members, writes no
-    /// records and takes commands of up to 1 MiB.
+    /// Capabilities of a backend with a `name` and a fault model, which keeps nothing, has constant members,
+    /// writes no records and takes commands of up to 1 MiB.
     #[must_use]
     pub const fn new(name: &'static str, fault_model: FaultModel) -> Self {
         Self {

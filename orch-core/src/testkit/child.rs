@@ -17,8 +17,8 @@ use tokio::{
 /// Longer than anything takes on a slow machine, so that a hang has a name.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Path of an example of this workspace, which `cargo test` builds along with the tests. Where only one test was asked
-/// for, it is built now.
+/// Path of an example of this workspace, which `cargo test` builds along with the tests. Where only one test
+/// was asked for, it is built now.
 ///
 /// # Panics
 /// When it cannot be built.

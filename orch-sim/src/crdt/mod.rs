@@ -1,4 +1,5 @@
-//! Groups of replicas of the signed store (`orch_store::crdt`), with an author among them that forger, put through their paces.
+//! Groups of replicas of the signed store (`orch_store::crdt`), with an author among them that forger, put
+//! through their paces.
 
 mod byzantine;
 pub mod fuzz;

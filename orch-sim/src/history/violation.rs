@@ -8,7 +8,8 @@ const SHOWN_OPERATIONS: usize = 20;
 const SHOWN_STATES: usize = 8;
 
 /// Proof that a history is not linearizable: the first return that no order of the operations explains, given
-/// also what the operations that overlap it returned later. Operations that were called after it do not matter.
+/// also what the operations that overlap it returned later. Operations that were called after it do not
+/// matter.
 #[derive(Clone, Debug)]
 pub struct Violation {
     partition: u64,

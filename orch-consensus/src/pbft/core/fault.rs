@@ -1,6 +1,6 @@
-//! Seeded faults: mistakes that an implementation could make, one by one, so that it can be shown that the tests
-//! would find each. The [interceptor](super::replica) makes most of them at the edges of a replica; the others are
-//! [guards](super::guard) that do not hold, and quorums that are too small.
+//! Seeded faults: mistakes that an implementation could make, one by one, so that it can be shown that the
+//! tests would find each. The [interceptor](super::replica) makes most of them at the edges of a replica; the
+//! others are [guards](super::guard) that do not hold, and quorums that are too small.
 
 use std::time::Duration;
 

@@ -97,8 +97,8 @@ fn contents(log: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Histories of a group: first the Byzantine member, then the events. In a distorted message, a batch's time is
-/// at byte 2 of a PRE-PREPARE; view, sequence number and digest are at 11, 19 and 27 of a vote.
+/// Histories of a group: first the Byzantine member, then the events. In a distorted message, a batch's time
+/// is at byte 2 of a PRE-PREPARE; view, sequence number and digest are at 11, 19 and 27 of a vote.
 const STEPS: &[(&str, &str)] = &[
     ("agree", "3 DELIVER PROPOSE 0 DELIVER PROPOSE 1 READ 2 DELIVER"),
     (

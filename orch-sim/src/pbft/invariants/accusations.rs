@@ -1,5 +1,5 @@
-//! Evidence proves something: no correct replica is ever shown to have signed two statements that exclude each other, and no
-//! correct replica finds that its state is not the others'.
+//! Evidence proves something: no correct replica is ever shown to have signed two statements that exclude
+//! each other, and no correct replica finds that its state is not the others'.
 
 use std::time::Duration;
 

@@ -142,7 +142,8 @@ impl Replica {
         if vote.replica != replica || !self.counts(vote.epoch) {
             return;
         }
-        // TOCS 4.2: PREPAREs count in their view. COMMITs count in every view, as committed-local does not depend on it.
+        // TOCS 4.2: PREPAREs count in their view. COMMITs count in every view, as committed-local does not
+        // depend on it.
         let current = vote.view == self.view && self.changing.is_none();
         if vote.phase == Phase::Prepare && !current {
             return;

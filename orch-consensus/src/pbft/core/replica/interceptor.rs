@@ -1,5 +1,5 @@
-//! Seeded faults at the edges of a replica: inputs that are left out, effects that are changed or left out, and state
-//! that a step leaves behind. Nothing of this exists outside of the feature `simulation`.
+//! Seeded faults at the edges of a replica: inputs that are left out, effects that are changed or left out,
+//! and state that a step leaves behind. Nothing of this exists outside of the feature `simulation`.
 
 use std::collections::BTreeSet;
 

@@ -150,8 +150,8 @@ impl Replica {
         }
     }
 
-    /// TOCS 4.4: the signatures that a VIEW-CHANGE rests on, if C and P are proven: C by a quorum of CHECKPOINTs, each
-    /// entry of P by a quorum of PREPAREs of its view.
+    /// TOCS 4.4: the signatures that a VIEW-CHANGE rests on, if C and P are proven: C by a quorum of
+    /// CHECKPOINTs, each entry of P by a quorum of PREPAREs of its view.
     fn view_change_claims(&self, change: &ViewChange) -> Option<Vec<Claim>> {
         let summary = &change.summary;
         let mut claims = vec![Claim {
