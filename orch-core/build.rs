@@ -1,5 +1,5 @@
-//! Compiles the launcher of the process runtime, which the library carries within itself. It is a program of the
-//! standard library alone, so that the compiler that builds this crate is all it takes.
+//! Compiles the launcher of the process runtime, which the library carries within itself. It is a program of
+//! the standard library alone, so that the compiler that builds this crate is all it takes.
 
 use std::{
     env,

@@ -1,5 +1,6 @@
-//! Containers a second through [`DockerRuntime`] (start, wait, remove) beside the same calls straight through bollard, in
-//! turns, so that both see the same engine. Needs an engine at `ORCH_TEST_DOCKER_HOST` that has `ORCH_TEST_IMAGE`.
+//! Containers a second through [`DockerRuntime`] (start, wait, remove) beside the same calls straight through
+//! bollard, in turns, so that both see the same engine. Needs an engine at `ORCH_TEST_DOCKER_HOST` that has
+//! `ORCH_TEST_IMAGE`.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +29,7 @@ use tempfile::TempDir;
 
 const IN_FLIGHT: usize = 8;
 const CONTAINERS: usize = 32;
-/// Of each kind, after one that is not counted.
+/// Number of measured rounds of each kind, after one for warm-up.
 const ROUNDS: usize = 8;
 
 fn main() -> ExitCode {
@@ -54,7 +55,7 @@ async fn measure() -> Result<(), Failure> {
 
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
-        // Whoever goes first differs from round to round.
+        // The order alternates from round to round.
         for turn in 0..2 {
             let is_ours = (round + turn) % 2 == 0;
             let begin = Instant::now();
@@ -100,7 +101,7 @@ async fn through_runtime(runtime: &DockerRuntime, image: &str) -> Result<(), Fai
     }
 }
 
-/// The calls that change something, for a container that is described in the same way.
+/// The calls that change something, for a container with the same description.
 async fn straight(docker: &Docker, image: &str) -> Result<(), Failure> {
     let name = format!("orch-bench-{}", TaskId::generate());
     let options = CreateContainerOptionsBuilder::default().name(&name).build();

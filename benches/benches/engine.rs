@@ -1,5 +1,5 @@
-//! Tasks a second from submission to completion: an orchestrator and four agents in one process, whose work ends as soon
-//! as it starts.
+//! Tasks a second from submission to completion: an orchestrator and four agents in one process, whose work
+//! ends as soon as it starts.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 const TASKS: usize = 5000;
 const BATCH: usize = 100;
 const AGENTS: usize = 4;
-/// Submissions that are under way at a time.
+/// Number of concurrent submissions.
 const CLIENTS: usize = 10;
 
 struct Cluster {

@@ -1,11 +1,11 @@
-//! Commands a second through the functional core: one task is submitted and placed, the oldest one ends, with half of the
-//! cluster in use throughout.
+//! Commands a second through the functional core: one task is submitted and placed, the oldest one ends, with
+//! half of the cluster in use throughout.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orch_benches::cluster::{Core, small_task};
 use orch_core::model::{SharedSpec, TaskSpec};
 
-/// Half of the 80 tasks that fit on a node.
+/// Busy tasks per node: half of the 80 tasks that fit on one.
 const BUSY: usize = 40;
 
 fn submit_and_end(criterion: &mut Criterion) {
@@ -27,7 +27,7 @@ fn submit_and_end(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A task ends on a full node while so many distinct shapes wait, most of which do not fit into what it leaves.
+/// A task ends on a full node while many distinct shapes wait, most of which do not fit into the free part.
 fn end_with_waiting_shapes(criterion: &mut Criterion) {
     const NODES: usize = 1000;
     let mut group = criterion.benchmark_group("functional_core/end_with_waiting_shapes");
@@ -54,7 +54,7 @@ fn end_with_waiting_shapes(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Ten thousand nodes register, in another order than that of their names.
+/// Ten thousand nodes register, in another order than that of their ids.
 fn register(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("functional_core/register");
     group.sample_size(10);

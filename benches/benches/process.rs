@@ -1,5 +1,6 @@
-//! What processes cost on a worker: short tasks a second through [`ProcessRuntime`] and straight through `fork` and `exec`,
-//! and the processor time and memory of many tasks that sleep. Takes the number of sleeping tasks, 1,000 unless given.
+//! Cost of processes on a worker: short tasks a second through [`ProcessRuntime`] and straight through `fork`
+//! and `exec`, and the processor time and memory of many tasks that sleep. Takes the number of sleeping
+//! tasks, 1,000 by default.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +40,7 @@ async fn measure() -> Result<(), Failure> {
     idle(dir.path(), sleepers).await
 }
 
-/// The floor: the same program with nothing around it.
+/// Lower bound: the same program without a runtime.
 #[expect(clippy::print_stdout, reason = "prints its figures")]
 async fn straight() -> Result<(), Failure> {
     let (cpu, began) = (cpu_time_with_children("self")?, Instant::now());
@@ -86,7 +87,7 @@ async fn idle(dir: &Path, sleepers: usize) -> Result<(), Failure> {
         Ok::<_, Failure>((work.attempt, started.handle))
     });
     let running: Vec<_> = starts.buffer_unordered(STARTS_AT_A_TIME).try_collect().await?;
-    // As an agent does: it reads along.
+    // As an agent does, the output is read at the same time.
     let readers = stream::iter(&running).then(|(attempt, _)| async move {
         let mut logs = runtime.logs(*attempt, true).await?;
         Ok::<_, Failure>(tokio::spawn(async move { while logs.next().await.is_some() {} }))

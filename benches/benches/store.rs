@@ -1,4 +1,5 @@
-//! Commits a second: one at a time and 64 together, durable through redb, beside redb alone doing the same, and in memory.
+//! Commits a second: one at a time and 64 together, durable through redb, beside redb alone doing the same,
+//! and in memory.
 
 use std::{path::Path, sync::Arc};
 
@@ -10,11 +11,11 @@ use redb::{Database, TableDefinition};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// The size of a value.
+/// Size of a value, in bytes.
 const BYTES: usize = 400;
-/// Every commit writes one of so many keys.
+/// Number of keys; every commit writes one of them.
 const KEYS: u64 = 100_000;
-/// Revisions that are remembered, by the store and by redb alone.
+/// Number of revisions that are kept, by the store and by redb alone.
 const KEPT: u64 = 1024;
 
 const RECORDS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("records");
@@ -39,7 +40,7 @@ impl Bench {
         Self { runtime, store, commits: 0 }
     }
 
-    /// Commits so many transactions of one write each, all at once.
+    /// Commits this many transactions of one write each, all at once.
     fn commit(&mut self, together: u64) {
         let numbers = self.commits..self.commits + together;
         self.commits += together;
@@ -62,7 +63,7 @@ impl Drop for Bench {
     }
 }
 
-/// What the store keeps, kept by redb alone: records, a log that is trimmed, and the number of the revision.
+/// Content of the store, kept by redb alone: records, a log that is trimmed, and the number of the revision.
 struct Raw {
     database: Database,
     commits: u64,
@@ -73,7 +74,7 @@ impl Raw {
         Self { database: Database::create(dir.join("raw.redb")).expect("a database"), commits: 0 }
     }
 
-    /// Writes what so many transactions write, with one sync.
+    /// Writes the content of this many transactions, with one sync.
     fn commit(&mut self, together: u64) -> Result<(), redb::Error> {
         let value = vec![7; BYTES];
         let transaction = self.database.begin_write()?;

@@ -1,7 +1,8 @@
-//! Stores on their servers, each beside its raw client doing the same: one durable commit, 64 commits together, 64 claims
-//! together, and how long until a watch shows a commit: one of the same store and, where processes share the records, one
-//! of another store (`orch_elsewhere`), which is what the raw client does. `cargo xtask stores up` says which variables to
-//! set; a store whose variable is missing is left out.
+//! Stores on their servers, each beside its raw client doing the same: one durable commit, 64 commits
+//! together, 64 claims together, and the latency until a watch delivers a commit: a watch of the same store
+//! and, where processes share the records, one of another store (`orch_elsewhere`), which is what the raw
+//! client does. `cargo xtask stores up` prints the variables to set; a store whose variable is missing is
+//! skipped.
 
 use std::{
     sync::{
@@ -22,37 +23,38 @@ use tokio::runtime::Runtime;
 #[path = "stores/raw/mod.rs"]
 mod raw;
 
-/// The size of a value.
+/// Size of a value, in bytes.
 const BYTES: usize = 400;
 
-/// The key that watches wait for.
+/// Key that watches wait for.
 const WATCHED: &str = "watched/one";
 
-/// Numbers that are used once, so that a claim is always a new one.
+/// Counter for numbers that are used once, so that a claim is always a new one.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 fn next() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A client without a store around it.
+/// Client without a store around it.
 trait Raw {
-    /// Writes so many records durably, each with what a store notes of it; or only those that are not there.
+    /// Writes this many records durably, each with the bookkeeping of a store; a claim only writes records
+    /// that do not exist.
     fn write(&mut self, together: u64, claim: bool) -> BoxFuture<'_, ()>;
 
-    /// How long so many durable writes take, one after the other, each until it is written and somebody else who was told
-    /// of it has the change in hand: another connection, told by the server, or another task of this process where there
-    /// is only a file.
+    /// Duration of this many durable writes, one after the other, each until it is written and a notified
+    /// reader has the change: another connection, notified by the server, or another task of this process
+    /// where there is only a file.
     fn seen(&mut self, times: u64) -> BoxFuture<'_, Duration>;
 }
 
-/// A name that no earlier run has used.
+/// Name that no earlier run has used.
 fn unused_name() -> String {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     format!("bench_{:x}_{}", time.as_micros(), next())
 }
 
-/// The stores that can be measured here: name and URL.
+/// Stores that can be measured here: name and URL.
 fn stores(dir: &std::path::Path) -> Vec<(&'static str, String)> {
     let name = unused_name();
     let mut stores = vec![
@@ -80,7 +82,8 @@ async fn commit(store: &Arc<dyn StateStore>, together: u64, claim: bool) {
     }
 }
 
-/// From the call of a commit to the watch's batch. The watch may be another store's on the same records.
+/// Duration from the call of a commit to the watch's batch. The watch may be another store's on the same
+/// records.
 async fn seen(store: &Arc<dyn StateStore>, watch: &mut Watch, times: u64) -> Duration {
     let mut total = Duration::ZERO;
     for _ in 0..times {

@@ -1,8 +1,8 @@
 //! Arrivals of tasks to pack: from the public Azure trace of 2017, or drawn from its marginals.
 //!
-//! The trace is "AzurePublicDatasetV1" (CC-BY-4.0) in the form that Bergsma et al. ("Generating complex, realistic
-//! cloud workloads using recurrent neural networks", SOSP 2021) published. The environment variable `ORCH_TRACE_DIR`
-//! names its directory, with `azure-2017/v1.train.txt` and so on below.
+//! The trace is "AzurePublicDatasetV1" (CC-BY-4.0) in the form that Bergsma et al. ("Generating complex,
+//! realistic cloud workloads using recurrent neural networks", SOSP 2021) published. The environment variable
+//! `ORCH_TRACE_DIR` names its directory, with `azure-2017/v1.train.txt` and so on below.
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf, time::Duration};
 
@@ -10,12 +10,12 @@ use orch_core::model::Resources;
 
 use crate::Failure;
 
-/// One task: its request, and how long it would run.
+/// Arrival of one task: its request, and its run time.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// Cpu and memory.
+    /// Requested cpu and memory.
     pub request: Resources,
-    /// Zero where the source does not say.
+    /// Run time; zero where the source has none.
     pub duration: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Part {
     }
 }
 
-/// Arrivals, and the name of where they come from.
+/// Arrivals, and the name of their source.
 ///
 /// # Errors
 /// When `ORCH_TRACE_DIR` is set and the trace cannot be read there.
@@ -92,7 +92,7 @@ pub fn load(kind: Kind, part: Part) -> Result<(Vec<Arrival>, String), Failure> {
     ))
 }
 
-/// The words of a line after its time, without the marks between tenants.
+/// Words of a line after its time, without the separators of tenants.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     let rest = line.split_once(' ').map_or("", |(_, rest)| rest);
     rest.split(',').filter(|word| !word.is_empty() && *word != "|")
@@ -107,12 +107,13 @@ fn flavours(text: &str) -> Result<BTreeMap<&str, Resources>, Failure> {
     text.lines().map(flavour).collect()
 }
 
-/// A request of whole cores, and of memory in steps of a quarter GiB.
+/// Request of whole cores, and of memory in steps of a quarter GiB.
 fn request(cores: u64, gib: f64) -> Resources {
     Resources::new(cores * 1000, Duration::from_secs_f64(gib * 4.0).as_secs() << 28)
 }
 
-/// Somewhere within each bin; what still ran at the end of the trace ends between then and the last bin.
+/// Random durations within each bin; tasks that still ran at the end of the trace end between then and the
+/// last bin.
 fn durations(lines: &[&str], bins: &str) -> Result<Vec<Duration>, Failure> {
     let mut bounds: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
     for line in bins.lines() {
@@ -133,12 +134,12 @@ fn durations(lines: &[&str], bins: &str) -> Result<Vec<Duration>, Failure> {
 
 /// Batches of tenants, mostly of one flavour each, with the frequencies of the trace.
 fn generate(seed: u64) -> Vec<Arrival> {
-    /// Cores, GiB, and batches in a thousand that begin with it.
+    /// Cores, GiB, and frequency of batches that begin with it, in a thousand.
     const FLAVOURS: [(u64, f64, u64); 6] =
         [(1, 1.75, 540), (2, 3.5, 244), (4, 7.0, 66), (8, 14.0, 66), (1, 0.75, 62), (8, 56.0, 22)];
-    /// Sizes of batches: as many in a thousand have at most so many tasks.
+    /// Sizes of batches: cumulative frequency in a thousand, and maximum number of tasks.
     const SIZES: [(u64, u64); 6] = [(578, 1), (750, 2), (800, 3), (900, 6), (990, 36), (1000, 140)];
-    /// Twentieths of the durations, in seconds.
+    /// 5-percent quantiles of the durations, in seconds.
     const DURATIONS: [u64; 21] = [
         0, 377, 549, 691, 822, 955, 1093, 1229, 1371, 1516, 1697, 1944, 2358, 2924, 4488, 6824, 12_072,
         24_923, 47_189, 236_023, 1_727_936,
@@ -168,12 +169,12 @@ fn generate(seed: u64) -> Vec<Arrival> {
     arrivals
 }
 
-/// Numbers that look random and are the same in each run (splitmix64).
+/// Pseudo-random numbers that are the same in each run (splitmix64).
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {
-    /// Any number.
+    /// Any number of the full range.
     pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;

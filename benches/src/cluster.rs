@@ -1,4 +1,4 @@
-//! Nodes, tasks and agents of the same shape in every benchmark.
+//! Nodes, tasks and agents of the same shape for every benchmark.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -11,13 +11,13 @@ use orch_core::{
         ReportKind, Resources, SharedSpec, TaskId, TaskSpec, Timestamp, WorkKind,
     },
     scheduler::LeastFragmentation,
-    state::{ClusterConfig, ClusterState, Command, Envelope, NewTask},
+    state::{ClusterConfig, ClusterState, Command, Envelope, NewTask, TaskStatus},
     testkit::SimulatedRuntime,
 };
 
 use crate::Failure;
 
-/// A task that asks for a tenth of a core and 64 MiB.
+/// Task that requests a tenth of a core and 64 MiB.
 #[must_use]
 pub fn small_task(name: impl Into<String>) -> TaskSpec {
     TaskSpec::program(name, "true").cpu_millis(100).memory_mib(64)
@@ -37,7 +37,7 @@ pub fn node(number: usize) -> NodeSpec {
 /// Starts an agent for `node` on a simulated runtime and waits until it is registered.
 ///
 /// # Errors
-/// What the control side said when it would not have the node.
+/// The error of the control side when it rejected the node.
 pub async fn join(link: Arc<dyn ControlLink>, node: NodeSpec) -> Result<AgentHandle, Failure> {
     let agent = Agent::start(AgentConfig::new(node), Arc::new(SimulatedRuntime::new()), link);
     agent.registered().await?;
@@ -47,32 +47,32 @@ pub async fn join(link: Arc<dyn ControlLink>, node: NodeSpec) -> Result<AgentHan
 /// Submits `specs` in one command and waits until all have finished.
 ///
 /// # Errors
-/// What the orchestrator answered.
+/// The error of the orchestrator.
 pub async fn run_all(
     orchestrator: &Orchestrator,
     specs: impl IntoIterator<Item = TaskSpec>,
 ) -> Result<(), Failure> {
     for task in orchestrator.submit_all(specs).await? {
         let done = orchestrator.wait(task).await?;
-        if done.status() != "succeeded" {
+        if done.status() != TaskStatus::Succeeded {
             return Err(format!("task {task} ended as {}", done.status()).into());
         }
     }
     Ok(())
 }
 
-/// A [`ClusterState`] that is driven without anything around it.
+/// [`ClusterState`] that is driven without an engine.
 #[derive(Debug)]
 pub struct Core {
     state: ClusterState,
     author: Author,
-    /// Tasks so far; the next one gets an id made from this number.
+    /// Number of tasks so far; the next one gets an id made from it.
     submitted: u64,
     ended: u64,
 }
 
 impl Core {
-    /// A cluster of so many nodes that remembers so many finished tasks.
+    /// Cluster of this many nodes that keeps this many finished tasks.
     #[must_use]
     pub fn new(nodes: usize, finished_max: usize) -> Self {
         let config = ClusterConfig { finished_max, ..ClusterConfig::default() };
@@ -100,7 +100,7 @@ impl Core {
         self.carry_out(&Envelope::identified(client, command));
     }
 
-    /// Reports that the oldest task which has not ended yet has ended well.
+    /// Reports that the oldest running task has succeeded.
     ///
     /// # Panics
     /// When there is none, or it was not placed.
@@ -110,7 +110,7 @@ impl Core {
         self.end(task);
     }
 
-    /// Reports that the first task on this node, if it has one, has ended well.
+    /// Reports that the first task on this node, if it has one, has succeeded.
     pub fn end_first_on(&mut self, number: usize) {
         let node = node(number).id;
         let first = self.state.tasks_of(&node).next().map(|task| task.id);
@@ -145,7 +145,7 @@ fn register(number: usize) -> Command {
     Command::RegisterNode { spec: node(number), incarnation, number: 1, held: Vec::new() }
 }
 
-/// Ids that are spread as random ones are, without the cost of making those.
+/// Id that is spread as random ones are, without the cost of generating those.
 fn id(number: u64) -> TaskId {
     let mixed = |seed: u64| {
         let mut bits = number.wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -1,4 +1,4 @@
-//! What the benchmarks share: clusters to measure, and what the system says about a process.
+//! Shared parts of the benchmarks: clusters to measure, and resource usage of processes.
 
 pub mod arrivals;
 pub mod cluster;

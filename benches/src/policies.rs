@@ -1,4 +1,4 @@
-//! Policies to compare the default with. Each places one task at a time and gives no reasons.
+//! Policies that the default is compared with. Each places one task at a time and gives no reasons.
 
 use orch_core::{
     model::Resources,
@@ -9,28 +9,30 @@ use orch_core::{
 #[derive(Clone, Debug)]
 pub struct Policy {
     name: &'static str,
-    /// Number of accepting nodes that it compares, from a place in the list that the task's id tells.
+    /// Number of accepting nodes that it compares, from an index in the list that is derived from the task's
+    /// id.
     compared: usize,
     score: Score,
 }
 
 #[derive(Clone, Debug)]
 enum Score {
-    /// The first that is found.
+    /// First node that is found.
     None,
-    /// The fuller node, with a penalty on imbalance: `(c + m) / 2 + |c - m|` of what it leaves.
+    /// Fuller node, with a penalty on imbalance: `(c + m) / 2 + |c - m|` of the free part.
     Waste,
-    /// The smallest angle between the request and what is free (Panigrahy et al., "Heuristics for vector bin packing",
-    /// 2011).
+    /// Smallest angle between the request and the free part (Panigrahy et al., "Heuristics for vector bin
+    /// packing", 2011).
     Angle,
-    /// The smallest growth of `|c - m|` alone.
+    /// Smallest growth of `|c - m|` alone.
     Imbalance,
-    /// The smallest growth of the free part that stays unused when a node is filled with tasks of one shape, on average
-    /// over all demand (after Weng et al., "Beware of Fragmentation", USENIX ATC 2023).
+    /// Smallest growth of the free part that stays unused when a node is filled with tasks of one shape, on
+    /// average over all demand (after Weng et al., "Beware of Fragmentation", USENIX ATC 2023).
     Fragmentation(Vec<(Resources, f64)>),
 }
 
-/// The policies by name, with the default among them. `demand` is what one of them knows: shapes, and how often.
+/// Policies by name, with the default among them. `demand` is the input of one of them: shapes with their
+/// frequencies.
 #[must_use]
 pub fn all(demand: Vec<(Resources, f64)>) -> Vec<Box<dyn Scheduler>> {
     let policy = |name, compared, score| Box::new(Policy { name, compared, score }) as Box<dyn Scheduler>;
@@ -89,7 +91,7 @@ impl Score {
                 let length = before.0.hypot(before.1) * asked.0.hypot(asked.1);
                 -(before.0 * asked.0 + before.1 * asked.1) / length.max(f64::MIN_POSITIVE)
             }
-            // Differences below rounding errors are none.
+            // Differences below rounding errors count as none.
             Self::Imbalance => (((after.0 - after.1).abs() - (before.0 - before.1).abs()) * 1e9).round(),
             Self::Fragmentation(demand) => {
                 let shapes: Vec<_> = demand
@@ -102,7 +104,7 @@ impl Score {
     }
 }
 
-/// The free part that stays unused when it is filled with one shape, on average over the demand.
+/// Free part that stays unused when it is filled with one shape, on average over the demand.
 fn unused(free: (f64, f64), shapes: &[((f64, f64), f64)]) -> f64 {
     let (mut sum, mut weights) = (0.0, 0.0);
     for ((cpu, memory), often) in shapes {

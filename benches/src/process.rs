@@ -1,16 +1,16 @@
-//! What the system says about a process.
+//! Resource usage of processes, from `/proc`.
 
 use std::{fmt::Display, fs, time::Duration};
 
 use crate::Failure;
 
-/// Linux counts the time of processes in these units on every architecture that it runs on today.
+/// Unit of processor time on every architecture that Linux runs on today.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Bytes of a page in `/proc/self/statm`, where pages are of the usual size.
+/// Size of a page in `/proc/self/statm`, in bytes, where pages are of the usual size.
 const PAGE: u64 = 4096;
 
-/// Memory of this process that is resident now, in bytes.
+/// Resident memory of this process, in bytes.
 ///
 /// # Errors
 /// When the system has no `/proc`.
@@ -28,7 +28,7 @@ pub fn cpu_time(process: impl Display) -> Result<Duration, Failure> {
     ticks(&process.to_string(), 2)
 }
 
-/// The same, with that of its children which have ended, and theirs.
+/// The same, including children that have ended, and their children.
 ///
 /// # Errors
 /// When there is no such process.
@@ -39,7 +39,7 @@ pub fn cpu_time_with_children(process: impl Display) -> Result<Duration, Failure
 /// The sum of the first `count` of: user, system, user of children, system of children.
 fn ticks(process: &str, count: usize) -> Result<Duration, Failure> {
     let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The second field, the program's name in parentheses, may hold anything.
+    // The second field, the program's name in parentheses, may contain any character.
     let (_, fields) = text.rsplit_once(") ").ok_or("stat has no name")?;
     let fields: Vec<&str> = fields.split(' ').skip(11).take(count).collect();
     if fields.len() < count {

@@ -14,7 +14,7 @@ use orch_core::{
     consensus::Consensus,
     engine::{Agent, AgentConfig, EventKind},
     model::{Resources, TaskId, TaskSpec, WorkKind},
-    state::ClusterConfig,
+    state::{ClusterConfig, TaskStatus},
     testkit::SimulatedRuntime,
     transport::{Channel, Demux, DemuxConfig, InProcessConfig, InProcessNetwork, PeerId, Transport},
 };
@@ -68,13 +68,13 @@ fn network_of(members: usize) -> Vec<Arc<dyn Transport>> {
 }
 
 /// Waits until a member knows how a task ended.
-async fn ended(orch: &Orchestrator, task: TaskId) -> String {
+async fn ended(orch: &Orchestrator, task: TaskId) -> TaskStatus {
     let waited = tokio::time::timeout(DEADLINE, async {
         let mut events = orch.events();
         while orch.get(task).is_none() {
             if let EventKind::Task(_) = events.next().await.unwrap().unwrap().kind {}
         }
-        orch.wait(task).await.unwrap().status().to_string()
+        orch.wait(task).await.unwrap().status()
     });
     waited.await.expect("the task ends")
 }
@@ -89,7 +89,7 @@ async fn a_task_crosses_the_group(members: &[Orchestrator]) {
     for round in 0..10 {
         let task = members[1].submit(TaskSpec::program(format!("round-{round}"), "true")).await.unwrap();
         for member in members {
-            assert_eq!(ended(member, task).await, "succeeded");
+            assert_eq!(ended(member, task).await, TaskStatus::Succeeded);
         }
     }
     agent.leave().await;

@@ -20,6 +20,7 @@ use orch_core::{
         Found, FoundState, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeErrorKind,
         RuntimeEvents, Started, Usage, Work,
     },
+    state::TaskStatus,
 };
 use tokio::{sync::watch, task::AbortHandle};
 
@@ -178,10 +179,10 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
         let counts = orch.submit(TaskSpec::program("counts", "count").args(["one", "two"])).await?;
         let sleeps = orch.submit(TaskSpec::program("sleeps", "sleep")).await?;
         let unknown = orch.submit(TaskSpec::program("unknown", "fly")).await?;
-        assert_eq!(orch.wait(counts).await?.status(), "succeeded");
-        assert_eq!(orch.wait(unknown).await?.status(), "failed");
+        assert_eq!(orch.wait(counts).await?.status(), TaskStatus::Succeeded);
+        assert_eq!(orch.wait(unknown).await?.status(), TaskStatus::Failed);
         orch.cancel(sleeps, "enough").await?;
-        assert_eq!(orch.wait(sleeps).await?.status(), "cancelled");
+        assert_eq!(orch.wait(sleeps).await?.status(), TaskStatus::Cancelled);
         orch.shutdown().await?;
         Ok(())
     })

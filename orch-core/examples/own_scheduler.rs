@@ -8,6 +8,7 @@ use orch_core::{
     Orchestrator,
     model::{Held, TaskSpec},
     scheduler::{NodeView, Pending, Placement, Plan, Scheduler, Snapshot},
+    state::TaskStatus,
 };
 
 /// Spreads tasks over the nodes. Like every policy a pure function of what it is shown.
@@ -38,11 +39,11 @@ pub fn main() -> orch_core::Result<()> {
     orch_core::block_on(async {
         let orch = Orchestrator::builder().scheduler(Arc::new(FewestTasks)).local_node()?.build().await?;
         let tasks = orch.submit_all((0..4).map(|n| TaskSpec::program(format!("t{n}"), "true"))).await?;
-        let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut ends: BTreeMap<TaskStatus, u32> = BTreeMap::new();
         for task in tasks {
             *ends.entry(orch.wait(task).await?.status()).or_default() += 1;
         }
-        assert_eq!(ends, BTreeMap::from([("succeeded", 4)]));
+        assert_eq!(ends, BTreeMap::from([(TaskStatus::Succeeded, 4)]));
         assert!(orch.nodes().iter().all(|node| node.held == Held::default()), "everything was given back");
         orch.shutdown().await
     })

@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p orch-core --example quickstart`
 
-use orch_core::{Orchestrator, model::TaskSpec};
+use orch_core::{Orchestrator, model::TaskSpec, state::TaskStatus};
 
 pub fn main() -> orch_core::Result<()> {
     orch_core::block_on(async {
@@ -13,7 +13,7 @@ pub fn main() -> orch_core::Result<()> {
         let task = orch.submit(spec).await?;
         let done = orch.wait(task).await?;
         let printed = orch.logs(task, false).await?.text().await?;
-        assert_eq!((done.status(), printed.as_str()), ("succeeded", "hello from a task\n"));
+        assert_eq!((done.status(), printed.as_str()), (TaskStatus::Succeeded, "hello from a task\n"));
         orch.shutdown().await
     })
 }

@@ -6,6 +6,7 @@ use orch_core::{
     Orchestrator,
     engine::{EventKind, EventStream},
     model::{TaskId, TaskSpec},
+    state::TaskStatus,
     store::Revision,
 };
 
@@ -13,7 +14,7 @@ use orch_core::{
 async fn read_until_over(
     events: &mut EventStream,
     task: TaskId,
-) -> orch_core::Result<(Vec<&'static str>, Revision)> {
+) -> orch_core::Result<(Vec<TaskStatus>, Revision)> {
     let mut seen = Vec::new();
     while let Some(event) = events.next().await {
         let event = event?;
@@ -34,7 +35,7 @@ pub fn main() -> orch_core::Result<()> {
         let mut events = orch.events();
         let first = orch.submit(TaskSpec::program("first", "true")).await?;
         let (seen, revision) = read_until_over(&mut events, first).await?;
-        assert_eq!(seen, ["placed", "succeeded"]);
+        assert_eq!(seen, [TaskStatus::Placed, TaskStatus::Succeeded]);
         drop(events);
 
         // Meanwhile things happen that the reader does not hear of.
@@ -43,7 +44,7 @@ pub fn main() -> orch_core::Result<()> {
 
         let mut resumed = orch.events_from(revision)?;
         let (seen, _) = read_until_over(&mut resumed, second).await?;
-        assert_eq!(seen, ["placed", "succeeded"], "nothing is missed");
+        assert_eq!(seen, [TaskStatus::Placed, TaskStatus::Succeeded], "nothing is missed");
         orch.shutdown().await
     })
 }

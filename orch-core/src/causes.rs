@@ -1,9 +1,10 @@
-//! [`with_causes`]: an error and why.
+//! [`with_causes`]: text of an error with its causes.
 
 use std::{error::Error, fmt};
 
-/// Shows an error with what caused it, as in `the store failed: writing failed in the redb store: no space left on device`.
-/// The `Display` of an error of this crate says only what failed itself; [`Error::source`] has the cause.
+/// Shows an error with its causes, as in `the store failed: writing failed in the redb store: no space
+/// left on device`. The `Display` of an error of this crate describes only the failure itself;
+/// [`Error::source`] has the cause.
 pub fn with_causes<'a>(error: &'a (dyn Error + 'a)) -> impl fmt::Display + 'a {
     Chain(error)
 }

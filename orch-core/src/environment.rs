@@ -1,4 +1,4 @@
-//! [`Environment`]: what the engine takes from outside of itself.
+//! [`Environment`]: clock, randomness and background tasks that the engine gets from its host.
 
 use std::{fmt, sync::Arc};
 
@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use crate::model::Timestamp;
 
-/// Wall clock, randomness and background work of one process. An orchestrator, its consensus and an agent that are given one of
-/// their own can run many to a thread in virtual time, on a tokio runtime whose clock is paused: the same seed brings the
-/// same ids, and a process ends at once when all of its work is aborted.
+/// Wall clock, randomness and background work of one process. An orchestrator, its consensus and an agent
+/// that are given one of their own can run many to a thread in virtual time, on a tokio runtime whose clock
+/// is paused: the same seed brings the same ids, and a process ends at once when all of its work is aborted.
 ///
-/// Durations are not in it: they are measured by tokio's clock. Neither is work that ends with the work that started it.
-/// Runtimes, stores and transports have clocks and threads of their own.
+/// Durations are not in it: they are measured by tokio's clock. Neither is work that ends with the work that
+/// started it. Runtimes, stores and transports have clocks and threads of their own.
 pub trait Environment: fmt::Debug + Send + Sync + 'static {
     /// Wall clock. It may step in both directions.
     fn now(&self) -> Timestamp {

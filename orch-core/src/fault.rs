@@ -1,6 +1,6 @@
-//! Mistakes that the engine could make, one by one, so that it can be shown that the simulation would find each.
+//! Faults that can be seeded into the engine one by one, to prove that the simulation would find each.
 
-/// A mistake. Only builds with `--cfg orch_seeded_faults` can make one.
+/// Seeded fault of the engine. Only builds with `--cfg orch_seeded_faults` can activate one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum EngineFault {
@@ -8,11 +8,11 @@ pub enum EngineFault {
     EndsForgotten = 1,
     /// Calls of an earlier registration count.
     SessionsNotChecked,
-    /// A member answers agents from what it has, however far it is behind.
+    /// A member serves agents from its local state, however far it is behind.
     AnswersWithoutBarrier,
-    /// A decision that writes nothing is made on whatever state is there.
+    /// A decision that writes nothing is made on a state that may be stale.
     EmptyDecisionsNotChecked,
-    /// A proposer's clock does not go on from the cluster's time.
+    /// A proposer's clock does not continue from the cluster's time.
     ClockNotHybrid,
     /// A member needs a moment without decisions to start.
     StartNeedsQuiet,
@@ -21,7 +21,7 @@ pub enum EngineFault {
 }
 
 impl EngineFault {
-    /// All of them, with the names that commands use.
+    /// All faults, with their names on the command line.
     pub const ALL: &[(&str, Self)] = &[
         ("ends-forgotten", Self::EndsForgotten),
         ("sessions-not-checked", Self::SessionsNotChecked),
@@ -42,7 +42,7 @@ mod active {
     static ACTIVE: AtomicU8 = AtomicU8::new(0);
 
     impl EngineFault {
-        /// Makes this mistake from now on, in the whole process.
+        /// Activates this fault from now on, in the whole process.
         pub fn make(fault: Option<Self>) {
             ACTIVE.store(fault.map_or(0, |fault| fault as u8), Ordering::SeqCst);
         }

@@ -1,4 +1,4 @@
-//! Words of a panic in code of the host, for errors that people read.
+//! Messages of panics in code of the host, for errors that people read.
 
 use std::any::Any;
 

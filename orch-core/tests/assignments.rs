@@ -1,4 +1,4 @@
-//! Assignments of a node whose specs are more than one answer takes.
+//! Assignments of a node whose specs exceed the size of one response.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,13 +8,14 @@ use orch_core::{
     Orchestrator,
     engine::{Agent, AgentConfig, Assignments, AssignmentsQuery, ControlLink, Registration},
     model::{AttemptId, Exit, IncarnationId, Resources, Session, TaskId, TaskSpec, WorkKind},
+    state::TaskStatus,
     testkit::SimulatedRuntime,
 };
 
 /// Large tasks: some 12 MiB of specs together.
 const LARGE: usize = 60;
 const SPEC_BYTES: usize = 200 << 10;
-/// Bound of one answer, with room for the one spec that it may be over.
+/// Bound of one response, including the one spec by which it may exceed the limit.
 const ANSWER_BYTES_MAX: usize = (4 << 20) + (256 << 10);
 
 fn config() -> AgentConfig {
@@ -102,8 +103,9 @@ async fn an_agent_takes_over_more_than_one_answer_has_room_for() {
     let agent = Agent::start(config.clone(), Arc::new(runtime.clone()), orch.link());
     let tasks = submit(&orch).await;
     let mut events = orch.events();
-    let all_run =
-        |orch: &Orchestrator| tasks.iter().all(|task| orch.get(*task).unwrap().status() == "running");
+    let all_run = |orch: &Orchestrator| {
+        tasks.iter().all(|task| orch.get(*task).unwrap().status() == TaskStatus::Running)
+    };
     while !all_run(&orch) {
         events.next().await.unwrap().unwrap();
     }
@@ -114,7 +116,7 @@ async fn an_agent_takes_over_more_than_one_answer_has_room_for() {
     }
     for task in &tasks {
         let done = orch.wait(*task).await.unwrap();
-        assert_eq!((done.status(), done.record.attempts_made), ("succeeded", 1));
+        assert_eq!((done.status(), done.record.attempts_made), (TaskStatus::Succeeded, 1));
     }
     assert_eq!(runtime.starts().len(), LARGE, "nothing was started twice");
 }

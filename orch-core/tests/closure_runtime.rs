@@ -1,4 +1,5 @@
-//! A runtime that runs closures of its own process, held against the contract of runtimes: no shell, no processes.
+//! Runtime that runs closures in its own process, checked against the contract of runtimes: no shell, no
+//! processes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::{
@@ -47,7 +48,7 @@ impl Job {
     fn write(&self, stream: OutputStream, text: &str) {
         let limit = usize::try_from(self.work.spec.output_limit_bytes).unwrap();
         self.state.send_modify(|state| {
-            // A task that is aborted may be in the middle of this.
+            // A task that is aborted may be at this point.
             if state.exit.is_some() {
                 return;
             }

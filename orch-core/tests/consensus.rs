@@ -1,5 +1,5 @@
-//! The consensus of one process and of processes that share a store, against the conformance suite; and the default
-//! scheduler against its own.
+//! The consensus of one process and of processes that share a store, against the conformance suite; and the
+//! default scheduler against its own.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -16,7 +16,7 @@ use orch_core::{
     testkit::consensus::{ConsensusHarness, run_all},
 };
 
-/// How a group is made of the store of its name.
+/// Makes a group over the store of its name.
 type Make = fn(Arc<dyn StateStore>) -> Vec<Arc<dyn Consensus>>;
 
 struct Groups {

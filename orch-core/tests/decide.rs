@@ -1,4 +1,4 @@
-//! Single decisions of the functional core, by example. What always holds is in `invariants.rs`.
+//! Single decisions of the functional core, by example. Invariants are in `invariants.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,7 @@ use orch_core::{
     scheduler::LeastFragmentation,
     state::{
         Change, ClusterConfig, ClusterMachine, ClusterState, Command, Decided, Envelope, NewTask, Outcome,
-        Publish, Rejection, TaskRecord, TaskState,
+        Publish, Rejection, TaskRecord, TaskState, TaskStatus,
     },
     store::{Key, Revision, Write},
 };
@@ -24,7 +24,7 @@ fn node(id: &str) -> NodeSpec {
     NodeSpec::new(id, instance, Resources::new(8000, 16 << 30), [WorkKind::Program])
 }
 
-/// Registration by the first process of the node's agent.
+/// Registration by the first incarnation of the node's agent.
 fn register(id: &str) -> Command {
     register_as(id, 1, &[])
 }
@@ -170,7 +170,7 @@ fn a_node_whose_clock_is_off_ends_no_attempt_early() {
         started_at.unwrap()
     };
     assert_eq!(started(3000), Timestamp::from_millis(3000));
-    // Before it was placed, and after the report arrived: neither can be.
+    // Before the placement, and after the report arrived: neither is possible.
     assert_eq!(started(10), Timestamp::from_millis(5000));
     assert_eq!(started(9000), Timestamp::from_millis(5000));
 }
@@ -332,11 +332,11 @@ fn a_lost_attempt_that_is_heard_of_before_it_is_replaced_goes_on() {
     let task = cluster.submit(1, pinned);
     let attempt = cluster.current(task);
     cluster.lose(10_000, "n");
-    assert_eq!(cluster.task(task).status(), "pending");
+    assert_eq!(cluster.task(task).status(), TaskStatus::Pending);
     cluster.command(16_000, register_as("n", 1, &[attempt])).unwrap();
     assert_eq!((cluster.current(task), cluster.task(task).node_losses), (attempt, 0));
     cluster.end(17_000, task, AttemptEnd::Exited { exit: Exit::from_code(0) }).unwrap();
-    assert_eq!(cluster.task(task).status(), "succeeded");
+    assert_eq!(cluster.task(task).status(), TaskStatus::Succeeded);
 }
 
 #[test]
@@ -391,12 +391,12 @@ fn a_task_may_wait_for_its_lost_node() {
     cluster.command(2, register("other")).unwrap();
     cluster.lose(10_000, "n");
     for task in [waits, stays, back] {
-        assert_eq!(cluster.task(task).status(), "disconnected");
+        assert_eq!(cluster.task(task).status(), TaskStatus::Disconnected);
     }
     assert_eq!(cluster.0.next_due(), Some(Timestamp::from_millis(70_000)));
     cluster.command(70_000, Command::Tick).unwrap();
     assert_eq!(cluster.task(waits).node().unwrap().as_str(), "other");
-    assert_eq!(cluster.task(stays).status(), "disconnected");
+    assert_eq!(cluster.task(stays).status(), TaskStatus::Disconnected);
     cluster.command(80_000, register_as("n", 1, &[attempt])).unwrap();
     assert_eq!(cluster.current(back), attempt);
     assert_eq!(cluster.task(stays).attempts_made, 2, "its node came back without it");
@@ -408,7 +408,7 @@ fn removing_a_lost_node_ends_the_wait_for_it() {
     let task = cluster.submit(1, with_policy(NodeLossPolicy { replace: false, ..NodeLossPolicy::default() }));
     cluster.lose(10_000, "n");
     cluster.command(11_000, Command::RemoveNode { node: node("n").id }).unwrap();
-    assert_eq!(cluster.task(task).status(), "pending");
+    assert_eq!(cluster.task(task).status(), TaskStatus::Pending);
 }
 
 #[test]
@@ -516,7 +516,7 @@ fn what_went_wrong_long_ago_is_forgotten() {
         cluster.lose(now, &on);
         cluster.command(now + 1000, register(&on)).unwrap();
     }
-    assert_eq!((cluster.task(service).status(), cluster.task(service).node_losses), ("placed", 1));
+    assert_eq!((cluster.task(service).status(), cluster.task(service).node_losses), (TaskStatus::Placed, 1));
     for _ in 0..12 {
         now += 30 * day;
         cluster.end(now, service, AttemptEnd::Exited { exit: Exit::from_code(1) }).unwrap();
@@ -529,7 +529,7 @@ fn what_went_wrong_long_ago_is_forgotten() {
         cluster.command(now, Command::Tick).unwrap();
     }
 
-    // Work that ends by itself has a number of tries, however long they take.
+    // Work that ends by itself has a maximum number of attempts, however long they take.
     let batch = cluster.submit(now, TaskSpec::program("batch", "work").max_attempts(2));
     for _ in 0..2 {
         now += day;
@@ -537,5 +537,5 @@ fn what_went_wrong_long_ago_is_forgotten() {
         now += 10_000;
         let _ = cluster.command(now, Command::Tick);
     }
-    assert_eq!(cluster.task(batch).status(), "failed");
+    assert_eq!(cluster.task(batch).status(), TaskStatus::Failed);
 }

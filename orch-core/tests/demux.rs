@@ -1,4 +1,4 @@
-//! A transport in parts: each part against the conformance suite, and what parts do to each other.
+//! A transport in parts: each part against the conformance suite, and the effects of parts on each other.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::{num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
@@ -72,7 +72,7 @@ async fn whoever_listens_wakes_the_others() {
     let network = InProcessNetwork::default();
     let (sender, receiver) = (network.join(id(1)), demux(&network, 2, DemuxConfig::default()));
     let (one, other) = (receiver.open([Channel(1)]).unwrap(), receiver.open([Channel(2)]).unwrap());
-    // Both wait, the first of them listens for both; then the other way round.
+    // Both wait, the first of them receives for both; then the other way round.
     for channel in [2, 1, 1, 2, 2] {
         let (mut first, mut second) = (pin!(one.incoming()), pin!(other.incoming()));
         assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
@@ -93,7 +93,7 @@ async fn nothing_is_lost_when_a_listener_gives_up() {
     for number in 0..20u8 {
         assert!(one.incoming().now_or_never().is_none());
         sender.send(id(2), Channel(2), vec![number].into()).await.unwrap();
-        // It may have taken the message in for the other part, and ends here.
+        // It may have received the message for the other part, and ends here.
         assert!(one.incoming().now_or_never().is_none());
     }
     for number in 0..20 {
@@ -133,7 +133,7 @@ async fn a_part_that_does_not_listen_holds_nobody_up() {
         }
         sender.send(id(2), Channel(2), Bytes::from_static(b"quick")).await.unwrap();
         assert_eq!(next(&quick).await, "quick");
-        // By number, by bytes, and one that is larger than all that may wait.
+        // By number, by bytes, and one that exceeds the whole bound of bytes.
         for number in 0..[3, 1, 1][round] {
             assert_eq!(next(&slow).await[0], number);
         }

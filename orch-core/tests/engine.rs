@@ -1,5 +1,5 @@
-//! The engine end to end, over what this crate brings: orchestrator, agents and everything between them are real. And what
-//! depends on no composition.
+//! The engine end to end, over the backends of this crate: orchestrator, agents and everything between them
+//! are real. And cases that depend on no composition.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use orch_core::{
     },
     runtime::{Found, FoundState, OutputStream, Progress, Runtime as _, RuntimeError, Started, Work},
     scheduler::{Pending, Plan, Scheduler, Snapshot},
-    state::{ClusterConfig, Rejection, TaskResult, TimeoutKind},
+    state::{ClusterConfig, Rejection, TaskResult, TaskStatus, TimeoutKind},
     store::{Key, MemoryStore, StateStore, StoreError, Txn, Write},
     testkit::{
         Layered, RuntimeLayer, SimulatedRuntime,
@@ -29,7 +29,7 @@ struct InMemory {
     stores: Mutex<BTreeMap<String, Arc<dyn StateStore>>>,
     decide: Decide,
     members: usize,
-    /// For output in files.
+    /// Directory for output in files.
     dir: Option<tempfile::TempDir>,
 }
 
@@ -58,7 +58,7 @@ impl EngineHarness for InMemory {
         Some(Arc::new(FileOutput::open(FileOutputConfig::new(dir)).await.expect("a new directory")))
     }
 
-    /// Who shuts down closes the store, and what is in memory is gone.
+    /// A shutdown closes the store, and records in memory are lost.
     fn reopens(&self) -> bool {
         false
     }
@@ -99,7 +99,7 @@ fn hang(name: &str) -> TaskSpec {
     TaskSpec::program(name, "hang")
 }
 
-/// It goes without a word; the suite has the case of one that is shut down.
+/// It is dropped without a shutdown; the suite has the case of one that is shut down.
 #[tokio::test]
 async fn decisions_outlive_an_orchestrator_that_is_dropped() {
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
@@ -116,7 +116,7 @@ async fn decisions_outlive_an_orchestrator_that_is_dropped() {
     let before = build().await;
     let task = before.submit(hang("survives")).await.unwrap();
     drop(before);
-    assert_eq!(build().await.get(task).unwrap().status(), "pending");
+    assert_eq!(build().await.get(task).unwrap().status(), TaskStatus::Pending);
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_host_that_is_its_own_node_starts_again_on_its_records() {
     drop(first);
     let second = build().await;
     let task = second.submit(TaskSpec::program("two", "true")).await.unwrap();
-    assert_eq!(second.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(second.wait(task).await.unwrap().status(), TaskStatus::Succeeded);
 }
 
 fn node_config(node: &str) -> AgentConfig {
@@ -209,7 +209,7 @@ async fn a_scheduler_that_panics_places_nothing_and_the_status_says_so() {
     let orch =
         Orchestrator::builder().scheduler(Arc::new(Panics)).node(node.0, node.1).build().await.unwrap();
     let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
-    assert_eq!(orch.get(task).unwrap().status(), "pending");
+    assert_eq!(orch.get(task).unwrap().status(), TaskStatus::Pending);
     assert_eq!(orch.explain(task).unwrap(), None);
     let trouble = orch.status().scheduler_error.unwrap();
     assert!(trouble.ends_with("out of ideas"), "{trouble}");
@@ -217,7 +217,7 @@ async fn a_scheduler_that_panics_places_nothing_and_the_status_says_so() {
     orch.shutdown().await.unwrap();
 }
 
-/// Panics in the step that the task is named after.
+/// Runtime that panics in the step that the task is named after.
 #[derive(Debug)]
 struct Fragile(SimulatedRuntime);
 
@@ -255,12 +255,12 @@ async fn a_runtime_that_panics_fails_the_attempt_and_nothing_else() {
     for (name, program) in [("prepare", "true"), ("start", "true"), ("wait", "hang")] {
         let task = orch.submit(TaskSpec::program(name, program)).await.unwrap();
         let done = orch.wait(task).await.unwrap();
-        assert_eq!(done.status(), "failed", "{name}");
+        assert_eq!(done.status(), TaskStatus::Failed, "{name}");
         let Some(AttemptEnd::StartFailed { failure }) = done.record.last_end() else { panic!("{done:?}") };
         assert!(failure.message.contains("fell over"), "{failure:?}");
     }
     let well = orch.submit(TaskSpec::program("well", "true")).await.unwrap();
-    assert_eq!(orch.wait(well).await.unwrap().status(), "succeeded");
+    assert_eq!(orch.wait(well).await.unwrap().status(), TaskStatus::Succeeded);
     orch.shutdown().await.unwrap();
     assert!(runtime.list().await.unwrap().is_empty(), "what ran when it panicked was removed");
 }
@@ -297,10 +297,8 @@ async fn a_list_is_what_a_look_at_every_task_finds() {
         for after_seq in [None, Some(0), Some(511), Some(10_000)] {
             let base = TaskFilter { limit, after_seq, ..TaskFilter::default() };
             check(base.clone(), &|_| true);
-            for status in ["pending", "cancelled"] {
-                check(TaskFilter { statuses: vec![status.into()], ..base.clone() }, &|view| {
-                    view.status() == status
-                });
+            for status in [TaskStatus::Pending, TaskStatus::Cancelled] {
+                check(TaskFilter { statuses: vec![status], ..base.clone() }, &|view| view.status() == status);
             }
             check(TaskFilter { name: Some("t3".into()), ..base.clone() }, &|view| {
                 view.record.spec.name == "t3"
@@ -316,7 +314,10 @@ async fn a_list_is_what_a_look_at_every_task_finds() {
     }
     let none = TaskFilter { id_prefix: Some("no id".into()), ..TaskFilter::default() };
     assert!(orch.list(&none).is_empty());
-    assert_eq!(orch.status().tasks, BTreeMap::from([("pending", 720), ("cancelled", 180)]));
+    assert_eq!(
+        orch.status().tasks,
+        BTreeMap::from([(TaskStatus::Pending, 720), (TaskStatus::Cancelled, 180)])
+    );
 }
 
 #[tokio::test]
@@ -349,7 +350,7 @@ async fn a_reader_that_has_seen_everything_resumes_after_a_restart() {
         }
     };
     drop((events, first));
-    // Whatever else the store was used for meanwhile.
+    // Revisions of the store that are not decisions.
     store.commit(Txn::of(vec![Write::put(Key::new("observed/other").unwrap(), "x")])).await.unwrap();
     let second = build().await;
     let mut resumed = second.events_from(seen).unwrap();
@@ -364,8 +365,8 @@ async fn a_reader_that_has_seen_everything_resumes_after_a_restart() {
     second.shutdown().await.unwrap();
 }
 
-/// What the suite of output does not see: that a task's output is where the builder was told, that it is moved there from a
-/// store of before, and that output without a task goes.
+/// Checks what the suite of output stores does not see: that a task's output is in the builder's store, that
+/// it is moved there from an earlier store, and that output without a task is deleted.
 #[tokio::test]
 async fn output_has_a_place_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
@@ -428,7 +429,7 @@ async fn output_has_a_place_of_its_own() {
     assert_eq!(stored().await, 0);
 }
 
-/// An orchestrator that is dropped ends soon afterwards.
+/// Opens the files once the dropped orchestrator has released them.
 async fn files_when_free(dir: &std::path::Path) -> Arc<dyn OutputStore> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
@@ -440,7 +441,7 @@ async fn files_when_free(dir: &std::path::Path) -> Arc<dyn OutputStore> {
     }
 }
 
-/// A place that refuses for a while, as a full disk does.
+/// Output store that returns errors for a while, as a full disk does.
 #[derive(Debug)]
 struct Full(MemoryOutput, watch::Sender<bool>, watch::Sender<usize>);
 

@@ -1,4 +1,4 @@
-//! The examples do what they say.
+//! Examples produce the output that they promise.
 
 #![cfg(target_os = "linux")]
 #![expect(unreachable_pub, reason = "each example is a program of its own as well")]

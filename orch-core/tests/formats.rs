@@ -1,4 +1,5 @@
-//! Records and snapshots of earlier formats are read, go on to live, and are in the present format from the next write on.
+//! Records and snapshots of earlier formats are read, stay valid, and are written in the present format from
+//! the next write on.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
@@ -31,7 +32,7 @@ fn records_1() -> Vec<Write> {
     RECORDS_1.lines().map(record).collect()
 }
 
-/// The same records, of which those of tasks without an environment have a large one.
+/// The same records; those of tasks without an environment get a large one.
 fn large_records_1() -> Vec<Write> {
     let large = format!(r#""env":{{"LARGE":"{}"}},"workload":"#, "x".repeat(600));
     let enlarge = |mut write: Write| {

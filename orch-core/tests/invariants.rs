@@ -1,19 +1,19 @@
-//! What always holds of the functional core, whatever is thrown at it.
+//! Invariants of the functional core under random commands.
 //!
 //! | invariant | checked by |
 //! |---|---|
-//! | no task is lost: every accepted one is pending, placed, finished or was forgotten as finished | [`Oracle::tasks_are_kept`] |
+//! | every accepted task is pending, placed or finished, or was forgotten | [`Oracle::tasks_are_kept`] |
 //! | no attempt without its placement, and none on a node that is not there | [`attempts_match_placements`] |
 //! | the capacity of a node is never exceeded by placing | [`capacity_holds`] |
-//! | states only move forward, but for an attempt that is taken back from a lost node | [`Oracle::states_move_forward`] |
+//! | states only move forward, except for attempts taken back | [`Oracle::states_move_forward`] |
 //! | only an attempt that was given up with its node is ever taken back | [`only_lost_attempts_come_back`] |
 //! | a report under an earlier registration changes nothing | [`Oracle::stale_reports_change_nothing`] |
-//! | a process that another one has taken over from never registers again | [`fenced_processes_stay_out`] |
+//! | a fenced incarnation never registers again | [`fenced_processes_stay_out`] |
 //! | a report of a stale attempt changes nothing | [`Oracle::stale_reports_change_nothing`] |
 //! | a client's command is applied at most once | [`Oracle::repeated_commands_change_nothing`] |
-//! | a task that could be placed is placed | [`nothing_placeable_waits`] |
-//! | the same commands give the same digest; a snapshot and the rest give the whole | [`replay_and_snapshots_agree`] |
-//! | taking changes back restores the state | [`changes_can_be_taken_back`] |
+//! | no placeable task stays pending | [`nothing_placeable_waits`] |
+//! | replay, and a snapshot with the rest of the log, give the same digest | [`replay_and_snapshots_agree`] |
+//! | undoing changes restores the state | [`changes_can_be_taken_back`] |
 //! | records survive being written down, and those in a store are the whole state | [`Records`] |
 //! | a large spec is stored once, as long as a task has it | [`Records::are_the_state`] |
 
@@ -42,7 +42,7 @@ use orch_core::{
 };
 use proptest::prelude::*;
 
-/// What a step does; numbers are taken modulo what there is, so that most steps hit something.
+/// Step of a random run; numbers are taken modulo the number of candidates, so that most steps have a target.
 #[derive(Clone, Debug)]
 enum Step {
     Submit {
@@ -147,7 +147,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A step and how far the clock moves before it; sometimes back.
+/// A step, and the movement of the clock before it; sometimes backwards.
 fn steps(count: usize) -> impl Strategy<Value = Vec<(Step, i32)>> {
     prop::collection::vec((step(), prop_oneof![4 => 0..2000i32, 1 => -5000..0i32, 1 => 0..60_000i32]), count)
 }
@@ -177,10 +177,10 @@ fn pick<T: Clone>(from: &[T], at: u16) -> Option<T> {
     (!from.is_empty()).then(|| from[usize::from(at) % from.len()].clone())
 }
 
-/// Turns steps into commands by looking at the state.
+/// Converts steps into commands for the current state.
 struct Driver {
     ids: u64,
-    /// Who proposes the command.
+    /// Member that proposes the command.
     member: u8,
     sent: Vec<Envelope>,
 }
@@ -339,7 +339,7 @@ fn some_end(end: u8) -> AttemptEnd {
     }
 }
 
-/// What is remembered from step to step.
+/// State carried from step to step.
 #[derive(Default)]
 struct Oracle {
     accepted: BTreeSet<TaskId>,
@@ -425,7 +425,7 @@ fn attempts_match_placements(state: &ClusterState) {
     assert_eq!((placed, placed), (listed, counted as usize));
 }
 
-/// A node may come back smaller than what runs on it; placing must never make that worse.
+/// A node may return smaller than its running tasks; placing must never make that worse.
 fn capacity_holds(before: &ClusterState, state: &ClusterState, decided: &Decided) {
     for change in &decided.changes {
         let Change::PutTask(task) = change else { continue };
@@ -469,7 +469,7 @@ fn fenced_processes_stay_out(
         let was = before.nodes().iter().find(|known| known.id() == id).map(|known| known.record.incarnation);
         fenced.extend(was.filter(|was| *was != now).map(|was| (id.clone(), was)));
     }
-    // A node that was removed starts anew.
+    // A node that was removed and registers again starts without fenced incarnations.
     fenced.retain(|(id, _)| state.nodes().iter().any(|view| view.id() == id));
 }
 
@@ -497,7 +497,7 @@ fn changes_can_be_taken_back(state: &mut ClusterState, decided: &Decided) {
     assert!(state.snapshot() == before, "taking back what was done restores the records");
 }
 
-/// Records in a store: the writes of all changes, one after the other.
+/// Records in a store: the writes of all changes, in order.
 #[derive(Default)]
 struct Records(BTreeMap<Key, Write>);
 

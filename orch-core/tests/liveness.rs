@@ -1,4 +1,4 @@
-//! Nodes that are silent, slow or back, and what is known of their work.
+//! Nodes whose heartbeats stop, are slow or return, and the state of their work.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -17,6 +17,7 @@ use orch_core::{
     },
     model::{AttemptEnd, NodeId, NodeLossPolicy, NodeState, Report, Resources, Session, TaskSpec, WorkKind},
     runtime::{Progress, RuntimeError, RuntimeErrorKind, Work},
+    state::TaskStatus,
     store::{
         CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
         Watch,
@@ -25,7 +26,7 @@ use orch_core::{
 };
 use tokio::sync::Notify;
 
-/// Longer than anything here takes, so that a hang has a name.
+/// Longer than anything here takes, so that a hang is reported with its name.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 async fn join(link: Arc<dyn ControlLink>, node: &str) -> AgentHandle {
@@ -40,7 +41,7 @@ fn state_of(orch: &Orchestrator, node: &str) -> NodeState {
     orch.node(&NodeId::new(node).unwrap()).unwrap().record.state
 }
 
-/// Waits until what is looked at is so.
+/// Waits until the condition holds.
 async fn until(orch: &Orchestrator, what: &str, is_so: impl Fn() -> bool) {
     let mut events = orch.events();
     let looked = async {
@@ -51,7 +52,7 @@ async fn until(orch: &Orchestrator, what: &str, is_so: impl Fn() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "{what}");
 }
 
-/// A store that takes its time for everything.
+/// Store that delays every call.
 #[derive(Debug)]
 struct Slow(MemoryStore, Duration);
 
@@ -115,13 +116,13 @@ async fn a_dead_node_is_lost_and_a_living_one_is_not_however_slow_the_store_is()
     }
 }
 
-/// State of the way to the control side.
+/// State of the link to the control side.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Open,
     /// Calls fail.
     Cut,
-    /// Calls have no answer, but for one that is old: the last assignments that named work.
+    /// Calls get no response, except an outdated one: the last assignments that had work.
     Mute,
 }
 
@@ -130,7 +131,7 @@ struct Road {
     link: Arc<dyn ControlLink>,
     way: Mutex<Way>,
     old: Mutex<Option<Assignments>>,
-    /// Told of registrations and reports that get no answer.
+    /// Notified of registrations and reports that get no response.
     unanswered: Notify,
 }
 
@@ -211,15 +212,15 @@ async fn work_that_is_taken_back_is_seen_running_again() {
     let spec = TaskSpec { node_loss: Some(policy.into()), ..TaskSpec::program("t", "hang") };
     let task = orch.submit(spec).await.unwrap();
     let status = || orch.get(task).unwrap().status();
-    until(&orch, "it never runs", || status() == "running").await;
+    until(&orch, "it never runs", || status() == TaskStatus::Running).await;
     link.set(Way::Cut);
-    until(&orch, "its node is never lost", || status() == "disconnected").await;
+    until(&orch, "its node is never lost", || status() == TaskStatus::Disconnected).await;
     link.set(Way::Open);
-    until(&orch, "it is not seen running again", || status() == "running").await;
+    until(&orch, "it is not seen running again", || status() == TaskStatus::Running).await;
     assert_eq!(orch.get(task).unwrap().record.attempts_made, 1);
 }
 
-/// Work of which nothing can be made ready, for reasons that fill a book.
+/// Runtime in which `prepare` fails with very long messages.
 #[derive(Debug)]
 struct Verbose(SimulatedRuntime);
 
@@ -242,7 +243,7 @@ async fn a_failure_with_endless_words_is_a_failure() {
     let orch = Orchestrator::builder().node(config, runtime).build().await.unwrap();
     let task = orch.submit(TaskSpec::program("t", "true")).await.unwrap();
     let done = tokio::time::timeout(PATIENCE, orch.wait(task)).await.expect("it never ends").unwrap();
-    assert_eq!(done.status(), "failed");
+    assert_eq!(done.status(), TaskStatus::Failed);
     let Some(AttemptEnd::StartFailed { failure }) = done.record.last_end() else { panic!("{done:?}") };
     assert_eq!(failure.message.len(), 1024);
 }

@@ -1,5 +1,5 @@
-//! Orchestrators among others, and at their end: members that decide over one store, what is left when the last handle is
-//! dropped, and agents that drain.
+//! Orchestrators beside others, and their shutdown: members that decide over one store, resources after the
+//! last handle is dropped, and agents that drain.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,6 +18,7 @@ use orch_core::{
         WorkKind,
     },
     runtime::{Found, FoundState, Runtime as _, RuntimeError},
+    state::TaskStatus,
     store::{
         CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
         Watch, Write,
@@ -26,7 +27,7 @@ use orch_core::{
 };
 use tokio::sync::oneshot;
 
-/// Longer than anything here takes, so that a hang has a name.
+/// Longer than anything here takes, so that a hang is reported with its name.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 fn agent_config(node: &str) -> AgentConfig {
@@ -54,7 +55,7 @@ fn state_of(orch: &Orchestrator, node: &NodeId) -> Option<NodeState> {
     orch.nodes().iter().find(|known| known.id() == node).map(|known| known.record.state)
 }
 
-/// Waits until the member knows that the node is in this state.
+/// Waits until the member sees the node in this state.
 async fn until(orch: &Orchestrator, node: &NodeId, state: NodeState) {
     let mut events = orch.events();
     let looked = async {
@@ -65,7 +66,7 @@ async fn until(orch: &Orchestrator, node: &NodeId, state: NodeState) {
     assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "{node} never became {state:?}");
 }
 
-/// Lets time pass and checks that no member took the node for lost meanwhile.
+/// Lets time pass and checks that no member declared the node lost meanwhile.
 async fn stays_ready(members: &[&Orchestrator], node: &NodeId, time: Duration) {
     let mut streams: Vec<_> = members.iter().map(|orch| orch.events()).collect();
     tokio::time::sleep(time).await;
@@ -169,7 +170,7 @@ async fn members_of_one_store_need_a_name_the_store_and_time() {
     }
 }
 
-/// A store of this process that tells when nobody holds it any more. What is in it stays, as in a file.
+/// Store of this process that reports when its last handle is dropped. Its records stay, as in a file.
 #[derive(Debug)]
 struct Held {
     file: Arc<MemoryStore>,
@@ -211,7 +212,7 @@ impl StateStore for Held {
     }
 }
 
-/// A host that is its own node, over what is in the file.
+/// Host that is its own node, over the records of a file.
 async fn host(
     file: &Arc<MemoryStore>,
     config: &AgentConfig,
@@ -222,7 +223,7 @@ async fn host(
     (builder.build().await.unwrap(), released)
 }
 
-/// An error says that the sender is gone, and the store with it.
+/// An error means that the sender was dropped, and the store with it.
 async fn gone(released: oneshot::Receiver<()>) {
     assert!(tokio::time::timeout(PATIENCE, released).await.expect("the store is still held").is_err());
 }
@@ -233,11 +234,11 @@ async fn dropping_the_last_handle_releases_the_store_and_leaves_work_alone() {
     let (first, mut released) = host(&file, &config, &runtime).await;
     let (clone, link, mut events) = (first.clone(), first.link(), first.events());
     let task = first.submit(TaskSpec::program("goes on", "hang")).await.unwrap();
-    while first.get(task).unwrap().status() != "running" {
+    while first.get(task).unwrap().status() != TaskStatus::Running {
         events.next().await.unwrap().unwrap();
     }
     drop(first);
-    assert_eq!(clone.get(task).unwrap().status(), "running");
+    assert_eq!(clone.get(task).unwrap().status(), TaskStatus::Running);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(released.try_recv() == Err(oneshot::error::TryRecvError::Empty), "a clone holds it");
     let session = clone.nodes()[0].record.current_session();
@@ -256,7 +257,7 @@ async fn dropping_the_last_handle_releases_the_store_and_leaves_work_alone() {
 
     let (second, _) = host(&file, &config, &runtime).await;
     runtime.finish(runtime.starts()[0], Exit::from_code(0));
-    assert_eq!(second.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(second.wait(task).await.unwrap().status(), TaskStatus::Succeeded);
     assert_eq!(runtime.starts().len(), 1, "it was taken over");
 }
 
@@ -275,9 +276,9 @@ fn the_last_handle_may_be_dropped_anywhere() {
 
 #[derive(Debug, PartialEq)]
 enum Oddity {
-    /// Work takes all the time that it is given to stop.
+    /// Work uses its whole grace period to stop.
     StopsSlowly,
-    /// Somebody removes everything as soon as it was listed.
+    /// Attempts are removed as soon as they were listed.
     PrunedOnceListed,
 }
 
@@ -320,7 +321,7 @@ async fn an_agent_that_drains_gives_each_task_its_own_grace() {
     let graces = [Duration::from_secs(5), Duration::from_secs(300)];
     let spec = |grace| TaskSpec::program("slow", "hang").stop_grace(grace).restart(RestartPolicy::Never);
     let tasks = orch.submit_all(graces.map(spec)).await.unwrap();
-    while tasks.iter().any(|task| orch.get(*task).unwrap().status() != "running") {
+    while tasks.iter().any(|task| orch.get(*task).unwrap().status() != TaskStatus::Running) {
         events.next().await.unwrap().unwrap();
     }
     agent.drain(Duration::from_secs(1)).await;
@@ -339,14 +340,14 @@ async fn work_that_was_removed_while_the_agent_was_away_is_lost_and_not_run_agai
     let spec = TaskSpec::program("once", "hang").restart(RestartPolicy::Never);
     let task = orch.submit(spec).await.unwrap();
     let mut events = orch.events();
-    while orch.get(task).unwrap().status() != "running" {
+    while orch.get(task).unwrap().status() != TaskStatus::Running {
         events.next().await.unwrap().unwrap();
     }
     agent.leave().await;
     let odd = Arc::new(Layered(Odd(runtime.clone(), Oddity::PrunedOnceListed)));
     let _again = Agent::start(config, odd, orch.link());
     let done = orch.wait(task).await.unwrap();
-    assert_eq!(done.status(), "failed");
+    assert_eq!(done.status(), TaskStatus::Failed);
     assert!(matches!(done.record.last_end(), Some(AttemptEnd::Lost { .. })), "{done:?}");
     assert_eq!(runtime.starts().len(), 1);
 }
@@ -360,7 +361,7 @@ async fn a_shutdown_that_nobody_waits_for_any_more_can_be_repeated_or_dropped() 
         .unwrap();
     let task = orch.submit(TaskSpec::program("slow", "hang").restart(RestartPolicy::Never)).await.unwrap();
     let mut events = orch.events();
-    while orch.get(task).unwrap().status() != "running" {
+    while orch.get(task).unwrap().status() != TaskStatus::Running {
         events.next().await.unwrap().unwrap();
     }
     assert!(
@@ -423,12 +424,12 @@ async fn an_agent_leaves_while_its_engine_is_down_and_a_stop_is_pending() {
         events.next().await.unwrap().unwrap();
     }
     orch.cancel(task, "").await.unwrap();
-    // Virtual time, in which the agent hears of it and asks the engine again and again.
+    // Virtual time, in which the agent gets the event and asks the engine repeatedly.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(tokio::time::timeout(PATIENCE, agent.leave()).await.is_ok());
 }
 
-/// A clock that is off.
+/// Clock with an offset.
 #[derive(Debug)]
 struct Ahead(Duration);
 

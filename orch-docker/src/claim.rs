@@ -1,4 +1,4 @@
-//! One runtime at a time for the containers of one cluster and owner on one engine.
+//! Lock that admits one runtime at a time for the containers of one cluster and owner on one engine.
 
 use std::io;
 
@@ -7,15 +7,15 @@ use tokio::sync::OnceCell;
 
 use crate::{engine::Engine, identity::Identity};
 
-/// Holds the mark of our containers against other agents of this machine: two with one mark, such as an agent and a
-/// copy of its data directory, would each take over and remove what the other runs. What is held is a name in the
-/// kernel that goes with the process, however that ends. Agents on other machines or with a network of their own are
-/// not noticed.
+/// Claim on the identity of our containers against other agents of this machine: two with one identity, such
+/// as an agent and a copy of its data directory, would each adopt and remove the containers of the other. The
+/// claim is a name in the kernel that is released with the process, however that ends. Agents on other
+/// machines or with a network of their own are not noticed.
 #[derive(Debug, Default)]
 pub(crate) struct Claim(OnceCell<Option<Held>>);
 
 impl Claim {
-    /// Makes the mark ours, or tells that it is somebody else's. Asked again, it tries again.
+    /// Claims the identity, or fails because another process has it. A repeated call tries again.
     pub(crate) async fn take(&self, engine: &Engine, identity: &Identity) -> Result<(), RuntimeError> {
         self.0.get_or_try_init(|| take(engine, identity)).await.map(drop)
     }
@@ -24,7 +24,7 @@ impl Claim {
 async fn take(engine: &Engine, identity: &Identity) -> Result<Option<Held>, RuntimeError> {
     let info = engine.ask(engine.docker.info()).await;
     let info = info.map_err(|error| error.into_runtime("ask the engine for its name"))?;
-    // Without it engines cannot be told apart, and nobody shall be refused for nothing.
+    // Without an id engines cannot be told apart, and no agent should be refused without proof.
     let Some(engine) = info.id.filter(|id| !id.is_empty()) else { return Ok(None) };
     match hold(&format!("orch-docker-{:016x}", digest(&[&engine, identity.cluster(), identity.owner()]))) {
         Ok(held) => Ok(Some(held)),
@@ -38,7 +38,7 @@ async fn take(engine: &Engine, identity: &Identity) -> Result<Option<Held>, Runt
             ),
         )),
         Err(error) => {
-            tracing::warn!(%error, "another agent with the same cluster and owner would not be noticed");
+            tracing::warn!(%error, "another agent with the same cluster and owner would not be detected");
             Ok(None)
         }
     }
@@ -61,8 +61,8 @@ fn hold(_: &str) -> io::Result<Held> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// FNV-1a, which every build of the program computes alike; with the length of each text, so that no two lists are
-/// alike.
+/// FNV-1a, which every build of the program computes alike; with the length of each text, so that different
+/// lists differ in their input.
 fn digest(texts: &[&str]) -> u64 {
     let lengths = texts.iter().flat_map(|text| text.len().to_le_bytes());
     let bytes = lengths.chain(texts.iter().flat_map(|text| text.bytes()));

@@ -3,7 +3,7 @@
 use orch_core::model::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A point in time as the engine told it.
+/// A point in time as the engine reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct EngineTime {
     seconds: u64,
@@ -11,7 +11,7 @@ pub(crate) struct EngineTime {
 }
 
 impl EngineTime {
-    /// Nothing for what is not a time from 1970 on; the engine writes the year 1 for "never".
+    /// Parses a time; `None` for anything but a time from 1970 on; the engine writes the year 1 for "never".
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (date, time) = text.split_once('T')?;
         let mut date = date.splitn(3, '-').map(str::parse::<i64>);
@@ -30,7 +30,7 @@ impl EngineTime {
         Timestamp::from_millis(self.seconds * 1000 + u64::from(self.nanos / 1_000_000))
     }
 
-    /// As the engine's filters take it.
+    /// Form that the engine's filters accept.
     pub(crate) fn to_unix(self) -> String {
         format!("{}.{:09}", self.seconds, self.nanos)
     }

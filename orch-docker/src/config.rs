@@ -1,4 +1,4 @@
-//! [`DockerConfig`]: whose containers, which engine, and what tasks may ask of this node.
+//! [`DockerConfig`]: owner of the containers, address and timeouts of the engine, and permissions of tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,64 +8,63 @@ use std::{
     time::Duration,
 };
 
-/// How a [`DockerRuntime`](crate::DockerRuntime) works. [`DockerConfig::new`] grants tasks nothing of the node beyond
-/// what a container always has; everything else is allowed field by field.
+/// Configuration of a [`DockerRuntime`](crate::DockerRuntime). [`DockerConfig::new`] grants tasks no access
+/// to the node beyond the default of a container; everything else is allowed field by field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DockerConfig {
-    /// The engine: `unix:///var/run/docker.sock`, or `tcp://host:port` with the feature `tcp`. When absent, the
-    /// variable `DOCKER_HOST` decides, and without it the usual socket.
+    /// Address of the engine: `unix:///var/run/docker.sock`, or `tcp://host:port` with the feature `tcp`.
+    /// When absent, the variable `DOCKER_HOST` decides, and without it the default socket is used.
     pub host: Option<String>,
     /// Name of the cluster that the containers belong to.
     pub cluster: String,
-    /// Who of the cluster made them: one agent's instance. Must survive restarts of the agent, which finds its
-    /// containers by it, and differ between agents that share an engine.
+    /// Owner of the containers within the cluster: one agent's instance. Must survive restarts of the agent,
+    /// which finds its containers by it, and differ between agents that share an engine.
     pub owner: String,
-    /// What the names of containers begin with.
+    /// Prefix of the names of containers.
     pub name_prefix: String,
-    /// The most starts at a time. An engine is busy with 4 to 8; more only wait inside it.
+    /// Maximum number of concurrent starts. An engine is busy with 4 to 8; more only wait inside it.
     pub starts_in_flight: NonZeroUsize,
-    /// The most images that are pulled at a time.
+    /// Maximum number of images that are pulled at a time.
     pub pulls_in_flight: NonZeroUsize,
-    /// How long the engine may take to answer a question before it counts as gone.
+    /// Timeout of a request that reads the state of the engine, after which it counts as unreachable.
     pub request_timeout: Duration,
-    /// How long it may take to create, start, kill or remove one container.
+    /// Timeout of creating, starting, killing or removing one container.
     pub start_timeout: Duration,
-    /// How long a pull may go without any progress.
+    /// Maximum time without progress of a pull.
     pub pull_stall_timeout: Duration,
-    /// Interval in which an engine that has nothing to tell is asked whether it still lives, while somebody waits for it, and how
-    /// long it may take to answer that.
+    /// Interval in which a silent engine is probed while a call waits for it, and timeout of such a probe.
     pub probe_interval: Duration,
-    /// Where the files of secrets are kept while their attempts exist; made when missing, with mode 0700. Must be in
-    /// a file system that the engine sees at the same path; best one in memory.
+    /// Directory of the files of secrets while their attempts exist; created when missing, with mode 0700.
+    /// Must be in a file system that the engine sees at the same path; preferably one in memory.
     pub secrets_dir: PathBuf,
-    /// Where the runtime notes how far output had come, so that the next life of the agent counts on from there; made
-    /// when missing, with mode 0700.
+    /// Directory of stored log offsets, from which the next incarnation of the agent counts on; created when
+    /// missing, with mode 0700.
     pub state_dir: PathBuf,
-    /// Directories of the node that tasks may mount, each with everything below it. Symbolic links are followed
-    /// before the check.
+    /// Directories of the node that tasks may mount, each including everything below it. Symbolic links are
+    /// resolved before the check.
     pub allowed_host_paths: Vec<PathBuf>,
-    /// Tasks may use the node's own network.
+    /// Whether tasks may use the node's own network.
     pub allow_host_network: bool,
-    /// Networks of the engine that tasks may name.
+    /// Networks of the engine that tasks may use.
     pub allowed_networks: BTreeSet<String>,
     /// Capabilities that tasks may add beyond the engine's default set, without `CAP_`.
     pub allowed_capabilities: BTreeSet<String>,
-    /// The device files behind each kind of device that tasks may ask for. A task that asks for at least one gets all
-    /// files of that kind. `gpu` needs no entry: the engine picks that many.
+    /// Device files of each kind of device that tasks may request. A task that requests at least one gets all
+    /// files of that kind. `gpu` needs no entry: the engine assigns that many.
     pub devices: BTreeMap<String, Vec<PathBuf>>,
-    /// The address of the node at which tasks' ports are published; every address when absent.
+    /// Address of the node at which tasks' ports are published; every address when absent.
     pub publish_address: Option<IpAddr>,
-    /// The health check that is built into an image counts for tasks whose spec has none of its own. Without, such
-    /// tasks are not checked.
+    /// Whether the health check that is built into an image applies to tasks whose spec has none of its own.
+    /// Otherwise such tasks are not checked.
     pub image_health_checks: bool,
 }
 
-/// A configuration that cannot work.
+/// Error of an invalid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Which field.
+    /// Name of the field.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub problem: String,
 }
 
@@ -78,7 +77,7 @@ impl std::fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl DockerConfig {
-    /// The defaults for the containers of `owner` in `cluster`.
+    /// Default configuration for the containers of `owner` in `cluster`.
     #[must_use]
     pub fn new(cluster: impl Into<String>, owner: impl Into<String>) -> Self {
         Self {
@@ -104,10 +103,10 @@ impl DockerConfig {
         }
     }
 
-    /// Checks each field and how they fit together.
+    /// Checks each field and the relations between fields.
     ///
     /// # Errors
-    /// The first field that cannot work.
+    /// The first field that is invalid.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let refuse = |field, problem: &str| Err(ConfigError { field, problem: problem.into() });
         if self.cluster.is_empty() {
@@ -145,7 +144,7 @@ impl DockerConfig {
     }
 }
 
-/// In memory where the system has a place for that: the user's own runtime directory, else the machine's.
+/// Directory in memory where the system has one: the user's own runtime directory, else the machine's.
 fn run_dir(name: &str) -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| PathBuf::from("/run"), PathBuf::from);
     base.join(name)

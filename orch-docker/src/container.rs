@@ -1,4 +1,4 @@
-//! One container of ours: found, waited for, signalled.
+//! Operations on one of our containers: lookup, waiting, signals and removal.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,13 +21,14 @@ use orch_core::{
 
 use crate::{clock::EngineTime, engine::Engine, errors::EngineError, identity::Identity, started};
 
-/// Label with the bound on kept output, for the lives of the agent that come after the one that made the container.
+/// Label with the bound on retained output, for later incarnations of the agent.
 pub(crate) const OUTPUT_LIMIT: &str = "orch.output-limit";
 
-/// Exit code that an engine makes up for a container that ran when it was here last, and of which it finds nothing now.
+/// Exit code that an engine invents for a container that ran before the engine restarted, and of which it
+/// finds no process now.
 const MADE_UP_CODE: i32 = 255;
 
-/// What the engine knows of a container.
+/// State of a container as the engine reports it.
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) attempt: AttemptId,
@@ -36,19 +37,19 @@ pub(crate) struct Container {
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) stop_signal: String,
     pub(crate) output_limit: u64,
-    /// What the newest health check printed.
+    /// Output of the newest health check.
     pub(crate) health_output: String,
-    /// Its health check has failed as often as it may.
+    /// Whether the health check has failed as often as the spec allows.
     pub(crate) is_unhealthy: bool,
 }
 
-/// How an attempt's name is taken.
+/// Use of the container name of an attempt.
 pub(crate) enum Lookup {
-    /// By our container.
+    /// Used by our container.
     Ours(Container),
-    /// By nobody, or by a container that is just going away.
+    /// Free, or used by a container that is being removed.
     Free,
-    /// By somebody else's container.
+    /// Used by somebody else's container.
     Foreign,
 }
 
@@ -67,7 +68,7 @@ impl Container {
         }
     }
 
-    /// Our container of this attempt, as the trait asks for it.
+    /// Our container of this attempt, with the error that the trait prescribes.
     pub(crate) async fn find(
         engine: &Engine,
         identity: &Identity,
@@ -88,7 +89,7 @@ impl Container {
         let verdict = state.health.as_ref().and_then(|health| health.status);
         let id = answer.id?;
         let is_running = state.running == Some(true);
-        // What runs or has run was started, whether the time of that can be read or not.
+        // A container that runs or has run was started, even if its start time cannot be parsed.
         let was_started = is_running || state.status == Some(Status::EXITED);
         let started_at = told.map(EngineTime::timestamp).or_else(|| was_started.then(Timestamp::now));
         let started_at = started_at.map(|told| started::at(told, &id, state.pid));
@@ -118,12 +119,12 @@ impl Container {
         Found { attempt: self.attempt, handle: self.id, state: self.state, started_at: self.started_at }
     }
 
-    /// Returns when it does not run any more.
+    /// Returns when the container does not run any more.
     pub(crate) async fn ended(&self, engine: &Engine) -> Result<(), EngineError> {
         until(engine, &self.id, "not-running").await
     }
 
-    /// Sends a signal. One that comes too late is a success.
+    /// Sends a signal. A signal to a container that has ended is a success.
     pub(crate) async fn signal(&self, engine: &Engine, signal: &str) -> Result<(), EngineError> {
         let options = KillContainerOptionsBuilder::default().signal(signal).build();
         match engine.order(engine.docker.kill_container(&self.id, Some(options))).await {
@@ -132,7 +133,7 @@ impl Container {
         }
     }
 
-    /// Asks it to end by `signal`, and makes it end when `grace` is over.
+    /// Sends the stop signal, and kills the container when `grace` is over.
     pub(crate) async fn stop(&self, engine: &Engine, grace: Duration) -> Result<(), EngineError> {
         self.signal(engine, &self.stop_signal).await?;
         match tokio::time::timeout(grace, self.ended(engine)).await {
@@ -141,18 +142,18 @@ impl Container {
         }
     }
 
-    /// Ends it, and with it every process inside.
+    /// Kills the container with every process inside.
     pub(crate) async fn kill(&self, engine: &Engine) -> Result<(), EngineError> {
         self.signal(engine, "SIGKILL").await?;
         self.ended(engine).await
     }
 
-    /// Removes it with its anonymous volumes, running or not.
+    /// Removes the container with its anonymous volumes, running or not.
     pub(crate) async fn remove(&self, engine: &Engine) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match engine.order(engine.docker.remove_container(&self.id, Some(options))).await {
             Err(error) if error.is_missing_container() => Ok(()),
-            // Somebody is at it already; it is done when the container is gone.
+            // A removal is in progress; it is complete when the container no longer exists.
             Err(error) if error.is_status(409) => until(engine, &self.id, "removed").await,
             answer => answer,
         }
@@ -162,7 +163,7 @@ impl Container {
 async fn until(engine: &Engine, id: &str, condition: &str) -> Result<(), EngineError> {
     let options = WaitContainerOptionsBuilder::default().condition(condition).build();
     let answers = engine.docker.wait_container(id, Some(options)).map(|answer| match answer {
-        // The client's way of telling an exit code other than 0.
+        // The client reports an exit code other than 0 as an error.
         Err(Error::DockerContainerWaitError { .. }) | Ok(_) => Ok(()),
         Err(error) => Err(error),
     });

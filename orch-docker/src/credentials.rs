@@ -1,4 +1,4 @@
-//! Registry logins, read from the value of a secret.
+//! Registry credentials, parsed from the value of a secret.
 
 use bollard::auth::DockerCredentials;
 use orch_core::{
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::reference::ImageRef;
 
-/// The login that the work's image is pulled with, if it names one.
+/// Credentials that the work's image is pulled with, if it names any.
 ///
 /// The value is `{"username": "...", "password": "..."}` or `username:password`. Errors never quote it.
 pub(crate) fn of(work: &Work, image: &ImageRef) -> Result<Option<DockerCredentials>, RuntimeError> {

@@ -1,13 +1,14 @@
-//! Starts of which nobody knows whether they happened.
+//! Starts whose outcome is unknown.
 
 use std::collections::HashSet;
 
 use orch_core::model::AttemptId;
 use parking_lot::{Mutex, MutexGuard};
 
-/// Attempts whose engine was ordered to start them and did not answer: it went away, took too long, or nobody waited
-/// for it. A process may have begun that the engine, when it is back, knows nothing of, or begin yet: starting once
-/// more could run the work twice. Not kept for the agent's next life: both would have to die at once.
+/// Attempts whose engine was requested to start them and did not respond: it became unreachable, took too
+/// long, or the request was cancelled. A process may have begun that the engine, after a restart, does not
+/// know of, or may begin yet: starting once more could run the work twice. Not stored for the agent's next
+/// incarnation: agent and engine would have to crash at once.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts(Mutex<HashSet<AttemptId>>);
 

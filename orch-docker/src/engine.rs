@@ -1,4 +1,4 @@
-//! The connection to the engine. Every question has a time limit, so that an engine that hangs is noticed.
+//! Connection to the engine. Every request has a timeout, so that an engine that hangs is noticed.
 
 use std::{env, future::Future, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::{DockerConfig, errors::EngineError};
 
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
-/// The client's own limit on the time to an answer's head. Ours are shorter; this one must not come first for pulls,
-/// which stay silent until the registry has answered.
+/// The client's own timeout for the head of a response. Ours are shorter; this one must not expire first for
+/// pulls, which are silent until the registry has responded.
 const CLIENT_TIMEOUT_S: u64 = 3600;
 
-/// An engine to ask. Cheap to clone.
+/// Client of an engine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     pub(crate) docker: Docker,
@@ -27,7 +27,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Finds the engine and asks it for a sign of life.
+    /// Finds the engine and checks that it responds.
     pub(crate) async fn connect(config: &DockerConfig) -> Result<Self, RuntimeError> {
         let host = match &config.host {
             Some(host) => host.clone(),
@@ -48,7 +48,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// A question that is answered at once.
+    /// Sends a request that the engine serves at once.
     pub(crate) async fn ask<T>(
         &self,
         answer: impl Future<Output = Result<T, Error>>,
@@ -56,7 +56,7 @@ impl Engine {
         within(self.request_timeout, answer).await
     }
 
-    /// An order that takes the engine some time.
+    /// Sends a request that takes the engine some time.
     pub(crate) async fn order<T>(
         &self,
         answer: impl Future<Output = Result<T, Error>>,
@@ -64,7 +64,7 @@ impl Engine {
         within(self.start_timeout, answer).await
     }
 
-    /// A stream that may be silent for as long as it likes while the engine lives. After an error it ends.
+    /// Stream that may be silent for any time while the engine responds to probes. After an error it ends.
     pub(crate) fn watched<T: Send + 'static>(
         &self,
         items: impl Stream<Item = Result<T, Error>> + Send + 'static,
@@ -82,7 +82,7 @@ impl Engine {
         .boxed()
     }
 
-    /// Returns when the engine no longer answers.
+    /// Returns when the engine no longer responds.
     async fn until_gone(&self) -> EngineError {
         loop {
             tokio::time::sleep(self.probe_interval).await;

@@ -1,25 +1,26 @@
-//! What the engine says, sorted into the kinds that callers tell apart.
+//! Errors of the engine, mapped to the kinds that callers distinguish.
 
 use bollard::errors::Error;
 use orch_core::runtime::{RuntimeError, RuntimeErrorKind as Kind};
 
-/// An answer of the engine that is not a success.
+/// Error response of the engine, or none.
 #[derive(Clone, Debug)]
 pub(crate) enum EngineError {
-    /// No answer: nothing is known.
+    /// No response: the state is unknown.
     Gone(String),
-    /// It went away over a request, or did not answer in time: not even whether that was carried out is known.
+    /// The engine became unreachable during a request, or did not respond in time: it is unknown whether the
+    /// request was carried out.
     BrokenOff(String),
-    /// It refused, with an HTTP status and its own words.
+    /// It rejected the request, with an HTTP status and its own message.
     Refused { status: u16, message: String },
-    /// Anything else, such as an answer that cannot be read.
+    /// Anything else, such as a response that cannot be parsed.
     Other(String),
 }
 
 impl From<Error> for EngineError {
     fn from(error: Error) -> Self {
         match error {
-            // It lives, but the part of it that runs containers does not.
+            // The engine responds, but its containerd, which runs containers, does not.
             Error::DockerResponseServerError { message, .. } if message.contains("containerd.sock") => {
                 Self::Gone(message)
             }
@@ -27,7 +28,7 @@ impl From<Error> for EngineError {
             Error::DockerResponseServerError { status_code, message } => {
                 Self::Refused { status: status_code, message: message.trim().into() }
             }
-            // Told in the middle of an answer that had begun well.
+            // Reported in the middle of a response that had begun as a success.
             Error::DockerStreamError { error } => Self::Refused { status: 500, message: error },
             Error::RequestTimeoutError => Self::Gone("it does not answer in time".into()),
             Error::SocketNotFoundError(path) => Self::Gone(format!("there is no socket at {path}")),
@@ -45,23 +46,23 @@ impl EngineError {
         matches!(self, Self::Refused { status, .. } if *status == expected)
     }
 
-    /// The engine has no such container. Any other 404 says nothing about a container: it may be of something that the
-    /// operation needs, or of a server that is no engine.
+    /// Whether the engine has no such container. Any other 404 is not about a container: it may be about
+    /// something that the operation needs, or come from a server that is no engine.
     pub(crate) fn is_missing_container(&self) -> bool {
         matches!(self, Self::Refused { status, message } if is_missing_container(*status, &message.to_lowercase()))
     }
 
-    /// What it means for an operation on a container that was started.
+    /// Runtime error for an operation on a container that was started.
     pub(crate) fn into_attempt(self, operation: &str) -> RuntimeError {
         self.sorted(operation, |status, text| is_missing_container(status, text).then_some(Kind::NotFound))
     }
 
-    /// What it means when there is nothing special about the operation.
+    /// Runtime error for an operation without special cases.
     pub(crate) fn into_runtime(self, operation: &str) -> RuntimeError {
         self.sorted(operation, |_, _| None)
     }
 
-    /// What it means for a pull. The engine tells causes apart by text alone.
+    /// Runtime error for a pull. The engine distinguishes causes by text alone.
     pub(crate) fn into_pull(self, operation: &str) -> RuntimeError {
         const REFUSED: [&str; 5] = [
             "no basic auth credentials",
@@ -99,7 +100,7 @@ impl EngineError {
         })
     }
 
-    /// What it means for the making of a container.
+    /// Runtime error for the creation of a container.
     pub(crate) fn into_create(self, operation: &str) -> RuntimeError {
         self.sorted(operation, |status, text| match status {
             404 if text.contains("no such image") || text.contains("image not known") => {
@@ -113,7 +114,7 @@ impl EngineError {
         })
     }
 
-    /// What it means for the start of a container.
+    /// Runtime error for the start of a container.
     pub(crate) fn into_start(self, operation: &str) -> RuntimeError {
         const IMPOSSIBLE: [&str; 7] = [
             "unable to find user",
@@ -125,7 +126,7 @@ impl EngineError {
             "error gathering device information",
         ];
         self.sorted(operation, |status, text| match status {
-            // Somebody removed it before it was started: asked again, we make another.
+            // Somebody removed it before it was started: a retry creates another.
             404 if is_missing_container(status, text) => Some(Kind::Unavailable),
             400 | 404 => Some(Kind::InvalidSpec),
             _ if IMPOSSIBLE.iter().any(|word| text.contains(word)) => Some(Kind::InvalidSpec),
@@ -133,7 +134,7 @@ impl EngineError {
         })
     }
 
-    /// `kind` gets the status and the engine's words in lower case.
+    /// Maps the error; `kind` gets the status and the engine's message in lower case.
     fn sorted(self, operation: &str, kind: impl FnOnce(u16, &str) -> Option<Kind>) -> RuntimeError {
         match self {
             Self::Gone(message) | Self::BrokenOff(message) => {
@@ -154,12 +155,12 @@ impl EngineError {
     }
 }
 
-/// `text` is in lower case.
+/// Whether the message is about a missing container. `text` is in lower case.
 fn is_missing_container(status: u16, text: &str) -> bool {
     status == 404 && text.contains("no such container")
 }
 
-/// The client's errors hide the cause, which is what people need, behind `source`.
+/// Message with its causes: the client's errors hide the cause, which people need, behind `source`.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! The engine's events, as far as they concern our attempts.
+//! Events of the engine that concern our attempts.
 
 use std::collections::HashMap;
 
@@ -17,12 +17,13 @@ use crate::{
     clock::EngineTime, container::Container, engine::Engine, errors::EngineError, identity::Identity,
 };
 
-/// The most of a health check's output that is passed on, in characters.
+/// Maximum length of a health check's output that is passed on, in characters.
 const HEALTH_OUTPUT_CHARS: usize = 1024;
 
-/// Everything from now on, by the engine's own clock: the client subscribes with the first poll only, and what
-/// happens in between must not be missed. The engine tells each failing verdict once; who adopts a container comes
-/// too late for that. So those that stand are told at the beginning, and whenever something was `adopted`.
+/// Subscribes to all events from now on, by the engine's own clock: the client subscribes with the first poll
+/// only, and events in between must not be missed. The engine reports each change to unhealthy once; an agent
+/// that adopts a container later would miss it. So containers that are unhealthy are reported at the
+/// beginning, and whenever one was `adopted`.
 pub(crate) async fn subscribe(
     engine: &Engine,
     identity: &Identity,
@@ -45,7 +46,7 @@ pub(crate) async fn subscribe(
     let gone = EngineError::Gone("it closed the connection".into());
     let ours = engine
         .watched(engine.docker.events(Some(options)))
-        .chain(stream::iter([Err(gone)])) // it never ends by itself
+        .chain(stream::iter([Err(gone)])) // never ends by itself
         .filter_map(move |message| {
             let (engine, identity) = (engine.clone(), identity.clone());
             async move {
@@ -65,7 +66,7 @@ pub(crate) async fn subscribe(
     Ok(until_first_error(stream::select(standing.flatten(), ours).boxed()))
 }
 
-/// The verdict on each of our containers that is unhealthy now.
+/// Health events of our containers that are unhealthy now.
 async fn unhealthy(engine: &Engine, identity: &Identity) -> Vec<Result<RuntimeEvent, RuntimeError>> {
     let mut filters = identity.filter();
     filters.insert("health".into(), vec!["unhealthy".into()]);
@@ -101,7 +102,7 @@ async fn translate(
     }
 }
 
-/// A verdict with what its check printed; nothing when the container is gone meanwhile.
+/// Health event with the output of its check; `None` when the container was removed meanwhile.
 async fn verdict(
     engine: &Engine,
     identity: &Identity,

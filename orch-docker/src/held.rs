@@ -1,11 +1,11 @@
-//! Attempts that are there unless somebody else took them away.
+//! Attempts whose containers exist unless somebody else removed them.
 
 use std::collections::HashSet;
 
 use orch_core::model::AttemptId;
 use parking_lot::{Mutex, MutexGuard};
 
-/// Attempts that this runtime started or took over, and did not remove. As many as there are on the node.
+/// Attempts that this runtime started or adopted, and did not remove. As many as there are on the node.
 #[derive(Debug, Default)]
 pub(crate) struct Held(Mutex<HashSet<AttemptId>>);
 
@@ -14,7 +14,7 @@ impl Held {
         self.all().insert(attempt);
     }
 
-    /// To be called before the container goes.
+    /// Forgets the attempt; to be called before its container is removed.
     pub(crate) fn let_go(&self, attempt: AttemptId) {
         self.all().remove(&attempt);
     }

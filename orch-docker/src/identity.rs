@@ -1,4 +1,4 @@
-//! Which containers are ours, and which attempt each of them is.
+//! Labels that identify our containers and their attempts.
 
 use std::{collections::HashMap, fs};
 
@@ -12,13 +12,13 @@ const TASK: &str = "orch.task";
 const ATTEMPT: &str = "orch.attempt";
 const BOOT: &str = "orch.boot";
 
-/// The mark that all of one runtime's containers carry.
+/// Labels that all containers of one runtime carry.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     prefix: String,
     cluster: String,
     owner: String,
-    /// Name of this boot of the machine, where that can be known.
+    /// Id of this boot of the machine, where it is known.
     boot: Option<String>,
 }
 
@@ -55,18 +55,18 @@ impl Identity {
         labels
     }
 
-    /// Whether a container with these labels was made before the machine was started again.
+    /// Whether a container with these labels was created before the last boot of the machine.
     pub(crate) fn is_of_another_boot(&self, labels: &HashMap<String, String>) -> bool {
         labels.get(BOOT).zip(self.boot.as_ref()).is_some_and(|(made, now)| made != now)
     }
 
-    /// The engine's filter for our containers.
+    /// Filter of the engine's API for our containers.
     pub(crate) fn filter(&self) -> HashMap<String, Vec<String>> {
         let labels = vec![format!("{CLUSTER}={}", self.cluster), format!("{OWNER}={}", self.owner)];
         HashMap::from([("label".into(), labels)])
     }
 
-    /// The attempt that a container with these labels is; nothing when it is not ours.
+    /// Attempt of a container with these labels; `None` when it is not ours.
     pub(crate) fn attempt(&self, labels: &HashMap<String, String>) -> Option<AttemptId> {
         let is = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);
         if !is(CLUSTER, &self.cluster) || !is(OWNER, &self.owner) {

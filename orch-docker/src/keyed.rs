@@ -1,4 +1,4 @@
-//! One lock per key, for as long as somebody uses it.
+//! Locks by key, kept for as long as they are used.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
-/// Serialises what concerns the same key. Keys that nobody holds or waits for take no memory for long.
+/// Serialises operations on the same key. Keys that nobody holds or waits for take no memory for long.
 #[derive(Debug)]
 pub(crate) struct KeyedLocks<K>(Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>);
 

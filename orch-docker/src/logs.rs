@@ -18,18 +18,19 @@ use crate::{
     spec,
 };
 
-/// Marks are so close that several lie within what the engine keeps.
+/// Number of log offsets per output file, so that several lie within the retained output.
 const MARKS_IN_A_FILE: u64 = 8;
 
-/// How often it is counted what the engine has, because it rotated output away before the reading began. A reading that
-/// never agrees passes over some of the output before the mark.
+/// Maximum number of counts of the engine's output, because it rotated output away before the reading began.
+/// A reading that never agrees skips some of the output before the log offset.
 const COUNTS_MAX: usize = 3;
 
-/// Pause before following again, when the engine's stream ended under a container that runs and had nothing new.
+/// Pause before following again, when the engine's stream ended while the container runs and had nothing new.
 const FOLLOW_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// The output of `container`, which is marked in the file `path`. With `follow` a running one's comes as it is written,
-/// from the oldest that the engine keeps; in every other case it is the newest within the container's bound.
+/// Output of `container`, whose log offsets are in the file `path`. With `follow` the output of a running one
+/// is streamed as it is written, from the oldest line that the engine has; in every other case it is the
+/// newest within the container's bound.
 pub(crate) async fn read(
     engine: &Engine,
     identity: &Identity,
@@ -62,7 +63,7 @@ pub(crate) async fn read(
 
 type Lines = Pin<Box<Peekable<BoxStream<'static, Result<Line, RuntimeError>>>>>;
 
-/// Reads a container's output once, however often it has to be asked for.
+/// Reader that delivers a container's output once, however often it has to be requested.
 struct Reader {
     engine: Engine,
     identity: Identity,
@@ -72,20 +73,20 @@ struct Reader {
     lines: Lines,
     offsets: Offsets,
     delivered: Delivered,
-    /// `lines` had something that was not delivered before.
+    /// Whether `lines` had output that was not delivered before.
     has_added: bool,
-    /// The newest line so far.
+    /// Newest line so far.
     last: Option<Line>,
 }
 
-/// Reach of a reading in time.
+/// Extent of a reading in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
-    /// What there is when it is asked for, which is all that is wanted.
+    /// The output that exists at the request, and no later one is wanted.
     Now,
-    /// What is written from now on as well. The engine may end the stream before the container's last words.
+    /// Later output as well. The engine may end the stream before the last output of the container.
     Followed,
-    /// All that there will ever be: the container had ended before it was asked for.
+    /// The complete output: the container had ended before the request.
     Whole,
 }
 
@@ -118,7 +119,7 @@ impl Reader {
                 return Ok(None);
             }
             if self.scope == Scope::Followed && !self.has_added {
-                // Not at once again and again. Most likely it is the container's end that this waits for.
+                // Not in a busy loop. Most likely this waits for the container's end.
                 drop(tokio::time::timeout(FOLLOW_AGAIN_AFTER, self.container.ended(&self.engine)).await);
             }
             self.look_again().await?;
@@ -129,12 +130,12 @@ impl Reader {
         }
     }
 
-    /// Notes how far it has come, now and then.
+    /// Stores log offsets periodically.
     async fn note(&mut self) {
         if let Some(marks) = self.offsets.due()
             && let Err(error) = marks.store(&self.path).await
         {
-            tracing::warn!(path = %self.path.display(), %error, "how far output has come could not be noted");
+            tracing::warn!(path = %self.path.display(), %error, "log offsets could not be stored");
         }
     }
 
@@ -146,16 +147,16 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether the newest line is the last one that there is. Engines end what is followed when the container ends,
+    /// Whether the newest line is the last one. Engines end a followed stream when the container ends,
     /// however much of it is still to be read.
     async fn has_the_end(&mut self) -> Result<bool, RuntimeError> {
         let mut newest = lines(&self.engine, &self.container, Scope::Now, Tail::Newest);
         let newest = newest.try_next().await?;
-        // Parts of a long line may be the same in everything.
+        // Parts of a long line may be equal in everything.
         Ok(newest == self.last && newest.is_none_or(|line| line.is_complete()))
     }
 
-    /// Asks for the output once more, from its beginning.
+    /// Requests the output once more, from its beginning.
     async fn read_again(&mut self) -> Result<(), RuntimeError> {
         self.scope = match self.container.state {
             FoundState::Running => Scope::Followed,
@@ -165,7 +166,7 @@ impl Reader {
         self.lines = lines(&self.engine, &self.container, self.scope, Tail::All);
         match self.lines.as_mut().peek().await {
             Some(Ok(first)) if self.offsets.began_with(first) => self.offsets.rewind(),
-            // Its beginning was rotated away meanwhile.
+            // The beginning was rotated away meanwhile.
             Some(Ok(_)) => {
                 let marks = self.offsets.marks();
                 (self.lines, self.offsets) =
@@ -177,7 +178,7 @@ impl Reader {
     }
 }
 
-/// Lines that the engine keeps, with the offsets that they have.
+/// Lines that the engine has, with their offsets.
 async fn aligned(
     engine: &Engine,
     container: &Container,
@@ -200,7 +201,7 @@ async fn aligned(
     Ok((output, Offsets::new(&kept, spec::log_file_bytes(container.output_limit) / MARKS_IN_A_FILE)))
 }
 
-/// How much of what was marked the engine still has.
+/// Counts the output before the log offsets that the engine still has.
 async fn count(engine: &Engine, container: &Container, marks: Marks) -> Result<KeptBefore, RuntimeError> {
     let mut kept = KeptBefore::new(marks);
     let mut lines = lines(engine, container, Scope::Now, Tail::All);
@@ -210,16 +211,16 @@ async fn count(engine: &Engine, container: &Container, marks: Marks) -> Result<K
     Ok(kept)
 }
 
-/// Part of what the engine keeps.
+/// Part of the output that the engine has.
 #[derive(Clone, Copy, Debug)]
 enum Tail {
-    /// From the oldest on.
+    /// All lines, from the oldest on.
     All,
     /// The newest line.
     Newest,
 }
 
-/// Lines that the engine keeps.
+/// Lines that the engine has.
 fn lines(engine: &Engine, container: &Container, scope: Scope, tail: Tail) -> Lines {
     let operation = format!("read the output of attempt {}", container.attempt);
     let tail = match tail {
@@ -236,7 +237,7 @@ fn lines(engine: &Engine, container: &Container, scope: Scope, tail: Tail) -> Li
     Box::pin(lines.peekable())
 }
 
-/// Ends of what was delivered of each stream.
+/// End offsets of the delivered output of each stream.
 #[derive(Debug, Default)]
 struct Delivered {
     stdout: u64,
@@ -244,7 +245,7 @@ struct Delivered {
 }
 
 impl Delivered {
-    /// The part of a chunk that was not delivered before, which then is.
+    /// Part of a chunk that was not delivered before, and is marked as delivered by this call.
     fn what_is_new(&mut self, mut chunk: LogChunk) -> Option<LogChunk> {
         let end = match chunk.stream {
             OutputStream::Stdout => &mut self.stdout,
@@ -261,7 +262,7 @@ impl Delivered {
     }
 }
 
-/// The newest chunks of both streams together, cut to a number of bytes.
+/// Newest chunks of both streams together, limited to a number of bytes.
 struct Newest {
     chunks: VecDeque<LogChunk>,
     bytes: u64,

@@ -1,5 +1,5 @@
-//! How far output had come. The engine rotates old output away without telling how much, and offsets are to be the same
-//! whenever it is read, by this life of the agent or the next.
+//! Stored log offsets. The engine rotates old output away without reporting how much, and offsets must be the
+//! same on every read, by this incarnation of the agent or the next.
 
 use std::{io, path::Path};
 
@@ -9,32 +9,34 @@ use tokio::fs;
 
 use crate::clock::EngineTime;
 
-/// A place in both streams of one container.
+/// Log offsets of both streams of one container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Marks {
     stdout: Option<Mark>,
     stderr: Option<Mark>,
 }
 
-/// A place in one stream. Lines are known by the time at which the engine got them; parts of one long line share it.
+/// Log offset of one stream. Lines are identified by the time at which the engine got them; parts of one long
+/// line share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
-    /// The time of a line.
+    /// Time of a line.
     pub(crate) at: EngineTime,
-    /// Bytes before that line.
+    /// Bytes of the stream before that line.
     pub(crate) begin: u64,
-    /// Bytes before what follows it.
+    /// Bytes of the stream before the next line.
     pub(crate) end: u64,
 }
 
 impl Marks {
-    /// Reads a file of marks. Without one that can be read there are none: output is not worth failing for.
+    /// Reads a file of log offsets. Without a readable one there are none: a read of output should not fail
+    /// for it.
     pub(crate) async fn load(path: &Path) -> Self {
         let text = fs::read(path).await.unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    /// Writes the file, whole or not at all.
+    /// Writes the file atomically.
     pub(crate) async fn store(&self, path: &Path) -> io::Result<()> {
         if let Some(directory) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).await?;
@@ -44,7 +46,7 @@ impl Marks {
         fs::rename(&staged, path).await
     }
 
-    /// Removes the file. One that is not there is a success.
+    /// Removes the file. A missing one is a success.
     pub(crate) async fn remove(path: &Path) -> io::Result<()> {
         match fs::remove_file(path).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

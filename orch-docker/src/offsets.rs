@@ -1,4 +1,4 @@
-//! Offsets of output, found again by marks where the engine no longer has the beginning.
+//! Offsets of output, recovered from stored log offsets where the engine has rotated the beginning away.
 
 use bollard::container::LogOutput;
 use bytes::Bytes;
@@ -9,10 +9,10 @@ use crate::{
     marks::{Mark, Marks},
 };
 
-/// What the engine's files hold beside the bytes of a line, roughly.
+/// Approximate overhead of a line in the engine's files, in bytes.
 const LINE_OVERHEAD: u64 = 100;
 
-/// A line, or a part of a long one, as the engine kept it.
+/// A line, or a part of a long one, as the engine stored it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) stream: OutputStream,
@@ -21,7 +21,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Takes the time off that the engine put in front.
+    /// Parses the timestamp that the engine puts in front.
     pub(crate) fn read(output: LogOutput) -> Self {
         let stream = match output {
             LogOutput::StdErr { .. } => OutputStream::Stderr,
@@ -38,18 +38,18 @@ impl Line {
         }
     }
 
-    /// Whether it is a line to its end, which its time tells from every other.
+    /// Whether the line is complete, so that its time distinguishes it from every other.
     pub(crate) fn is_complete(&self) -> bool {
         self.at.is_some() && self.data.ends_with(b"\n")
     }
 }
 
-/// Bytes that the engine still has before each mark, as one reading of its output counts them.
+/// Bytes that the engine still has before each stored log offset, as one reading of its output counts them.
 #[derive(Debug)]
 pub(crate) struct KeptBefore {
     marks: Marks,
     oldest: Option<Line>,
-    /// Output was rotated away since it was counted.
+    /// Whether output was rotated away since it was counted.
     is_stale: bool,
     stdout: Before,
     stderr: Before,
@@ -70,14 +70,14 @@ impl KeptBefore {
         self.oldest.is_none()
     }
 
-    /// Whether a reading that begins with this line has what was counted.
+    /// Whether a reading that begins with this line starts at the same line as the count.
     pub(crate) fn agrees_with(&mut self, first: &Line) -> bool {
         self.is_stale = self.oldest.as_ref().is_some_and(|oldest| oldest != first);
         !self.is_stale
     }
 
-    /// Takes in the next line. The mark is known by its time; whether other times are earlier or later says nothing,
-    /// for the engine's clock may be set back.
+    /// Counts the next line. The line of a log offset is recognised by its time; the order of times is not
+    /// used, for the engine's clock may be set back.
     pub(crate) fn count(&mut self, line: &Line) {
         if self.oldest.is_none() {
             self.oldest = Some(line.clone());
@@ -93,7 +93,7 @@ impl KeptBefore {
         }
     }
 
-    /// The offset of the oldest line of a stream.
+    /// Offset of the oldest line of a stream.
     fn start(&self, stream: OutputStream) -> u64 {
         let before = match stream {
             OutputStream::Stdout => &self.stdout,
@@ -101,22 +101,22 @@ impl KeptBefore {
         };
         match self.marks.of(stream) {
             Some(mark) if before.has_met_the_mark => mark.begin.saturating_sub(before.bytes),
-            // It is rotated away as well. Nobody knows how much is missing after it, and what follows counts from
-            // there: bytes may be passed over then, and none is repeated.
+            // The line of the log offset is rotated away as well. The size of the gap after it is unknown,
+            // and later output is counted from there: bytes may be skipped then, and none is repeated.
             Some(mark) => mark.end,
             None => 0,
         }
     }
 }
 
-/// Counts the bytes of each stream, and marks the place now and then.
+/// Counts the bytes of each stream, and produces log offsets to store periodically.
 #[derive(Debug)]
 pub(crate) struct Offsets {
     stdout: Count,
     stderr: Count,
-    /// The line that the reading began with.
+    /// Line that the reading began with.
     oldest: Option<Line>,
-    /// What was written to the engine's files since the last mark.
+    /// Bytes written to the engine's files since log offsets were stored.
     written: u64,
     mark_every: u64,
 }
@@ -125,9 +125,9 @@ pub(crate) struct Offsets {
 struct Count {
     start: u64,
     next: u64,
-    /// The mark that this reading began with.
+    /// Log offset that this reading began with.
     known: Option<Mark>,
-    /// What lies before it is not known for sure.
+    /// Whether the output before the log offset may be incomplete.
     is_stale: bool,
     newest: Option<Mark>,
 }
@@ -152,7 +152,7 @@ impl Offsets {
         self.oldest.as_ref() == Some(line)
     }
 
-    /// Counts from the beginning again.
+    /// Restarts counting from the beginning.
     pub(crate) fn rewind(&mut self) {
         for count in [&mut self.stdout, &mut self.stderr] {
             count.next = count.start;
@@ -171,7 +171,7 @@ impl Offsets {
         };
         let offset = count.pass(at);
         count.next = offset + length;
-        // What is read again is marked already.
+        // A line that is read again does not count towards the next log offset.
         if let Some(at) = at
             && count.newest.is_none_or(|mark| mark.end < count.next)
         {
@@ -182,7 +182,7 @@ impl Offsets {
         LogChunk { stream, offset, data }
     }
 
-    /// The newest place in each stream.
+    /// Newest log offset of each stream.
     pub(crate) fn marks(&self) -> Marks {
         let mut marks = Marks::default();
         *marks.of_mut(OutputStream::Stdout) = self.stdout.newest;
@@ -190,7 +190,7 @@ impl Offsets {
         marks
     }
 
-    /// Marks to keep, when enough was written since the last ones.
+    /// Log offsets to store, when enough was written since the last ones.
     pub(crate) fn due(&mut self) -> Option<Marks> {
         if self.written < self.mark_every {
             return None;
@@ -201,11 +201,12 @@ impl Offsets {
 }
 
 impl Count {
-    /// The offset of a line. At the mark it is known, whatever was rotated away before or while this is read.
+    /// Offset of a line. At the line of the log offset it is known, whatever was rotated away before or
+    /// during the read.
     fn pass(&self, at: Option<EngineTime>) -> u64 {
         match at.zip(self.known) {
             Some((at, mark)) if at == mark.at => self.next.max(mark.begin),
-            // The mark itself may be gone.
+            // The line of the log offset may be rotated away.
             Some((at, mark)) if at > mark.at && self.is_stale => self.next.max(mark.end),
             _ => self.next,
         }

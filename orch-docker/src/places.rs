@@ -1,14 +1,14 @@
-//! Which directories of the node a task may see.
+//! Check of the host paths that a task may mount.
 
 use std::path::{Path, PathBuf};
 
-/// The true path behind `path`, if it lies in one of the `allowed` directories. Symbolic links are resolved on both
-/// sides first: a task that may write in an allowed directory could otherwise plant a link there that leads out of it,
-/// for the next task to mount.
+/// Canonical path of `path`, if it lies in one of the `allowed` directories. Symbolic links are resolved on
+/// both sides first: a task that may write in an allowed directory could otherwise plant a link there that
+/// leads out of it, for the next task to mount.
 pub(crate) fn resolve(path: &str, allowed: &[PathBuf]) -> Result<PathBuf, String> {
     let refused = || format!("host path {path} is not among the paths that this agent allows");
     if allowed.is_empty() {
-        return Err(refused()); // whether it exists is nobody's business
+        return Err(refused()); // does not reveal whether it exists
     }
     let real = Path::new(path).canonicalize().map_err(|_| refused())?;
     let inside = |directory: &PathBuf| directory.canonicalize().is_ok_and(|root| real.starts_with(root));

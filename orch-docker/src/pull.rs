@@ -1,4 +1,4 @@
-//! Images: whether they are here, and their pulls.
+//! Presence of images, and their pulls.
 
 use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::{engine::Engine, errors::EngineError, keyed::KeyedLocks, reference::ImageRef};
 
-/// Pulls images, each once at a time, and only some at a time.
+/// Pulls images, each once at a time, and a bounded number concurrently.
 #[derive(Debug)]
 pub(crate) struct Puller {
     in_flight: Semaphore,
@@ -27,7 +27,8 @@ impl Puller {
         Self { in_flight: Semaphore::new(in_flight.get()), images: KeyedLocks::default(), stall_timeout }
     }
 
-    /// Makes the image be here, as `policy` says. Who asks for an image that is just being pulled waits for that pull.
+    /// Ensures that the image is present, as `policy` requires. A caller that needs an image which is being
+    /// pulled waits for that pull.
     pub(crate) async fn ensure(
         &self,
         engine: &Engine,
@@ -97,7 +98,7 @@ async fn is_here(engine: &Engine, image: &ImageRef) -> Result<bool, RuntimeError
     }
 }
 
-/// The state of a pull, summed up over its layers.
+/// Progress of a pull, summed over its layers.
 #[derive(Debug, Default)]
 struct Layers {
     layers: BTreeMap<String, Layer>,
@@ -112,7 +113,7 @@ struct Layer {
 }
 
 impl Layers {
-    /// Takes in what the engine tells; answers with a message when there is something new to say.
+    /// Applies a progress message of the engine; returns a message when there is a change worth reporting.
     fn take(&mut self, info: &CreateImageInfo) -> Option<String> {
         let status = info.status.as_deref()?;
         let id = info.id.as_ref()?;

@@ -1,14 +1,14 @@
-//! Image references, read as the engine reads them, so that a bad one is refused before anything is asked.
+//! Image references, parsed as the engine parses them, so that a bad one is rejected before any request.
 
 use orch_core::runtime::{RuntimeError, RuntimeErrorKind};
 
-/// A reference that names one image: with a tag or a digest.
+/// Reference to one image: with a tag or a digest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ImageRef(String);
 
 impl ImageRef {
-    /// Reads `text`, adding the tag `latest` when there is neither a tag nor a digest: without one the engine would
-    /// pull every tag there is.
+    /// Parses `text`, adding the tag `latest` when there is neither a tag nor a digest: without one the
+    /// engine would pull every tag.
     pub(crate) fn parse(text: &str) -> Result<Self, RuntimeError> {
         match check(text) {
             Ok(true) => Ok(Self(text.into())),
@@ -27,14 +27,14 @@ impl ImageRef {
         &self.0
     }
 
-    /// The registry's address; none for the engine's default one.
+    /// Address of the registry; `None` for the engine's default one.
     pub(crate) fn registry(&self) -> Option<&str> {
         let (first, _) = self.0.split_once('/')?;
         is_registry(first).then_some(first)
     }
 }
 
-/// Whether the reference has a tag or digest, or which rule it breaks.
+/// Returns whether the reference has a tag or digest, or the rule it breaks.
 fn check(text: &str) -> Result<bool, &'static str> {
     if text.len() > 512 {
         return Err("it is too long");
@@ -63,7 +63,7 @@ fn check(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// What stands before the first slash is a registry when it looks like an address.
+/// Whether the text before the first slash is a registry: it is when it looks like an address.
 fn is_registry(first: &str) -> bool {
     let (host, port) = first.split_once(':').unwrap_or((first, "0"));
     let looks_like_one = first.contains(['.', ':']) || first == "localhost";

@@ -1,4 +1,4 @@
-//! [`DockerRuntime`]: the steps of the trait, each in terms of the files beside this one.
+//! [`DockerRuntime`]: the methods of the trait, built from the modules beside this one.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -34,13 +34,13 @@ use crate::{
     secrets, spec, stats,
 };
 
-/// How many containers `list` asks about at a time.
+/// Number of containers that `list` inspects at a time.
 const INSPECTIONS_IN_FLIGHT: usize = 8;
 
-/// Pause before looking again at a container whose engine says that it has ended, and that it runs.
+/// Pause before a container is inspected again whose engine reports both that it has ended and that it runs.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Runs attempts as containers of a Docker engine. See the crate's page for what it promises.
+/// [`Runtime`] that runs attempts as containers of a Docker engine. See the crate's page for its guarantees.
 #[derive(Debug)]
 pub struct DockerRuntime {
     engine: Engine,
@@ -49,21 +49,21 @@ pub struct DockerRuntime {
     claim: Claim,
     puller: Puller,
     starts: Semaphore,
-    /// Start and remove of one attempt exclude each other: a second start that finds the container made but not yet
-    /// started could otherwise start it again after a quick end.
+    /// Start and remove of one attempt exclude each other: a second start that finds the container created
+    /// but not yet started could otherwise start it again after a quick end.
     attempts: KeyedLocks<AttemptId>,
     doubts: Doubts,
     held: Held,
-    /// Changes when a start turns out to be the adoption of a container that is unhealthy already.
+    /// Notified when a start turns out to be the adoption of a container that is unhealthy already.
     adopted: watch::Sender<()>,
 }
 
 impl DockerRuntime {
-    /// Connects to the engine and checks that it answers. Later it may come and go.
+    /// Connects to the engine and checks that it responds. Later outages are tolerated.
     ///
     /// # Errors
-    /// [`RuntimeErrorKind::Unavailable`] when it does not answer, [`RuntimeErrorKind::InvalidSpec`] when the
-    /// configuration cannot work.
+    /// [`RuntimeErrorKind::Unavailable`] when it does not respond, [`RuntimeErrorKind::InvalidSpec`] when the
+    /// configuration is invalid.
     pub async fn connect(config: DockerConfig) -> Result<Self, RuntimeError> {
         config.validate().map_err(|error| {
             RuntimeError::new(RuntimeErrorKind::InvalidSpec, format!("docker configuration: {error}"))
@@ -95,7 +95,7 @@ impl DockerRuntime {
         }
     }
 
-    /// Our container that was started, and did not go down with the machine.
+    /// Our container for the attempt that was started, and was not lost with the machine.
     async fn find_known(&self, attempt: AttemptId) -> Result<Container, RuntimeError> {
         let container = self.find_started(attempt).await?;
         match container.state {
@@ -104,7 +104,7 @@ impl DockerRuntime {
         }
     }
 
-    /// The error for an attempt that has no container, or none that was started.
+    /// Error for an attempt that has no container, or none that was started.
     fn missing(&self, attempt: AttemptId) -> RuntimeError {
         match self.held.has(attempt) {
             true => RuntimeError::new(
@@ -119,12 +119,12 @@ impl DockerRuntime {
         self.config.secrets_dir.join(self.identity.name(attempt))
     }
 
-    /// Where it is noted how far the attempt's output had come.
+    /// Path of the file with the log offsets of the attempt.
     fn marks_of(&self, attempt: AttemptId) -> PathBuf {
         self.config.state_dir.join(format!("{}.json", self.identity.name(attempt)))
     }
 
-    /// Our container for the attempt: the one that is there, or a new one that is not started yet.
+    /// Our container for the attempt: the existing one, or a new one that is not started yet.
     async fn find_or_create(&self, work: &Work) -> Result<Container, RuntimeError> {
         let name = self.identity.name(work.attempt);
         let operation = format!("create container {name}");
@@ -145,13 +145,14 @@ impl DockerRuntime {
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         match self.engine.order(self.engine.docker.create_container(Some(options), body)).await {
             Ok(_) => {}
-            // An earlier request of ours, whose answer was lost, may have come through just now.
+            // An earlier request of ours, whose response was lost, may have succeeded just now.
             Err(error) if error.is_status(409) => {}
             Err(error) => return Err(error.into_create(&operation)),
         }
         match look_up().await.map_err(failed)? {
             Lookup::Ours(container) => Ok(container),
-            // Half of an earlier request of ours, which will be there or gone when we are asked again.
+            // Remainder of an earlier request of ours, which will be complete or removed when the agent
+            // retries.
             Lookup::Free => Err(RuntimeError::new(
                 RuntimeErrorKind::Unavailable,
                 format!("cannot {operation}: the engine is still busy with a container of this name"),
@@ -163,7 +164,7 @@ impl DockerRuntime {
         }
     }
 
-    /// Who the container will run as: the spec's user, else the image's.
+    /// User of the container: the spec's, else the image's.
     async fn user_of(&self, work: &Work, image: &str) -> Result<String, RuntimeError> {
         if let Some(user) = &work.spec.isolation.user {
             return Ok(user.clone());
@@ -173,7 +174,8 @@ impl DockerRuntime {
         Ok(image.config.and_then(|config| config.user).unwrap_or_default())
     }
 
-    /// Starts it. An image that somebody removed since it was made ready is pulled again, once.
+    /// Creates and starts the container. An image that was removed since it was prepared is pulled again,
+    /// once.
     async fn create_and_start(&self, work: &Work) -> Result<Container, RuntimeError> {
         match self.try_create_and_start(work).await {
             Err(error) if error.kind == RuntimeErrorKind::ImageNotFound => {}
@@ -272,15 +274,16 @@ impl Runtime for DockerRuntime {
         self.claim.take(&self.engine, &self.identity).await?;
         let _ours = self.attempts.lock(work.attempt).await;
         let container = match self.create_and_start(work).await {
-            // It stays until it is removed, so that it is not started a second time.
+            // The container stays until it is removed, so that it is not started a second time.
             Ok(container) if container.state == FoundState::Lost => return Err(lost(work.attempt)),
             Ok(container) => container,
             Err(error) => {
-                // Nothing may be left of what cannot start. When that fails as well, `list` still shows it.
+                // A container that cannot start must not be left. When the removal fails as well, `list`
+                // still shows it.
                 if error.kind != RuntimeErrorKind::Unavailable
                     && let Err(left) = self.remove_all_of(work.attempt).await
                 {
-                    tracing::warn!(attempt = %work.attempt, error = %left, "cannot remove what did not start");
+                    tracing::warn!(attempt = %work.attempt, error = %left, "cannot remove a container that did not start");
                 }
                 return Err(error);
             }
@@ -307,7 +310,7 @@ impl Runtime for DockerRuntime {
             ended.map_err(|error| error.into_attempt(&format!("wait for attempt {attempt}")))?;
             container = self.find_known(attempt).await?;
             if container.state == FoundState::Running {
-                // Somebody started it again.
+                // The container was started again by somebody else.
                 tokio::time::sleep(SETTLE).await;
             }
         }

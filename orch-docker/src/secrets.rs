@@ -1,7 +1,9 @@
-//! Secrets as files: a private directory of the node per attempt, each file bound into the container read-only.
+//! Secrets as files: a private directory of the node per attempt, each file bound into the container
+//! read-only.
 //!
-//! Why not inside the container: before it runs, the engine can only copy into its layer, which is on disk and which a
-//! read-only root forbids; a tmpfs exists from the start on only, when the program may already be reading.
+//! They are not written inside the container: before it runs, the engine can only copy into its layer, which
+//! is on disk and which a read-only root forbids; a tmpfs exists only from the start on, when the program may
+//! already be reading.
 
 use std::{
     fs::Permissions,
@@ -16,28 +18,28 @@ use orch_core::{
 };
 use tokio::{fs, io::AsyncWriteExt};
 
-/// A file on the node and where the container sees it.
+/// Secret file on the node, and its path in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SecretFile {
     pub(crate) source: PathBuf,
     pub(crate) target: String,
 }
 
-/// The value of a secret that the spec refers to.
+/// Value of a secret that the spec refers to.
 pub(crate) fn value<'a>(work: &'a Work, name: &str) -> Result<&'a Secret, RuntimeError> {
     work.secrets.get(name).ok_or_else(|| {
         RuntimeError::new(Kind::InvalidSpec, format!("secret {name:?} is not known to this agent"))
     })
 }
 
-/// Whether the spec wants any secret as a file.
+/// Whether the spec has any secret as a file.
 pub(crate) fn wants_files(work: &Work) -> bool {
     work.spec.secrets.iter().any(|secret| matches!(secret.target, SecretTarget::File { .. }))
 }
 
-/// Writes the files into `directory`, which is the attempt's own. `user` is who the container runs as; when that is a
-/// name, which only the image can resolve, every process of the container may read them. The directory keeps the
-/// node's other users out either way.
+/// Writes the files into `directory`, which is the attempt's own. `user` is the user of the container; when
+/// that is a name, which only the image can resolve, every process of the container may read them. The
+/// directory keeps the node's other users out either way.
 pub(crate) async fn write(
     work: &Work,
     directory: &Path,
@@ -62,7 +64,7 @@ pub(crate) async fn write(
     Ok(files)
 }
 
-/// Removes the attempt's directory. One that is not there is a success.
+/// Removes the attempt's directory. A missing one is a success.
 pub(crate) async fn remove(directory: &Path) -> Result<(), RuntimeError> {
     match fs::remove_dir_all(directory).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RuntimeError::new(
@@ -78,7 +80,7 @@ async fn make_private(directory: &Path) -> io::Result<()> {
 }
 
 async fn write_one(path: &Path, secret: &Secret, owner: Option<(u32, u32)>) -> io::Result<()> {
-    // An earlier life may have left the file, read-only.
+    // An earlier incarnation may have left the file, read-only.
     match fs::remove_file(path).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -89,7 +91,7 @@ async fn write_one(path: &Path, secret: &Secret, owner: Option<(u32, u32)>) -> i
     file.flush().await?;
     let Some((user, group)) = owner else { return Ok(()) };
     match give_to(path.to_owned(), user, group).await {
-        // An agent without root's rights cannot give files away.
+        // An agent that is not root cannot change the owner of files.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             fs::set_permissions(path, Permissions::from_mode(0o444)).await
         }
@@ -102,7 +104,7 @@ async fn give_to(path: PathBuf, user: u32, group: u32) -> io::Result<()> {
     tokio::task::spawn_blocking(chown).await.map_err(io::Error::other)?
 }
 
-/// `uid` or `uid:gid` in numbers; nobody named means root.
+/// Parses `uid` or `uid:gid` in numbers; an empty user means root.
 fn numeric_user(user: &str) -> Option<(u32, u32)> {
     let (user, group) = user.split_once(':').unwrap_or((user, "0"));
     let number = |text: &str| match text {

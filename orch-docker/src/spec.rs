@@ -1,4 +1,5 @@
-//! From a task's spec to the engine's description of a container. Nothing here talks to the engine.
+//! Conversion of a task's spec into the engine's description of a container. Nothing here talks to the
+//! engine.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,22 +21,23 @@ use crate::{
     secrets::{self, SecretFile},
 };
 
-/// Size of the `/tmp` in memory that a task with a read-only root gets.
+/// Size of the in-memory `/tmp` of a task with a read-only root, in bytes.
 const TMP_BYTES: i64 = 64 << 20;
 
-/// The engine rotates between this many files of output.
+/// Number of output files between which the engine rotates.
 const LOG_FILES: u64 = 2;
 
-/// The least size of one such file: rotating costs, and smaller ones save nothing.
+/// Minimum size of one such file, in bytes: rotating costs, and smaller ones save nothing.
 const LOG_FILE_BYTES_MIN: u64 = 1 << 20;
 
-/// The engine refuses less than a hundredth of a core.
+/// Minimum cpu: the engine rejects less than a hundredth of a core.
 const CPU_MILLIS_MIN: u64 = 10;
 
-/// The engine takes a zero for "as in the image", and nothing shorter than this.
+/// Minimum start period: the engine interprets zero as "as in the image", and rejects anything shorter than
+/// this.
 const START_PERIOD_MIN: Duration = Duration::from_millis(1);
 
-/// What the engine gives containers by itself; tasks may ask for these after dropping all.
+/// Capabilities that the engine grants by default; tasks may request these after dropping all.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
     "AUDIT_WRITE",
     "CHOWN",
@@ -53,7 +55,7 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
     "SYS_CHROOT",
 ];
 
-/// The image that the work runs.
+/// Image that the work runs.
 pub(crate) fn image(work: &Work) -> Result<ImageRef, RuntimeError> {
     match &work.spec.workload {
         Workload::Image { image, .. } => ImageRef::parse(image),
@@ -64,7 +66,7 @@ pub(crate) fn image(work: &Work) -> Result<ImageRef, RuntimeError> {
     }
 }
 
-/// The container for `work`, with the `files` of its secrets.
+/// Description of the container for `work`, with the `files` of its secrets.
 pub(crate) fn container(
     work: &Work,
     files: &[SecretFile],
@@ -120,8 +122,8 @@ fn environment(work: &Work) -> Result<Vec<String>, RuntimeError> {
     Ok(all)
 }
 
-/// The spec's own check. Without one the image's applies, which is what the absence of any means to the engine, unless
-/// the agent wants none.
+/// Health check of the spec. Without one the image's applies, as the engine does by default, unless the agent
+/// disables it.
 fn health(check: Option<&HealthCheck>, config: &DockerConfig) -> Result<Option<HealthConfig>, RuntimeError> {
     let Some(check) = check else {
         let none = HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() };
@@ -287,7 +289,7 @@ fn network(mode: &NetworkMode, config: &DockerConfig) -> Result<String, RuntimeE
         NetworkMode::None => Ok("none".into()),
         NetworkMode::Host if config.allow_host_network => Ok("host".into()),
         NetworkMode::Host => Err(invalid("this agent does not allow the host network".into())),
-        // A name must not smuggle in a mode: `host`, `container:...`.
+        // A name must not inject a mode: `host`, `container:...`.
         NetworkMode::Named(name)
             if matches!(name.as_str(), "host" | "none" | "default") || name.contains(':') =>
         {
@@ -316,8 +318,8 @@ fn binding(port: u16, config: &DockerConfig) -> PortBinding {
     }
 }
 
-/// Room for the bound and what the engine's format adds, in two files of which the older is dropped as a whole.
-/// Size at which the engine begins another file of output.
+/// Size at which the engine begins another file of output, in bytes: the bound and the overhead of the
+/// engine's format, in two files of which the older is dropped as a whole.
 pub(crate) fn log_file_bytes(output_limit: u64) -> u64 {
     output_limit.saturating_mul(2).max(LOG_FILE_BYTES_MIN)
 }

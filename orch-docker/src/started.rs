@@ -1,7 +1,8 @@
-//! The time at which a container started, by the node's clock as it is set now.
+//! Start time of a container, by the node's clock as it is set now.
 //!
-//! The engine notes the time once, and the clock may be set later: how long the container has run could then not be
-//! told from the two. The kernel counts from the boot instead, and knows by the clock of now when that was.
+//! The engine records the time once, and the clock may be set later: the run time of the container could then
+//! not be computed from the two. The kernel counts from the boot instead, and converts that to the current
+//! clock.
 
 use std::{fs, time::Duration};
 
@@ -10,16 +11,17 @@ use orch_core::model::Timestamp;
 /// Unit of the kernel's ticks as programs see them, on every machine that Linux and Rust run on.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// Largest difference that is no step of the clock: the engine notes the start after the process has begun, on a busy
-/// node some time after. Its word is then the more exact.
+/// Maximum difference that is not treated as a step of the clock: the engine records the start after the
+/// process has begun, on a busy node some time after. Its time is then the more exact.
 const TOLERANCE: Duration = Duration::from_secs(5);
 
-/// Start of the container `id`, of which the engine says that it started at `told` and that its main process is
-/// `pid`. For an engine elsewhere, and where processes have other numbers than here, it is what the engine says.
+/// Start of the container `id`, for which the engine reports the start time `told` and the main process
+/// `pid`. For a remote engine, and where processes have other numbers than here, the reported time is
+/// returned.
 pub(crate) fn at(told: Timestamp, id: &str, pid: Option<i64>) -> Timestamp {
     let by_kernel = pid.filter(|pid| *pid > 0).and_then(|pid| {
         let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
-        // The number alone could be another process's.
+        // The process id alone could be another process's.
         read("cgroup").filter(|groups| !id.is_empty() && groups.contains(id))?;
         start(&read("stat")?, &fs::read_to_string("/proc/stat").ok()?)
     });
@@ -31,9 +33,9 @@ fn settled(told: Timestamp, by_kernel: Timestamp) -> Timestamp {
     if difference <= TOLERANCE { told } else { by_kernel }
 }
 
-/// From the texts of `/proc/<pid>/stat` and `/proc/stat`.
+/// Start computed from the texts of `/proc/<pid>/stat` and `/proc/stat`.
 fn start(process: &str, machine: &str) -> Option<Timestamp> {
-    // The second field is the program's name in brackets, which may have blanks and brackets in it.
+    // The second field is the program's name in parentheses, which may contain blanks and parentheses.
     let ticks: u64 = process.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     let boot: u64 = machine.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     let millis = ticks.checked_mul(1000 / TICKS_PER_SECOND)?;

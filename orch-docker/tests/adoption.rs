@@ -1,4 +1,4 @@
-//! What the next life of an agent finds beyond the containers themselves.
+//! State that the next incarnation of an agent finds beyond the containers themselves.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -52,7 +52,7 @@ async fn a_container_that_is_unhealthy_already_is_told() {
     let expected =
         RuntimeEvent::Health { attempt: work.attempt, healthy: false, output: "not well\n".into() };
     assert_eq!(until_unhealthy(&mut events).await, expected);
-    // An agent that was told before it knew of the attempt is told once more.
+    // An agent that got the event before it knew of the attempt gets it once more.
     next.start(&work).await.unwrap();
     assert_eq!(until_unhealthy(&mut events).await, expected);
     next.remove(work.attempt).await.unwrap();
@@ -65,8 +65,8 @@ async fn line(logs: &mut Logs) -> (u64, u64) {
     (std::str::from_utf8(&data).unwrap().trim().parse().unwrap(), offset)
 }
 
-/// Returns when this is the newest line of the container. Engines skip lines for readers that they rotate under, so
-/// it is not followed, and nobody else should read before.
+/// Waits until this is the newest line of the container. Engines skip lines for readers that they rotate
+/// under, so it is not followed, and nobody else should read before.
 async fn until_written(handle: &str, line: &str) {
     let docker = common::docker();
     let newest = async || {

@@ -1,4 +1,4 @@
-//! The node's clock is set while a container runs.
+//! Changes of the node's clock while a container runs.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn a_start_is_told_by_the_clock_of_now() {
     let answer = docker.inspect_container(&started.handle, None::<InspectContainerOptions>).await.unwrap();
     let pid = answer.state.unwrap().pid.unwrap();
 
-    // What an engine would say that noted the start before the clock was put on by some fifty years.
+    // State from an engine that recorded the start before the clock was set forward by some fifty years.
     let state = format!(r#"{{"Running":true,"Pid":{pid},"StartedAt":"1976-01-01T00:00:00Z"}}"#);
     let body = container(&work, &started.handle, &state);
     let engine = StandIn::start(move |_, _| Some((200, body.clone())));

@@ -1,4 +1,4 @@
-//! The suite that every runtime has to pass, on a real engine.
+//! Conformance suite of runtimes, on a real engine.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a container is like on a real engine, and whose it is.
+//! Properties of a container on a real engine, and its ownership.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -30,7 +30,7 @@ async fn output(runtime: &dyn Runtime, work: &Work) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Runs it to its end and gives its standard output.
+/// Runs it to its end and returns its standard output.
 async fn run(config: &DockerConfig, spec: TaskSpec) -> String {
     let runtime = common::runtime(config).await;
     let work = common::work(spec);
@@ -146,7 +146,7 @@ async fn the_files_of_secrets_go_with_the_attempt() {
         assert_eq!(count(), 0);
     }
 
-    // One that cannot start leaves none either.
+    // A container that cannot start leaves no secrets either.
     let mut spec = TaskSpec::image("job", common::image()).command(["/no/such/program"]);
     let target = SecretTarget::File { path: "/run/secrets/a".into() };
     spec.secrets.push(SecretRef { name: "a".into(), target });
@@ -195,7 +195,7 @@ async fn other_people_s_containers_are_left_alone() {
 
 #[tokio::test]
 async fn a_container_that_was_made_but_not_started_is_taken_up() {
-    // What an agent leaves behind that dies between the two steps.
+    // Remains of an agent that crashed between the two steps.
     let runtime = common::runtime(&common::config()).await;
     let work = common::work(common::sh("exit 3"));
     let started = common::start(&*runtime, &work).await.unwrap();

@@ -1,4 +1,4 @@
-//! A start of which nobody knows whether it happened.
+//! A start whose outcome is unknown.
 
 use std::{pin::pin, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::common::stand_in::{Answer, SILENCE, StandIn, created};
 
 mod common;
 
-/// One that has a container of `work`, and gives this answer to the order to start it.
+/// Engine that has a container of `work`, and responds in this way to the request to start it.
 fn engine(work: &Work, to_start: Answer) -> StandIn {
     let container = created(work);
     StandIn::start(move |method, path| match method {
@@ -40,7 +40,7 @@ async fn a_start_that_may_have_happened_is_not_repeated() {
     assert_eq!(runtime.start(&work).await.unwrap_err().kind, RuntimeErrorKind::Unavailable);
     check_that_it_is_not_repeated(&engine, &runtime, &work).await;
 
-    // Once it is removed there is no doubt left.
+    // Once it is removed, no uncertain start is left.
     assert_eq!(runtime.start(&work).await.unwrap_err().kind, RuntimeErrorKind::Unavailable);
 }
 

@@ -1,4 +1,4 @@
-//! The health check that is built into an image.
+//! Health check that is built into an image.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -22,7 +22,7 @@ mod common;
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The tests' image with a check of its own that always fails. Gives its name.
+/// Builds the tests' image with a check of its own that always fails. Returns its name.
 async fn make_image() -> String {
     let docker = common::docker();
     let cmd = Some(vec!["true".into()]);
@@ -50,7 +50,7 @@ fn work(image: &str) -> Work {
     common::work(spec)
 }
 
-/// The check that the engine runs for the container.
+/// Health check that the engine runs for the container.
 async fn check_of(handle: &str) -> HealthConfig {
     let answer = common::docker().inspect_container(handle, None::<InspectContainerOptions>).await.unwrap();
     answer.config.unwrap().healthcheck.unwrap()

@@ -1,4 +1,4 @@
-//! An engine that goes away while work runs, hangs, and comes back. It is the test's own, at a socket of its own.
+//! Engine that stops while work runs, hangs, and comes back. It is the test's own, at a socket of its own.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::common::own_engine::{Containers, OwnEngine};
 
 mod common;
 
-/// One whose containers outlive it, with the tests' image.
+/// Engine whose containers outlive it, with the tests' image.
 fn start_engine() -> OwnEngine {
     let engine = OwnEngine::start(&scratch(), Containers::Outlive);
     engine.load_image(&common::variable("ORCH_TEST_DOCKER_HOST"), &common::image());
@@ -33,7 +33,7 @@ async fn work_survives_an_engine_that_crashes_and_comes_back() {
     assert_eq!(logs.next().await.unwrap().unwrap().data, "ready\n");
     let mut events = runtime.events().await.unwrap();
 
-    // Everybody who waits is told, and nobody that the work is gone.
+    // Every waiting call fails, and none reports that the work has ended.
     let (waited, event, log, ()) =
         tokio::join!(runtime.wait(work.attempt), events.next(), logs.next(), async { engine.crash() });
     assert_eq!(waited.unwrap_err().kind, RuntimeErrorKind::Unavailable);
@@ -50,7 +50,7 @@ async fn work_survives_an_engine_that_crashes_and_comes_back() {
         assert_eq!(kind, RuntimeErrorKind::Unavailable);
     }
 
-    // The same runtime goes on when the engine is back, and the work was never interrupted.
+    // The same runtime continues when the engine is back, and the work was never interrupted.
     engine.restart();
     assert_eq!(runtime.list().await.unwrap()[0].state, FoundState::Running);
     let (exit, stopped) =
@@ -74,7 +74,7 @@ async fn an_engine_that_is_restarted_in_good_order_loses_nothing() {
         assert_eq!(logs.next().await.unwrap().unwrap().data, "ready\n");
         let rest = async { logs.collect::<Vec<_>>().await };
         let (waited, rest, ()) = tokio::join!(runtime.wait(work.attempt), rest, async { engine.shut_down() });
-        // Its end may be told in time, or not; that it is gone, never.
+        // Its end may be reported in time, or not; that it does not exist, never.
         match waited {
             Ok(exit) => assert_eq!((exit.code, containers), (4, Containers::EndWithIt)),
             Err(error) => assert_eq!(error.kind, RuntimeErrorKind::Unavailable, "{error}"),

@@ -50,7 +50,7 @@ async fn refused(work: &Work) -> RuntimeError {
 
 async fn forget(reference: &str) {
     let options = RemoveImageOptionsBuilder::default().force(true).build();
-    // It is not there in the first place, or another test has taken it away.
+    // It does not exist in the first place, or another test has removed it.
     drop(common::docker().remove_image(reference, Some(options), None).await);
 }
 
@@ -98,10 +98,10 @@ async fn pulls_of_one_image_are_shared() {
     assert!(all.iter().all(Result::is_ok), "{all:?}");
     assert_eq!(*pulls.lock().unwrap(), 1);
 
-    // With the image here a wrong login does not matter, and nor does a policy of never.
+    // With the image present wrong credentials do not matter, and neither does a policy of never.
     prepare(&with_login(work.clone(), "orch:wrong")).await.unwrap();
 
-    // A pull that has to happen is refused, whoever had it before.
+    // A pull that is required is refused, whoever had the image before.
     let always = self::work(&closed, &common::image(), PullPolicy::Always);
     for work in [always.clone(), with_login(always.clone(), "orch:wrong")] {
         let error = refused(&work).await;
@@ -131,7 +131,7 @@ async fn a_missing_image_is_told_from_a_missing_registry() {
 
 #[tokio::test]
 async fn a_registry_that_never_answers_does_not_hang_the_pull() {
-    // It accepts connections and stays silent.
+    // It accepts connections and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = common::config();
     config.pull_stall_timeout = std::time::Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! Containers that the machine went down under.
+//! Containers that were lost with the machine.
 
 use orch_core::{
     model::{Exit, TaskSpec},
@@ -9,7 +9,7 @@ use crate::common::stand_in::{Answer, StandIn, container_with, refusal};
 
 mod common;
 
-/// An engine with one container that has ended with this code, and was made in the boot of this name.
+/// Engine with one container that has ended with this code, and was created in the boot of this id.
 fn engine_with(work: &Work, boot: &str, code: i32) -> StandIn {
     let state = format!(
         r#"{{"Status":"exited","Running":false,"ExitCode":{code},"StartedAt":"2026-01-01T00:00:00Z"}}"#

@@ -1,4 +1,4 @@
-//! Two agents with one mark on one engine.
+//! Two agents with one identity on one engine.
 
 use orch_core::runtime::RuntimeErrorKind;
 
@@ -11,7 +11,7 @@ async fn an_agent_with_the_mark_of_another_waits_until_that_has_ended() {
     let work = common::work(common::sh("exec sleep 1000"));
     common::start(&*first, &work).await.unwrap();
 
-    // Such as a copy of the data directory, with a place of its own for everything.
+    // Like a copy of the data directory, with separate directories for everything.
     let mut copy = config.clone();
     copy.state_dir = config.state_dir.join("copy");
     copy.secrets_dir = config.secrets_dir.join("copy");

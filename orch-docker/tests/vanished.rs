@@ -16,7 +16,7 @@ use crate::common::stand_in::{StandIn, container, refusal};
 
 mod common;
 
-/// A name of its own for the tests' image.
+/// Separate name for the tests' image.
 async fn tag() -> (String, String) {
     let (repo, tag) =
         (format!("{}/vanished", common::variable("ORCH_TEST_REGISTRY")), TaskId::generate().to_string());

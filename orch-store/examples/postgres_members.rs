@@ -10,6 +10,7 @@ use orch_core::{
     consensus::StoreConsensus,
     engine::{Agent, AgentConfig},
     model::{TaskSpec, WorkKind},
+    state::TaskStatus,
     store::StateStore,
     testkit::SimulatedRuntime,
 };
@@ -32,7 +33,7 @@ pub async fn members(config: PostgresStoreConfig) -> Result<(), Box<dyn Error>> 
     let agent = Agent::start(node, Arc::new(SimulatedRuntime::new()), members[0].link());
     agent.registered().await?;
     let task = members[1].submit(TaskSpec::program("hello", "true")).await?;
-    assert_eq!(members[1].wait(task).await?.status(), "succeeded");
+    assert_eq!(members[1].wait(task).await?.status(), TaskStatus::Succeeded);
 
     agent.leave().await;
     for member in members {

@@ -1,4 +1,4 @@
-//! Every store against the one contract, each on what it really stands on.
+//! Conformance of every store to the one contract, each on its real server or file.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use crate::{
     shell::{Error, Result, cargo, read, say},
 };
 
-/// A store, and the package and test that hold it against the contract.
+/// Stores, each with the package and test that check the contract.
 const STORES: [(&str, &str, &str); 7] = [
     ("memory", "orch-core", "store"),
     ("redb", "orch-store", "embedded"),
@@ -18,10 +18,10 @@ const STORES: [(&str, &str, &str); 7] = [
     ("crdt", "orch-store", "crdt"),
 ];
 
-/// Words in the names of the tests that do: the suite, and what a crash must not take.
+/// Words in the names of the tests of the contract: the suite, and durability in a crash.
 const TESTS: [&str; 3] = ["conforms", "loses_nothing", "survives_kill"];
 
-/// Prints a line for each store.
+/// Runs the tests and prints a line for each store.
 pub(crate) fn run(names: &[&str]) -> Result {
     let known = || STORES.iter().map(|(name, ..)| *name);
     if let Some(unknown) = names.iter().find(|name| !known().any(|known| known == **name)) {
@@ -53,7 +53,7 @@ pub(crate) fn run(names: &[&str]) -> Result {
     })
 }
 
-/// `3 passed` of what the test runner says.
+/// `3 passed` from the output of the test runner.
 fn passed(output: &str) -> &str {
     let result = output.lines().find_map(|line| line.strip_prefix("test result: ok. "));
     result.and_then(|rest| rest.split(';').next()).unwrap_or("passed")

@@ -1,4 +1,4 @@
-//! Fuzzing: each target for a while, from its seeds and what earlier runs found.
+//! Fuzzing: each target for some time, from its seeds and the inputs that earlier runs found.
 
 use std::{
     fs,
@@ -7,14 +7,14 @@ use std::{
 
 use crate::shell::{Context, Error, Result, has, read, root, run, say};
 
-/// The targets, and the longest inputs that are worth their time.
+/// Fuzz targets, and the maximum length of inputs that are worth their time.
 const TARGETS: [(&str, u32); 4] =
     [("crdt_message", 4096), ("pbft_message", 4096), ("pbft_wal", 16384), ("pbft_step", 512)];
 const SECONDS: u32 = 60;
-/// What one input may take.
+/// Timeout of one input, in seconds.
 const TIMEOUT_SECONDS: u32 = 20;
 
-/// What the command line asks for.
+/// Options of the command line.
 #[derive(Debug)]
 pub(crate) struct Options {
     seconds: u32,
@@ -28,7 +28,7 @@ impl Options {
         while let Some(word) = words.next() {
             if *word == "--seconds" {
                 let number = words.next().and_then(|number| number.parse().ok());
-                // To libFuzzer 0 is no end at all.
+                // To libFuzzer 0 means without end.
                 let positive = number.filter(|seconds| *seconds > 0);
                 options.seconds = positive.ok_or_else(|| Error::new("--seconds needs a number from 1 on"))?;
             } else if let Some(target) = TARGETS.iter().find(|(name, _)| name == word) {
@@ -45,7 +45,7 @@ impl Options {
     }
 }
 
-/// Runs the targets one after the other, and ends with a line for each.
+/// Runs the targets one after the other, and prints a line for each.
 pub(crate) fn fuzz(options: &Options) -> Result {
     check_tools()?;
     run(&mut cargo_fuzz("build"))?;
@@ -69,7 +69,8 @@ fn check_tools() -> Result {
     Ok(())
 }
 
-/// Without sanitizers: there is no unsafe code here that they could find anything in, and they halve the speed.
+/// Command of cargo-fuzz without sanitizers: there is no unsafe code here that they could find anything in,
+/// and they halve the speed.
 fn cargo_fuzz(what: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", "cargo", "fuzz", what, "--sanitizer", "none"]).current_dir(root());
@@ -81,7 +82,7 @@ fn run_target(target: &str, longest: u32, seconds: u32) -> Result<String> {
     fs::create_dir_all(&corpus).context(corpus.display())?;
     say(format!("\n{target}, for {seconds} s"));
     let mut command = cargo_fuzz("run");
-    // What is new goes to the first directory.
+    // New inputs are written to the first directory.
     command.arg(target).arg(corpus).arg(root().join("fuzz/seeds").join(target)).arg("--").args([
         format!("-max_total_time={seconds}"),
         format!("-max_len={longest}"),
@@ -97,7 +98,7 @@ fn run_target(target: &str, longest: u32, seconds: u32) -> Result<String> {
     Ok(summary(target, &text))
 }
 
-/// What libFuzzer said last, in words: `#8192 DONE cov: 900 ft: 2000 corp: 150/12Kb ...`.
+/// Last status line of libFuzzer as text: `#8192 DONE cov: 900 ft: 2000 corp: 150/12Kb ...`.
 fn summary(target: &str, output: &str) -> String {
     let line =
         output.lines().rfind(|line| line.contains("DONE") && line.contains("cov:")).unwrap_or_default();
@@ -115,7 +116,7 @@ fn summary(target: &str, output: &str) -> String {
     )
 }
 
-/// The end of what was said, and how to see it again.
+/// End of the output, and the command that reproduces the failure.
 fn failure(target: &str, output: &str) -> String {
     let lines: Vec<&str> = output.lines().collect();
     let tail = lines[lines.len().saturating_sub(60)..].join("\n");

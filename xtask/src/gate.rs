@@ -6,14 +6,14 @@ use crate::{
     tidy, toolchains,
 };
 
-/// Library crates, whose features are checked one by one and which are published.
+/// Published library crates, whose features are checked one by one.
 pub(crate) const LIBRARIES: [&str; 7] =
     ["orch-base", "orch-consensus", "orch-core", "orch-docker", "orch-net", "orch-sim", "orch-store"];
 
-/// Workspaces of their own, for what they bring along.
+/// Separate workspaces, because of their dependencies.
 const SEPARATE: [&str; 3] = ["benches/bft", "benches/crdt", "fuzz"];
 
-/// Runs every check, so that one run shows everything there is to repair.
+/// Runs every check, so that one run shows all failures.
 pub(crate) fn check() -> Result {
     let mut failed = Vec::new();
     let mut step = |name: &str, done: Result| {
@@ -45,7 +45,7 @@ pub(crate) fn check() -> Result {
     Err(Error::new(format!("the gate is closed: {}", failed.join(", "))))
 }
 
-/// Formats, and lets clippy repair what it can.
+/// Formats, and lets clippy fix what it can.
 pub(crate) fn fix() -> Result {
     run(&mut cargo(&[
         "clippy",
@@ -59,8 +59,8 @@ pub(crate) fn fix() -> Result {
     run(&mut cargo(&["fmt", "--all"]))
 }
 
-/// The combinations that matter: everything at once as tests see it, and each library with no and with each feature
-/// alone, where a missing `cfg` shows.
+/// Combinations of features that are checked: everything at once as tests see it, and each library with no
+/// and with each feature alone, which reveals a missing `cfg`.
 fn feature_sets() -> Result<Vec<Vec<String>>> {
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut sets = vec![words(&["--workspace", "--all-features", "--all-targets"])];
@@ -85,7 +85,7 @@ fn features(library: &str) -> Result<Vec<String>> {
     Ok(names.map(|(name, _)| name.trim().to_string()).filter(|name| name != "default").collect())
 }
 
-/// What would be published holds together: no file is missing, no metadata.
+/// Checks the packages as they would be published: no file is missing, no metadata.
 fn package() -> Result {
     let mut command = cargo(&["package", "--quiet", "--no-verify", "--allow-dirty"]);
     for library in LIBRARIES {

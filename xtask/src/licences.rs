@@ -1,5 +1,5 @@
-//! What `deny.toml` says of licences and banned crates, checked with cargo alone. `cargo deny` checks more where it is
-//! installed.
+//! Check of the licences and banned crates of `deny.toml` with cargo alone. `cargo deny` checks more where it
+//! is installed.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ fn quoted<'a>(text: &'a str, list: &str) -> BTreeSet<&'a str> {
     lines.filter_map(|line| line.split('"').nth(1)).collect()
 }
 
-/// What is left of an SPDX expression to be read.
+/// Rest of an SPDX expression that is being parsed.
 struct Expression<'a>(std::iter::Peekable<std::vec::IntoIter<&'a str>>);
 
 impl<'a> Expression<'a> {

@@ -1,4 +1,4 @@
-//! The project's own commands: the gate, the fixes, the tests and what they run against.
+//! Commands of the project: the gate, the fixes, the tests and their fixtures.
 
 use std::process::ExitCode;
 

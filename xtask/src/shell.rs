@@ -1,4 +1,4 @@
-//! Running other programs, and talking to people.
+//! Execution of other programs, and output for people.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Why a command of ours did not do what it should, in words for people.
+/// Failure of a command of ours, as text for people.
 #[derive(Debug)]
 pub(crate) struct Error(String);
 
@@ -27,7 +27,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Says what an I/O error was about.
+/// Adds the subject of an I/O error to its message.
 pub(crate) trait Context<T> {
     fn context(self, what: impl fmt::Display) -> Result<T>;
 }
@@ -39,7 +39,7 @@ impl<T> Context<T> for std::io::Result<T> {
 }
 
 pub(crate) fn say(message: impl fmt::Display) {
-    // Who closed our output does not want to hear it.
+    // A closed output is no failure of the command.
     let _ = writeln!(std::io::stdout(), "{message}");
 }
 
@@ -47,19 +47,19 @@ pub(crate) fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "error: {message}");
 }
 
-/// The root of the workspace.
+/// Root of the workspace.
 pub(crate) fn root() -> PathBuf {
     let manifest =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("xtask"), PathBuf::from);
     manifest.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
-/// Where Cargo puts what it builds.
+/// Directory for Cargo's build output.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// The Cargo that runs us, at the workspace's root.
+/// Command of the Cargo that runs us, at the workspace's root.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root());
@@ -77,12 +77,12 @@ pub(crate) fn run(command: &mut Command) -> Result {
     }
 }
 
-/// Runs the command without a word and gives what it printed; fails with what it complained of.
+/// Runs the command silently and returns its output; fails with its error output.
 pub(crate) fn read(command: &mut Command) -> Result<String> {
     feed(command, b"")
 }
 
-/// The same with something to read.
+/// The same with an input.
 pub(crate) fn feed(command: &mut Command, input: &[u8]) -> Result<String> {
     let shown = show(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -106,7 +106,7 @@ pub(crate) fn has(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
-/// Polls another program that has no better way of saying that it is ready.
+/// Polls another program that has no better way of reporting that it is ready.
 pub(crate) fn wait_until(limit: Duration, what: &str, mut ready: impl FnMut() -> bool) -> Result {
     let end = Instant::now() + limit;
     while !ready() {
@@ -118,7 +118,7 @@ pub(crate) fn wait_until(limit: Duration, what: &str, mut ready: impl FnMut() ->
     Ok(())
 }
 
-/// As people would type it.
+/// Command line as people would type it.
 fn show(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let name = program.file_name().unwrap_or(command.get_program());

@@ -1,5 +1,4 @@
-//! Simulated groups: many runs, one run, and proof that the simulation would notice mistakes. And faults of
-//! real programs.
+//! Commands of the simulations: many runs, one run, seeded faults, and faults of real programs.
 
 use crate::shell::{Result, cargo, run, say, target};
 
@@ -14,7 +13,7 @@ pub(crate) fn run_engine_with(args: &[&str]) -> Result {
     run_program("engine", "orch-sim-engine", args)
 }
 
-/// Kills the real programs of the style of managers and workers at random.
+/// Kills the real programs of the manager and worker style at random.
 pub(crate) fn soak_binaries(args: &[&str]) -> Result {
     let build = ["test", "--quiet", "--package", "manager-worker", "--test", "soak", "--"];
     run(cargo(&build).args(args))
@@ -32,9 +31,9 @@ fn run_program(feature: &str, program: &str, args: &[&str]) -> Result {
     run(command.arg("--").args(args))
 }
 
-/// Makes known mistakes on purpose.
+/// Runs the simulations with seeded faults, which they must find.
 pub(crate) fn seeded_faults(args: &[&str]) -> Result {
-    // Each of the two programs knows the names of its own.
+    // Each of the two programs knows the names of its own faults.
     match args {
         [] => {
             run_with(&["faults"])?;
@@ -45,7 +44,7 @@ pub(crate) fn seeded_faults(args: &[&str]) -> Result {
     }
 }
 
-/// What a change has to pass.
+/// Simulations that a change has to pass.
 pub(crate) fn check() -> Result {
     say("\nsimulated groups of four and seven replicas");
     run_with(&["soak", "--seeds", "2000"])?;

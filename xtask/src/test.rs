@@ -1,4 +1,4 @@
-//! All tests, with what they need.
+//! Runner of all tests, with their fixtures.
 
 use crate::{
     fixtures::{self, Part},
@@ -6,7 +6,7 @@ use crate::{
     simulation,
 };
 
-/// What the command line asks for.
+/// Options of the command line.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     without_docker: bool,
@@ -38,7 +38,7 @@ impl Options {
     }
 }
 
-/// Runs the tests and says at the end what was left out.
+/// Runs the tests and prints at the end which were skipped.
 pub(crate) fn run(options: &Options) -> Result {
     let mut parts = Vec::new();
     if !options.without_docker {
@@ -119,7 +119,7 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
 /// Tests of orch-store that need a server.
 const SERVED: [&str; 4] = ["engine", "etcd", "postgres", "redis"];
 
-/// The others.
+/// Tests of orch-store that need no server.
 fn unserved() -> Result<Vec<String>> {
     let tests = root().join("orch-store/tests");
     let files = std::fs::read_dir(&tests).context(tests.display())?.flatten().map(|file| file.path());

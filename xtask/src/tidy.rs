@@ -7,11 +7,11 @@ use crate::{
     shell::{Context, Error, Result, read, root},
 };
 
-/// The `max_width` of rustfmt, which leaves comments alone.
+/// Maximum width of a comment, in columns: the `max_width` of rustfmt, which leaves comments alone.
 const COMMENT_WIDTH_MAX: usize = 110;
-/// Directories that builds and runs write to; nothing in them belongs to the sources.
+/// Output directories of builds and runs; nothing in them belongs to the sources.
 const OUTPUT: [&str; 3] = ["target", "node_modules", ".fixtures"];
-/// A file that is longer usually holds two ideas.
+/// Maximum number of lines of a file. A longer one usually holds two ideas.
 const LINES_MAX: usize = 800;
 
 /// Checks every file that Git knows of or would add.
@@ -24,7 +24,7 @@ pub(crate) fn check() -> Result {
     let programs: BTreeSet<&str> = there.filter_map(program_of).collect();
     // Seeds of fuzz targets are bytes, even where they could be read as text.
     for name in names.lines().filter(|name| !name.starts_with("fuzz/seeds/")) {
-        // What is not text, or was just deleted, has nothing to check.
+        // Binary and just deleted files have nothing to check.
         if let Ok(text) = fs::read_to_string(root().join(name)) {
             problems.extend(problems_of(name, &text));
             if name.ends_with(".md") {
@@ -78,7 +78,7 @@ fn problems_of(name: &str, text: &str) -> Vec<String> {
     problems
 }
 
-/// Name of the example, benchmark or further binary that this source file is.
+/// Name of the example, benchmark or further binary whose main file this is.
 fn program_of(name: &str) -> Option<&str> {
     let (dir, file) = name.rsplit_once('/')?;
     let is_program = ["examples", "benches", "bin"].iter().any(|kind| dir.rsplit('/').next() == Some(*kind));
@@ -95,7 +95,7 @@ fn named_programs(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Put together here, so that this file passes its own check.
+/// Assembled here, so that this file passes its own check.
 fn machine_paths() -> [String; 3] {
     ["home", "Users", "root"].map(|place| format!("/{place}/")).map(|path| match path.as_str() {
         "/root/" => format!("{path}."), // dot files; images do have the directory

@@ -1,5 +1,5 @@
-//! Checks that need another toolchain than the one in use: the declared oldest Rust, and the nightly one that describes the
-//! public interface of the libraries.
+//! Checks that need another toolchain than the one in use: the declared oldest Rust, and the nightly one that
+//! describes the public interface of the libraries.
 
 use std::{env, fs, path::PathBuf, process::Command};
 
@@ -8,10 +8,10 @@ use crate::{
     shell::{Context, Error, Result, has, read, root, run, say, target},
 };
 
-/// Lists of public items, one for each library. A change of them is a change for users.
+/// Directory of the lists of public items, one for each library. A change of them is a change for users.
 const LISTS: &str = "xtask/api";
 
-/// Installs the tools that the gate uses where they are there, and that no package manager brings.
+/// Installs the optional tools of the gate that no package manager provides.
 pub(crate) fn install() -> Result {
     if public_api().is_none() {
         let to = target().join("tools");
@@ -34,7 +34,7 @@ pub(crate) fn check_oldest() -> Result {
     }
     let mut check = Command::new("rustup");
     check.args(["run", &oldest, "cargo", "check", "--quiet", "--workspace", "--all-features"]);
-    // Beside the other one, as each would throw away what the other has built.
+    // A separate directory, as each toolchain would discard the build of the other.
     run(check.arg("--target-dir").arg(target().join("oldest")).current_dir(root()))
 }
 
@@ -90,7 +90,7 @@ fn public_api() -> Option<PathBuf> {
 fn describe(tool: &PathBuf, library: &str) -> Result<String> {
     let mut command = Command::new(tool);
     command.args(["public-api", "--all-features", "-sss", "--package", library]);
-    // Its colours depend on the terminal.
+    // Colours depend on the terminal.
     command.args(["--color", "never", "--target-dir"]).arg(target().join("api"));
     read(command.current_dir(root()))
 }

@@ -1,5 +1,5 @@
-//! How long it takes to keep records that several authors write, beside document CRDTs. 1,000 records in a transaction;
-//! all are asked for at once, and synced by all.
+//! How long it takes to keep records that several authors write, beside document CRDTs. 1,000 records in a
+//! transaction; all are asked for at once, and synced by all.
 
 use std::time::{Duration, Instant};
 

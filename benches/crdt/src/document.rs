@@ -7,7 +7,8 @@ pub trait Document {
     /// What it is called in tables.
     const NAME: &'static str;
 
-    /// An empty one that keeps what it is told in this directory. `author` differs between those that will meet.
+    /// An empty one that keeps what it is told in this directory. `author` differs between those that will
+    /// meet.
     fn open(directory: &Path, author: u8) -> Self;
 
     /// Puts records in one transaction, whose update is written and not yet synced.

@@ -1,5 +1,6 @@
-//! Records that several authors write: the signed store beside document CRDTs, used as somebody would who keeps records in one: a
-//! single map, an update written and synced for each transaction. `benches/records.rs` measures, `src/bin/sizes.rs` weighs.
+//! Records that several authors write: the signed store beside document CRDTs, used as somebody would who
+//! keeps records in one: a single map, an update written and synced for each transaction.
+//! `benches/records.rs` measures, `src/bin/sizes.rs` weighs.
 
 mod automerge;
 mod document;
@@ -27,8 +28,8 @@ pub trait Pair {
     /// Empty ones that keep what they are told in these directories.
     fn open(directories: [&Path; 2]) -> Self;
 
-    /// Puts records into one of them, each list in a transaction of its own, all asked for at once; comes back when all are
-    /// synced.
+    /// Puts records into one of them, each list in a transaction of its own, all asked for at once; comes
+    /// back when all are synced.
     fn put(&mut self, at: usize, transactions: Vec<Transaction>);
 
     /// Brings to number 0 what number 1 has, synced, and says how many bytes travelled for that.

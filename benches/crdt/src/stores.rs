@@ -74,7 +74,8 @@ fn open(
     let key = |seed| AuthorKey::from_seed(&[seed; 32]);
     let members = [1, 2].map(|seed| key(seed).author());
     let key = key([1, 2][at]);
-    // What was pushed while the network was cut is never on its way: waiting for it would be all that is measured.
+    // What was pushed while the network was cut is never on its way: waiting for it would be all that is
+    // measured.
     let patience = Duration::ZERO;
     let replica = ReplicaConfig { patience, ..ReplicaConfig::new(Hash::of(b"benches"), members.to_vec()) };
     let digest_interval = Duration::from_millis(5);

@@ -1,4 +1,5 @@
-//! Consensus of orch beside that of other libraries, under one load. What is compared, and what is not, is in README.md.
+//! Consensus of orch beside that of other libraries, under one load. What is compared, and what is not, is in
+//! README.md.
 
 mod durable;
 mod load;

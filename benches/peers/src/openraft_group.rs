@@ -1,4 +1,5 @@
-//! openraft as its guide would have one begin: a log and a machine in memory, calls between nodes, one write a command.
+//! openraft as its guide would have one begin: a log and a machine in memory, calls between nodes, one write
+//! a command.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! What a manager costs while nothing happens: `idle local [agents] [seconds]` with agents in its own process (theirs is
-//! counted as well), `idle http [agents] [seconds]` with agents over HTTP and the manager in a child process.
+//! Cost of an idle manager: `idle local [agents] [seconds]` with agents in its own process (theirs is counted
+//! as well), `idle http [agents] [seconds]` with agents over HTTP and the manager in a child process.
 
 use std::{process::ExitCode, process::Stdio, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use tokio::{
 
 const AGENTS: usize = 1000;
 const SECONDS: u64 = 20;
-/// Agents that register at a time.
+/// Number of agents that register at a time.
 const JOINING: usize = 16;
 const TOKEN: &str = "the token of workers";
 
@@ -64,13 +64,13 @@ async fn http(agents: usize, time: Duration) -> Result<(), Failure> {
     let link = || Ok(Arc::new(HttpLink::new(&config)?) as Arc<dyn ControlLink>);
     let _agents = join_all(agents, link).await?;
     watch("manager alone, agents over HTTP", id, agents, time).await?;
-    // The end of its input tells the manager to stop.
+    // End of input makes the manager stop.
     drop(child.stdin.take());
     child.wait().await?;
     Ok(())
 }
 
-/// A manager with a server, until its input ends.
+/// A manager with a server, until the end of its input.
 async fn manager() -> Result<(), Failure> {
     let orchestrator = Orchestrator::builder().build().await?;
     let tokens = Tokens::new("the token of nobody", TOKEN)?;

@@ -1,6 +1,6 @@
-//! Time of a submission while clients list: `list [tasks]`. Tasks that wait, in memory; first alone, then beside two clients
-//! that list without a break: one by the beginning that all ids have in common, one by a name that no task has, which looks at all
-//! of them.
+//! Time of a submission while clients list: `list [tasks]`. Tasks that wait, in memory; first alone, then
+//! beside two clients that list without a break: one by the common prefix of all ids, one by a name that no
+//! task has, which scans all of them.
 
 use std::{
     process::ExitCode,

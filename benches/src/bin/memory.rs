@@ -1,5 +1,5 @@
-//! Memory per finished task: `memory core [tasks]` through the functional core, `memory engine [tasks]` through an
-//! orchestrator with an agent.
+//! Memory per finished task: `memory core [tasks]` through the functional core, `memory engine [tasks]`
+//! through an orchestrator with an agent.
 
 use std::{process::ExitCode, time::Instant};
 
@@ -46,7 +46,7 @@ async fn engine(tasks: usize) -> Result<(), Failure> {
     for number in 0..AGENTS {
         join(orchestrator.link(), node(number)).await?;
     }
-    // What is kept of the latest events and output is full after these, and no part of what a task costs.
+    // The buffers of recent events and output are full after these, and do not count as cost of a task.
     let (warm, begin) = (tasks / 10, Instant::now());
     submit(&orchestrator, 0..warm).await?;
     let before = resident_bytes()?;

@@ -1,5 +1,5 @@
-//! Disk that output takes: `output store|files DIR [tasks] [bytes]` runs programs that print, with the state in redb
-//! and the output in the same store or in files of its own.
+//! Disk usage of output: `output store|files DIR [tasks] [bytes]` runs programs that print, with the state in
+//! redb and the output in the same store or in separate files.
 
 use std::{
     fs,

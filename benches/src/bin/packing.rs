@@ -1,8 +1,8 @@
-//! Shares of demand that each policy refuses: `packing fill|churn first|last [windows] [nodes,nodes,...]`.
+//! Shares of demand that each policy rejects: `packing fill|churn first|last [windows] [nodes,nodes,...]`.
 //!
-//! `fill`: tasks arrive and stay, until they ask for all of the cluster but its headroom. `churn`: tasks also end; as
-//! many are under way, placed or not, as ask for all but the headroom, and what arrives meanwhile is counted. Each
-//! window begins at another arrival. A policy is chosen on `first` and confirmed on `last`.
+//! `fill`: tasks arrive and stay, until they request all of the cluster but its headroom. `churn`: tasks also
+//! end; as many are in flight, placed or not, as request all but the headroom, and arrivals meanwhile are
+//! counted. Each window begins at another arrival. A policy is chosen on `first` and confirmed on `last`.
 
 use std::{
     cmp::Reverse,
@@ -24,8 +24,8 @@ use orch_core::{
     scheduler::{NodeView, Pending, Scheduler, Snapshot},
 };
 
-/// Cores and GiB of the nodes of a cluster. All have room for the largest request, 16 cores and 112 GiB, or for
-/// all but the rarest.
+/// Cores and GiB of the nodes of a cluster. All fit the largest request, 16 cores and 112 GiB, or for all but
+/// the rarest.
 const CLUSTERS: [&[(u64, u64)]; 8] = [
     &[(64, 224)],
     &[(64, 160)],
@@ -92,7 +92,7 @@ fn table(setting: &Setting<'_>) {
         if random.is_empty() {
             random.clone_from(&means);
         }
-        // Less than a thousandth says nothing about a policy.
+        // Less than a thousandth is not significant for a policy.
         let beside = means.iter().zip(&random).map(|(mean, random)| mean.max(0.1) / random.max(0.1));
         let worst = beside.fold(0.0, f64::max);
         let spread = mean(of_clusters.iter().map(|windows| deviation(windows.iter().map(|w| w.demand))));
@@ -105,7 +105,7 @@ fn table(setting: &Setting<'_>) {
     }
 }
 
-/// The shapes that make up the arrivals, and how often each comes.
+/// Shapes of the arrivals, with their frequencies.
 fn demand(arrivals: &[Arrival]) -> Vec<(Resources, f64)> {
     let mut counts: BTreeMap<&Resources, u32> = BTreeMap::new();
     for arrival in arrivals {
@@ -114,7 +114,7 @@ fn demand(arrivals: &[Arrival]) -> Vec<(Resources, f64)> {
     counts.into_iter().map(|(shape, count)| (shape.clone(), f64::from(count))).collect()
 }
 
-/// Shares that found no place, in per cent.
+/// Shares of demand that were not placed, in per cent.
 struct Refused {
     demand: f64,
     tasks: f64,
@@ -131,10 +131,10 @@ fn windows(setting: &Setting<'_>, shapes: &[(u64, u64)], policy: &dyn Scheduler)
 struct Cluster {
     nodes: Vec<NodeView>,
     capacity: (f64, f64),
-    /// Demand of all that is under way, placed or not.
+    /// Demand of all tasks in flight, placed or not.
     asked: (f64, f64),
     ids: Random,
-    /// When a task ends, its place in the list of arrivals, and its node if it has one.
+    /// End time of a task, its index in the list of arrivals, and its node if it has one.
     ends: BinaryHeap<Reverse<(u64, usize, Option<usize>)>>,
 }
 
@@ -177,7 +177,7 @@ impl Cluster {
         count.refused()
     }
 
-    /// The demand with this request, as a share of the scarcer resource.
+    /// Demand including this request, as a share of the scarcer resource.
     fn share_with(&self, request: &Resources) -> f64 {
         let more = amounts(request);
         ((self.asked.0 + more.0) / self.capacity.0).max((self.asked.1 + more.1) / self.capacity.1)
@@ -196,7 +196,7 @@ impl Cluster {
         Some(at)
     }
 
-    /// Ends the task whose time comes first, and says when that is.
+    /// Ends the task with the earliest end time, and returns that time.
     fn end_next(&mut self, arrivals: &[Arrival]) -> u64 {
         let Some(Reverse((time, at, home))) = self.ends.pop() else { return 0 };
         let request = &arrivals[at].request;

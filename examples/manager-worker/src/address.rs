@@ -1,13 +1,13 @@
 //! Addresses of managers as people type them.
 
-/// Address of the manager when nobody says otherwise.
+/// Default address of the manager.
 pub(crate) const DEFAULT: &str = "http://127.0.0.1:3000";
 
-/// The variable that names the manager.
+/// Environment variable with the address of the manager.
 pub(crate) const VARIABLE: &str = "ORCH_MANAGER";
 
-/// The address as a client takes it. Without a scheme it is `http` on this machine, where nobody else listens, and
-/// refused elsewhere; `from` says where it comes from.
+/// Normalises an address for a client. Without a scheme it is `http` on this machine, where nobody else
+/// listens, and rejected elsewhere; `from` is the source of the address for the error.
 pub(crate) fn normal(text: &str, from: &str) -> Result<String, String> {
     let text = text.trim();
     let form = "write it such as https://manager.example:3000, or http://127.0.0.1:3000 on this machine";
@@ -30,7 +30,7 @@ pub(crate) fn normal(text: &str, from: &str) -> Result<String, String> {
     }
 }
 
-/// The value of a variable; one that is empty counts as unset.
+/// Value of an environment variable; an empty one counts as unset.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.trim().is_empty())
 }

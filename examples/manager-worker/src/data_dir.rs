@@ -1,4 +1,5 @@
-//! Where a manager or worker keeps what must survive it: tokens, its instance id, its state.
+//! Data directory of a manager or worker, for everything that must survive it: tokens, its instance id, its
+//! state.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,16 +12,16 @@ use std::{
 use orch_base::files;
 use uuid::Uuid;
 
-/// A directory that only its owner may read, and one process at a time uses.
+/// Directory that only its owner may read, and that one process at a time uses.
 #[derive(Clone, Debug)]
 pub(crate) struct DataDir {
     dir: PathBuf,
-    /// Locked until the last clone is gone.
+    /// Locked until the last clone is dropped.
     _lock: Arc<File>,
 }
 
 impl DataDir {
-    /// Opens `dir`, or makes it.
+    /// Opens `dir`, creating it when missing.
     pub(crate) fn open(dir: PathBuf) -> Result<Self, String> {
         let failed = |error: io::Error| {
             format!(
@@ -51,7 +52,7 @@ impl DataDir {
         self.dir.join(name)
     }
 
-    /// The secret kept in the file `name`, made up at the first call.
+    /// Secret kept in the file `name`, generated at the first call.
     pub(crate) fn token(&self, name: &str) -> Result<String, String> {
         let path = self.path(name);
         match read_secret(&path) {
@@ -66,7 +67,7 @@ impl DataDir {
         }
     }
 
-    /// The id kept in the file `name`, made up at the first call.
+    /// Id kept in the file `name`, generated at the first call.
     pub(crate) fn id<T: std::str::FromStr>(&self, name: &str) -> Result<T, String>
     where
         T::Err: std::fmt::Display,
@@ -74,7 +75,7 @@ impl DataDir {
         self.kept(name, || Ok(Uuid::new_v4().to_string()))
     }
 
-    /// The value kept in the file `name`, which is that of the first call.
+    /// Value kept in the file `name`, which is that of the first call.
     pub(crate) fn kept<T: std::str::FromStr>(
         &self,
         name: &str,
@@ -98,7 +99,7 @@ impl DataDir {
     }
 }
 
-/// Where data is kept when nobody says: below `XDG_DATA_HOME` or `~/.local/share`.
+/// Default data directory: below `XDG_DATA_HOME` or `~/.local/share`.
 pub(crate) fn default_dir(name: &str) -> PathBuf {
     let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));

@@ -1,5 +1,5 @@
-//! `orch demo`: the real programs at work. A manager and three workers are started as processes of their own, given a mixed
-//! load, and one worker is killed in the middle.
+//! `orch demo`: the real programs at work. A manager and three workers are started as separate processes,
+//! given a mixed load, and one worker is killed in the middle.
 
 mod cluster;
 mod load;
@@ -16,7 +16,7 @@ use crate::{manager::explain, say::announce};
 /// Options of the demonstration.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Use plain processes even where a Docker engine answers.
+    /// Use plain processes even where a Docker engine responds.
     #[arg(long)]
     process: bool,
     /// Image with a shell to run the tasks in.
@@ -24,10 +24,10 @@ pub(crate) struct DemoArgs {
     image: Option<String>,
 }
 
-/// Longer than this it must never take.
+/// Upper bound of the demonstration's duration.
 const TIME_LIMIT: Duration = Duration::from_secs(55);
 
-/// Runs the demonstration; an error says what did not come out as it should.
+/// Runs the demonstration; an error describes the deviation from the expected result.
 pub(crate) async fn run(args: DemoArgs) -> Result<(), String> {
     let ground = cluster::choose_ground(args.process, args.image).await?;
     announce(format_args!("Tasks run as {ground}."));
@@ -50,7 +50,7 @@ async fn show(cluster: &mut Cluster) -> Result<(), String> {
         let event = events.next().await.ok_or("the manager went away")?.map_err(explain)?.event;
         progress.note(&event);
         moving_on = load.worker_of_moving_task(&event, &client).await?.or(moving_on);
-        // The quick tasks end first, so that only the one that is meant to move has to.
+        // The quick tasks end first, so that only the task that is meant to move has to.
         if progress.are_finished(load.quick())
             && let Some(node) = moving_on.take()
         {

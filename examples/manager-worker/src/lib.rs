@@ -1,5 +1,6 @@
-//! The style manager / worker / CLI: one manager that decides, workers that run containers or programs, and a command line.
-//! This crate holds composition and the style's own surface only; everything else comes from the libraries.
+//! The style manager / worker / CLI: one manager that decides, workers that run containers or programs, and a
+//! command line. This crate contains only composition and the user interface of the style; everything else
+//! comes from the libraries.
 
 mod address;
 pub mod cli;

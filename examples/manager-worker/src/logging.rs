@@ -4,9 +4,9 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging; `ORCH_LOG` chooses what (`info` by default, `debug`, `orch_core=debug,warn`, ...).
+/// Starts logging; `ORCH_LOG` is the filter (`info` by default, `debug`, `orch_core=debug,warn`, ...).
 pub fn init() {
-    // The engine's client logs whole requests at debug level, and those may hold secrets.
+    // The engine's client logs whole requests at debug level, and those may contain secrets.
     const QUIET: &str = "bollard=info,hyper=info,hyper_util=info,rustls=info";
     let wanted = std::env::var("ORCH_LOG").unwrap_or_else(|_| "info".into());
     let filter = EnvFilter::try_new(format!("{wanted},{QUIET}")).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -15,7 +15,7 @@ pub fn init() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        // It would tell of a reader that has gone by a line to the same reader, and panic.
+        // It would report a closed standard error on standard error, and panic.
         .log_internal_errors(false)
         .init();
 }

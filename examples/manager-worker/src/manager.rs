@@ -24,20 +24,21 @@ pub struct ManagerArgs {
     /// Address to listen on. Anything but loopback should come with --tls-cert and --tls-key.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
     pub listen: SocketAddr,
-    /// Directory for state and tokens; made when missing. [default: ~/.local/share/orch/manager]
+    /// Directory for state and tokens; created when missing. [default: ~/.local/share/orch/manager]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// A rust-orch worker that never registers, such as worker-1. May be given several times.
     #[arg(long, value_name = "ID")]
     pub legacy_worker: Vec<NodeId>,
-    /// Most tasks of a rust-orch worker at a time. [default: 1024]
+    /// Maximum number of tasks of a rust-orch worker. [default: 1024]
     #[arg(long, value_name = "COUNT", requires = "legacy_worker")]
     pub legacy_max_tasks: Option<NonZeroU32>,
-    /// A rust-orch worker never tells of ends: a task that runs there for longer than this counts as succeeded,
-    /// whatever its container does, so that its place is free.
+    /// A rust-orch worker never reports ends: a task that runs there for longer than this counts as
+    /// succeeded, whatever its container does, so that its slot is free.
     #[arg(long, value_name = "TIME", requires = "legacy_worker", value_parser = units::duration)]
     pub legacy_done_after: Option<Duration>,
-    /// Of the tasks that run at a rust-orch worker, the oldest beyond this number count as succeeded in the same way.
+    /// Maximum number of running tasks of a rust-orch worker; the oldest beyond it count as succeeded in the
+    /// same way.
     #[arg(long, value_name = "COUNT", requires = "legacy_worker")]
     pub legacy_running_max: Option<u32>,
     /// Do not serve rust-orch clients at the root of the server.
@@ -49,28 +50,28 @@ pub struct ManagerArgs {
     /// Private key of the certificate, PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// How often workers should say that they are there.
+    /// Interval between heartbeats of workers.
     #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = units::duration)]
     pub heartbeat_interval: Duration,
-    /// A worker that was silent for so long is lost, and its tasks go elsewhere.
+    /// Time without a heartbeat after which a worker is lost, and its tasks are rescheduled.
     #[arg(long, value_name = "TIME", default_value = "6s", value_parser = units::duration)]
     pub node_timeout: Duration,
 }
 
-/// The directory that a manager on this machine uses when nobody says otherwise.
+/// Default data directory of a manager on this machine.
 pub(crate) fn default_data_dir() -> PathBuf {
     default_dir("manager")
 }
 
-/// File of the token that opens everything, in the manager's data directory.
+/// File of the admin token, which permits everything, in the manager's data directory.
 pub(crate) const ADMIN_TOKEN: &str = "admin.token";
-/// File of the token that opens the workers' protocol only.
+/// File of the token that permits the workers' protocol only.
 pub(crate) const WORKER_TOKEN: &str = "worker.token";
 
-/// Runs a manager until it is told to end.
+/// Runs a manager until a shutdown is requested.
 ///
 /// # Errors
-/// What kept it from starting, for people.
+/// The reason for which it cannot start, for people.
 pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let data = DataDir::open(args.data_dir.unwrap_or_else(default_data_dir))?;
     let tokens = Tokens::new(&data.token(ADMIN_TOKEN)?, &data.token(WORKER_TOKEN)?).map_err(explain)?;
@@ -110,10 +111,10 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     orchestrator.shutdown().await.map_err(explain)
 }
 
-/// A thousand workers hold up to three connections each.
+/// Maximum number of connections. A thousand workers hold up to three each.
 const CONNECTIONS_MAX: usize = 8192;
 
-/// An error with its causes, in one line.
+/// Error with its causes, in one line.
 pub(crate) fn explain(error: impl std::error::Error) -> String {
     orch_core::with_causes(&error).to_string()
 }

@@ -1,4 +1,4 @@
-//! Ends a service on request.
+//! Shutdown of a service on request.
 
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -1,11 +1,12 @@
-//! Amounts as people type them.
+//! Parsers of amounts as people type them.
 
 use std::{
     num::{IntErrorKind, ParseIntError},
     time::Duration,
 };
 
-/// `500ms`, `90s`, `5m` or `5min`, `2h`, `1d`, `1.5h`, and sums of them such as `1h30m`; a bare number is seconds.
+/// Duration such as `500ms`, `90s`, `5m` or `5min`, `2h`, `1d`, `1.5h`, and sums of them such as `1h30m`; a
+/// bare number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -34,8 +35,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis))
 }
 
-/// `512m`, `512Mi`, `512MB`, `1.5GiB`, `64k`; a bare number is bytes. Powers of 1024, whichever way it is written, as
-/// `docker` takes them.
+/// Size such as `512m`, `512Mi`, `512MB`, `1.5GiB`, `64k`; a bare number is bytes. Powers of 1024 in every
+/// notation, as in `docker`.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text.trim());
     let bytes = match unit.trim().to_ascii_lowercase().as_str() {
@@ -51,7 +52,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     decimal(number, bytes)
 }
 
-/// Cores: `0.5`, `2`, or in thousandths `500m`. In thousandths.
+/// Cores such as `0.5`, `2`, or in thousandths `500m`. Returns thousandths.
 pub(crate) fn cores(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text.trim());
     match unit.trim() {
@@ -61,12 +62,12 @@ pub(crate) fn cores(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A whole number of things.
+/// Whole number.
 pub(crate) fn count(text: &str) -> Result<u64, String> {
     text.parse().map_err(|error| whole_error(text, &error))
 }
 
-/// A time as [`duration`] reads it: `1h30m`, `1.5s`, `100ms`.
+/// Duration in the form that [`duration`] parses: `1h30m`, `1.5s`, `100ms`.
 pub(crate) fn show_duration(time: Duration) -> String {
     const UNITS: [(u128, &str); 3] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m")];
     let (mut rest, mut text) = (time.as_millis(), String::new());
@@ -96,7 +97,7 @@ pub(crate) fn show_count(count: u64) -> String {
     groups.join(",")
 }
 
-/// `NAME=VALUE`.
+/// Pair `NAME=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),

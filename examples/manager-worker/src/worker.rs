@@ -37,36 +37,38 @@ pub struct WorkerArgs {
     /// Address of the manager. [default: ORCH_MANAGER, or http://127.0.0.1:3000]
     #[arg(long, value_name = "URL")]
     pub manager: Option<String>,
-    /// Work for the manager of rust-orch at this address instead. It knows its worker by the name given with --id: worker-1.
-    /// ORCH_MANAGER must not be set.
+    /// Work for the manager of rust-orch at this address instead. It knows its worker by the name given with
+    /// --id: worker-1. ORCH_MANAGER must not be set.
     #[arg(
         long,
         value_name = "URL",
         conflicts_with_all = ["manager", "token_file", "device", "label", "allow_host_path", "secrets_dir"]
     )]
     pub legacy: Option<String>,
-    /// How often a manager of rust-orch is asked for tasks.
+    /// Interval in which a manager of rust-orch is asked for tasks.
     #[arg(long, value_name = "TIME", default_value = "5s", requires = "legacy", value_parser = units::duration)]
     pub legacy_poll: Duration,
     /// Name of this node. [default: the machine's host name]
     #[arg(long, value_name = "NAME")]
     pub id: Option<NodeId>,
-    /// Directory for what must survive the worker; made when missing. [default: ~/.local/share/orch/worker-NAME]
+    /// Directory for data that must survive the worker; created when missing. [default:
+    /// ~/.local/share/orch/worker-NAME]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// File with the worker token. [default: ORCH_WORKER_TOKEN, or that of a manager of this user on this machine]
+    /// File with the worker token. [default: ORCH_WORKER_TOKEN, or that of a manager of this user on this
+    /// machine]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Time for which a worker that was let in before goes on asking a manager that refuses its token.
+    /// Time for which a worker that was accepted before retries while the manager refuses its token.
     #[arg(long, value_name = "TIME", default_value = "1min", value_parser = units::duration)]
     pub token_grace: Duration,
-    /// Certificate of the authority that vouches for the manager, PEM.
+    /// Certificate of the authority that signed the manager's certificate, PEM.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// What runs tasks here.
+    /// Runtime of tasks on this node.
     #[arg(long, value_enum, default_value_t)]
     pub runtime: RuntimeChoice,
-    /// Docker engine, such as unix:///var/run/docker.sock. [default: DOCKER_HOST, or the usual socket]
+    /// Docker engine, such as unix:///var/run/docker.sock. [default: DOCKER_HOST, or the default socket]
     #[arg(long, value_name = "URL")]
     pub docker_host: Option<String>,
     /// Cores to offer. [default: all]
@@ -78,31 +80,31 @@ pub struct WorkerArgs {
     /// A device to offer, such as gpu=2. May be given several times.
     #[arg(long, value_name = "NAME=COUNT", value_parser = units::pair)]
     pub device: Vec<(String, String)>,
-    /// A label that constraints may ask for. May be given several times.
+    /// A label that constraints may match. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = units::pair)]
     pub label: Vec<(String, String)>,
-    /// The most tasks at a time.
+    /// Maximum number of tasks at a time.
     #[arg(long, value_name = "COUNT", default_value_t = NodeSpec::DEFAULT_MAX_TASKS)]
     pub max_tasks: u32,
-    /// The most containers that are started at a time.
+    /// Maximum number of containers that are started at a time.
     #[arg(long, value_name = "COUNT", default_value = "8")]
     pub starts_in_flight: NonZeroUsize,
     /// A directory of this machine that tasks may mount. May be given several times.
     #[arg(long, value_name = "DIR")]
     pub allow_host_path: Vec<PathBuf>,
-    /// Directory with one file for each secret that tasks may ask for, mode 600.
+    /// Directory with one file for each secret that tasks may refer to, mode 600.
     #[arg(long, value_name = "DIR")]
     pub secrets_dir: Option<PathBuf>,
-    /// When told to end: wait so long for what runs, then stop it. Without this, what runs goes on, and the next life of
-    /// the worker takes it over.
+    /// On shutdown: wait this long for running tasks, then stop them. Without this, they continue, and the
+    /// worker adopts them when it is started again.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub drain_on_exit: Option<Duration>,
 }
 
-/// What runs tasks on a worker.
+/// Runtime of tasks on a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum RuntimeChoice {
-    /// Docker where an engine answers, otherwise processes.
+    /// Docker where an engine responds, otherwise processes.
     #[default]
     Auto,
     /// Containers of a Docker engine.
@@ -111,10 +113,10 @@ pub enum RuntimeChoice {
     Process,
 }
 
-/// Runs a worker until it is told to end.
+/// Runs a worker until a shutdown is requested.
 ///
 /// # Errors
-/// What kept it from starting, for people.
+/// The reason for which it cannot start, for people.
 pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     let manager = manager(&args)?;
     let data = DataDir::open(match &args.data_dir {
@@ -123,7 +125,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     })?;
     let id = match args.id.clone() {
         Some(id) => id,
-        // A machine that is renamed stays the node that it was: it may have work.
+        // A machine that is renamed keeps its node id: it may have work.
         None => data.kept("name", || host_name().map(|id| id.to_string()))?,
     };
     let instance: InstanceId = data.id("instance")?;
@@ -144,7 +146,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     agent_config.secrets = secrets;
     agent_config.starts_in_flight = args.starts_in_flight.get();
     if args.legacy.is_some() {
-        // Nobody there could be told.
+        // A rust-orch manager accepts no usage reports.
         agent_config.usage_every = None;
     }
     let agent = Agent::start(agent_config, runtime, link);
@@ -154,7 +156,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
         requested = shutdown::requested() => requested.map_err(explain)?,
         why = fenced => return Err(why.into()),
         why = refused(access, args.token_grace) => {
-            // What runs is there for the worker's next life.
+            // Running tasks are left for the worker's next incarnation.
             agent.leave().await;
             let from = token.map(|token| token.from).unwrap_or_default();
             return Err(Failure::token_refused(format!(
@@ -170,7 +172,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The manager's address.
+/// Address of the manager.
 fn manager(args: &WorkerArgs) -> Result<String, Failure> {
     let variable = address::variable(address::VARIABLE);
     match (&args.legacy, &args.manager, variable) {
@@ -185,10 +187,10 @@ fn manager(args: &WorkerArgs) -> Result<String, Failure> {
     }
 }
 
-/// State of the token at the manager; none of rust-orch asks for one.
+/// State of the token at the manager; `None` for rust-orch, which has no tokens.
 type Access = Option<watch::Receiver<TokenState>>;
 
-/// The way to the manager.
+/// Link to the manager.
 async fn link(
     args: &WorkerArgs,
     manager: &str,
@@ -209,8 +211,8 @@ async fn link(
     Ok((Arc::new(link), Some(access)))
 }
 
-/// Returns with the reason when the token is refused for good: at once where it was never accepted, otherwise after
-/// `grace`, as the manager may be starting again with another file.
+/// Returns with the reason when the token is refused permanently: at once where it was never accepted,
+/// otherwise after `grace`, as the manager may be restarting with another file.
 async fn refused(access: Access, grace: Duration) -> String {
     let Some(mut access) = access else { return std::future::pending().await };
     let mut accepted = false;
@@ -233,13 +235,14 @@ async fn refused(access: Access, grace: Duration) -> String {
     }
 }
 
-/// Tells how the agent gets on. Returns when it has ended because a newer process has taken the node over, with the reason.
+/// Logs changes of the agent's state. Returns when it was fenced because a newer process has registered the
+/// node, with the reason.
 async fn tell_state(id: NodeId, mut state: tokio::sync::watch::Receiver<AgentState>) -> String {
     loop {
         let now = state.borrow_and_update().clone();
         match now {
             AgentState::Registered => announce(format_args!("orch-worker {id} is registered")),
-            AgentState::Refused(why) => warn!(%why, "the manager will not have this worker; asking again"),
+            AgentState::Refused(why) => warn!(%why, "the manager rejects this worker; retrying"),
             AgentState::Connecting(why) => info!(%why, "not connected to the manager yet"),
             AgentState::Fenced(why) => return why,
         }
@@ -280,7 +283,7 @@ async fn runtime(
                 Err(format!("--legacy needs a Docker engine: {}", explain(error)))
             }
             Err(error) => {
-                warn!(%error, "no Docker engine answers; tasks run as plain processes, without isolation");
+                warn!(%error, "no Docker engine responds; tasks run as plain processes, without isolation");
                 processes()
             }
         },
@@ -298,7 +301,7 @@ fn capacity(args: &WorkerArgs) -> Result<Resources, String> {
     Ok(capacity)
 }
 
-/// A token and where it comes from.
+/// A token and its source.
 struct Token {
     text: String,
     from: String,
@@ -321,8 +324,8 @@ fn token(args: &WorkerArgs) -> Result<Token, String> {
         .map_err(|error| format!("no worker token: {error}; give --token-file, or set {TOKEN_VARIABLE}"))
 }
 
-/// The directory of a worker that was given none. One without a name of its own has the same whatever the machine is called;
-/// where an earlier version made one with the machine's name, that is it.
+/// Default data directory of a worker. One without an explicit id has the same directory whatever the machine
+/// is called; where an earlier version created one with the machine's name, that is used.
 fn default_data(args: &WorkerArgs) -> Result<PathBuf, String> {
     if let Some(id) = &args.id {
         return Ok(default_dir(&format!("worker-{id}")));

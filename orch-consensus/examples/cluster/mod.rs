@@ -6,6 +6,7 @@ use orch_core::{
     Orchestrator,
     engine::{Agent, AgentConfig},
     model::{TaskSpec, WorkKind},
+    state::TaskStatus,
     testkit::SimulatedRuntime,
 };
 
@@ -17,7 +18,7 @@ pub(crate) async fn run_a_task(members: Vec<Orchestrator>) -> Result<(), Box<dyn
     let task = members[1].submit(TaskSpec::program("hello", "true")).await?;
     // What another member decided is here after a barrier.
     members[2].read_barrier().await?;
-    assert_eq!(members[2].wait(task).await?.status(), "succeeded");
+    assert_eq!(members[2].wait(task).await?.status(), TaskStatus::Succeeded);
 
     agent.leave().await;
     for member in members {

@@ -1,4 +1,4 @@
-//! One type per kind of id, so that a task can never be passed for a command.
+//! Ids, with one type per kind, so that a task can never be passed for a command.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use uuid::Uuid;
 
-/// Why a text is not an id. The message names the text and the rule it breaks.
+/// Error: a text is not a valid id. The message names the text and the broken rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {text:?} is not valid: {rule}")]
 pub struct IdError {
@@ -70,45 +70,46 @@ macro_rules! uuid_id {
 }
 
 uuid_id! {
-    /// Names one task for ever. Chosen by the submitter, which makes a repeated submission harmless.
+    /// Id of one task, never reused. Chosen by the submitter, which makes a repeated submission harmless.
     TaskId, "task id"
 }
 
 uuid_id! {
-    /// Names one command of a client, so that a command retried after a lost answer is applied at most once.
+    /// Id of one command of a client, so that a command retried after a lost response is applied at most
+    /// once.
     CommandId, "command id"
 }
 
 uuid_id! {
-    /// Names one life of an agent's data: it survives restarts of the agent and differs between two agents
-    /// that were given the same [`NodeId`] by mistake.
+    /// Id of an agent's data directory: it survives restarts of the agent and differs between two agents that
+    /// were given the same [`NodeId`] by mistake.
     InstanceId, "instance id"
 }
 
 uuid_id! {
-    /// Names one process of an agent. Drawn anew at each start, so that of two processes with copies of one [`InstanceId`]
-    /// the cluster follows the newer one and refuses the older.
+    /// Id of one process of an agent. Drawn anew at each start, so that of two processes with copies of one
+    /// [`InstanceId`] the cluster accepts the newer one and fences the older.
     IncarnationId, "incarnation id"
 }
 
 impl TaskId {
-    /// A new id. Ids that one process makes follow each other in their first four bytes and are random in the others: what is
-    /// submitted together is stored together, which ordered stores write much faster, and the short forms of neighbours
-    /// differ. (A UUID of version 8: RFC 9562, section 5.8.)
+    /// Generates a new id. Ids of one process are consecutive in their first four bytes and random in the
+    /// others: what is submitted together is stored together, which ordered stores write much faster, and the
+    /// short forms of neighbours differ. (A UUID of version 8: RFC 9562, section 5.8.)
     #[must_use]
     pub fn generate() -> Self {
         static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(Uuid::new_v4().as_fields().0));
         Self::following(NEXT.fetch_add(1, Ordering::Relaxed), Uuid::new_v4().as_u128())
     }
 
-    /// The id with this number, for the rest random.
+    /// Id with this number in its first bytes and random bits in the rest.
     pub(crate) fn following(number: u32, random: u128) -> Self {
         let mut bytes = random.to_be_bytes();
         bytes[..4].copy_from_slice(&number.to_be_bytes());
         Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
 
-    /// The first eight characters, as tables show it.
+    /// First eight characters, as shown in tables.
     #[must_use]
     pub fn short(&self) -> String {
         let mut text = self.to_string();
@@ -120,7 +121,7 @@ impl TaskId {
 macro_rules! random_id {
     ($name:ident) => {
         impl $name {
-            /// A new random id.
+            /// Generates a random id.
             #[must_use]
             pub fn generate() -> Self {
                 Self::of_random(Uuid::new_v4().as_u128())
@@ -144,13 +145,13 @@ macro_rules! name_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The longest text that is accepted, in bytes.
+            /// Maximum length of an id, in bytes.
             pub const MAX_LEN: usize = $max;
 
             /// Parses `text`: letters, digits, `.`, `_` and `-`, starting with a letter or a digit.
             ///
             /// # Errors
-            /// Says which rule the text breaks.
+            /// The rule that the text breaks.
             pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
                 let text = text.as_ref();
                 check_name(text, Self::MAX_LEN)
@@ -158,7 +159,7 @@ macro_rules! name_id {
                 Ok(Self(text.into()))
             }
 
-            /// The id as text.
+            /// Id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -201,12 +202,12 @@ macro_rules! name_id {
 }
 
 name_id! {
-    /// Names a node of the cluster; the operator chooses it (`worker-1`).
+    /// Id of a node of the cluster, chosen by the operator (`worker-1`).
     NodeId, "node id", 64
 }
 
 name_id! {
-    /// Separates the tasks of different users of one cluster.
+    /// Namespace that separates the tasks of different users of one cluster.
     Namespace, "namespace", 64
 }
 
@@ -218,19 +219,19 @@ impl Default for Namespace {
 }
 
 impl Namespace {
-    /// Whether this is the namespace that a task gets when it names none.
+    /// Whether this is the default namespace.
     #[must_use]
     pub fn is_default(&self) -> bool {
         self.as_str() == "default"
     }
 }
 
-/// One try at a task: the fencing token of everything an agent says about it.
+/// Id of one attempt at a task: the fencing token of all reports of agents about it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct AttemptId {
-    /// The task that is tried.
+    /// Id of the task.
     pub task: TaskId,
-    /// Which try this is, from 1.
+    /// Number of the attempt, from 1.
     pub attempt: NonZeroU32,
 }
 
@@ -270,7 +271,7 @@ fn check_name(text: &str, max: usize) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Errors quote what somebody sent, but never at length.
+/// Bounds the text that errors quote.
 pub(super) fn clip(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -1,4 +1,4 @@
-//! [`Isolation`]: how far a task is kept apart from its node.
+//! [`Isolation`] of a task from its node.
 
 use std::{
     collections::BTreeSet,
@@ -9,35 +9,36 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How far a task is kept apart from its node. The default is what an image's author expects of an engine, less
-/// the right to gain privileges; [`Isolation::hardened`] is for code that nobody vouches for.
+/// Isolation of a task from its node. The default is that of a container engine for any image, without the
+/// right to gain privileges; [`Isolation::hardened`] is for untrusted code.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Isolation {
-    /// What it reaches over the network.
+    /// Network that the task is attached to.
     pub network: NetworkMode,
     /// `user`, `uid` or `uid:gid`; the image's or the agent's own when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The root file system cannot be written.
+    /// Whether the root file system is mounted read-only.
     pub read_only_root: bool,
-    /// It and its children may gain rights that it was not started with (setuid programs).
+    /// Whether the task and its children may gain privileges that it was not started with (setuid programs).
     pub new_privileges: bool,
-    /// Take all capabilities away before `add_capabilities` are given.
+    /// Whether all capabilities are dropped before `add_capabilities` are granted.
     pub drop_all_capabilities: bool,
-    /// Linux capabilities it gets beyond the engine's default set.
+    /// Linux capabilities granted beyond the engine's default set.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub add_capabilities: BTreeSet<Capability>,
-    /// The most processes and threads it may have at a time.
+    /// Maximum number of processes and threads at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids_limit: Option<NonZeroU32>,
-    /// The most files it may have open at a time.
+    /// Maximum number of open files at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_files_limit: Option<NonZeroU32>,
 }
 
 impl Isolation {
-    /// No network, read-only root, user 1000:1000, no capabilities, 128 processes, 1024 files.
+    /// Strict isolation: no network, read-only root, user 1000:1000, no capabilities, 128 processes, 1024
+    /// files.
     #[must_use]
     pub fn hardened() -> Self {
         Self {
@@ -53,8 +54,8 @@ impl Isolation {
     }
 }
 
-/// An [`Isolation`] that takes no memory as long as it is the default, because a cluster may hold millions of tasks. Read and
-/// written like the isolation itself.
+/// [`Isolation`] that takes no memory while it is the default, because a cluster may hold millions of tasks.
+/// Its serde form is that of the isolation.
 #[derive(Clone, Debug, Default)]
 pub struct SpareIsolation(Option<Box<Isolation>>);
 
@@ -99,22 +100,22 @@ impl<'de> Deserialize<'de> for SpareIsolation {
     }
 }
 
-/// What a task reaches over the network.
+/// Network that a task is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
     /// The runtime's usual network: outgoing connections, and the ports of its resources from outside.
     #[default]
     Bridge,
-    /// Nothing but its own loopback.
+    /// Loopback only.
     None,
-    /// The node's own network, as if it ran there.
+    /// The node's own network namespace.
     Host,
-    /// A network of the engine, by name.
+    /// A named network of the engine.
     Named(String),
 }
 
-/// A Linux capability without the `CAP_` in front: `NET_BIND_SERVICE`.
+/// Linux capability without the `CAP_` prefix: `NET_BIND_SERVICE`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Capability(pub String);

@@ -1,4 +1,4 @@
-//! What the cluster talks about: tasks, nodes, resources, and the ids and times that name them.
+//! Data model of the cluster: tasks, nodes, resources, and their ids and times.
 //!
 //! Everything here is plain data with a stable serde form (`docs/task-model.md` has the JSON). Integers only:
 //! replicas must agree to the last bit.

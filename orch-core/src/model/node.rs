@@ -1,4 +1,4 @@
-//! Machines, as the cluster knows them.
+//! Nodes and their registrations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,25 +6,26 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::{IncarnationId, InstanceId, NodeId, Resources, Timestamp, WorkKind};
 
-/// What a node says about itself when it joins.
+/// Description that a node registers with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSpec {
-    /// Its name.
+    /// Id of the node, chosen by the operator.
     pub id: NodeId,
-    /// The life of the agent's data; a second agent with the same name has another one.
+    /// Id of the agent's data directory; a second agent with the same node id has another one.
     pub instance: InstanceId,
-    /// What it has to give.
+    /// Resources that the node offers to tasks.
     pub capacity: Resources,
-    /// Which kinds of work its runtime takes.
+    /// Kinds of work that the node's runtime accepts.
     pub kinds: BTreeSet<WorkKind>,
-    /// How many tasks it takes at a time, whatever they ask for.
+    /// Maximum number of tasks placed at a time, whatever they request; at most [`NodeSpec::MOST_TASKS`].
     #[serde(default = "default_max_tasks")]
     pub max_tasks: u32,
-    /// Words that constraints ask for.
+    /// Labels that constraints are matched against.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Error that keeps it from taking new work, by its own account: an engine that does not answer, say.
+    /// Last error that keeps the node from accepting new work, as reported by its agent: a container engine
+    /// that does not respond, for example.
     #[serde(default, alias = "trouble", skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
@@ -34,7 +35,7 @@ const fn default_max_tasks() -> u32 {
 }
 
 impl NodeSpec {
-    /// Node without labels that takes as many tasks as nodes usually do.
+    /// Node without labels, with the default limit on tasks.
     #[must_use]
     pub fn new(
         id: NodeId,
@@ -53,20 +54,20 @@ impl NodeSpec {
         }
     }
 
-    /// How many tasks a node takes at a time unless it says otherwise.
+    /// Default of [`NodeSpec::max_tasks`].
     pub const DEFAULT_MAX_TASKS: u32 = 1024;
-    /// How many it may take at the most: losing the node changes all of them at once.
+    /// Upper bound of [`NodeSpec::max_tasks`]: losing the node changes the records of all its tasks at once.
     pub const MOST_TASKS: u32 = 10_000;
 }
 
-/// Fencing token of an agent's calls: one registration of one node. A call that carries another than the node's current
-/// one has no effect.
+/// Fencing token of an agent's calls: one registration of one node. A call with any other than the node's
+/// current session has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Session {
-    /// Name of the node.
+    /// Id of the node.
     pub node: NodeId,
-    /// Process of the agent.
+    /// Incarnation of the agent.
     pub incarnation: IncarnationId,
     /// Number of the registration among all registrations of the cluster.
     pub number: u64,
@@ -95,66 +96,66 @@ impl<'de> Deserialize<'de> for NodeKey {
     }
 }
 
-/// A node as every replica knows it.
+/// Record of a node, replicated to every member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
-    /// What it said about itself.
+    /// Description from the last registration.
     pub spec: NodeSpec,
-    /// Whether it is there.
+    /// Liveness of the node.
     pub state: NodeState,
-    /// Whether it takes new work.
+    /// Scheduling policy of the node.
     #[serde(default)]
     pub scheduling: Scheduling,
-    /// When it joined, or came back.
+    /// Time of the last transition to ready: first registration, or return after a loss.
     pub registered_at: Timestamp,
-    /// Process of the agent that registered last.
+    /// Incarnation of the agent that registered last.
     #[serde(default = "unknown_incarnation")]
     pub incarnation: IncarnationId,
-    /// The last registration of this process, by its own count.
+    /// Number of the last registration within this incarnation.
     #[serde(default)]
     pub registration: u64,
     /// Number of its last registration among all registrations of the cluster.
     #[serde(default)]
     pub session: u64,
-    /// Key that it registered with, where authors are keys. Only its holder speaks for the node.
+    /// Key that the node registered with, where authors are keys. Only its holder speaks for the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<NodeKey>,
-    /// Processes that a newer one has taken the node over from, oldest first, at most
+    /// Incarnations that were fenced because a newer one registered, oldest first, at most
     /// [`NodeRecord::FENCED_MAX`]. They cannot register again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<IncarnationId>,
-    /// Members that have not heard from it, until they are enough to call it lost.
+    /// Members whose heartbeats from the node are overdue, until they are enough to declare it lost.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub suspected_by: BTreeSet<String>,
 }
 
-/// Whether a node is there.
+/// Liveness of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
-    /// It is heard from.
+    /// Heartbeats arrive.
     Ready,
-    /// Enough members have not heard from it. Its attempts have ended; it may come back.
+    /// Heartbeats are overdue at enough members. Its attempts have ended; the node may return.
     Lost,
 }
 
-/// Whether a node takes new work.
+/// Scheduling policy of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "snake_case")]
 pub enum Scheduling {
-    /// It does.
+    /// Accepts new work.
     #[default]
     Open,
-    /// It keeps what it has and takes nothing new.
+    /// Keeps the tasks that it has and accepts no new ones.
     Cordoned,
-    /// It gives up what it has: attempts still there at `evict_at` are stopped and tried elsewhere.
+    /// Gives its tasks up: attempts still there at `evict_at` are stopped and retried on other nodes.
     Draining {
-        /// When grace ends.
+        /// End of the grace period.
         evict_at: Timestamp,
     },
 }
 
-/// Of records that were written before agents had incarnations.
+/// Incarnation in records that were written before agents had incarnations.
 const fn unknown_incarnation() -> IncarnationId {
     IncarnationId::from_bytes([0; 16])
 }
@@ -163,7 +164,7 @@ impl NodeRecord {
     /// Bound on [`NodeRecord::fenced`].
     pub const FENCED_MAX: usize = 16;
 
-    /// Node that is there and open, before any registration of it has a number.
+    /// Ready and schedulable node, before any of its registrations has a number.
     #[must_use]
     pub fn new(spec: NodeSpec, incarnation: IncarnationId, registered_at: Timestamp) -> Self {
         Self {
@@ -180,7 +181,7 @@ impl NodeRecord {
         }
     }
 
-    /// What calls of its agent carry now.
+    /// Session that calls of its agent must carry now.
     #[must_use]
     pub fn current_session(&self) -> Session {
         let (node, incarnation) = (self.spec.id.clone(), self.incarnation);

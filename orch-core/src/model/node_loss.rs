@@ -6,18 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use super::millis;
 
-/// What follows when the node of an attempt is lost. Whatever it says, an attempt that is heard of again before another
-/// took its place goes on, and its result counts. (Compare the `disconnect` block of Nomad's job specification.)
+/// Policy for attempts whose node is lost. In every case an attempt that is reported again before another one
+/// replaced it continues, and its result counts. (Compare the `disconnect` block of Nomad's job
+/// specification.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeLossPolicy {
-    /// How long a lost node may take to come back before another attempt is due. Zero: not at all.
+    /// Grace period in which a lost node may return before a replacement is due. Zero: none.
     #[serde(rename = "wait_ms", with = "millis")]
     pub wait: Duration,
-    /// Whether another attempt takes its place. Without that the task waits for its node until that is back, or removed
-    /// from the cluster.
+    /// Whether a replacement is started. Without one the task waits until its node returns or is removed from
+    /// the cluster.
     pub replace: bool,
-    /// Which attempt goes on when the node is back and another one has taken its place.
+    /// Attempt that continues when the node returns after a replacement was placed.
     pub keep: KeptAttempt,
 }
 
@@ -27,13 +28,13 @@ impl Default for NodeLossPolicy {
     }
 }
 
-/// Which of two attempts of one task goes on.
+/// Choice between the two attempts of a task whose lost node returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeptAttempt {
-    /// The newer one. Attempt numbers then only grow, so that they fence writes to other systems.
+    /// The newer one. Attempt numbers then only grow, so that they can fence writes to other systems.
     #[default]
     Replacement,
-    /// The older one, with what it has done so far. The newer one is stopped.
+    /// The older one, with its progress so far. The newer one is stopped.
     Original,
 }

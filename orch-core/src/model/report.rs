@@ -1,32 +1,32 @@
-//! What an agent says about an attempt.
+//! Reports of agents about attempts.
 
 use serde::{Deserialize, Serialize};
 
 use super::{AttemptId, NodeId, Timestamp, clip_words};
 
-/// How a process or container ended.
+/// Exit status of a process or container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Exit {
-    /// Its exit code. A death by signal `n` is 128 + `n`, as shells and engines report it.
+    /// Exit code. A death by signal `n` is 128 + `n`, as shells and engines report it.
     pub code: i32,
-    /// The signal that ended it, if one did.
+    /// Signal that ended the process, if one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// It (or a child of it) ran out of memory and was killed for it.
+    /// Whether the process (or a child of it) exceeded its memory limit and was killed by the kernel.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
 }
 
 impl Exit {
-    /// An exit with this code, read by the convention of shells: above 128 it was a signal.
+    /// Exit with this code, interpreted by the convention of shells: above 128 it was a signal.
     #[must_use]
     pub fn from_code(code: i32) -> Self {
         Self { code, signal: (129..=128 + 64).contains(&code).then(|| code - 128), oom_killed: false }
     }
 
-    /// Whether the work succeeded: exit code 0. A child killed for memory does not matter when the task itself
-    /// says that all is well.
+    /// Whether the work succeeded: exit code 0. A child killed for memory does not matter when the task
+    /// itself exits with success.
     #[must_use]
     pub fn is_success(&self) -> bool {
         self.code == 0
@@ -43,52 +43,53 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Why an attempt never got to run.
+/// Failure of an attempt before its work began.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct StartFailure {
-    /// Short word for programs: `image_not_found`, `bad_reference`, `credentials_refused`, `no_space`, ...
+    /// Short code for programs: `image_not_found`, `bad_reference`, `credentials_refused`, `no_space`, ...
     pub reason: String,
-    /// What the runtime said, for people.
+    /// Message of the runtime, for people.
     pub message: String,
-    /// Whether another attempt could end differently.
+    /// Whether a retry may succeed.
     pub retryable: bool,
 }
 
-/// How an attempt ended.
+/// End of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "end", rename_all = "snake_case")]
 pub enum AttemptEnd {
     /// The work ended by itself.
     Exited {
-        /// How.
+        /// Exit status.
         exit: Exit,
     },
-    /// It could not be started.
+    /// The work could not be started.
     StartFailed {
-        /// Why.
+        /// Cause.
         failure: Box<StartFailure>,
     },
-    /// It ran longer than its spec allows, and was stopped.
+    /// The attempt exceeded its run timeout and was stopped.
     RunTimeout,
-    /// Its health check failed too often, and it was stopped.
+    /// The health check failed too often, and the attempt was stopped.
     Unhealthy {
-        /// What the last check printed.
+        /// Output of the last check.
         output: String,
     },
-    /// It was stopped because the cluster asked for it (cancelled, drained, total timeout).
+    /// The attempt was stopped at the cluster's request (cancelled, drained, total timeout).
     Stopped,
-    /// Its node was lost.
+    /// The node of the attempt was lost.
     NodeLost,
-    /// Its node is there and its work is not: it vanished, or the machine went down under it. How it ended is unknown.
+    /// The node is there and the work is not: it vanished, or the machine went down under it. Its exit status
+    /// is unknown.
     Lost {
-        /// What the node knows of it.
+        /// Details known to the node.
         message: String,
     },
 }
 
 impl AttemptEnd {
-    /// The same with its words cut to a bound.
+    /// The same with its texts cut to their bound.
     pub(crate) fn clipped(&self) -> Self {
         let mut end = self.clone();
         match &mut end {
@@ -119,25 +120,25 @@ impl std::fmt::Display for AttemptEnd {
     }
 }
 
-/// What an agent says about one attempt. A report of an attempt that is not the task's current one, or from a node
-/// that does not hold it, is refused: the attempt number is a fencing token.
+/// Report of an agent about one attempt. A report of an attempt that is not the task's current one, or from a
+/// node that does not hold it, is refused: the attempt number is a fencing token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Which attempt.
+    /// Id of the attempt.
     pub attempt: AttemptId,
-    /// Who says so.
+    /// Id of the reporting node.
     pub node: NodeId,
-    /// What.
+    /// Event that is reported.
     pub kind: ReportKind,
 }
 
-/// What happened to an attempt.
+/// Event in the course of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportKind {
-    /// The work has begun. A decision only where a run timeout hangs on it, otherwise an observation.
+    /// The work has begun. A decision only where a run timeout depends on it, otherwise an observation.
     Started {
-        /// When, by the node's clock.
+        /// Time of the start, by the node's clock.
         at: Timestamp,
     },
     /// The attempt is over.

@@ -1,24 +1,24 @@
-//! What tasks need and nodes have, in whole units, with arithmetic that cannot wrap.
+//! Resources that tasks request and nodes offer, in whole units, with arithmetic that cannot wrap.
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// An amount of everything that is handed out: a task's request, a node's capacity, or what is left of it.
+/// Amounts of all resources: a task's request, a node's capacity, or what is left of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Resources {
-    /// Thousandths of a core.
+    /// Cpu, in thousandths of a core.
     #[serde(skip_serializing_if = "is_zero")]
     pub cpu_millis: u64,
-    /// Bytes of main memory.
+    /// Main memory, in bytes.
     #[serde(skip_serializing_if = "is_zero")]
     pub memory_bytes: u64,
-    /// Countable things by name: `gpu`, `fpga`, a licence.
+    /// Countable devices by name: `gpu`, `fpga`, a licence.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<String, u64>,
-    /// Ports of the host, each held by one task of a node at a time. A node's capacity lists none: every port
-    /// is free until a task holds it. Sorted, no duplicates.
+    /// Host ports, each held by one task of a node at a time. A node's capacity lists none: every port is
+    /// free until a task holds it. Sorted, no duplicates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
 }
@@ -28,41 +28,41 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-/// A sum left the range of its type.
+/// Error: a sum left the range of its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the sum of the resources is out of range")]
 pub struct Overflow;
 
-/// One thing that a node has too little of.
+/// Resource of which a node has too little.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "resource", rename_all = "snake_case")]
 pub enum Shortage {
-    /// Thousandths of a core.
+    /// Cpu, in thousandths of a core.
     Cpu {
-        /// What the task asks for.
+        /// Amount that the task requests.
         needed: u64,
-        /// What there is.
+        /// Amount that is free.
         available: u64,
     },
-    /// Bytes of memory.
+    /// Memory, in bytes.
     Memory {
-        /// What the task asks for.
+        /// Amount that the task requests, in bytes.
         needed: u64,
-        /// What there is.
+        /// Amount that is free, in bytes.
         available: u64,
     },
     /// A countable device.
     Device {
-        /// Its name.
+        /// Name of the device.
         name: String,
-        /// What the task asks for.
+        /// Number that the task requests.
         needed: u64,
-        /// What there is.
+        /// Number that is free.
         available: u64,
     },
     /// A host port that another task of the node holds.
     Port {
-        /// The port.
+        /// Number of the port.
         port: u16,
     },
 }
@@ -90,7 +90,7 @@ impl Resources {
         self
     }
 
-    /// Nothing at all.
+    /// Whether all amounts are zero and no port is listed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.cpu_millis == 0
@@ -99,7 +99,7 @@ impl Resources {
             && self.ports.is_empty()
     }
 
-    /// The sum. Ports are united.
+    /// Sum of both. Ports are united.
     ///
     /// # Errors
     /// [`Overflow`] when one of the amounts leaves its range.
@@ -118,24 +118,24 @@ impl Resources {
     }
 }
 
-/// What the tasks of one node hold together. Kept beside the node's capacity rather than subtracted from it,
-/// because a node may come back smaller than what still runs on it.
+/// Sum of the resources held by the tasks of one node. Kept beside the node's capacity rather than subtracted
+/// from it, because a node may return with less capacity than its running tasks hold.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Held {
     cpu_millis: u64,
     memory_bytes: u64,
     devices: BTreeMap<String, u64>,
-    /// How many hold a port. More than one only for a moment, when one task takes over from another and its record is
-    /// absorbed first: sums must not depend on the order of records.
+    /// Number of tasks that hold a port. More than one only for a moment, when one task replaces another and
+    /// its record is absorbed first: sums must not depend on the order of records.
     ports: BTreeMap<u16, u32>,
 }
 
 impl Held {
-    /// Adds what one more task holds.
+    /// Adds the request of one more task.
     ///
     /// # Panics
-    /// When the sum leaves the range of `u64`: specs are bounded far below ([`Limits`](super::Limits)), so this is
-    /// a bug of the caller.
+    /// When the sum leaves the range of `u64`: specs are bounded far below ([`Limits`](super::Limits)), so
+    /// this is a bug of the caller.
     pub fn take(&mut self, request: &Resources) {
         self.cpu_millis = self.cpu_millis.checked_add(request.cpu_millis).expect("bounded by Limits");
         self.memory_bytes = self.memory_bytes.checked_add(request.memory_bytes).expect("bounded by Limits");
@@ -148,10 +148,10 @@ impl Held {
         }
     }
 
-    /// Gives back what a task held. It must have been taken before.
+    /// Subtracts the request of a task. It must have been taken before.
     ///
     /// # Panics
-    /// When more is given back than was taken.
+    /// When more is released than was taken.
     pub fn release(&mut self, request: &Resources) {
         self.cpu_millis = self.cpu_millis.checked_sub(request.cpu_millis).expect("taken before");
         self.memory_bytes = self.memory_bytes.checked_sub(request.memory_bytes).expect("taken before");
@@ -193,7 +193,7 @@ impl Held {
             && request.ports.iter().all(|port| !self.ports.contains_key(port))
     }
 
-    /// Everything that is missing for `request` to fit; empty when it fits.
+    /// Every resource that is missing for `request` to fit; empty when it fits.
     #[must_use]
     pub fn shortages(&self, capacity: &Resources, request: &Resources) -> Vec<Shortage> {
         let mut missing = Vec::new();
@@ -239,7 +239,7 @@ impl Held {
 }
 
 impl Shortage {
-    /// Amount that is asked for in excess, in words: `1.5 cores less`. Rounded up. `None` for a port.
+    /// Amount that is requested in excess, as text: `1.5 cores less`. Rounded up. `None` for a port.
     pub(crate) fn less(&self) -> Option<String> {
         match self {
             Self::Cpu { needed, available } => Some(match Cores(needed.saturating_sub(*available)) {
@@ -257,7 +257,7 @@ impl Shortage {
     }
 }
 
-/// The next amount that [`Bytes`] shows as it is.
+/// Smallest amount from `bytes` on that [`Bytes`] shows exactly.
 fn tenths_up(bytes: u64) -> u64 {
     let Some((unit, _)) = UNITS.iter().find(|(unit, _)| bytes >= *unit) else { return bytes };
     let tenths = (u128::from(bytes) * 10).div_ceil(u128::from(*unit));

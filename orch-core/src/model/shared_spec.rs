@@ -1,4 +1,4 @@
-//! [`SharedSpec`]: a spec that many hold, named by its content.
+//! [`SharedSpec`]: a reference-counted spec with an id derived from its content.
 
 use std::{
     fmt, io,
@@ -13,23 +13,23 @@ use sha2::{Digest, Sha256};
 use super::{IdError, TaskSpec, ids::clip};
 use crate::hex::{from_hex, to_hex};
 
-/// A spec that tasks, attempts and messages share: a clone is a pointer, and reads like the [`TaskSpec`] that it points to.
-/// Its JSON is that of the spec.
+/// Spec shared by tasks, attempts and messages: a clone copies a pointer, and dereferences to the
+/// [`TaskSpec`]. Its JSON is that of the spec.
 #[derive(Clone)]
 pub struct SharedSpec(Arc<Inner>);
 
 struct Inner {
     spec: TaskSpec,
     large: bool,
-    /// Apart, as most specs are small and nobody asks for their ids.
+    /// Boxed separately, as most specs are small and their ids are never requested.
     id: OnceLock<Box<SpecId>>,
 }
 
-/// A spec with so many bytes of text is large. Never changed: records are written by it.
+/// Bytes of text from which a spec is large. Never changed: the format of records depends on it.
 const LARGE_BYTES: usize = 512;
 
 impl SharedSpec {
-    /// SHA-256 of the spec's JSON, worked out once.
+    /// SHA-256 of the spec's JSON, computed once.
     ///
     /// # Panics
     /// Never: a spec always has a JSON form.
@@ -41,13 +41,14 @@ impl SharedSpec {
         })
     }
 
-    /// The spec of a record that was stored under this id. A later version may give the same spec another id, which does no
-    /// harm: it is stored once more.
+    /// Spec of a record that was stored under this id. A later version may compute another id for the same
+    /// spec, which does no harm: it is stored once more.
     pub(crate) fn stored(id: SpecId, spec: TaskSpec) -> Self {
         Self::new(spec, OnceLock::from(Box::new(id)))
     }
 
-    /// Whether it has a record of its own. A small one is cheaper to write again than to look up.
+    /// Whether the spec is stored in a record of its own. A small one is cheaper to write again than to look
+    /// up.
     pub(crate) fn is_large(&self) -> bool {
         self.0.large
     }
@@ -59,7 +60,7 @@ impl SharedSpec {
         counted.0
     }
 
-    /// Whether both point to one spec, or are large and of one content.
+    /// Whether both point to one spec, or are large and equal in content.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.is_large() && other.is_large() && self.id() == other.id()
     }
@@ -125,7 +126,7 @@ impl<'de> Deserialize<'de> for SharedSpec {
     }
 }
 
-/// Names a spec by its content: 32 bytes, shown as 64 hexadecimal digits.
+/// Id of a spec by its content: 32 bytes, shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpecId([u8; 32]);
 

@@ -1,14 +1,15 @@
-//! Ed25519 signatures of submitters (feature `signing`), so that a worker or a reviewer can tell who asked for what.
+//! Ed25519 signatures of submitters (feature `signing`), so that a worker or a reviewer can verify the author
+//! of a spec.
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
 use super::{SubmitterSignature, TaskSpec};
 use crate::hex::{from_hex, to_hex};
 
-/// Why a signature does not hold.
+/// Reasons for which a signature is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// There is none.
+    /// The spec carries no signature.
     #[error("the task is not signed")]
     Missing,
     /// A field is not the hexadecimal form of a digest, key or signature.
@@ -17,16 +18,16 @@ pub enum SignatureError {
     /// The spec was changed after it was signed.
     #[error("the task is not the one that was signed")]
     PayloadChanged,
-    /// Nobody holding this key signed this.
+    /// The signature does not match the public key that it names.
     #[error("the signature does not match its key")]
     Forged,
-    /// The key is not among the trusted ones.
+    /// The public key is not among the trusted ones.
     #[error("the signer's key is not trusted")]
     Untrusted,
 }
 
 impl TaskSpec {
-    /// Signs the spec as it is now. Change it afterwards and the signature no longer holds.
+    /// Signs the spec as it is now. Any later change of it invalidates the signature.
     #[must_use]
     pub fn sign(mut self, key: &SigningKey) -> Self {
         let digest = self.payload_digest();
@@ -38,10 +39,10 @@ impl TaskSpec {
         self
     }
 
-    /// Checks that one of `trusted` signed exactly this spec, and says which.
+    /// Checks that one of `trusted` signed exactly this spec, and returns that key.
     ///
     /// # Errors
-    /// What is wrong with the signature.
+    /// The reason for which the signature is rejected.
     pub fn verify(&self, trusted: &[VerifyingKey]) -> Result<VerifyingKey, SignatureError> {
         let signed = self.signature.as_deref().ok_or(SignatureError::Missing)?;
         let digest: [u8; 32] =

@@ -1,4 +1,4 @@
-//! What somebody wants run: [`TaskSpec`] and its parts.
+//! Specification of a task: [`TaskSpec`] and its parts.
 //!
 //! The common case is one line:
 //!
@@ -24,17 +24,18 @@ use super::{
     time::{millis, opt_millis},
 };
 
-/// One unit of work, immutable once it is submitted. Every field but `name` and `workload` has a default and is
-/// left out of the JSON when it holds it. Unknown fields are refused, so that a misspelt limit is never ignored.
+/// Specification of one unit of work, immutable once it is submitted. Every field but `name` and `workload`
+/// has a default and is left out of the JSON when it holds it. Unknown fields are refused, so that a misspelt
+/// limit is never ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
-    /// What people call it. Need not be unique; ids are.
+    /// Name for people. Need not be unique; ids are.
     pub name: String,
-    /// Whose task it is.
+    /// Namespace that owns the task.
     #[serde(default, skip_serializing_if = "Namespace::is_default")]
     pub namespace: Namespace,
-    /// What is run.
+    /// Program or image to run.
     pub workload: Workload,
     /// Arguments of the program, or of the image's entry point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -42,91 +43,91 @@ pub struct TaskSpec {
     /// Environment variables. Not for secrets: everybody who may read the task reads these.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Directory to start in; the image's or the agent's own when absent.
+    /// Working directory; the image's or the agent's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<String>,
-    /// What the task holds of its node while it is placed there, and its limits while it runs.
+    /// Resources reserved on the node while the task is placed there, and limits while it runs.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
-    /// Higher goes first among the pending.
+    /// Scheduling priority; pending tasks with a higher one go first.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
-    /// How long each stage may take.
+    /// Time limits of each stage.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
-    /// Which ends of an attempt lead to another one.
+    /// Ends of an attempt that lead to another attempt.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restart: RestartPolicy,
-    /// How many attempts there are and how far apart.
+    /// Number of attempts and the delay between them.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retry: RetryPolicy,
-    /// What follows when its node is lost; see [`TaskSpec::node_loss_policy`].
+    /// Policy for the loss of the task's node; see [`TaskSpec::node_loss_policy`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_loss: Option<Box<NodeLossPolicy>>,
-    /// Which nodes may run it; all of them must hold.
+    /// Constraints on the labels of a node; all of them must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constraints: Vec<Constraint>,
-    /// How far it is kept apart from its node.
+    /// Isolation from the node.
     #[serde(default, skip_serializing_if = "is_default")]
     pub isolation: SpareIsolation,
-    /// Directories of the node or in memory that it sees.
+    /// Directories of the node, volumes or memory that are mounted into the task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
-    /// How to tell that it is well while it runs.
+    /// Health check of the running task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Box<HealthCheck>>,
-    /// How it is asked to stop.
+    /// Signal and grace period of a stop.
     #[serde(default, skip_serializing_if = "is_default")]
     pub stop: StopPolicy,
-    /// How many bytes of output are kept, both streams together; the newest win.
+    /// Maximum output kept, in bytes, both streams together; the oldest is dropped first.
     #[serde(default = "default_output_limit", skip_serializing_if = "is_default_output_limit")]
     pub output_limit_bytes: u64,
-    /// Secrets it gets, by reference. Values never pass through the cluster's state.
+    /// Secrets passed to the task, by reference. Values never pass through the cluster's state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretRef>,
-    /// Free words for people and programs; the cluster does not read them.
+    /// Labels for people and programs; the cluster does not interpret them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Who asked for exactly this, if they signed it.
+    /// Signature of the submitter, if the spec is signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Box<SubmitterSignature>>,
 }
 
-/// What is run.
+/// Program or image that a task runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Workload {
     /// A container of an image.
     Image {
-        /// The image's reference: `busybox:1.36`, `registry.example/app@sha256:...`.
+        /// Reference of the image: `busybox:1.36`, `registry.example/app@sha256:...`.
         image: String,
         /// Replaces the image's entry point.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         command: Vec<String>,
-        /// When the image is fetched.
+        /// Pull policy of the image.
         #[serde(default, skip_serializing_if = "is_default")]
         pull: PullPolicy,
-        /// Name of the registry login that the agent holds for it.
+        /// Name of the registry credentials that the agent holds for it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         registry_credentials: Option<String>,
     },
-    /// A process of the node's operating system.
+    /// An operating-system process on the node.
     Program {
-        /// A path, or a name that the agent's `PATH` finds.
+        /// Path of the program, or a name that is looked up in the agent's `PATH`.
         program: String,
     },
 }
 
-/// The kinds of work that runtimes differ in.
+/// Kinds of work by which runtimes differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkKind {
-    /// Containers of images as they are, with nothing asked for that a worker which only starts images would pass over (a
-    /// command, arguments, mounts, ...). All that workers of older systems know.
+    /// Containers of images as they are, without any setting that a worker which only starts images would
+    /// ignore (a command, arguments, mounts, ...). The only kind that workers of older versions know.
     PlainImage,
     /// Containers of images.
     Image,
-    /// Processes of the operating system.
+    /// Operating-system processes.
     Program,
 }
 
@@ -141,43 +142,43 @@ impl std::fmt::Display for WorkKind {
 }
 
 impl WorkKind {
-    /// Whether a node that takes these kinds takes work of this kind.
+    /// Whether a node that accepts `kinds` accepts work of this kind.
     #[must_use]
     pub fn is_taken_by(self, kinds: &BTreeSet<Self>) -> bool {
         kinds.contains(&self) || (self == Self::PlainImage && kinds.contains(&Self::Image))
     }
 }
 
-/// When an image is fetched from its registry.
+/// Times at which an image is fetched from its registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PullPolicy {
-    /// When the node does not have it.
+    /// Only when the node does not have it.
     #[default]
     IfMissing,
     /// Before every attempt.
     Always,
-    /// Never: an image that the node lacks is an error.
+    /// Never: an image that is missing on the node is an error.
     Never,
 }
 
-/// How long each stage may take; no limit where absent.
+/// Time limits of each stage; no limit where absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// From submission (or the end of the attempt before) to a placement.
+    /// Time limit from submission (or the end of the previous attempt) to a placement.
     #[serde(rename = "queue_ms", with = "opt_millis", skip_serializing_if = "Option::is_none")]
     pub queue: Option<Duration>,
-    /// From the start of the work to its end, each attempt anew.
+    /// Time limit from the start of an attempt to its end.
     #[serde(rename = "run_ms", with = "opt_millis", skip_serializing_if = "Option::is_none")]
     pub run: Option<Duration>,
-    /// From submission to the end, all attempts together.
+    /// Time limit from submission to the end, all attempts together.
     #[serde(rename = "total_ms", with = "opt_millis", skip_serializing_if = "Option::is_none")]
     pub total: Option<Duration>,
 }
 
-/// Which ends of an attempt lead to another attempt. Attempts that ended through no fault of the task (lost node, drain) do
-/// not count against [`RetryPolicy::max_attempts`]; lost nodes have a bound of their own
+/// Ends of an attempt that lead to another attempt. Attempts that ended through no fault of the task (lost
+/// node, drain) do not count against [`RetryPolicy::max_attempts`]; lost nodes are bounded by
 /// ([`ClusterConfig::node_losses_max`](crate::state::ClusterConfig::node_losses_max)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -185,23 +186,24 @@ pub enum RestartPolicy {
     /// Failures and run timeouts, as often as [`RetryPolicy::max_attempts`] says.
     #[default]
     OnFailure,
-    /// All of them, success as well and without end: for work that should go on for ever.
+    /// Retries after all ends, success included, without limit: for services.
     Always,
-    /// None, not even a lost node's: for work that must not be started a second time.
+    /// Retries after no end, not even a lost node: for work that must not be started twice.
     Never,
 }
 
-/// How many attempts a task gets and how far apart they are: the delay starts at `backoff`, doubles with each
-/// failure up to `backoff_max`, and up to a quarter of it is taken off by a jitter that depends on the attempt alone.
+/// Number of attempts of a task and the delay between them: the delay starts at `backoff`, doubles with each
+/// failure up to `backoff_max`, and is shortened by a jitter of up to a quarter that depends on the attempt
+/// id alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
-    /// Failures that end the task. One means: no retry.
+    /// Failures that end the task, at least one. One means no retry.
     pub max_attempts: NonZeroU32,
     /// Delay after the first failure.
     #[serde(rename = "backoff_ms", with = "millis")]
     pub backoff: Duration,
-    /// The longest delay.
+    /// Longest delay.
     #[serde(rename = "backoff_max_ms", with = "millis")]
     pub backoff_max: Duration,
 }
@@ -217,8 +219,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait after the failure number `failures` (from 1) of a task. The same answer on every replica:
-    /// the jitter is drawn from the attempt's id, not from a random source.
+    /// Delay after failure number `failures` (from 1) of a task. The same on every replica: the jitter is
+    /// drawn from the attempt's id, not from a random source.
     #[must_use]
     pub fn delay(&self, failed: AttemptId, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
@@ -231,32 +233,32 @@ impl RetryPolicy {
     }
 }
 
-/// A condition on a node's labels.
+/// Condition on a node's labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Constraint {
     /// The label has this value.
     Equals {
-        /// The label.
+        /// Key of the label.
         label: String,
-        /// The value it must have.
+        /// Required value.
         value: String,
     },
     /// The label is absent or has another value.
     NotEquals {
-        /// The label.
+        /// Key of the label.
         label: String,
-        /// The value it must not have.
+        /// Excluded value.
         value: String,
     },
-    /// The label is there, whatever its value.
+    /// The label exists, whatever its value.
     Exists {
-        /// The label.
+        /// Key of the label.
         label: String,
     },
-    /// The node is this one.
+    /// The node is exactly this one.
     Node {
-        /// The node's id.
+        /// Id of the node.
         node: super::NodeId,
     },
 }
@@ -272,42 +274,42 @@ impl std::fmt::Display for Constraint {
     }
 }
 
-/// A directory that a task sees at a place of its own.
+/// Mount of a directory into a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
-    /// Where the task sees it; an absolute path.
+    /// Absolute path inside the task.
     pub target: String,
-    /// What it sees there.
+    /// Source of the mount.
     pub source: MountSource,
-    /// It cannot write there.
+    /// Whether the mount is read-only.
     #[serde(default)]
     pub read_only: bool,
 }
 
-/// What a [`Mount`] shows.
+/// Source of a [`Mount`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MountSource {
-    /// A directory or file of the node; the agent must allow it.
+    /// A directory or file of the node; the agent must allow its path.
     Host {
-        /// Its absolute path.
+        /// Absolute path on the node.
         path: String,
     },
-    /// A named volume of the engine, made when it is missing.
+    /// A named volume of the engine, created when it is missing.
     Volume {
-        /// Its name.
+        /// Name of the volume.
         name: String,
     },
-    /// Memory that is gone with the attempt.
+    /// Memory that is discarded with the attempt.
     Tmpfs {
-        /// Its size.
+        /// Size in bytes.
         size_bytes: u64,
     },
 }
 
 impl MountSource {
-    /// The path or name in it, if there is one.
+    /// Path or name in it, if there is one.
     pub(super) fn text(&self) -> Option<&String> {
         match self {
             Self::Host { path } => Some(path),
@@ -317,32 +319,32 @@ impl MountSource {
     }
 }
 
-/// A command that is run inside a running task, again and again; exit code 0 means well.
+/// Command that is run inside a running task periodically; exit code 0 means healthy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
     /// Program and arguments.
     pub command: Vec<String>,
-    /// From the end of one check to the start of the next.
+    /// Pause from the end of one check to the start of the next.
     #[serde(rename = "interval_ms", with = "millis")]
     pub interval: Duration,
-    /// A check that takes longer has failed.
+    /// Timeout of one check; a check that takes longer has failed.
     #[serde(rename = "timeout_ms", with = "millis")]
     pub timeout: Duration,
-    /// Failures in this time after the start do not count.
+    /// Period after the start in which failures do not count.
     #[serde(rename = "start_period_ms", with = "millis")]
     pub start_period: Duration,
-    /// Failures in a row that make the attempt fail.
+    /// Consecutive failures that make the attempt fail.
     pub retries: NonZeroU32,
 }
 
-/// How a task is asked to stop.
+/// Signal and grace period of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopPolicy {
-    /// The signal that asks.
+    /// Signal sent first.
     pub signal: StopSignal,
-    /// How long it has before it is killed.
+    /// Grace period before the task is killed.
     #[serde(rename = "grace_ms", with = "millis")]
     pub grace: Duration,
 }
@@ -353,38 +355,38 @@ impl Default for StopPolicy {
     }
 }
 
-/// The signals that may ask a task to stop.
+/// Signals that may be sent to stop a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum StopSignal {
-    /// The usual one.
+    /// SIGTERM, the default.
     #[default]
     #[serde(rename = "SIGTERM")]
     Term,
-    /// As Ctrl-C.
+    /// SIGINT, as Ctrl-C sends it.
     #[serde(rename = "SIGINT")]
     Int,
-    /// For a graceful end of some servers (nginx), for a dump of others.
+    /// SIGQUIT: graceful stop of some servers (nginx), core dump of other programs.
     #[serde(rename = "SIGQUIT")]
     Quit,
-    /// As of a terminal that was closed.
+    /// SIGHUP, as of a closed terminal.
     #[serde(rename = "SIGHUP")]
     Hup,
-    /// What the program makes of it.
+    /// SIGUSR1, interpreted by the program.
     #[serde(rename = "SIGUSR1")]
     Usr1,
-    /// What the program makes of it.
+    /// SIGUSR2, interpreted by the program.
     #[serde(rename = "SIGUSR2")]
     Usr2,
-    /// Does not ask.
+    /// SIGKILL, without a graceful stop.
     #[serde(rename = "SIGKILL")]
     Kill,
-    /// For a graceful end of some servers (Apache).
+    /// SIGWINCH: graceful stop of some servers (Apache).
     #[serde(rename = "SIGWINCH")]
     Winch,
 }
 
 impl StopSignal {
-    /// The name, as in JSON.
+    /// Name as in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -400,34 +402,34 @@ impl StopSignal {
     }
 }
 
-/// A secret that the agent looks up by name when it starts an attempt.
+/// Reference to a secret that the agent resolves by name when it starts an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretRef {
-    /// Its name with the agent.
+    /// Name of the secret in the agent's secret store.
     pub name: String,
-    /// Where the task finds the value.
+    /// Environment variable or file that receives the value.
     pub target: SecretTarget,
 }
 
-/// Where a task finds the value of a secret.
+/// Environment variable or file that receives the value of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SecretTarget {
-    /// An environment variable.
+    /// An environment variable of the task.
     Env {
-        /// Its name.
+        /// Name of the variable.
         variable: String,
     },
-    /// A file that only the task's user can read, in memory where the runtime can.
+    /// A file that only the task's user can read, in memory where the runtime supports it.
     File {
-        /// Its absolute path inside the task.
+        /// Absolute path inside the task.
         path: String,
     },
 }
 
 impl SecretTarget {
-    /// The variable or path in it.
+    /// Variable or path in it.
     pub(super) fn text(&self) -> &String {
         match self {
             Self::Env { variable } => variable,
@@ -436,20 +438,20 @@ impl SecretTarget {
     }
 }
 
-/// An Ed25519 signature of the submitter over the SHA-256 of the spec's canonical JSON without this field.
+/// Ed25519 signature of the submitter over the SHA-256 of the spec's canonical JSON without this field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitterSignature {
-    /// The digest that was signed, in hexadecimal.
+    /// Digest that was signed, in hexadecimal.
     pub payload_sha256: String,
-    /// The submitter's public key, 32 bytes in hexadecimal.
+    /// Public key of the submitter, 32 bytes in hexadecimal.
     pub public_key: String,
-    /// The signature, 64 bytes in hexadecimal.
+    /// Signature, 64 bytes in hexadecimal.
     pub signature: String,
 }
 
 impl TaskSpec {
-    /// A task that runs a container of `image`.
+    /// Task that runs a container of `image`.
     #[must_use]
     pub fn image(name: impl Into<String>, image: impl Into<String>) -> Self {
         Self::new(
@@ -463,7 +465,7 @@ impl TaskSpec {
         )
     }
 
-    /// A task that runs a `program` of the node's operating system.
+    /// Task that runs `program` as a process of the node's operating system.
     #[must_use]
     pub fn program(name: impl Into<String>, program: impl Into<String>) -> Self {
         Self::new(name.into(), Workload::Program { program: program.into() })
@@ -495,7 +497,7 @@ impl TaskSpec {
         }
     }
 
-    /// Replaces the image's entry point. Does nothing for a program, which is its own entry point.
+    /// Replaces the image's entry point. Has no effect on a program, which is its own entry point.
     #[must_use]
     pub fn command<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         if let Workload::Image { command, .. } = &mut self.workload {
@@ -518,111 +520,111 @@ impl TaskSpec {
         self
     }
 
-    /// Asks for thousandths of a core.
+    /// Requests cpu, in thousandths of a core.
     #[must_use]
     pub fn cpu_millis(mut self, cpu_millis: u64) -> Self {
         self.resources.cpu_millis = cpu_millis;
         self
     }
 
-    /// Asks for memory, in units of 2^20 bytes.
+    /// Requests memory, in units of 2^20 bytes.
     #[must_use]
     pub fn memory_mib(mut self, mib: u64) -> Self {
         self.resources.memory_bytes = mib.saturating_mul(1 << 20);
         self
     }
 
-    /// Sets everything it holds of its node.
+    /// Sets all requested resources.
     #[must_use]
     pub fn resources(mut self, resources: Resources) -> Self {
         self.resources = resources;
         self
     }
 
-    /// Higher goes first.
+    /// Sets the scheduling priority; higher goes first.
     #[must_use]
     pub fn priority(mut self, priority: i32) -> Self {
         self.priority = priority;
         self
     }
 
-    /// Tries at most `max_attempts` times; zero counts as one.
+    /// Limits the attempts to `max_attempts`; zero counts as one.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: u32) -> Self {
         self.retry.max_attempts = NonZeroU32::new(max_attempts).unwrap_or(NonZeroU32::MIN);
         self
     }
 
-    /// Delay after the first failure; see [`RetryPolicy`].
+    /// Sets the delay after the first failure; see [`RetryPolicy`].
     #[must_use]
     pub fn backoff(mut self, first: Duration) -> Self {
         self.retry.backoff = first;
         self
     }
 
-    /// Which ends lead to another attempt.
+    /// Sets the ends of an attempt that lead to another one.
     #[must_use]
     pub fn restart(mut self, policy: RestartPolicy) -> Self {
         self.restart = policy;
         self
     }
 
-    /// How long an attempt may run.
+    /// Limits the run time of each attempt.
     #[must_use]
     pub fn run_timeout(mut self, limit: Duration) -> Self {
         self.timeouts.run = Some(limit);
         self
     }
 
-    /// How long it may wait for a node.
+    /// Limits the time that the task waits for a placement.
     #[must_use]
     pub fn queue_timeout(mut self, limit: Duration) -> Self {
         self.timeouts.queue = Some(limit);
         self
     }
 
-    /// How long everything together may take.
+    /// Limits the time from submission to the end, all attempts together.
     #[must_use]
     pub fn total_timeout(mut self, limit: Duration) -> Self {
         self.timeouts.total = Some(limit);
         self
     }
 
-    /// Runs only on nodes whose `label` has this `value`.
+    /// Requires a node whose `label` has this `value`.
     #[must_use]
     pub fn on_label(mut self, label: impl Into<String>, value: impl Into<String>) -> Self {
         self.constraints.push(Constraint::Equals { label: label.into(), value: value.into() });
         self
     }
 
-    /// Keeps it apart from its node as far as [`Isolation::hardened`] does.
+    /// Applies the isolation of [`Isolation::hardened`].
     #[must_use]
     pub fn hardened(mut self) -> Self {
         *self.isolation = Isolation::hardened();
         self
     }
 
-    /// How long it has to stop before it is killed.
+    /// Sets the grace period between the stop signal and the kill.
     #[must_use]
     pub fn stop_grace(mut self, grace: Duration) -> Self {
         self.stop.grace = grace;
         self
     }
 
-    /// Sets one free label.
+    /// Sets one label that the cluster does not interpret.
     #[must_use]
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(name.into(), value.into());
         self
     }
 
-    /// What follows when its node is lost.
+    /// Policy for the loss of the task's node.
     #[must_use]
     pub fn node_loss_policy(&self) -> NodeLossPolicy {
         self.node_loss.as_deref().copied().unwrap_or_default()
     }
 
-    /// The least that a node must be able to run to run this.
+    /// Least demanding kind of work that a node must accept to run this task.
     #[must_use]
     pub fn kind(&self) -> WorkKind {
         match &self.workload {
@@ -634,7 +636,7 @@ impl TaskSpec {
         }
     }
 
-    /// Nothing is asked for that a worker which only starts images would pass over.
+    /// Whether the spec has no setting that a worker which only starts images would ignore.
     fn has_no_wishes(&self) -> bool {
         self.args.is_empty()
             && self.working_dir.is_none()
@@ -646,8 +648,8 @@ impl TaskSpec {
             && *self.isolation == Isolation::default()
     }
 
-    /// SHA-256 of the spec's JSON without its signature: what submitters sign. Field order is that of the struct and
-    /// maps are sorted, so that equal specs have equal digests.
+    /// SHA-256 of the spec's JSON without its signature: the payload of a signature. Field order is that of
+    /// the struct and maps are sorted, so that equal specs have equal digests.
     ///
     /// # Panics
     /// Never: a spec always has a JSON form.

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 /// A reading of both clocks, handed to state machines that own neither.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// A clock that never goes back, from any beginning. Timeouts are measured with it.
+    /// Monotonic clock with an arbitrary origin. Timeouts are measured with it.
     pub elapsed: Duration,
-    /// The system's clock, which may jump. Proposals and stamps carry it.
+    /// System clock, which may jump. Proposals and timestamps carry it.
     pub wall: Timestamp,
 }
 
@@ -31,7 +31,7 @@ impl Timestamp {
         Self(millis)
     }
 
-    /// What the system clock says. A clock before 1970 reads as the epoch.
+    /// Reads the system clock. A clock before 1970 reads as the epoch.
     #[must_use]
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -44,19 +44,20 @@ impl Timestamp {
         self.0
     }
 
-    /// This time moved forward; stays at the end of time instead of overflowing.
+    /// Adds `duration`; saturates at the end of the range.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// How long it is from `earlier` to here; zero when `earlier` is later.
+    /// Duration from `earlier` to this time; zero when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// Reads RFC 3339 with any offset. `None` for what is not a time from 1970 on; parts of a millisecond are left out.
+    /// Parses RFC 3339 with any offset. `None` for anything but a time from 1970 on; fractions of a
+    /// millisecond are dropped.
     #[must_use]
     pub fn from_rfc3339(text: &str) -> Option<Self> {
         let clock = text.get(..19)?;
@@ -122,8 +123,8 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
-/// Days since 1970-01-01, the other way round; `None` before that. Days that a month does not have count into the next
-/// one.
+/// Days since 1970-01-01, the other way round; `None` before that. Days that a month does not have count into
+/// the next one.
 fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
     let shifted_year = if month <= 2 { year.checked_sub(1)? } else { year };
     let (era, of_era) = (shifted_year / 400, shifted_year % 400);

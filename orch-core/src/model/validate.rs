@@ -1,4 +1,4 @@
-//! What a spec must satisfy before it enters the cluster, with an error that names the field and the way out.
+//! Rules that a spec must satisfy before it is accepted, with an error that names the field and the fix.
 
 use std::{fmt, time::Duration};
 
@@ -15,19 +15,19 @@ use super::{
 pub struct Limits {
     /// Longest name, in bytes.
     pub name_bytes: usize,
-    /// All texts of a spec together (arguments, environment, labels, paths), in bytes.
+    /// Total size of all texts of a spec (arguments, environment, labels, paths), in bytes.
     pub text_bytes: usize,
-    /// Most entries of any one list or map.
+    /// Maximum number of entries of any one list or map.
     pub entries: usize,
-    /// Most thousandths of a core for one task.
+    /// Maximum cpu of one task, in thousandths of a core.
     pub cpu_millis: u64,
-    /// Most bytes of memory for one task.
+    /// Maximum memory of one task, in bytes.
     pub memory_bytes: u64,
-    /// Most devices of one kind for one task.
+    /// Maximum number of devices of one kind for one task.
     pub devices: u64,
-    /// Most bytes of output that one task keeps.
+    /// Maximum output kept of one task, in bytes.
     pub output_bytes: u64,
-    /// Longest time-out, delay or grace, in milliseconds.
+    /// Longest timeout, delay or grace, in milliseconds.
     pub duration_ms: u64,
 }
 
@@ -50,14 +50,14 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{field}: {problem}")]
 pub struct InvalidSpec {
-    /// Path of the field, as in the JSON form.
+    /// Path of the field in the JSON form.
     pub field: String,
-    /// What is wrong with it and what would be right.
+    /// Description of the broken rule and of a valid value.
     pub problem: String,
 }
 
 impl TaskSpec {
-    /// Checks everything that can be known without a cluster.
+    /// Checks every rule that does not depend on the state of a cluster.
     ///
     /// # Errors
     /// The first field that breaks a rule.
@@ -224,7 +224,7 @@ impl TaskSpec {
     }
 }
 
-/// Counts down the texts of a spec and refuses what no operating system can pass on.
+/// Counts the text bytes of a spec against their bound and rejects text that no operating system can pass on.
 struct Texts {
     left: usize,
 }
@@ -265,7 +265,7 @@ fn check_name(name: &str, limits: &Limits) -> Result<(), InvalidSpec> {
     }
 }
 
-/// Only what every engine refuses; the finer rules of references are the engine's own.
+/// Rejects only what every engine rejects; the finer rules of references are left to the engine.
 fn check_image(image: &str) -> Result<(), InvalidSpec> {
     if image.is_empty() {
         return refuse("workload.image", "is empty; name an image such as busybox:1.36".into());

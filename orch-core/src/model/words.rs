@@ -1,7 +1,7 @@
-//! Words of programs and people that go into records and messages, cut to a bound: one record or message that is too large
-//! for a store or a server would hold up all others.
+//! Bounds on the length of texts from programs and people that go into records and messages: one record or
+//! message that is too large for a store or a server would block all others.
 
-/// The most characters that are kept of a text.
+/// Maximum number of characters kept of a text.
 const CHARS_MAX: usize = 1024;
 
 /// Beginning of a text.
@@ -9,7 +9,7 @@ pub(crate) fn clipped_words(text: &str) -> String {
     text.chars().take(CHARS_MAX).collect()
 }
 
-/// Keeps the beginning.
+/// Truncates the text to its bound.
 pub(crate) fn clip_words(text: &mut String) {
     if text.len() > CHARS_MAX {
         *text = clipped_words(text);

@@ -1,4 +1,4 @@
-//! The [`Runtime`] trait: what runs attempts on a node. `testkit::runtime` checks the contract.
+//! The [`Runtime`] trait: execution of attempts on a node. `testkit::runtime` checks the contract.
 
 #[cfg(target_os = "linux")]
 mod process;
@@ -15,93 +15,97 @@ pub use process::{ProcessRuntime, ProcessRuntimeConfig};
 
 use crate::model::{AttemptId, Exit, SharedSpec, StartFailure, Timestamp, WorkKind};
 
-/// Runs attempts. The contract is between a backend and the agent.
+/// Backend that runs attempts. The contract is between a backend and the agent.
 ///
 /// A backend MUST:
-/// - make every step idempotent: "already done" is a success. In particular `start` of an attempt that was ever
-///   started (even one that has ended since) starts nothing, until it is removed;
-/// - find in `list` everything that an earlier life of the agent left behind, so that a restart adopts running
+/// - make every step idempotent: "already done" is a success. In particular `start` of an attempt that was
+///   ever started (even one that has ended since) starts nothing, until it is removed;
+/// - find in `list` every attempt of an earlier incarnation of the agent, so that a restart adopts running
 ///   work instead of starting it twice;
-/// - touch nothing that it did not make itself;
-/// - when the engine behind it is gone, answer [`RuntimeErrorKind::Unavailable`], never that the work is gone.
+/// - touch nothing that it did not create itself;
+/// - when the engine behind it is unreachable, return [`RuntimeErrorKind::Unavailable`], never report the
+///   work as ended.
 ///
 /// Any future may be dropped at any point; the step may then have happened or not, and may be called again.
 #[async_trait]
 pub trait Runtime: Send + Sync + fmt::Debug + 'static {
-    /// What this backend promises. Constant over its life.
+    /// Capabilities of this backend. Constant over its lifetime.
     fn capabilities(&self) -> RuntimeCapabilities;
 
-    /// Makes ready what `start` needs (an image, say). May take long; says how it goes through `progress`.
+    /// Prepares what `start` needs (pulls an image, for example). May take long; reports through `progress`.
     ///
     /// # Errors
-    /// [`RuntimeError`] with a kind for each thing that people can do something about.
+    /// [`RuntimeError`] with a separate kind for each cause that people can act on.
     async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError>;
 
     /// Starts the attempt and returns when it runs.
     ///
     /// # Errors
-    /// [`RuntimeError`]; nothing is left running. [`RuntimeErrorKind::NotFound`] when it may have run, and the engine has
-    /// lost it.
+    /// [`RuntimeError`]; nothing is left running. [`RuntimeErrorKind::NotFound`] when the attempt may have
+    /// run, and the engine has lost it.
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError>;
 
-    /// Takes over an attempt that an earlier life of the agent started, whether it still runs or has ended, and answers as
-    /// its start did. Never starts anything.
+    /// Adopts an attempt that an earlier incarnation of the agent started, whether it still runs or has
+    /// ended, and returns the same as its start did. Never starts anything.
     ///
     /// # Errors
-    /// [`RuntimeErrorKind::NotFound`] when it is not here (any more), was never started, or went down with the machine.
+    /// [`RuntimeErrorKind::NotFound`] when it is not here (any more), was never started, or was lost with the
+    /// machine.
     async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError>;
 
-    /// Waits until the attempt has ended, however it ended. Cancel safe.
+    /// Waits until the attempt has ended and returns its exit status. Cancel safe.
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn wait(&self, attempt: AttemptId) -> Result<Exit, RuntimeError>;
 
-    /// Asks the attempt to stop by its spec's signal, kills it when `grace` is over, and returns when it has ended.
+    /// Sends the stop signal of the attempt's spec, kills it when `grace` is over, and returns when it has
+    /// ended.
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError>;
 
-    /// Ends the attempt with everything it started, at once, and returns when it has ended.
+    /// Kills the attempt with all its processes at once, and returns when it has ended.
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn kill(&self, attempt: AttemptId) -> Result<(), RuntimeError>;
 
-    /// Forgets the attempt and what was kept of it, killing it first when it runs. Removing what is not there is a
-    /// success.
+    /// Removes the attempt and everything kept of it, killing it first when it runs. Removing an attempt that
+    /// does not exist is a success.
     ///
     /// # Errors
-    /// [`RuntimeError`] when the engine could not.
+    /// [`RuntimeError`] when the engine failed to remove it.
     async fn remove(&self, attempt: AttemptId) -> Result<(), RuntimeError>;
 
-    /// The attempt's output from the beginning of what is kept. With `follow` the stream goes on until the attempt
-    /// has ended and everything was delivered, otherwise it ends with what there is now. Of a lost attempt there may be
-    /// output still, to which nothing is added.
+    /// Output of the attempt from the oldest retained byte. With `follow` the stream continues until the
+    /// attempt has ended and everything was delivered, otherwise it ends with the output that exists now. A
+    /// lost attempt may still have output, which does not grow.
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started or is removed.
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError>;
 
-    /// What the attempt uses now.
+    /// Current resource usage of the attempt.
     ///
     /// # Errors
-    /// [`RuntimeErrorKind::NotFound`] when it does not run, [`RuntimeErrorKind::Unsupported`] where `stats` is not
-    /// declared.
+    /// [`RuntimeErrorKind::NotFound`] when it does not run, [`RuntimeErrorKind::Unsupported`] where the
+    /// capability `stats` is not declared.
     async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError>;
 
-    /// Everything of ours on this node, in order of attempts.
+    /// All attempts that this runtime has on the node, in order of their ids.
     ///
     /// # Errors
-    /// [`RuntimeError`] when the engine could not be asked.
+    /// [`RuntimeError`] when the engine did not respond.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
 
-    /// What happens to our attempts from now on. An attempt that is unhealthy already is told at the beginning, and again
-    /// when `start` finds it: the agent may not know of it before. Ends with an error item when the engine is gone; call again then.
+    /// Events of our attempts from now on. An attempt that is unhealthy already is reported at the beginning,
+    /// and again when `start` finds it: the agent may not know of it before. Ends with an error item when the
+    /// engine becomes unreachable; call again then.
     ///
     /// # Errors
-    /// [`RuntimeError`] when the engine could not be asked.
+    /// [`RuntimeError`] when the engine did not respond.
     async fn events(&self) -> Result<RuntimeEvents, RuntimeError>;
 }
 
@@ -111,33 +115,33 @@ pub type Logs = BoxStream<'static, Result<LogChunk, RuntimeError>>;
 /// Events in order of arrival.
 pub type RuntimeEvents = BoxStream<'static, Result<RuntimeEvent, RuntimeError>>;
 
-/// What a runtime promises.
+/// Capabilities of a runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeCapabilities {
     /// Short name for messages: `process`, `docker`.
     pub name: &'static str,
-    /// The kind of work it takes.
+    /// Kind of work that it accepts.
     pub kind: WorkKind,
-    /// Work goes on when the agent ends, and `list` finds it afterwards.
+    /// Whether work continues when the agent exits, and `list` finds it afterwards.
     pub adopts: bool,
-    /// `stats` has an answer.
+    /// Whether `stats` is supported.
     pub stats: bool,
-    /// Health checks of specs are carried out, and reported by `events`.
+    /// Whether health checks of specs are executed, and reported by `events`.
     pub health: bool,
-    /// The memory limit of a spec is enforced.
+    /// Whether the memory limit of a spec is enforced.
     pub memory_limit: bool,
-    /// The cpu limit of a spec is enforced.
+    /// Whether the cpu limit of a spec is enforced.
     pub cpu_limit: bool,
 }
 
-/// An attempt to run, with everything that must not be in the cluster's state.
+/// Attempt to run, with the values that must not be in the cluster's state.
 #[derive(Clone)]
 pub struct Work {
-    /// Which attempt.
+    /// Id of the attempt.
     pub attempt: AttemptId,
-    /// What to run.
+    /// Spec of the task.
     pub spec: SharedSpec,
-    /// Values of the spec's secrets by name, and of its registry login.
+    /// Values of the spec's secrets by name, and of its registry credentials.
     pub secrets: BTreeMap<String, Secret>,
 }
 
@@ -151,7 +155,7 @@ impl fmt::Debug for Work {
     }
 }
 
-/// A value that is never printed.
+/// Secret value that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
@@ -162,7 +166,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself. Keep it out of messages and command lines.
+    /// Value in the clear. Keep it out of messages and command lines.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -175,54 +179,54 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// An attempt that runs.
+/// Attempt that was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
-    /// The engine's own name for it: a container's id, a process id.
+    /// Name of the attempt within the engine: a container's id, a process id.
     pub handle: String,
-    /// When it started, by the node's clock.
+    /// Time of the start, by the node's clock.
     pub at: Timestamp,
 }
 
-/// Something of ours that `list` found.
+/// Attempt that `list` found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Which attempt.
+    /// Id of the attempt.
     pub attempt: AttemptId,
-    /// The engine's own name for it.
+    /// Name of the attempt within the engine.
     pub handle: String,
-    /// What it is doing.
+    /// State of the attempt.
     pub state: FoundState,
-    /// When it started, if it has.
+    /// Time of the start, if it was started.
     pub started_at: Option<Timestamp>,
 }
 
-/// What an attempt that `list` found is doing.
+/// State of an attempt that `list` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundState {
-    /// It was made and not started yet; `start` goes on from there.
+    /// The attempt was created and not started yet; `start` continues from there.
     Created,
-    /// It runs.
+    /// The attempt runs.
     Running,
-    /// It has ended and was not removed yet.
+    /// The attempt has ended and was not removed yet.
     Ended(Exit),
-    /// It was started, and the machine went down under it: what became of it is unknown. `start` answers
-    /// [`RuntimeErrorKind::NotFound`] until it is removed.
+    /// The attempt was started, and the machine went down under it: its exit status is unknown. `start`
+    /// returns [`RuntimeErrorKind::NotFound`] until it is removed.
     Lost,
 }
 
-/// What an attempt uses.
+/// Resource usage of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
-    /// Processor time so far, in milliseconds of one core.
+    /// Cpu time so far, in milliseconds of one core.
     pub cpu_ms: u64,
-    /// Main memory now, in bytes.
+    /// Main memory in use, in bytes.
     pub memory_bytes: u64,
-    /// Processes and threads now.
+    /// Current number of processes and threads.
     pub pids: u64,
 }
 
-/// One of the two outputs of a process.
+/// Output stream of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputStream {
@@ -232,56 +236,57 @@ pub enum OutputStream {
     Stderr,
 }
 
-/// A piece of output.
+/// Chunk of output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogChunk {
-    /// Where it was written to.
+    /// Stream to which it was written.
     pub stream: OutputStream,
-    /// How many bytes of this stream came before it. Reading the same output again gives the same offsets, which
+    /// Offset of its first byte in the stream. Reading the same output again gives the same offsets, which
     /// makes repeated delivery harmless; a jump means that output was dropped.
     pub offset: u64,
-    /// The bytes. A character may be split between two chunks.
+    /// Bytes of the chunk. A character may be split between two chunks.
     pub data: Bytes,
 }
 
-/// Something that happened to an attempt of ours.
+/// Event of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuntimeEvent {
-    /// It has ended.
+    /// The attempt has ended.
     Ended {
-        /// Which attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
     },
-    /// Its health check gave another verdict than before: it passed, or it failed as often in a row as the spec allows
-    /// ([`HealthCheck::retries`](crate::model::HealthCheck::retries)). The runtime counts.
+    /// The result of its health check changed: it passed, or it failed as often in a row as the spec allows
+    /// ([`HealthCheck::retries`](crate::model::HealthCheck::retries)). The runtime counts the failures.
     Health {
-        /// Which attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
-        /// Whether it is well.
+        /// Whether the attempt is healthy.
         healthy: bool,
-        /// What the check printed, cut short.
+        /// Output of the check, truncated.
         output: String,
     },
 }
 
-/// Receives what `prepare` has to tell. Cheap to clone; loses messages rather than waiting for a slow reader.
+/// Receiver of progress messages of `prepare`. Cheap to clone; drops messages rather than waiting for a slow
+/// reader.
 #[derive(Clone)]
 pub struct Progress(Arc<dyn Fn(String) + Send + Sync>);
 
 impl Progress {
-    /// Calls `report` with each message.
+    /// Receiver that calls `report` with each message.
     #[must_use]
     pub fn new(report: impl Fn(String) + Send + Sync + 'static) -> Self {
         Self(Arc::new(report))
     }
 
-    /// Ignores everything.
+    /// Receiver that ignores all messages.
     #[must_use]
     pub fn none() -> Self {
         Self::new(|_| {})
     }
 
-    /// Says how it goes, in words for people: `pulling layer 3 of 7, 42%`.
+    /// Reports progress, as text for people: `pulling layer 3 of 7, 42%`.
     pub fn say(&self, message: impl Into<String>) {
         (self.0)(message.into());
     }
@@ -293,44 +298,44 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// Why a runtime could not do what it was asked.
+/// Error of a runtime.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct RuntimeError {
-    /// Which sort of trouble.
+    /// Kind of the error.
     pub kind: RuntimeErrorKind,
-    /// What happened, with the engine's own words. Never holds a secret.
+    /// Description, with the engine's own message. Never contains a secret.
     pub message: String,
 }
 
-/// The sorts of trouble that callers tell apart.
+/// Kinds of errors that callers distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RuntimeErrorKind {
-    /// The attempt is not here.
+    /// The attempt does not exist here.
     NotFound,
-    /// The engine does not answer. Nothing is known about the work; ask again.
+    /// The engine does not respond. The state of the work is unknown; ask again.
     Unavailable,
     /// The image does not exist, here or in its registry.
     ImageNotFound,
-    /// The image's reference cannot be read.
+    /// The image's reference cannot be parsed.
     BadReference,
-    /// The registry wants a login, or refused ours.
+    /// The registry requires credentials, or refused ours.
     CredentialsRefused,
-    /// The registry does not answer.
+    /// The registry does not respond.
     RegistryUnavailable,
     /// The disk is full.
     NoSpace,
-    /// The spec asks for something that cannot work: no such program, user, directory, secret.
+    /// The spec refers to something that cannot work: no such program, user, directory, secret.
     InvalidSpec,
-    /// This runtime does not offer it.
+    /// This runtime does not support the request.
     Unsupported,
-    /// Anything else.
+    /// Any other error.
     Internal,
 }
 
 impl RuntimeErrorKind {
-    /// Whether another attempt could end differently.
+    /// Whether a retry may succeed.
     #[must_use]
     pub fn is_retryable(self) -> bool {
         !matches!(
@@ -343,7 +348,7 @@ impl RuntimeErrorKind {
         )
     }
 
-    /// The word that programs see.
+    /// Code for programs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -362,19 +367,19 @@ impl RuntimeErrorKind {
 }
 
 impl RuntimeError {
-    /// An error of `kind`.
+    /// Error of `kind`.
     #[must_use]
     pub fn new(kind: RuntimeErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    /// The error for an attempt that is not here.
+    /// Error for an attempt that does not exist here.
     #[must_use]
     pub fn not_found(attempt: AttemptId) -> Self {
         Self::new(RuntimeErrorKind::NotFound, format!("attempt {attempt} is not here"))
     }
 
-    /// How it is reported to the cluster when it kept an attempt from starting.
+    /// Start failure that is reported to the cluster when this error kept an attempt from starting.
     #[must_use]
     pub fn into_start_failure(self) -> StartFailure {
         StartFailure {

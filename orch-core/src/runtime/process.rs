@@ -1,4 +1,5 @@
-//! Attempts as processes of the operating system. They go on when the agent ends, and the next one adopts them.
+//! Attempts as processes of the operating system. They continue when the agent exits, and the next agent
+//! adopts them.
 
 mod attempt_dir;
 mod attempts;
@@ -46,51 +47,51 @@ use crate::model::{AttemptId, Exit, RestartPolicy, SecretTarget, StopSignal, Wor
 /// Settings of a [`ProcessRuntime`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessRuntimeConfig {
-    /// The directory that holds one directory for each attempt, made when it is missing. Local, and for one runtime
-    /// at a time.
+    /// Directory that holds one directory for each attempt, created when it is missing. Local, and for one
+    /// runtime at a time.
     pub dir: PathBuf,
-    /// The directory in which tasks may have secrets as files, on the same file system as `dir`. Without one, such
-    /// tasks are refused. A file is there while its task runs, for the agent's user only; a path that is taken is
-    /// an error.
+    /// Directory in which tasks may have secrets as files, on the same file system as `dir`. Without one,
+    /// such tasks are rejected. A file exists while its task runs, readable by the agent's user only; a path
+    /// that exists already is an error.
     pub secret_dir: Option<PathBuf>,
-    /// `dir` is removed when the runtime is dropped: nothing of it is worth another life.
+    /// Whether `dir` is removed when the runtime is dropped, so that nothing is kept for another incarnation.
     pub temporary: bool,
 }
 
 impl ProcessRuntimeConfig {
-    /// Attempts in `dir`.
+    /// Keeps attempts in `dir`.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), secret_dir: None, temporary: false }
     }
 
-    /// Attempts in `dir`, which is removed when the runtime is dropped.
+    /// Keeps attempts in `dir`, which is removed when the runtime is dropped.
     #[must_use]
     pub fn temporary(dir: impl Into<PathBuf>) -> Self {
         Self { temporary: true, ..Self::new(dir) }
     }
 }
 
-/// A [`Runtime`] for programs, without any engine. Linux, with `/proc`.
+/// [`Runtime`] for programs, without any engine. Linux, with `/proc`.
 ///
-/// A program gets a clean environment (`PATH`, `HOME` and `LANG` of the agent, then its own, its secrets, `ORCH_TASK`
-/// and `ORCH_ATTEMPT`), no input, pipes for its outputs, and a process group of its own. A launcher stays beside it,
-/// which keeps the output and notes down how the program ended.
+/// A program gets a clean environment (`PATH`, `HOME` and `LANG` of the agent, then its own, its secrets,
+/// `ORCH_TASK` and `ORCH_ATTEMPT`), no input, pipes for its outputs, and a process group of its own. A
+/// launcher runs beside it, which keeps the output and records the exit status.
 ///
-/// What a program starts belongs to it as long as it stays in the group, keeps `ORCH_ATTEMPT` in its environment, keeps
-/// an output of the attempt open, or has a parent that does. All of these get the signal that asks the attempt to stop,
-/// and are killed when the program has ended.
+/// Child processes belong to the attempt as long as they stay in the group, keep `ORCH_ATTEMPT` in their
+/// environment, keep an output of the attempt open, or have a parent that does. All of these get the signal
+/// that asks the attempt to stop, and are killed when the program has ended.
 ///
-/// How an attempt ended is known when the launcher said so. Otherwise (the machine or the container went down, somebody
-/// killed the launcher) it is [`FoundState::Lost`]. Its output can still be read.
+/// The exit status is known when the launcher recorded it. Otherwise (the machine or the container went down,
+/// somebody killed the launcher) the attempt is [`FoundState::Lost`]. Its output can still be read.
 ///
-/// Processes that lose their parent become children of the first process of the machine or container, which has to reap
-/// them. An agent that is the first process of a container does not: start the container with one that does
-/// (`docker run --init`).
+/// Orphans become children of the first process of the machine or container, which has to reap them. An agent
+/// that is the first process of a container does not: start the container with one that does (`docker run
+/// --init`).
 ///
-/// This is no sandbox. Isolation that was asked for and that plain processes cannot have is refused with
-/// [`RuntimeErrorKind::Unsupported`]; the cpu limit is not enforced, the memory limit only for the data segment of each
-/// process by itself, and setuid programs keep their rights.
+/// This is no sandbox. Requested isolation that plain processes cannot have is rejected with
+/// [`RuntimeErrorKind::Unsupported`]; the cpu limit is not enforced, the memory limit only for the data
+/// segment of each process by itself, and setuid programs keep their privileges.
 #[derive(Debug)]
 pub struct ProcessRuntime {
     dir: PathBuf,
@@ -98,7 +99,7 @@ pub struct ProcessRuntime {
     temporary: bool,
     attempts: Arc<Attempts>,
     executable: Arc<Executable>,
-    /// Of the directory itself, so that it goes with it. Launchers do not inherit it.
+    /// Lock on the directory itself, so that it is removed with it. Launchers do not inherit it.
     lock: File,
 }
 
@@ -107,16 +108,18 @@ impl Drop for ProcessRuntime {
         if self.temporary {
             let _ = fs::remove_dir_all(&self.dir);
         }
-        // Not by closing it: a child of this process, on its way to become another program, may hold a copy.
+        // Closing is not enough: a child of this process, before its exec, may hold a copy.
         let _ = self.lock.unlock();
     }
 }
 
 impl ProcessRuntime {
-    /// A runtime on the configured directory. What an earlier one left there is found by [`Runtime::list`].
+    /// Opens a runtime on the configured directory. Attempts of an earlier one are found by
+    /// [`Runtime::list`].
     ///
     /// # Errors
-    /// When the directory cannot be made or read; [`io::ErrorKind::WouldBlock`] when it is another runtime's.
+    /// When the directory cannot be created or read; [`io::ErrorKind::WouldBlock`] when another runtime uses
+    /// it.
     pub fn new(config: ProcessRuntimeConfig) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
         let dir = fs::canonicalize(&config.dir)?;
@@ -127,7 +130,7 @@ impl ProcessRuntime {
         Ok(Self { dir, secret_dir, temporary, attempts, executable, lock })
     }
 
-    /// An attempt that was started and is not lost.
+    /// Attempt that was started and is not lost.
     fn started(&self, attempt: AttemptId) -> Result<Arc<Attempt>, RuntimeError> {
         let found = self.attempts.get(attempt).ok_or_else(|| RuntimeError::not_found(attempt))?;
         match found.phase() {
@@ -182,7 +185,7 @@ impl Runtime for ProcessRuntime {
             secret_dir: self.secret_dir.clone(),
             work: work.clone(),
         };
-        // Goes on when the caller does not: a launcher that has its plan needs somebody who knows of it.
+        // Continues when the caller is dropped: a launcher that has its plan must be tracked.
         join(tokio::spawn(start.run()).await)?
     }
 
@@ -224,7 +227,7 @@ impl Runtime for ProcessRuntime {
                 self.attempts.attend(&found, None);
                 self.attempts.end(&found).await?;
             }
-            // A launcher of an earlier life may have started it in this moment.
+            // A launcher of an earlier incarnation may have started it just now.
             Phase::Created => self.attempts.clear(&found, false).await?,
             Phase::Ended(_) | Phase::Lost => {}
         }
@@ -236,7 +239,7 @@ impl Runtime for ProcessRuntime {
 
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
         let found = self.attempts.get(attempt);
-        // What a lost attempt wrote may say how far it came.
+        // Output of a lost attempt may show its progress.
         let found = found.filter(|found| !matches!(found.phase(), Phase::Created | Phase::Removed));
         let found = found.ok_or_else(|| RuntimeError::not_found(attempt))?;
         self.attempts.attend(&found, None);
@@ -300,7 +303,7 @@ impl Runtime for ProcessRuntime {
 
     async fn events(&self) -> Result<RuntimeEvents, RuntimeError> {
         let events = self.attempts.events();
-        // So that what an earlier agent started is watched too.
+        // Ensures that attempts of an earlier agent are watched too.
         for attempt in self.attempts.list() {
             self.attempts.attend(&attempt, None);
         }
@@ -338,14 +341,14 @@ impl Start {
                 Phase::Created => self.launch(&attempt).await?,
                 Phase::Running => self.attempts.attend(&attempt, None),
                 Phase::Ended(_) => {}
-                // It may have done its work: running it again is not ours to decide.
+                // It may have done its work: the decision to run it again is not made here.
                 Phase::Lost => return Err(lost(attempt.id())),
             }
             return Ok(attempt.started(&self.attempts.host));
         }
     }
 
-    /// Leaves nothing behind when nothing has run.
+    /// Launches the attempt; leaves nothing behind when nothing has run.
     async fn launch(&self, attempt: &Arc<Attempt>) -> Result<(), RuntimeError> {
         match self.try_launch(attempt).await {
             Ok(Launched::Started(record, child)) => self.attempts.runs(attempt, *record, Some(child)),
@@ -377,7 +380,8 @@ impl Start {
         let launch = blocking(move || {
             let begin = || {
                 let plan = Plan::of(&work, secret_dir.as_deref())?;
-                // After a power cut nobody may take what must not run twice for something that never ran.
+                // After a power failure, work that must not run twice must not be taken for work that never
+                // ran.
                 let sync = work.spec.restart == RestartPolicy::Never;
                 dir.create(&work.spec, &host, sync).map_err(|error| failed(&error))?;
                 let launch = Launch::begin(&executable, &plan, &dir)?;
@@ -390,12 +394,12 @@ impl Start {
     }
 }
 
-/// Reads both outputs by turns.
+/// Reads both outputs alternately.
 struct LogReader {
     dir: AttemptDir,
     phases: watch::Receiver<Phase>,
     watch: Option<Watch>,
-    /// Where to stop; `None` to follow until the attempt has ended.
+    /// End offsets; `None` to follow until the attempt has ended.
     until: Option<[u64; 2]>,
     positions: [u64; 2],
     turn: usize,
@@ -404,7 +408,7 @@ struct LogReader {
 impl LogReader {
     async fn next(&mut self) -> Result<Option<LogChunk>, RuntimeError> {
         loop {
-            // First whether it runs, then the output: what it wrote before its end is there by then.
+            // Check first whether it runs, then read: output from before its end is there by then.
             let running = *self.phases.borrow_and_update() == Phase::Running;
             let (dir, until, mut positions, mut turn) =
                 (self.dir.clone(), self.until, self.positions, self.turn);
@@ -458,14 +462,14 @@ fn signal(asked: StopSignal) -> Signal {
     }
 }
 
-/// Runs what reads and writes files where that may block.
+/// Runs file access where it may block.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, RuntimeError> {
     join(tokio::task::spawn_blocking(work).await)?.map_err(|error| failed(&error))
 }
 
-/// Waits on a descriptor that only the result closes.
+/// Waits on a descriptor that is closed only with the result.
 #[allow(deprecated, reason = "its successor is unsafe, for descriptors that somebody else may close")]
 fn readable<T: AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)

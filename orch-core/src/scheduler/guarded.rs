@@ -1,4 +1,4 @@
-//! [`Guarded`]: a policy of the host that cannot bring down what decides.
+//! [`Guarded`]: wrapper of a policy whose panics cannot stop the functional core.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,7 +11,8 @@ use tracing::error;
 use super::{Pending, Plan, Scheduler, Snapshot};
 use crate::panics::panic_words;
 
-/// Catches the panics of a policy: such a plan places nothing, and the words are kept for the status.
+/// Wrapper that catches panics of a policy: such a plan places nothing, and the message is kept for the
+/// status.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     policy: Arc<dyn Scheduler>,
@@ -23,7 +24,7 @@ impl Guarded {
         Self { policy, last_error: Mutex::default() }
     }
 
-    /// The panic of the last plan, if it panicked.
+    /// Message of the panic of the last plan, if it panicked.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
     }
@@ -41,7 +42,7 @@ impl Scheduler for Guarded {
             Err(panic) => {
                 let last_error =
                     format!("the scheduler panicked and placed nothing: {}", panic_words(&*panic));
-                error!(%last_error, tasks = pending.len(), "a plan was given up");
+                error!(%last_error, tasks = pending.len(), "a plan was discarded");
                 (Plan::default(), Some(last_error))
             }
         };

@@ -1,23 +1,24 @@
 //! The default policy: filter, score, explain.
 //!
-//! Among the nodes that accept a task it takes the one whose free part the task breaks up least. How full a node is
-//! already does not count: a score that rewards fullness sends a burst of tasks of one kind to one node, where they use
-//! up one resource and strand the other.
+//! Among the nodes that accept a task it takes the one whose free resources the task fragments least. The
+//! utilisation of a node does not count: a score that rewards fullness sends a burst of tasks of one kind to
+//! one node, where they use up one resource and strand the other.
 
 use std::collections::BTreeMap;
 
 use super::{NodeView, Objection, Pending, Placement, Plan, Quality, Scheduler, Snapshot, Unplaced};
 use crate::model::{Resources, Shortage, TaskId, TaskSpec};
 
-/// Least growth of fragmentation. With `c` and `m` the free shares of cpu and memory of a node, its fragmentation is
-/// `|c - m|`, which no balanced task can use, and a quarter of what `min(c, m)` is above a multiple of an eighth, which
-/// no large task can use. The node on which the task adds least to that wins, where it may take some away; then the one
-/// with fewer tasks, then the smaller id. It is the gradient of Weng et al. ("Beware of Fragmentation", USENIX ATC
-/// 2023) for tasks that nobody has measured.
+/// Least growth of fragmentation. With `c` and `m` the free shares of cpu and memory of a node, its
+/// fragmentation is `|c - m|`, which no balanced task can use, and a quarter of what `min(c, m)` is above a
+/// multiple of an eighth, which no large task can use. The node on which the task adds least to that wins,
+/// where the growth may be negative; then the one with fewer tasks, then the smaller id. It is the gradient
+/// of Weng et al. ("Beware of Fragmentation", USENIX ATC 2023) for tasks whose distribution is not known.
 ///
-/// Of the nodes that accept a task 8 are compared, found from a place in the list that the task's id tells: a cluster
-/// of thousands is not searched through for each task, at hardly any cost in quality ("relaxed randomization": Verma et
-/// al., "Large-scale cluster management at Google with Borg", EuroSys 2015, section 3.4).
+/// Of the nodes that accept a task 8 are compared, searched from an index in the list that is derived from
+/// the task's id: a cluster of thousands is not scanned for each task, at hardly any cost in quality
+/// ("relaxed randomization": Verma et al., "Large-scale cluster management at Google with Borg", EuroSys
+/// 2015, section 3.4).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeastFragmentation;
 
@@ -52,14 +53,14 @@ impl Scheduler for LeastFragmentation {
     }
 }
 
-/// How many of the tasks that found no place a later one is compared with before it is tried on every node.
+/// Number of unplaced tasks that a later one is compared with before it is tried on every node.
 const SHAPES_REMEMBERED: usize = 8;
 
-/// The nodes of a snapshot with what this plan has placed on them so far.
+/// Nodes of a snapshot with the placements of this plan so far.
 struct Overlay<'a> {
     base: &'a [NodeView],
     changed: Vec<NodeView>,
-    /// For each node of the snapshot, 1 + its place in `changed`, or 0. Empty as long as nothing is changed.
+    /// For each node of the snapshot, 1 + its index in `changed`, or 0. Empty as long as nothing is changed.
     places: Vec<usize>,
 }
 
@@ -101,11 +102,12 @@ fn same_needs(a: &TaskSpec, b: &TaskSpec) -> bool {
     a.kind() == b.kind() && a.resources == b.resources && a.constraints == b.constraints
 }
 
-/// How many nodes that accept a task are compared. More of them hardly find a better one, and take time in proportion.
+/// Number of nodes that accept a task and are compared. More of them hardly find a better one, and take time
+/// in proportion.
 const COMPARED: usize = 8;
 
-/// The best of the first [`COMPARED`] nodes that accept the task, looking from a place that its id tells, so that no
-/// node is preferred for its name.
+/// Best of the first [`COMPARED`] nodes that accept the task, searched from an index derived from its id, so
+/// that no node is preferred for its name.
 fn best(nodes: &Overlay<'_>, task: &Pending<'_>) -> Option<usize> {
     let (start, kind) = (start(task.task, nodes.len()), task.spec.kind());
     let looked_at = (start..nodes.len()).chain(0..start);
@@ -117,19 +119,19 @@ fn best(nodes: &Overlay<'_>, task: &Pending<'_>) -> Option<usize> {
     scored.min().map(|(.., at)| at)
 }
 
-/// The same on every machine, and another one for nearly every task.
+/// Index at which the search starts: the same on every machine, and another one for nearly every task.
 fn start(task: TaskId, nodes: usize) -> usize {
     let id = u128::from_be_bytes(*task.as_bytes());
     let nodes = nodes.max(1) as u128;
     usize::try_from(id.wrapping_mul(MIXER) % nodes).expect("smaller than a usize")
 }
 
-/// 2^128 divided by the golden ratio, and odd: spreads ids that lie close together.
+/// Multiplier that spreads ids that lie close together: 2^128 divided by the golden ratio, and odd.
 const MIXER: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
 
-/// Fragmentation that the request, which fits, adds to that of the node; negative where it takes some away. A task that
-/// asks for neither cpu nor memory adds nothing anywhere, so that only the number of tasks counts and such tasks spread
-/// out.
+/// Fragmentation that the request, which fits, adds to that of the node; negative where it takes some away. A
+/// task that asks for neither cpu nor memory adds nothing anywhere, so that only the number of tasks counts
+/// and such tasks spread out.
 fn growth(node: &NodeView, request: &Resources) -> i64 {
     let capacity = &node.record.spec.capacity;
     let (cpu, memory) = (node.held.free_cpu_millis(capacity), node.held.free_memory_bytes(capacity));
@@ -140,10 +142,11 @@ fn growth(node: &NodeView, request: &Resources) -> i64 {
     fragmentation(cpu - request.cpu_millis, memory - request.memory_bytes) - fragmentation(cpu, memory)
 }
 
-/// All of a node, as a share.
+/// Whole of a node, as a share.
 const WHOLE: u64 = 1 << 20;
 
-/// `free` as a share of `capacity`, of which [`WHOLE`] is all or nearly all. Integers, because replicas must agree.
+/// `free` as a share of `capacity`, of which [`WHOLE`] is all or nearly all. Integers, because replicas must
+/// agree.
 fn share(free: u64, capacity: u64) -> u64 {
     match capacity >> 40 {
         0 => (free << 20) / capacity.max(1),
@@ -169,8 +172,8 @@ fn explain(nodes: &Overlay<'_>, task: &Pending<'_>) -> Unplaced {
     Unplaced { task: task.task, objections, nodes: nodes.len(), never, hint: hint.map(|(_, text)| text) }
 }
 
-/// What would have to change for the task to fit on this node, and which share of its request that is. Only amounts
-/// count: asking for less is something that a submitter can do.
+/// Smallest change with which the task would fit on this node, and its share of the task's request. Only
+/// amounts count: a submitter can request less.
 fn smallest_change(node: &NodeView, objections: &[Objection]) -> Option<(u64, String)> {
     let (mut cost, mut less) = (0u64, Vec::new());
     for objection in objections {

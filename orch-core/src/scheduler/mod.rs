@@ -1,4 +1,4 @@
-//! The [`Scheduler`] trait: which task goes to which node.
+//! The [`Scheduler`] trait: assignment of tasks to nodes.
 
 mod guarded;
 mod least_fragmentation;
@@ -12,47 +12,48 @@ use crate::model::{Constraint, Held, NodeId, NodeRecord, Shortage, TaskId, TaskS
 pub(crate) use guarded::Guarded;
 pub use least_fragmentation::LeastFragmentation;
 
-/// Decides placements. The contract is between a policy and the functional core, which calls it inside
-/// `ClusterState::decide` on every replica.
+/// Policy that decides placements. The contract is between a policy and the functional core, which calls it
+/// inside `ClusterState::decide` on every replica.
 ///
 /// A policy MUST:
-/// - be a pure function: same input, same plan, on every machine (no clock, no randomness, no floats, no iteration over
-///   hash maps);
+/// - be a pure function: same input, same plan, on every machine (no clock, no randomness, no floats, no
+///   iteration over hash maps);
 /// - place a task only where it fits beside what the node holds and what this plan placed there before;
-/// - judge each task by its needs and the nodes it is shown, not by the time of day: the core asks again only when
-///   capacity was gained;
-/// - give, where [`Snapshot::explain`] asks for it, every reason by class of nodes for each task that stays pending.
+/// - judge each task by its requirements and the nodes of the snapshot, not by the time of day: the core asks
+///   again only when capacity was gained;
+/// - give, where [`Snapshot::explain`] asks for it, every reason by class of nodes for each task that stays
+///   pending.
 pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
     /// Short name for messages: `least-fragmentation`.
     fn name(&self) -> &'static str;
 
-    /// Places what fits of `pending`, which is in the order in which tasks should go first.
+    /// Places as many of `pending` as fit; they are given in the order in which tasks should go first.
     fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan;
 }
 
-/// The nodes that a plan may use, in order of their ids.
+/// Nodes that a plan may use, in order of their ids.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot<'a> {
-    /// Open nodes and others; a plan must use [`NodeView::is_open`] ones only.
+    /// All nodes, schedulable or not; a plan must use [`NodeView::is_open`] ones only.
     pub nodes: &'a [NodeView],
-    /// Whether somebody will read the reasons and the quality. The functional core, which plans for every command, does
-    /// not; `explain` does.
+    /// Whether reasons and quality are needed. The functional core, which plans for every command, does not
+    /// read them; `explain` does.
     pub explain: bool,
 }
 
-/// A node as a scheduler sees it. Cheap to clone.
+/// Node as seen by a scheduler. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeView {
-    /// What is known about it.
+    /// Replicated record of the node.
     pub record: Arc<NodeRecord>,
-    /// What its tasks hold.
+    /// Resources held by its tasks.
     pub held: Held,
-    /// How many tasks it has.
+    /// Number of its tasks.
     pub tasks: u32,
 }
 
 impl NodeView {
-    /// Its name.
+    /// Id of the node.
     #[must_use]
     pub fn id(&self) -> &NodeId {
         &self.record.spec.id
@@ -70,7 +71,7 @@ impl NodeView {
         self.accepts_as(task.kind(), task)
     }
 
-    /// As [`NodeView::accepts`], for a caller that asks many nodes and found out the kind once.
+    /// As [`NodeView::accepts`], for a caller that asks many nodes and computed the kind once.
     pub(crate) fn accepts_as(&self, kind: WorkKind, task: &TaskSpec) -> bool {
         self.is_open()
             && self.tasks < self.record.spec.max_tasks
@@ -91,7 +92,7 @@ impl NodeView {
         }
     }
 
-    /// Every reason why `task` cannot be placed here now; empty when it can.
+    /// Every objection to placing `task` here now; empty when it can be placed.
     #[must_use]
     pub fn objections(&self, task: &TaskSpec) -> Vec<Objection> {
         let mut objections = Vec::new();
@@ -134,53 +135,54 @@ fn same_resource(a: &Shortage, b: &Shortage) -> bool {
     }
 }
 
-/// A task that waits for a node.
+/// A task that waits for a placement.
 #[derive(Clone, Copy, Debug)]
 pub struct Pending<'a> {
-    /// Which task.
+    /// Id of the task.
     pub task: TaskId,
-    /// What it needs.
+    /// Spec of the task.
     pub spec: &'a TaskSpec,
-    /// Where its last attempt failed; better somewhere else if there is a choice.
+    /// Node on which its last attempt failed; another one is preferred if there is a choice.
     pub avoid: Option<&'a NodeId>,
 }
 
-/// What a scheduler decided.
+/// Decision of a scheduler.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Tasks that go to a node.
+    /// Placements to start.
     pub placements: Vec<Placement>,
-    /// Tasks that were placed and must make room. The engine does not carry these out yet.
+    /// Placed tasks that must be preempted. The engine does not carry these out yet.
     pub preemptions: Vec<TaskId>,
-    /// Tasks that should run on another node from now on. The engine does not carry these out yet.
+    /// Placed tasks that should move to another node. The engine does not carry these out yet.
     pub moves: Vec<Placement>,
     /// Tasks that stay pending, with the reasons.
     pub unplaced: Vec<Unplaced>,
-    /// How good the plan is.
+    /// Quality of the plan.
     pub quality: Quality,
 }
 
-/// A task and the node it goes to.
+/// Assignment of a task to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Which task.
+    /// Id of the task.
     pub task: TaskId,
-    /// Where it goes.
+    /// Id of the node.
     pub node: NodeId,
 }
 
-/// Why a task stays pending.
+/// Reasons for which a task stays pending.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unplaced {
-    /// Which task.
+    /// Id of the task.
     pub task: TaskId,
-    /// Every objection and how many nodes have it. A node with two objections is counted under both.
+    /// Number of nodes by objection. A node with two objections is counted under both.
     pub objections: BTreeMap<String, usize>,
-    /// How many nodes were looked at.
+    /// Number of nodes that were checked.
     pub nodes: usize,
-    /// No node could take it even if it were empty and open: it waits for another node or another spec.
+    /// Whether no node could accept the task even if it were empty and schedulable: the task waits for
+    /// another node or another spec.
     pub never: bool,
-    /// The smallest change that would make it fit.
+    /// Smallest change with which it would fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -203,45 +205,45 @@ impl fmt::Display for Unplaced {
     }
 }
 
-/// One reason why a node cannot take a task.
+/// Reason for which a node cannot accept a task.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Objection {
     /// The node is lost, cordoned or draining.
     Closed,
-    /// It takes nothing new for a reason of its own.
+    /// The node reports an error and accepts no new work.
     Trouble {
-        /// Its words.
+        /// Last error, as the node reports it.
         problem: String,
     },
-    /// Its runtime does not take this kind of work.
+    /// The node's runtime does not accept this kind of work.
     Kind {
-        /// What the task needs.
+        /// Kind that the task needs.
         kind: WorkKind,
     },
-    /// Its labels do not meet a constraint.
+    /// The node's labels do not satisfy a constraint.
     Constraint {
-        /// The constraint.
+        /// The constraint that is not satisfied.
         constraint: Constraint,
     },
-    /// It has as many tasks as it takes.
+    /// The node has its maximum number of tasks.
     Full {
-        /// How many that is.
+        /// Maximum number of tasks of the node.
         max_tasks: u32,
     },
-    /// It would be too small even if it were empty.
+    /// The node would be too small even if it were empty.
     TooSmall {
-        /// What is missing.
+        /// The missing resource.
         shortage: Shortage,
     },
-    /// Other tasks hold what it would take.
+    /// Other tasks hold the resources that are needed.
     Busy {
-        /// What is missing.
+        /// The missing resource.
         shortage: Shortage,
     },
 }
 
 impl Objection {
-    /// Whether it stays when all other tasks are gone and the node is open.
+    /// Whether the objection remains when the node is empty and schedulable.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
@@ -251,7 +253,7 @@ impl Objection {
         }
     }
 
-    /// The reason without amounts, so that nodes that share it are counted together.
+    /// The objection without amounts, so that nodes that share it are counted together.
     #[must_use]
     pub fn class(&self) -> String {
         let resource = |shortage: &Shortage| match shortage {
@@ -272,14 +274,15 @@ impl Objection {
     }
 }
 
-/// How good a plan is; integers, so that replicas agree.
+/// Quality of a plan; integers, so that replicas agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quality {
-    /// Cpu of open nodes that nothing can use because the same node has no memory left, in thousandths of a core.
+    /// Cpu of schedulable nodes that nothing can use because the same node has no memory left, in thousandths
+    /// of a core.
     pub stranded_cpu_millis: u64,
-    /// Memory of open nodes that nothing can use because the same node has no cpu left, in bytes.
+    /// Memory of schedulable nodes that nothing can use because the same node has no cpu left, in bytes.
     pub stranded_memory_bytes: u64,
-    /// Pending demand that would fit into what is free taken together, but does not fit node by node, in thousandths of
-    /// a core: the gap to a lower bound on what any plan must leave.
+    /// Pending demand that would fit into the sum of all free resources, but does not fit node by node, in
+    /// thousandths of a core: the gap to a lower bound on what any plan must leave.
     pub fragmentation_gap_cpu_millis: u64,
 }

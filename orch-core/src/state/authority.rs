@@ -1,13 +1,14 @@
-//! Permissions of authors: the one place that says who may ask for what.
+//! Permissions of authors, checked in this one place.
 //!
-//! Where members may crash and do not lie, a member speaks for the clients and agents that it authenticated. Where some may
-//! lie, an author is a key, and only the key that a node registered with speaks for that node.
+//! Where members may crash but are not Byzantine, a member speaks for the clients and agents that it
+//! authenticated. Where some may be Byzantine, an author is a key, and only the key that a node registered
+//! with speaks for that node.
 
 use super::{ClusterState, Command, Rejection};
 use crate::{consensus::Author, model::NodeId};
 
 impl ClusterState {
-    /// Refuses what the author may not ask for.
+    /// Rejects a command for which the author has no permission.
     pub(super) fn check_author(&self, author: &Author, command: &Command) -> Result<(), Rejection> {
         let Author::Key { key, member } = author else { return Ok(()) };
         let refuse = |problem: String| Err(Rejection::NotAllowed { author: author.to_string(), problem });

@@ -1,4 +1,4 @@
-//! What a command did: put or delete of one record, and how that is written down.
+//! Effects of a command: put or delete of one record, and the format in which it is stored.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -15,41 +15,41 @@ use crate::{
 /// Put or delete of one record. Absorbing it twice is the same as once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Tasks have this spec, or will.
+    /// A spec that tasks have, or will have.
     PutSpec(SharedSpec),
-    /// No task has this spec any more.
+    /// A spec that no task has any more.
     DeleteSpec(SharedSpec),
-    /// The task is like this now.
+    /// New version of a task's record.
     PutTask(Arc<TaskRecord>),
-    /// The task is forgotten.
+    /// A task that is forgotten.
     DeleteTask(TaskId),
-    /// The node is like this now.
+    /// New version of a node's record.
     PutNode(Arc<NodeRecord>),
-    /// The node is forgotten.
+    /// A node that is forgotten.
     DeleteNode(NodeId),
-    /// The memory of commands holds this at this place.
+    /// Record in a slot of the ring of commands.
     PutCommand(u32, Arc<CommandRecord>),
-    /// The memory of commands holds nothing at this place.
+    /// Slot of the ring of commands that becomes empty.
     DeleteCommand(u32),
-    /// The counters of the state.
+    /// Counters of the state.
     PutClock(Clock),
 }
 
-/// The counters of the state.
+/// Counters of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Clock {
-    /// The latest time that any command brought. Never goes back.
+    /// Latest time of any command. Never goes back.
     pub time: Timestamp,
-    /// The place that the next submitted task gets.
+    /// Sequence number of the next submitted task.
     pub next_seq: u64,
-    /// How many commands of clients were remembered so far.
+    /// Number of clients' commands that were recorded so far.
     pub commands: u64,
-    /// How many registrations of nodes there were so far.
+    /// Number of registrations of nodes so far.
     #[serde(default)]
     pub sessions: u64,
 }
 
-/// Every record is stored with the version of its format.
+/// Stored record with the version of its format.
 #[derive(Serialize, Deserialize)]
 struct Stored<T> {
     v: u8,
@@ -58,7 +58,8 @@ struct Stored<T> {
 
 const VERSION: u8 = 1;
 
-/// In format 1 a task's record holds its spec, in format 2 the id of a record of its own. Large specs are written so.
+/// Format of a task's record: in format 1 it holds its spec, in format 2 the id of a spec record. Large specs
+/// are written in format 2.
 const TASK_VERSION: u8 = 2;
 
 /// [`TaskRecord`] in format 2.
@@ -118,7 +119,7 @@ fn is_zero(count: &u32) -> bool {
 }
 
 impl Change {
-    /// Prefixes of all keys that changes write to.
+    /// Prefixes of all keys that changes are written under.
     pub const PREFIXES: [&'static str; 5] = ["specs/", "tasks/", "nodes/", "commands/", "meta/"];
 
     /// The change as a write of a readable record.
@@ -147,12 +148,13 @@ impl Change {
         }
     }
 
-    /// Reads what [`Change::to_write`] wrote, into the order in which it can be absorbed: nodes and specs are there before
-    /// the tasks that need them, and gone after them. Writes of something else are left out. `known` finds the specs that
-    /// were there before.
+    /// Parses writes of [`Change::to_write`] and sorts them into the order in which it can be absorbed: nodes
+    /// and specs are put before the tasks that need them, and deleted after them. Other writes are ignored.
+    /// `known` looks up the specs that exist already.
     ///
     /// # Errors
-    /// A record of ours that cannot be read, that a newer version wrote, or that needs a spec which is not there.
+    /// A record with one of our keys that cannot be parsed, that a newer version wrote, or that refers to a
+    /// missing spec.
     pub fn from_writes(
         writes: &[Write],
         known: impl Fn(SpecId) -> Option<SharedSpec>,
@@ -199,7 +201,8 @@ impl Change {
     }
 }
 
-/// The spec that a write puts or deletes. `None` when it is about something else, or deletes what is not there.
+/// Spec that a write puts or deletes. `None` when the write is about something else, or deletes a spec that
+/// does not exist.
 fn spec_of(
     write: &Write,
     known: impl Fn(SpecId) -> Option<SharedSpec>,
@@ -216,7 +219,7 @@ fn spec_of(
     Ok(spec.map(|spec| (id, spec)))
 }
 
-/// A change of anything but a spec, as its bytes alone tell it.
+/// A change of anything but a spec, parsed from its bytes alone.
 enum Unresolved<'a> {
     Other(Change),
     Inline(TaskRecord),
@@ -274,7 +277,7 @@ fn encode(v: u8, record: &impl Serialize) -> Bytes {
     encoded.into()
 }
 
-/// Without reading the whole record, where it begins as we write it.
+/// Reads the version from the beginning of a record, as we write it, without parsing the whole record.
 fn version_of(value: &[u8]) -> Result<u8, String> {
     if let Some([digit @ b'0'..=b'9', b',', ..]) = value.strip_prefix(br#"{"v":"#) {
         return Ok(digit - b'0');

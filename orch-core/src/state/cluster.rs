@@ -1,4 +1,4 @@
-//! The state of a cluster: records, and indexes derived from them.
+//! State of a cluster: records, and indexes derived from them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,8 @@ use crate::{
     scheduler::{NodeView, Scheduler},
 };
 
-/// Everything that was decided. Two states that absorbed the same changes are equal in every respect.
+/// State that results from all decisions. Two states that absorbed the same changes are equal in every
+/// respect.
 #[derive(Debug)]
 pub struct ClusterState {
     pub(super) config: ClusterConfig,
@@ -30,14 +31,14 @@ pub struct ClusterState {
     pub(super) queue: Queue,
     /// Tasks that wait for a lost node, by node.
     pub(super) disconnected: BTreeSet<(NodeId, TaskId)>,
-    /// When time alone changes something, by task.
+    /// Times at which time alone changes something, by task.
     pub(super) due: BTreeSet<(Timestamp, TaskId)>,
     /// Finished tasks, the oldest first.
     pub(super) finished: BTreeSet<(Timestamp, TaskId)>,
 }
 
 impl ClusterState {
-    /// A cluster in which nothing has happened.
+    /// Empty cluster.
     #[must_use]
     pub fn new(config: ClusterConfig, scheduler: Arc<dyn Scheduler>) -> Self {
         Self {
@@ -55,11 +56,11 @@ impl ClusterState {
         }
     }
 
-    /// Makes one change and returns the change that takes it back.
+    /// Applies one change and returns the change that undoes it.
     ///
     /// # Panics
-    /// When the change cannot follow from this state (it places a task on an unknown node, say): `decide` never makes such
-    /// changes, so state and changes do not belong together.
+    /// When the change cannot follow from this state (it places a task on an unknown node, say): `decide`
+    /// never makes such changes, so state and changes do not belong together.
     pub fn absorb(&mut self, change: Change) -> Change {
         match change {
             Change::PutSpec(spec) => self.set_spec_record(spec, true),
@@ -116,13 +117,13 @@ impl ClusterState {
         self.specs.get(id)
     }
 
-    /// All nodes in order of their ids, with what their tasks hold.
+    /// All nodes in order of their ids, with the resources that their tasks hold.
     #[must_use]
     pub fn nodes(&self) -> &[NodeView] {
         self.nodes.views()
     }
 
-    /// A node, with what its tasks hold.
+    /// A node, with the resources that its tasks hold.
     #[must_use]
     pub fn node(&self, id: &NodeId) -> Option<&NodeView> {
         self.nodes.get(id)
@@ -133,13 +134,13 @@ impl ClusterState {
         self.nodes.tasks_of(node).filter_map(|task| self.tasks.get(task))
     }
 
-    /// The latest time that any command brought.
+    /// Latest time of any command.
     #[must_use]
     pub fn time(&self) -> Timestamp {
         self.clock.time
     }
 
-    /// When a [`Command::Tick`](super::Command::Tick) has something to do next.
+    /// Time at which a [`Command::Tick`](super::Command::Tick) has something to do next.
     #[must_use]
     pub fn next_due(&self) -> Option<Timestamp> {
         let drains = self.nodes.draining().filter_map(|node| self.drain_due(node));
@@ -158,15 +159,16 @@ impl ClusterState {
         snapshot::digest(self.records())
     }
 
-    /// Replaces everything by what a snapshot holds.
+    /// Replaces the whole state by that of a snapshot.
     ///
     /// # Errors
-    /// What is damaged or cannot be read, or what does not belong together. The state is unchanged then.
+    /// The snapshot is damaged or cannot be parsed, or its records do not belong together. The state is
+    /// unchanged then.
     pub fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
         self.rebuild(snapshot::read(snapshot)?)
     }
 
-    /// A change for everything there is, in an order in which another state can absorb them.
+    /// A change for every record, in an order in which another state can absorb them.
     fn records(&self) -> impl Iterator<Item = Change> {
         let nodes = self.nodes.views().iter().map(|view| Change::PutNode(view.record.clone()));
         let specs = self.specs.all().into_iter().cloned().map(Change::PutSpec);
@@ -175,10 +177,10 @@ impl ClusterState {
         iter::once(Change::PutClock(self.clock)).chain(nodes).chain(specs).chain(tasks).chain(commands)
     }
 
-    /// Replaces everything by these records, given in any order.
+    /// Replaces the whole state by these records, given in any order.
     ///
     /// # Errors
-    /// What does not belong together. The state is unchanged then.
+    /// Records that do not belong together. The state is unchanged then.
     pub fn rebuild(&mut self, records: impl IntoIterator<Item = Change>) -> Result<(), MachineError> {
         let mut fresh = Self::new(self.config.clone(), self.scheduler.clone());
         let (mut later, mut seqs) = (Vec::new(), BTreeMap::new());
@@ -214,7 +216,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Refuses a change that [`ClusterState::absorb`] would panic on. For records that come from outside.
+    /// Rejects a change that [`ClusterState::absorb`] would panic on. For records from outside.
     pub(super) fn check_foreign(&self, change: &Change) -> Result<(), MachineError> {
         match change {
             Change::PutTask(task) => match task.node() {
@@ -242,7 +244,7 @@ impl ClusterState {
         }
     }
 
-    /// When a draining node's grace ends, as long as an attempt there was not asked to stop.
+    /// End of a draining node's grace, as long as an attempt there was not asked to stop.
     pub(super) fn drain_due(&self, node: &NodeView) -> Option<Timestamp> {
         let Scheduling::Draining { evict_at } = node.record.scheduling else { return None };
         self.tasks_of(node.id()).any(|task| task.stop.is_none()).then_some(evict_at)
@@ -255,7 +257,7 @@ impl ClusterState {
         waiting.map(|(_, task)| *task).collect()
     }
 
-    /// How many tasks are not finished.
+    /// Number of tasks that are not finished.
     pub(super) fn unfinished(&self) -> usize {
         self.tasks.len() - self.finished.len()
     }

@@ -1,159 +1,162 @@
-//! What can be asked of the cluster, and the answers.
+//! Commands that can be proposed to the cluster, and their outcomes.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Change;
+use super::status::TaskStatus;
 use crate::model::{
     AttemptId, CommandId, IncarnationId, InvalidSpec, NodeId, NodeSpec, Report, SharedSpec, TaskId,
     Timestamp, millis,
 };
 
-/// A command as it travels: with the format's version and, for a client that may repeat it, an id.
+/// A command as it is transmitted: with the format's version and, for a client that may repeat it, an id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// Version of the format.
     pub v: u8,
-    /// Two envelopes with one id are one command.
+    /// Id for deduplication: two envelopes with one id are one command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<CommandId>,
-    /// What is asked.
+    /// The command itself.
     pub command: Command,
 }
 
 impl Envelope {
-    /// The version that this code writes.
+    /// Version that this code writes.
     pub const VERSION: u8 = 2;
 
-    /// A command that is harmless when repeated, or is never repeated.
+    /// Envelope of a command that is idempotent or never repeated.
     #[must_use]
     pub fn anonymous(command: Command) -> Self {
         Self { v: Self::VERSION, id: None, command }
     }
 
-    /// A command that is applied at most once however often it arrives.
+    /// Envelope of a command that is applied at most once however often it arrives.
     #[must_use]
     pub fn identified(id: CommandId, command: Command) -> Self {
         Self { v: Self::VERSION, id: Some(id), command }
     }
 }
 
-/// What can be asked of the cluster.
+/// Command that can be proposed to the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// Takes in tasks, all or none. Repeating it with the same ids and specs changes nothing.
+    /// Submits tasks, all or none. Repeating it with the same ids and specs changes nothing.
     Submit {
-        /// The tasks.
+        /// Tasks to submit.
         tasks: Vec<NewTask>,
     },
-    /// Takes a task back.
+    /// Cancels a task.
     Cancel {
-        /// Which task.
+        /// Id of the task.
         task: TaskId,
-        /// Why, for people.
+        /// Reason, for people.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
     },
-    /// Tells what happened to an attempt.
+    /// Reports an event of an attempt.
     Report {
-        /// Number of the registration under which the node says so.
+        /// Number of the registration under which the node reports.
         session: u64,
         /// The report.
         report: Report,
     },
-    /// Brings a node in, or back, or changes what it offers.
+    /// Registers a node, registers it again after a loss, or updates its description.
     RegisterNode {
-        /// What it says about itself.
+        /// Description of the node.
         spec: NodeSpec,
-        /// Process of the agent.
+        /// Incarnation of the agent.
         incarnation: IncarnationId,
-        /// Counts up with each registration of the process; an earlier one than the last has no effect.
+        /// Number of the registration within the incarnation, ascending; one that is older than the last has
+        /// no effect.
         #[serde(default)]
         number: u64,
-        /// Attempts that it has: those that were given up because the node was lost, and not replaced yet, go on.
+        /// Attempts that the node still has: those that were given up because the node was lost, and not
+        /// replaced yet, continue.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         held: Vec<AttemptId>,
     },
     /// Suspicion of the author that a node is lost.
     SuspectNode {
-        /// Which node.
+        /// Id of the node.
         node: NodeId,
-        /// Number of the registration that is meant; a suspicion of an earlier one has no effect.
+        /// Number of the registration that is suspected; a suspicion of an earlier one has no effect.
         session: u64,
     },
-    /// Takes the author's suspicion back.
+    /// Withdraws the author's suspicion.
     TrustNode {
-        /// Which node.
+        /// Id of the node.
         node: NodeId,
     },
-    /// Lets a node take new work.
+    /// Makes a node schedulable again.
     #[serde(rename = "open_node")]
     UncordonNode {
-        /// Which node.
+        /// Id of the node.
         node: NodeId,
     },
-    /// Lets a node keep what it has and take nothing new.
+    /// Cordons a node: it keeps its tasks and accepts no new ones.
     CordonNode {
-        /// Which node.
+        /// Id of the node.
         node: NodeId,
     },
-    /// Empties a node: nothing new, and what is still there when `grace` is over goes elsewhere.
+    /// Drains a node: it accepts nothing new, and tasks still there when `grace` is over are evicted.
     DrainNode {
-        /// Which node.
+        /// Id of the node.
         node: NodeId,
-        /// How long its attempts may go on.
+        /// Grace period for the attempts that are there.
         #[serde(rename = "patience_ms", with = "millis")]
         grace: Duration,
     },
-    /// Forgets a node that is lost or empty.
+    /// Removes a node that is lost or empty.
     RemoveNode {
-        /// Which node.
+        /// Id of the node.
         node: NodeId,
     },
-    /// Carries out what time alone brings about.
+    /// Applies changes that are due by time alone.
     Tick,
 }
 
-/// A task to take in. The submitter chooses the id, which makes repeating harmless.
+/// Task to submit. The submitter chooses the id, which makes repeating harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewTask {
-    /// Its id.
+    /// Id of the task.
     pub id: TaskId,
-    /// What to run.
+    /// Spec of the task.
     pub spec: SharedSpec,
 }
 
-/// What came of a command, and what it changes.
+/// Outcome of a command, and its changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
-    /// The answer.
+    /// Outcome for the proposer.
     pub outcome: Result<Outcome, Rejection>,
-    /// Changes in the order in which they must be absorbed. A rejected command changes at most the clock and the memory of
-    /// commands, and forgets finished tasks beyond a bound that was lowered.
+    /// Changes in the order in which they must be absorbed. A rejected command changes at most the clock and
+    /// the memory of commands, and forgets finished tasks beyond a bound that was lowered.
     pub changes: Vec<Change>,
 }
 
-/// The answer to a command that was accepted.
+/// Outcome of an accepted command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It was carried out.
+    /// The command was applied.
     Done,
-    /// It was so already.
+    /// The state was as requested already.
     Unchanged,
 }
 
-/// The answer to a command that was not.
+/// Outcome of a rejected command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "rejection", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Rejection {
-    /// The command cannot be read.
+    /// The command cannot be parsed.
     #[error("the command cannot be read: {problem}")]
     Malformed {
-        /// What is wrong with it.
+        /// Message of the parser.
         problem: String,
     },
     /// A spec breaks a rule.
@@ -162,7 +165,7 @@ pub enum Rejection {
     /// Another task has this id.
     #[error("another task has the id {task} already")]
     TaskIdTaken {
-        /// The id.
+        /// Id of the task.
         task: TaskId,
     },
     /// The command's id was used for another command.
@@ -170,49 +173,49 @@ pub enum Rejection {
         "the command id {command} was used before, for another command; take a new one for a new command"
     )]
     CommandIdReused {
-        /// The id.
+        /// Id of the command.
         command: CommandId,
     },
-    /// There are as many unfinished tasks as the cluster takes.
+    /// The cluster has its maximum number of unfinished tasks.
     #[error("the cluster has {limit} unfinished tasks already and takes no more; try again later")]
     QueueFull {
-        /// How many it takes.
+        /// Maximum number of unfinished tasks.
         limit: usize,
     },
     /// One submission has too many tasks.
     #[error("one submission may have at most {limit} tasks; this one has {count}")]
     SubmissionTooLarge {
-        /// How many it has.
+        /// Number of tasks in the submission.
         count: usize,
-        /// How many it may have.
+        /// Maximum number of tasks in a submission.
         limit: usize,
     },
     /// There is no such task, or it was forgotten.
     #[error("there is no task {task} (finished tasks are forgotten after a while)")]
     UnknownTask {
-        /// The id.
+        /// Id of the task.
         task: TaskId,
     },
-    /// The task is over.
+    /// The task is finished.
     #[error("task {task} is over already: {status}")]
     AlreadyFinished {
-        /// The id.
+        /// Id of the task.
         task: TaskId,
         /// How it ended.
-        status: String,
+        status: TaskStatus,
     },
     /// The report is of an attempt that is not the current one, or not by the node that holds it.
     #[error("attempt {attempt} is not the current one")]
     StaleAttempt {
-        /// The attempt.
+        /// Id of the attempt.
         attempt: AttemptId,
     },
-    /// The author of the command may not ask for it.
+    /// The author of the command has no permission for it.
     #[error("{author} may not do this: {problem}")]
     NotAllowed {
-        /// The author.
+        /// Name or key of the author.
         author: String,
-        /// The rule.
+        /// The rule that forbids it.
         problem: String,
     },
     /// The proposer's clock is too far ahead of the cluster's time.
@@ -225,76 +228,76 @@ pub enum Rejection {
         proposed: Timestamp,
         /// Time of the cluster.
         cluster: Timestamp,
-        /// The longest step, in milliseconds.
+        /// Longest step, in milliseconds.
         limit_ms: u64,
     },
     /// The report carries an earlier registration of the node.
     #[error("node {node} has registered again since; its agent must use the newer registration")]
     StaleSession {
-        /// The node.
+        /// Id of the node.
         node: NodeId,
     },
-    /// A newer process of the agent has taken the node over.
+    /// The incarnation is fenced: a newer one of the agent has registered.
     #[error(
         "another process has taken node {node} over; two agents have copies of one data directory, or this one was \
          replaced while it was stopped"
     )]
     Fenced {
-        /// The node.
+        /// Id of the node.
         node: NodeId,
     },
     /// There is no such node.
     #[error("there is no node {node}")]
     UnknownNode {
-        /// The id.
+        /// Id of the node.
         node: NodeId,
     },
-    /// Another agent uses the name.
+    /// Another agent uses the id.
     #[error(
         "node {node} is another agent that is still there; give this one another name, or wait until the other is lost"
     )]
     NodeIdTaken {
-        /// The id.
+        /// Id of the node.
         node: NodeId,
     },
-    /// The cluster has as many nodes as it takes.
+    /// The cluster has its maximum number of nodes.
     #[error("the cluster has {limit} nodes already and takes no more; remove lost ones")]
     TooManyNodes {
-        /// How many it takes.
+        /// Maximum number of nodes.
         limit: usize,
     },
-    /// What a node offers is out of range.
+    /// A value in the node's description is out of range.
     #[error("node {node} offers more than is possible: {problem}")]
     InvalidNode {
-        /// The id.
+        /// Id of the node.
         node: NodeId,
-        /// What is wrong.
+        /// Description of the wrong value.
         problem: String,
     },
-    /// The node has work.
+    /// The node has tasks.
     #[error("node {node} still has {tasks} tasks; drain it first")]
     NodeInUse {
-        /// The id.
+        /// Id of the node.
         node: NodeId,
-        /// How many.
+        /// Number of its tasks.
         tasks: usize,
     },
 }
 
-/// A client's command that was answered, remembered for when it comes again.
+/// Outcome of a client's command, kept for repetitions of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandRecord {
-    /// Its id.
+    /// Id of the command.
     pub id: CommandId,
-    /// The answer it got.
+    /// Outcome of its first application.
     pub outcome: Result<Outcome, Rejection>,
-    /// What it was about, so that another command with its id is noticed: [`Command::subject`].
+    /// Digest of its subject, so that another command with its id is detected: [`Command::subject`].
     pub subject: u32,
 }
 
 impl Command {
-    /// A digest of what the command is about: its kind, and the ids of its tasks or its node. Equal commands have equal
-    /// subjects on every machine. It tells honest mistakes apart, not collisions made on purpose.
+    /// Digest of the command's subject: its kind, and the ids of its tasks or its node. Equal commands have
+    /// equal subjects on every machine. It tells honest mistakes apart, not collisions made on purpose.
     #[must_use]
     pub fn subject(&self) -> u32 {
         let mut digest = Fnv::new(match self {

@@ -1,12 +1,12 @@
-//! The memory of clients' commands: a ring with one record for each, so that a command that comes again is answered
-//! as before. A command that is older than the whole ring is not recognised any more.
+//! Deduplication of clients' commands: a ring with one record for each, so that a repeated command gets its
+//! first outcome again. A command that is older than the whole ring is not recognised any more.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::CommandRecord;
 use crate::model::CommandId;
 
-/// `places` is looked up only, never iterated.
+/// Ring of command records. `places` is an index that is looked up only, never iterated.
 #[derive(Debug, Default)]
 pub(super) struct Commands {
     ring: Vec<Option<Arc<CommandRecord>>>,
@@ -31,7 +31,7 @@ impl Commands {
             self.places.insert(record.id, slot);
         }
         let before = std::mem::replace(&mut self.ring[at], record);
-        // The changes of a batch may come in another order: the command may have another place already.
+        // The changes of a batch may come in another order: the command may have another slot already.
         if let Some(before) = &before
             && self.ring[at].as_ref().is_none_or(|now| now.id != before.id)
             && self.places.get(&before.id) == Some(&slot)

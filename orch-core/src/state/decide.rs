@@ -1,7 +1,7 @@
-//! [`ClusterState::decide`]: what a command changes.
+//! [`ClusterState::decide`]: the decision about a command, as changes of records.
 //!
-//! Each command has one function here. They change a [`Draft`]; what an ended attempt leads to is in `life.rs`, which task
-//! goes where in `place.rs`.
+//! Each command has one function here. They change a [`Draft`]; the consequences of an ended attempt are in
+//! `life.rs`, placement in `place.rs`.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,8 +21,9 @@ use crate::{
 type Answer = Result<Outcome, Rejection>;
 
 impl ClusterState {
-    /// What `envelope` changes. The time of the context is the proposer's clock: time never goes back, so an earlier one counts
-    /// as the latest one seen, and one that is far ahead is refused. Pure: the state is not touched.
+    /// Decides the changes of `envelope`. The time of the context is the proposer's clock: time never goes
+    /// back, so an earlier one counts as the latest one observed, and one that is far ahead is refused. Pure:
+    /// the state is not touched.
     #[must_use]
     pub fn decide(&self, context: &Context<'_>, envelope: &Envelope) -> Decided {
         if let Some(id) = envelope.id
@@ -43,7 +44,7 @@ impl ClusterState {
         Decided { changes: draft.into_changes(envelope, &outcome), outcome }
     }
 
-    /// Refuses what must not even move the clock.
+    /// Rejects commands that must not even advance the clock.
     fn check(&self, context: &Context<'_>, envelope: &Envelope) -> Result<(), Rejection> {
         if envelope.v != Envelope::VERSION {
             return Err(Rejection::Malformed {
@@ -59,7 +60,7 @@ impl ClusterState {
     }
 
     fn check_time(&self, proposed: Timestamp) -> Result<(), Rejection> {
-        /// The end of the year 9999: beyond it is no clock.
+        /// The end of the year 9999: no clock reads later.
         const END: Timestamp = Timestamp::from_millis(253_402_300_799_999);
         let (cluster, limit_ms) = (self.clock.time, self.config.time_step_max_ms);
         let first = cluster == Timestamp::ZERO;
@@ -70,7 +71,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Whether a task of a submission is here with another spec.
+    /// Whether a task of a submission exists with another spec.
     fn contradicts(&self, command: &Command) -> bool {
         let Command::Submit { tasks } = command else { return false };
         tasks.iter().any(|new| self.task(new.id).is_some_and(|known| known.spec != new.spec))
@@ -149,9 +150,7 @@ impl Draft<'_> {
     fn cancel(&mut self, id: TaskId, reason: &str) -> Answer {
         let mut task = self.known_task(id)?;
         match &task.state {
-            TaskState::Finished { .. } => {
-                Err(Rejection::AlreadyFinished { task: id, status: task.status().to_owned() })
-            }
+            TaskState::Finished { .. } => Err(Rejection::AlreadyFinished { task: id, status: task.status() }),
             TaskState::Pending { .. } | TaskState::Disconnected { .. } => {
                 self.finish(&mut task, TaskResult::Cancelled { reason: clipped_words(reason) });
                 self.put_task(task);
@@ -196,8 +195,8 @@ impl Draft<'_> {
                 if started_at.is_some() {
                     return Ok(Outcome::Unchanged);
                 }
-                // A node's clock may be off; where it contradicts what we saw ourselves, the time of the report is
-                // the one that ends nothing early.
+                // A node's clock may be off; where it contradicts the placement or our own time, the time of
+                // the report is used, because it ends nothing early.
                 *started_at = Some(if (*placed_at..=now).contains(at) { *at } else { now });
             }
             ReportKind::Ended(end) => self.end_attempt(&mut task, &end.clipped()),
@@ -206,7 +205,8 @@ impl Draft<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Carries out what time alone brings about, for tasks and nodes that are due; the next tick goes on where there are many.
+    /// Applies the changes that are due by time alone, for tasks and nodes; the next tick continues where
+    /// there are many.
     fn tick(&mut self) -> Answer {
         const MOST: usize = 1000;
         let now = self.now();
@@ -310,7 +310,7 @@ impl Draft<'_> {
         };
         let same_agent = known.is_some() && record.incarnation == incarnation;
         if same_agent && number < record.registration {
-            // It was overtaken on its way by a later one.
+            // It was overtaken by a later registration.
             return Ok(Outcome::Unchanged);
         }
         let same_session = same_agent && record.state == NodeState::Ready && record.suspected_by.is_empty();
@@ -343,7 +343,7 @@ impl Draft<'_> {
         let refuse = |problem: &str| {
             Err(Rejection::InvalidNode { node: spec.id.clone(), problem: problem.to_owned() })
         };
-        // Sums of what tasks hold stay in range because each node's capacity and each request do.
+        // Sums of held resources stay in range because each node's capacity and each request do.
         const MOST: u64 = 1 << 60;
         let capacity = &spec.capacity;
         if capacity.cpu_millis > MOST
@@ -449,7 +449,7 @@ impl Draft<'_> {
     }
 }
 
-/// Whether this very report was taken in before: its sender did not hear the answer.
+/// Whether this very report was applied before: its sender did not receive the response.
 fn was_reported(task: &TaskRecord, attempt: AttemptId, end: &AttemptEnd) -> bool {
     task.attempts.iter().any(|known| known.number == attempt.attempt && known.end.as_ref() == Some(end))
 }

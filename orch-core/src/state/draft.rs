@@ -1,5 +1,5 @@
-//! A [`Draft`]: the state with the records that one command touches on top. It knows which nodes gained capacity and
-//! which tasks became eligible, and turns itself into changes.
+//! A [`Draft`]: the state overlaid with the records that one command touches. It knows which nodes gained
+//! capacity and which tasks became eligible, and turns itself into changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,25 +15,25 @@ use crate::{
     scheduler::NodeView,
 };
 
-/// The state with the changes of one command on top.
+/// State overlaid with the changes of one command.
 pub(super) struct Draft<'a> {
     pub(super) state: &'a ClusterState,
     pub(super) clock: Clock,
     pub(super) tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
     pub(super) nodes: BTreeMap<NodeId, Option<Arc<NodeRecord>>>,
-    /// Nodes whose record or load differs from the state's. Boxed, because a map's node holds a dozen of them and most
-    /// commands touch one.
+    /// Nodes whose record or load differs from the state's. Boxed, because a map's node holds a dozen of them
+    /// and most commands touch one.
     pub(super) views: BTreeMap<NodeId, Box<NodeView>>,
-    /// Nodes that may take more than before.
+    /// Nodes that gained capacity.
     pub(super) gained: BTreeSet<NodeId>,
     /// Tasks that became eligible.
     pub(super) fresh: BTreeSet<(Rank, TaskId)>,
-    /// Specs of tasks that are new, with how many of them have each.
+    /// Specs of new tasks, with the number of tasks that have each.
     added: BTreeMap<SpecId, (SharedSpec, usize)>,
 }
 
-/// Finished tasks that one command forgets at the most, beyond those that it finishes: a bound that was lowered is reached
-/// step by step.
+/// Maximum number of finished tasks that one command forgets, beyond those that it finishes: a bound that was
+/// lowered is reached step by step.
 const FORGOTTEN_AT_A_TIME: usize = 11_000;
 
 impl<'a> Draft<'a> {
@@ -66,7 +66,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// As [`Draft::known_task`], and the draft forgets its own version: for a caller that puts the next one.
+    /// As [`Draft::known_task`], moved out of the draft: for a caller that puts the next version.
     pub(super) fn take_task(&mut self, id: TaskId) -> Result<TaskRecord, Rejection> {
         match self.tasks.remove(&id) {
             Some(drafted) => Ok(Arc::unwrap_or_clone(drafted)),
@@ -78,7 +78,7 @@ impl<'a> Draft<'a> {
         self.views.get(node).map(|view| &**view).or_else(|| self.state.nodes.get(node))
     }
 
-    /// The node as it is in the draft, which holds a version of its own from then on.
+    /// The node in the draft, which holds its own copy from then on.
     pub(super) fn view_mut(&mut self, node: &NodeId) -> Option<&mut NodeView> {
         if !self.views.contains_key(node) {
             let known = self.state.nodes.get(node)?.clone();
@@ -87,7 +87,8 @@ impl<'a> Draft<'a> {
         self.views.get_mut(node).map(|view| &mut **view)
     }
 
-    /// Takes the record into the draft; notes which node it left, which it came back to, and whether it became eligible.
+    /// Puts the record into the draft; notes the node that it left, the node that it returned to, and whether
+    /// it became eligible.
     pub(super) fn put_task(&mut self, task: TaskRecord) {
         let before = self.tasks.get(&task.id).or_else(|| self.state.task(task.id));
         if before.is_none() && task.spec.is_large() {
@@ -173,7 +174,7 @@ impl<'a> Draft<'a> {
         }
         changes.extend(removed);
         let slots = u64::from(self.state.config.commands_max);
-        // A refusal that passes with time must not stick to the command.
+        // A transient rejection must not be recorded for the command.
         let passing = matches!(outcome, Err(Rejection::QueueFull { .. }));
         if let Some(id) = envelope.id.filter(|_| !passing)
             && slots > 0
@@ -192,7 +193,8 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The large specs of these tasks that are not stored yet: those of new tasks, and those of tasks that were stored in format 1.
+/// Large specs of these tasks that are not stored yet: those of new tasks, and those of tasks that were
+/// stored in format 1.
 fn specs_without_record(
     state: &ClusterState,
     added: &BTreeMap<SpecId, (SharedSpec, usize)>,

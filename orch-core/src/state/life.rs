@@ -1,4 +1,4 @@
-//! What follows from the end of an attempt: the end of the task, or another attempt, now or later.
+//! Consequences of the end of an attempt: the end of the task, or another attempt, now or later.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -9,7 +9,8 @@ use crate::{
 };
 
 impl Draft<'_> {
-    /// Ends the current attempt and says what follows: the end of the task, or another attempt now or later.
+    /// Ends the current attempt and decides the consequence: the end of the task, or another attempt now or
+    /// later.
     pub(super) fn end_attempt(&mut self, task: &mut TaskRecord, end: &AttemptEnd) {
         let now = self.now();
         if let Some(current) = task.attempts.last_mut() {
@@ -17,8 +18,8 @@ impl Draft<'_> {
             if let (AttemptEnd::NodeLost, TaskState::Placed { started_at, .. }) = (end, &task.state) {
                 current.started_at = *started_at;
             }
-            // What went wrong before an attempt that went on for long has passed. A task that ends by itself keeps its
-            // failures: they bound its tries, however long each of them takes.
+            // Failures before an attempt that ran for long are forgotten. A task that ends by itself keeps
+            // its failures: they bound its attempts, however long each of them takes.
             if now.since(current.placed_at) >= Duration::from_millis(self.state.config.healthy_after_ms) {
                 task.node_losses = 0;
                 if task.spec.restart == RestartPolicy::Always {
@@ -29,7 +30,7 @@ impl Draft<'_> {
         let stop = task.stop.take().map(|stop| stop.reason);
         let success = matches!(end, AttemptEnd::Exited { exit } if exit.is_success());
         match (stop, end) {
-            // What ended well before the wish to stop reached it has ended well.
+            // An attempt that succeeded before the stop request reached it has succeeded.
             (_, AttemptEnd::Exited { .. }) if success && task.spec.restart != RestartPolicy::Always => {
                 self.finish(task, TaskResult::Succeeded);
             }
@@ -85,7 +86,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Another attempt takes the place of one whose node was lost, where the task may have one.
+    /// Replaces an attempt whose node was lost, where the task's policy allows it.
     pub(super) fn replace_lost(&mut self, task: &mut TaskRecord) {
         let again = self.survives_losses(task);
         self.requeue_or_fail(task, again, Duration::ZERO);
@@ -95,7 +96,8 @@ impl Draft<'_> {
         task.spec.restart != RestartPolicy::Never && task.node_losses < self.state.config.node_losses_max
     }
 
-    /// A node came back with these attempts: those that were given up with it, and may, go on.
+    /// Continues attempts that a returning node still has, as far as they were given up with it and may
+    /// continue.
     pub(super) fn take_back(&mut self, node: &NodeId, held: &[AttemptId]) {
         let held = if EngineFault::LostAttemptsNotTakenBack.is_made() { &[] } else { held };
         for attempt in held {
@@ -122,7 +124,7 @@ impl Draft<'_> {
             task.attempts.push(back);
             self.put_task(task);
         }
-        // What the node came back without is waited for no longer.
+        // Attempts that the node returned without are waited for no longer.
         for id in self.state.waiting_for(node) {
             let Ok(mut task) = self.known_task(id) else { continue };
             if matches!(task.state, TaskState::Disconnected { .. }) {

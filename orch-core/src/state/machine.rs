@@ -1,5 +1,5 @@
-//! [`ClusterState`] as a [`StateMachine`]: commands and records as bytes, tentative changes that can be taken back, and
-//! final ones handed to whoever shows them.
+//! [`ClusterState`] as a [`StateMachine`]: commands and records as bytes, tentative changes that can be
+//! rolled back, and final ones handed to a publisher.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::{
     store::{Revision, Write},
 };
 
-/// Receives what became final. Called from inside consensus: must be quick and must not wait.
+/// Receiver of final changes. Called from inside consensus: must be quick and must not wait.
 pub trait Publish: Send + std::fmt::Debug + 'static {
-    /// These changes are final, in this order.
+    /// Publishes changes that are final, in this order.
     fn publish(&mut self, revision: Revision, changes: &[Change], state: &ClusterState);
 
-    /// Everything known before is void; this is the state now.
+    /// Replaces everything published before: this is the state now.
     fn reset(&mut self, revision: Revision, state: &ClusterState);
 }
 
@@ -28,20 +28,20 @@ pub struct ClusterMachine {
     state: ClusterState,
     publish: Box<dyn Publish>,
     revision: Revision,
-    /// What was decided since the last commit.
+    /// Changes decided since the last commit.
     tentative: Vec<Arc<Vec<Change>>>,
-    /// What takes it back, in the order in which it was done.
+    /// Changes that undo the tentative ones, in the order in which those were made.
     undo: Vec<Change>,
 }
 
 impl ClusterMachine {
-    /// A machine that starts from `state` and shows what is final to `publish`.
+    /// Machine that starts from `state` and publishes final changes to `publish`.
     #[must_use]
     pub fn new(state: ClusterState, publish: Box<dyn Publish>) -> Self {
         Self { state, publish, revision: Revision::ZERO, tentative: Vec::new(), undo: Vec::new() }
     }
 
-    /// Writes a command down for [`Consensus::propose`](crate::consensus::Consensus::propose).
+    /// Encodes a command for [`Consensus::propose`](crate::consensus::Consensus::propose).
     ///
     /// # Panics
     /// Never: a command always has a JSON form.
@@ -50,7 +50,7 @@ impl ClusterMachine {
         serde_json::to_vec(envelope).expect("plain data has a JSON form").into()
     }
 
-    /// Reads the outcome that [`Consensus::propose`](crate::consensus::Consensus::propose) returned.
+    /// Decodes the outcome that [`Consensus::propose`](crate::consensus::Consensus::propose) returned.
     ///
     /// # Errors
     /// Bytes that this machine did not write.
@@ -63,7 +63,7 @@ impl ClusterMachine {
         self.tentative.is_empty()
     }
 
-    /// The state was replaced as a whole.
+    /// Publishes a state that was replaced as a whole.
     fn became(&mut self, revision: Revision) {
         (self.tentative, self.undo) = (Vec::new(), Vec::new());
         self.revision = revision;

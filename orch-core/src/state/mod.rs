@@ -1,10 +1,10 @@
-//! The functional core: [`ClusterState::decide`] says what a command changes, [`ClusterState::absorb`] makes a change.
-//! Both are plain functions on a value in memory: no I/O, no clock, no randomness. Everything else in this crate
-//! exists to bring commands here in one order and to carry out what comes of them.
+//! The functional core: [`ClusterState::decide`] computes the changes of a command, [`ClusterState::absorb`]
+//! applies a change. Both are plain functions on a value in memory: no I/O, no clock, no randomness.
+//! Everything else in this crate exists to bring commands here in one order and to carry out the decisions.
 //!
-//! Records are the whole truth: every index of the state is derived from them in `absorb`, so that a state rebuilt from
-//! its records is the state that made them. The task states are on one page in `docs/task-model.md`, the invariants in
-//! `orch-core/tests/invariants.rs`.
+//! Records are the only source of truth: every index of the state is derived from them in `absorb`, so that a
+//! state rebuilt from its records is equal to the state that wrote them. The task states are on one page in
+//! `docs/task-model.md`, the invariants in `orch-core/tests/invariants.rs`.
 
 mod authority;
 mod change;
@@ -20,6 +20,7 @@ mod place;
 mod queue;
 mod snapshot;
 mod specs;
+mod status;
 mod table;
 mod task;
 
@@ -29,46 +30,49 @@ pub use change::{Change, Clock};
 pub use cluster::ClusterState;
 pub use command::{Command, CommandRecord, Decided, Envelope, NewTask, Outcome, Rejection};
 pub use machine::{ClusterMachine, Publish};
+pub use status::{TaskStatus, UnknownStatus};
 pub use task::{AttemptRecord, Stop, StopReason, TaskRecord, TaskResult, TaskState, TimeoutKind};
 
 pub(crate) use table::TaskTable;
 
 use crate::model::Limits;
 
-/// What all replicas of a cluster must agree on before they start. Bounds on everything the state keeps.
+/// Configuration that all replicas of a cluster must agree on before they start: bounds on everything the
+/// state keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
     /// Bounds on one spec.
     pub limits: Limits,
-    /// Most tasks that are not finished; a submission beyond it is refused.
+    /// Maximum number of unfinished tasks; a submission beyond it is rejected.
     pub unfinished_max: usize,
-    /// How many finished tasks are remembered; the oldest are forgotten first.
+    /// Maximum number of finished tasks that are kept; the oldest are forgotten first.
     pub finished_max: usize,
-    /// How many commands of clients are remembered, so that a repeated one is answered and not applied again.
+    /// Number of clients' commands that are kept, so that a repeated one gets its outcome and is not applied
+    /// again.
     pub commands_max: u32,
-    /// Most tasks of one submission.
+    /// Maximum number of tasks of one submission.
     pub submission_max: usize,
-    /// Most nodes.
+    /// Maximum number of nodes.
     pub nodes_max: usize,
-    /// How many members must suspect a node before it is lost: 1 where members may only crash, f + 1 where f of them may
-    /// lie.
+    /// Number of members that must suspect a node before it is lost: 1 where members may only crash, f + 1
+    /// where f of them may be Byzantine.
     pub suspicions_needed: usize,
-    /// How many lost nodes end a task that would otherwise be tried again: a task that kills its nodes must not take the
-    /// whole cluster with it.
+    /// Number of lost nodes that end a task that would otherwise be retried: a task that crashes its nodes
+    /// must not take down the whole cluster.
     pub node_losses_max: u32,
-    /// How long an attempt has to go on for the lost nodes before it, and the failures of a task that is always restarted, to
-    /// be forgotten, in milliseconds.
+    /// Run time of an attempt after which the lost nodes before it, and the failures of a task that is always
+    /// restarted, are forgotten, in milliseconds.
     pub healthy_after_ms: u64,
-    /// How many attempts a task's record tells about; the newest win.
+    /// Number of attempts kept in a task's record; the oldest are dropped first.
     pub attempts_kept: usize,
-    /// How long an agent may take beyond a task's time limit and grace before the cluster stops waiting for its report, in
-    /// milliseconds.
+    /// Time that an agent may take beyond a task's time limit and grace before the cluster stops waiting for
+    /// its report, in milliseconds.
     pub report_slack_ms: u64,
-    /// The longest step forward of the cluster's time that one command may bring, in milliseconds. Longer than the cluster is
-    /// ever off.
+    /// Longest step forward of the cluster's time that one command may bring, in milliseconds. Longer than
+    /// the cluster is ever off.
     pub time_step_max_ms: u64,
-    /// Whether keys that are no members may submit and cancel tasks, where authors are keys.
+    /// Whether keys of non-members may submit and cancel tasks, where authors are keys.
     pub open_to_clients: bool,
 }
 

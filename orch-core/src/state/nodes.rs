@@ -1,4 +1,5 @@
-//! Nodes with what their tasks hold, kept in order of ids so that a scheduler sees the same list everywhere.
+//! Nodes with the resources that their tasks hold, in order of ids so that a scheduler sees the same list
+//! everywhere.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,17 +13,17 @@ use crate::{
 
 use super::TaskRecord;
 
-/// The nodes of a cluster. `views[i].held` is the sum of what the tasks in `tasks[i]` ask for.
+/// Nodes of a cluster. `views[i].held` is the sum of the requests of the tasks in `tasks[i]`.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     views: Vec<NodeView>,
     tasks: Vec<BTreeSet<TaskId>>,
-    /// Where each node is in the two lists, or was before others came and went: every command asks, and a search through the
-    /// ids touches memory all over.
+    /// Index of each node in the two lists, or the index it had before others were added or removed. Every
+    /// command looks it up, and a search through the ids would touch memory all over.
     places: HashMap<NodeId, usize>,
-    /// How often nodes came and went since all places were right.
+    /// Number of additions and removals since all indexes were exact.
     moved: usize,
-    /// Nodes that are to be emptied.
+    /// Draining nodes.
     draining: BTreeSet<NodeId>,
 }
 
@@ -39,7 +40,7 @@ impl Nodes {
         self.place(node).into_iter().flat_map(|at| self.tasks[at].iter().copied())
     }
 
-    /// Adds the node or replaces what is known about it; what its tasks hold stays.
+    /// Adds the node or replaces its record; the resources that its tasks hold stay.
     pub(super) fn put(&mut self, record: Arc<NodeRecord>) -> Option<Arc<NodeRecord>> {
         match record.scheduling {
             Scheduling::Draining { .. } => drop(self.draining.insert(record.spec.id.clone())),
@@ -82,7 +83,7 @@ impl Nodes {
         self.tasks[at].remove(&task.id);
     }
 
-    /// Nodes that are to be emptied, in order of ids.
+    /// Draining nodes, in order of ids.
     pub(super) fn draining(&self) -> impl Iterator<Item = &NodeView> {
         self.draining.iter().filter_map(|node| self.get(node))
     }
@@ -95,7 +96,8 @@ impl Nodes {
         }
     }
 
-    /// The nodes from `at` on have moved. Their places are put right when enough have come and gone to pay for it.
+    /// Notes that the nodes from `at` on have moved. Their indexes are recomputed when enough additions and
+    /// removals have accumulated to pay for it.
     fn note_move(&mut self, at: usize) {
         if at == self.views.len().saturating_sub(1) && self.moved == 0 {
             return;

@@ -1,4 +1,4 @@
-//! Placing what became placeable, with as few questions to the scheduler as possible.
+//! Placement of tasks that became placeable, with as few calls of the scheduler as possible.
 
 use std::{
     cmp::Reverse,
@@ -19,8 +19,9 @@ use crate::{
 };
 
 impl<'a> Draft<'a> {
-    /// Places what became placeable. Every waiting shape is known to fit nowhere ([`super::queue`]), so only nodes that
-    /// gained capacity are tried for those, and only tasks of other shapes are tried on all nodes.
+    /// Places tasks that became placeable. Every waiting shape is known to fit nowhere ([`super::queue`]), so
+    /// only nodes that gained capacity are tried for those, and only tasks of other shapes are tried on all
+    /// nodes.
     pub(super) fn place(&mut self) {
         if !self.gained.is_empty() {
             self.place_on_gained_nodes();
@@ -37,21 +38,21 @@ impl<'a> Draft<'a> {
         let mut lines = self.fresh_lines();
         // Shapes that have a line.
         let mut touched: BTreeSet<Shape> = lines.iter().map(|line| line.shape.clone()).collect();
-        // The first task of every line that may still fit, in order of rank, and the line's place.
+        // First task of every line that may still fit, in order of rank, and the index of the line.
         let mut heads: BinaryHeap<Reverse<((Rank, TaskId), usize)>> = BinaryHeap::new();
         for (at, line) in lines.iter_mut().enumerate() {
             heads.extend(line.next(&self.tasks).map(|first| Reverse((first, at))));
         }
         let mut nodes = self.open_gained_nodes();
         loop {
-            // Nothing is given back in here: what does not fit now fits no more.
+            // No capacity is released in this loop: what does not fit now fits no more.
             while heads.peek().is_some_and(|Reverse((_, at))| !lines[*at].fits(&nodes)) {
                 heads.pop();
             }
             let head = heads.peek().map(|Reverse((entry, _))| *entry);
             let waiting = nodes.iter().filter_map(|node| self.state.queue.first_fit(node, &touched)).min();
             if let Some((_, shape)) = waiting.filter(|(entry, _)| head.is_none_or(|head| *entry < head)) {
-                // It may have changed with this command; its line knows who is first now.
+                // The task may have changed with this command; its line knows the current first task.
                 let mut line = Line::of(shape.clone(), self.state.queue.waiting(&shape), Vec::new());
                 heads.extend(line.next(&self.tasks).map(|first| Reverse((first, lines.len()))));
                 lines.push(line);
@@ -77,8 +78,8 @@ impl<'a> Draft<'a> {
         let mut fresh: BTreeMap<Shape, Vec<(Rank, TaskId)>> = BTreeMap::new();
         for entry in &self.fresh {
             let (task, shape) = (&self.tasks[&entry.1], Shape::of(&self.tasks[&entry.1]));
-            // Where its last attempt went wrong is for the others: it is tried on all nodes afterwards. A shape that waits
-            // already fits nowhere else.
+            // The node where its last attempt failed comes last: the task is tried on all nodes afterwards. A
+            // shape that waits already fits nowhere else.
             let avoided = task.avoid().is_some_and(|node| self.gained.contains(node));
             if !avoided || self.state.queue.waits(&shape) {
                 fresh.entry(shape).or_default().push(*entry);
@@ -128,10 +129,10 @@ impl<'a> Draft<'a> {
             .map(|task| Pending { task: task.id, spec: &task.spec, avoid: task.avoid() })
             .collect();
         let plan = self.state.scheduler.plan(Snapshot { nodes, explain: false }, &pending);
-        // Records that nobody else holds are changed in place.
+        // Records with one reference are changed in place.
         drop(records);
         for Placement { task, node } in plan.placements {
-            // A scheduler is a plug-in; a wrong one costs placements, not the invariants.
+            // A scheduler is a plug-in; a faulty one costs placements, not the invariants.
             let Some(known) = self.tasks.get(&task).or_else(|| self.state.task(task)) else { continue };
             if !known.is_eligible() || !self.view(&node).is_some_and(|view| view.accepts(&known.spec)) {
                 continue;

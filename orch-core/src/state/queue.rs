@@ -1,13 +1,14 @@
-//! Tasks that could be placed now, grouped by what they need.
+//! Eligible tasks, grouped by their requirements.
 //!
-//! Two tasks of one [`Shape`] fit on the same nodes. After every command each waiting shape has been tried on every node
-//! and fits on none, so that a new task of a waiting shape need not be tried at all, and a node that gained capacity is
-//! the only one to try the others on. This is what keeps a long queue cheap (equivalence classes: Verma et al., "Large-scale
-//! cluster management at Google with Borg", EuroSys 2015, section 3.4).
+//! Two tasks of one [`Shape`] fit on the same nodes. After every command each waiting shape has been tried on
+//! every node and fits on none, so that a new task of a waiting shape need not be tried at all, and a node
+//! that gained capacity is the only one to try the others on. This is what keeps a long queue cheap
+//! (equivalence classes: Verma et al., "Large-scale cluster management at Google with Borg", EuroSys 2015,
+//! section 3.4).
 //!
-//! Shapes that differ in cpu and memory alone are one [`Class`]. Of a node that gained capacity only the classes that its
-//! labels admit are looked at, and of those only the shapes that fit: what a command costs does not grow with the number of
-//! waiting shapes that do not.
+//! Shapes that differ in cpu and memory alone are one [`Class`]. For a node that gained capacity only the
+//! classes that its labels admit are searched, and of those only the shapes that fit: the cost of a command
+//! does not grow with the number of waiting shapes that do not.
 
 mod class;
 
@@ -24,14 +25,14 @@ use crate::{
     scheduler::NodeView,
 };
 
-/// Everything that decides on which nodes a task fits.
+/// Everything that determines the nodes on which a task fits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Shape {
     pub(super) class: Arc<ClassKey>,
     pub(super) size: Size,
 }
 
-/// What the shapes of a class have in common.
+/// Common part of the shapes of a class.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClassKey {
     kind: WorkKind,
@@ -40,7 +41,7 @@ pub(super) struct ClassKey {
     constraints: Vec<Constraint>,
 }
 
-/// What the shapes of a class differ in.
+/// Cpu and memory, by which the shapes of a class differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Size {
     pub(super) cpu_millis: u64,
@@ -52,7 +53,7 @@ impl Size {
         Self { cpu_millis: resources.cpu_millis, memory_bytes: resources.memory_bytes }
     }
 
-    /// What is left of a node.
+    /// Free cpu and memory of a node.
     fn free(node: &NodeView) -> Self {
         let capacity = &node.record.spec.capacity;
         Self {
@@ -92,7 +93,7 @@ impl ClassKey {
             && self.constraints.iter().all(|constraint| node.satisfies(constraint))
     }
 
-    /// What a node must have for the class to be looked at.
+    /// Property that a node must have for the class to be searched.
     fn pivot(&self) -> Pivot {
         let named = self.constraints.iter().find_map(|constraint| match constraint {
             Constraint::Node { node } => Some(Pivot::Node(node.clone())),
@@ -108,7 +109,7 @@ impl ClassKey {
     }
 }
 
-/// Something that a class needs of a node, by which it is found.
+/// Property of a node that a class requires, by which the class is indexed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Pivot {
     Node(NodeId),
@@ -118,7 +119,7 @@ enum Pivot {
 }
 
 impl Pivot {
-    /// All that this node has.
+    /// All pivots that this node satisfies.
     fn all_of(node: &NodeSpec) -> impl Iterator<Item = Self> + '_ {
         let labels = node.labels.iter().map(|(label, value)| Self::Label(label.clone(), value.clone()));
         let devices = node.capacity.devices.keys().map(|name| Self::Device(name.clone()));
@@ -135,7 +136,7 @@ impl Pivot {
     }
 }
 
-/// Who goes first: higher priority, then earlier submission.
+/// Order of the queue: higher priority, then earlier submission.
 pub(super) type Rank = (Reverse<i32>, u64);
 
 pub(super) fn rank(task: &TaskRecord) -> Rank {
@@ -175,7 +176,7 @@ impl Queue {
         self.pivots.is_empty()
     }
 
-    /// Who waits of this shape.
+    /// Waiting tasks of this shape.
     pub(super) fn waiting(&self, shape: &Shape) -> Option<&Waiting> {
         self.pivots.get(&shape.class.pivot())?.get(&shape.class)?.get(shape.size)
     }
@@ -205,7 +206,7 @@ impl Queue {
         let mut first: Option<((Rank, TaskId), Shape)> = None;
         for (class, shapes) in self.classes_for(&node.record.spec) {
             let before = first.as_ref().map(|(entry, _)| *entry);
-            // Cheaper than the question whether the node admits the class.
+            // Cheaper than the check whether the node admits the class.
             if before.is_some_and(|before| shapes.first() > before) || !class.is_admitted(node) {
                 continue;
             }

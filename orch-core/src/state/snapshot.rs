@@ -1,8 +1,8 @@
-//! The state as bytes: its records as a store would have them, in chunks with a hash each.
+//! State as bytes: its records in the format of a store, in chunks with a hash each.
 //!
-//! Format 2: one byte `2`; the number of chunks; per chunk its length and its SHA-256; the chunks. A chunk is a sequence of
-//! records, each with the lengths of key and value before them. All numbers are big-endian and 32 bits wide. Format 1 was one
-//! JSON document.
+//! Format 2: one byte `2`; the number of chunks; per chunk its length and its SHA-256; the chunks. A chunk is
+//! a sequence of records, each with the lengths of key and value before them. All numbers are big-endian and
+//! 32 bits wide. Format 1 was one JSON document.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     store::{Key, Write},
 };
 
-/// A chunk ends with the record that reaches this.
+/// Size at which a chunk is closed, in bytes; its last record may exceed it.
 const CHUNK_BYTES: usize = 256 << 10;
 const FORMAT: u8 = 2;
 const CHUNK_HEADER: usize = 4 + 32;
@@ -32,7 +32,7 @@ pub(super) fn write(records: impl Iterator<Item = Change>) -> Vec<u8> {
     [&[FORMAT][..], &count.to_be_bytes(), &table, &bodies].concat()
 }
 
-/// The same for equal snapshots, without holding one.
+/// Digest that is the same for equal snapshots, without holding one.
 pub(super) fn digest(records: impl Iterator<Item = Change>) -> [u8; 32] {
     let mut whole = Sha256::new();
     for_each_chunk(records, |_, hash| whole.update(hash));

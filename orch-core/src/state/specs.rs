@@ -1,15 +1,16 @@
-//! [`Specs`]: what tasks ask for, kept once for all that ask for the same where it is large. Others stay with their tasks.
+//! [`Specs`]: table of large specs, each shared by all tasks that have it. Small ones stay with their tasks.
 
 use std::collections::HashMap;
 
 use crate::model::{SharedSpec, SpecId};
 
-/// Specs by their ids, with the number of tasks that have each. Looked up only, never iterated without sorting where replicas
-/// must agree.
+/// Specs by their ids, with the number of tasks that have each. Only looked up, or sorted before iteration
+/// where replicas must agree.
 #[derive(Debug, Default)]
 pub(super) struct Specs {
     kept: HashMap<SpecId, Kept>,
-    /// Number of specs without a record: those of tasks whose records are of format 1, which hold their specs themselves.
+    /// Number of specs without a record: those of tasks whose records are of format 1, which hold their specs
+    /// themselves.
     without_record: usize,
 }
 
@@ -17,7 +18,7 @@ pub(super) struct Specs {
 struct Kept {
     spec: SharedSpec,
     tasks: usize,
-    /// Whether a store that took all changes has a record of it.
+    /// Whether a store that applied all changes has a record of it.
     has_record: bool,
 }
 
@@ -30,7 +31,7 @@ impl Specs {
         self.kept.get(&id).map(|kept| &kept.spec)
     }
 
-    /// The same spec as it is kept already, if it is.
+    /// The shared instance of an equal spec, if there is one.
     pub(super) fn shared(&self, spec: &SharedSpec) -> SharedSpec {
         let known = if spec.is_large() { self.get(spec.id()) } else { None };
         known.unwrap_or(spec).clone()
@@ -45,7 +46,8 @@ impl Specs {
         self.kept.get(&id).is_some_and(|kept| kept.has_record)
     }
 
-    /// Whether it has a record, which is needed no longer when so many more tasks have it and so many are gone.
+    /// Whether it has a record that becomes unused when `added` more tasks have the spec and `released`
+    /// fewer.
     pub(super) fn record_is_spare(&self, id: SpecId, added: usize, released: usize) -> bool {
         self.kept.get(&id).is_some_and(|kept| kept.has_record && kept.tasks + added == released)
     }
@@ -54,21 +56,21 @@ impl Specs {
         self.without_record == 0
     }
 
-    /// In order of their ids.
+    /// All specs in order of their ids.
     pub(super) fn all(&self) -> Vec<&SharedSpec> {
         let mut specs: Vec<_> = self.kept.values().map(|kept| &kept.spec).collect();
         specs.sort_unstable_by_key(|spec| spec.id());
         specs
     }
 
-    /// A task has it.
+    /// Counts a task that has the spec.
     pub(super) fn take(&mut self, spec: &SharedSpec) {
         if spec.is_large() {
             self.entry(spec).tasks += 1;
         }
     }
 
-    /// A task that had it is gone.
+    /// Uncounts a task that had the spec.
     pub(super) fn release(&mut self, spec: &SharedSpec) {
         let Some(kept) = spec.is_large().then(|| self.kept.get_mut(&spec.id())).flatten() else { return };
         kept.tasks -= 1;
@@ -77,7 +79,7 @@ impl Specs {
         }
     }
 
-    /// It has a record, or has none any more. Returns whether it had one.
+    /// Notes whether the spec has a record. Returns whether it had one.
     pub(super) fn set_record(&mut self, spec: &SharedSpec, has_record: bool) -> bool {
         let kept = self.entry(spec);
         let had = std::mem::replace(&mut kept.has_record, has_record);
@@ -100,7 +102,7 @@ impl Specs {
         })
     }
 
-    /// Of what is unused, and so has no record.
+    /// Removes an unused spec, which therefore has no record.
     fn remove(&mut self, id: SpecId) {
         self.kept.remove(&id);
         self.without_record -= 1;

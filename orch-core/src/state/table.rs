@@ -10,8 +10,8 @@ use std::{
 use super::TaskRecord;
 use crate::model::TaskId;
 
-/// Records of tasks by the ids that they carry, so that none is kept twice. Looked up only, never iterated without sorting
-/// where replicas must agree.
+/// Records of tasks by the ids that they carry, so that no id is kept twice. Only looked up, or sorted before
+/// iteration where replicas must agree.
 #[derive(Debug, Default)]
 pub(crate) struct TaskTable(HashSet<Entry>);
 

@@ -1,35 +1,35 @@
-//! What the cluster knows about a task.
+//! Replicated record of a task.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::ClusterConfig;
+use super::{ClusterConfig, TaskStatus};
 use crate::model::{AttemptEnd, AttemptId, KeptAttempt, NodeId, SharedSpec, TaskId, Timestamp};
 
-/// A task as every replica knows it. `(attempts_made, state)` only moves forward.
+/// Record of a task, the same on every replica. `(attempts_made, state)` only moves forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskRecord {
-    /// Which task.
+    /// Id of the task.
     pub id: TaskId,
-    /// What was asked for.
+    /// Spec of the task.
     pub spec: SharedSpec,
-    /// Its place among all submissions; earlier ones go first among equals.
+    /// Sequence number of the submission; among equals the lower one goes first.
     pub seq: u64,
-    /// When it came in.
+    /// Time of the submission.
     pub submitted_at: Timestamp,
-    /// Where it stands.
+    /// State of the task.
     pub state: TaskState,
-    /// Set while the cluster wants a placed attempt to end.
+    /// Stop request, while the cluster wants a placed attempt to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
-    /// Attempts so far, the current one included.
+    /// Number of attempts so far, the current one included.
     pub attempts_made: u32,
-    /// Failures since the last success, or where the task is always restarted since the last attempt that went on for long;
-    /// they count against the retry policy.
+    /// Failures since the last success, or where the task is always restarted since the last attempt that ran
+    /// for long; they count against the retry policy.
     #[serde(default)]
     pub failures: u32,
-    /// Attempts that ended because their node, or they on it, were lost, since the last one that went on for long
+    /// Attempts that were lost, with their node or on it, since the last one that ran for long
     /// ([`ClusterConfig::healthy_after_ms`]).
     #[serde(default)]
     pub node_losses: u32,
@@ -38,77 +38,77 @@ pub struct TaskRecord {
     pub attempts: Vec<AttemptRecord>,
 }
 
-/// Where a task stands.
+/// State of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub enum TaskState {
-    /// It waits for a node.
+    /// The task waits for a placement.
     Pending {
-        /// Since then.
+        /// Time since which it waits.
         since: Timestamp,
-        /// It is not considered before this time: a delay after a failure.
+        /// Time before which it is not considered: a delay after a failure.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         not_before: Option<Timestamp>,
     },
     /// An attempt of it belongs to a node. Whether it runs already is an observation.
     Placed {
-        /// Which node.
+        /// Id of the node.
         node: NodeId,
-        /// When it was placed there.
+        /// Time of the placement.
         at: Timestamp,
-        /// When it began to run; known to the state only where a run timeout hangs on it.
+        /// Time of the start; known to the state only where a run timeout depends on it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         started_at: Option<Timestamp>,
     },
-    /// Its node is lost, and is waited for: the attempt may go on there.
+    /// The node of the task is lost and may return: the attempt may continue there.
     Disconnected {
-        /// Which node.
+        /// Id of the node.
         node: NodeId,
-        /// When it was lost.
+        /// Time at which the node was lost.
         since: Timestamp,
-        /// When another attempt is due. Absent where none may take its place.
+        /// Time at which a replacement is due. Absent where none is allowed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<Timestamp>,
     },
-    /// It is over, for ever.
+    /// The task is over. No transition leads out of this state.
     Finished {
-        /// When.
+        /// Time of the end.
         at: Timestamp,
-        /// How.
+        /// Result of the task.
         result: TaskResult,
     },
 }
 
-/// How a task ended.
+/// Result of a finished task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum TaskResult {
-    /// Its work ended well.
+    /// The work succeeded.
     Succeeded,
-    /// Its last attempt failed and there is no other. The attempt's record says how.
+    /// The last attempt failed and no retry is left. The attempt's record has the cause.
     Failed,
-    /// A time limit of its spec ran out.
+    /// A time limit of its spec expired.
     TimedOut {
-        /// Which one.
+        /// The limit that expired.
         limit: TimeoutKind,
     },
-    /// Somebody took it back.
+    /// The task was cancelled.
     Cancelled {
-        /// Why, in their words.
+        /// Reason given by the user.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
     },
 }
 
-/// The time limits of a spec.
+/// Time limits of a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeoutKind {
-    /// Waiting for a node.
+    /// Time limit of waiting for a placement.
     Queue,
-    /// Running.
+    /// Time limit of running.
     Run,
-    /// All together.
+    /// Time limit of everything together.
     Total,
 }
 
@@ -122,60 +122,60 @@ impl std::fmt::Display for TimeoutKind {
     }
 }
 
-/// The cluster's wish that a placed attempt ends.
+/// Request of the cluster that a placed attempt ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
-    /// Since when.
+    /// Time of the request.
     pub at: Timestamp,
-    /// Why.
+    /// Reason of the request.
     #[serde(flatten)]
     pub reason: StopReason,
 }
 
-/// Why a placed attempt should end.
+/// Reason for which a placed attempt should end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum StopReason {
-    /// Somebody took the task back.
+    /// The task was cancelled.
     Cancelled {
-        /// Why, in their words.
+        /// Reason given by the user.
         #[serde(default, rename = "why", skip_serializing_if = "String::is_empty")]
         reason: String,
     },
-    /// Its node is drained; the task goes on elsewhere.
+    /// The node is drained; the task continues on another node.
     Evicted,
-    /// Its total time is over.
+    /// The total timeout expired.
     TotalTimeout,
 }
 
-/// One attempt, as people look back at it.
+/// Record of one attempt, for the history of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptRecord {
-    /// Which one, from 1.
+    /// Number of the attempt, from 1.
     pub number: NonZeroU32,
-    /// Where.
+    /// Id of the node.
     pub node: NodeId,
-    /// When it was placed.
+    /// Time of the placement.
     pub placed_at: Timestamp,
-    /// When it was decided to have started, kept of an attempt whose node was lost: it may go on.
+    /// Time of the start as decided, kept of an attempt whose node was lost: it may continue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    /// When the cluster heard of its end.
+    /// Time at which the cluster recorded its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    /// How it ended.
+    /// End of the attempt, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<AttemptEnd>,
 }
 
 impl TaskRecord {
-    /// Whether it is over.
+    /// Whether the task is finished.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         matches!(self.state, TaskState::Finished { .. })
     }
 
-    /// How it ended, once it has.
+    /// Result, once the task is finished.
     #[must_use]
     pub fn result(&self) -> Option<&TaskResult> {
         match &self.state {
@@ -184,7 +184,7 @@ impl TaskRecord {
         }
     }
 
-    /// Where it is placed now.
+    /// Node of the current placement.
     #[must_use]
     pub fn node(&self) -> Option<&NodeId> {
         match &self.state {
@@ -200,8 +200,8 @@ impl TaskRecord {
         self.attempts.last().map(|current| AttemptId { task: self.id, attempt: current.number })
     }
 
-    /// Where the attempt was when its node was lost, if it may be taken back: another one has not taken its place, or gives
-    /// way to it.
+    /// Record of the attempt that was current when its node was lost, if it may be taken back: no replacement
+    /// was placed, or the replacement gives way to it.
     pub(crate) fn may_take_back(&self, attempt: NonZeroU32) -> Option<&AttemptRecord> {
         let (at, lost) = self.attempts.iter().enumerate().rev().find(|(_, known)| known.number == attempt)?;
         let last = at + 1 == self.attempts.len();
@@ -217,42 +217,42 @@ impl TaskRecord {
         self.spec.node_loss_policy().keep == KeptAttempt::Original
     }
 
-    /// The newest attempt, whether it goes on or not.
+    /// Id of the newest attempt, whether it has ended or not.
     #[must_use]
     pub fn latest_attempt(&self) -> Option<AttemptId> {
         NonZeroU32::new(self.attempts_made).map(|attempt| AttemptId { task: self.id, attempt })
     }
 
-    /// How the newest ended attempt ended.
+    /// End of the newest ended attempt.
     #[must_use]
     pub fn last_end(&self) -> Option<&AttemptEnd> {
         self.attempts.iter().rev().find_map(|attempt| attempt.end.as_ref())
     }
 
-    /// One word for tables: `pending`, `backoff`, `placed`, `stopping`, `disconnected`, `succeeded`, `failed`, `timed-out`, `cancelled`.
+    /// Its status, as far as it is decided: a task that runs is [`TaskStatus::Placed`] here.
     #[must_use]
-    pub fn status(&self) -> &'static str {
+    pub fn status(&self) -> TaskStatus {
         match &self.state {
-            TaskState::Pending { not_before: None, .. } => "pending",
-            TaskState::Pending { not_before: Some(_), .. } => "backoff",
-            TaskState::Placed { .. } if self.stop.is_some() => "stopping",
-            TaskState::Placed { .. } => "placed",
-            TaskState::Disconnected { .. } => "disconnected",
+            TaskState::Pending { not_before: None, .. } => TaskStatus::Pending,
+            TaskState::Pending { not_before: Some(_), .. } => TaskStatus::Backoff,
+            TaskState::Placed { .. } if self.stop.is_some() => TaskStatus::Stopping,
+            TaskState::Placed { .. } => TaskStatus::Placed,
+            TaskState::Disconnected { .. } => TaskStatus::Disconnected,
             TaskState::Finished { result, .. } => match result {
-                TaskResult::Succeeded => "succeeded",
-                TaskResult::Failed => "failed",
-                TaskResult::TimedOut { .. } => "timed-out",
-                TaskResult::Cancelled { .. } => "cancelled",
+                TaskResult::Succeeded => TaskStatus::Succeeded,
+                TaskResult::Failed => TaskStatus::Failed,
+                TaskResult::TimedOut { .. } => TaskStatus::TimedOut,
+                TaskResult::Cancelled { .. } => TaskStatus::Cancelled,
             },
         }
     }
 
-    /// Whether it could be placed now.
+    /// Whether the task can be placed now.
     pub(crate) fn is_eligible(&self) -> bool {
         matches!(self.state, TaskState::Pending { not_before: None, .. })
     }
 
-    /// Where its last attempt failed by itself; better somewhere else.
+    /// Node on which its last attempt failed by itself; another one is preferred.
     pub(crate) fn avoid(&self) -> Option<&NodeId> {
         let last = self.attempts.last()?;
         match last.end {
@@ -266,7 +266,7 @@ impl TaskRecord {
         }
     }
 
-    /// When time alone changes something about it.
+    /// Time at which time alone changes something about the task.
     pub(crate) fn due(&self, config: &ClusterConfig) -> Option<Timestamp> {
         let timeouts = &self.spec.timeouts;
         let total = timeouts.total.map(|limit| self.submitted_at.after(limit));
@@ -288,15 +288,15 @@ impl TaskRecord {
         self.spec.timeouts.queue.map(|limit| not_before.unwrap_or(*since).max(*since).after(limit))
     }
 
-    /// The agent enforces the run timeout; this is when the cluster stops waiting for it to say so.
+    /// Time at which the cluster stops waiting for a report of the run timeout, which the agent enforces.
     pub(crate) fn run_deadline(&self, config: &ClusterConfig) -> Option<Timestamp> {
         let TaskState::Placed { started_at: Some(started_at), .. } = &self.state else { return None };
         let grace = self.spec.stop.grace + Duration::from_millis(config.report_slack_ms);
         self.spec.timeouts.run.map(|limit| started_at.after(limit).after(grace))
     }
 
-    /// When the cluster stops waiting for a cancelled attempt to end. An evicted one is waited for as long as its node is
-    /// there, because another attempt starts after it.
+    /// Time at which the cluster stops waiting for a cancelled attempt to end. An evicted one is waited for
+    /// as long as its node is there, because another attempt starts after it.
     pub(crate) fn stop_deadline(&self, config: &ClusterConfig) -> Option<Timestamp> {
         let stop = self.stop.as_ref().filter(|stop| stop.reason != StopReason::Evicted)?;
         Some(stop.at.after(self.spec.stop.grace).after(Duration::from_millis(config.report_slack_ms)))

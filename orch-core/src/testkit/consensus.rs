@@ -1,4 +1,4 @@
-//! What every [`Consensus`] must do, tried with a machine that writes down what it is given.
+//! Conformance suite of [`Consensus`], run with a machine that records its input.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,18 +17,19 @@ use crate::{
     store::{Durability, Key, Revision, Write},
 };
 
-/// Makes the groups that the suite works on.
+/// Factory of the groups that the suite works on.
 #[async_trait]
 pub trait ConsensusHarness: Send + Sync {
-    /// The members of the group called `name`, not started: a new group the first time. The suite shuts all members down
-    /// before it asks for the same group again, and does that only where commits are durable.
+    /// Returns the members of the group called `name`, not started: a new group the first time. The suite
+    /// shuts all members down before it asks for the same group again, and does that only where commits are
+    /// durable.
     async fn group(&self, name: &str) -> Vec<Arc<dyn Consensus>>;
 }
 
-/// Longer than any case takes on a slow machine, so that a hang has a name.
+/// Longer than any case takes on a slow machine, so that a hang is reported with the name of its case.
 const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Runs every case that the backend's capabilities call for.
+/// Runs every case that the backend's capabilities require.
 ///
 /// # Panics
 /// When the backend breaks the contract.
@@ -47,7 +48,7 @@ async fn case(name: &str, body: impl Future<Output = ()>) {
     assert!(tokio::time::timeout(CASE_TIMEOUT, body).await.is_ok(), "{name} hangs");
 }
 
-/// A started member and what its machine has written down.
+/// A started member with the records of its machine.
 struct Member {
     consensus: Arc<dyn Consensus>,
     written: Arc<Mutex<Vec<Bytes>>>,
@@ -58,7 +59,7 @@ impl Member {
         lock(&self.written).clone()
     }
 
-    /// The place that `command` got.
+    /// Proposes `command` and returns its revision and sequence number.
     async fn propose(&self, command: impl Into<Bytes>) -> Result<(Revision, u64), ConsensusError> {
         let committed = self.consensus.propose(command.into()).await?;
         let place = committed.outcome[..].try_into().map(u64::from_be_bytes);
@@ -84,7 +85,8 @@ async fn shut_down(members: Vec<Member>) {
     }
 }
 
-/// However many propose at a time, each command is written down once, at the place that its outcome says, by every member.
+/// However many propose at a time, every member records each command once, at the sequence number of its
+/// outcome.
 pub async fn each_proposal_is_decided_once_in_one_order(harness: &dyn ConsensusHarness) {
     let members = start(harness, "order").await;
     let proposals = (0..200usize).map(|number| {
@@ -105,7 +107,7 @@ pub async fn each_proposal_is_decided_once_in_one_order(harness: &dyn ConsensusH
     shut_down(members).await;
 }
 
-/// What was answered before a barrier began is there after it, on any member.
+/// Decisions that were acknowledged before a barrier began are visible after it, on any member.
 pub async fn a_barrier_shows_what_was_answered(harness: &dyn ConsensusHarness) {
     let members = start(harness, "barrier").await;
     for number in 0..20usize {
@@ -133,7 +135,7 @@ pub async fn revisions_never_go_back(harness: &dyn ConsensusHarness) {
     shut_down(members).await;
 }
 
-/// A command beyond the declared size is refused and not decided.
+/// A command beyond the declared size is rejected and not decided.
 pub async fn too_large_commands_are_refused(harness: &dyn ConsensusHarness) {
     let members = start(harness, "size").await;
     let max = members[0].consensus.capabilities().max_command_bytes;
@@ -143,7 +145,7 @@ pub async fn too_large_commands_are_refused(harness: &dyn ConsensusHarness) {
     shut_down(members).await;
 }
 
-/// A member has one machine.
+/// A member has one machine: a second start is rejected.
 pub async fn starting_twice_is_refused(harness: &dyn ConsensusHarness) {
     let members = start(harness, "twice").await;
     let again = members[0].consensus.start(Box::new(Recorder::new(Arc::default()))).await;
@@ -151,7 +153,8 @@ pub async fn starting_twice_is_refused(harness: &dyn ConsensusHarness) {
     shut_down(members).await;
 }
 
-/// Whoever was answered was written down; later proposals are told that it is over; shutting down twice is no error.
+/// Acknowledged proposals were recorded; later ones fail because of the shutdown; shutting down twice is no
+/// error.
 pub async fn shutting_down_finishes_what_was_accepted(harness: &dyn ConsensusHarness) {
     let members = start(harness, "shutdown").await;
     let member = &members[0];
@@ -173,7 +176,7 @@ pub async fn shutting_down_finishes_what_was_accepted(harness: &dyn ConsensusHar
     shut_down(members).await;
 }
 
-/// Where commits are durable, a new life of the group has everything that was answered, and goes on after it.
+/// A restarted group has every acknowledged decision, where commits are durable, and continues after it.
 pub async fn a_restart_finds_what_was_answered(harness: &dyn ConsensusHarness) {
     let members = start(harness, "restart").await;
     if members[0].consensus.capabilities().durability == Durability::Memory && !harness_keeps(harness).await {
@@ -191,7 +194,7 @@ pub async fn a_restart_finds_what_was_answered(harness: &dyn ConsensusHarness) {
     shut_down(members).await;
 }
 
-/// Whether a group is the same one when it is asked for again: a harness may keep what is in memory.
+/// Whether a group keeps its state when it is opened again: a harness may keep state that is in memory.
 async fn harness_keeps(harness: &dyn ConsensusHarness) -> bool {
     let members = start(harness, "kept").await;
     members[0].propose("kept").await.expect("the proposal is decided");
@@ -202,7 +205,7 @@ async fn harness_keeps(harness: &dyn ConsensusHarness) -> bool {
     kept
 }
 
-/// Writes every command down, one record each; the outcome is its place.
+/// Machine that records every command; the outcome is its sequence number.
 #[derive(Debug)]
 struct Recorder {
     commands: Vec<Bytes>,

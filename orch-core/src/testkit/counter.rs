@@ -6,8 +6,8 @@ use crate::{
     store::Revision,
 };
 
-/// A machine that counts commands and answers each with nothing: the least that a consensus can carry, for measurements and
-/// tests.
+/// Machine that counts commands and returns empty outcomes: the minimal load of a consensus, for measurements
+/// and tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
     commands: u64,
@@ -16,7 +16,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Commands so far.
+    /// Number of commands so far.
     #[must_use]
     pub const fn commands(&self) -> u64 {
         self.commands

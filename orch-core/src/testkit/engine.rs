@@ -1,5 +1,5 @@
-//! What an orchestrator, its agents and everything between them must do, whatever decides and wherever the records are. Only
-//! what runs is simulated.
+//! Conformance suite of orchestrators with their agents, over any consensus and store. Only the runtime is
+//! simulated.
 //!
 //! Call [`run_all`] from a test of a composition, on a multi-threaded runtime.
 
@@ -20,43 +20,45 @@ use crate::{
     engine::{Agent, AgentConfig, AgentHandle, EngineConfig, TaskView},
     model::{AttemptId, Resources, TaskId, TaskSpec, WorkKind},
     output::OutputStore,
+    state::TaskStatus,
     store::StateStore,
 };
 
-/// Makes the compositions that the suite works on.
+/// Factory of the compositions that the suite works on.
 #[async_trait]
 pub trait EngineHarness: Send + Sync {
-    /// What the member with this number in the group called `group` is made of: new and empty the first time. The suite shuts
-    /// its orchestrator down before it asks for the same member again, and does that only where [`EngineHarness::reopens`].
+    /// Returns the parts of the member with this number in the group called `group`: new and empty the first
+    /// time. The suite shuts its orchestrator down before it asks for the same member again, and does that
+    /// only where [`EngineHarness::reopens`].
     async fn member(&self, group: &str, number: usize) -> Parts;
 
-    /// How many members decide together; one or two of them are asked for.
+    /// Number of members that decide together; the suite asks for one or two of them.
     fn members(&self) -> usize;
 
-    /// Whether a member can be made again with what it knew.
+    /// Whether a member can be made again with its state.
     fn reopens(&self) -> bool;
 
-    /// A new place for the output of one orchestrator, unless it is where the builder puts it.
+    /// New output store for one orchestrator, unless the builder's default is to be used.
     async fn output(&self) -> Option<Arc<dyn OutputStore>> {
         None
     }
 
-    /// How long a node may be silent. Longer than the worst hiccup of what decides.
+    /// Maximum time without a heartbeat of a node. Longer than the worst pause of the consensus.
     fn node_timeout(&self) -> Duration {
         Duration::from_millis(400)
     }
 }
 
-/// What an orchestrator is made of.
+/// Parts of an orchestrator.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Where records are.
+    /// Store of the records.
     pub store: Arc<dyn StateStore>,
-    /// What decides.
+    /// Consensus that orders the decisions.
     pub consensus: Arc<dyn Consensus>,
 }
 
-/// Longer than any case takes on a slow machine, so that a hang has a name.
+/// Longer than any case takes on a slow machine, so that a hang is reported with the name of its case.
 const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 
 macro_rules! run {
@@ -66,10 +68,10 @@ macro_rules! run {
     )+};
 }
 
-/// Runs every case that the composition is made for.
+/// Runs every case that applies to the composition.
 ///
 /// # Panics
-/// When it does not do what an orchestrator has to do.
+/// When the composition breaks the contract.
 pub async fn run_all(harness: &dyn EngineHarness) {
     run!(
         harness,
@@ -127,7 +129,7 @@ async fn compose(harness: &dyn EngineHarness, parts: Parts) -> Orchestrator {
     builder.build().await.unwrap()
 }
 
-/// An orchestrator with one node.
+/// Orchestrator with one node.
 async fn one_node(harness: &dyn EngineHarness, group: &str) -> (Orchestrator, SimulatedRuntime, AgentHandle) {
     let (orch, runtime) = (bare(harness, group).await, SimulatedRuntime::new());
     let agent = join(&orch, &agent_config("a"), &runtime).await;
@@ -155,7 +157,7 @@ fn attempt(task: TaskId, number: u32) -> AttemptId {
     AttemptId { task, attempt: NonZeroU32::new(number).unwrap() }
 }
 
-/// Waits until the task looks like this.
+/// Waits until the view of the task satisfies `what`.
 async fn until(orch: &Orchestrator, task: TaskId, what: impl Fn(&TaskView) -> bool) -> TaskView {
     let mut events = orch.events();
     let looked = async {
@@ -174,5 +176,5 @@ async fn until(orch: &Orchestrator, task: TaskId, what: impl Fn(&TaskView) -> bo
 }
 
 async fn running(orch: &Orchestrator, task: TaskId) -> TaskView {
-    until(orch, task, |view| view.status() == "running").await
+    until(orch, task, |view| view.status() == TaskStatus::Running).await
 }

@@ -1,4 +1,4 @@
-//! [`Layered`]: the simulated runtime with a step of its own. For tests of what lies above a runtime.
+//! [`Layered`]: the simulated runtime with overridden steps. For tests of the layers above a runtime.
 
 use std::{fmt, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// Change of the simulated runtime for a test: each step that it does not say goes through.
+/// Change of the simulated runtime for a test: every step that a layer does not override is forwarded.
 #[async_trait]
 pub trait RuntimeLayer: fmt::Debug + Send + Sync + 'static {
-    /// The runtime below.
+    /// Runtime below this layer.
     fn below(&self) -> &SimulatedRuntime;
 
     /// As [`Runtime::capabilities`].
@@ -65,7 +65,7 @@ pub trait RuntimeLayer: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// A layer as a runtime.
+/// Adapter of a layer to a runtime.
 #[derive(Clone, Debug, Default)]
 pub struct Layered<L>(pub L);
 

@@ -1,5 +1,5 @@
-//! Conformance suites for the authors of backends: one module per trait, each with a `run_all` that a backend's own
-//! tests call. Cases that a backend does not declare an ability for are left out.
+//! Conformance suites for the authors of backends: one module per trait, each with a `run_all` that a
+//! backend's own tests call. Cases that need a capability which a backend does not declare are skipped.
 
 pub mod child;
 pub mod consensus;
@@ -19,11 +19,11 @@ pub use simulated::SimulatedRuntime;
 
 use crate::runtime::RuntimeError;
 
-/// Why a case failed. Made from a message or from the error that the backend should not have returned.
+/// Failure of a case. Made from a message or from the error that the backend should not have returned.
 #[derive(Debug)]
 pub(crate) struct Failure(pub(crate) String);
 
-/// What a case comes to.
+/// Result of a case.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 impl From<String> for Failure {

@@ -1,4 +1,4 @@
-//! What a place of output must do. Call [`run_all`] from a test of an implementation.
+//! Conformance suite of [`OutputStore`]. Call [`run_all`] from a test of an implementation.
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 
@@ -14,14 +14,14 @@ use crate::{
     runtime::OutputStream::{self, Stderr, Stdout},
 };
 
-/// Makes places of output.
+/// Factory of output stores for the suite.
 #[async_trait]
 pub trait OutputHarness: Send + Sync {
-    /// The place called `name`, new and empty the first time. The suite drops it before it asks for it again, and does that
-    /// only where [`OutputHarness::reopens`].
+    /// Opens the store called `name`, new and empty the first time. The suite drops it before it opens it
+    /// again, and does that only where [`OutputHarness::reopens`].
     async fn open(&self, name: &str, bytes_max: u64) -> Arc<dyn OutputStore>;
 
-    /// Whether a place can be opened again with what it kept.
+    /// Whether a store can be opened again with its content.
     fn reopens(&self) -> bool;
 }
 
@@ -35,7 +35,7 @@ macro_rules! run {
 /// Runs every case.
 ///
 /// # Panics
-/// When the place does not do what it has to.
+/// When the store breaks the contract.
 pub async fn run_all(harness: &dyn OutputHarness) {
     run!(
         harness,
@@ -60,7 +60,7 @@ fn attempt(number: u32) -> AttemptId {
     AttemptId { task: TaskId::generate(), attempt: NonZeroU32::new(number).unwrap() }
 }
 
-/// The byte of any stream at `offset`.
+/// Byte of any stream at `offset`.
 fn byte(offset: u64) -> u8 {
     u8::try_from(offset % 251).unwrap()
 }
@@ -70,7 +70,7 @@ fn piece(attempt: AttemptId, stream: OutputStream, offset: u64, len: u64) -> Out
     OutputPiece { attempt, limit: 1 << 20, stream, offset, time: None, data: Bytes::from(data) }
 }
 
-/// Everything that is kept of a task, after a look at its bytes and its order.
+/// All retained output of a task, after a check of its bytes and order.
 async fn all(output: &dyn OutputStore, task: TaskId) -> Vec<KeptOutput> {
     let (mut after, mut pieces) = (None, Vec::<KeptOutput>::new());
     loop {
@@ -89,7 +89,7 @@ async fn all(output: &dyn OutputStore, task: TaskId) -> Vec<KeptOutput> {
     pieces
 }
 
-/// Where pieces are, with those joined that follow each other.
+/// Ranges of retained output, with adjacent ones merged.
 async fn places(output: &dyn OutputStore, task: TaskId) -> Vec<(u32, OutputStream, u64, u64)> {
     let mut places: Vec<(u32, OutputStream, u64, u64)> = Vec::new();
     for KeptOutput { position, stream, offset, data, .. } in all(output, task).await {

@@ -1,4 +1,4 @@
-//! The conformance suite of [`Runtime`].
+//! Conformance suite of [`Runtime`].
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -45,25 +45,26 @@ mod watch;
 use bench::Bench;
 pub use program::Program;
 
-/// What the suite needs to know of a backend.
+/// Properties of a backend that the suite depends on.
 #[async_trait]
 pub trait RuntimeHarness: Send + Sync {
-    /// A runtime over the same underlying state each time: being called again means that the agent was restarted.
-    /// The suite drops the runtime before, and cases run one after the other.
+    /// Returns a runtime over the same underlying state each time: a repeated call means that the agent was
+    /// restarted. The suite drops the runtime before, and cases run one after the other.
     async fn runtime(&self) -> Arc<dyn Runtime>;
 
-    /// A task that does what `program` says. By a shell, unless the backend has another way.
+    /// Task that does what `program` specifies. By a shell, unless the backend has another way.
     fn program(&self, program: &Program) -> TaskSpec {
         self.sh(&program.script())
     }
 
-    /// A task that runs `script` with a POSIX shell: `sh -c script`, so that arguments of the spec become `$0`, `$1`. Only
-    /// [`program`](Self::program), and cases of abilities that not every backend declares, need it.
+    /// Task that runs `script` with a POSIX shell: `sh -c script`, so that arguments of the spec become `$0`,
+    /// `$1`. Only [`program`](Self::program), and cases of capabilities that not every backend declares, need
+    /// it.
     fn sh(&self, script: &str) -> TaskSpec {
         panic!("this harness has no shell for {script:?}: it must say what each program is")
     }
 
-    /// An absolute path, seen from inside a task, where a secret's file may be put.
+    /// Absolute path inside a task where a secret's file may be put.
     fn secret_path(&self) -> String {
         panic!("this harness has no place for files: it must say that secrets do not become any")
     }
@@ -73,16 +74,16 @@ pub trait RuntimeHarness: Send + Sync {
         true
     }
 
-    /// The longest that one case may take.
+    /// Maximum duration of one case.
     fn case_timeout(&self) -> Duration {
         Duration::from_secs(60)
     }
 }
 
-/// Runs every case that the backend's capabilities call for.
+/// Runs every case that the backend's capabilities require.
 ///
 /// # Panics
-/// When cases fail, with the name of each and what went wrong.
+/// When cases fail, with the name of each and the failure.
 pub async fn run_all(harness: &dyn RuntimeHarness) {
     let mut failures = Vec::new();
     for (name, case) in CASES {

@@ -1,5 +1,5 @@
-//! What every [`Scheduler`] must do, tried on many small random clusters. Failures name the case's number, which makes it
-//! again.
+//! Conformance suite of [`Scheduler`], run on many small random clusters. Failures contain the number of the
+//! case, which reproduces it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,7 +39,8 @@ pub fn run_all(scheduler: &dyn Scheduler, cases: u64) {
     }
 }
 
-/// Each placed task was pending, is placed once, and its node accepts it beside what was placed there before.
+/// Each placed task was pending, is placed once, and its node accepts it beside the placements made there
+/// before.
 fn placements_fit(case: u64, nodes: &[NodeView], specs: &[(TaskId, TaskSpec)], plan: &Plan) -> Vec<NodeView> {
     let mut nodes = nodes.to_vec();
     let mut placed = BTreeSet::new();
@@ -56,7 +57,7 @@ fn placements_fit(case: u64, nodes: &[NodeView], specs: &[(TaskId, TaskSpec)], p
     nodes
 }
 
-/// Each task that stays pending fits nowhere in what is left, and comes with reasons.
+/// Each task that stays pending fits nowhere in the remaining resources, and comes with reasons.
 fn nothing_is_passed_over(case: u64, left: &[NodeView], specs: &[(TaskId, TaskSpec)], plan: &Plan) {
     for (task, spec) in specs {
         let reasons = plan.unplaced.iter().find(|unplaced| unplaced.task == *task);
@@ -80,8 +81,8 @@ fn nothing_is_passed_over(case: u64, left: &[NodeView], specs: &[(TaskId, TaskSp
     }
 }
 
-/// Numbers that look random and are the same everywhere (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", OOPSLA 2014).
+/// Pseudo-random numbers that are the same everywhere (Steele, Lea and Flood, "Fast splittable pseudorandom
+/// number generators", OOPSLA 2014).
 struct Random(u64);
 
 impl Random {

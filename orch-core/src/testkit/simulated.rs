@@ -1,4 +1,5 @@
-//! [`SimulatedRuntime`]: attempts that exist in memory only. For tests and benchmarks of what lies above a runtime.
+//! [`SimulatedRuntime`]: attempts that exist in memory only. For tests and benchmarks of the layers above a
+//! runtime.
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +24,9 @@ use crate::{
     },
 };
 
-/// Runs "programs" that it knows by name: `true`, `false`, `exit CODE`, `say WORDS` (prints them and ends), `hang` (until it
-/// is stopped or [`SimulatedRuntime::finish`] ends it). Clones share everything, as the lives of one agent share an
-/// engine. The engine can be switched off.
+/// Runtime of "programs" that it knows by name: `true`, `false`, `exit CODE`, `say WORDS` (prints them and
+/// ends), `hang` (until it is stopped or [`SimulatedRuntime::finish`] ends it). Clones share everything, as
+/// the incarnations of one agent share an engine. The engine can be switched off.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedRuntime {
     shared: Arc<Shared>,
@@ -46,17 +47,17 @@ struct Attempt {
 }
 
 impl SimulatedRuntime {
-    /// An engine without work.
+    /// Engine without work.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Switches the engine off or on. While it is off everything answers [`RuntimeErrorKind::Unavailable`], and the work goes
-    /// on.
+    /// Switches the engine off or on. While it is off every call returns [`RuntimeErrorKind::Unavailable`],
+    /// and the work continues.
     pub fn set_available(&self, available: bool) {
         self.shared.off.store(!available, Ordering::SeqCst);
-        // Whoever waits must notice.
+        // Waiting tasks must notice.
         for attempt in self.attempts().values() {
             attempt.exit.send_modify(|_| {});
         }
@@ -69,7 +70,7 @@ impl SimulatedRuntime {
         }
     }
 
-    /// Every start that really started something, in order. One attempt must never be here twice.
+    /// Attempts in the order in which they were started. An attempt must never be listed twice.
     #[must_use]
     pub fn starts(&self) -> Vec<AttemptId> {
         self.shared.starts.lock().clone()

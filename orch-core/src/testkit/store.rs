@@ -1,7 +1,7 @@
-//! What every [`StateStore`] must do.
+//! Conformance suite of [`StateStore`].
 //!
-//! Call [`run_all`] from a test of the backend, on a multi-threaded runtime. Each case is a function of its own, so
-//! that one of them can be run alone.
+//! Call [`run_all`] from a test of the backend, on a multi-threaded runtime. Each case is a function of its
+//! own, so that one of them can be run alone.
 
 mod linear;
 mod records;
@@ -29,17 +29,17 @@ pub use watches::{
     watches_go_from_the_past_to_live, watches_of_the_future_wait,
 };
 
-/// Longer than any case takes on a slow machine, so that a hang has a name.
+/// Longer than any case takes on a slow machine, so that a hang is reported with the name of its case.
 const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Makes the stores that the suite works on.
+/// Factory of the stores that the suite works on.
 #[async_trait]
 pub trait StoreHarness: Send + Sync {
-    /// Opens the store called `name`: new and empty the first time. The suite closes it before it opens the same one
-    /// again, and does that only when [`StoreHarness::reopens`].
+    /// Opens the store called `name`: new and empty the first time. The suite closes it before it opens the
+    /// same one again, and does that only when [`StoreHarness::reopens`].
     async fn open(&self, name: &str) -> Arc<dyn StateStore>;
 
-    /// Whether a closed store can be opened again with what was in it.
+    /// Whether a closed store can be opened again with its content.
     fn reopens(&self) -> bool;
 
     /// Whether [`StoreHarness::disturb`] does anything.
@@ -47,12 +47,12 @@ pub trait StoreHarness: Send + Sync {
         false
     }
 
-    /// Breaks what the stores stand on while they work (restarts a server, kills one of several nodes) and returns when it
-    /// is there again. Stores that are open stay so.
+    /// Disturbs the servers behind the stores while they work (restarts a server, kills one of several nodes)
+    /// and returns when they are back. Stores that are open stay open.
     async fn disturb(&self) {}
 }
 
-/// Runs every case that the backend's capabilities call for.
+/// Runs every case that the backend's capabilities require.
 ///
 /// # Panics
 /// When the backend breaks the contract.

@@ -1,4 +1,5 @@
-//! What every [`Transport`] must do while its network is well. Call [`run_all`] from a test of the backend.
+//! Conformance suite of [`Transport`] on a network without faults. Call [`run_all`] from a test of the
+//! backend.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -7,21 +8,22 @@ use bytes::Bytes;
 
 use crate::transport::{Channel, PeerId, Transport, TransportError};
 
-/// Longer than any answer of a healthy network takes on a slow machine.
+/// Longer than any response of a healthy network takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 const CHANNEL: Channel = Channel(7);
 
-/// Makes the transports that the suite works on.
+/// Factory of the transports that the suite works on.
 #[async_trait]
 pub trait TransportHarness: Send + Sync {
-    /// Fresh members of one network, without faults, that can reach each other when this returns.
+    /// Connects fresh members of one network, without faults, that can reach each other when this returns.
     async fn connect(&self, members: usize) -> Vec<Arc<dyn Transport>>;
 
-    /// How many messages can be sent to a peer that reads none before it is `Busy`, if there is such a number.
+    /// Number of messages that can be sent to a peer that reads none before it is `Busy`, if there is such a
+    /// number.
     fn queue_messages(&self) -> Option<usize>;
 }
 
-/// Runs every case that the backend's capabilities call for.
+/// Runs every case that the backend's capabilities require.
 ///
 /// # Panics
 /// When the backend breaks the contract.
@@ -62,7 +64,7 @@ pub async fn members_know_each_other(harness: &dyn TransportHarness) {
     }
 }
 
-/// A request gets the answer of the peer.
+/// A request gets the response of the peer.
 pub async fn requests_are_answered(harness: &dyn TransportHarness) {
     let [a, b] = pair(harness).await;
     let echo = tokio::spawn(echo(Arc::clone(&b), 1));
@@ -71,7 +73,7 @@ pub async fn requests_are_answered(harness: &dyn TransportHarness) {
     echo.await.expect("the answering side must not panic");
 }
 
-/// Of many requests at a time each gets its own answer.
+/// Concurrent requests each get their own response.
 pub async fn answers_go_to_their_requests(harness: &dyn TransportHarness) {
     const REQUESTS: usize = 50;
     let [a, b] = pair(harness).await;
@@ -89,7 +91,7 @@ pub async fn answers_go_to_their_requests(harness: &dyn TransportHarness) {
     echo.await.expect("the answering side must not panic");
 }
 
-/// A request that nobody answers ends by its timeout, also when the peer drops it.
+/// A request without a response ends by its timeout, also when the peer drops it.
 pub async fn silence_is_a_timeout(harness: &dyn TransportHarness) {
     let [a, b] = pair(harness).await;
     let timeout = Duration::from_millis(50);
@@ -101,7 +103,7 @@ pub async fn silence_is_a_timeout(harness: &dyn TransportHarness) {
     assert!(begin.elapsed() >= timeout, "a request must wait as long as it may");
 }
 
-/// A peer that nobody knows is refused by name.
+/// An unknown peer is rejected with its id.
 pub async fn strangers_are_refused(harness: &dyn TransportHarness) {
     let [a, _b] = pair(harness).await;
     let stranger = PeerId::from_bytes([0xEE; 32]);
@@ -110,7 +112,7 @@ pub async fn strangers_are_refused(harness: &dyn TransportHarness) {
     assert_eq!(answer, Err(TransportError::UnknownPeer(stranger)));
 }
 
-/// The declared size arrives, one more byte is refused.
+/// A message of the declared size arrives, one more byte is rejected.
 pub async fn sizes_are_limited(harness: &dyn TransportHarness) {
     let [a, b] = pair(harness).await;
     let max = a.capabilities().max_message_bytes;
@@ -124,7 +126,8 @@ pub async fn sizes_are_limited(harness: &dyn TransportHarness) {
     assert_eq!(a.request(b.local_peer(), CHANNEL, large, PATIENCE).await, Err(refused));
 }
 
-/// A peer that does not read makes senders `Busy` instead of filling the memory, and is reached again once it reads.
+/// A peer that does not read makes senders `Busy` instead of exhausting the memory, and is reached again once
+/// it reads.
 pub async fn full_queues_say_so(harness: &dyn TransportHarness) {
     let Some(queue) = harness.queue_messages() else { return };
     let [a, b] = pair(harness).await;
@@ -137,7 +140,7 @@ pub async fn full_queues_say_so(harness: &dyn TransportHarness) {
     a.send(b.local_peer(), CHANNEL, Bytes::new()).await.expect("there is room again");
 }
 
-/// Closing ends who waits, refuses what comes later, and may be done twice.
+/// Closing ends pending calls, rejects later ones, and may be done twice.
 pub async fn closed_transports_say_so(harness: &dyn TransportHarness) {
     let [a, b] = pair(harness).await;
     let waiting = Arc::clone(&a);
@@ -155,7 +158,7 @@ pub async fn closed_transports_say_so(harness: &dyn TransportHarness) {
     question.reply.expect("it was a request").send(Bytes::new());
 }
 
-/// Where order is declared, messages of a channel arrive in it.
+/// Messages of a channel arrive in order, where that is declared.
 pub async fn declared_order_is_kept(harness: &dyn TransportHarness) {
     const MESSAGES: u32 = 300;
     let [a, b] = pair(harness).await;

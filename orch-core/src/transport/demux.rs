@@ -1,4 +1,4 @@
-//! One transport for several protocols: each takes the messages of its own channels.
+//! Demultiplexer of one transport for several protocols: each receives the messages of its own channels.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -16,11 +16,12 @@ use tracing::debug;
 
 use super::{Channel, Incoming, PeerId, Transport, TransportCapabilities, TransportError};
 
-/// Parts the messages of a transport by channel, so that a consensus, a store and whatever else talks to other members can
-/// share it. Clones part the same transport. Nobody else may take messages from it.
+/// Demultiplexer of a transport's messages by channel, so that a consensus, a store and other protocols can
+/// share it. Clones share the same transport. Nobody else may receive from it.
 ///
-/// There is no task behind it: whoever waits for messages takes in those of the others too, into queues that are bounded. What
-/// comes for a full queue, or for a channel that nobody has opened, is dropped as if the network had lost it.
+/// It has no task of its own: whichever part waits for messages also receives those of the other parts, into
+/// bounded queues. A message for a full queue, or for a channel that is not open, is dropped as if the
+/// network had lost it.
 #[derive(Clone)]
 pub struct Demux {
     shared: Arc<Shared>,
@@ -29,9 +30,9 @@ pub struct Demux {
 /// Bounds of the queue of each part of a [`Demux`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemuxConfig {
-    /// Messages that wait until the part takes them.
+    /// Maximum number of messages queued until the part receives them.
     pub queue_messages: NonZeroUsize,
-    /// Bytes of these messages together. A single message may be larger.
+    /// Total size of these messages, in bytes. A single message may be larger.
     pub queue_bytes: NonZeroUsize,
 }
 
@@ -44,20 +45,20 @@ impl Default for DemuxConfig {
     }
 }
 
-/// A channel that another part has.
+/// Error: another part has the channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("channel {} is taken by another part of this transport; give each protocol channels of its own", .0.0)]
 pub struct ChannelTaken(pub Channel);
 
 impl Demux {
-    /// Parts this transport.
+    /// Demultiplexer of this transport.
     #[must_use]
     pub fn new(transport: Arc<dyn Transport>, config: DemuxConfig) -> Self {
         let (listening, inboxes) = (tokio::sync::Mutex::default(), Mutex::default());
         Self { shared: Arc::new(Shared { transport, config, listening, inboxes }) }
     }
 
-    /// The part with these channels, until it is closed or dropped. It sends what it is told to, on any channel.
+    /// Opens the part with these channels, until it is closed or dropped. It may send on any channel.
     ///
     /// # Errors
     /// When another part has one of them.
@@ -81,8 +82,8 @@ impl fmt::Debug for Demux {
     }
 }
 
-/// A part of a transport, with channels of its own: made by [`Demux::open`]. Closing or dropping it frees its channels; the
-/// transport stays open.
+/// Part of a transport, with channels of its own: created by [`Demux::open`]. Closing or dropping it frees
+/// its channels; the transport stays open.
 pub struct DemuxTransport {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
@@ -164,16 +165,17 @@ impl Transport for DemuxTransport {
 struct Shared {
     transport: Arc<dyn Transport>,
     config: DemuxConfig,
-    /// Held by the part that takes messages in, for all.
+    /// Locked by the part that receives messages for all.
     listening: tokio::sync::Mutex<()>,
     inboxes: Mutex<HashMap<Channel, Arc<Inbox>>>,
 }
 
 impl Shared {
-    /// Takes messages in until there is one for `own`. None when the transport was closed, or the queue is to be looked at.
+    /// Receives messages until there is one for `own`. None when the transport was closed, or the queue must
+    /// be checked.
     async fn listen(&self, own: &Arc<Inbox>) -> Option<Incoming> {
         let _turn = self.listening.lock().await;
-        // Who listened before may have left something here, and that came first.
+        // The previous receiver may have queued a message here, which comes first.
         if !own.is_empty() {
             return None;
         }
@@ -183,7 +185,7 @@ impl Shared {
                 Some(to) if Arc::ptr_eq(&to, own) => return Some(incoming),
                 Some(to) => to.put(incoming, self.config),
                 None => {
-                    debug!(from = %incoming.from, channel = incoming.channel.0, "a message for nobody is dropped");
+                    debug!(from = %incoming.from, channel = incoming.channel.0, "a message for a channel that is not open is dropped");
                 }
             }
         }
@@ -202,7 +204,7 @@ impl Shared {
     }
 }
 
-/// Messages that came while somebody else listened.
+/// Messages that another part received for this one.
 #[derive(Default)]
 struct Inbox {
     waiting: Mutex<Waiting>,
@@ -229,7 +231,7 @@ impl Inbox {
         let mut waiting = self.waiting();
         let (count, bytes) = (waiting.messages.len(), waiting.bytes + incoming.message.len());
         if count > 0 && (count >= config.queue_messages.get() || bytes > config.queue_bytes.get()) {
-            debug!(from = %incoming.from, channel = incoming.channel.0, "a message is dropped: too many wait");
+            debug!(from = %incoming.from, channel = incoming.channel.0, "a message is dropped: the queue is full");
             return;
         }
         waiting.bytes = bytes;

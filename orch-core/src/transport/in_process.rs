@@ -1,4 +1,4 @@
-//! Messages between members that live in one process, with faults on demand.
+//! Messages between members within one process, with injected faults.
 
 mod hub;
 
@@ -11,17 +11,17 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use self::hub::{Answer, Hub, Parcel};
 use super::{Channel, Incoming, PeerId, Transport, TransportCapabilities, TransportError};
 
-/// Bounds and nature of an [`InProcessNetwork`].
+/// Configuration of an [`InProcessNetwork`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InProcessConfig {
-    /// Messages that wait for one peer; the next one is [`TransportError::Busy`].
+    /// Maximum number of messages queued for one peer; the next one is [`TransportError::Busy`].
     pub queue_messages: NonZeroUsize,
-    /// The largest message in bytes.
+    /// Maximum size of a message, in bytes.
     pub max_message_bytes: usize,
-    /// Whether messages of one channel between two peers keep their order, whatever [`Faults`] say.
+    /// Whether messages of one channel between two peers keep their order despite [`Faults`].
     pub ordered: bool,
-    /// Where the generator behind the faults starts. The same seed and the same sequence of messages meet the same
-    /// faults.
+    /// Seed of the generator behind the faults. The same seed and the same sequence of messages produce the
+    /// same faults.
     pub seed: u64,
 }
 
@@ -36,36 +36,36 @@ impl Default for InProcessConfig {
     }
 }
 
-/// What happens to messages on their way. The default is nothing.
+/// Faults that are injected into messages. The default is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Faults {
-    /// How many of a hundred messages are lost.
+    /// Percentage of messages that are lost, 0 to 100.
     pub loss_percent: u8,
-    /// How many of a hundred messages arrive twice.
+    /// Percentage of messages that are delivered twice, 0 to 100.
     pub duplicate_percent: u8,
-    /// How many of a hundred messages wait for an extra [`Faults::delay_max`], so that later ones overtake them. Not
-    /// where the network is `ordered`.
+    /// Percentage of messages that are delayed by an extra [`Faults::delay_max`], so that later ones overtake
+    /// them, 0 to 100. Ignored where the network is `ordered`.
     pub reorder_percent: u8,
-    /// The shortest time a message takes.
+    /// Minimum latency of a message.
     pub delay_min: Duration,
-    /// The longest time a message takes.
+    /// Maximum latency of a message.
     pub delay_max: Duration,
 }
 
-/// A network inside this process. Clones are the same network. Needs a Tokio runtime where messages are sent.
+/// Network inside this process. Clones share the same network. Needs a Tokio runtime where messages are sent.
 #[derive(Clone)]
 pub struct InProcessNetwork {
     hub: Arc<Hub>,
 }
 
 impl InProcessNetwork {
-    /// A network without members and faults.
+    /// Network without members and faults.
     #[must_use]
     pub fn new(config: InProcessConfig) -> Self {
         Self { hub: Arc::new(Hub::new(config)) }
     }
 
-    /// Adds a member. It takes the place of an earlier one with the same id, as a restarted process would.
+    /// Adds a member. It replaces an earlier one with the same id, as a restarted process would.
     #[must_use]
     pub fn join(&self, peer: PeerId) -> InProcessTransport {
         let (inbox, incoming) = mpsc::channel(self.hub.config().queue_messages.get());
@@ -79,17 +79,17 @@ impl InProcessNetwork {
         }
     }
 
-    /// Faults of every message from now on.
+    /// Sets the faults of every message from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.hub.change(|state| state.faults = faults);
     }
 
-    /// Loses everything from `from` to `to`; the other direction stays open.
+    /// Drops every message from `from` to `to`; the other direction stays open.
     pub fn block(&self, from: PeerId, to: PeerId) {
         self.hub.change(|state| state.blocked.insert((from, to)));
     }
 
-    /// Loses everything between members of different groups. Who is in no group reaches all.
+    /// Drops every message between members of different groups. A member of no group reaches all.
     pub fn partition(&self, groups: &[&[PeerId]]) {
         let mut cut = BTreeSet::new();
         for (at, group) in groups.iter().enumerate() {
@@ -102,7 +102,8 @@ impl InProcessNetwork {
         self.hub.change(|state| state.blocked.extend(cut));
     }
 
-    /// Ends all blocks, partitions and faults. What is delayed already still comes when it is due.
+    /// Ends all blocks, partitions and faults. Messages that are delayed already are still delivered when
+    /// they are due.
     pub fn heal(&self) {
         self.hub.change(|state| {
             state.blocked.clear();
@@ -123,11 +124,11 @@ impl fmt::Debug for InProcessNetwork {
     }
 }
 
-/// A member of an [`InProcessNetwork`]. Leaves it when it is closed or dropped.
+/// Member of an [`InProcessNetwork`]. Leaves it when it is closed or dropped.
 pub struct InProcessTransport {
     hub: Arc<Hub>,
     peer: PeerId,
-    /// Tells this member from a later one with the same id.
+    /// Distinguishes this member from a later one with the same id.
     inbox: mpsc::WeakSender<Incoming>,
     incoming: Mutex<mpsc::Receiver<Incoming>>,
     closed: watch::Sender<bool>,
@@ -186,7 +187,7 @@ impl Transport for InProcessTransport {
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(TransportError::Closed),
-            // A lost question or answer is dropped somewhere; to the sender that is silence.
+            // A lost request or response is dropped on the way; the sender only sees no response.
             Ok(answer) = answered => Ok(answer),
             () = tokio::time::sleep(timeout) => Err(TransportError::Timeout(peer)),
         }

@@ -11,18 +11,18 @@ use bytes::Bytes;
 pub use demux::{ChannelTaken, Demux, DemuxConfig, DemuxTransport};
 pub use in_process::{Faults, InProcessConfig, InProcessNetwork, InProcessTransport};
 
-/// A member, named by its Ed25519 public key.
+/// Id of a member: its Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId([u8; 32]);
 
 impl PeerId {
-    /// The peer with this public key.
+    /// Id of the peer with this public key.
     #[must_use]
     pub const fn from_bytes(key: [u8; 32]) -> Self {
         Self(key)
     }
 
-    /// The public key.
+    /// Public key.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -41,7 +41,7 @@ impl fmt::Debug for PeerId {
     }
 }
 
-/// A text that is not a public key.
+/// Error: a text is not a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a peer id is an Ed25519 public key: 64 hexadecimal digits")]
 pub struct PeerIdError;
@@ -61,29 +61,31 @@ impl FromStr for PeerId {
     }
 }
 
-/// Separates the protocols that share a transport. Lower numbers go first where a backend has priorities.
+/// Channel that separates the protocols of a shared transport. Lower numbers go first where a backend has
+/// priorities.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Channel(pub u8);
 
-/// Messages between peers. May lose, delay, duplicate or reorder them unless its capabilities promise more; the
-/// sender of a message that arrives is authentic where `authenticated` is declared.
+/// Message transport between peers. May lose, delay, duplicate or reorder messages unless its capabilities
+/// promise more; the sender of a received message is authentic where `authenticated` is declared.
 ///
-/// Queues are bounded: `send` to a peer whose queue is full drops the message and says so, it never waits.
+/// Queues are bounded: `send` to a peer whose queue is full drops the message and returns an error, it never
+/// waits.
 #[async_trait]
 pub trait Transport: Send + Sync + fmt::Debug + 'static {
-    /// What this backend promises. Constant over its life.
+    /// Capabilities of this backend. Constant over its lifetime.
     fn capabilities(&self) -> TransportCapabilities;
 
-    /// Who we are.
+    /// Id of the local peer.
     fn local_peer(&self) -> PeerId;
 
-    /// Hands one message over for `peer`. Returning is no sign of arrival.
+    /// Hands one message over for `peer`. Success does not imply delivery.
     ///
     /// # Errors
-    /// [`TransportError`] when it is known already that it will not arrive.
+    /// [`TransportError`] when it is known already that the message will not be delivered.
     async fn send(&self, peer: PeerId, channel: Channel, message: Bytes) -> Result<(), TransportError>;
 
-    /// Sends a message and waits for the peer's answer to it, at most `timeout`. Dropping the future forgets the
+    /// Sends a request and waits for the peer's response, at most `timeout`. Dropping the future forgets the
     /// request; the peer may still act on it.
     ///
     /// # Errors
@@ -96,40 +98,42 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
         timeout: Duration,
     ) -> Result<Bytes, TransportError>;
 
-    /// The next message for us; `None` after [`Transport::close`]. Cancel safe. Several callers share the messages.
+    /// Receives the next message; `None` after [`Transport::close`]. Cancel safe. Several callers share the
+    /// messages.
     async fn incoming(&self) -> Option<Incoming>;
 
-    /// The peers that can be reached as far as is known, in order of their ids.
+    /// Peers that are reachable as far as is known, in order of their ids.
     fn peers(&self) -> Vec<PeerId>;
 
     /// Stops sending and receiving. Closing twice is no error.
     async fn close(&self);
 }
 
-/// A message that arrived.
+/// Received message.
 #[derive(Debug)]
 pub struct Incoming {
-    /// Who sent it.
+    /// Id of the sender.
     pub from: PeerId,
-    /// For which protocol.
+    /// Channel of the message.
     pub channel: Channel,
-    /// What it says.
+    /// Content of the message.
     pub message: Bytes,
-    /// Set when the sender waits for an answer. Dropping it unanswered lets the sender's timeout run out.
+    /// Set when the sender waits for a response. Dropping it without a response lets the sender's timeout
+    /// expire.
     pub reply: Option<Reply>,
 }
 
-/// Answers one request.
+/// One-time sender of the response to a request.
 pub struct Reply(Box<dyn FnOnce(Bytes) + Send>);
 
 impl Reply {
-    /// A reply that is delivered by `deliver`. For backends.
+    /// Reply that is delivered by `deliver`. For backends.
     #[must_use]
     pub fn new(deliver: impl FnOnce(Bytes) + Send + 'static) -> Self {
         Self(Box::new(deliver))
     }
 
-    /// Sends the answer. Like any message it may be lost.
+    /// Sends the response. Like any message it may be lost.
     pub fn send(self, answer: Bytes) {
         (self.0)(answer);
     }
@@ -141,38 +145,38 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// What a transport promises.
+/// Capabilities of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportCapabilities {
     /// Short name for messages: `in-process`, `p2p`.
     pub name: &'static str,
-    /// Nobody can send in another peer's name.
+    /// Whether the sender of a message is authentic: no peer can send in the name of another one.
     pub authenticated: bool,
-    /// Messages of one channel between two peers arrive in order, while they arrive.
+    /// Whether messages of one channel between two peers arrive in order, as far as they arrive.
     pub ordered: bool,
-    /// The largest message in bytes.
+    /// Maximum size of a message, in bytes.
     pub max_message_bytes: usize,
 }
 
-/// Why a message did not go out, or an answer did not come.
+/// Error of sending a message or awaiting a response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// Nobody is known by this id.
+    /// No peer is known by this id.
     #[error("peer {0} is not known")]
     UnknownPeer(PeerId),
     /// The peer's queue is full; the message was dropped.
     #[error("too many messages wait for peer {0}")]
     Busy(PeerId),
-    /// No answer came in time.
+    /// No response arrived in time.
     #[error("peer {0} did not answer in time")]
     Timeout(PeerId),
-    /// The message is larger than the backend takes.
+    /// The message exceeds the maximum size of the backend.
     #[error("a message of {size} bytes is too large; at most {max} are sent")]
     TooLarge {
-        /// Its size in bytes.
+        /// Size of the message, in bytes.
         size: usize,
-        /// The largest size in bytes.
+        /// Maximum size, in bytes.
         max: usize,
     },
     /// The transport was closed.
@@ -181,9 +185,9 @@ pub enum TransportError {
     /// The connection failed.
     #[error("the connection to peer {peer} failed: {reason}")]
     Connection {
-        /// Who could not be reached.
+        /// Id of the peer that could not be reached.
         peer: PeerId,
-        /// What happened.
+        /// Description of the failure.
         reason: String,
     },
 }

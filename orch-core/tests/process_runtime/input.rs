@@ -1,4 +1,4 @@
-//! What a program is given, and what is refused.
+//! Input of a program, and specs that are rejected.
 
 use std::{collections::BTreeMap, fs, num::NonZeroU32};
 

@@ -108,7 +108,7 @@ async fn starting_twice_runs_once() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = Arc::new(runtime(dir.path()));
     let task = work(shell(&format!("echo ran >>{}/count; sleep 0.05", dir.path().display())));
-    // Those who ask may go away at any point, and the start goes on.
+    // Callers may be dropped at any point, and the start continues.
     for polls in 0..4 {
         let mut start = std::pin::pin!(runtime.start(&task));
         for _ in 0..polls {

@@ -1,4 +1,4 @@
-//! What is kept of the output.
+//! Retention of output.
 
 use std::{fs, path::Path};
 
@@ -64,7 +64,7 @@ async fn who_goes_on_writing_does_not_keep_an_attempt() {
 
 const FULL_DISK: &str = "ORCH_TEST_FULL_DISK";
 
-/// No test by itself: the next one runs it where a small disk is mounted.
+/// Not a test by itself: the next one runs it where a small disk is mounted.
 #[tokio::test]
 async fn agent_on_a_small_disk() {
     let Some(disk) = std::env::var_os(FULL_DISK) else { return };

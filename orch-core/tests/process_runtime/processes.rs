@@ -1,4 +1,4 @@
-//! What belongs to an attempt, and what signals reach.
+//! Processes that belong to an attempt and get its signals.
 
 use std::{fs, time::Duration};
 
@@ -84,7 +84,7 @@ async fn what_a_task_hides_from_its_environment_ends_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = runtime(dir.path());
     let at = dir.path().display();
-    // One keeps an output and one the group; what they start has a parent that does.
+    // One keeps an output and one the group; their children have a parent that does.
     let script = format!(
         "env -i setsid sh -c 'sleep 600 >/dev/null 2>&1 & echo $! >{at}/grandchild
                               echo $$ >{at}/output; exec sleep 600' &

@@ -1,4 +1,4 @@
-//! What is known of an attempt when agents, launchers and machines go down.
+//! State of an attempt after crashes of agents, launchers and machines.
 
 use std::{
     fs,
@@ -50,7 +50,7 @@ async fn another_life_of_the_agent_adopts_what_runs() {
     assert!(later.list().await.unwrap().is_empty());
 }
 
-/// Ends the launcher and the program at once.
+/// Kills the launcher and the program at once.
 fn kill_both(attempt_dir: &Path) {
     let record = fs::read_to_string(attempt_dir.join("record")).unwrap();
     for line in ["launcher ", "program "] {
@@ -65,7 +65,7 @@ fn this_boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned()
 }
 
-/// Makes it look as if the machine had gone down under the attempt.
+/// Changes the files so that the machine seems to have crashed during the attempt.
 fn go_down_under(attempt_dir: &Path) {
     kill_both(attempt_dir);
     let record = fs::read_to_string(attempt_dir.join("record")).unwrap();
@@ -165,7 +165,7 @@ async fn what_has_lost_its_launcher_is_ended_and_lost() {
     assert!(!is_running(&child), "a program that nobody watches must not go on");
 }
 
-/// What another boot, or the container before this one, left half done.
+/// Half-finished attempts of another boot, or of the container before this one.
 #[tokio::test]
 async fn what_an_earlier_boot_made_may_have_run() {
     let dir = tempfile::tempdir().unwrap();
@@ -184,7 +184,7 @@ async fn what_an_earlier_boot_made_may_have_run() {
     assert_eq!(fs::read_to_string(dir.path().join("count")).unwrap(), "ran\n");
     drop(after);
 
-    // In this boot nothing is forgotten: what has no record has not run.
+    // In this boot nothing is lost: an attempt without a record has not run.
     fs::write(attempt_dir.join("attempt.json"), made).unwrap();
     let after = runtime(dir.path());
     assert_eq!(after.list().await.unwrap()[0].state, FoundState::Created);
@@ -222,7 +222,7 @@ async fn a_directory_is_one_runtimes_at_a_time() {
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
     assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
     drop(first);
-    // What runs does not keep it.
+    // Running attempts do not keep the lock.
     let next = runtime(dir.path());
     assert_eq!(next.list().await.unwrap()[0].state, FoundState::Running);
     next.remove(task.attempt).await.unwrap();
@@ -251,7 +251,7 @@ async fn a_directory_that_was_removed_is_made_again() {
         runtime.remove(attempt).await.unwrap();
     }
 
-    // Where it cannot be made, nothing has run, and nobody says that it may have.
+    // Where the directory cannot be created, nothing has run, and the error must not say that it may have.
     fs::remove_dir_all(&base).unwrap();
     fs::write(&base, "in the way").unwrap();
     let error = runtime.start(&work(shell("exit 0"))).await.unwrap_err();
@@ -275,7 +275,7 @@ async fn when_it_started_does_not_come_from_times_of_files() {
 
 const AGENT_DIR: &str = "ORCH_TEST_AGENT_DIR";
 
-/// No test by itself: the agent that the next test kills.
+/// Not a test by itself: the agent that the next test kills.
 #[tokio::test]
 async fn agent_that_starts_and_is_killed() {
     let Some(dir) = std::env::var_os(AGENT_DIR) else { return };
@@ -299,7 +299,7 @@ async fn work_survives_kill_9_of_its_agent_and_its_exit_is_known() {
         .unwrap();
     let attempt: AttemptId = appears(&dir.path().join("started")).await.parse().unwrap();
     agent.kill().await.unwrap();
-    // It ends while there is no agent at all.
+    // The program ends while there is no agent at all.
     fs::write(dir.path().join("go"), "").unwrap();
     let record = dir.path().join("attempts").join(attempt.to_string()).join("record");
     let begin = Instant::now();

@@ -13,7 +13,7 @@ fn offsets(marks: Marks, lines: &[Line]) -> Offsets {
     Offsets::new(&kept, 0)
 }
 
-/// What a reading of these lines gives, and the marks that it leaves.
+/// Offsets of a reading of these lines, and the log offsets that it stores.
 fn read(marks: Marks, lines: &[Line]) -> (Vec<u64>, Marks) {
     let mut offsets = offsets(marks, lines);
     let found = lines.iter().map(|line| offsets.chunk(line.clone()).offset).collect();

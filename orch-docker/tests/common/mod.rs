@@ -1,4 +1,4 @@
-//! What the tests against a real engine share: where it is, and runtimes on it.
+//! Shared parts of the tests against a real engine: its address, and runtimes on it.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -25,7 +25,7 @@ pub(crate) fn image() -> String {
     variable("ORCH_TEST_IMAGE")
 }
 
-/// A configuration whose containers are its own, whatever else runs on the engine.
+/// Configuration whose containers are its own, whatever else runs on the engine.
 pub(crate) fn config() -> DockerConfig {
     config_at(variable("ORCH_TEST_DOCKER_HOST"))
 }
@@ -42,7 +42,7 @@ pub(crate) async fn runtime(config: &DockerConfig) -> Arc<dyn Runtime> {
     Arc::new(DockerRuntime::connect(config.clone()).await.expect("the engine answers"))
 }
 
-/// The engine without a runtime, for looking behind its back.
+/// Client of the engine that bypasses the runtime.
 pub(crate) fn docker() -> Docker {
     docker_at(&variable("ORCH_TEST_DOCKER_HOST"))
 }
@@ -52,7 +52,7 @@ pub(crate) fn docker_at(host: &str) -> Docker {
     Docker::connect_with_unix(path, 60, API_DEFAULT_VERSION).expect("a socket")
 }
 
-/// A shell without a network, which starts fastest.
+/// Task with a shell and without a network, which starts fastest.
 pub(crate) fn sh(script: &str) -> TaskSpec {
     let mut spec = TaskSpec::image("job", image()).command(["sh", "-c", script]);
     spec.isolation.network = NetworkMode::None;

@@ -1,5 +1,5 @@
-//! A `dockerd` of a test's own, to kill, stop and fill. It needs the standard library and the engine's programs only,
-//! so that every crate's tests may include it by its path.
+//! A `dockerd` of a test's own, to kill, stop and fill. It needs the standard library and the engine's
+//! programs only, so that every crate's tests may include it by its path.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -17,29 +17,29 @@ use tempfile::TempDir;
 /// Longer than an engine takes to start, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An engine with everything of its own: data, socket, containerd.
+/// Engine with everything of its own: data, socket, containerd.
 pub(crate) struct OwnEngine {
     home: TempDir,
     containers: Containers,
     daemon: Child,
 }
 
-/// What becomes of containers whose engine is gone.
+/// Fate of containers whose engine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Containers {
     /// They outlive it, as on nodes that upgrade their engine under running work (`--live-restore`).
     Outlive,
-    /// Its next life ends them, as engines do by default.
+    /// The next start of the engine ends them, as engines do by default.
     EndWithIt,
 }
 
 impl OwnEngine {
-    /// One without any image, that keeps everything below `scratch`.
+    /// Starts an engine without any image that keeps everything below `scratch`.
     pub(crate) fn start(scratch: &Path, containers: Containers) -> Self {
         Self::start_in(make_home(scratch), containers)
     }
 
-    /// One whose disk is small.
+    /// Starts an engine whose disk is small.
     pub(crate) fn start_on_a_small_disk(scratch: &Path) -> Self {
         let home = make_home(scratch);
         let data = home.path().join("data");
@@ -53,18 +53,18 @@ impl OwnEngine {
         Self { home, containers, daemon }
     }
 
-    /// Gives it an image that the engine at `host` has.
+    /// Loads an image that the engine at `host` has.
     pub(crate) fn load_image(&self, host: &str, image: &str) {
         sh(&format!("docker --host {host} save {image} | docker --host {} load >/dev/null", self.host()));
     }
 
-    /// Leaves not a byte on its disk.
+    /// Fills its disk to the last byte.
     pub(crate) fn fill_disk(&self) {
         let filler = self.home.path().join("data/filler");
         sh(&format!("cat /dev/zero >{} 2>/dev/null || true", filler.display()));
     }
 
-    /// Where clients find it.
+    /// Address for clients.
     pub(crate) fn host(&self) -> String {
         format!("unix://{}", socket(self.home.path()).display())
     }
@@ -74,7 +74,7 @@ impl OwnEngine {
         sh(&format!("kill -{signal} {}", self.daemon.id()));
     }
 
-    /// It dies without a word, and its containerd with it.
+    /// Kills the engine and its containerd without a shutdown.
     pub(crate) fn crash(&mut self) {
         let pid_file = self.home.path().join("exec/containerd/containerd.pid");
         let containerd = fs::read_to_string(&pid_file).expect("it runs a containerd of its own");
@@ -88,7 +88,7 @@ impl OwnEngine {
         let _ = fs::remove_file(pid_file);
     }
 
-    /// It ends when it is told to, and ends its containers first unless they outlive it.
+    /// Shuts the engine down; it ends its containers first unless they outlive it.
     pub(crate) fn shut_down(&mut self) {
         self.signal("TERM");
         self.daemon.wait().expect("it ends");
@@ -102,7 +102,8 @@ impl OwnEngine {
 
 impl Drop for OwnEngine {
     fn drop(&mut self) {
-        // What a failed test leaves running would outlive its engine, so it is needed once more.
+        // Containers that a failed test leaves running would outlive their engine, so it is started once
+        // more.
         if matches!(self.daemon.try_wait(), Ok(Some(_)))
             && let Ok(daemon) = spawn(self.home.path(), self.containers)
         {
@@ -130,7 +131,7 @@ fn socket(home: &Path) -> PathBuf {
     home.join("d.sock")
 }
 
-/// Starts it and returns when it answers.
+/// Spawns the engine and returns when it responds.
 fn spawn(home: &Path, containers: Containers) -> Result<Child, String> {
     let log = home.join("log");
     let log_file = File::options().create(true).append(true).open(&log).map_err(|error| error.to_string())?;
@@ -174,19 +175,20 @@ fn answers(socket: &Path) -> bool {
     ask().is_ok_and(|answer: String| answer.contains(" 200 "))
 }
 
-/// Dead processes may stay around until somebody asks for their end.
+/// Whether the process is alive. Zombies may stay around until they are reaped.
 fn is_alive(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
 }
 
-/// Between two looks at something that tells nobody when it happens.
+/// Pause between two polls of a condition without events.
 #[expect(clippy::disallowed_methods, reason = "a test waits for its engine before it does anything else")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-/// Kills the processes of containers whose start the engine died over: it does not know of them when it is back.
+/// Kills the processes of containers that were being started when the engine crashed: it does not know of
+/// them after its restart.
 fn end_what_it_forgot(home: &Path) {
     let home = home.display().to_string();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! A stand-in for an engine, for what real ones do too seldom.
+//! Simulated engine for rare behaviour of real ones.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -13,20 +13,20 @@ use orch_core::runtime::Work;
 use orch_docker::{DockerConfig, DockerRuntime};
 use tempfile::TempDir;
 
-/// The engine, and what it was asked.
+/// The engine, and the requests that it got.
 pub(crate) struct StandIn {
     home: TempDir,
     requests: mpsc::Receiver<String>,
 }
 
-/// Status and body; nothing to break off.
+/// Status and body; `None` closes the connection.
 pub(crate) type Answer = Option<(u16, String)>;
 
-/// The answer that never comes, on a connection that stays open.
+/// No response, on a connection that stays open.
 pub(crate) const SILENCE: Answer = Some((0, String::new()));
 
 impl StandIn {
-    /// Answers by `respond`, which gets the words of each request's first line.
+    /// Starts an engine that responds by `respond`, which gets the words of each request's first line.
     pub(crate) fn start(respond: impl Fn(&str, &str) -> Answer + Send + 'static) -> Self {
         let home = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(home.path().join("d.sock")).unwrap();
@@ -36,7 +36,7 @@ impl StandIn {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let request = read(&mut stream);
-                // Before the answer: who has that one finds the request in the list.
+                // Before the response: a caller that has it finds the request in the list.
                 if asked.send(request.clone()).is_err() {
                     return;
                 }
@@ -52,7 +52,7 @@ impl StandIn {
         Self { home, requests }
     }
 
-    /// A runtime on it, for the owner `o` of the cluster `c`.
+    /// Runtime on it, for the owner `o` of the cluster `c`.
     pub(crate) async fn runtime(&self) -> DockerRuntime {
         DockerRuntime::connect(self.config()).await.unwrap()
     }
@@ -65,13 +65,13 @@ impl StandIn {
         config
     }
 
-    /// The first lines of the requests since the last look.
+    /// First lines of the requests since the last call.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.try_iter().collect()
     }
 }
 
-/// Description of a container of `work` that was made and not started.
+/// Description of a container of `work` that was created and not started.
 pub(crate) fn created(work: &Work) -> String {
     container(work, "made", r#"{"Status":"created","Running":false,"StartedAt":"0001-01-01T00:00:00Z"}"#)
 }
@@ -93,12 +93,12 @@ pub(crate) fn labels(work: &Work, more: &str) -> String {
     )
 }
 
-/// Refusal with this status and message.
+/// Error response with this status and message.
 pub(crate) fn refusal(status: u16, message: &str) -> Answer {
     Some((status, format!(r#"{{"message":"{message}"}}"#)))
 }
 
-/// Takes in one request and gives its first line.
+/// Reads one request and returns its first line.
 fn read(stream: &mut UnixStream) -> String {
     let mut reader = BufReader::new(stream);
     let (mut request, mut length) = (String::new(), 0);

@@ -1,6 +1,6 @@
-//! The API over HTTP/1.1: [`Server`] puts it in front of an [`Orchestrator`](orch_core::Orchestrator), [`Client`] calls it,
-//! [`HttpLink`] joins an [`Agent`](orch_core::engine::Agent) to it. `GET /openapi.json` describes it. [`LegacyLink`] joins an
-//! agent to a manager of rust-orch.
+//! The API over HTTP/1.1: [`Server`] puts it in front of an [`Orchestrator`](orch_core::Orchestrator),
+//! [`Client`] calls it, [`HttpLink`] joins an [`Agent`](orch_core::engine::Agent) to it. `GET /openapi.json`
+//! describes it. [`LegacyLink`] joins an agent to a manager of rust-orch.
 
 mod client;
 mod legacy;

@@ -1,6 +1,6 @@
-//! What goes over the wire under `/api/v1`, shared by server and client. Types of `orch-core` are used as they are where
-//! they have a stable JSON form; the rest is here. Answers may gain fields; requests with unknown fields are refused, so
-//! that a misspelt one is never ignored.
+//! What goes over the wire under `/api/v1`, shared by server and client. Types of `orch-core` are used as
+//! they are where they have a stable JSON form; the rest is here. Answers may gain fields; requests with
+//! unknown fields are refused, so that a misspelt one is never ignored.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use orch_core::{
     engine::{AssignmentsQuery, Cursor, Event, EventKind, Observation, ObservationKind, TaskView},
     model::{AttemptId, NodeId, NodeRecord, Report, Session, TaskId, TaskSpec},
     scheduler::{NodeView, Unplaced},
-    state::{Outcome, TaskRecord},
+    state::{Outcome, TaskRecord, TaskStatus},
     store::Revision,
 };
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ impl From<TaskSpec> for NewTask {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskInfo {
     /// One word for tables, as [`TaskView::status`].
-    pub status: String,
+    pub status: TaskStatus,
     /// What was decided and what was observed.
     #[serde(flatten)]
     pub view: TaskView,
@@ -53,7 +53,7 @@ pub struct TaskInfo {
 
 impl From<TaskView> for TaskInfo {
     fn from(view: TaskView) -> Self {
-        Self { status: view.status().to_owned(), view, explanation: None }
+        Self { status: view.status(), view, explanation: None }
     }
 }
 
@@ -96,7 +96,7 @@ pub struct TaskPage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explained {
     /// The task's status.
-    pub status: String,
+    pub status: TaskStatus,
     /// Why it is pending; null when it is not.
     pub explanation: Option<Explanation>,
 }
@@ -164,7 +164,7 @@ pub struct StatusInfo {
     /// The last decision that is visible at the server.
     pub revision: Revision,
     /// Tasks by status.
-    pub tasks: BTreeMap<String, u64>,
+    pub tasks: BTreeMap<TaskStatus, u64>,
     /// How agreement goes.
     pub consensus: ConsensusInfo,
     /// What is wrong with the scheduler, if anything is.

@@ -1,4 +1,4 @@
-//! What a transport is told at its start.
+//! Configuration of a transport.
 
 use std::{
     collections::BTreeMap,
@@ -10,40 +10,42 @@ use std::{
 
 use orch_core::transport::PeerId;
 
-/// The largest `message_bytes_max`.
+/// Upper bound of `message_bytes_max`.
 const MESSAGE_BYTES_LIMIT: usize = 1 << 30;
 
-/// Where a transport listens, whom it knows, and its bounds.
+/// Configuration of a transport: its address, its peers, and its bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// Where to listen; port 0 takes any free one. Loopback unless told otherwise. Without an address this member only
-    /// dials.
+    /// Address to listen on; port 0 takes any free one. Loopback by default. Without an address this member
+    /// only dials.
     pub listen: Option<SocketAddr>,
-    /// Who may connect, and where each can be dialled. A peer without addresses is waited for.
+    /// Peers that may connect, each with the addresses at which it is dialled. A peer without addresses must
+    /// dial us.
     pub peers: BTreeMap<PeerId, Vec<Address>>,
-    /// The largest message in bytes, sent or received. Peers tell each other theirs, and keep to the smaller one.
+    /// Maximum size of a message sent or received, in bytes. Peers exchange their values, and use the smaller
+    /// one.
     pub message_bytes_max: usize,
-    /// Messages that wait to be sent to one peer, for each class of channels; the next is refused as `Busy`.
+    /// Maximum number of messages queued for one peer, for each class of channels; the next one is `Busy`.
     pub outgoing_messages_max: usize,
-    /// Bytes that wait to be sent to one peer, for each class of channels.
+    /// Maximum bytes queued for one peer, for each class of channels.
     pub outgoing_bytes_max: usize,
-    /// Messages of one peer that wait to be taken; then nothing more is read from it. What one read brought may go
-    /// beyond it.
+    /// Maximum number of received messages of one peer that wait to be taken; beyond it reading from the peer
+    /// is paused. The messages of one read may exceed it.
     pub incoming_messages_max: usize,
-    /// Bytes of one peer that wait to be taken.
+    /// Maximum bytes of received messages of one peer that wait to be taken.
     pub incoming_bytes_max: usize,
-    /// Requests to one peer that wait for their answers; the next is refused as `Busy`.
+    /// Maximum number of requests to one peer without a response; the next one is `Busy`.
     pub requests_max: usize,
-    /// Incoming connections that have not said yet who they are. When there are more, the oldest one of the IP address
-    /// with the most of them is given up, so that strangers who dawdle keep nobody out.
+    /// Maximum number of incoming connections that are not authenticated yet. When there are more, the oldest
+    /// one of the IP address with the most of them is closed, so that slow strangers keep nobody out.
     pub handshakes_max: usize,
-    /// How long both sides may take to open a connection, looking up its address included.
+    /// Timeout of opening a connection, for both sides, including the look-up of its address.
     pub handshake_timeout: Duration,
-    /// How long a peer may be silent before the connection is given up. Something is sent three times as often.
+    /// Time without received bytes after which the connection is closed. Pings are sent three times as often.
     pub idle_timeout: Duration,
-    /// The wait after the first failed attempt to connect. Each further wait is twice as long.
+    /// Delay after the first failed attempt to connect. Each further delay is twice as long.
     pub reconnect_min: Duration,
-    /// The longest wait between attempts. A connection that lasted as long starts the waits anew.
+    /// Maximum delay between attempts. A connection that lasted as long resets the delay.
     pub reconnect_max: Duration,
 }
 
@@ -100,12 +102,13 @@ impl PeerConfig {
     }
 }
 
-/// Where a peer can be dialled: an IP address or a name, and a port. Names are looked up for each attempt.
+/// Address at which a peer can be dialled: an IP address or a name, and a port. Names are looked up for each
+/// attempt.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(String);
 
 impl Address {
-    /// As it was written.
+    /// Address as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -144,24 +147,24 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A text that is no address.
+/// Error: a text is not an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an address is an IP address or a name, then a colon and a port")]
 pub struct AddressError;
 
-/// Why a transport cannot start.
+/// Reason for which a transport cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
-    /// The configuration contradicts itself.
+    /// The configuration is invalid.
     #[error("the configuration cannot work: {0}")]
     Config(&'static str),
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}")]
     Bind {
-        /// Which address.
+        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// TLS cannot be set up with this identity.

@@ -1,4 +1,5 @@
-//! One task for each connection: it writes what waits, reads what comes, and notices silence.
+//! Driver of a connection, one task each: it writes queued frames, reads incoming ones, and detects an idle
+//! peer.
 
 use std::{
     collections::VecDeque,
@@ -26,36 +27,37 @@ use super::{
     shared::Shared,
 };
 
-/// What is written at a time. The TLS library takes as much before it writes to the socket.
+/// Bytes that are written at a time. The TLS library takes as much before it writes to the socket.
 const WRITE_BYTES: usize = 64 << 10;
-/// Bodies from this size on are written from where they are, without a copy.
+/// Size of a body from which it is written in place, without a copy.
 const LARGE_BYTES: usize = 16 << 10;
-/// The read buffer. It is handed out in slices, and a new one begun when it is used up.
+/// Size of the read buffer, in bytes. It is handed out in slices, and a new one is allocated when it is used
+/// up.
 const READ_BYTES: usize = 64 << 10;
-/// One TLS record. With less room than that a read is not worth its cost.
+/// Size of one TLS record, in bytes. With less free space than that a read is not worth its cost.
 const RECORD_BYTES: usize = 16 << 10;
-/// Messages that are handed over at a time.
+/// Number of messages that are handed over at a time.
 const BATCH_MESSAGES: usize = 256;
-/// Writes and reads until other tasks have their turn.
+/// Number of writes and reads before the task yields.
 const ROUNDS: usize = 16;
-/// Pings in an idle time-out.
+/// Number of pings per idle timeout.
 const PINGS: u32 = 3;
-/// How long the last frame of a connection may take.
+/// Timeout of the last frame of a connection.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A connection that both sides agreed on.
 pub(super) struct Opened {
     pub(super) stream: Stream,
-    /// What came after the greeting.
+    /// Bytes received after the greeting.
     pub(super) received: BytesMut,
-    /// What to send before anything else.
+    /// Frame to send before all others.
     pub(super) first: Option<Frame>,
 }
 
-/// Why a connection ends.
+/// Reason for which a connection ends.
 #[derive(Debug, thiserror::Error)]
 enum End {
-    /// This side wants it.
+    /// This side closes it.
     #[error("{0}")]
     Told(String),
     #[error("{0}")]
@@ -70,13 +72,13 @@ enum End {
     Misplaced(Kind),
 }
 
-/// Has the connection driven, as long as the transport is open.
+/// Starts the driver of the connection, as long as the transport is open.
 pub(super) fn start(shared: &Arc<Shared>, opened: Opened, link: Arc<Link>) {
     let ending = Ending { shared: Arc::clone(shared), link };
     shared.tasks.spawn_connection(run(ending, opened));
 }
 
-/// Sees to it that a connection which is not driven is not used, also when its task panics.
+/// Guard that ends the link of a connection without a driver, also when the driver panics.
 struct Ending {
     shared: Arc<Shared>,
     link: Arc<Link>,
@@ -96,13 +98,13 @@ async fn run(ending: Ending, opened: Opened) {
     let code = match &end {
         End::Told(_) => Some(Farewell::Closing),
         End::Frame(_) | End::Misplaced(_) => {
-            warn!(peer = %link.peer(), reason = %end, "a peer broke the protocol");
+            warn!(peer = %link.peer(), reason = %end, "a peer violated the protocol");
             Some(Farewell::Protocol)
         }
         End::Peer(_) | End::Broken(_) | End::Silent(_) => None,
     };
     if tokio::time::timeout(FAREWELL_TIMEOUT, connection.farewell(code)).await.is_err() {
-        debug!(peer = %link.peer(), "a connection was cut, the peer takes nothing");
+        debug!(peer = %link.peer(), "a connection was cut, the peer reads nothing");
     }
 }
 
@@ -113,9 +115,9 @@ struct Connection<'a> {
     writing: Writing,
     must_flush: bool,
     received: BytesMut,
-    /// What was decoded and is to be handed over.
+    /// Decoded messages to hand over.
     batch: Vec<Incoming>,
-    /// Nothing is read until messages were taken.
+    /// Whether reading is paused until messages are taken.
     blocked: bool,
     pulse: Pulse,
 }
@@ -200,7 +202,8 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Takes in frames that are complete. Says how much is missing of the next one; nothing when it did not come so far.
+    /// Decodes complete frames. Returns how many bytes of the next one are missing; `None` when the batch is
+    /// full before that is known.
     fn decode_some(&mut self) -> Result<Option<usize>, End> {
         let (mut messages, mut bytes, mut missing) = (0, 0, None);
         let max = self.shared.peers.config().message_bytes_max;
@@ -243,7 +246,7 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Says why, unless that would come in the middle of another frame, and closes.
+    /// Sends the reason, unless another frame is half written, and closes.
     async fn farewell(&mut self, code: Option<Farewell>) {
         let closing = async {
             if let Some(code) = code.filter(|_| self.writing.is_empty()) {
@@ -252,20 +255,20 @@ impl<'a> Connection<'a> {
             self.stream.shutdown().await
         };
         if let Err(error) = closing.await {
-            debug!(peer = %self.link.peer(), %error, "a connection did not close in good order");
+            debug!(peer = %self.link.peer(), %error, "a connection did not close cleanly");
         }
     }
 }
 
-/// Frames on their way to the socket.
+/// Frames that are being written to the socket.
 #[derive(Default)]
 struct Writing {
     bytes: Vec<u8>,
-    /// How many of them are written.
+    /// Number of bytes that are written.
     written: usize,
-    /// A body that goes after the bytes.
+    /// Body that follows the bytes.
     large: Bytes,
-    /// Frames that go after that.
+    /// Frames that follow the large body.
     frames: VecDeque<Frame>,
 }
 
@@ -288,11 +291,11 @@ impl Writing {
         }
     }
 
-    /// Fetches what goes next, if there is anything.
+    /// Fetches the next frames, if there are any.
     fn fill(&mut self, link: &Link, pulse: &mut Pulse) {
         self.bytes.clear();
         self.written = 0;
-        // The greeting is the first of all frames, and is the only one before the queue was asked.
+        // The greeting is the first of all frames, and is the only one before the queue is drained.
         if self.frames.is_empty() {
             pulse.due(|frame| self.bytes.extend_from_slice(&frame.header()));
             link.drain(&mut self.frames, WRITE_BYTES);
@@ -316,16 +319,16 @@ impl Writing {
     }
 }
 
-/// Keeps the connection alive, and notices when the other side is not.
+/// Keep-alive of the connection, and detection of a dead peer.
 struct Pulse {
     ticks: Interval,
     idle_timeout: Duration,
-    /// Ticks since something was heard.
+    /// Ticks since the last received bytes.
     silent: u32,
     pings: u64,
     ping_due: bool,
     pinged_at: Option<Instant>,
-    /// A newer ping takes the place of one that is not answered yet, so that pings cannot pile up.
+    /// A newer ping replaces one that is not answered yet, so that pings cannot pile up.
     pong_due: Option<u64>,
 }
 
@@ -346,7 +349,7 @@ impl Pulse {
         }
     }
 
-    /// While this side does not read, silence says nothing.
+    /// Advances the timer. While this side does not read, a missing pong is no evidence.
     fn poll(&mut self, blocked: bool, context: &mut Context<'_>) -> Poll<End> {
         while self.ticks.poll_tick(context).is_ready() {
             self.ping_due = true;
@@ -370,7 +373,7 @@ impl Pulse {
         self.pinged_at.take_if(|_| id == self.pings).map(|at| at.elapsed())
     }
 
-    /// What is to be sent now.
+    /// Sends the pings and pongs that are due.
     fn due(&mut self, mut send: impl FnMut(Frame)) {
         if let Some(id) = self.pong_due.take() {
             send(Frame::control(Kind::Pong, id));

@@ -1,4 +1,4 @@
-//! Keeps trying to connect to one peer while there is no connection with it.
+//! Dialler of one peer: retries while there is no connection with it.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) async fn keep_dialling(
     for address in addresses.iter().cycle() {
         if !is_linked {
             is_linked = tokio::select! {
-                // It connected from its side.
+                // The peer connected from its side.
                 changed = linked.changed() => match changed {
                     Ok(()) => true,
                     Err(_) => return,
@@ -46,8 +46,8 @@ pub(super) async fn keep_dialling(
                 backoff.reset();
             }
         }
-        // Also after a connection: who restarts is not there at once, and one who takes connections only to end them
-        // must not be dialled without pause.
+        // Also after a connection: a peer that restarts is not reachable at once, and one that accepts
+        // connections only to close them must not be dialled without pause.
         let wait = tokio::time::timeout(backoff.next_jittered(random()), linked.wait_for(|linked| *linked));
         is_linked = match wait.await {
             Ok(Ok(_)) => true,

@@ -1,4 +1,4 @@
-//! The form of what goes over a connection. No I/O: bytes in, frames out.
+//! Wire format of a connection. No I/O: bytes in, frames out.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -15,30 +15,30 @@ use bytes::{Buf as _, Bytes, BytesMut};
 pub(super) const HEADER_BYTES: usize = 16;
 const VERSION: u8 = 1;
 
-/// Bodies up to this size are copied out of the read buffer. A slice of it would keep the whole buffer alive for as long
-/// as somebody holds on to a small message.
+/// Bodies up to this size are copied out of the read buffer. A slice would keep the whole buffer alive for as
+/// long as a small message is held.
 const COPIED_BYTES_MAX: usize = 256;
 
-/// Bodies of a greeting are shorter.
+/// Upper bound of the bodies of a greeting, in bytes.
 const GREETING_BYTES_MAX: usize = 64;
 
-/// What a frame is for.
+/// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
     Message = 1,
     /// The id is the request's.
     Request = 2,
-    /// The id is that of the request it answers.
+    /// Response; the id is the request's.
     Answer = 3,
     /// The id comes back in the pong.
     Ping = 4,
     Pong = 5,
-    /// The id is that of the sender's life.
+    /// The id is the sender's incarnation.
     Hello = 6,
     /// The id is that of the connection.
     Welcome = 7,
-    /// The id says why.
+    /// The id is the reason.
     Close = 8,
 }
 
@@ -57,7 +57,7 @@ impl Kind {
         })
     }
 
-    /// Whether it is of somebody who uses the transport. The others are of the transport itself.
+    /// Whether it carries a message of a user of the transport. The others are of the transport itself.
     pub(super) fn has_channel(self) -> bool {
         matches!(self, Self::Message | Self::Request | Self::Answer)
     }
@@ -71,23 +71,23 @@ impl Kind {
     }
 }
 
-/// One unit of a connection.
+/// Unit of a connection's traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) kind: Kind,
     pub(super) channel: u8,
     pub(super) id: u64,
-    /// At most `u32::MAX` bytes.
+    /// Content, at most `u32::MAX` bytes.
     pub(super) body: Bytes,
 }
 
 impl Frame {
-    /// A frame that belongs to the connection and to no channel.
+    /// Frame that belongs to the connection and to no channel.
     pub(super) fn control(kind: Kind, id: u64) -> Self {
         Self { kind, channel: 0, id, body: Bytes::new() }
     }
 
-    /// What it takes on the wire, and in a queue.
+    /// Size on the wire, and in a queue, in bytes.
     pub(super) fn size(&self) -> usize {
         HEADER_BYTES + self.body.len()
     }
@@ -104,16 +104,16 @@ impl Frame {
     }
 }
 
-/// What the bytes so far amount to.
+/// Result of decoding a buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decoded {
-    /// One frame, taken off the buffer.
+    /// One frame, removed from the buffer.
     Frame(Frame),
-    /// At least so many bytes are missing.
+    /// At least this many bytes are missing.
     Missing(usize),
 }
 
-/// Bytes that no peer of this version sends.
+/// Error: bytes that no peer of this version sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FrameError {
     #[error("frame of version {0}")]
@@ -126,8 +126,8 @@ pub(super) enum FrameError {
     Malformed(Kind),
 }
 
-/// Takes the next frame off the buffer. A size is judged as soon as the header is there, so that nobody has to buffer
-/// what would be refused.
+/// Decodes the next frame and removes it from the buffer. The size is checked as soon as the header is there,
+/// so that a frame which is too large is never buffered.
 pub(super) fn decode(buffer: &mut BytesMut, message_bytes_max: usize) -> Result<Decoded, FrameError> {
     let Some(header) = buffer.first_chunk::<HEADER_BYTES>() else {
         return Ok(Decoded::Missing(HEADER_BYTES - buffer.len()));

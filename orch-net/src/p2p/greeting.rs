@@ -1,28 +1,29 @@
-//! How two members agree on one connection. No I/O.
+//! Agreement of two members on one connection. No I/O.
 //!
-//! Both may dial, at the same time. The member with the smaller key decides: it welcomes one connection and refuses the
-//! others, whoever dialled them. The other member says hello on each, and takes a connection as up when it is welcomed.
-//! So both always mean the same connection, and none that carries messages is ended for another.
+//! Both may dial, at the same time. The member with the smaller key decides: it sends Welcome on one
+//! connection and rejects the others, whichever side dialled them. The other member sends Hello on each, and
+//! uses a connection once it gets Welcome. So both always use the same connection, and none that carries
+//! messages is closed for another.
 //!
-//! A welcomed connection gives way when the one who said hello knows that it is dead: it was welcomed there before and
-//! has no connection now, or it has begun a new life.
+//! A welcomed connection is replaced when the Hello shows that it is dead on the other side: the sender was
+//! welcomed there before and has no connection now, or it is a new incarnation.
 
 use bytes::Bytes;
 use orch_core::transport::PeerId;
 
 use super::frame::{Frame, Kind};
 
-/// Whether `local` is the one who decides.
+/// Whether `local` is the member that decides.
 pub(super) fn decides(local: PeerId, peer: PeerId) -> bool {
     local < peer
 }
 
-/// What the one who does not decide says first.
+/// First frame of the member that does not decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
-    /// Differs from one life of the process to the next.
+    /// Incarnation of the process; differs after each restart.
     pub(super) life: u64,
-    /// The connection on which it was welcomed last.
+    /// Connection on which it was welcomed last.
     pub(super) last: Option<Last>,
     pub(super) message_bytes_max: u32,
 }
@@ -69,11 +70,11 @@ impl Hello {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Welcomed {
     pub(super) connection: u64,
-    /// The life that said hello.
+    /// Incarnation that sent the Hello.
     pub(super) life: u64,
 }
 
-/// What the one who decides answers.
+/// Response of the member that decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Welcome {
     pub(super) connection: u64,
@@ -92,14 +93,14 @@ impl Welcome {
     }
 }
 
-/// Why a side ends a connection, told to the other.
+/// Reason for which a side closes a connection, sent to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Farewell {
-    /// There is another connection.
+    /// Another connection is used instead.
     Redundant = 1,
-    /// It closes, or no longer allows the peer.
+    /// The sender shuts down, or no longer allows the peer.
     Closing = 2,
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     Protocol = 3,
 }
 
@@ -108,7 +109,7 @@ impl Farewell {
         Frame::control(Kind::Close, self as u64)
     }
 
-    /// In words, for whoever is told.
+    /// Reason as text.
     pub(super) fn explain(code: u64) -> &'static str {
         match code {
             1 => "the peer has another connection with us",

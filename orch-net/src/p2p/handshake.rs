@@ -1,4 +1,4 @@
-//! From a TCP connection to one that carries frames: TLS, then the greeting.
+//! Upgrade of a TCP connection to one that carries frames: TLS, then the greeting.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -21,13 +21,14 @@ use super::{
     tls::{self, KeyRefused},
 };
 
-/// The TLS library asks for some kilobytes at a time; the system is asked for more.
+/// Size of the read buffer below TLS, in bytes. The TLS library reads some kilobytes at a time; larger reads
+/// from the system are cheaper.
 const SOCKET_BUFFER_BYTES: usize = 128 << 10;
 
-/// What frames go over.
+/// Stream that carries the frames.
 pub(super) type Stream = TlsStream<BufReader<TcpStream>>;
 
-/// Why there is no connection.
+/// Reason for which a handshake fails.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HandshakeError {
     #[error("{0}")]
@@ -56,7 +57,7 @@ impl From<io::Error> for HandshakeError {
     }
 }
 
-/// Opens a connection that somebody dialled.
+/// Accepts a connection that a peer dialled.
 pub(super) async fn accept(
     shared: &Arc<Shared>,
     stream: TcpStream,
@@ -82,7 +83,7 @@ pub(super) async fn dial(
     let open = async {
         let stream = TcpStream::connect(address.as_str()).await?;
         let remote = stream.peer_addr()?;
-        // The name is not used: the key says who it is.
+        // The name is not used: the key authenticates the peer.
         let name = ServerName::IpAddress(remote.ip().into());
         let stream = shared.tls.connector(peer)?.connect(name, prepare(stream)?).await?;
         greet(shared, stream.into(), Ends { peer, remote, dialled: true }).await
@@ -97,8 +98,8 @@ fn prepare(stream: TcpStream) -> io::Result<BufReader<TcpStream>> {
     Ok(BufReader::with_capacity(SOCKET_BUFFER_BYTES, stream))
 }
 
-/// Agrees that this connection is to be used, and has it driven. There is no await after that was decided: the future may
-/// be dropped, and a connection that was agreed on must have its driver.
+/// Agrees with the peer to use this connection, and starts its driver. There is no await after the decision:
+/// the future may be dropped, and an agreed connection must have its driver.
 async fn greet(shared: &Arc<Shared>, mut stream: Stream, ends: Ends) -> Result<(), HandshakeError> {
     if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
         return Err(HandshakeError::Alpn);
@@ -137,7 +138,7 @@ async fn greet(shared: &Arc<Shared>, mut stream: Stream, ends: Ends) -> Result<(
 
 async fn next_frame(stream: &mut Stream, received: &mut BytesMut) -> Result<Frame, HandshakeError> {
     loop {
-        // A message has no place here, so none is waited for.
+        // A message is invalid here, so none is waited for.
         if let Decoded::Frame(frame) = decode(received, 0)? {
             return Ok(frame);
         }

@@ -1,4 +1,4 @@
-//! Who a member is: a key pair that it keeps in a file.
+//! Identity of a member: a key pair that it keeps in a file.
 
 use std::{
     fmt, fs,
@@ -18,14 +18,15 @@ use zeroize::Zeroizing;
 
 use super::tls;
 
-/// PKCS#8, version 1, of an Ed25519 key, up to the seed.
+/// Prefix of the PKCS#8, version 1, of an Ed25519 key, up to the seed.
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 const FILE_BYTES_MAX: u64 = 16 << 10;
 
 /// An Ed25519 key pair. Its public key is the member's [`PeerId`].
 ///
-/// The secret is overwritten in memory when the identity goes; the copy that the TLS library signs with is not.
+/// The secret is overwritten in memory when the identity is dropped; the copy that the TLS library signs with
+/// is not.
 #[derive(Clone)]
 pub struct Identity {
     pkcs8: Zeroizing<Vec<u8>>,
@@ -34,10 +35,10 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A new one.
+    /// Generates a new identity.
     ///
     /// # Errors
-    /// [`IdentityError::Random`] when the system has no randomness to give.
+    /// [`IdentityError::Random`] when the system provides no randomness.
     pub fn generate() -> Result<Self, IdentityError> {
         let mut seed = Zeroizing::new([0; 32]);
         let random = ring::default_provider().secure_random;
@@ -45,7 +46,7 @@ impl Identity {
         Ok(Self::from_seed(&seed))
     }
 
-    /// The identity whose Ed25519 seed this is.
+    /// Identity with this Ed25519 seed.
     #[must_use]
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         let mut pkcs8 = Zeroizing::new(Vec::with_capacity(PKCS8_PREFIX.len() + seed.len()));
@@ -54,11 +55,12 @@ impl Identity {
         Self::from_pkcs8(pkcs8).expect("any seed makes a key")
     }
 
-    /// Reads a PKCS#8 file in PEM form, as [`Identity::save`] and `openssl genpkey -algorithm ed25519` write it.
+    /// Reads a PKCS#8 file in PEM form, as [`Identity::save`] and `openssl genpkey -algorithm ed25519` write
+    /// it.
     ///
     /// # Errors
-    /// [`IdentityError::Exposed`] when others may open the file, [`IdentityError::File`] when it cannot be read,
-    /// [`IdentityError::NotAKey`] when it holds something else.
+    /// [`IdentityError::Exposed`] when others may open the file, [`IdentityError::File`] when it cannot be
+    /// read, [`IdentityError::NotAKey`] when it contains something else.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
         let path = path.as_ref();
         let failed = |source| IdentityError::File { path: path.to_owned(), source };
@@ -81,10 +83,10 @@ impl Identity {
             .map_err(|source| IdentityError::File { path: path.to_owned(), source })
     }
 
-    /// Loads the file, or makes it with a new identity where there is none.
+    /// Loads the file, or creates it with a new identity where there is none.
     ///
     /// # Errors
-    /// Those of [`Identity::load`] and [`Identity::save`].
+    /// The errors of [`Identity::load`] and [`Identity::save`].
     pub fn load_or_generate(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
         match Self::load(&path) {
             Err(IdentityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -96,13 +98,13 @@ impl Identity {
         }
     }
 
-    /// The public key.
+    /// Public key of the identity.
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
         self.peer
     }
 
-    /// What TLS shows and signs with.
+    /// Key that TLS presents and signs with.
     pub(super) fn certified(&self) -> Arc<CertifiedKey> {
         let public = CertificateDer::from(tls::spki(self.peer).to_vec());
         Arc::new(CertifiedKey::new(vec![public], Arc::clone(&self.key)))
@@ -121,19 +123,19 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Why there is no identity.
+/// Error of generating, loading or saving an identity.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// The system gave no randomness.
+    /// The system provided no randomness.
     #[error("the system gave no randomness for a new key")]
     Random,
     /// The file cannot be read or written.
     #[error("cannot use the identity file {path}", path = path.display())]
     File {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// Others than its owner may open the file, so the key may no longer be a secret.
@@ -143,15 +145,15 @@ pub enum IdentityError {
         path = path.display()
     )]
     Exposed {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its permissions.
+        /// Permissions of the file.
         mode: u32,
     },
-    /// The file holds no Ed25519 key.
+    /// The file contains no Ed25519 key.
     #[error("the identity file {path} holds no Ed25519 key as PKCS#8 in PEM form", path = path.display())]
     NotAKey {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
     },
 }
@@ -172,7 +174,7 @@ fn refuse_exposed(_: &Path, _: &fs::Metadata) -> Result<(), IdentityError> {
 
 fn pem(der: &[u8]) -> Zeroizing<String> {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    // Long enough that nothing is left behind by a reallocation.
+    // Large enough that no reallocation leaves a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(der.len() * 2 + 100));
     text.push_str("-----BEGIN PRIVATE KEY-----");
     for (at, group) in der.chunks(3).enumerate() {

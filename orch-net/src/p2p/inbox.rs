@@ -1,5 +1,5 @@
-//! Messages that arrived and wait to be taken. Each peer has a queue of its own, and peers take turns, so that one who
-//! floods keeps only itself waiting.
+//! Received messages that wait to be taken. Each peer has its own queue, and queues are served in turn, so
+//! that a flooding peer only delays itself.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::{frame::HEADER_BYTES, queues::Bounds};
 
 pub(super) struct Inbox {
-    /// Those of each peer.
+    /// Bounds of each peer's queue.
     bounds: Bounds,
     state: Mutex<State>,
     arrived: Notify,
@@ -30,11 +30,11 @@ struct State {
 
 #[derive(Default)]
 struct Queue {
-    /// The connection that may add. An older one would break the order.
+    /// Connection that may add messages. An older one would break the order.
     connection: u64,
     messages: VecDeque<Incoming>,
     bytes: usize,
-    /// The reader that waits for room.
+    /// Reader that waits for capacity.
     reader: Option<Waker>,
 }
 
@@ -43,7 +43,7 @@ impl Queue {
         self.messages.len() >= bounds.messages || self.bytes >= bounds.bytes
     }
 
-    /// A reader that waits goes on at half, not for every message.
+    /// Whether reading may resume: at half of the bounds, not after every message.
     fn has_room(&self, bounds: Bounds) -> bool {
         self.messages.len() <= bounds.messages / 2 && self.bytes <= bounds.bytes / 2
     }
@@ -65,7 +65,7 @@ impl Inbox {
         Self { bounds, state: Mutex::default(), arrived: Notify::new() }
     }
 
-    /// From now on `connection` is the one with `peer`.
+    /// Makes `connection` the current one with `peer`.
     pub(super) fn open(&self, peer: PeerId, connection: u64) {
         let mut state = self.state();
         if !state.closed {
@@ -73,7 +73,7 @@ impl Inbox {
         }
     }
 
-    /// Takes in what `connection` brought. What a connection brings that was replaced is dropped.
+    /// Queues messages of `connection`. Messages of a connection that was replaced are dropped.
     pub(super) fn push(&self, peer: PeerId, connection: u64, batch: &mut Vec<Incoming>) -> Room {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -93,7 +93,7 @@ impl Inbox {
         room
     }
 
-    /// Resolves when there is room again after [`Room::Full`].
+    /// Resolves when there is capacity again after [`Room::Full`].
     pub(super) fn poll_room(&self, peer: PeerId, connection: u64, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
         match state.peers.get_mut(&peer).filter(|queue| queue.connection == connection) {
@@ -105,7 +105,7 @@ impl Inbox {
         }
     }
 
-    /// The next message, of the peer whose turn it is; `None` once closed.
+    /// Next message, of the peer whose turn it is; `None` once closed.
     pub(super) async fn next(&self) -> Option<Incoming> {
         loop {
             if let Poll::Ready(next) = self.take() {
@@ -113,7 +113,7 @@ impl Inbox {
             }
             let mut arrived = pin!(self.arrived.notified());
             arrived.as_mut().enable();
-            // What arrived before the line above woke somebody else, or nobody.
+            // A message that arrived before this waiter was registered woke another one, or none.
             if let Poll::Ready(next) = self.take() {
                 return next;
             }
@@ -147,7 +147,7 @@ impl Inbox {
         Poll::Ready(Some(message))
     }
 
-    /// Drops what came from `peer`.
+    /// Drops the messages of `peer`.
     pub(super) fn forget(&self, peer: PeerId) {
         let mut state = self.state();
         state.turns.retain(|other| *other != peer);

@@ -1,4 +1,5 @@
-//! A connection as the rest of the transport sees it: a place to put frames, and the requests that wait on it.
+//! Link to a connection for the rest of the transport: the queue of outgoing frames, and the pending
+//! requests.
 
 use std::{
     collections::HashMap,
@@ -23,15 +24,15 @@ use super::{
     status::Counters,
 };
 
-/// What is known of a connection when it begins.
+/// Properties of a connection at its start.
 pub(super) struct Origin {
-    /// The name that both sides have for it.
+    /// Id of the connection, the same on both sides.
     pub(super) connection: u64,
     pub(super) peer: PeerId,
     pub(super) remote: SocketAddr,
-    /// Whether it was this side that dialled.
+    /// Whether this side dialled.
     pub(super) dialled: bool,
-    /// What both sides take.
+    /// Maximum size of a message that both sides accept, in bytes.
     pub(super) message_bytes_max: usize,
 }
 
@@ -41,18 +42,18 @@ pub(super) struct Link {
     pub(super) counters: Arc<Counters>,
     requests_max: usize,
     next_request: AtomicU64,
-    /// In microseconds; 0 while unknown.
+    /// Round-trip time in microseconds; 0 while unknown.
     round_trip: AtomicU64,
-    /// Taken away when the connection ends.
+    /// Pending requests; taken away when the connection ends.
     waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Bytes>>>>,
     outgoing: Mutex<Outgoing>,
 }
 
 struct Outgoing {
     queues: Queues,
-    /// Why no more is taken.
+    /// Reason of the end, after which no frame is accepted.
     ended: Option<String>,
-    /// The task that writes. It sleeps until there is something to write where `idle` says so.
+    /// Task that writes. It sleeps until there is something to write where `idle` is set.
     writer: Option<Waker>,
     idle: bool,
 }
@@ -80,7 +81,7 @@ impl Link {
         self.push(channel, Kind::Message, 0, message)
     }
 
-    /// Sends a request. It is forgotten when what is returned is dropped.
+    /// Sends a request. It is forgotten when the returned value is dropped.
     pub(super) fn ask(self: &Arc<Self>, channel: Channel, message: Bytes) -> Result<Asked, TransportError> {
         let (answer, answered) = oneshot::channel();
         let id = self.next_request.fetch_add(1, Relaxed);
@@ -96,26 +97,26 @@ impl Link {
         Ok(asked)
     }
 
-    /// What answers the request `id` of the peer.
+    /// Reply to the request `id` of the peer.
     pub(super) fn reply(self: &Arc<Self>, channel: Channel, id: u64) -> Reply {
         let link = Arc::clone(self);
         Reply::new(move |answer| {
             if let Err(error) = link.push(channel, Kind::Answer, id, answer) {
-                debug!(%error, "an answer was dropped");
+                debug!(%error, "a response was dropped");
             }
         })
     }
 
-    /// An answer arrived. One that nobody waits for any more is dropped.
+    /// Delivers a response. One that nobody waits for any more is dropped.
     pub(super) fn answered(&self, id: u64, answer: Bytes) {
         let asked = self.waiting().as_mut().and_then(|waiting| waiting.remove(&id));
         if let Some(asked) = asked {
-            // It was forgotten in this moment.
+            // The request was forgotten just now.
             let _ = asked.send(answer);
         }
     }
 
-    /// Moves about `bytes` of what should go next to `batch`. Where there is nothing, the writer is woken when that
+    /// Moves about `bytes` of the next frames to `batch`. Where there are none, the writer is woken when that
     /// changes.
     pub(super) fn drain(&self, batch: &mut impl Extend<Frame>, bytes: usize) {
         let mut outgoing = self.outgoing();
@@ -129,8 +130,8 @@ impl Link {
         }
     }
 
-    /// Names the task to wake when there is something to write, or the connection is to end. Says whether it is to end
-    /// already.
+    /// Registers the task to wake when there is something to write, or the connection is to end. Returns
+    /// whether it is to end already.
     pub(super) fn watch(&self, waker: &Waker) -> bool {
         let mut outgoing = self.outgoing();
         if !outgoing.writer.as_ref().is_some_and(|writer| writer.will_wake(waker)) {
@@ -139,7 +140,7 @@ impl Link {
         outgoing.ended.is_some()
     }
 
-    /// Ends it for everybody who uses it. The first reason counts.
+    /// Ends the connection for all its users. The first reason counts.
     pub(super) fn end(&self, reason: &str) {
         let writer = {
             let mut outgoing = self.outgoing();
@@ -147,14 +148,14 @@ impl Link {
             outgoing.queues.clear();
             outgoing.writer.clone()
         };
-        // Whoever waits for an answer sees that the sender is gone.
+        // Pending requests fail because their senders are dropped.
         drop(self.waiting().take());
         if let Some(writer) = writer {
             writer.wake();
         }
     }
 
-    /// Why it ended.
+    /// Reason of the end.
     pub(super) fn reason(&self) -> String {
         self.outgoing().ended.clone().unwrap_or_else(|| "it ended".to_owned())
     }
@@ -211,7 +212,7 @@ impl Link {
     }
 }
 
-/// A request that waits.
+/// A pending request.
 pub(super) struct Asked {
     link: Arc<Link>,
     id: u64,

@@ -1,8 +1,9 @@
-//! Messages between members over TCP: [`PeerTransport`] implements [`Transport`](orch_core::transport::Transport).
+//! Messages between members over TCP: [`PeerTransport`] implements
+//! [`Transport`](orch_core::transport::Transport).
 //!
-//! Connections are TLS 1.3 with raw public keys (RFC 7250). Each member has an [`Identity`], an Ed25519 key pair, and takes
-//! connections from the keys that it was told only. Neither certificates nor names are involved. There is no resumption
-//! and no early data, so nothing that was recorded can be played again.
+//! Connections are TLS 1.3 with raw public keys (RFC 7250). Each member has an [`Identity`], an Ed25519 key
+//! pair, and accepts connections from the configured keys only. Neither certificates nor names are involved.
+//! There is no resumption and no early data, so recorded traffic cannot be replayed.
 
 mod config;
 mod connection;

@@ -1,4 +1,4 @@
-//! Who is allowed, and the connection with each.
+//! Allowed peers, and the connection with each.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
@@ -19,10 +19,10 @@ use super::{
 
 pub(super) struct Peers {
     config: PeerConfig,
-    /// Differs from one life of the process to the next.
+    /// Incarnation of the process; differs after each restart.
     life: u64,
     table: RwLock<Table>,
-    /// Those with a connection, in order.
+    /// Peers with a connection, in order.
     connected: watch::Sender<Vec<PeerId>>,
     pub(super) inbox: Inbox,
 }
@@ -37,7 +37,7 @@ struct Table {
 struct Peer {
     addresses: Vec<Address>,
     link: Option<Arc<Link>>,
-    /// The connection that was welcomed last, here or there.
+    /// Connection that was welcomed last, by this side or the other.
     last: Option<Welcomed>,
     linked: watch::Sender<bool>,
     dialling: Option<AbortHandle>,
@@ -45,7 +45,7 @@ struct Peer {
     last_error: Option<String>,
 }
 
-/// Why a connection with an authentic peer is not used.
+/// Reason for which a connection with an authentic peer is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unwanted {
     #[error("the peer is not allowed")]
@@ -54,7 +54,7 @@ pub(super) enum Unwanted {
     Redundant,
 }
 
-/// The two ends of a new connection.
+/// Both ends of a new connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub(super) peer: PeerId,
@@ -86,7 +86,7 @@ impl Peers {
         self.read().closed
     }
 
-    /// The connection with `peer`.
+    /// Link of the connection with `peer`.
     pub(super) fn link(&self, peer: PeerId) -> Result<Arc<Link>, TransportError> {
         let table = self.read();
         if table.closed {
@@ -99,8 +99,8 @@ impl Peers {
         })
     }
 
-    /// Takes `peer` on the list, or changes its addresses. What is returned tells whether there is a connection; nothing
-    /// when the transport is closed.
+    /// Allows `peer`, or changes its addresses. The returned receiver shows whether there is a connection;
+    /// `None` when the transport is closed.
     pub(super) fn allow(&self, peer: PeerId, addresses: Vec<Address>) -> Option<watch::Receiver<bool>> {
         let mut table = self.write();
         if table.closed {
@@ -111,11 +111,11 @@ impl Peers {
         Some(known.linked.subscribe())
     }
 
-    /// From now on `dialling` keeps up the connection with `peer`, and no earlier task.
+    /// Makes `dialling` the only task that dials `peer`.
     pub(super) fn dialled_by(&self, peer: PeerId, dialling: Option<AbortHandle>) {
         let former = match self.write().peers.get_mut(&peer) {
             Some(known) => std::mem::replace(&mut known.dialling, dialling),
-            // It was forbidden in this moment.
+            // The peer was forbidden just now.
             None => dialling,
         };
         if let Some(former) = former {
@@ -123,7 +123,7 @@ impl Peers {
         }
     }
 
-    /// Takes `peer` off the list and ends what there is with it.
+    /// Forbids `peer` and closes its connection.
     pub(super) fn forbid(&self, peer: PeerId) -> bool {
         let mut table = self.write();
         let Some(known) = table.peers.remove(&peer) else { return false };
@@ -138,7 +138,7 @@ impl Peers {
         true
     }
 
-    /// What to say first to `peer`, who decides.
+    /// First frame for `peer`, which decides.
     pub(super) fn hello(&self, peer: PeerId) -> Result<Hello, Unwanted> {
         let table = self.read();
         let known = table.peers.get(&peer).ok_or(Unwanted::NotAllowed)?;
@@ -147,7 +147,7 @@ impl Peers {
         Ok(Hello { life: self.life, last, message_bytes_max: self.message_bytes_max() })
     }
 
-    /// Decides about a connection on which the other side said hello.
+    /// Decides about a connection on which the other side sent Hello.
     pub(super) fn offer(&self, ends: Ends, hello: Hello) -> Result<(Arc<Link>, Welcome), Unwanted> {
         let mut table = self.write();
         let known = table.peers.get_mut(&ends.peer).ok_or(Unwanted::NotAllowed)?;
@@ -161,7 +161,7 @@ impl Peers {
         Ok((link, welcome))
     }
 
-    /// Uses a connection on which the other side welcomed us, from now on and instead of any other.
+    /// Uses a connection on which the other side sent Welcome, from now on and instead of any other.
     pub(super) fn welcomed(&self, ends: Ends, welcome: Welcome) -> Result<Arc<Link>, Unwanted> {
         let mut table = self.write();
         let known = table.peers.get_mut(&ends.peer).ok_or(Unwanted::NotAllowed)?;
@@ -171,7 +171,7 @@ impl Peers {
         Ok(link)
     }
 
-    /// The connection is over, or will be when whoever drives it sees that.
+    /// Notes that the connection is over, or will be when its driver notices.
     pub(super) fn ended(&self, link: &Arc<Link>, reason: &str) {
         link.end(reason);
         let mut table = self.write();
@@ -187,14 +187,14 @@ impl Peers {
         self.publish(&table);
     }
 
-    /// An attempt to connect failed.
+    /// Notes that an attempt to connect failed.
     pub(super) fn failed(&self, peer: PeerId, error: String) {
         if let Some(known) = self.write().peers.get_mut(&peer).filter(|known| known.link.is_none()) {
             known.last_error = Some(error);
         }
     }
 
-    /// Ends all connections, and lets none begin.
+    /// Closes all connections, and admits no new one.
     pub(super) fn close(&self) {
         let mut table = self.write();
         table.closed = true;
@@ -282,7 +282,7 @@ impl fmt::Debug for Peers {
     }
 }
 
-/// A number that is not used twice. It is no secret.
+/// Random number for incarnations and connections. It is no secret.
 pub(super) fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }

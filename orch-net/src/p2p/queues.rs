@@ -1,8 +1,8 @@
-//! What waits to be sent to one peer, and in which order it goes. No I/O.
+//! Priority queues of one peer's outgoing frames. No I/O.
 //!
-//! Channels 0 to 6 are a class each, 7 to 255 share the last one. The lowest class that has something goes first. A class
-//! that was passed by [`PASSED_BYTES_MAX`] of lower ones sends [`TURN_BYTES`], so that a flood on one channel slows the
-//! ones behind it and does not stop them. Within a class order is kept.
+//! Channels 0 to 6 are a class each, 7 to 255 share the last one. The lowest class with frames goes first. A
+//! class that has waited for [`PASSED_BYTES_MAX`] of lower ones sends [`TURN_BYTES`], so that a flood on one
+//! channel slows the ones behind it and does not stop them. Within a class order is kept.
 
 use std::{array, collections::VecDeque};
 
@@ -14,21 +14,21 @@ const CLASSES: usize = 8;
 const PASSED_BYTES_MAX: usize = 256 << 10;
 const TURN_BYTES: usize = 16 << 10;
 
-/// The bounds of each class.
+/// Bounds of each class.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) messages: usize,
     pub(super) bytes: usize,
 }
 
-/// There is no room.
+/// Error: the queue of the class is full.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
 pub(super) struct Queues {
     classes: [Class; CLASSES],
     bounds: Bounds,
-    /// Frames in all classes.
+    /// Number of frames in all classes.
     frames: usize,
 }
 
@@ -36,9 +36,9 @@ pub(super) struct Queues {
 struct Class {
     frames: VecDeque<Frame>,
     bytes: usize,
-    /// What lower classes sent while this one waited.
+    /// Bytes that lower classes sent while this one waited.
     passed: usize,
-    /// What it may send now ahead of lower classes.
+    /// Bytes that it may send now ahead of lower classes.
     turn: usize,
 }
 

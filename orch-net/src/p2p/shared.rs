@@ -1,4 +1,4 @@
-//! What all tasks of a transport share, and how they begin and end.
+//! State shared by all tasks of a transport, and their start and end.
 
 use std::{
     cmp::Reverse,
@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::{config::Address, dial, handshake, peers::Peers, tasks::Tasks, tls::Tls};
 
-/// How long connections may take to say farewell.
+/// Timeout of the last frames of all connections.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Shared {
@@ -40,14 +40,14 @@ impl Shared {
         self.peers.dialled_by(peer, dialling);
     }
 
-    /// Takes connections until its task is ended.
+    /// Accepts connections until its task is ended.
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
         let mut handshakes = VecDeque::<(IpAddr, AbortHandle)>::new();
         loop {
             let (stream, remote) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, say. Waiting lets connections end.
+                    // For example when there are no file descriptors. Waiting lets connections end.
                     debug!(%error, "a connection was not accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -58,7 +58,7 @@ impl Shared {
                 let addresses = handshakes.iter().map(|(address, _)| *address).collect::<Vec<_>>();
                 let given_up = oldest_of_the_busiest(&addresses);
                 if let Some((address, handshake)) = given_up.and_then(|at| handshakes.remove(at)) {
-                    debug!(%address, "too many connections do not say who they are, one was given up");
+                    debug!(%address, "too many unauthenticated connections, the oldest one was closed");
                     handshake.abort();
                 }
             }
@@ -73,27 +73,27 @@ impl Shared {
         }
     }
 
-    /// Ends everything in good order.
+    /// Shuts everything down gracefully.
     pub(super) async fn close(&self) {
         self.peers.close();
         let Some(mut tasks) = self.tasks.take() else { return };
         tasks.others.shutdown().await;
         let farewell = async { while tasks.connections.join_next().await.is_some() {} };
         if tokio::time::timeout(CLOSE_TIMEOUT, farewell).await.is_err() {
-            debug!("connections were cut at the end of the time to close");
+            debug!("connections were cut at the shutdown deadline");
         }
         tasks.connections.shutdown().await;
     }
 
-    /// Ends everything at once.
+    /// Aborts everything at once.
     pub(super) fn stop(&self) {
         self.peers.close();
-        // Dropped, the sets abort what is in them.
+        // Dropped sets abort their tasks.
         drop(self.tasks.take());
     }
 }
 
-/// The first of the address that occurs most often.
+/// Index of the first connection of the address that occurs most often.
 fn oldest_of_the_busiest(addresses: &[IpAddr]) -> Option<usize> {
     let count = |address| addresses.iter().filter(|other| **other == address).count();
     addresses.iter().enumerate().min_by_key(|(_, address)| Reverse(count(**address))).map(|(at, _)| at)

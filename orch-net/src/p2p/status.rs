@@ -1,4 +1,4 @@
-//! What operators are told.
+//! Status of connections for operators.
 
 use std::{
     net::SocketAddr,
@@ -10,19 +10,19 @@ use orch_core::transport::PeerId;
 
 use super::config::Address;
 
-/// One allowed peer.
+/// Status of one allowed peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerStatus {
-    /// Who.
+    /// Id of the peer.
     pub peer: PeerId,
-    /// Where it can be dialled.
+    /// Addresses at which it is dialled.
     pub addresses: Vec<Address>,
     /// The connection, while there is one.
     pub connection: Option<ConnectionStatus>,
-    /// Why the last connection ended, or the last attempt failed.
+    /// Reason for which the last connection ended, or the last attempt failed.
     pub last_error: Option<String>,
-    /// What went over all connections with it.
+    /// Traffic of all connections with it.
     pub traffic: Traffic,
 }
 
@@ -30,33 +30,33 @@ pub struct PeerStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStatus {
-    /// When it was opened.
+    /// Time at which it was opened.
     pub since: SystemTime,
-    /// The other end.
+    /// Address of the other end.
     pub remote: SocketAddr,
     /// Whether this side dialled.
     pub dialled: bool,
-    /// How long the last ping took, once there was one.
+    /// Duration of the last ping, once there was one.
     pub round_trip: Option<Duration>,
 }
 
-/// What was sent to a peer and came from it: messages, requests and answers, and bytes of their bodies.
+/// Messages exchanged with a peer, including requests and responses, and bytes of their bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Messages given to the system to send.
+    /// Messages handed to the system to send.
     pub sent_messages: u64,
-    /// Their bytes.
+    /// Bytes of the messages sent.
     pub sent_bytes: u64,
     /// Messages that arrived.
     pub received_messages: u64,
-    /// Their bytes.
+    /// Bytes of the messages received.
     pub received_bytes: u64,
     /// Messages that were dropped because a queue was full.
     pub refused_messages: u64,
 }
 
-/// Counts the traffic with one peer.
+/// Counters of the traffic with one peer.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     sent_messages: AtomicU64,

@@ -1,4 +1,4 @@
-//! The tasks of a transport. None outlives it.
+//! Tasks of a transport. None outlives it.
 
 use parking_lot::Mutex;
 use tokio::{
@@ -12,16 +12,16 @@ pub(super) struct Tasks {
     running: Mutex<Option<Running>>,
 }
 
-/// Dropping it cuts them all.
+/// Running tasks. Dropping it aborts them all.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    /// Those that end by themselves, in good order, when the transport closes.
+    /// Tasks of connections, which end by themselves when the transport closes.
     pub(super) connections: JoinSet<()>,
     pub(super) others: JoinSet<()>,
 }
 
 impl Tasks {
-    /// None yet, on the runtime of the caller.
+    /// No tasks yet; they will run on the runtime of the caller.
     pub(super) fn new() -> Self {
         Self { runtime: Handle::current(), running: Mutex::new(Some(Running::default())) }
     }
@@ -34,7 +34,7 @@ impl Tasks {
         self.spawn_in(|running| &mut running.connections, task);
     }
 
-    /// Takes all of them out. None begins after that.
+    /// Takes all tasks out. None can start after that.
     pub(super) fn take(&self) -> Option<Running> {
         self.running.lock().take()
     }

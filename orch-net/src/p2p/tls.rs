@@ -1,5 +1,5 @@
-//! TLS 1.3 with raw public keys (RFC 7250): both sides show an Ed25519 key instead of a certificate, and prove that they
-//! hold it.
+//! TLS 1.3 with raw public keys (RFC 7250): both sides present an Ed25519 key instead of a certificate, and
+//! prove that they hold it.
 
 use std::{fmt, io, sync::Arc};
 
@@ -24,10 +24,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::identity::Identity;
 
-/// Names the protocol and its version in the handshake.
+/// Name and version of the protocol in the TLS handshake.
 pub(super) const ALPN: &[u8] = b"orch-p2p/1";
 
-/// A `SubjectPublicKeyInfo` of an Ed25519 key, up to the key.
+/// Prefix of the `SubjectPublicKeyInfo` of an Ed25519 key, up to the key.
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const SPKI_BYTES: usize = SPKI_PREFIX.len() + 32;
 
@@ -38,17 +38,17 @@ pub(super) fn spki(peer: PeerId) -> [u8; SPKI_BYTES] {
     spki
 }
 
-/// Whose key this is, if it is an Ed25519 key.
+/// Peer that has this key, if it is an Ed25519 key.
 pub(super) fn peer_of(spki: &[u8]) -> Option<PeerId> {
     Some(PeerId::from_bytes(spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()?))
 }
 
-/// Who may connect, at this moment.
+/// Keys that are allowed at this moment.
 pub(super) trait AllowList: fmt::Debug + Send + Sync + 'static {
     fn allows(&self, peer: PeerId) -> bool;
 }
 
-/// Makes both ends of connections.
+/// TLS configuration of both ends of connections.
 pub(super) struct Tls {
     provider: Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,
@@ -75,7 +75,7 @@ impl Tls {
         &self.acceptor
     }
 
-    /// Connects to `peer` and to nobody else.
+    /// Connector that accepts `peer` and nobody else.
     pub(super) fn connector(&self, peer: PeerId) -> Result<TlsConnector, Error> {
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13])?
@@ -98,7 +98,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Why a key that was shown is not taken.
+/// Reason for which a presented key is rejected.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(super) enum KeyRefused {
     #[error("the peer shows no Ed25519 key")]
@@ -110,7 +110,7 @@ pub(super) enum KeyRefused {
 }
 
 impl KeyRefused {
-    /// What is in an error of the TLS library, which does not show it in words.
+    /// Extracts it from an error of the TLS library, whose text does not contain it.
     pub(super) fn within(error: &io::Error) -> Option<Self> {
         match error.get_ref()?.downcast_ref()? {
             Error::InvalidCertificate(CertificateError::Other(OtherError(refused))) => {
@@ -127,7 +127,7 @@ impl From<KeyRefused> for Error {
     }
 }
 
-/// How signatures are checked.
+/// Verification of signatures.
 #[derive(Debug)]
 struct Keys(WebPkiSupportedAlgorithms);
 
@@ -162,7 +162,7 @@ fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::General("TLS 1.2 is not spoken".to_owned()))
 }
 
-/// The listening side takes who is on the list.
+/// Verifier of the listening side: accepts keys on the list.
 #[derive(Debug)]
 struct Members {
     allowed: Arc<dyn AllowList>,
@@ -214,7 +214,7 @@ impl ClientCertVerifier for Members {
     }
 }
 
-/// The dialling side takes whom it dialled.
+/// Verifier of the dialling side: accepts the key of the dialled peer.
 #[derive(Debug)]
 struct Expected {
     peer: PeerId,

@@ -1,4 +1,4 @@
-//! The transport itself.
+//! The transport: its public type.
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,19 +18,20 @@ use super::{
     tls::{AllowList, Tls},
 };
 
-/// Messages to and from the members that are allowed.
+/// [`Transport`] to and from the allowed members, over TCP with TLS.
 ///
-/// There is one connection with each peer at most. While there is none, `send` and `request` to the peer are refused as
-/// `Connection`, and what waited when a connection ends is dropped: who comes back should hear what is true now, and not
-/// a flood of what was. Messages of a channel arrive in the order in which they were sent.
+/// There is one connection with each peer at most. While there is none, `send` and `request` to the peer fail
+/// with `Connection`, and frames that are queued when a connection ends are dropped: a peer that returns
+/// should get current messages, and not a flood of outdated ones. Messages of a channel arrive in the order
+/// in which they were sent.
 ///
-/// Channels 0 to 6 are queues of their own for each peer, the others share one. Lower channels go first; what they pass
-/// over gets a small share. A message is one frame: while a large one is being written, all others wait.
+/// Channels 0 to 6 have a queue each per peer, the others share one. Lower channels go first; the others get
+/// a small share. A message is one frame: while a large one is being written, all others wait.
 ///
-/// [`Transport::incoming`] takes from peers in turn. A peer whose messages are not taken is no longer read, and then
-/// its answers wait too: who waits for an answer must not stop taking messages.
+/// [`Transport::incoming`] takes from peers in turn. A peer whose messages are not taken is no longer read,
+/// and then its responses wait too: a caller that waits for a response must not stop taking messages.
 ///
-/// Dropping it cuts all connections and ends all tasks; [`Transport::close`] does so in good order.
+/// Dropping it cuts all connections and ends all tasks; [`Transport::close`] does so gracefully.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> { orch_core::block_on(async {
@@ -56,10 +57,10 @@ pub struct PeerTransport {
 }
 
 impl PeerTransport {
-    /// Listens, and begins to dial. Needs a Tokio runtime with I/O and time, which it stays on.
+    /// Listens, and begins to dial. Needs a Tokio runtime with I/O and time, on which it stays.
     ///
     /// # Errors
-    /// [`PeerError`] when the configuration cannot work or the address cannot be bound.
+    /// [`PeerError`] when the configuration is invalid or the address cannot be bound.
     pub async fn bind(identity: &Identity, config: PeerConfig) -> Result<Self, PeerError> {
         config.validate()?;
         let listener = match config.listen {
@@ -81,20 +82,20 @@ impl PeerTransport {
         Ok(Self { shared, local_addr })
     }
 
-    /// Where it listens.
+    /// Address on which it listens.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
     }
 
-    /// Takes a peer on the list, and begins to dial it where it has addresses. For one that is on it, the addresses are
-    /// changed and a connection stays. Without effect for the own key, and once closed.
+    /// Allows a peer, and begins to dial it where it has addresses. For an allowed peer, the addresses are
+    /// changed and a connection stays. No effect for the own key, and once closed.
     pub fn allow(&self, peer: PeerId, addresses: Vec<Address>) {
         self.shared.allow(peer, addresses);
     }
 
-    /// Takes a peer off the list, ends the connection with it, and drops what it sent and was not taken yet. Says whether
-    /// it was on the list.
+    /// Forbids a peer, closes the connection with it, and drops its messages that were not taken yet. Returns
+    /// whether it was allowed.
     pub fn forbid(&self, peer: PeerId) -> bool {
         self.shared.peers.forbid(peer)
     }
@@ -105,8 +106,8 @@ impl PeerTransport {
         self.shared.peers.status()
     }
 
-    /// The connected peers, in order, and each change of them. Changes that come faster than they are looked at are seen
-    /// as one.
+    /// Connected peers, in order, and each change of them. Changes that come faster than they are read are
+    /// merged.
     #[must_use]
     pub fn watch_peers(&self) -> watch::Receiver<Vec<PeerId>> {
         self.shared.peers.connected()
@@ -122,7 +123,7 @@ impl PeerTransport {
         }
     }
 
-    /// An operation failed; where the transport was closed meanwhile, that is why.
+    /// Replaces an error by `Closed` where the transport was closed meanwhile.
     fn explain(&self, error: TransportError) -> TransportError {
         match self.shared.peers.is_closed() {
             true => TransportError::Closed,

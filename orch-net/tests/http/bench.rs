@@ -13,6 +13,7 @@ use orch_core::{
     Orchestrator,
     engine::{Agent, AgentConfig, AgentHandle, EngineConfig},
     model::{AttemptId, Resources, TaskId, TaskSpec, WorkKind},
+    state::TaskStatus,
     testkit::SimulatedRuntime,
 };
 use orch_net::http::{Client, ClientConfig, HttpLink, Limits, Server, ServerConfig, Timeouts, Tokens};
@@ -184,7 +185,7 @@ pub(crate) async fn until(orch: &Orchestrator, what: impl Fn() -> bool) {
 }
 
 pub(crate) async fn running(orch: &Orchestrator, task: TaskId) {
-    until(orch, || orch.get(task).unwrap().status() == "running").await;
+    until(orch, || orch.get(task).unwrap().status() == TaskStatus::Running).await;
 }
 
 /// A way to the server whose connections can be cut.

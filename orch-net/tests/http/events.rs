@@ -4,6 +4,7 @@ use orch_core::{
     Orchestrator,
     engine::{EngineConfig, Event, EventKind},
     model::{Exit, NodeId},
+    state::TaskStatus,
     store::Revision,
     testkit::SimulatedRuntime,
 };
@@ -26,7 +27,8 @@ async fn every_event_comes_once_however_often_the_connection_breaks() {
     proxy.cut(); // Not even what happens before the first event was read is lost.
     let mut revisions = Vec::new();
     for round in 0..4 {
-        // Three tasks in one submission: several events of one revision, then observations of the same revision.
+        // Three tasks in one submission: several events of one revision, then observations of the same
+        // revision.
         let specs = (0..3).map(|n| hang(&format!("t{round}-{n}")));
         let tasks = bench.orch.submit_all(specs).await.unwrap();
         for task in &tasks {
@@ -63,7 +65,7 @@ async fn a_subscription_goes_on_after_a_position_or_a_revision() {
     let mut later = client.events(EventStart::After(second.event.revision)).await.unwrap();
     bench.orch.cancel(tasks[0], "").await.unwrap();
     let EventKind::Task(record) = next(&mut later).await.kind else { panic!("a task") };
-    assert_eq!((record.id, record.status()), (tasks[0], "cancelled"));
+    assert_eq!((record.id, record.status()), (tasks[0], TaskStatus::Cancelled));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The CLI and the worker of rust-orch as they are in use: plain requests, one a connection, read until it closes.
+//! The CLI and the worker of rust-orch as they are in use: plain requests, one a connection, read until it
+//! closes.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -6,6 +7,7 @@ use orch_core::{
     Orchestrator,
     consensus::LocalConsensus,
     model::{NodeId, TaskId, TaskSpec},
+    state::TaskStatus,
     store::{MemoryStore, StateStore},
     testkit::SimulatedRuntime,
 };
@@ -94,7 +96,7 @@ async fn their_cli_and_worker_are_served_unchanged() {
 
     assert_eq!(update(&bench, &text, "Complete").await.status, 200);
     assert_eq!(update(&bench, &text, "Complete").await.status, 200, "saying it twice is harmless");
-    assert_eq!(soon(bench.orch.wait(id)).await.unwrap().status(), "succeeded");
+    assert_eq!(soon(bench.orch.wait(id)).await.unwrap().status(), TaskStatus::Succeeded);
     assert_eq!(list(&bench, "?all=1").await[0]["status"], "Complete");
     update(&bench, &text, "Running").await.problem(409, "stale_attempt");
 }
@@ -105,7 +107,7 @@ async fn a_worker_that_fails_to_start_a_task_ends_it() {
     let (text, id) = id_of(&run(&bench, "bad").await);
     assert_eq!(update(&bench, &text, "Failed").await.status, 200);
     let done = soon(bench.orch.wait(id)).await.unwrap();
-    assert_eq!(done.status(), "failed");
+    assert_eq!(done.status(), TaskStatus::Failed);
     assert!(done.record.last_end().unwrap().to_string().contains("worker-1 could not start it"));
     assert_eq!(list(&bench, "?all=1").await[0]["status"], "Failed");
 }
@@ -153,7 +155,7 @@ async fn a_cancelled_task_of_a_legacy_worker_ends_at_once() {
     let (text, id) = id_of(&run(&bench, "endless").await);
     update(&bench, &text, "Running").await;
     bench.client().cancel(id, "enough").await.unwrap();
-    assert_eq!(soon(bench.client().wait(id)).await.unwrap().status, "cancelled");
+    assert_eq!(soon(bench.client().wait(id)).await.unwrap().status, TaskStatus::Cancelled);
     update(&bench, &text, "Complete").await.problem(409, "stale_attempt");
 }
 
@@ -172,7 +174,7 @@ async fn a_worker_of_ours_and_theirs_get_along() {
     let (bench, runtime) = (in_memory().await, SimulatedRuntime::new());
     let _worker = bench.worker(&runtime).await;
     let ours = bench.orch.submit(TaskSpec::program("ours", "true")).await.unwrap();
-    assert_eq!(soon(bench.orch.wait(ours)).await.unwrap().status(), "succeeded");
+    assert_eq!(soon(bench.orch.wait(ours)).await.unwrap().status(), TaskStatus::Succeeded);
     assert_eq!(run(&bench, "theirs").await["node_id"], "worker-1");
     update(&bench, &ours.to_string(), "Failed").await.problem(409, "stale_attempt");
 }
@@ -202,22 +204,26 @@ async fn a_worker_that_never_tells_of_ends_gets_more_by_the_operators_rule() {
     let mut ids = Vec::new();
     for _ in 0..3 {
         let (text, id) = id_of(&run(&bench, "runs").await);
-        until(&bench.orch, || bench.orch.get(id).unwrap().status() == "placed").await;
+        until(&bench.orch, || bench.orch.get(id).unwrap().status() == TaskStatus::Placed).await;
         update(&bench, &text, "Running").await;
         ids.push(id);
     }
     for id in &ids[..2] {
-        assert_eq!(soon(bench.orch.wait(*id)).await.unwrap().status(), "succeeded", "it made room");
+        assert_eq!(soon(bench.orch.wait(*id)).await.unwrap().status(), TaskStatus::Succeeded, "it made room");
     }
-    assert_eq!(bench.orch.get(ids[2]).unwrap().status(), "running");
+    assert_eq!(bench.orch.get(ids[2]).unwrap().status(), TaskStatus::Running);
 
     // Those that ran for long.
     let bench = with_places(LegacyConfig { done_after: Some(Duration::from_millis(50)), ..few() }).await;
     let (text, id) = id_of(&run(&bench, "runs").await);
     let (_, not_started) = id_of(&run(&bench, "placed").await);
     update(&bench, &text, "Running").await;
-    assert_eq!(soon(bench.orch.wait(id)).await.unwrap().status(), "succeeded");
-    assert_eq!(bench.orch.get(not_started).unwrap().status(), "placed", "what was not started is not over");
+    assert_eq!(soon(bench.orch.wait(id)).await.unwrap().status(), TaskStatus::Succeeded);
+    assert_eq!(
+        bench.orch.get(not_started).unwrap().status(),
+        TaskStatus::Placed,
+        "what was not started is not over"
+    );
 }
 
 #[tokio::test]
@@ -238,15 +244,19 @@ async fn a_failure_that_may_be_of_a_second_start_does_not_end_what_may_run() {
     // Its name is taken by its own container.
     assert_eq!(update(&after, &told, "Failed").await.status, 200);
     let view = after.orch.get(id).unwrap();
-    assert_eq!(view.status(), "running");
+    assert_eq!(view.status(), TaskStatus::Running);
     let progress = view.observed.unwrap().progress.unwrap();
     assert!(progress.contains("may run") && progress.contains(&format!("rust-orch-{id}")), "{progress}");
     assert_eq!(list(&after, "").await.len(), 1, "it is not to be started again");
     // This one was not seen by a worker before, so that it says what it means.
     assert_eq!(update(&after, &bad, "Failed").await.status, 200);
-    assert_eq!(soon(after.orch.wait(bad_id)).await.unwrap().status(), "failed");
+    assert_eq!(soon(after.orch.wait(bad_id)).await.unwrap().status(), TaskStatus::Failed);
     assert_eq!(update(&after, &told, "Failed").await.status, 200);
-    assert_eq!(soon(after.orch.wait(id)).await.unwrap().status(), "failed", "a second word is believed");
+    assert_eq!(
+        soon(after.orch.wait(id)).await.unwrap().status(),
+        TaskStatus::Failed,
+        "a second word is believed"
+    );
 }
 
 #[tokio::test]
@@ -261,7 +271,7 @@ async fn a_first_failure_is_believed_however_long_the_list_is() {
     }
     for id in [ids[0], ids[1099]] {
         assert_eq!(update(&bench, &id.to_string(), "Failed").await.status, 200);
-        assert_eq!(bench.orch.get(id).unwrap().status(), "failed");
+        assert_eq!(bench.orch.get(id).unwrap().status(), TaskStatus::Failed);
     }
 }
 

@@ -6,7 +6,7 @@ use orch_core::{
     engine::{Agent, AgentHandle, Observation, ObservationKind, OutputRange, TaskFilter},
     model::{CommandId, Exit, NodeId, TaskId, TaskSpec, Timestamp},
     runtime::OutputStream,
-    state::Outcome,
+    state::{Outcome, TaskStatus},
     testkit::SimulatedRuntime,
 };
 use orch_net::http::{Client, ClientConfig, HttpLink, Timeouts, wire::NewTask};
@@ -20,7 +20,7 @@ async fn a_task_lives_and_everybody_can_see_it() {
     let said = client.submit_one(TaskSpec::program("said", "say").args(["grüße"])).await.unwrap();
     let id = said.view.record.id;
     let done = soon(client.wait(id)).await.unwrap();
-    assert_eq!((done.status.as_str(), done.view.record.attempts_made), ("succeeded", 1));
+    assert_eq!((done.status, done.view.record.attempts_made), (TaskStatus::Succeeded, 1));
     assert_eq!(client.task(id).await.unwrap(), done);
     assert_eq!(client.logs(id, false).await.unwrap().text().await.unwrap(), "grüße\n");
     let raw = bench.admin("GET", &format!("/api/v1/tasks/{id}/logs?format=text"), "").await;
@@ -29,12 +29,12 @@ async fn a_task_lives_and_everybody_can_see_it() {
     let task = client.submit_one(hang("taken back")).await.unwrap().view.record.id;
     running(&bench.orch, task).await;
     assert_eq!(client.cancel(task, "enough").await.unwrap(), Outcome::Done);
-    assert_eq!(soon(client.wait(task)).await.unwrap().status, "cancelled");
+    assert_eq!(soon(client.wait(task)).await.unwrap().status, TaskStatus::Cancelled);
     let again = client.cancel(task, "").await.unwrap_err();
     assert_eq!((again.status(), again.code()), (Some(409), Some("already_finished")), "{again}");
 
     let status = client.status().await.unwrap();
-    assert_eq!(status.tasks.get("succeeded"), Some(&1));
+    assert_eq!(status.tasks.get(&TaskStatus::Succeeded), Some(&1));
     let metrics = bench.request("GET", "/metrics", "", "").await.body;
     for line in [
         "orch_tasks{status=\"succeeded\"} 1",
@@ -59,7 +59,7 @@ async fn a_lost_question_for_assignments_is_asked_again_soon() {
     let link = HttpLink::new(&ClientConfig { timeouts, ..config }).unwrap();
     let _agent = Agent::start(agent_config("a"), Arc::new(runtime), Arc::new(link));
     let task = bench.client().submit_one(TaskSpec::program("said", "say")).await.unwrap();
-    assert_eq!(soon(bench.client().wait(task.view.record.id)).await.unwrap().status, "succeeded");
+    assert_eq!(soon(bench.client().wait(task.view.record.id)).await.unwrap().status, TaskStatus::Succeeded);
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn what_can_never_run_is_told_at_once() {
     assert!(why.unplaced.never && why.text.contains("no node can ever run this"), "{why:?}");
     assert_eq!(client.explain(huge.view.record.id).await.unwrap(), Some(why));
     let small = client.submit_one(hang("small")).await.unwrap();
-    assert_eq!((small.status.as_str(), small.explanation), ("placed", None));
+    assert_eq!((small.status, small.explanation), (TaskStatus::Placed, None));
     assert_eq!(client.explain(small.view.record.id).await.unwrap(), None);
 }
 
@@ -110,7 +110,7 @@ async fn tasks_are_listed_page_by_page_and_filtered() {
     let even = Some(("parity".to_owned(), "even".to_owned()));
     assert_eq!(count(TaskFilter { label: even, ..TaskFilter::default() }).await, 3);
     assert_eq!(count(TaskFilter { name: Some("t3".into()), ..TaskFilter::default() }).await, 1);
-    let statuses = vec!["placed".to_owned(), "pending".to_owned()];
+    let statuses = vec![TaskStatus::Placed, TaskStatus::Pending];
     assert_eq!(count(TaskFilter { statuses, ..TaskFilter::default() }).await, 5);
     let listed = bench.admin("GET", "/api/v1/tasks?status=running,placed&status=pending", "").await;
     assert_eq!(listed.json()["tasks"].as_array().unwrap().len(), 5);
@@ -124,7 +124,7 @@ async fn nodes_are_steered() {
     assert_eq!(client.nodes().await.unwrap().len(), 1);
     assert_eq!(client.cordon(&node).await.unwrap(), Outcome::Done);
     let task = client.submit_one(hang("waits")).await.unwrap();
-    assert_eq!(task.status, "pending");
+    assert_eq!(task.status, TaskStatus::Pending);
     assert_eq!(client.uncordon(&node).await.unwrap(), Outcome::Done);
     running(&bench.orch, task.view.record.id).await;
     let in_use = client.remove(&node).await.unwrap_err();
@@ -156,12 +156,12 @@ async fn waiting_and_reading_output_survive_broken_connections() {
     runtime.finish(attempt(task, 1), Exit::from_code(1));
     crate::bench::until(&bench.orch, || {
         let view = bench.orch.get(task).unwrap();
-        view.record.attempts_made == 2 && view.status() == "running"
+        view.record.attempts_made == 2 && view.status() == TaskStatus::Running
     })
     .await;
     proxy.cut();
     runtime.finish(attempt(task, 2), Exit::from_code(0));
-    assert_eq!(soon(waiting).await.unwrap().unwrap().status, "succeeded");
+    assert_eq!(soon(waiting).await.unwrap().unwrap().status, TaskStatus::Succeeded);
     assert_eq!(soon(output.next()).await, None);
 
     let said = client.submit_one(TaskSpec::program("said", "say").args(["once"])).await.unwrap();

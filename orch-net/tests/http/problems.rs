@@ -9,7 +9,7 @@ use orch_core::{
     Orchestrator,
     consensus::LocalConsensus,
     model::{CommandId, IncarnationId, NodeId, Session, TaskId},
-    state::ClusterConfig,
+    state::{ClusterConfig, TaskStatus},
     store::{
         CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
         Watch,
@@ -150,7 +150,11 @@ async fn a_full_disk_is_told_by_its_name() {
     }
     let error = bench.client().submit_one(hang("after")).await.unwrap_err();
     assert_eq!((error.status(), error.is_retryable()), (Some(507), false), "a person has to do something");
-    assert_eq!(bench.client().task(kept).await.unwrap().status, "pending", "what there is can be read");
+    assert_eq!(
+        bench.client().task(kept).await.unwrap().status,
+        TaskStatus::Pending,
+        "what there is can be read"
+    );
 }
 
 /// A store on a disk that can be full, after which nothing can be read either, as with a file of redb.

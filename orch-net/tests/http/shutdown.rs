@@ -30,7 +30,7 @@ async fn streams_and_long_polls_end_and_clients_go_on_with_the_next_server() {
     config.address = address;
     let bench = Bench::serving(orch, config).await;
     bench.orch.cancel(task, "over").await.unwrap();
-    assert_eq!(soon(waiting).await.unwrap().unwrap().status, "cancelled");
+    assert_eq!(soon(waiting).await.unwrap().unwrap().status, orch_core::state::TaskStatus::Cancelled);
     assert_eq!(soon(output.next()).await, None);
     assert!(soon(events.next()).await.unwrap().is_ok());
 }

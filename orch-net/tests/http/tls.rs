@@ -40,7 +40,10 @@ async fn a_client_that_trusts_the_certificate_gets_through() {
     );
     client.ca_pem = Some(certified.cert.pem().into_bytes());
     let trusting = Client::new(&client).unwrap();
-    assert_eq!(trusting.submit_one(hang("secret")).await.unwrap().status, "pending");
+    assert_eq!(
+        trusting.submit_one(hang("secret")).await.unwrap().status,
+        orch_core::state::TaskStatus::Pending
+    );
 
     client.ca_pem = Some(b"nothing".to_vec());
     assert!(matches!(Client::new(&client), Err(ClientError::Config(_))));

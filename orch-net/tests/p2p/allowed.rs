@@ -1,4 +1,4 @@
-//! Only members that are allowed get in, and only at their addresses.
+//! Only allowed members can connect, and only at their addresses.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     raw::{Anyone, Key, Raw},
 };
 
-/// `member` has tried to reach `peer`, and says that it failed because of `why`.
+/// Waits until `member` has failed to reach `peer`, with an error that contains `why`.
 async fn fails(member: &PeerTransport, peer: &PeerTransport, why: &str) {
     let error = || status_of(member, peer.local_peer()).last_error.unwrap_or_default();
     eventually(why, || error().contains(why)).await;

@@ -1,4 +1,4 @@
-//! Members to test with.
+//! Members for the tests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ pub(crate) fn identities<const N: usize>() -> [Identity; N] {
     identities
 }
 
-/// Quick to notice and to retry.
+/// Configuration with short timeouts and delays.
 pub(crate) fn quick() -> PeerConfig {
     PeerConfig {
         message_bytes_max: 1 << 20,
@@ -36,7 +36,7 @@ pub(crate) fn address(member: &PeerTransport) -> Address {
     member.local_addr().unwrap().into()
 }
 
-/// Each may dial the other.
+/// Allows each to dial the other.
 pub(crate) fn acquaint(a: &PeerTransport, b: &PeerTransport) {
     a.allow(b.local_peer(), vec![address(b)]);
     b.allow(a.local_peer(), vec![address(a)]);
@@ -71,14 +71,14 @@ pub(crate) async fn receive(member: &PeerTransport) -> Incoming {
     tokio::time::timeout(PATIENCE, member.incoming()).await.expect("a message must arrive").unwrap()
 }
 
-/// A message that says `text` goes from one to the other.
+/// Checks that a message with `text` gets from one to the other.
 pub(crate) async fn passes(from: &PeerTransport, to: &PeerTransport, text: &'static str) {
     from.send(to.local_peer(), CHANNEL, Bytes::from_static(text.as_bytes())).await.unwrap();
     let arrived = receive(to).await;
     assert_eq!((arrived.from, &arrived.message[..]), (from.local_peer(), text.as_bytes()));
 }
 
-/// Looks again and again until it is so. For what nothing announces.
+/// Polls until the condition holds. For conditions without events.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let looking = async {
         while !holds() {

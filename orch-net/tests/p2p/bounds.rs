@@ -1,4 +1,4 @@
-//! Who does not read, or sends too much, has the trouble alone.
+//! A peer that does not read, or sends too much, only harms itself.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     raw::{Key, Raw},
 };
 
-/// Sends until nothing more is taken, for as long as it takes the sockets to fill. Says how many were sent.
+/// Sends until the queue is full, for as long as it takes the sockets to fill. Returns how many were sent.
 pub(crate) async fn flood(from: &PeerTransport, to: &PeerTransport) -> u64 {
     let message = Bytes::from(vec![1; 8 << 10]);
     let (mut sent, mut refusals) = (0, 0);

@@ -1,4 +1,4 @@
-//! The contract of every transport.
+//! Conformance suite of transports.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl TransportHarness for Loopback {
         members.into_iter().map(|member| member as Arc<dyn Transport>).collect()
     }
 
-    /// Sockets hold an unknown number of messages; the bounds have a test of their own.
+    /// Sockets buffer an unknown number of messages; the bounds have a test of their own.
     fn queue_messages(&self) -> Option<usize> {
         None
     }

@@ -1,4 +1,4 @@
-//! One connection for each pair, while both are there.
+//! Tests that each pair has one connection, while both are there.
 
 use std::time::Duration;
 

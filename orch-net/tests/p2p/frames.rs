@@ -1,4 +1,4 @@
-//! Frames that no honest peer sends end the connection that they came on, and nothing else.
+//! Frames that no honest peer sends end the connection on which they arrive, and nothing else.
 
 use orch_core::transport::Transport as _;
 use orch_net::p2p::PeerConfig;

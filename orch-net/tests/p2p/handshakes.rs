@@ -16,7 +16,7 @@ use crate::{
 
 async fn hung_up_on(stream: &mut TcpStream) -> bool {
     let mut bytes = Vec::new();
-    // A reset is as good as an end.
+    // A reset counts as an end.
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.is_ok()
 }
 

@@ -1,4 +1,4 @@
-//! Keys in files.
+//! Files of identities.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 

@@ -1,4 +1,4 @@
-//! What goes first, and what keeps its place.
+//! Priorities of channels, and order within a channel.
 
 use bytes::Bytes;
 use orch_core::transport::{Channel, Transport as _, TransportError};

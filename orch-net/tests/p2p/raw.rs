@@ -1,4 +1,4 @@
-//! A peer that speaks the protocol by hand, and breaks it where a test wants that.
+//! Peer that speaks the protocol by hand, and violates it where a test needs that.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(crate) const HELLO: u8 = 6;
 pub(crate) const WELCOME: u8 = 7;
 pub(crate) const CLOSE: u8 = 8;
 
-/// Takes any server: it is the other side that is tested.
+/// Verifier that accepts any server: it is the other side that is tested.
 #[derive(Debug)]
 pub(crate) struct Anyone {
     pub(crate) raw_keys: bool,
@@ -74,7 +74,7 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// A key of which the secret is known to the test.
+/// Key whose secret is known to the test.
 pub(crate) struct Key {
     pub(crate) peer: PeerId,
     certified: Arc<CertifiedKey>,
@@ -92,7 +92,7 @@ impl Key {
         }
     }
 
-    /// One that does not decide when it meets `other`.
+    /// Key of a member that does not decide when it meets `other`.
     pub(crate) fn above(other: &PeerTransport) -> Self {
         let key = |n: u64| Self::new(std::array::from_fn(|at| n.to_be_bytes()[at % 8]));
         (0..).map(key).find(|key| key.peer > other.local_peer()).unwrap()
@@ -117,7 +117,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Connected, and nothing said yet.
+    /// Connects, and sends nothing yet.
     pub(crate) async fn dial(key: &Key, to: &PeerTransport) -> Self {
         Self::with(key.config(b"orch-p2p/1"), to).await.unwrap()
     }
@@ -128,7 +128,7 @@ impl Raw {
         Ok(Self { stream: TlsConnector::from(Arc::new(config)).connect(name, stream).await? })
     }
 
-    /// Connected and welcomed; says on which connection.
+    /// Connects and is welcomed; returns the id of the connection.
     pub(crate) async fn welcomed(key: &Key, to: &PeerTransport) -> (Self, u64) {
         let mut raw = Self::dial(key, to).await;
         raw.hello(1, None).await;
@@ -150,14 +150,14 @@ impl Raw {
         self.bytes(&[&header(kind, channel, length, id)[..], body].concat()).await;
     }
 
-    /// What cannot be sent because the other side hung up is no fault.
+    /// Sends bytes. They may fail to arrive because the other side closed, which is no fault.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
         if self.stream.write_all(bytes).await.is_ok() {
             let _ = self.stream.flush().await;
         }
     }
 
-    /// The next frame as kind, id and body; nothing once the other side hung up.
+    /// Next frame as kind, id and body; `None` once the other side closed.
     pub(crate) async fn next(&mut self) -> Option<(u8, u64, Vec<u8>)> {
         let read = async {
             let mut header = [0; 16];
@@ -170,7 +170,7 @@ impl Raw {
         tokio::time::timeout(PATIENCE, read).await.expect("the other side must say something or hang up").ok()
     }
 
-    /// The next frame that is no ping.
+    /// Next frame that is no ping.
     pub(crate) async fn told(&mut self) -> Option<(u8, u64, Vec<u8>)> {
         loop {
             match self.next().await {

@@ -1,4 +1,4 @@
-//! Requests, beyond what every transport must do.
+//! Requests, beyond the contract of every transport.
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,7 +10,7 @@ use orch_core::{
         SharedSpec, TaskId, TaskSpec,
     },
     runtime::{FoundState, Runtime as _},
-    state::NewTask,
+    state::{NewTask, TaskStatus},
     testkit::SimulatedRuntime,
 };
 use parking_lot::{Mutex, MutexGuard};
@@ -94,7 +94,8 @@ async fn live(scenario: Scenario) -> Result<Summary, Violation> {
     let runtimes = world.runtimes();
     Oracle::check_starts(&runtimes)?;
     let starts = runtimes.iter().map(|runtime| runtime.starts().len()).sum();
-    let succeeded = |task: &&TaskId| state(&world, **task).is_some_and(|view| view.status() == "succeeded");
+    let succeeded =
+        |task: &&TaskId| state(&world, **task).is_some_and(|view| view.status() == TaskStatus::Succeeded);
     let succeeded = tasks.iter().filter(succeeded).count();
     Ok(Summary { starts, succeeded })
 }
@@ -243,15 +244,15 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
     let submitted = orchestrator.submit_as(CommandId::from_bytes([0xff; 16]), vec![new]).await;
     submitted.map_err(|error| Violation(format!("no submission is taken: {error:?}")))?;
     // Whether it runs is seen by one member only, so the decided states are asked for.
-    let becomes = async |status: &str| {
+    let becomes = async |status: TaskStatus| {
         let becomes = async {
             while orchestrator.get(task).is_none_or(|view| view.record.status() != status) {
                 sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(DEADLINE, becomes).await.map_err(|_| failed(status))
+        tokio::time::timeout(DEADLINE, becomes).await.map_err(|_| failed(status.as_str()))
     };
-    becomes("placed").await?;
+    becomes(TaskStatus::Placed).await?;
     let runtimes = world.runtimes();
     let machine = async {
         loop {
@@ -264,16 +265,16 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
     };
     let machine = tokio::time::timeout(DEADLINE, machine).await.map_err(|_| failed("it runs nowhere"))?;
     world.cut_off(machine, true);
-    becomes("pending").await?;
+    becomes(TaskStatus::Pending).await?;
     world.cut_off(machine, false);
-    becomes("placed").await?;
+    becomes(TaskStatus::Placed).await?;
     let view = orchestrator.get(task).ok_or_else(|| failed("it is missing"))?;
     if view.record.attempts_made != 1 {
         return Err(failed("an attempt that outlived the loss of its node was given up"));
     }
     let attempt = view.record.current_attempt().ok_or_else(|| failed("it is not placed"))?;
     runtimes[machine].finish(attempt, Exit::from_code(0));
-    becomes("succeeded").await
+    becomes(TaskStatus::Succeeded).await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,4 +1,4 @@
-//! etcd by `tonic`, with the few messages that it takes.
+//! etcd by `tonic`, with hand-written messages.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,9 @@ use tonic_prost::ProstCodec;
 use super::key;
 use crate::{BYTES, Raw, WATCHED, next};
 
-/// One connection to the first member, as the clients of etcd have it. A version, the log and the number of the revision
-/// come with each record there, so that a commit is one put in a transaction, with one comparison for a claim.
+/// One connection to the first member, as the clients of etcd have it. etcd keeps a version, a log and the
+/// number of the revision with each record, so that a commit is one put in a transaction, with one comparison
+/// for a claim.
 pub(super) struct Etcd {
     member: String,
     channel: Channel,
@@ -92,7 +93,7 @@ struct TxnRequest {
     success: Vec<RequestOp>,
 }
 
-/// That a key was last written by a revision; by zero, that it is not there.
+/// Condition that a key was last written by a revision; by zero, that it does not exist.
 #[derive(Clone, PartialEq, Message)]
 struct Compare {
     #[prost(int32, tag = "2")]

@@ -1,5 +1,5 @@
-//! A database in a file of this process, written from async code: on a thread for work that blocks, which hands the change
-//! to whoever listens once it is on the disk.
+//! A database in a file of this process, written from async code: on a thread for work that blocks, which
+//! hands the change to a listener once it is on the disk.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use super::keys;
 use crate::{BYTES, Raw, WATCHED};
 
-/// A client that blocks.
+/// Blocking client.
 pub(super) trait Client: Send + 'static {
     /// Writes records under these keys with one sync; a claim only if none of them is there.
     fn write(&mut self, keys: &[String], value: &[u8], claim: bool);
@@ -34,7 +34,7 @@ impl<C: Client> InFile<C> {
             let value = vec![7; BYTES];
             client.lock().expect("no write panicked").write(&keys, &value, claim);
             for key in keys {
-                // Nobody has to listen.
+                // There need not be a listener.
                 let _ = changes.send((key, value.clone()));
             }
         };

@@ -18,7 +18,7 @@ pub(super) struct Postgres {
     listener: Listener,
 }
 
-/// One statement, which is a transaction, as somebody would write it who knows the server well.
+/// One statement, which is a transaction, as an expert of the server would write it.
 struct Writer {
     client: Client,
     put: Statement,

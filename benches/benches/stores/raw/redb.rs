@@ -7,7 +7,7 @@ use redb::{Database, ReadableTable as _, TableDefinition};
 use super::{file::Client, trimmed};
 
 const RECORDS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("records");
-/// Revision to key and value.
+/// Log table: revision to key and value.
 const LOG: TableDefinition<'_, u64, (&str, &[u8])> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 

@@ -1,5 +1,5 @@
-//! What records take: in memory and on the disk for each, on their way after 1 % changed, and on the disk after they were written
-//! again and again.
+//! What records take: in memory and on the disk for each, on their way after 1 % changed, and on the disk
+//! after they were written again and again.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -1,4 +1,5 @@
-//! Prints a Markdown table of every system under every load: `consensus_table [SECONDS [SYSTEM]]`. SYSTEM is a part of the name.
+//! Prints a Markdown table of every system under every load: `consensus_table [SECONDS [SYSTEM]]`. SYSTEM is
+//! a part of the name.
 
 #![expect(clippy::print_stdout, reason = "it is what this program is for")]
 

@@ -1,5 +1,5 @@
-//! Prints a Markdown table of groups whose writes are durable, under every load: `durable_table [SECONDS [SYSTEM
-//! [CLIENTS...]]]`. SYSTEM is a part of the name.
+//! Prints a Markdown table of groups whose writes are durable, under every load: `durable_table [SECONDS
+//! [SYSTEM [CLIENTS...]]]`. SYSTEM is a part of the name.
 
 #![expect(clippy::print_stdout, reason = "it is what this program is for")]
 

@@ -35,8 +35,8 @@ pub(super) fn identity(number: u8) -> Identity {
     Identity::from_seed(&[number; 32])
 }
 
-/// Runs the member that the arguments describe: its number, its directory, where it listens for clients, and where the
-/// members listen. It answers lines: `status`, and `run CLIENTS SECONDS`. It ends with its input.
+/// Runs the member that the arguments describe: its number, its directory, where it listens for clients, and
+/// where the members listen. It answers lines: `status`, and `run CLIENTS SECONDS`. It ends with its input.
 ///
 /// # Errors
 /// What it cannot read, or what failed.

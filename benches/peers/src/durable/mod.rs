@@ -54,8 +54,8 @@ impl Durable {
     pub const ALL: [Self; 4] =
         [Self::Etcd, Self::Orch(Place::Apart), Self::Orch(Place::Leader), Self::Orch(Place::Follower)];
 
-    /// Starts a group, lets clients write for `warm` and then for `time`, and ends the group. Says too what processor time
-    /// all its processes and the clients took meanwhile.
+    /// Starts a group, lets clients write for `warm` and then for `time`, and ends the group. Says too what
+    /// processor time all its processes and the clients took meanwhile.
     ///
     /// # Errors
     /// The group does not start, or a write failed.

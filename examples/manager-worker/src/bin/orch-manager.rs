@@ -1,4 +1,4 @@
-//! The manager by itself; `orch manager` is the same.
+//! Program `orch-manager`: the manager alone; `orch manager` is the same.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The worker by itself; `orch worker` is the same.
+//! Program `orch-worker`: the worker alone; `orch worker` is the same.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The command line.
+//! Program `orch`: the command line.
 
 use std::process::ExitCode;
 

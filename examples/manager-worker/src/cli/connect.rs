@@ -1,4 +1,4 @@
-//! Way of the commands to the manager.
+//! Connection of the commands to the manager.
 
 use std::path::{Path, PathBuf};
 
@@ -24,14 +24,15 @@ pub(super) struct Connect {
     /// Address of the manager. [default: ORCH_MANAGER, that of the context, or http://127.0.0.1:3000]
     #[arg(long, global = true, value_name = "URL")]
     manager: Option<String>,
-    /// The manager of this name; see orch context. [default: ORCH_CONTEXT, or the one in use]
+    /// Name of the manager's context; see orch context. [default: ORCH_CONTEXT, or the current one]
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "manager")]
     context: Option<String>,
-    /// File with the admin token. [default: ORCH_TOKEN itself, the file ORCH_TOKEN_FILE, that of the context, or that of
-    /// a manager of this user on this machine]
+    /// File with the admin token. [default: ORCH_TOKEN itself, the file ORCH_TOKEN_FILE, that of the context,
+    /// or that of a manager of this user on this machine]
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Certificate of the authority that vouches for the manager, PEM. [default: that of the context]
+    /// Certificate of the authority that signed the manager's certificate, PEM. [default: that of the
+    /// context]
     #[arg(long, global = true, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Print JSON for programs instead of tables for people.
@@ -39,17 +40,17 @@ pub(super) struct Connect {
     pub(super) json: bool,
 }
 
-/// A manager, and where what is known of it comes from.
+/// A manager, and the source of its settings.
 struct Target {
     url: String,
     url_from: String,
-    /// Context that the address is of; nothing of it goes to another manager.
+    /// Context that the address is from; none of its other settings is used with another manager.
     context: Option<Context>,
-    /// The context was asked for on the command line, which counts more than variables.
+    /// Whether the context was selected on the command line, which has precedence over variables.
     asked_for: bool,
 }
 
-/// A token and where it comes from.
+/// A token and its source.
 struct Token {
     text: String,
     from: String,
@@ -64,7 +65,7 @@ impl Connect {
         Ok(Client::new(&config)?)
     }
 
-    /// The manager that the command line tells of, to be kept under a name.
+    /// The manager of the command line as a context to store under a name.
     pub(super) fn as_context(&self) -> Result<Context, Failure> {
         let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
         let manager = self
@@ -79,7 +80,7 @@ impl Connect {
         })
     }
 
-    /// The same failure with which manager it is about and what to do.
+    /// Adds the manager and advice to a failure.
     pub(super) fn advise(&self, mut failure: Failure) -> Failure {
         let Some(cause) = failure.cause else { return failure };
         let Ok(target) = self.target() else { return failure };
@@ -108,7 +109,7 @@ impl Connect {
         failure
     }
 
-    /// The flag comes before the variable, the variable before the context.
+    /// Precedence: flag, variable, context.
     fn target(&self) -> Result<Target, Failure> {
         let plain = |text: &str, from: &str| {
             let url = address::normal(text, from).map_err(Failure::usage)?;

@@ -1,4 +1,5 @@
-//! Managers by name: `orch context`, and the file `~/.config/orch/config.toml` that it keeps.
+//! Contexts, which are managers by name: `orch context`, and the file `~/.config/orch/config.toml` that it
+//! maintains.
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +19,14 @@ use crate::address;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Contexts {
-    /// The one that is meant when nobody says otherwise.
+    /// Name of the context that is used by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) current: Option<String>,
     #[serde(default)]
     pub(super) contexts: BTreeMap<String, Context>,
 }
 
-/// A manager and what it takes to reach it.
+/// A manager with its connection settings.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Context {
@@ -47,26 +48,26 @@ impl std::fmt::Debug for Context {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum ContextCommand {
-    /// List the managers that have a name.
+    /// List the contexts.
     #[command(visible_alias = "ls")]
     List,
-    /// Take this one when nobody says otherwise.
+    /// Use this context by default.
     Use {
-        /// Its name.
+        /// Name of the context.
         name: String,
     },
-    /// Name the manager that --manager, --token-file and --ca tell of. The first one is in use at once.
+    /// Add a context from --manager, --token-file and --ca. The first one is used at once.
     Add {
         /// Name of the context.
         name: String,
-        /// Replace the one that has the name.
+        /// Replace the context of this name.
         #[arg(long)]
         replace: bool,
     },
-    /// Forget a name.
+    /// Remove a context.
     #[command(visible_alias = "rm")]
     Remove {
-        /// Its name.
+        /// Name of the context.
         name: String,
     },
 }
@@ -140,7 +141,7 @@ fn check_name(name: &str) -> Result<(), Failure> {
     }
 }
 
-/// File of contexts: below `XDG_CONFIG_HOME`, or `~/.config`.
+/// Path of the file of contexts: below `XDG_CONFIG_HOME`, or `~/.config`.
 pub(super) fn file() -> PathBuf {
     let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let home = || address::variable("HOME").map(|home| PathBuf::from(home).join(".config"));
@@ -148,7 +149,7 @@ pub(super) fn file() -> PathBuf {
 }
 
 impl Contexts {
-    /// Reads the file; none is no contexts. One with a token in it must be closed to others.
+    /// Reads the file; a missing one has no contexts. One with a token in it must not be readable by others.
     pub(super) fn load(path: &Path) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
         let text = match fs::read_to_string(path) {

@@ -33,11 +33,11 @@ pub(super) async fn follow(connect: &Connect, from: Option<u64>, scope: &Scope) 
     Ok(())
 }
 
-/// Lets events of tasks of one namespace through, and no others.
+/// Filter for events of tasks of one namespace.
 struct Sieve {
     client: Client,
     namespace: Namespace,
-    /// Whether a task is of it, for those that were heard of lately.
+    /// Whether a task belongs to it, for recent tasks.
     known: HashMap<TaskId, bool>,
 }
 
@@ -66,7 +66,7 @@ impl Sieve {
                 let record = &task.view.record;
                 Ok(self.note(record.id, record.spec.namespace == self.namespace))
             }
-            // It was forgotten meanwhile.
+            // The task was forgotten meanwhile.
             Err(error) if error.status() == Some(404) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -101,7 +101,7 @@ fn for_people(event: &Event) -> String {
     format!("{:>8}  {}", event.revision.0, table::one_line(&text))
 }
 
-/// What an agent saw, in words.
+/// Observation of an agent as text.
 pub(super) fn words(kind: &ObservationKind) -> String {
     match kind {
         ObservationKind::Progress(text) => text.clone(),

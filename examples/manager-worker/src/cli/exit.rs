@@ -10,16 +10,16 @@ pub(super) const HELP: &str = "Exit codes: 0 done; 1 something failed; 2 the com
 reached; 4 no such task or node; 5 refused; 6 a worker's token is refused. run --wait and wait: 10 the task failed, 11 it \
 timed out, 12 it was cancelled, 13 it did not finish in the given time.";
 
-/// What to say on standard error, and the exit code.
+/// Message for standard error, and the exit code.
 #[derive(Debug)]
 pub struct Failure {
     pub(super) code: u8,
     pub(super) message: String,
-    /// Cause, where there is more to say about it.
+    /// Cause, where there is advice for it.
     pub(super) cause: Option<Cause>,
 }
 
-/// Causes that have to do with how the manager is reached.
+/// Causes that depend on the connection to the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     Unreachable,
@@ -85,14 +85,14 @@ impl From<ClientError> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
-            // Whoever read our output has enough of it.
+            // The reader has closed the output.
             std::io::ErrorKind::BrokenPipe => Self::new(0, ""),
             _ => Self::other(error.to_string()),
         }
     }
 }
 
-/// How a finished task counts for a script.
+/// Exit status of a finished task for scripts.
 pub(super) fn of_task(task: &TaskInfo) -> Result<(), Failure> {
     let record = &task.view.record;
     let code = match record.result() {

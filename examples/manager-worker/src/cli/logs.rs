@@ -21,24 +21,26 @@ use crate::units;
 /// Part of a task's output to print.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct LogRange {
-    /// Go on until the task has finished.
+    /// Continue until the task has finished.
     #[arg(short, long)]
     follow: bool,
     /// Only this many of the last lines.
     #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(..=100_000))]
     tail: Option<u32>,
-    /// Only what this attempt wrote; they are numbered from 1.
+    /// Only the output of this attempt; attempts are numbered from 1.
     #[arg(long, value_name = "NUMBER")]
     attempt: Option<NonZeroU32>,
-    /// Only what the manager received since: an age such as 5min, or a time such as 2026-02-03T04:05:06Z.
+    /// Only output that the manager received since: an age such as 5min, or a time such as
+    /// 2026-02-03T04:05:06Z.
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Timestamp>,
-    /// Begin each line with the UTC time at which the manager received its beginning, or - where that is unknown.
+    /// Prefix each line with the UTC time at which the manager received its beginning, or - where that is
+    /// unknown.
     #[arg(short, long)]
     timestamps: bool,
 }
 
-/// The time before which output is left out.
+/// Parses the time before which output is left out.
 fn since(text: &str) -> Result<Timestamp, String> {
     if let Some(time) = Timestamp::from_rfc3339(text) {
         return Ok(time);
@@ -67,7 +69,7 @@ pub(super) async fn logs(
     }
 }
 
-/// Prints a task's output as a line of JSON for each piece.
+/// Prints a task's output as a line of JSON for each chunk.
 pub(super) async fn print_json(mut output: LogLines) -> Result<(), Failure> {
     while let Some(chunk) = output.next().await {
         let json = serde_json::to_string(&chunk?).map_err(|error| Failure::other(error.to_string()))?;
@@ -95,10 +97,10 @@ pub(super) async fn print_all(mut output: LogLines, mut stamps: Option<Stamps>) 
     Ok(())
 }
 
-/// Times put before lines. A line has that of the piece in which it began.
+/// Timestamps put before lines. A line has that of the chunk in which it began.
 #[derive(Debug, Default)]
 pub(super) struct Stamps {
-    /// Streams on which a line has begun and not ended.
+    /// Streams with an incomplete line.
     within: BTreeSet<OutputStream>,
 }
 

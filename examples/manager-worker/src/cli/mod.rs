@@ -53,7 +53,7 @@ enum Command {
         /// Id, the beginning of one, or name.
         task: String,
     },
-    /// As kubectl: get [tasks] lists tasks, get nodes lists nodes, get TASK shows one.
+    /// Like kubectl: get [tasks] lists tasks, get nodes lists nodes, get TASK shows one.
     Get {
         /// tasks, nodes, or a task.
         #[arg(default_value = "tasks")]
@@ -66,7 +66,7 @@ enum Command {
         #[command(flatten)]
         range: LogRange,
     },
-    /// Wait until tasks have finished; the exit code says how.
+    /// Wait until tasks have finished; the exit code is the result.
     Wait {
         /// Ids, beginnings of ids, or names.
         #[arg(required = true)]
@@ -75,21 +75,21 @@ enum Command {
         #[arg(long, value_name = "TIME", value_parser = units::duration)]
         timeout: Option<Duration>,
     },
-    /// Take tasks back: by id or name, by what they have in common, or all.
+    /// Cancel tasks: by id or name, by a filter, or all.
     #[command(visible_aliases = ["stop", "kill"])]
     Cancel(StopArgs),
-    /// Say why a task is pending.
+    /// Explain why a task is pending.
     Explain {
         /// Id, the beginning of one, or name.
         task: String,
     },
     /// List nodes.
     Nodes,
-    /// Empty a node: it takes nothing new, and what it has goes elsewhere.
+    /// Drain a node: it accepts nothing new, and its tasks are moved to other nodes.
     Drain {
         /// The node.
         node: NodeId,
-        /// How long its tasks may go on before they are stopped.
+        /// Grace period of its tasks before they are stopped.
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::duration)]
         #[arg(alias = "patience")]
         grace: Duration,
@@ -97,40 +97,40 @@ enum Command {
         #[arg(long)]
         wait: bool,
     },
-    /// Let a node keep what it has and take nothing new.
+    /// Cordon a node: it keeps its tasks and accepts nothing new.
     Cordon {
         /// The node.
         node: NodeId,
     },
-    /// Let a node take work again.
+    /// Make a node schedulable again.
     #[command(alias = "open")]
     Uncordon {
         /// The node.
         node: NodeId,
     },
-    /// Forget a node that is lost or empty.
+    /// Remove a node that is lost or empty.
     #[command(visible_alias = "rm")]
     Remove {
         /// The node.
         node: NodeId,
     },
-    /// Follow what happens.
+    /// Follow events.
     Events {
         /// Begin after this revision instead of now.
         #[arg(long, value_name = "REVISION")]
         from: Option<u64>,
     },
-    /// Say how the cluster is doing, or show a task.
+    /// Show the status of the cluster, or show a task.
     Status {
         /// Id, the beginning of one, or name.
         task: Option<String>,
     },
-    /// Name managers, and say which one is meant when nobody says otherwise.
+    /// Manage named managers, and select the one to use by default.
     Context {
         #[command(subcommand)]
         command: ContextCommand,
     },
-    /// Show it all at work: a manager, three workers and a mixed load, in less than a minute.
+    /// Demonstrate everything: a manager, three workers and a mixed load, in less than a minute.
     Demo(demo::DemoArgs),
     /// Run the manager.
     Manager(ManagerArgs),
@@ -143,7 +143,7 @@ enum Command {
     },
 }
 
-/// Reads the command line, does what it says and tells how that went.
+/// Parses the command line, runs the command and reports its result.
 pub fn main() -> ExitCode {
     let Args { connect, scope, command } = Args::parse();
     match command {
@@ -167,7 +167,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs a manager or worker and says on standard error what kept it from working.
+/// Runs a manager or worker and prints on standard error why it failed.
 pub fn run_service<E: Into<Failure>>(service: impl Future<Output = Result<(), E>>) -> ExitCode {
     finish(orch_core::block_on(service).map_err(Into::into))
 }

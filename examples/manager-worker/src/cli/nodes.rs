@@ -1,4 +1,4 @@
-//! `orch nodes`, `orch status` and what is done to nodes.
+//! `orch nodes`, `orch status` and operations on nodes.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub(super) async fn status(connect: &Connect) -> Result<(), Failure> {
     for trouble in status.consensus.trouble.iter().chain(&status.scheduler_error) {
         text += &format!("trouble: {}\n", table::one_line(trouble));
     }
-    let rows = status.tasks.iter().map(|(status, count)| vec![status.clone(), count.to_string()]);
+    let rows = status.tasks.iter().map(|(status, count)| vec![status.to_string(), count.to_string()]);
     table::print(&(text + &table::render(&["TASKS", "COUNT"], rows)))
 }
 
@@ -89,7 +89,7 @@ async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure>
         progress.show(&format!("{} tasks are left on {node}", known.tasks));
         match events.next().await {
             Some(Ok(_)) => {}
-            // A manager that was started again does not know what happened before. The node itself is looked at next.
+            // A manager that was restarted has no earlier events. The node itself is checked next.
             Some(Err(error)) if error.code() == Some("events_compacted") => {
                 events = when_it_answers(|| client.events(EventStart::Now)).await?;
             }
@@ -99,7 +99,7 @@ async fn wait_until_empty(client: &Client, node: &NodeId) -> Result<(), Failure>
     }
 }
 
-/// The answer of a manager that may be away for a while, as one that is being started again.
+/// Retries a call while the manager is unreachable, for example during its restart.
 async fn when_it_answers<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
 where
     F: Future<Output = Result<T, ClientError>>,

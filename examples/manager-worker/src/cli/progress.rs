@@ -1,10 +1,10 @@
-//! Progress for somebody who waits: one line on standard error that changes, on a terminal only.
+//! Progress of a command that waits: one line on standard error that changes, on a terminal only.
 
 use std::io::IsTerminal as _;
 
 use super::table;
 
-/// Line of progress. Gone when it is dropped.
+/// Line of progress. Erased when it is dropped.
 #[derive(Debug)]
 pub(super) struct Progress {
     terminal: bool,
@@ -15,7 +15,7 @@ impl Progress {
         Self { terminal: std::io::stderr().is_terminal() }
     }
 
-    /// Whether somebody sees it.
+    /// Whether the progress is visible.
     pub(super) fn is_seen(&self) -> bool {
         self.terminal
     }

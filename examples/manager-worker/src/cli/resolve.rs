@@ -1,9 +1,10 @@
-//! Search for the task that somebody means.
+//! Resolution of task references of the command line.
 
 use clap::Args;
 use orch_core::{
     engine::TaskFilter,
     model::{Namespace, TaskId},
+    state::TaskStatus,
 };
 use orch_net::http::{Client, wire::TaskInfo};
 
@@ -13,10 +14,11 @@ use crate::address;
 const NAMESPACE_VARIABLE: &str = "ORCH_NAMESPACE";
 
 /// The statuses of tasks that are not over.
-pub(super) const UNFINISHED: [&str; 6] =
-    ["pending", "backoff", "placed", "running", "stopping", "disconnected"];
+pub(super) fn unfinished() -> impl Iterator<Item = TaskStatus> {
+    TaskStatus::ALL.into_iter().filter(|status| !status.is_finished())
+}
 
-/// Namespace in which tasks are looked for.
+/// Namespace in which tasks are searched.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Scope {
     /// Only tasks of this namespace; run puts its task there. [default: ORCH_NAMESPACE, or all]
@@ -25,7 +27,7 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    /// The namespace that is meant, if one is.
+    /// Selected namespace, if there is one.
     pub(super) fn namespace(&self) -> Result<Option<Namespace>, Failure> {
         let read = |text: String| {
             text.parse().map_err(|error| Failure::usage(format!("{NAMESPACE_VARIABLE}: {error}")))
@@ -37,26 +39,26 @@ impl Scope {
     }
 }
 
-/// Choice of a command among several tasks with one name.
+/// Choice among several tasks with one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Means {
-    /// Any: the user has to say which.
+    /// Ambiguous: the user has to choose.
     Any,
-    /// The one that is not over, where there is one only.
+    /// The unfinished one, where there is exactly one.
     GoingOn,
 }
 
-/// Finds tasks for one command.
+/// Resolver of tasks for one command.
 pub(super) struct Finder<'a> {
     pub(super) client: &'a Client,
     pub(super) scope: &'a Scope,
-    /// Words of the command, for the advice to call it with an id.
+    /// Command as typed, for the advice to call it with an id.
     pub(super) command: &'a str,
     pub(super) means: Means,
 }
 
 impl Finder<'_> {
-    /// The task that `reference` means: an id, the beginning of one, or a name. Names need not be unique.
+    /// The task that `reference` refers to: an id, the beginning of one, or a name. Names need not be unique.
     pub(super) async fn find(&self, reference: &str) -> Result<TaskId, Failure> {
         if let Ok(id) = reference.parse() {
             return Ok(id);
@@ -97,7 +99,7 @@ impl Finder<'_> {
     }
 
     async fn only_one_going_on(&self, named: &TaskFilter) -> Result<Option<TaskInfo>, Failure> {
-        let statuses = UNFINISHED.map(String::from).into();
+        let statuses = unfinished().collect();
         let going_on = TaskFilter { statuses, limit: 2, ..named.clone() };
         let mut tasks = self.client.tasks(&going_on).await?.tasks;
         Ok(if tasks.len() == 1 { tasks.pop() } else { None })
@@ -115,7 +117,7 @@ impl Finder<'_> {
                 format!("  {}", record.id),
                 record.spec.name.clone(),
                 record.spec.namespace.to_string(),
-                task.status.clone(),
+                task.status.to_string(),
                 table::ago(record.submitted_at),
             ]
         });

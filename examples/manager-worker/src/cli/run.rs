@@ -19,21 +19,21 @@ use crate::units;
 pub(super) struct RunArgs {
     #[command(flatten)]
     task: SpecArgs,
-    /// Take the whole task from a JSON file ("-" for standard input); the form is in docs/task-model.md.
+    /// Read the whole task from a JSON file ("-" for standard input); the format is in docs/task-model.md.
     #[arg(long, value_name = "FILE", conflicts_with = "SpecArgs")]
     file: Option<PathBuf>,
-    /// Wait until it has finished; the exit code says how.
+    /// Wait until it has finished; the exit code is the result.
     #[arg(short, long)]
     wait: bool,
-    /// Print its output as it comes; implies --wait.
+    /// Print its output as it arrives; implies --wait.
     #[arg(short, long)]
     follow: bool,
 }
 
-/// Options that make a task, where it is not taken from a file.
+/// Options that make up a spec, where it is not read from a file.
 #[derive(Debug, Args)]
 struct SpecArgs {
-    /// What to call the task.
+    /// Name of the task.
     #[arg(required_unless_present = "file")]
     name: Option<String>,
     /// The image to run, or the program with --program.
@@ -56,16 +56,16 @@ struct SpecArgs {
     /// Devices, such as gpu=1.
     #[arg(long, value_name = "NAME=COUNT", value_parser = units::pair)]
     device: Vec<(String, String)>,
-    /// A port of the node.
+    /// A host port of the node.
     #[arg(long, value_name = "PORT")]
     port: Vec<u16>,
     /// An environment variable.
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = units::pair)]
     env: Vec<(String, String)>,
-    /// Directory to start in.
+    /// Working directory.
     #[arg(long, value_name = "DIR")]
     workdir: Option<String>,
-    /// A free label.
+    /// A label, which the cluster does not interpret.
     #[arg(long, value_name = "NAME=VALUE", value_parser = units::pair)]
     label: Vec<(String, String)>,
     /// Run only on nodes with this label.
@@ -74,7 +74,7 @@ struct SpecArgs {
     /// Run only on this node.
     #[arg(long, value_name = "NODE")]
     node: Option<NodeId>,
-    /// Higher goes first.
+    /// Scheduling priority; higher goes first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
     /// Failures before the task is given up.
@@ -83,16 +83,16 @@ struct SpecArgs {
     /// Delay before the second attempt; it doubles with each failure.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     backoff: Option<Duration>,
-    /// How long an attempt may run.
+    /// Time limit of an attempt.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     timeout: Option<Duration>,
-    /// How long it may wait for a node.
+    /// Time limit of waiting for a node.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     queue_timeout: Option<Duration>,
-    /// How long everything together may take.
+    /// Time limit of everything together.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     total_timeout: Option<Duration>,
-    /// Keep it apart from its node as far as possible: no network, nothing writable, no rights.
+    /// Isolate it from its node as far as possible: no network, read-only root, no privileges.
     #[arg(long)]
     hardened: bool,
     /// Network: bridge, none, host, or the name of a network of the engine.
@@ -101,7 +101,8 @@ struct SpecArgs {
     /// User to run as, such as 1000:1000.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Mount a directory of the node (/path:/target) or a volume (name:/target); :ro at the end for read-only.
+    /// Mount a directory of the node (/path:/target) or a volume (name:/target); :ro at the end for
+    /// read-only.
     #[arg(long, value_name = "SOURCE:TARGET[:ro]", value_parser = mount)]
     mount: Vec<Mount>,
     /// A secret that the worker holds, as an environment variable.
@@ -110,26 +111,27 @@ struct SpecArgs {
     /// The same as a file at an absolute path.
     #[arg(long, value_name = "PATH=SECRET", value_parser = units::pair)]
     secret_file: Vec<(String, String)>,
-    /// What is tried again: failures (as often as --attempts says), always (success too), or nothing, not even when its node
-    /// is lost.
+    /// Ends that are retried: failures (as often as --attempts says), always (success too), or none, not even
+    /// when its node is lost.
     #[arg(long, value_enum, default_value = "on-failure")]
     restart: Restart,
-    /// A shell command that is run inside the task again and again; when it fails three times in a row, so has the attempt.
+    /// A shell command that is run inside the task periodically; when it fails three times in a row, the
+    /// attempt has failed.
     #[arg(long, value_name = "COMMAND")]
     health: Option<String>,
-    /// How long from one health check to the next.
+    /// Interval between health checks.
     #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "health", default_value = "10s")]
     health_interval: Duration,
-    /// The signal that asks it to stop, such as SIGINT.
+    /// Signal of the stop request, such as SIGINT.
     #[arg(long, value_name = "SIGNAL", value_parser = stop_signal)]
     stop_signal: Option<StopSignal>,
-    /// How long it has then before it is killed.
+    /// Grace period between the signal and the kill.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     stop_grace: Option<Duration>,
-    /// When to fetch the image.
+    /// Pull policy of the image.
     #[arg(long, value_enum)]
     pull: Option<Pull>,
-    /// Name of the registry login that the worker holds.
+    /// Name of the registry credentials that the worker holds.
     #[arg(long, value_name = "SECRET")]
     registry_login: Option<String>,
 }
@@ -192,7 +194,7 @@ fn warn_if_pending(task: &TaskInfo) {
     }
 }
 
-/// Puts a task into the namespace that the command line names; a file may have put it there already.
+/// Puts a task into the namespace of the command line; a file may name the same one already.
 fn in_namespace(mut spec: TaskSpec, scope: &Scope) -> Result<TaskSpec, Failure> {
     let Some(wanted) = scope.namespace()? else { return Ok(spec) };
     if !spec.namespace.is_default() && spec.namespace != wanted {
@@ -205,7 +207,7 @@ fn in_namespace(mut spec: TaskSpec, scope: &Scope) -> Result<TaskSpec, Failure> 
     Ok(spec)
 }
 
-/// Waits; on a terminal it says meanwhile how the task is getting on.
+/// Waits; on a terminal it shows the progress of the task.
 async fn wait_with_progress(client: &Client, task: &TaskInfo) -> Result<TaskInfo, Failure> {
     let (id, progress) = (task.view.record.id, Progress::new());
     if !progress.is_seen() {
@@ -214,12 +216,12 @@ async fn wait_with_progress(client: &Client, task: &TaskInfo) -> Result<TaskInfo
     let mut events = client.events(EventStart::Now).await?;
     let done = client.wait(id);
     tokio::pin!(done);
-    progress.show(&task.status);
+    progress.show(task.status.as_str());
     loop {
         tokio::select! {
             done = &mut done => return Ok(done?),
             Some(Ok(positioned)) = events.next() => match positioned.event.kind {
-                EventKind::Task(record) if record.id == id => progress.show(record.status()),
+                EventKind::Task(record) if record.id == id => progress.show(record.status().as_str()),
                 EventKind::Observed { attempt, kind } if attempt.task == id => {
                     progress.show(&super::events::words(&kind));
                 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use orch_core::model::Workload;
+use orch_core::{model::Workload, state::TaskStatus};
 use orch_net::http::wire::TaskInfo;
 
 use super::{
@@ -17,7 +17,7 @@ pub(super) async fn show(connect: &Connect, reference: &str, scope: &Scope) -> R
     let finder = Finder { client: &client, scope, command: "show", means: Means::Any };
     let id = finder.find(reference).await?;
     let mut task = client.task(id).await?;
-    if task.status == "pending" {
+    if task.status == TaskStatus::Pending {
         task.explanation = client.explain(id).await?;
     }
     match connect.json {
@@ -41,7 +41,7 @@ pub(super) async fn explain(connect: &Connect, reference: &str, scope: &Scope) -
     table::print(&(table::one_line(&text) + "\n"))
 }
 
-/// State of a task that does not wait for a node, in words.
+/// State of a task that does not wait for a node, as text.
 fn instead(task: &TaskInfo) -> String {
     let node = task.view.record.node().map(|node| format!(" on {node}")).unwrap_or_default();
     let why = why::why(task).map(|why| format!(": {why}")).unwrap_or_default();
@@ -60,7 +60,7 @@ fn describe(task: &TaskInfo) -> String {
     line("name", spec.name.clone());
     line("id", record.id.to_string());
     line("namespace", spec.namespace.to_string());
-    line("status", task.status.clone());
+    line("status", task.status.to_string());
     line("why", why::why(task).unwrap_or_default());
     match &spec.workload {
         Workload::Image { image, command, .. } => {

@@ -2,10 +2,14 @@
 
 use std::io::{BufRead as _, IsTerminal as _};
 
-use clap::{Args, builder::PossibleValuesParser};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser as _},
+};
 use orch_core::{
     engine::TaskFilter,
     model::{NodeId, TaskId},
+    state::TaskStatus,
 };
 use orch_net::http::{Client, ClientError, wire::TaskInfo};
 use serde::Serialize;
@@ -14,7 +18,7 @@ use tokio::task::JoinSet;
 use super::{
     connect::Connect,
     exit::Failure,
-    resolve::{Finder, Means, Scope, UNFINISHED},
+    resolve::{Finder, Means, Scope, unfinished},
     table,
 };
 use crate::{
@@ -27,25 +31,30 @@ pub(super) struct StopArgs {
     /// Ids, beginnings of ids, or names.
     #[arg(conflicts_with_all = ["all", "status", "name", "node", "label"])]
     tasks: Vec<String>,
-    /// Every task that is not over; asks first.
+    /// Every unfinished task; asks first.
     #[arg(long)]
     all: bool,
     /// Those with this status; several are separated by commas.
-    #[arg(long, value_name = "STATUS", value_delimiter = ',', value_parser = PossibleValuesParser::new(UNFINISHED))]
-    status: Vec<String>,
+    #[arg(
+        long,
+        value_name = "STATUS",
+        value_delimiter = ',',
+        value_parser = PossibleValuesParser::new(unfinished().map(TaskStatus::as_str)).try_map(|text| text.parse::<TaskStatus>())
+    )]
+    status: Vec<TaskStatus>,
     /// Those with this name.
     #[arg(long)]
     name: Option<String>,
-    /// Those that are on this node now.
+    /// Tasks that are on this node now.
     #[arg(long)]
     node: Option<NodeId>,
-    /// Those with this label.
+    /// Tasks with this label.
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = units::pair)]
     label: Option<(String, String)>,
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
-    /// Why, for people.
+    /// Reason, for people.
     #[arg(long, default_value = "")]
     reason: String,
 }
@@ -61,9 +70,9 @@ struct Stopped {
     code: u8,
 }
 
-/// Calls at a time.
+/// Number of concurrent calls.
 const AT_ONCE: usize = 16;
-/// Tasks that are asked for at a time.
+/// Number of tasks that are requested at a time.
 const PAGE: usize = 200;
 
 pub(super) async fn stop(connect: &Connect, args: StopArgs, scope: &Scope) -> Result<(), Failure> {
@@ -110,7 +119,7 @@ async fn stop_all(
     }
     let statuses = if args.status.is_empty() {
         // Those that are stopping need nothing more.
-        UNFINISHED.iter().filter(|status| **status != "stopping").map(ToString::to_string).collect()
+        unfinished().filter(|status| *status != TaskStatus::Stopping).collect()
     } else {
         args.status.clone()
     };
@@ -143,7 +152,7 @@ async fn stop_all(
     }
 }
 
-/// Stops these. Of those that were found by what they have in common it does not matter when one has ended meanwhile.
+/// Stops the tasks. For tasks selected by a filter it is no failure when one has ended meanwhile.
 async fn stop_some(
     client: &Client,
     ids: &[TaskId],
@@ -203,7 +212,7 @@ impl Stopped {
     }
 }
 
-/// Results of all tasks, each told as soon as it is known.
+/// Results of all tasks, each printed as soon as it is known.
 struct Report {
     json: bool,
     /// Kept for JSON, which is one list.
@@ -224,7 +233,7 @@ impl Report {
         Ok(())
     }
 
-    /// The exit code is that of the failures where all tasks failed in the same way.
+    /// Ends with the exit code of the failures, where all tasks failed in the same way.
     fn end(self) -> Result<(), Failure> {
         if self.json {
             table::print_json(&self.stopped)?;

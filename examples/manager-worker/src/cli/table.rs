@@ -1,4 +1,4 @@
-//! Tables, times and amounts for people.
+//! Formatting of tables, times and amounts.
 
 use std::io::{self, Write as _};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::exit::Failure;
 
-/// A table without lines, as `docker ps` prints it. What stands in a cell cannot break out of it.
+/// Table without rules, as `docker ps` prints it. The content of a cell cannot break out of it.
 pub(crate) fn render(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     draw(head, rows.into_iter().map(plain))
 }
@@ -40,8 +40,8 @@ pub(super) fn render_to_fit(head: &[&str], rows: impl IntoIterator<Item = Vec<St
     draw(head, rows)
 }
 
-/// Cuts cells so that lines are no longer than `width`, as far as each column keeps some characters: the last column
-/// first, then whichever is widest.
+/// Truncates cells so that lines are no longer than `width`, as far as each column keeps some characters: the
+/// last column first, then whichever is widest.
 fn fit(head: &[&str], rows: &mut [Vec<String>], width: usize) {
     const LEAST: usize = 12;
     const BETWEEN: usize = 2;
@@ -81,13 +81,13 @@ fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// The text without breaks and other control characters. Whatever comes from a task, a node or an engine goes through
-/// it on its way to a terminal, output of tasks aside.
+/// The text without line breaks and other control characters. Every text from a task, a node or an engine
+/// passes through it on its way to a terminal, output of tasks excepted.
 pub(super) fn one_line(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Writes to standard output. A reader that went away is no failure.
+/// Writes to standard output. A reader that has closed it is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::from)
@@ -99,7 +99,7 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&(text + "\n"))
 }
 
-/// How long ago, in the largest unit that makes sense.
+/// Age in the largest unit that makes sense.
 pub(super) fn ago(at: Timestamp) -> String {
     let seconds = Timestamp::now().since(at).as_secs();
     match seconds {

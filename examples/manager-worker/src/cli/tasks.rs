@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::{Args, builder::PossibleValuesParser};
-use orch_core::{
-    engine::{TaskFilter, TaskView},
-    model::NodeId,
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser as _},
 };
+use orch_core::{engine::TaskFilter, model::NodeId, state::TaskStatus};
 use orch_net::http::{Client, wire::TaskInfo};
 
 use super::{
@@ -25,9 +25,9 @@ pub(super) struct ListArgs {
         long,
         value_name = "STATUS",
         value_delimiter = ',',
-        value_parser = PossibleValuesParser::new(TaskView::STATUSES)
+        value_parser = PossibleValuesParser::new(TaskStatus::ALL.map(TaskStatus::as_str)).try_map(|text| text.parse::<TaskStatus>())
     )]
-    status: Vec<String>,
+    status: Vec<TaskStatus>,
     /// Only tasks with this name.
     #[arg(long)]
     name: Option<String>,
@@ -40,16 +40,16 @@ pub(super) struct ListArgs {
     /// At most this many.
     #[arg(long, value_name = "COUNT", default_value_t = LIMIT)]
     limit: usize,
-    /// As many as there are.
+    /// All matching tasks.
     #[arg(short, long, conflicts_with = "limit")]
     all: bool,
-    /// Those first that were submitted first.
+    /// List in order of submission.
     #[arg(long)]
     oldest_first: bool,
 }
 
 const LIMIT: usize = 1000;
-/// The most that a server gives at a time.
+/// Maximum number of tasks that a server returns at a time.
 const PAGE: usize = 1000;
 
 impl Default for ListArgs {
@@ -88,7 +88,7 @@ pub(super) async fn list(connect: &Connect, args: ListArgs, scope: &Scope) -> Re
     Ok(())
 }
 
-/// Tasks page by page, and how many there are.
+/// Collects tasks page by page, and their total number.
 async fn collect(
     client: &Client,
     mut filter: TaskFilter,
@@ -130,7 +130,7 @@ fn table_of(tasks: &[TaskInfo]) -> String {
     table::render_to_fit(&head, rows)
 }
 
-/// One line about a task.
+/// Row of the table for a task.
 fn row(task: &TaskInfo) -> Vec<String> {
     use orch_core::model::Workload;
     let record = &task.view.record;
@@ -143,7 +143,7 @@ fn row(task: &TaskInfo) -> Vec<String> {
         record.spec.name.clone(),
         record.id.short(),
         work,
-        task.status.clone(),
+        task.status.to_string(),
         node.map(ToString::to_string).unwrap_or_default(),
         if record.attempts_made == 0 { String::new() } else { record.attempts_made.to_string() },
         table::ago(record.submitted_at),

@@ -1,4 +1,4 @@
-//! Why a task is as it is, in a line: what holds now, not what once was.
+//! Reason for the state of a task in one line: the current one, not an earlier one.
 
 use orch_core::{
     model::Timestamp,

@@ -1,4 +1,4 @@
-//! A manager and three workers, as processes of their own in a directory that is removed at the end.
+//! A manager and three workers, as separate processes in a directory that is removed at the end.
 
 use std::{fmt, path::PathBuf, process::Stdio, time::Duration};
 
@@ -21,12 +21,12 @@ use crate::{
     say::announce,
 };
 
-/// What tasks run on.
+/// Runtime of the tasks.
 #[derive(Clone, Debug)]
 pub(super) enum Ground {
     /// Containers of this image.
     Docker(String),
-    /// Processes, and why.
+    /// Processes, with the reason.
     Process(String),
 }
 
@@ -39,8 +39,8 @@ impl fmt::Display for Ground {
     }
 }
 
-/// Docker where an engine answers and has, or can fetch, an image with a shell. What is missing is said at once; an
-/// error is that of an image that was asked for.
+/// Docker where an engine responds and has, or can fetch, an image with a shell. A missing part is reported
+/// at once; an error is that of an image that the user named.
 pub(super) async fn choose_ground(process: bool, image: Option<String>) -> Result<Ground, String> {
     if process {
         return Ok(Ground::Process("as asked".into()));
@@ -125,7 +125,7 @@ impl Cluster {
         &self.ground
     }
 
-    /// Kills a worker the hard way: it cannot say goodbye.
+    /// Kills a worker with SIGKILL: it cannot shut down.
     pub(super) async fn kill(&mut self, worker: &str) -> Result<(), String> {
         match self.workers.iter_mut().find(|(name, _)| name == worker) {
             Some((_, child)) => child.kill().await.map_err(explain),
@@ -133,7 +133,7 @@ impl Cluster {
         }
     }
 
-    /// Starts a worker, on the data of its earlier life if it had one, and waits until it is registered.
+    /// Starts a worker, on its earlier data if it had any, and waits until it is registered.
     pub(super) async fn revive(&mut self, worker: &str) -> Result<(), String> {
         let runtime = match self.ground {
             Ground::Docker(_) => "docker",
@@ -154,7 +154,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends everything, politely first, and removes the directory.
+    /// Ends everything, gracefully first, and removes the directory.
     pub(super) async fn stop(mut self) {
         for (_, child) in &mut self.workers {
             end(child).await;
@@ -164,7 +164,7 @@ impl Cluster {
     }
 }
 
-/// This program again, as another part of the cluster. It ends with us, whatever happens.
+/// Command of this program as another part of the cluster. It ends with us in every case.
 fn orch(args: &[&str]) -> Command {
     let program = std::env::current_exe().unwrap_or_else(|_| "orch".into());
     let mut command = Command::new(program);
@@ -173,7 +173,7 @@ fn orch(args: &[&str]) -> Command {
     command
 }
 
-/// The first line on standard output that has `words` in it. What comes after it is read and dropped.
+/// First line on standard output that contains `words`. Later output is read and dropped.
 async fn first_line(child: &mut Child, words: &str) -> Result<String, String> {
     const PATIENCE: Duration = Duration::from_secs(20);
     let stdout: ChildStdout = child.stdout.take().ok_or("no standard output")?;

@@ -1,10 +1,11 @@
-//! The tasks of the demonstration and what must come of them.
+//! Tasks of the demonstration, with their expected results.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use orch_core::{
     engine::{Event, EventKind, ObservationKind},
     model::{CommandId, TaskId, TaskSpec},
+    state::TaskStatus,
 };
 use orch_net::http::{
     Client,
@@ -16,17 +17,17 @@ use crate::manager::explain;
 
 const QUICK: usize = 12;
 
-/// Label of the workers: one stays up for the tasks that show something else than a dying worker.
+/// Label of the workers: one stays up for the tasks that are not about a lost worker.
 pub(super) const ROLE: &str = "role";
 pub(super) const STEADY: &str = "steady";
 pub(super) const MAY_DIE: &str = "may-die";
 
-/// A task and what must come of it.
+/// A task with its expected result.
 struct Expected {
     id: TaskId,
-    status: &'static str,
+    status: TaskStatus,
     attempts: u32,
-    /// What the attempts that ran to their end print, all together.
+    /// Output of all attempts that ran to their end.
     output: Option<String>,
 }
 
@@ -46,7 +47,7 @@ impl Load {
         };
         for number in 1..=QUICK {
             let spec = shell(ground, &format!("quick-{number}"), &format!("echo quick {number}"));
-            add(spec, "succeeded", 1, Some(format!("quick {number}\n")));
+            add(spec, TaskStatus::Succeeded, 1, Some(format!("quick {number}\n")));
         }
         let first_fails =
             "case $ORCH_ATTEMPT in *.1) echo first try fails; exit 7;; *) echo second try works;; esac";
@@ -54,15 +55,16 @@ impl Load {
             .on_label(ROLE, STEADY)
             .max_attempts(3)
             .backoff(Duration::from_millis(500));
-        add(flaky, "succeeded", 2, Some("first try fails\nsecond try works\n".into()));
+        add(flaky, TaskStatus::Succeeded, 2, Some("first try fails\nsecond try works\n".into()));
         let slow =
             shell(ground, "too-slow", "sleep 600").on_label(ROLE, STEADY).run_timeout(Duration::from_secs(2));
-        add(slow.stop_grace(Duration::from_secs(1)), "timed-out", 1, None);
-        // The first attempt hangs on the worker that is going to be killed; the second one is at home elsewhere.
+        add(slow.stop_grace(Duration::from_secs(1)), TaskStatus::TimedOut, 1, None);
+        // The first attempt hangs on the worker that is going to be killed; the second one is at home
+        // elsewhere.
         let moves = shell(ground, "moves", "case $ORCH_ATTEMPT in *.1) sleep 600;; *) echo moved;; esac");
         let moving = add(
             moves.on_label(ROLE, MAY_DIE).stop_grace(Duration::from_secs(1)),
-            "succeeded",
+            TaskStatus::Succeeded,
             2,
             Some("moved\n".into()),
         );
@@ -82,7 +84,7 @@ impl Load {
         self.expected.iter().map(|task| task.id).collect()
     }
 
-    /// The worker that runs the first attempt of the task that is to move, when this event says that it runs.
+    /// Worker that runs the first attempt of the task that is to move, when this event reports its start.
     pub(super) async fn worker_of_moving_task(
         &self,
         event: &Event,
@@ -106,12 +108,13 @@ impl Load {
         Ok(tasks)
     }
 
-    /// Every task is there, ended as it should, with as many attempts as it should; what ran said so once.
+    /// Checks that every task has ended as expected, with as many attempts as expected, and that its output
+    /// appeared once.
     pub(super) async fn check(&self, client: &Client, tasks: &[TaskInfo]) -> Result<(), String> {
         for (expected, task) in self.expected.iter().zip(tasks) {
             let record = &task.view.record;
             let name = &record.spec.name;
-            let found = (record.id, task.status.as_str(), record.attempts_made);
+            let found = (record.id, task.status, record.attempts_made);
             if found != (expected.id, expected.status, expected.attempts) {
                 return Err(format!(
                     "task {name} is {} after {} attempts; {} after {} was expected",

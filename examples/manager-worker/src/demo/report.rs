@@ -1,10 +1,11 @@
-//! What the demonstration shows while it runs, and at the end.
+//! Output of the demonstration while it runs, and at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use orch_core::{
     engine::{Event, EventKind},
     model::TaskId,
+    state::TaskStatus,
 };
 use orch_net::http::wire::TaskInfo;
 
@@ -13,22 +14,22 @@ use crate::{
     say::{self, announce},
 };
 
-/// Live progress: one line that changes on a terminal, nothing but the milestones elsewhere.
+/// Live progress: one line that changes on a terminal, only the milestones elsewhere.
 pub(super) struct Progress {
     terminal: bool,
-    statuses: BTreeMap<TaskId, &'static str>,
+    statuses: BTreeMap<TaskId, TaskStatus>,
 }
 
 impl Progress {
     pub(super) fn new(terminal: bool, tasks: BTreeSet<TaskId>) -> Self {
-        Self { terminal, statuses: tasks.into_iter().map(|task| (task, "pending")).collect() }
+        Self { terminal, statuses: tasks.into_iter().map(|task| (task, TaskStatus::Pending)).collect() }
     }
 
     pub(super) fn note(&mut self, event: &Event) {
         let (task, status) = match &event.kind {
             EventKind::Task(record) => (record.id, record.status()),
             EventKind::Observed { attempt, kind: orch_core::engine::ObservationKind::Running { .. } } => {
-                (attempt.task, "running")
+                (attempt.task, TaskStatus::Running)
             }
             _ => return,
         };
@@ -39,11 +40,11 @@ impl Progress {
     }
 
     pub(super) fn all_finished(&self) -> bool {
-        self.statuses.values().all(|status| is_finished(status))
+        self.statuses.values().all(|status| status.is_finished())
     }
 
     pub(super) fn are_finished(&self, tasks: impl Iterator<Item = TaskId>) -> bool {
-        tasks.into_iter().all(|task| self.statuses.get(&task).is_some_and(|status| is_finished(status)))
+        tasks.into_iter().all(|task| self.statuses.get(&task).is_some_and(|status| status.is_finished()))
     }
 
     pub(super) fn say(&self, text: &str) {
@@ -61,17 +62,13 @@ impl Progress {
         if !self.terminal {
             return;
         }
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut counts: BTreeMap<TaskStatus, usize> = BTreeMap::new();
         for status in self.statuses.values() {
-            *counts.entry(status).or_default() += 1;
+            *counts.entry(*status).or_default() += 1;
         }
         let parts: Vec<String> = counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
         say::show(format_args!("\r\x1b[K{}", parts.join(", ")));
     }
-}
-
-fn is_finished(status: &str) -> bool {
-    matches!(status, "succeeded" | "failed" | "timed-out" | "cancelled")
 }
 
 pub(super) fn table(tasks: &[TaskInfo]) -> String {
@@ -86,7 +83,7 @@ pub(super) fn table(tasks: &[TaskInfo]) -> String {
             .collect();
         vec![
             record.spec.name.clone(),
-            task.status.clone(),
+            task.status.to_string(),
             record.attempts_made.to_string(),
             path.join(" > "),
             ends.join(" > "),

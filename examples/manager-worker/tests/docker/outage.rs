@@ -85,7 +85,8 @@ fn work_that_ends_with_its_engine_is_decided_by_its_policy() {
 fn an_engine_that_dies_over_a_burst_of_starts_begins_no_attempt_twice() {
     let mut site = Site::new(Containers::Outlive);
     site.start_worker("w1");
-    // Whether a start happened that the engine died over, nobody can know. It counts as lost, and another attempt follows.
+    // Whether a start happened that the engine died over, nobody can know. It counts as lost, and another
+    // attempt follows.
     let options = ["--cpu", "0.1"];
     let submit = |number| site.submit(&format!("t{number}"), "begins; passes go", &options);
     let tasks: Vec<String> = (0..16).map(submit).collect();

@@ -88,8 +88,8 @@ impl<'a> Chaos<'a> {
         self.away.insert(name, Away { until, dead });
     }
 
-    /// Brings back what was away for long enough. A worker says that it is ready when the manager has it, so the
-    /// manager comes first.
+    /// Brings back what was away for long enough. A worker says that it is ready when the manager has it, so
+    /// the manager comes first.
     fn bring_back(&mut self) {
         let due: Vec<String> = self
             .away

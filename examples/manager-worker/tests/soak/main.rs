@@ -1,7 +1,7 @@
 //! Minutes of random kills with the real programs: `--minutes N [--seed N] [--workers N]`.
 //!
-//! Each task appends a line to a file of its own when it starts. In the end every task has to be over, and the lines
-//! say how often each was started. A failure keeps the directories.
+//! Each task appends a line to a file of its own when it starts. In the end every task has to be over, and
+//! the lines say how often each was started. A failure keeps the directories.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

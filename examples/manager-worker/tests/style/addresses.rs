@@ -1,4 +1,5 @@
-//! A manager and workers on different machines: network namespaces with a cable between them, TLS on the wire.
+//! A manager and workers on different machines: network namespaces with a cable between them, TLS on the
+//! wire.
 
 use std::{
     fs,
@@ -7,7 +8,8 @@ use std::{
 
 use crate::lab::{Done, Service};
 
-/// Two hosts joined by a cable, removed at the end. Addresses are of the range for benchmarks (RFC 2544), never routed.
+/// Two hosts joined by a cable, removed at the end. Addresses are of the range for benchmarks (RFC 2544),
+/// never routed.
 struct Hosts {
     name: String,
 }

@@ -362,7 +362,8 @@ impl Drop for Service {
     }
 }
 
-/// The lines of a child's standard output, read in a thread of their own so that nobody blocks on a full pipe.
+/// The lines of a child's standard output, read in a thread of their own so that nobody blocks on a full
+/// pipe.
 fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
     let (found, lines) = mpsc::channel();
     let stdout = BufReader::new(child.stdout.take().unwrap());

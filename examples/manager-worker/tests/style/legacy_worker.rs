@@ -1,5 +1,5 @@
-//! Our worker at a manager of rust-orch. Without an engine for images it can only fail their tasks; what runs is tested with
-//! Docker, and with simulated images in `orch-net`.
+//! Our worker at a manager of rust-orch. Without an engine for images it can only fail their tasks; what runs
+//! is tested with Docker, and with simulated images in `orch-net`.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -23,7 +23,8 @@ fn worker(manager: &str, dir: &Path) -> Service {
     Service::start(command, "worker-1 is registered")
 }
 
-/// Answers requests, one a connection, as their manager does, but never takes a task off its list. Gives each update.
+/// Answers requests, one a connection, as their manager does, but never takes a task off its list. Gives each
+/// update.
 fn manager(listener: TcpListener) -> mpsc::Receiver<(String, Value)> {
     let (told, updates) = mpsc::channel();
     std::thread::spawn(move || {

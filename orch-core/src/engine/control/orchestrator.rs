@@ -28,7 +28,7 @@ use crate::{
     model::{CommandId, NodeId, TaskId, TaskSpec},
     output::OutputStore,
     scheduler::{Guarded, NodeView, Pending, Scheduler as _, Snapshot, Unplaced},
-    state::{Command, Envelope, NewTask, Outcome, TaskState},
+    state::{Command, Envelope, NewTask, Outcome, TaskState, TaskStatus},
     store::{Revision, StateStore},
 };
 
@@ -41,12 +41,12 @@ use crate::{
 ///
 /// ```
 /// # fn main() -> orch_core::Result<()> { orch_core::block_on(async {
-/// use orch_core::{Orchestrator, model::TaskSpec};
+/// use orch_core::{Orchestrator, model::TaskSpec, state::TaskStatus};
 ///
 /// let orch = Orchestrator::local().await?;
 /// let task = orch.submit(TaskSpec::program("hello", "echo").args(["hello", "world"])).await?;
 /// let done = orch.wait(task).await?;
-/// assert_eq!(done.status(), "succeeded");
+/// assert_eq!(done.status(), TaskStatus::Succeeded);
 /// assert_eq!(orch.logs(task, false).await?.text().await?, "hello world\n");
 /// orch.shutdown().await
 /// # }) }
@@ -106,7 +106,7 @@ pub struct Status {
     /// The last decision that is visible here.
     pub revision: Revision,
     /// Tasks by status.
-    pub tasks: BTreeMap<&'static str, u64>,
+    pub tasks: BTreeMap<TaskStatus, u64>,
     /// Status of the consensus.
     pub consensus: ConsensusStatus,
     /// Last error of the scheduler, until a plan succeeds.

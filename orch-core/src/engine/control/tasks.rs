@@ -8,7 +8,7 @@ use crate::{
     engine::link::ObservationKind,
     model::{Namespace, NodeId, Timestamp},
     runtime::Usage,
-    state::TaskRecord,
+    state::{TaskRecord, TaskState, TaskStatus},
 };
 
 /// A task with what its agent saw.
@@ -22,27 +22,11 @@ pub struct TaskView {
 }
 
 impl TaskView {
-    /// Every word that [`TaskView::status`] may give.
-    pub const STATUSES: [&str; 10] = [
-        "pending",
-        "backoff",
-        "placed",
-        "running",
-        "stopping",
-        "disconnected",
-        "succeeded",
-        "failed",
-        "timed-out",
-        "cancelled",
-    ];
-
-    /// One word for tables: as [`TaskRecord::status`], and `running` where the agent saw it run.
+    /// Its status: as [`TaskRecord::status`], and [`TaskStatus::Running`] where its agent reported that it
+    /// runs.
     #[must_use]
-    pub fn status(&self) -> &'static str {
-        match self.record.status() {
-            "placed" if self.running_since().is_some() => "running",
-            status => status,
-        }
+    pub fn status(&self) -> TaskStatus {
+        shown_status(&self.record, self.observed.as_ref())
     }
 
     /// Since when the current attempt runs, by its node's clock.
@@ -50,6 +34,20 @@ impl TaskView {
     pub fn running_since(&self) -> Option<Timestamp> {
         self.observed.as_ref()?.running_since
     }
+}
+
+/// The status that is shown of a task.
+pub(super) fn shown_status(record: &TaskRecord, observed: Option<&Observed>) -> TaskStatus {
+    match record.status() {
+        TaskStatus::Placed if is_started(record, observed) => TaskStatus::Running,
+        status => status,
+    }
+}
+
+/// Whether its current attempt was reported as started, or observed running.
+pub(super) fn is_started(record: &TaskRecord, observed: Option<&Observed>) -> bool {
+    let decided = matches!(record.state, TaskState::Placed { started_at: Some(_), .. });
+    decided || observed.is_some_and(|observed| observed.running_since.is_some())
 }
 
 /// Observations of the current attempt.
@@ -123,7 +121,7 @@ impl Observed {
 #[derive(Clone, Debug)]
 pub struct TaskFilter {
     /// Only those whose status is one of these; all when empty.
-    pub statuses: Vec<String>,
+    pub statuses: Vec<TaskStatus>,
     /// Only those of this namespace.
     pub namespace: Option<Namespace>,
     /// Only those with exactly this name.
@@ -169,7 +167,7 @@ impl TaskFilter {
 
     pub(super) fn matches(&self, view: &TaskView) -> bool {
         let record = &view.record;
-        (self.statuses.is_empty() || self.statuses.iter().any(|status| status == view.status()))
+        (self.statuses.is_empty() || self.statuses.contains(&view.status()))
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == record.spec.namespace)
             && self.name.as_ref().is_none_or(|name| *name == record.spec.name)
             && self.node.as_ref().is_none_or(|node| Some(node) == record.node())

@@ -19,13 +19,13 @@ use super::{
     event_log::EventLog,
     events::{Event, EventKind},
     mailbox::Mailboxes,
-    tasks::{Observed, TaskFilter, TaskView},
+    tasks::{Observed, TaskFilter, TaskView, is_started, shown_status},
 };
 use crate::{
     engine::link::{Assignment, Assignments, Cursor, ObservationKind},
     model::{AttemptId, NodeId, SharedSpec, TaskId, Timestamp},
     scheduler::NodeView,
-    state::{Change, ClusterState, Publish, TaskRecord, TaskState, TaskTable},
+    state::{Change, ClusterState, Publish, TaskRecord, TaskStatus, TaskTable},
     store::Revision,
 };
 
@@ -52,7 +52,7 @@ struct Inner {
     by_id: BTreeSet<TaskId>,
     by_node: HashMap<NodeId, BTreeSet<TaskId>>,
     /// Tasks by the status that is shown of them.
-    counts: BTreeMap<&'static str, u64>,
+    counts: BTreeMap<TaskStatus, u64>,
     observed: HashMap<TaskId, Observed>,
     /// In order of ids. A reader takes what it needs of them and looks at it without the lock.
     nodes: Vec<Arc<NodeView>>,
@@ -169,7 +169,7 @@ impl View {
         inner.find_node(id).ok().map(|at| inner.nodes[at].clone())
     }
 
-    pub(super) fn count_by_status(&self) -> BTreeMap<&'static str, u64> {
+    pub(super) fn count_by_status(&self) -> BTreeMap<TaskStatus, u64> {
         self.read()
             .counts
             .iter()
@@ -461,20 +461,16 @@ impl Inner {
         self.nodes.binary_search_by(|node| node.id().cmp(id))
     }
 
-    /// The status that is shown of a task.
-    fn shown(&self, record: &TaskRecord) -> &'static str {
-        match record.status() {
-            "placed" if self.was_observed_running(record) => "running",
-            status => status,
-        }
+    fn shown(&self, record: &TaskRecord) -> TaskStatus {
+        shown_status(record, self.observed.get(&record.id))
     }
 
     /// A task was shown as `before`, and is as `now`.
-    fn recount(&mut self, before: Option<&'static str>, now: Option<&'static str>) {
+    fn recount(&mut self, before: Option<TaskStatus>, now: Option<TaskStatus>) {
         if before == now {
             return;
         }
-        if let Some(count) = before.and_then(|before| self.counts.get_mut(before)) {
+        if let Some(count) = before.and_then(|before| self.counts.get_mut(&before)) {
             *count -= 1;
         }
         if let Some(now) = now {
@@ -493,13 +489,8 @@ impl Inner {
     /// The attempt that `record` wants on this node.
     fn wanted(&self, record: &TaskRecord, node: &NodeId) -> Option<Wanted> {
         let attempt = record.current_attempt().filter(|_| record.node() == Some(node))?;
-        let (stop, started) = (record.stop.is_some(), self.was_observed_running(record));
+        let (stop, started) = (record.stop.is_some(), is_started(record, self.observed.get(&record.id)));
         Some(Wanted { attempt, stop, started, spec: record.spec.clone() })
-    }
-
-    fn was_observed_running(&self, record: &TaskRecord) -> bool {
-        let decided = matches!(record.state, TaskState::Placed { started_at: Some(_), .. });
-        decided || self.observed.get(&record.id).is_some_and(|observed| observed.running_since.is_some())
     }
 
     fn forget(&mut self, id: TaskId) -> Option<Arc<TaskRecord>> {

@@ -1,15 +1,15 @@
-//! What is on disk of one attempt. The directory is the only memory of a [`ProcessRuntime`](super::ProcessRuntime) that
-//! outlives it: a new life of the agent reads the same states from it.
+//! Files of one attempt. The directory is the only state of a [`ProcessRuntime`](super::ProcessRuntime) that
+//! outlives it: a new incarnation of the agent reads the same states from it.
 //!
-//! | file | written by | says |
+//! | file | written by | content |
 //! |---|---|---|
-//! | `attempt.json` | agent, with the directory | it was made, in which boot, and its spec; holds no secrets |
-//! | `record` | launcher, once, before the program | it was started, by whom; and, after the program, its exit code |
-//! | `stdout-<offset>`, `stderr-<offset>` | launcher | a segment of its output; what is missing was dropped |
-//! | `secret-<n>` | agent | a secret that the task gets as a file, until it has ended |
+//! | `attempt.json` | agent, with the directory | its creation, with the boot and the spec; no secrets |
+//! | `record` | launcher, once, before the program | identity of the launcher; afterwards the exit code |
+//! | `stdout-<offset>`, `stderr-<offset>` | launcher | a segment of its output; missing ones were dropped |
+//! | `secret-<n>` | agent | a secret that the task gets as a file, until its end |
 //!
-//! Versions of `orch` that started programs by a shell left `spec.json`, `pid`, `exit`, `stdout` and `stderr` instead.
-//! These attempts are adopted as well.
+//! Versions of `orch` that started programs through a shell left `spec.json`, `pid`, `exit`, `stdout` and
+//! `stderr` instead. These attempts are adopted as well.
 
 use std::{
     fs::{self, File},
@@ -26,8 +26,8 @@ use super::{
 };
 use crate::model::{AttemptId, Exit, SecretTarget, TaskSpec};
 
-/// Directories that are being deleted, and that are being made, begin with these, so that half of one is never read as
-/// an attempt.
+/// Prefixes of directories that are being deleted or created, so that an incomplete one is never read as an
+/// attempt.
 const REMOVED: &str = ".removed-";
 const NEW: &str = ".new-";
 
@@ -37,14 +37,14 @@ pub(super) struct AttemptDir {
     attempt: AttemptId,
 }
 
-/// What a directory says, before anybody looks for processes.
+/// State of an attempt by its directory alone, before processes are searched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum OnDisk {
     Absent,
-    /// Nothing of it has run: it was made in this boot, and nobody wrote that it was started.
+    /// Nothing has run: the directory was created in this boot, and no start is recorded.
     Created,
     Started(Record),
-    /// It may have run. What there was to say so, or whether, went down with the machine.
+    /// The attempt may have run. The record of a start, if there was one, was lost with the machine.
     Unknown,
 }
 
@@ -60,7 +60,8 @@ impl AttemptDir {
         Self { base: base.into(), attempt }
     }
 
-    /// All attempts below `base`, in order. Deletes what an earlier life had begun to make or to remove.
+    /// All attempts below `base`, in order. Deletes directories whose creation or removal an earlier
+    /// incarnation had begun.
     pub(super) fn all(base: &Path) -> io::Result<Vec<Self>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(base)? {
@@ -84,8 +85,7 @@ impl AttemptDir {
         self.base.join(self.attempt.to_string())
     }
 
-    /// Makes the directory with its spec; doing it again changes nothing. With `sync` it is there after a power cut as
-    /// well.
+    /// Creates the directory with its spec; idempotent. With `sync` it survives a power failure.
     pub(super) fn create(&self, spec: &TaskSpec, host: &Host, sync: bool) -> io::Result<()> {
         if !self.path().exists() {
             let made = Made { version: 1, boot: host.boot.clone(), spec: spec.clone() };
@@ -145,8 +145,8 @@ impl AttemptDir {
         self.record()?.exit
     }
 
-    /// Puts a secret's value where the task looks for it. The file is a second name of one in this directory, which
-    /// tells whose it is.
+    /// Writes a secret's value to the path that the task reads. The file is a hard link of one in this
+    /// directory, which proves its ownership.
     pub(super) fn place_secret(&self, number: usize, target: &Path, value: &[u8]) -> io::Result<()> {
         let own = self.secret(number);
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&own)?;
@@ -157,11 +157,11 @@ impl AttemptDir {
         }
     }
 
-    /// Takes the secrets away again, and no file of anybody else.
+    /// Removes the files of secrets, and no file of anybody else.
     pub(super) fn clear_secrets(&self, spec: &TaskSpec) -> io::Result<()> {
         for (number, secret) in spec.secrets.iter().enumerate() {
             let (SecretTarget::File { path }, own) = (&secret.target, self.secret(number)) else { continue };
-            // Another look at the same end may be doing this at the same time.
+            // Another clean-up of the same end may run at the same time.
             if is_same(&own, Path::new(path)).or_else(none_is_false)? {
                 none_is_not(fs::remove_file(path))?;
             }
@@ -174,7 +174,7 @@ impl AttemptDir {
         self.file(&format!("secret-{number}"))
     }
 
-    /// With `files`, also what it was given outside of the directory.
+    /// Removes the attempt; with `files`, also the files outside of the directory.
     pub(super) fn remove(&self, files: bool) -> io::Result<()> {
         if let (true, Ok(spec)) = (files, self.spec()) {
             self.clear_secrets(&spec)?;
@@ -194,7 +194,7 @@ impl AttemptDir {
     }
 }
 
-/// What is not there needs no removal.
+/// Treats a missing file as removed.
 fn none_is_not(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -202,7 +202,7 @@ fn none_is_not(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// What is not there is not ours.
+/// Treats a missing file as not ours.
 fn none_is_false(error: io::Error) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) }
 }

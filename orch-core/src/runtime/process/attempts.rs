@@ -1,5 +1,5 @@
-//! The attempts of one runtime, as this life of the agent knows them. It alone has the directory, so that nothing of
-//! them changes behind its back but what launchers write.
+//! Attempts of one runtime, as known to this incarnation of the agent. It has exclusive use of the directory,
+//! so that only launchers change anything besides.
 
 use std::{
     collections::BTreeMap,
@@ -33,34 +33,34 @@ use crate::{
     runtime::{RuntimeError, RuntimeErrorKind, RuntimeEvent, Started},
 };
 
-/// Events that a reader may be behind before it has to list again.
+/// Number of events that a reader may lag behind before it has to list again.
 const EVENTS: usize = 1024;
-/// How long killed processes may take to be gone. Longer means that the kernel cannot end them (a dead disk).
+/// Deadline for killed processes to exit. Longer means that the kernel cannot end them (a dead disk).
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a launcher may go on when its program is gone. Longer means that somebody has stopped it.
+/// Deadline for a launcher to exit after its program. Longer means that somebody has stopped it.
 const LAUNCHER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How soon to look again for something that takes a moment.
+/// Polling interval for conditions that are expected within milliseconds.
 const SOON: Duration = Duration::from_millis(2);
-/// How often the output of what a shell of an earlier version started is looked at.
+/// Interval at which output of attempts of a shell of an earlier version is trimmed.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How far an attempt has come.
+/// Phase of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Created,
     Running,
-    /// It has ended, and nothing of it is left running.
+    /// The attempt has ended, and none of its processes is left.
     Ended(Exit),
-    /// It may have run, and how it ended is unknown. Nothing of it is left running.
+    /// The attempt may have run, and its exit status is unknown. None of its processes is left.
     Lost,
     Removed,
 }
 
-/// One attempt.
+/// State of one attempt.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) dir: AttemptDir,
-    /// Held by whoever starts or removes it.
+    /// Locked while the attempt is started or removed.
     pub(super) changing: tokio::sync::Mutex<()>,
     phase: watch::Sender<Phase>,
     inner: Mutex<Inner>,
@@ -70,7 +70,7 @@ pub(super) struct Attempt {
 struct Inner {
     record: Option<Record>,
     monitor: Option<JoinHandle<()>>,
-    /// This life started it, and gave it no secrets as files.
+    /// Whether this incarnation started it, and gave it no secrets as files.
     without_files: bool,
 }
 
@@ -101,7 +101,7 @@ impl Attempt {
         self.inner().record.clone()
     }
 
-    /// The launcher's process id, or nothing where that is not known.
+    /// Process id of the launcher, or empty where it is not known.
     pub(super) fn handle(&self) -> String {
         self.inner().record.as_ref().map(|record| record.launcher.pid().to_string()).unwrap_or_default()
     }
@@ -111,14 +111,14 @@ impl Attempt {
         Started { handle: self.handle(), at }
     }
 
-    /// Returns when it does not run any more.
+    /// Returns when the attempt does not run any more.
     pub(super) async fn over(&self) -> Phase {
         let mut phases = self.phases();
         let over = phases.wait_for(|phase| *phase != Phase::Running).await;
         over.map_or(Phase::Removed, |phase| *phase)
     }
 
-    /// Notes down whether it is given files outside of its directory.
+    /// Notes whether the attempt gets files outside of its directory.
     pub(super) fn set_files(&self, some: bool) {
         self.inner().without_files = !some;
     }
@@ -158,7 +158,7 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Everything below `base`. What has ended while nobody looked is cleaned up after.
+    /// Loads all attempts below `base`, and cleans up after those that ended while no agent ran.
     pub(super) fn load(base: PathBuf) -> io::Result<Self> {
         let host = Host::this()?;
         let mut all = BTreeMap::new();
@@ -194,30 +194,31 @@ impl Attempts {
         self.all().values().cloned().collect()
     }
 
-    /// Forgets it. Whoever waits for it learns that it is removed.
+    /// Forgets the attempt. Tasks that wait for it learn that it is removed.
     pub(super) fn forget(&self, attempt: &Attempt) {
         self.all().remove(&attempt.id());
         attempt.phase.send_replace(Phase::Removed);
     }
 
-    /// Takes in that it runs.
+    /// Marks the attempt as running.
     pub(super) fn runs(self: &Arc<Self>, attempt: &Arc<Attempt>, record: Record, child: Option<Child>) {
         attempt.inner().record = Some(record);
         attempt.phase.send_replace(Phase::Running);
         self.attend(attempt, child);
     }
 
-    /// Takes in what another launcher, or the disk, has to say about an attempt that nobody here has started.
+    /// Reads from disk the phase of an attempt that this incarnation did not start, as another launcher left
+    /// it.
     pub(super) fn look(self: &Arc<Self>, attempt: &Arc<Attempt>) -> Phase {
         let (phase, record) = phase_of(&attempt.dir, &self.host);
         if let (Phase::Running | Phase::Ended(_) | Phase::Lost, Some(record)) = (phase, record) {
-            // Also when it has ended: the monitor finds that out and cleans up.
+            // Also when it has ended: the monitor detects that and cleans up.
             self.runs(attempt, record, None);
         }
         attempt.phase()
     }
 
-    /// Watches it while it runs, once.
+    /// Monitors the attempt while it runs, once.
     pub(super) fn attend(self: &Arc<Self>, attempt: &Arc<Attempt>, child: Option<Child>) {
         let mut inner = attempt.inner();
         let attended = inner.monitor.as_ref().is_some_and(|monitor| !monitor.is_finished());
@@ -234,7 +235,7 @@ impl Attempts {
         blocking(move || signal_all(&members, group, signal)).await
     }
 
-    /// Kills everything of the attempt, and returns when it has ended.
+    /// Kills all processes of the attempt, and returns when it has ended.
     pub(super) async fn end(&self, attempt: &Attempt) -> Result<(), RuntimeError> {
         let (began, mut phases) = (Instant::now(), attempt.phases());
         while attempt.phase() == Phase::Running {
@@ -252,7 +253,7 @@ impl Attempts {
         Ok(())
     }
 
-    /// Kills what an attempt left behind, until there is nothing.
+    /// Kills the remaining processes of an attempt, until there are none.
     pub(super) async fn clear(&self, attempt: &Attempt, program_known: bool) -> Result<(), RuntimeError> {
         let began = Instant::now();
         loop {
@@ -264,7 +265,7 @@ impl Attempts {
         }
     }
 
-    /// Kills all processes of the attempt but the launcher; says how many there were.
+    /// Kills all processes of the attempt but the launcher; returns their number.
     async fn kill(&self, attempt: &Attempt, program_known: bool) -> Result<usize, RuntimeError> {
         let (mark, members) = self.members(attempt, program_known).await?;
         let count = members.len();
@@ -285,7 +286,7 @@ impl Attempts {
         Ok((mark, members))
     }
 
-    /// What is left to do when the launcher has ended, with the code that it ended with if that is known.
+    /// Cleans up when the launcher has exited, with its exit code if that is known.
     async fn settle(&self, attempt: &Attempt, code: Option<i32>) {
         let exit = match code {
             Some(code) => Some(Exit::from_code(code)),
@@ -301,10 +302,10 @@ impl Attempts {
         if attempt.may_have_files() {
             let dir = attempt.dir.clone();
             if let Err(error) = blocking(move || clear_files(&dir)).await {
-                tracing::warn!(attempt = %attempt.id(), %error, "cannot take the secrets of an attempt away");
+                tracing::warn!(attempt = %attempt.id(), %error, "cannot remove the secrets of an attempt");
             }
         }
-        // Nobody may hear of an end before it can be seen.
+        // The end must be visible before anybody is notified of it.
         let over = attempt.phase.send_if_modified(|current| {
             let runs = *current == Phase::Running;
             if runs {
@@ -334,16 +335,17 @@ fn phase_of(dir: &AttemptDir, host: &Host) -> (Phase, Option<Record>) {
     if record.launcher.is_alive(host) {
         return (Phase::Running, Some(record));
     }
-    // It may have ended between the two looks. Otherwise nobody knows how: no word is no evidence of anything.
+    // It may have ended between the two looks. Otherwise the exit status is unknown: a missing record is no
+    // evidence of success or failure.
     (dir.exit().map_or(Phase::Lost, Phase::Ended), Some(record))
 }
 
-/// Cleans up after attempts that have ended while nobody looked.
+/// Cleans up after attempts that ended while no agent ran.
 fn settle_all<'a>(attempts: impl Iterator<Item = &'a Arc<Attempt>>, host: &Host) -> io::Result<()> {
     let over: Vec<_> =
         attempts.filter(|attempt| matches!(attempt.phase(), Phase::Ended(_) | Phase::Lost)).collect();
     let began = Instant::now();
-    // Its number may belong to somebody else by now: the program's group is not looked for.
+    // The process id may be reused by now: the program's group is not searched.
     let marks: Vec<_> = over.iter().map(|attempt| attempt.mark(host, false)).collect();
     while let Some(since) = marks.iter().map(|mark| mark.since_ticks).min() {
         let snapshot = Snapshot::take(since)?;
@@ -361,9 +363,10 @@ fn settle_all<'a>(attempts: impl Iterator<Item = &'a Arc<Attempt>>, host: &Host)
         }
     }
     for attempt in over {
-        // What went down with the machine may have left half a file, which must not keep the others from being adopted.
+        // A crash of the machine may have left an incomplete file, which must not keep the others from being
+        // adopted.
         if let Err(error) = clear_files(&attempt.dir) {
-            tracing::warn!(attempt = %attempt.id(), %error, "cannot take the secrets of an attempt away");
+            tracing::warn!(attempt = %attempt.id(), %error, "cannot remove the secrets of an attempt");
         }
     }
     Ok(())
@@ -372,13 +375,13 @@ fn settle_all<'a>(attempts: impl Iterator<Item = &'a Arc<Attempt>>, host: &Host)
 fn clear_files(dir: &AttemptDir) -> io::Result<()> {
     match dir.spec() {
         Ok(spec) => dir.clear_secrets(&spec),
-        // Somebody has removed the directory.
+        // The directory was removed by somebody else.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Waits for the launcher's end. Goes on for the sake of the child when the runtime is gone.
+/// Waits for the launcher's exit. Continues after the runtime is dropped, to reap the child.
 async fn monitor(attempts: Weak<Attempts>, attempt: Arc<Attempt>, child: Option<Child>) {
     let record = attempt.record();
     let is_of_shell = record.as_ref().is_some_and(|record| record.pipes.is_none());
@@ -407,14 +410,14 @@ async fn monitor(attempts: Weak<Attempts>, attempt: Arc<Attempt>, child: Option<
     }
 }
 
-/// Returns when a process that is no child is gone.
+/// Returns when a process that is no child has exited.
 async fn gone(attempts: &Weak<Attempts>, record: &Record) {
     let pid: Pid = record.launcher.pid();
     let Ok(pinned) = pidfd_open(pid, PidfdFlags::NONBLOCK).or_else(|_| pidfd_open(pid, PidfdFlags::empty()))
     else {
         return;
     };
-    // The number may have been somebody else's before it was pinned.
+    // The number may have been reused before it was pinned.
     let alive = attempts.upgrade().is_some_and(|attempts| record.launcher.is_alive(&attempts.host));
     if !alive {
         return;

@@ -1,4 +1,4 @@
-//! Tells readers of output when there is more, through inotify: one descriptor for all attempts.
+//! Notification of readers about new output, through inotify: one descriptor for all attempts.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +16,9 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::readable;
 
-/// How often readers look where the system has no descriptor or watch left for them.
+/// Polling interval of readers where the system has no descriptor or watch left for them.
 const WITHOUT: Duration = Duration::from_millis(200);
-/// A burst of writes is read at once. Also how late a reader may be.
+/// Delay in which a burst of writes is gathered. Also the maximum latency of a reader.
 const GATHER: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
@@ -29,16 +29,16 @@ pub(super) struct Changes {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By the system's number, of directories that somebody reads in.
+    /// Watch descriptors of the directories that are being read.
     watched: BTreeMap<i32, watch::Sender<()>>,
     task: Option<JoinHandle<()>>,
 }
 
-/// A reader's watch over one directory.
+/// Watch of a reader on one directory.
 #[derive(Debug)]
 pub(super) struct Watch {
     changes: Arc<Changes>,
-    /// The system's number; `None` where it has none left.
+    /// Watch descriptor; `None` where the system has none left.
     number: Option<i32>,
     changed: watch::Receiver<()>,
 }
@@ -47,7 +47,7 @@ impl Changes {
     pub(super) fn new() -> Self {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
         if let Err(error) = &inotify {
-            tracing::warn!(%error, "no inotify; readers of output look for it from time to time");
+            tracing::warn!(%error, "no inotify; readers of output poll instead");
         }
         Self { inotify: inotify.ok().map(Arc::new), state: Mutex::default() }
     }
@@ -83,8 +83,8 @@ impl Drop for Changes {
 }
 
 impl Watch {
-    /// Waits until a file of the directory has changed since the last call, or since the watch was set up, and a moment
-    /// longer.
+    /// Waits until a file of the directory has changed since the last call, or since the watch was set up,
+    /// and then for the gathering delay.
     pub(super) async fn changed(&mut self) {
         match self.number {
             Some(_) if self.changed.changed().await.is_ok() => tokio::time::sleep(GATHER).await,
@@ -97,10 +97,10 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let (Some(number), Some(inotify)) = (self.number, &self.changes.inotify) else { return };
         let mut state = self.changes.state();
-        // This reader is one of them.
+        // This reader is one of the receivers.
         if state.watched.get(&number).is_some_and(|sender| sender.receiver_count() <= 1) {
             state.watched.remove(&number);
-            // It went away with the directory if that was removed.
+            // The watch was removed with its directory if that was deleted.
             let _ = inotify::remove_watch(inotify, number);
         }
     }

@@ -1,10 +1,10 @@
-//! What the system says about itself, once for the life of an agent.
+//! Properties of the host, read once for the incarnation of an agent.
 
 use std::{fs, io};
 
 use crate::model::Timestamp;
 
-/// Boot and PID namespace that the agent lives in: process ids mean something there only.
+/// Boot and PID namespace of the agent: process ids are valid in these only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
     pub(super) boot: String,
@@ -21,15 +21,15 @@ impl Host {
     }
 }
 
-/// Moment by both clocks: that of the wall, which people set, and the time since the machine started, which nobody
-/// does.
+/// Reading of both clocks: wall clock, which people set, and time since boot, which nobody sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment {
     pub(super) wall: Timestamp,
     pub(super) uptime_centis: u64,
 }
 
-/// Clocks may differ by so much without anybody having set one: both are read a moment apart, and slewed.
+/// Maximum difference of the clocks without a step of the wall clock: both are read a moment apart, and
+/// slewed.
 const STEP_MS: i64 = 1000;
 
 impl Moment {
@@ -41,7 +41,7 @@ impl Moment {
         Ok(Self { wall: Timestamp::now(), uptime_centis })
     }
 
-    /// When this was, in the wall's time as it is `now`: the same unless somebody has set the clock since.
+    /// Wall-clock time of this moment as the clock is set at `now`: the same unless it was set since.
     pub(super) fn by_clock_of(self, now: Self) -> Timestamp {
         let step = now.boot_at().saturating_sub(self.boot_at());
         if step.abs() <= STEP_MS {
@@ -50,7 +50,7 @@ impl Moment {
         Timestamp::from_millis(self.wall.as_millis().saturating_add_signed(step))
     }
 
-    /// The wall's time at which the machine started, by these two clocks.
+    /// Wall-clock time of the boot, by these two clocks.
     fn boot_at(self) -> i64 {
         let millis = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         millis(self.wall.as_millis()).saturating_sub(millis(self.uptime_centis.saturating_mul(10)))

@@ -1,4 +1,4 @@
-//! Starts launchers: the program that the build made, from memory, with a plan over a socket.
+//! Start of launchers: the embedded executable, run from memory, with a plan over a socket.
 
 use std::{
     fs::File,
@@ -24,20 +24,21 @@ use tokio::{
 use super::{attempt_dir::AttemptDir, plan::Plan, record::Record};
 use crate::runtime::{RuntimeError, RuntimeErrorKind};
 
-/// See `build.rs`.
+/// Embedded executable of the launcher; see `build.rs`.
 const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/orch-launcher"));
 
-/// A launcher answers with a word and its record.
+/// Maximum size of a launcher's response, a status and its record, in bytes.
 const ANSWER_MAX: usize = 4096;
 
-/// The launcher's executable, in memory: no file of it can be missing, changed, or on a disk that runs no programs.
+/// Executable of the launcher, in memory: no file of it can be missing, changed, or on a disk that is mounted
+/// without exec.
 #[derive(Debug)]
 pub(super) struct Executable(OwnedFd);
 
 impl Executable {
     pub(super) fn new() -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC;
-        // Systems that run nothing from memory unless it is asked for; older ones do not know the question.
+        // Some systems run nothing from memory unless the flag is set; older ones do not know the flag.
         let memory = memfd_create("orch-launcher", flags | MemfdFlags::EXEC)
             .or_else(|_| memfd_create("orch-launcher", flags))
             .map_err(|error| {
@@ -49,7 +50,7 @@ impl Executable {
             })?;
         let mut file = File::from(memory);
         file.write_all(LAUNCHER)?;
-        // What is open for writing cannot be run.
+        // A file that is open for writing cannot be executed.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         Ok(Self(File::open(path)?.into()))
     }
@@ -59,30 +60,30 @@ impl Executable {
     }
 }
 
-/// A launcher that waits for its plan. When this is dropped it ends, and has done nothing.
+/// A launcher that waits for its plan. When this is dropped it exits without having done anything.
 pub(super) struct Launch {
     child: Child,
     socket: StdStream,
 }
 
-/// What became of a launch.
+/// Outcome of a launch.
 pub(super) enum Launched {
     /// The program runs.
     Started(Box<Record>, Child),
-    /// Another launcher had started it before.
+    /// Another launcher had started the program before.
     Taken,
 }
 
-/// Why nothing runs, or may run, of a launch.
+/// Reason for which a launch has not started the program, or may not have.
 pub(super) enum NotLaunched {
     /// Nothing has run.
     Refused(RuntimeError),
-    /// The launcher vanished: what is on the disk tells.
+    /// The launcher vanished: the record on the disk decides.
     Silent(String),
 }
 
 impl Launch {
-    /// Makes ready on disk and in the process table whatever the plan needs.
+    /// Creates everything that the plan needs, on disk and in the process table.
     pub(super) fn begin(
         executable: &Executable,
         plan: &Plan,
@@ -118,7 +119,7 @@ impl Launch {
         Ok(launch)
     }
 
-    /// Sets the limits of the program while the launcher, from which it has them, waits.
+    /// Sets the limits of the program while the launcher, from which it inherits them, waits.
     fn limit(&self, plan: &Plan) -> Result<(), RuntimeError> {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         for (field, resource, limit) in [
@@ -128,7 +129,7 @@ impl Launch {
             if limit.is_none() {
                 continue;
             }
-            // Without a number it would be the agent's own limit.
+            // Without a process id it would be the agent's own limit.
             let set = pid
                 .ok_or(rustix::io::Errno::SRCH)
                 .and_then(|pid| prlimit(Some(pid), resource, Rlimit { current: limit, maximum: limit }));
@@ -140,7 +141,7 @@ impl Launch {
         Ok(())
     }
 
-    /// Gives the plan, and takes the answer.
+    /// Sends the plan, and receives the response.
     pub(super) async fn go(self, plan: &[u8]) -> Result<Launched, NotLaunched> {
         let Self { mut child, socket } = self;
         let answer = async {
@@ -209,7 +210,7 @@ fn refused(step: &str, error: &io::Error) -> RuntimeError {
     RuntimeError::new(kind, format!("{what}: {error}"))
 }
 
-/// Whether the program, its arguments or its directory are to blame, and not the state that the node is in.
+/// Whether the program, its arguments or its directory are the cause, and not the state of the node.
 fn is_of_the_spec(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     const EXEC_FORMAT: i32 = rustix::io::Errno::NOEXEC.raw_os_error();
@@ -223,8 +224,8 @@ fn is_of_the_spec(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(EXEC_FORMAT)
 }
 
-/// What `start` and its like report of an error of the system. That something of the directory is missing does not mean
-/// that the attempt is lost.
+/// Error kind that `start` and its like report for an error of the system. A missing file in the directory
+/// does not mean that the attempt is lost.
 pub(super) fn kind_of(error: &io::Error) -> RuntimeErrorKind {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RuntimeErrorKind::NoSpace,
@@ -262,7 +263,7 @@ mod tests {
             Self { base, dir, executable: Executable::new().unwrap(), plan }
         }
 
-        /// A launcher that is given so much of the plan and nothing more. What it answers, and its code.
+        /// Runs a launcher with only this part of a plan. Returns its response and exit code.
         fn launch(&self, bytes: &[u8]) -> (String, Option<i32>) {
             let mut command = std::process::Command::new(self.executable.path());
             command.arg0("orch-launcher").env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());

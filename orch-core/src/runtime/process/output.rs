@@ -1,4 +1,4 @@
-//! Output files: read while the launcher writes and drops them.
+//! Reader of output files while the launcher appends to them and deletes old ones.
 
 use std::{
     fs::{self, File},
@@ -14,17 +14,17 @@ use crate::runtime::{LogChunk, OutputStream};
 
 pub(super) const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
 
-/// The most bytes of one chunk.
+/// Maximum size of one chunk, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// Where the outputs end now.
+/// Current end offsets of both outputs.
 pub(super) fn ends(dir: &AttemptDir) -> io::Result<[u64; 2]> {
     let [stdout, stderr] = STREAMS.map(|stream| Ok(segments(dir, stream)?.last().map_or(0, Segment::end)));
     stdout.and_then(|stdout| Ok([stdout, stderr?]))
 }
 
-/// The next output after `position`, moving it on; `None` when there is none now. The position moves over what was
-/// dropped.
+/// Reads the next chunk after `position` and advances it; `None` when there is none now. The position skips
+/// output that was dropped.
 pub(super) fn read(
     dir: &AttemptDir,
     stream: OutputStream,
@@ -38,11 +38,12 @@ pub(super) fn read(
         }
         let offset = segment.start.max(*position);
         let data = match segment.read(offset) {
-            // Dropped in this moment.
+            // The segment was deleted just now.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             data => data?,
         };
-        // What was dropped while it was read reads as zeros in a shell's file: look where it begins only after reading.
+        // A range that was dropped during the read reads as zeros in a shell's file: look up its begin only
+        // after the read.
         let begin = match segment.of_shell {
             true => shell::start(dir, name_of(stream)).saturating_sub(offset),
             false => 0,
@@ -59,7 +60,7 @@ pub(super) fn read(
 struct Segment {
     start: u64,
     path: PathBuf,
-    /// Begins before its start, with a hole.
+    /// Written by a shell: the file begins before `start`, with a hole.
     of_shell: bool,
 }
 
@@ -78,7 +79,7 @@ impl Segment {
     }
 }
 
-/// The segments that are kept, in order. All but the last one are complete.
+/// Retained segments, in order. All but the last one are complete.
 fn segments(dir: &AttemptDir, stream: OutputStream) -> io::Result<Vec<Segment>> {
     let (mut found, prefix) = (Vec::new(), name_of(stream));
     let entries = match fs::read_dir(dir.path()) {

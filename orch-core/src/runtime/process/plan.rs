@@ -1,4 +1,5 @@
-//! From a spec to a plan for the launcher: what cannot be honoured is refused before anything runs.
+//! Conversion of a spec into a plan for the launcher: settings that cannot be honoured are rejected before
+//! anything runs.
 
 use std::{
     collections::BTreeMap,
@@ -17,26 +18,27 @@ use crate::{
     runtime::{RuntimeError, RuntimeErrorKind, Secret, Work},
 };
 
-/// Fewer would keep the launcher, which gets the limits as well, from writing the output.
+/// Lower bound on open files. With fewer the launcher, which gets the limits as well, could not write the
+/// output.
 const OPEN_FILES_MIN: u32 = 16;
-/// The same for memory.
+/// Lower bound on memory, in bytes, for the same reason.
 const MEMORY_MIN: u64 = 4 << 20;
 
-/// What of the agent's own environment a task sees.
+/// Variables of the agent's own environment that a task inherits.
 const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 
-/// A spec that this runtime can carry out, with everything looked up.
+/// Plan of a spec that this runtime can carry out, with everything resolved.
 pub(super) struct Plan {
     program: PathBuf,
     environment: BTreeMap<OsString, OsString>,
-    /// Secrets that become files: their number in the spec, where, and the value.
+    /// Secrets that become files: index in the spec, path, and value.
     pub(super) files: Vec<(usize, PathBuf, Secret)>,
     pub(super) open_files: Option<u64>,
     pub(super) memory_bytes: Option<u64>,
 }
 
 impl Plan {
-    /// Looks everything up without changing anything. Secrets may become files in `secret_dir` only.
+    /// Resolves everything without side effects. Secrets may become files in `secret_dir` only.
     pub(super) fn of(work: &Work, secret_dir: Option<&Path>) -> Result<Self, RuntimeError> {
         let spec = &work.spec;
         let program = match &spec.workload {
@@ -66,7 +68,7 @@ impl Plan {
         Ok(Self { program, environment, files, open_files, memory_bytes })
     }
 
-    /// The bytes that the launcher reads; its `plan.rs` is the other side.
+    /// Encodes the bytes that the launcher reads; its `plan.rs` is the counterpart.
     pub(super) fn encode(&self, spec: &TaskSpec, dir: &AttemptDir, host: &Host) -> Vec<u8> {
         let mut fields = Fields(vec![0; LENGTH]);
         fields.text(dir.path());
@@ -85,14 +87,14 @@ impl Plan {
             fields.text(value);
         }
         let Fields(mut bytes) = fields;
-        // One that is too long is refused by the launcher.
+        // A plan that is too long is rejected by the launcher.
         let length = u32::try_from(bytes.len() - LENGTH).unwrap_or(u32::MAX);
         bytes[..LENGTH].copy_from_slice(&length.to_le_bytes());
         bytes
     }
 }
 
-/// Bytes that say how many follow.
+/// Size of the length prefix, in bytes.
 const LENGTH: usize = 4;
 
 struct Fields(Vec<u8>);
@@ -109,7 +111,7 @@ impl Fields {
     }
 }
 
-/// Isolation that a process cannot be given must not be left out silently.
+/// Rejects isolation that a process cannot have, which must not be ignored silently.
 fn refuse_isolation(spec: &TaskSpec) -> Result<(), RuntimeError> {
     let isolation = &spec.isolation;
     let asked = [
@@ -179,7 +181,7 @@ fn check_secret_file(path: &str, secret_dir: Option<&Path>) -> Result<(), Runtim
     }
 }
 
-/// The program's file, found as a shell would.
+/// Resolves the program's file, as a shell would.
 fn find(program: &str, path: &OsStr, working_dir: Option<&str>) -> Result<PathBuf, RuntimeError> {
     if program.contains('/') {
         let from = working_dir.map_or_else(std::env::current_dir, |dir| Ok(dir.into()));

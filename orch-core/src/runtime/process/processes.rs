@@ -1,4 +1,4 @@
-//! The processes of an attempt, found through `/proc`.
+//! Processes of an attempt, found through `/proc`.
 
 use std::{
     collections::HashSet,
@@ -10,34 +10,34 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, p
 
 use crate::{model::AttemptId, runtime::Usage};
 
-/// The environment variable that marks what an attempt started.
+/// Environment variable that marks the processes of an attempt.
 pub(super) const MARKER: &str = "ORCH_ATTEMPT";
 
 /// Ticks of processor time in `/proc/<pid>/stat`: `USER_HZ`, the same on all of Linux.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// What tells that a process is of an attempt. Any of it is enough, and so is a parent of which it is true.
+/// Criteria by which a process belongs to an attempt. Any one is enough, and so is a parent that meets one.
 #[derive(Clone, Debug)]
 pub(super) struct Mark {
     pub(super) attempt: AttemptId,
-    /// Never counts itself, its children do.
+    /// The launcher itself is never counted, its children are.
     pub(super) launcher: Option<Pid>,
-    /// The process group of the program.
+    /// Process group of the program.
     pub(super) group: Option<Pid>,
-    /// The outputs of the attempt: who can write to them is of it.
+    /// Inodes of the attempt's output pipes: a process that can write to them belongs to the attempt.
     pub(super) pipes: Option<[u64; 2]>,
-    /// Nothing of the attempt is older.
+    /// Start of the attempt, in ticks: none of its processes is older.
     pub(super) since_ticks: u64,
 }
 
 impl Mark {
-    /// The group, while the launcher sees to it that its number is nobody else's.
+    /// Process group, while the launcher ensures that its number is not reused.
     pub(super) fn sure_group(&self) -> Option<Pid> {
         self.group.filter(|_| self.launcher.is_some())
     }
 }
 
-/// One process, whoever has its number later.
+/// Process that is identified beyond a reuse of its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: Pid,
@@ -45,9 +45,9 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Sends a signal; says whether it was still there.
+    /// Sends a signal; returns whether the process still existed.
     pub(super) fn signal(self, signal: Signal) -> io::Result<bool> {
-        // The descriptor pins the process: whoever is looked at is who gets the signal.
+        // The descriptor pins the process: the one that is checked is the one that gets the signal.
         let Ok(pinned) = pidfd_open(self.pid, PidfdFlags::empty()) else { return Ok(false) };
         if Stat::of(self.pid).is_none_or(|stat| stat.start_ticks != self.start_ticks) {
             return Ok(false);
@@ -60,7 +60,7 @@ impl Process {
     }
 }
 
-/// Sends `signal` to all of them, those in `group` in one step so that none slips away by a fork.
+/// Sends `signal` to all of them, to those in `group` in one step so that none escapes by a fork.
 pub(super) fn signal_all(processes: &[Process], group: Option<Pid>, signal: Signal) -> io::Result<()> {
     let mut reached = false;
     if let Some(group) = group {
@@ -79,7 +79,7 @@ pub(super) fn signal_all(processes: &[Process], group: Option<Pid>, signal: Sign
     Ok(())
 }
 
-/// The processes of the system that are not older than something, at one time.
+/// Processes of the system that are not older than a given start, at one time.
 #[derive(Debug)]
 pub(super) struct Snapshot(Vec<Seen>);
 
@@ -87,7 +87,7 @@ pub(super) struct Snapshot(Vec<Seen>);
 struct Seen {
     stat: Stat,
     marker: Option<AttemptId>,
-    /// The pipes that it holds; not looked at where there is a marker.
+    /// Inodes of the pipes that it holds; not read where there is a marker.
     pipes: Vec<u64>,
 }
 
@@ -142,7 +142,7 @@ impl Seen {
     }
 }
 
-/// Of a zombie, and of another user's process, nothing can be read.
+/// Marker of a process. A zombie, and a process of another user, cannot be read.
 fn marker_of(pid: Pid) -> Option<AttemptId> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     environment.split(|byte| *byte == 0).find_map(|variable| {
@@ -157,7 +157,7 @@ fn pipes_of(pid: Pid) -> Vec<u64> {
     links.filter_map(|link| link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()).collect()
 }
 
-/// Everything below `ancestor` in the tree of processes. What was left behind by its parent is not in it.
+/// All processes below `ancestor` in the process tree. Orphans are not in it.
 pub(super) fn descendants(ancestor: Pid) -> io::Result<Vec<Pid>> {
     let (mut found, mut next) = (Vec::new(), vec![ancestor]);
     while let Some(pid) = next.pop() {
@@ -178,7 +178,7 @@ pub(super) fn descendants(ancestor: Pid) -> io::Result<Vec<Pid>> {
     Ok(found)
 }
 
-/// What is gone has none.
+/// Entries of a directory; none if it does not exist any more.
 fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(dir) {
         Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
@@ -187,7 +187,7 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// What these processes use together.
+/// Total usage of these processes.
 pub(super) fn usage(pids: impl IntoIterator<Item = Pid>) -> Usage {
     let stats = pids.into_iter().filter_map(|pid| Some((Stat::of(pid)?, resident_bytes(pid))));
     stats.fold(Usage::default(), |sum, (stat, resident)| Usage {
@@ -203,12 +203,12 @@ fn resident_bytes(pid: Pid) -> u64 {
     resident.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// A process id; of a process that is going away the system also writes -1.
+/// Parses a process id; for a process that is exiting the kernel also writes -1.
 pub(super) fn parse_pid(text: &str) -> Option<Pid> {
     text.parse().ok().filter(|pid| *pid > 0).and_then(Pid::from_raw)
 }
 
-/// proc_pid_stat(5).
+/// Fields of `/proc/<pid>/stat`, see proc_pid_stat(5).
 #[derive(Debug)]
 pub(super) struct Stat {
     pid: Pid,
@@ -225,12 +225,13 @@ impl Stat {
         Self::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// One that only waits to be reaped is not.
+    /// Whether the process is alive; a zombie is not.
     pub(super) fn is_alive(&self) -> bool {
         !matches!(self.state, 'Z' | 'X')
     }
 
-    /// The name in parentheses may hold anything, so the fields are counted from its end; the first is number 3.
+    /// The name in parentheses may contain any character, so the fields are counted from its end; the first
+    /// is number 3.
     fn parse(pid: Pid, text: &str) -> Option<Self> {
         let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
@@ -239,7 +240,7 @@ impl Stat {
             pid,
             state: fields.first()?.chars().next()?,
             parent: process(4),
-            // Threads of the kernel have none.
+            // Kernel threads have none.
             group: process(5).unwrap_or(pid),
             cpu_ticks: field(14)? + field(15)?,
             threads: field(20)?,

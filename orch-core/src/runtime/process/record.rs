@@ -1,4 +1,4 @@
-//! The record of an attempt: who its launcher is, and how it ended. The launcher's `record.rs` writes it.
+//! Record of an attempt: identity of its launcher, and exit status. The launcher's `record.rs` writes it.
 
 use std::{fs, io};
 
@@ -10,14 +10,14 @@ use super::{
 };
 use crate::model::{Exit, Timestamp};
 
-/// What a launcher noted down.
+/// Record written by a launcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) launcher: Identity,
     pub(super) started: Option<Moment>,
-    /// Inodes of the pipes that the outputs go through.
+    /// Inodes of the output pipes.
     pub(super) pipes: Option<[u64; 2]>,
-    /// The program, which leads a group of its own.
+    /// The program, which leads its own process group.
     pub(super) program: Option<Pid>,
     pub(super) exit: Option<Exit>,
 }
@@ -39,14 +39,15 @@ impl Record {
         Some(Self { launcher, started: Some(started), pipes: Some(pipes), program, exit })
     }
 
-    /// What the shell of earlier versions wrote: `<pid> <start ticks> <boot id>` and an exit code.
+    /// Parses the files that the shell of earlier versions wrote: `<pid> <start ticks> <boot id>` and an exit
+    /// code.
     pub(super) fn parse_shell(identity: &str, exit: Option<&str>) -> Option<Self> {
         let launcher = Identity::parse(identity.split_whitespace())?;
         let exit = exit.and_then(|code| code.trim().parse().ok()).map(Exit::from_code);
         Some(Self { launcher, started: None, pipes: None, program: None, exit })
     }
 
-    /// By the wall's clock as it is now.
+    /// Time of the start by the current wall clock.
     pub(super) fn started_at(&self, host: &Host) -> Option<Timestamp> {
         let now = Moment::now().ok()?;
         match self.started {
@@ -61,20 +62,20 @@ impl Record {
     }
 }
 
-/// Twice the code: half of it means that it is being written.
+/// Parses an exit code that is written twice: a single copy means that the write is not complete.
 fn parse_exit(text: &str) -> Option<Exit> {
     let (once, again) = text.split_at_checked(3)?;
     let code = once.parse().ok()?;
     (once == again).then(|| Exit::from_code(code))
 }
 
-/// A process of one boot and one PID namespace: a process id alone is used again.
+/// Identity of a process within one boot and one PID namespace: a process id alone is reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pid: Pid,
     start_ticks: u64,
     boot: String,
-    /// Not known of what a shell of an earlier version wrote.
+    /// Unknown in records of a shell of an earlier version.
     pid_namespace: Option<String>,
 }
 
@@ -104,19 +105,19 @@ impl Identity {
             && self.pid_namespace.as_ref().is_none_or(|namespace| *namespace == host.pid_namespace)
     }
 
-    /// Whether this very process is still there. One that only waits to be reaped is not.
+    /// Whether this very process is alive. A zombie is not.
     pub(super) fn is_alive(&self, host: &Host) -> bool {
         self.is_of(host)
             && Stat::of(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks && stat.is_alive())
     }
 
-    /// Sends it a signal. One that is gone is no error.
+    /// Sends a signal. A process that has exited is no error.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         Process { pid: self.pid, start_ticks: self.start_ticks }.signal(signal).map(drop)
     }
 }
 
-/// A file of one line, once the line is whole.
+/// Content of a file of one line, once the line is complete.
 pub(super) fn whole_line(path: &std::path::Path) -> Option<String> {
     fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'))
 }

@@ -1,5 +1,5 @@
-//! Output of attempts that an earlier version of `orch` started by a shell: one file for each stream, to which the
-//! program writes itself. Such an attempt may run on when `orch` is upgraded under it.
+//! Output of attempts that an earlier version of `orch` started through a shell: one file for each stream, to
+//! which the program writes directly. Such an attempt may still run after an upgrade of `orch`.
 
 use std::{
     fs::{self, File},
@@ -14,14 +14,15 @@ use super::{
     output::{STREAMS, name_of},
 };
 
-/// Where the kept output begins.
+/// Offset at which the retained output begins.
 pub(super) fn start(dir: &AttemptDir, stream: &str) -> u64 {
     let text = fs::read_to_string(start_file(dir, stream));
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Drops the oldest output beyond `limit` bytes of both streams together, from the larger one first. The dropped part
-/// becomes a hole in the file: it takes no space, and the program goes on writing where it was.
+/// Drops the oldest output beyond `limit` bytes of both streams together, from the larger one first. The
+/// dropped part becomes a hole in the file: it takes no space, and the program continues to write at its
+/// offset.
 pub(super) fn trim(dir: &AttemptDir, limit: u64) -> io::Result<()> {
     let [stdout, stderr] = STREAMS.map(|stream| Kept::of(dir, name_of(stream)));
     let [stdout, stderr] = [stdout?, stderr?];
@@ -55,7 +56,7 @@ impl Kept {
         if start <= self.start {
             return Ok(());
         }
-        // First say so, then do it: nobody may read the hole as output.
+        // Record the new begin first, then punch the hole: no reader may take the hole for output.
         let (file, new) =
             (start_file(dir, self.stream), start_file(dir, self.stream).with_extension("start.new"));
         fs::write(&new, start.to_string())?;

@@ -1,4 +1,4 @@
-//! Looks at all processes of the system, shared by everybody who needs one at the time.
+//! Scans of all processes of the system, shared by all callers that need one at the time.
 
 use std::{
     io,
@@ -12,8 +12,8 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{blocking, processes::Snapshot};
 use crate::runtime::{RuntimeError, RuntimeErrorKind};
 
-/// After a look nobody looks for so many times as long as it took. However many attempts end, looking takes its share
-/// of one core and no more.
+/// Pause after a scan, as a multiple of the time that the scan took. However many attempts end, scanning
+/// takes its share of one core and no more.
 const REST: u32 = 3;
 const REST_MAX: Duration = Duration::from_millis(250);
 
@@ -24,13 +24,13 @@ type Look = Result<Arc<Snapshot>, RuntimeError>;
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// How old a process may be that somebody is interested in, and who.
+    /// Oldest start that each caller is interested in, in ticks, and the caller.
     requests: Vec<(u64, oneshot::Sender<Look>)>,
     worker: Option<JoinHandle<()>>,
 }
 
 impl Sweeps {
-    /// The processes that are not older than `since_ticks`, from a look that begins after this call.
+    /// Processes that are not older than `since_ticks`, from a scan that begins after this call.
     pub(super) async fn snapshot(self: &Arc<Self>, since_ticks: u64) -> Look {
         let (sender, receiver) = oneshot::channel();
         {

@@ -1,10 +1,10 @@
-//! [`Class`]: waiting shapes that differ in cpu and memory alone, found by what is left of a node.
+//! [`Class`]: waiting shapes that differ in cpu and memory alone, searched by the free resources of a node.
 
 use super::{Size, Waiting};
 use crate::{model::TaskId, state::queue::Rank};
 
-/// Shapes in order of their sizes, in chunks with a summary each, and a tree over the summaries. A search passes over the parts
-/// of the tree that hold nothing small enough, or nothing that goes first.
+/// Shapes in order of their sizes, in chunks with a summary each, and a tree over the summaries. A search
+/// skips subtrees without a shape that is small enough or goes first.
 #[derive(Debug, Default)]
 pub(super) struct Class {
     chunks: Vec<Chunk>,
@@ -13,7 +13,7 @@ pub(super) struct Class {
 
 #[derive(Debug)]
 struct Chunk {
-    /// In order of sizes; never empty.
+    /// Lines in order of sizes; never empty.
     lines: Vec<Line>,
     summary: Summary,
 }
@@ -22,7 +22,7 @@ struct Chunk {
 #[derive(Debug)]
 struct Line {
     size: Size,
-    /// Of those that wait; here, so that a look at many lines stays in one place of memory.
+    /// First of those that wait; kept here, so that a scan of many lines stays in one region of memory.
     first: (Rank, TaskId),
     waiting: Waiting,
 }
@@ -33,7 +33,7 @@ struct Summary {
     first: (Rank, TaskId),
 }
 
-/// A chunk with more shapes is split.
+/// Number of shapes above which a chunk is split.
 const CHUNK_MAX: usize = 128;
 
 impl Class {
@@ -87,12 +87,12 @@ impl Class {
         chunk.find(size).ok().map(|line| &chunk.lines[line].waiting)
     }
 
-    /// The first task of all. The class must not be empty.
+    /// First task of the whole class, which must not be empty.
     pub(super) fn first(&self) -> (Rank, TaskId) {
         self.tree.whole().expect("a class that waits has tasks").first
     }
 
-    /// The first task of a shape that fits into `free` and is not to be skipped, if it goes before `before`.
+    /// First task of a shape that fits into `free` and is not to be skipped, if it goes before `before`.
     pub(super) fn first_fit(
         &self,
         free: Size,
@@ -117,7 +117,7 @@ impl Class {
         first
     }
 
-    /// The chunk that a size belongs to; 0 when there is none.
+    /// Index of the chunk that a size belongs to; 0 when there is none.
     fn chunk_of(&self, size: Size) -> usize {
         self.chunks.partition_point(|chunk| chunk.lines[0].size <= size).saturating_sub(1)
     }
@@ -148,7 +148,7 @@ impl Line {
         self.first = self.first.min(entry);
     }
 
-    /// Says whether any are left.
+    /// Returns whether any are left.
     fn remove(&mut self, entry: &(Rank, TaskId)) -> bool {
         self.waiting.remove(entry);
         self.first = self.waiting.first().copied().unwrap_or(self.first);
@@ -167,8 +167,8 @@ impl Summary {
     }
 }
 
-/// Summaries of the chunks and of runs of them: a binary tree in an array. The root is 1, and the children of `n` are `2n` and
-/// `2n + 1`; the chunks are the last level.
+/// Summaries of the chunks and of runs of them: a binary tree in an array. The root is 1, and the children of
+/// `n` are `2n` and `2n + 1`; the chunks are the last level.
 #[derive(Debug, Default)]
 struct Tree {
     nodes: Vec<Option<Summary>>,
@@ -198,8 +198,8 @@ impl Tree {
         *self.nodes.get(1)?
     }
 
-    /// Shows runs of the chunks before `end`, and goes below those for which `look` says so, first where a task goes first.
-    /// A run of one chunk is shown with its number.
+    /// Visits runs of the chunks before `end`, and descends into those for which `look` returns true, first
+    /// where a task goes first. A run of one chunk is passed with its number.
     fn visit(&self, end: usize, mut look: impl FnMut(Summary, Option<usize>) -> bool) {
         let leaves = self.leaves();
         // A node with the number of its first chunk and the count of its leaves.

@@ -1,4 +1,4 @@
-//! Orchestrators that end, start again, share their records and tell what happens.
+//! Cases of orchestrators that end, restart, share their records and publish events.
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 
@@ -11,6 +11,7 @@ use crate::{
     Error, Orchestrator,
     engine::{EventKind, EventStream, TaskView},
     model::{Exit, TaskId, TaskSpec},
+    state::TaskStatus,
     store::Revision,
     testkit::SimulatedRuntime,
 };
@@ -31,7 +32,7 @@ pub(super) async fn who_waits_or_follows_ends_with_the_orchestrator(harness: &dy
     assert!(matches!(orch.wait(task).await, Err(Error::ShuttingDown)), "and later ones do not begin to wait");
 }
 
-async fn next_task_status(events: &mut EventStream) -> (Revision, TaskId, &'static str) {
+async fn next_task_status(events: &mut EventStream) -> (Revision, TaskId, TaskStatus) {
     loop {
         let event = events.next().await.unwrap().unwrap();
         if let EventKind::Task(record) = event.kind {
@@ -45,15 +46,15 @@ pub(super) async fn events_can_be_followed_and_resumed(harness: &dyn EngineHarne
     let mut events = orch.events();
     let task = orch.submit(hang("watched")).await.unwrap();
     let (first, id, status) = next_task_status(&mut events).await;
-    assert_eq!((id, status), (task, "placed"));
+    assert_eq!((id, status), (task, TaskStatus::Placed));
     running(&orch, task).await;
     runtime.finish(attempt(task, 1), Exit::from_code(0));
     let (second, _, status) = next_task_status(&mut events).await;
-    assert_eq!(status, "succeeded");
+    assert_eq!(status, TaskStatus::Succeeded);
     let mut resumed = orch.events_from(first).unwrap();
-    assert_eq!(next_task_status(&mut resumed).await, (second, task, "succeeded"));
+    assert_eq!(next_task_status(&mut resumed).await, (second, task, TaskStatus::Succeeded));
     let mut from_start = orch.events_from(Revision::ZERO).unwrap();
-    assert_eq!(next_task_status(&mut from_start).await, (first, task, "placed"));
+    assert_eq!(next_task_status(&mut from_start).await, (first, task, TaskStatus::Placed));
 }
 
 pub(super) async fn events_can_be_resumed_within_a_revision(harness: &dyn EngineHarness) {
@@ -72,7 +73,7 @@ pub(super) async fn events_can_be_resumed_within_a_revision(harness: &dyn Engine
     assert!(matches!(never, Err(Error::EventsCompacted { .. })), "a position of another life");
 }
 
-/// A member hears of another one's tasks a moment later.
+/// A member learns of another one's tasks a moment later.
 async fn done(orch: &Orchestrator, task: TaskId) -> TaskView {
     let mut events = orch.events();
     while orch.get(task).is_none() {
@@ -98,7 +99,7 @@ pub(super) async fn members_share_the_work(harness: &dyn EngineHarness) {
     assert_eq!(tasks.iter().collect::<BTreeSet<_>>().len(), 2 * EACH, "no id is given twice");
     for task in &tasks {
         for orch in &members {
-            assert_eq!(done(orch, *task).await.status(), "succeeded");
+            assert_eq!(done(orch, *task).await.status(), TaskStatus::Succeeded);
         }
     }
     let starts: Vec<_> = runtimes.iter().flat_map(SimulatedRuntime::starts).collect();
@@ -123,7 +124,7 @@ pub(super) async fn two_processes_decide_over_one_store(harness: &dyn EngineHarn
     let _agent = join(&one, &agent_config("a"), &runtime).await;
     for id in ids {
         two.read_barrier().await.unwrap();
-        assert_eq!(two.wait(id).await.unwrap().status(), "succeeded");
+        assert_eq!(two.wait(id).await.unwrap().status(), TaskStatus::Succeeded);
     }
     assert_eq!(runtime.starts().len(), 40);
 }
@@ -138,7 +139,7 @@ pub(super) async fn records_outlive_the_orchestrator(harness: &dyn EngineHarness
     let said = before.submit(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
     before.wait(said).await.unwrap();
     running(&before, task).await;
-    // What an agent has seen is shown at once; it has to stay until that is written.
+    // An observation of an agent is visible at once; the agent must stay until it is written.
     let written = format!("observed/attempts/{}", attempt(task, 1));
     parts.store.watch(&written, Revision::ZERO).await.unwrap().next().await.unwrap().unwrap();
     agent.leave().await;

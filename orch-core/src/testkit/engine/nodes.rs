@@ -1,4 +1,4 @@
-//! Nodes that come, go, come back and give up their work.
+//! Cases of nodes that register, are lost, return and are drained.
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 
@@ -12,7 +12,7 @@ use crate::{
     engine::{Agent, AgentConfig, SecretError, SecretSource, Unknown},
     model::{AttemptEnd, Exit, NodeId, NodeState, RestartPolicy, SecretRef, SecretTarget, TaskSpec},
     runtime::{Runtime, Secret},
-    state::{Outcome, Rejection},
+    state::{Outcome, Rejection, TaskStatus},
     testkit::SimulatedRuntime,
 };
 
@@ -31,7 +31,7 @@ pub(super) async fn the_work_of_a_silent_node_goes_elsewhere_and_is_void_when_th
     let _b = join(&orch, &agent_config("b"), &second).await;
 
     agent.leave().await;
-    until(&orch, task, |view| view.status() == "running" && view.record.attempts_made == 2).await;
+    until(&orch, task, |view| view.status() == TaskStatus::Running && view.record.attempts_made == 2).await;
     assert_eq!(orch.get(task).unwrap().record.attempts[0].end, Some(AttemptEnd::NodeLost));
     assert_eq!(orch.nodes()[0].record.state, NodeState::Lost);
 
@@ -43,7 +43,7 @@ pub(super) async fn the_work_of_a_silent_node_goes_elsewhere_and_is_void_when_th
     let _back = join(&orch, &config, &first).await;
     assert_eq!(left_behind.await.unwrap(), Exit::from_code(137));
     second.finish(attempt(task, 2), Exit::from_code(0));
-    assert_eq!(orch.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(orch.wait(task).await.unwrap().status(), TaskStatus::Succeeded);
     assert_eq!((first.starts(), second.starts()), (vec![attempt(task, 1)], vec![attempt(task, 2)]));
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn an_agent_that_restarts_takes_over_what_runs(harness: &dyn En
     );
     runtime.finish(attempt(task, 1), Exit::from_code(0));
     let done = orch.wait(task).await.unwrap();
-    assert_eq!((done.status(), done.record.attempts_made), ("succeeded", 1));
+    assert_eq!((done.status(), done.record.attempts_made), (TaskStatus::Succeeded, 1));
     assert_eq!(runtime.starts().len(), 2, "nothing was started twice");
 }
 
@@ -97,7 +97,7 @@ pub(super) async fn a_secret_that_is_gone_ends_nothing_that_was_started_with_it(
     let refused = orch.wait(new).await.unwrap();
     assert!(matches!(refused.record.last_end(), Some(AttemptEnd::StartFailed { .. })), "{refused:?}");
     runtime.finish(attempt(task, 1), Exit::from_code(0));
-    assert_eq!(orch.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(orch.wait(task).await.unwrap().status(), TaskStatus::Succeeded);
 }
 
 pub(super) async fn an_agent_that_lost_its_work_does_not_start_it_again_under_the_same_attempt(
@@ -114,7 +114,9 @@ pub(super) async fn an_agent_that_lost_its_work_does_not_start_it_again_under_th
     agent.leave().await;
     let emptied = SimulatedRuntime::new();
     let _again = join(&orch, &config, &emptied).await;
-    let view = until(&orch, task, |view| view.status() == "running" && view.record.attempts_made == 2).await;
+    let view =
+        until(&orch, task, |view| view.status() == TaskStatus::Running && view.record.attempts_made == 2)
+            .await;
     let end = view.record.attempts[0].end.as_ref();
     assert!(matches!(end, Some(AttemptEnd::Lost { .. })), "{end:?}");
     assert_eq!(emptied.starts(), [attempt(task, 2)]);
@@ -135,7 +137,7 @@ pub(super) async fn an_engine_that_is_gone_for_a_while_loses_nothing(harness: &d
     runtime.set_available(true);
     for id in [task, held_up] {
         let done = orch.wait(id).await.unwrap();
-        assert_eq!((done.status(), done.record.attempts_made), ("succeeded", 1));
+        assert_eq!((done.status(), done.record.attempts_made), (TaskStatus::Succeeded, 1));
     }
 }
 
@@ -152,7 +154,9 @@ pub(super) async fn a_drained_node_gives_up_its_work_and_an_open_one_gets_it(har
     let node = NodeId::new("a").unwrap();
     orch.drain(&node, Duration::ZERO).await.unwrap();
     orch.drained(&node).await.unwrap();
-    let view = until(&orch, task, |view| view.status() == "running" && view.record.attempts_made == 2).await;
+    let view =
+        until(&orch, task, |view| view.status() == TaskStatus::Running && view.record.attempts_made == 2)
+            .await;
     assert_eq!(view.record.node().map(NodeId::as_str), Some("b"));
     assert_eq!(view.record.failures, 0, "an eviction is no failure");
     assert!(matches!(
@@ -174,7 +178,7 @@ pub(super) async fn an_agent_goes_on_when_nobody_holds_its_handle(harness: &dyn 
     let (orch, runtime, agent) = one_node(harness, "an_agent_goes_on_when_nobody_holds_its_handle").await;
     drop(agent);
     let task = orch.submit(TaskSpec::program("later", "true")).await.unwrap();
-    assert_eq!(orch.wait(task).await.unwrap().status(), "succeeded");
+    assert_eq!(orch.wait(task).await.unwrap().status(), TaskStatus::Succeeded);
     assert_eq!(runtime.starts(), [attempt(task, 1)]);
 }
 

@@ -1,4 +1,4 @@
-//! From the submission of a task to its end.
+//! Cases from the submission of a task to its end.
 
 #![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
 
@@ -9,7 +9,7 @@ use crate::{
     Error,
     engine::{TaskFilter, Unknown},
     model::{AttemptEnd, CommandId, Exit, TaskId, TaskSpec},
-    state::{NewTask, Outcome, Rejection, TaskResult, TimeoutKind},
+    state::{NewTask, Outcome, Rejection, TaskResult, TaskStatus, TimeoutKind},
     testkit::SimulatedRuntime,
 };
 
@@ -17,7 +17,7 @@ pub(super) async fn a_task_is_run_and_its_output_is_kept(harness: &dyn EngineHar
     let (orch, runtime, _agent) = one_node(harness, "a_task_is_run_and_its_output_is_kept").await;
     let task = orch.submit(TaskSpec::program("hello", "say").args(["hello", "there"])).await.unwrap();
     let done = orch.wait(task).await.unwrap();
-    assert_eq!(done.status(), "succeeded");
+    assert_eq!(done.status(), TaskStatus::Succeeded);
     assert_eq!(done.record.attempts.len(), 1);
     assert_eq!(orch.logs(task, false).await.unwrap().text().await.unwrap(), "hello there\n");
     assert_eq!(orch.logs(task, true).await.unwrap().text().await.unwrap(), "hello there\n");
@@ -110,5 +110,5 @@ pub(super) async fn priority_holds_among_tasks_of_different_needs(harness: &dyn 
     for id in highs {
         assert!(orch.get(id).unwrap().record.node().is_some(), "four of high priority fill the node");
     }
-    assert_eq!(orch.get(low).unwrap().status(), "pending");
+    assert_eq!(orch.get(low).unwrap().status(), TaskStatus::Pending);
 }

@@ -1,4 +1,4 @@
-//! What one case works with: a runtime, and everything that the case started.
+//! Environment of one case: a runtime, and the attempts that the case started.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,14 +34,14 @@ impl<'a> Bench<'a> {
         held.clone().expect("only a restart takes it away, and puts one back")
     }
 
-    /// Lets go of the runtime and makes another over the same state.
+    /// Drops the runtime and makes another over the same state.
     pub(super) async fn restart(&self) {
         drop(self.runtime.lock().take());
         let fresh = self.harness.runtime().await;
         *self.runtime.lock() = Some(fresh);
     }
 
-    /// An attempt of `spec` that is not started yet and is removed after the case.
+    /// Attempt of `spec` that is not started yet and is removed after the case.
     pub(super) fn work(&self, spec: TaskSpec) -> Work {
         let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
         self.made.lock().insert(attempt);
@@ -52,7 +52,7 @@ impl<'a> Bench<'a> {
         self.work(self.harness.program(program))
     }
 
-    /// Prepares and starts it.
+    /// Prepares and starts the attempt.
     pub(super) async fn start(&self, work: &Work) -> Outcome<AttemptId> {
         let runtime = self.runtime();
         runtime.prepare(work, &Progress::none()).await?;
@@ -82,7 +82,7 @@ impl<'a> Bench<'a> {
         Output::of(&chunks.into_iter().collect::<Result<Vec<_>, RuntimeError>>()?)
     }
 
-    /// Removes everything the case made.
+    /// Removes everything that the case made.
     pub(super) async fn clear(&self) -> Result<(), RuntimeError> {
         let made = std::mem::take(&mut *self.made.lock());
         let runtime = self.runtime();
@@ -109,12 +109,12 @@ pub(super) async fn read_until(logs: &mut Logs, text: &str) -> Outcome<Vec<LogCh
     Err(Failure(format!("the output ended without {text:?}: {:?}", String::from_utf8_lossy(&seen))))
 }
 
-/// Output put together by stream.
+/// Output joined by stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Output {
     pub(super) stdout: String,
     pub(super) stderr: String,
-    /// Where the first kept byte of standard output lies in all of it.
+    /// Offset of the first retained byte of standard output.
     pub(super) stdout_from: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Much output just before the end.
+//! Cases of much output just before the end.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     testkit::ensure,
 };
 
-/// More than is printed, with room for the way in which a runtime keeps it.
+/// Output limit above what is printed, with slack for the granularity of a runtime's storage.
 const KEPT_BYTES: u64 = 64 << 20;
 
 const PATIENT: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ async fn run(bench: &Bench<'_>, program: &Program) -> Outcome<AttemptId> {
     bench.start(&bench.work(spec)).await
 }
 
-/// That `chunks` are all that was printed after `before`, each byte once.
+/// Checks that `chunks` are all that was printed after `before`, each byte once.
 fn check(chunks: &[LogChunk], before: &str) -> Outcome {
     let output = Output::of(chunks)?;
     ensure!(output.stdout_from == 0, "standard output begins at offset {}", output.stdout_from);
@@ -59,7 +59,8 @@ pub(super) async fn a_burst_is_complete_for_a_reader_that_is_slower_than_the_tas
     let mut logs = runtime.logs(attempt, true).await?;
     let mut chunks = Vec::new();
     chunks.extend(logs.next().await.transpose()?);
-    // Whoever delivers it waits, with more in hand than fits on the way, while the task prints the rest and ends.
+    // The reader is blocked, with more chunks than fit in the buffers, while the task prints the rest and
+    // ends.
     runtime.stop(attempt, PATIENT).await?;
     runtime.wait(attempt).await?;
     while let Some(chunk) = logs.next().await {

@@ -1,4 +1,4 @@
-//! Stop and kill.
+//! Cases of stop and kill.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ pub(super) async fn stop_uses_the_signal_of_the_spec(bench: &Bench<'_>) -> Outco
     spec.stop.signal = StopSignal::Usr1;
     let attempt = bench.start(&bench.work(spec)).await?;
     bench.until_ready(attempt).await?;
-    // What was started by an earlier life of the agent is stopped by its own signal as well.
+    // An attempt of an earlier incarnation of the agent is stopped by its own signal as well.
     if bench.runtime().capabilities().adopts {
         bench.restart().await;
     }
@@ -52,7 +52,7 @@ pub(super) async fn kill_ends_the_whole_tree(bench: &Bench<'_>) -> Outcome {
     bench.runtime().kill(attempt).await?;
     bench.runtime().wait(attempt).await?;
     let before = bench.output(attempt, false).await?;
-    // A child that lives on would tick some twenty times while this one runs.
+    // A child that survives would tick some twenty times while this one runs.
     let other = bench.run(&Program::Naps).await?;
     bench.runtime().wait(other).await?;
     let after = bench.output(attempt, false).await?;

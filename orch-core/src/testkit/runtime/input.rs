@@ -1,4 +1,4 @@
-//! What a task is given, and what is refused.
+//! Cases of the input of a task, and of specs that are rejected.
 
 use super::{
     Outcome, Program,
@@ -77,7 +77,7 @@ pub(super) async fn a_missing_program_is_an_error(bench: &Bench<'_>) -> Outcome 
 pub(super) async fn a_missing_user_is_an_error(bench: &Bench<'_>) -> Outcome {
     let mut spec = bench.harness.program(&Program::exits(0));
     spec.isolation.user = Some("nobody-has-this-name".into());
-    // A backend that cannot change users says so instead.
+    // A backend that cannot change users rejects the spec instead.
     refused(bench, &bench.work(spec), &[RuntimeErrorKind::InvalidSpec, RuntimeErrorKind::Unsupported]).await
 }
 
@@ -95,12 +95,12 @@ async fn image_refused(bench: &Bench<'_>, reference: &str, kind: RuntimeErrorKin
     }
     let mut spec = TaskSpec::image("job", reference);
     if let Workload::Image { pull, .. } = &mut spec.workload {
-        *pull = PullPolicy::Never; // the answer must not hang on a registry
+        *pull = PullPolicy::Never; // the result must not depend on a registry
     }
     refused(bench, &bench.work(spec), &[kind]).await
 }
 
-/// Nothing of it may be left, and asking again gives the same answer.
+/// A rejected attempt leaves nothing behind, and a repetition is rejected in the same way.
 async fn refused(bench: &Bench<'_>, work: &Work, kinds: &[RuntimeErrorKind]) -> Outcome {
     let runtime = bench.runtime();
     for _ in 0..2 {

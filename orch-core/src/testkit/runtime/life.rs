@@ -1,4 +1,4 @@
-//! Start, end and removal.
+//! Cases of start, end and removal.
 
 use super::{Outcome, Program, bench::Bench};
 use crate::{
@@ -84,7 +84,7 @@ pub(super) async fn remove_forgets(bench: &Bench<'_>) -> Outcome {
     not_found("wait", runtime.wait(attempt).await)?;
     not_found("logs", runtime.logs(attempt, false).await)?;
     ensure!(!runtime.list().await?.iter().any(|found| found.attempt == attempt), "still listed");
-    // What is forgotten may be started anew.
+    // A removed attempt may be started anew.
     bench.start(&work).await?;
     let exit = runtime.wait(attempt).await?;
     ensure!(exit.code == 0, "the new life ended with {exit}");

@@ -1,4 +1,4 @@
-//! Logs.
+//! Cases of logs.
 
 use futures_util::StreamExt;
 
@@ -31,7 +31,7 @@ pub(super) async fn follow_ends_with_the_task(bench: &Bench<'_>) -> Outcome {
     let attempt = bench.run(&Program::ends_when_asked(0, "last\n")).await?;
     let runtime = bench.runtime();
     let mut logs = runtime.logs(attempt, true).await?;
-    // It arrives while the task runs, not when it is over.
+    // The output arrives while the task runs, not after its end.
     read_until(&mut logs, "ready\n").await?;
     runtime.stop(attempt, std::time::Duration::from_secs(30)).await?;
     read_until(&mut logs, "last\n").await?;

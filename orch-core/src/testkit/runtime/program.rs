@@ -1,91 +1,93 @@
-//! What the tasks of the suite do, said by meaning.
+//! Programs of the suite's tasks, described by their behaviour.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{model::StopSignal, runtime::OutputStream};
 
-/// Meaning of what a task of the suite does. A harness turns it into a spec: into a script of [`script`](Self::script),
-/// or into whatever its backend runs. It can be written into the spec and read back from there with `serde`.
+/// Behaviour of a task of the suite. A harness turns it into a spec: into a script of
+/// [`script`](Self::script), or into whatever its backend runs. It can be written into the spec and read back
+/// from there with `serde`.
 ///
-/// "Ready" is the line `ready` on standard output. What a stop signal does that is not mentioned is the backend's: it
-/// ends the task.
+/// "Ready" is the line `ready` on standard output. A stop signal that is not mentioned is handled by the
+/// backend: it ends the task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Program {
-    /// Writes the pieces in their order and ends with the code.
+    /// Writes the texts in their order and exits with the code.
     Prints {
-        /// What to write, and where.
+        /// Texts, each with its stream.
         pieces: Vec<(OutputStream, String)>,
-        /// The exit code.
+        /// Exit code.
         code: i32,
     },
-    /// Writes the numbers from 1 to `lines` to standard output, with leading zeros, as lines of 20 bytes. Then the line
-    /// `error` to standard error.
+    /// Writes the numbers from 1 to `lines` to standard output, with leading zeros, as lines of 20 bytes.
+    /// Then the line `error` to standard error.
     Counts {
-        /// How many lines.
+        /// Number of lines.
         lines: u64,
     },
-    /// Is ready, and does nothing until it is ended.
+    /// Is ready, and does nothing until it is killed.
     Sleeps,
     /// Does nothing for a fifth of a second.
     Naps,
-    /// Is ready. One of the signals makes it write the last words to standard output and end with the signal's code.
+    /// Is ready. One of the signals makes it write the last words to standard output and exit with the
+    /// signal's code.
     EndsWhenAsked {
-        /// Signals, and what it ends with by each.
+        /// Signals, each with its exit code.
         codes: Vec<(StopSignal, i32)>,
         /// May be empty.
         last_words: String,
     },
     /// Is ready, and does nothing about `SIGTERM`.
     IgnoresStop,
-    /// Starts something that belongs to it and writes the line `tick` to standard output a hundred times a second. Is
-    /// ready, and waits for that.
+    /// Starts a child process that writes the line `tick` to standard output a hundred times a second. Is
+    /// ready, and waits for the child.
     Ticks,
-    /// Is killed by `SIGKILL`, or ends as if it had been.
+    /// Is killed by `SIGKILL`, or exits as if it had been.
     IsKilled,
-    /// Writes to standard output what the variable `GREETING` holds, the last two arguments of its spec, and the directory
-    /// that it works in, with a `|` between them, as one line.
+    /// Writes to standard output the value of the variable `GREETING`, the last two arguments of its spec,
+    /// and its working directory, separated by `|`, as one line.
     ShowsInput,
-    /// Writes to standard output what the variable `TOKEN` holds.
+    /// Writes the value of the variable `TOKEN` to standard output.
     ShowsToken,
-    /// The same, then `|` and the content of the file, then what `ls` shows of the rights of others than its owner
-    /// (`------` for none), as one line.
+    /// The same, then `|` and the content of the file, then the permissions of group and others as `ls` shows
+    /// them (`------` for none), as one line.
     ShowsTokens {
-        /// Where the file is.
+        /// Path of the file.
         path: String,
     },
-    /// Uses up 128 MiB.
+    /// Allocates 128 MiB.
     EatsMemory,
-    /// Writes [`Program::burst`] and ends.
+    /// Writes [`Program::burst`] and exits.
     Bursts,
-    /// Writes the burst for standard output and an empty line first, if it should. Is ready. `SIGTERM` makes it write the whole
-    /// burst and end.
+    /// Writes the burst for standard output and an empty line first, if `first` is set. Is ready. `SIGTERM`
+    /// makes it write the whole burst and exit.
     BurstsWhenAsked {
-        /// Whether it writes something first.
+        /// Whether it writes something before it is ready.
         first: bool,
     },
 }
 
 impl Program {
-    /// Writes nothing and ends with the code.
+    /// Writes nothing and exits with the code.
     #[must_use]
     pub fn exits(code: i32) -> Self {
         Self::Prints { pieces: Vec::new(), code }
     }
 
-    /// Writes one piece to standard output and ends with the code.
+    /// Writes one text to standard output and exits with the code.
     #[must_use]
     pub fn prints(text: &str, code: i32) -> Self {
         Self::Prints { pieces: vec![(OutputStream::Stdout, text.into())], code }
     }
 
-    /// Is ready, and ends with the code when it is asked to by `SIGTERM`.
+    /// Is ready, and exits with the code on `SIGTERM`.
     #[must_use]
     pub fn ends_when_asked(code: i32, last_words: &str) -> Self {
         Self::EndsWhenAsked { codes: vec![(StopSignal::Term, code)], last_words: last_words.into() }
     }
 
-    /// A burst for this output: numbers that follow each other, in lines of 1120 bytes, the last one unterminated. More than a MiB
-    /// for standard output.
+    /// Burst for this stream: consecutive numbers, in lines of 1120 bytes, the last one unterminated. More
+    /// than a MiB for standard output.
     #[must_use]
     pub fn burst(stream: OutputStream) -> String {
         let (first, last) = burst_of(stream);
@@ -94,7 +96,8 @@ impl Program {
         lines.join("\n")
     }
 
-    /// A script for a POSIX shell that does it. It gets the arguments of the spec as `$0`, `$1`, `$2`.
+    /// Script for a POSIX shell that behaves like this. It gets the arguments of the spec as `$0`, `$1`,
+    /// `$2`.
     #[must_use]
     pub fn script(&self) -> String {
         match self {
@@ -116,7 +119,8 @@ impl Program {
             }
             Self::IgnoresStop => "trap '' TERM; echo ready; while :; do sleep 1; done".into(),
             Self::Ticks => "(while :; do echo tick; sleep 0.01; done) & echo ready; wait".into(),
-            // The first process of a container cannot kill itself, so that a child does and the shell passes it on.
+            // The first process of a container cannot kill itself, so that a child does and the shell passes
+            // it on.
             Self::IsKilled => "sh -c 'kill -KILL $$'; exit $?".into(),
             Self::ShowsInput => r#"echo "$GREETING|$1|$2|$(pwd)""#.into(),
             Self::ShowsToken => r#"printf %s "$TOKEN""#.into(),
@@ -133,7 +137,7 @@ impl Program {
                 } else {
                     String::new()
                 };
-                // What the shell has to say of the signal is not printed.
+                // The shell's own message about the signal is not printed.
                 format!(
                     "exec 3>&2 2>/dev/null; trap 'exec 2>&3; {}; exit 0' TERM; {before}echo ready; \
                      while :; do sleep 0.05; done",
@@ -144,10 +148,10 @@ impl Program {
     }
 }
 
-/// Bytes of a line without its end. What counts is how much there is to deliver; lines cost runtimes time as well.
+/// Bytes of a line without its end. The amount of data matters; lines cost runtimes time as well.
 const BURST_WIDTH: usize = 1120;
 
-/// The first and the last number of a burst.
+/// First and last number of a burst.
 fn burst_of(stream: OutputStream) -> (usize, usize) {
     match stream {
         OutputStream::Stdout => (100_000, 259_999),

@@ -1,4 +1,4 @@
-//! Adoption after a restart, events, use and health.
+//! Cases of adoption after a restart, events, usage and health.
 
 use std::{num::NonZeroU32, time::Duration};
 

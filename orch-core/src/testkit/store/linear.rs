@@ -1,8 +1,9 @@
-//! Sixteen writers, and whether what they saw can have happened one after the other.
+//! Linearizability of sixteen writers.
 //!
-//! Every value is written by one attempt only, so that a watch over everything says which attempts took effect, and in
-//! which order. What the writers were told is held against that: the result of each attempt, what it was based on, and
-//! that nobody was shown something older than what was over before they asked.
+//! Every value is written by one attempt only, so that a watch over all records proves which attempts took
+//! effect, and in which order. The results that the writers got are checked against that: the result of each
+//! attempt, the version it was based on, and that no reader got a state older than one that was acknowledged
+//! before the read began.
 
 use std::{
     collections::BTreeMap,
@@ -19,21 +20,21 @@ use super::{StoreHarness, key, put};
 use crate::store::{CommitError, Guard, Key, Revision, StateStore, StoreError, Txn};
 
 const WRITERS: usize = 16;
-/// Few, so that writers meet.
+/// Few keys, so that writers conflict.
 const KEYS: [&str; 3] = ["r/a", "r/b", "r/c"];
-/// Commits of each writer that were answered, in each half.
+/// Acknowledged commits of each writer, in each half.
 const EACH: usize = 15;
 
-/// Sixteen writers change three records by compare-and-swap. There is one order of everything that happened that agrees
-/// with what each of them saw and when.
+/// Sixteen writers change three records by compare-and-swap. There is one order of all operations that agrees
+/// with the results and the times of each writer.
 pub async fn compare_and_swap_is_linearizable(harness: &dyn StoreHarness) {
     let run = Run::start(harness.open("linear").await);
     run.reached(EACH).await;
     run.check().await;
 }
 
-/// The same while what the store stands on breaks and comes back ([`StoreHarness::disturb`]): nothing that was answered is
-/// lost, nothing that was refused happens, and watches go on without a gap.
+/// The same while the servers behind the store fail and recover ([`StoreHarness::disturb`]): no acknowledged
+/// commit is lost, no rejected one takes effect, and watches continue without a gap.
 pub async fn a_disturbance_loses_nothing(harness: &dyn StoreHarness) {
     let run = Run::start(harness.open("disturbed").await);
     run.reached(EACH).await;
@@ -42,7 +43,7 @@ pub async fn a_disturbance_loses_nothing(harness: &dyn StoreHarness) {
     run.check().await;
 }
 
-/// Everything that is shared by the writers of a run.
+/// State shared by the writers of a run.
 struct Run {
     store: Arc<dyn StateStore>,
     answered: Arc<[AtomicUsize; WRITERS]>,
@@ -51,7 +52,7 @@ struct Run {
     watch: tokio::task::JoinHandle<Vec<Change>>,
 }
 
-/// What one writer did and heard.
+/// Attempt of one writer, with its result.
 struct Attempt {
     key: Key,
     asked: Instant,
@@ -71,7 +72,7 @@ enum Outcome {
     Unknown,
 }
 
-/// One step of a record, as the watch saw it.
+/// One version of a record, as the watch delivered it.
 struct Change {
     key: Key,
     revision: Revision,
@@ -101,7 +102,7 @@ impl Run {
         Self { store, answered, enough, writers, watch }
     }
 
-    /// Waits until each writer has had so many commits answered.
+    /// Waits until each writer has `count` acknowledged commits.
     async fn reached(&self, count: usize) {
         while self.answered.iter().any(|answered| answered.load(Ordering::Relaxed) < count) {
             let ended = self.writers.iter().any(tokio::task::JoinHandle::is_finished);
@@ -117,7 +118,7 @@ impl Run {
         for writer in self.writers {
             attempts.extend(writer.await.expect("a writer must not panic"));
         }
-        // The last change, which tells the watch that it has seen all others.
+        // The last change, which proves that the watch has delivered all others.
         while self.store.commit(Txn::of(vec![put("r/end", "end")])).await.is_err() {
             tokio::time::sleep(PAUSE).await;
         }
@@ -126,10 +127,10 @@ impl Run {
     }
 }
 
-/// Between tries of a store that cannot answer.
+/// Pause between retries while the store is unavailable.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Reads a record and swaps it. Says whether that was done.
+/// Reads a record and swaps it. Returns whether the swap was applied.
 async fn step(store: &dyn StateStore, writer: usize, attempts: &mut Vec<Attempt>) -> bool {
     let key = key(KEYS[(writer + attempts.len()) % KEYS.len()]);
     let asked = Instant::now();
@@ -170,7 +171,7 @@ fn must_be_passing(error: &StoreError) {
     assert!(passes, "a store that is disturbed must say that trying again may help: {error:?}");
 }
 
-/// Every change, over as many watches as it takes.
+/// Every change, over as many watches as necessary.
 async fn watch_all(store: Arc<dyn StateStore>) -> Vec<Change> {
     let (mut changes, mut after) = (Vec::new(), Revision::ZERO);
     loop {
@@ -206,7 +207,7 @@ async fn watch_all(store: Arc<dyn StateStore>) -> Vec<Change> {
 
 /// Panics when the attempts contradict the changes.
 fn agree(attempts: &[Attempt], changes: &[Change]) {
-    // Who wrote each value, and what each change followed on.
+    // Writer of each value, and predecessor of each change.
     let mut by_value: BTreeMap<&str, (&Change, Option<Revision>)> = BTreeMap::new();
     let mut last: BTreeMap<&Key, Revision> = BTreeMap::new();
     for change in changes {
@@ -243,7 +244,8 @@ fn agree(attempts: &[Attempt], changes: &[Change]) {
     agree_in_time(attempts);
 }
 
-/// Nobody is shown or given something older than what was over before they asked.
+/// Checks that no attempt got or was based on a state older than one that was acknowledged before the attempt
+/// began.
 fn agree_in_time(attempts: &[Attempt]) {
     let mut over: Vec<_> =
         attempts.iter().filter_map(|attempt| Some((attempt, attempt.reached()?))).collect();
@@ -267,7 +269,7 @@ fn agree_in_time(attempts: &[Attempt]) {
 }
 
 impl Attempt {
-    /// The revision of the record that it showed or made.
+    /// Revision of the record that the attempt read or wrote.
     fn reached(&self) -> Option<Revision> {
         match self.what {
             What::Read { version, .. } => Some(version.unwrap_or_default()),
@@ -305,7 +307,7 @@ mod tests {
         list.iter().map(change).collect()
     }
 
-    /// What the check says, if it does not agree.
+    /// Message of the check, if it fails.
     fn complaint(attempts: &[Attempt], seen: &[(u64, &str)]) -> Option<String> {
         let changes = changes(seen);
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| agree(attempts, &changes)));

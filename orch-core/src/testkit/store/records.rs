@@ -1,4 +1,4 @@
-//! Records, transactions and scans.
+//! Cases of records, transactions and scans.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -25,7 +25,7 @@ pub async fn puts_can_be_read(harness: &dyn StoreHarness) {
     assert_eq!(store.revision().await.expect("revision"), second, "the latest commit must be visible");
 }
 
-/// Deletes remove, also what is not there.
+/// A delete removes a record, and succeeds for one that does not exist.
 pub async fn deletes_remove(harness: &dyn StoreHarness) {
     let store = harness.open("deletes").await;
     must_put(&*store, "a", "1").await;
@@ -144,8 +144,8 @@ pub async fn conflict_writes_nothing(harness: &dyn StoreHarness) {
     }
 }
 
-/// Sixteen writers count with compare-and-swap. Each success saw its predecessor, none is lost, and the order of
-/// revisions is the order of values.
+/// Sixteen writers count with compare-and-swap. Each success saw its predecessor, none is lost, and the order
+/// of revisions is the order of values.
 pub async fn concurrent_writers_never_lose_an_update(harness: &dyn StoreHarness) {
     const WRITERS: usize = 16;
     const EACH: usize = 12;
@@ -255,7 +255,7 @@ pub async fn values_come_back_as_they_were(harness: &dyn StoreHarness) {
     }
 }
 
-/// What is declared fits; one more is refused and changes nothing.
+/// A transaction of the declared size is accepted; a larger one is rejected and changes nothing.
 pub async fn limits_are_enforced(harness: &dyn StoreHarness) {
     let store = harness.open("limits").await;
     let limits = store.capabilities();
@@ -272,7 +272,7 @@ pub async fn limits_are_enforced(harness: &dyn StoreHarness) {
     assert_eq!(value_of(&*store, "small").await, None, "what is refused must write nothing");
 }
 
-/// After `close` everything answers `Closed`; watches end; closing again is no error.
+/// After `close` every call returns `Closed`; watches end; closing again is no error.
 pub async fn closed_store_says_so(harness: &dyn StoreHarness) {
     let store = harness.open("closed").await;
     let last = must_put(&*store, "a", "1").await;

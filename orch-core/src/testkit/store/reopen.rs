@@ -1,9 +1,9 @@
-//! What a durable store must find when it is opened again.
+//! Cases of a durable store that is opened again.
 
 use super::{StoreHarness, must_commit, must_put, put, take, value_of};
 use crate::store::{Guard, Revision, Txn, Write};
 
-/// Records, versions and the revision are there again, and guards work on them.
+/// Records, versions and the revision are restored, and guards work on them.
 pub async fn reopening_finds_everything(harness: &dyn StoreHarness) {
     let store = harness.open("reopen").await;
     for n in 0..50 {
@@ -23,7 +23,7 @@ pub async fn reopening_finds_everything(harness: &dyn StoreHarness) {
     assert_eq!(value_of(&*store, "k/1").await.as_deref(), Some("again"));
 }
 
-/// A watch can start in the history of an earlier life, and goes on live.
+/// A watch can start in the history from before a restart, and continues live.
 pub async fn reopening_keeps_watch_history(harness: &dyn StoreHarness) {
     let store = harness.open("reopen-watch").await;
     let mut revisions = Vec::new();

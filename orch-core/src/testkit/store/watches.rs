@@ -1,4 +1,4 @@
-//! Watches: gapless, in order, and honest about what is forgotten.
+//! Cases of watches: gapless, in order, and with an error where history was compacted.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use super::{StoreHarness, key, must_commit, must_put, next, put, take};
 use crate::store::{Revision, StateStore, StoreError, Txn, WatchBatch, Write};
 
-/// A watch delivers the past after its start, then what comes, each change once.
+/// A watch delivers the history after its start, then live changes, each change once.
 pub async fn watches_go_from_the_past_to_live(harness: &dyn StoreHarness) {
     let store = harness.open("watch-past").await;
     let first = must_put(&*store, "a", "1").await;
@@ -98,7 +98,7 @@ pub async fn watches_agree_while_writers_write(harness: &dyn StoreHarness) {
     }
 }
 
-/// After compaction late watches are told to scan again; records and newer history stay.
+/// After compaction late watches end with an error that asks for a new scan; records and newer history stay.
 pub async fn compaction_ends_late_watches(harness: &dyn StoreHarness) {
     let store = harness.open("compaction").await;
     let mut revisions = Vec::new();
@@ -124,7 +124,7 @@ pub async fn compaction_ends_late_watches(harness: &dyn StoreHarness) {
     assert_eq!(store.scan("k/", None, 100).await.expect("scan").entries.len(), 10, "records must stay");
 }
 
-/// The first item of a watch, whether it failed at once or in its stream.
+/// First item of a watch, whether it failed at once or in its stream.
 async fn first_of(store: &dyn StateStore, from: Revision) -> Option<Result<WatchBatch, StoreError>> {
     match store.watch("", from).await {
         Ok(mut watch) => watch.next().await,

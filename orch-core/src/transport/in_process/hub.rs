@@ -1,4 +1,4 @@
-//! Where the messages of all members meet: routing, faults, and the line of those that are delayed.
+//! Hub that connects all members: routing, faults, and the queue of delayed messages.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use tokio::{
 use super::{Faults, InProcessConfig};
 use crate::transport::{Channel, Incoming, PeerId, Reply, TransportError};
 
-/// Messages under way together; more are lost.
+/// Maximum number of messages in flight; further ones are lost.
 const DELAYED_MAX: usize = 65_536;
 
 pub(super) struct Hub {
@@ -29,17 +29,17 @@ pub(super) struct State {
     pub(super) blocked: BTreeSet<(PeerId, PeerId)>,
     inboxes: BTreeMap<PeerId, mpsc::Sender<Incoming>>,
     random: u64,
-    /// In order of arrival.
+    /// Delayed messages in order of arrival.
     delayed: BTreeMap<(Instant, u64), Delayed>,
-    /// The last arrival and the number of what is delayed, by stream of messages. Where order is kept, nobody may
-    /// arrive before them.
+    /// Last arrival and number of delayed messages, by stream. Where order is kept, no message may arrive
+    /// before them.
     last: BTreeMap<Stream, (Instant, usize)>,
     sent: u64,
-    /// A task delivers what is delayed.
+    /// Whether a task delivers the delayed messages.
     delivering: bool,
 }
 
-/// Messages that keep their order among each other; `None` for answers.
+/// Messages that keep their order among each other; `None` for responses.
 type Stream = (PeerId, PeerId, Option<Channel>);
 
 struct Delayed {
@@ -63,7 +63,7 @@ impl Parcel {
     }
 }
 
-/// Who waits for the answer to a request. The first copy of an answer counts.
+/// Waiter for the response to a request. The first copy of a response counts.
 #[derive(Clone)]
 pub(super) struct Answer(Arc<Mutex<Option<oneshot::Sender<Bytes>>>>);
 
@@ -74,7 +74,7 @@ impl Answer {
 
     fn give(&self, message: Bytes) {
         if let Some(waiting) = self.0.lock().take() {
-            // Whoever gave up waiting does not want it.
+            // The waiter may have given up.
             let _ = waiting.send(message);
         }
     }
@@ -118,7 +118,7 @@ impl Hub {
         }
     }
 
-    /// Takes one message over. What a fault does to it is no error: the sender of a real network would not know.
+    /// Accepts one message. A fault that hits it is no error: the sender of a real network would not know.
     pub(super) fn transmit(
         self: &Arc<Self>,
         from: PeerId,
@@ -160,7 +160,7 @@ impl Hub {
         let reply = answer.map(|answer| {
             let hub = Arc::clone(self);
             Reply::new(move |message| {
-                // Like any answer that cannot be sent, it is lost.
+                // Like any response that cannot be sent, it is lost.
                 let _ = hub.transmit(to, from, &Parcel::Answer { message, answer });
             })
         });
@@ -185,7 +185,7 @@ impl Hub {
         self.earlier.notify_one();
     }
 
-    /// Ends when nothing is under way.
+    /// Delivers delayed messages; ends when none is in flight.
     async fn deliver_delayed(self: Arc<Self>) {
         while let Some(due) = self.deliver_due() {
             tokio::select! {
@@ -195,7 +195,7 @@ impl Hub {
         }
     }
 
-    /// Delivers what is due; says when the next is.
+    /// Delivers messages that are due; returns the time of the next one.
     fn deliver_due(self: &Arc<Self>) -> Option<Instant> {
         let mut state = self.state();
         while let Some(first) = state.delayed.first_entry() {
@@ -211,7 +211,7 @@ impl Hub {
                     state.last.remove(&stream);
                 }
             }
-            // A full queue or a member that left loses it, as it would the packet of a real network.
+            // A full queue, or a member that left, loses it, as it would the packet of a real network.
             let _ = self.deliver(&state, from, to, parcel);
         }
         state.delivering = false;
@@ -224,7 +224,7 @@ impl Hub {
 }
 
 impl State {
-    /// When the next message of the stream arrives; `None` for now.
+    /// Arrival time of the next message of the stream; `None` for immediately.
     fn arrival(&mut self, stream: Stream, ordered: bool) -> Option<Instant> {
         let Faults { delay_min, delay_max, reorder_percent, .. } = self.faults;
         let mut delay = delay_min;

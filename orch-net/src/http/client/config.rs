@@ -40,12 +40,12 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For an answer.
     pub request: Duration,
-    /// For the answer of a long poll of [`Client::wait`](super::Client::wait); longer than the server lets it wait (a
-    /// minute at most).
+    /// For the answer of a long poll of [`Client::wait`](super::Client::wait); longer than the server lets it
+    /// wait (a minute at most).
     pub long_poll: Duration,
     /// For the answer to a worker's question what it should do; longer than
-    /// [`EngineConfig::assignments_wait`](orch_core::engine::EngineConfig::assignments_wait) of the server. Where an
-    /// answer is lost on its way, the worker hears nothing new for so long.
+    /// [`EngineConfig::assignments_wait`](orch_core::engine::EngineConfig::assignments_wait) of the server.
+    /// Where an answer is lost on its way, the worker hears nothing new for so long.
     pub assignments: Duration,
     /// For a sign of life in a stream; longer than the server's pauses of 15 seconds.
     pub idle: Duration,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::http::wire::ProblemInfo;
 
-/// Why a call has no answer. With [`ClientError::Problem`] the server said so; with the others it may have done what it was
-/// asked.
+/// Why a call has no answer. With [`ClientError::Problem`] the server said so; with the others it may have
+/// done what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {

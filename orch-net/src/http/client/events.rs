@@ -35,8 +35,9 @@ pub struct Positioned {
     pub event: Event,
 }
 
-/// Events in order. When the connection breaks it is opened again, and goes on after the last event that was given, without
-/// a gap; a repetition is possible only when the server was started again meanwhile. Dropping it ends the subscription.
+/// Events in order. When the connection breaks it is opened again, and goes on after the last event that was
+/// given, without a gap; a repetition is possible only when the server was started again meanwhile. Dropping
+/// it ends the subscription.
 #[derive(Debug)]
 pub struct EventSubscription {
     transport: Transport,
@@ -84,8 +85,9 @@ impl EventSubscription {
     /// The next event; waits for it, and for the server when it is away. `None` after an error. Cancel safe.
     ///
     /// # Errors
-    /// [`ClientError::Problem`] with the code `events_compacted` when events were missed that are no longer kept: list what
-    /// there is, then subscribe anew. Other problems that trying again does not mend, such as a token that is refused.
+    /// [`ClientError::Problem`] with the code `events_compacted` when events were missed that are no longer
+    /// kept: list what there is, then subscribe anew. Other problems that trying again does not mend, such as
+    /// a token that is refused.
     pub async fn next(&mut self) -> Option<Result<Positioned, ClientError>> {
         while !self.over {
             let step = match self.ready.pop_front() {

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::http::wire::{Heartbeat, Observations, Question, Reports};
 
-/// A worker's way to its manager. Sends each call once; the agent repeats what has no answer. Give it the worker token.
+/// A worker's way to its manager. Sends each call once; the agent repeats what has no answer. Give it the
+/// worker token.
 #[derive(Clone, Debug)]
 pub struct HttpLink {
     transport: Transport,

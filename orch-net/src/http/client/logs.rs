@@ -15,8 +15,8 @@ use super::{
     transport::{Call, Transport},
 };
 
-/// A task's output in the order in which it arrived. When the connection breaks it is opened again, and what was given
-/// already is passed over. Dropping it ends the reading.
+/// A task's output in the order in which it arrived. When the connection breaks it is opened again, and what
+/// was given already is passed over. Dropping it ends the reading.
 #[derive(Debug)]
 pub struct LogLines {
     transport: Transport,

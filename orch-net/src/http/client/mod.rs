@@ -33,8 +33,8 @@ use transport::{Call, Transport};
 
 /// Calls a server. Cheap to clone; clones share connections.
 ///
-/// Calls that may be repeated without harm are, a few times, when the server cannot be reached or is busy; the others are
-/// sent once. Any future may be dropped; what it asked for may happen all the same.
+/// Calls that may be repeated without harm are, a few times, when the server cannot be reached or is busy;
+/// the others are sent once. Any future may be dropped; what it asked for may happen all the same.
 #[derive(Clone, Debug)]
 pub struct Client {
     transport: Transport,
@@ -51,8 +51,8 @@ impl Client {
         Ok(Self { transport: Transport::new(config)? })
     }
 
-    /// Takes tasks in, all or none. Repeating the call with the same command id is harmless, and is what this does itself
-    /// when an answer is lost.
+    /// Takes tasks in, all or none. Repeating the call with the same command id is harmless, and is what this
+    /// does itself when an answer is lost.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -88,8 +88,8 @@ impl Client {
         self.transport.call(Call::get(format!("/api/v1/tasks?{}", query(filter)?))).await
     }
 
-    /// The same with the number of tasks on all pages together, and the reasons why the first hundred pending ones
-    /// wait.
+    /// The same with the number of tasks on all pages together, and the reasons why the first hundred pending
+    /// ones wait.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -107,8 +107,8 @@ impl Client {
         self.decided(Call::post(format!("/api/v1/tasks/{task}/cancel"), &body)).await
     }
 
-    /// Waits until the task has finished, however long that takes and however often the server is away meanwhile. Cancel
-    /// safe.
+    /// Waits until the task has finished, however long that takes and however often the server is away
+    /// meanwhile. Cancel safe.
     ///
     /// # Errors
     /// [`ClientError`] that trying again does not mend.
@@ -214,8 +214,8 @@ impl Client {
     /// Follows events. Returns when the server has said where the stream starts.
     ///
     /// # Errors
-    /// [`ClientError`] when the first connection fails; with the code `events_compacted` when the events asked for are no
-    /// longer kept.
+    /// [`ClientError`] when the first connection fails; with the code `events_compacted` when the events
+    /// asked for are no longer kept.
     pub async fn events(&self, from: EventStart) -> Result<EventSubscription> {
         let mut events = EventSubscription::new(self.transport.clone(), from);
         events.connect().await?;
@@ -229,7 +229,7 @@ impl Client {
 
 fn query(filter: &TaskFilter) -> Result<String> {
     let mut pairs: Vec<(&str, String)> = vec![("limit", filter.limit.to_string())];
-    pairs.extend(filter.statuses.iter().map(|status| ("status", status.clone())));
+    pairs.extend(filter.statuses.iter().map(|status| ("status", status.to_string())));
     pairs.extend(filter.namespace.iter().map(|namespace| ("namespace", namespace.to_string())));
     pairs.extend(filter.name.iter().map(|name| ("name", name.clone())));
     pairs.extend(filter.node.iter().map(|node| ("node", node.to_string())));

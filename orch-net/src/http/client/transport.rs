@@ -106,8 +106,8 @@ impl Transport {
         })
     }
 
-    /// For a manager of rust-orch: no token, one request a connection, and header names in the case that a simple parser
-    /// expects.
+    /// For a manager of rust-orch: no token, one request a connection, and header names in the case that a
+    /// simple parser expects.
     pub(super) fn legacy(config: &LegacyLinkConfig) -> Result<Self, ClientError> {
         let timeouts = Timeouts { request: config.request_timeout, ..Timeouts::default() };
         let mut client = Client::builder(TokioExecutor::new());

@@ -184,7 +184,8 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-/// A stream whose writes fail when the other side takes nothing for too long. Hyper bounds reading, not writing.
+/// A stream whose writes fail when the other side takes nothing for too long. Hyper bounds reading, not
+/// writing.
 struct StallGuard<S> {
     stream: S,
     limit: Duration,

@@ -8,8 +8,8 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::problem::{Problem, kinds};
 
-/// The bearer tokens that a server accepts. Only their SHA-256 digests are kept, and digests are compared, in constant
-/// time, so that neither content nor length of a token can be measured.
+/// The bearer tokens that a server accepts. Only their SHA-256 digests are kept, and digests are compared, in
+/// constant time, so that neither content nor length of a token can be measured.
 #[derive(Clone)]
 pub struct Tokens {
     admin: [u8; 32],

@@ -20,8 +20,8 @@ pub struct ServerConfig {
     pub address: SocketAddr,
     /// Who may call what.
     pub tokens: Tokens,
-    /// Certificate and key; without them connections are not encrypted, which is for loopback and for servers behind a
-    /// proxy.
+    /// Certificate and key; without them connections are not encrypted, which is for loopback and for servers
+    /// behind a proxy.
     pub tls: Option<TlsFiles>,
     /// Bounds on what callers may ask of it.
     pub limits: Limits,
@@ -53,9 +53,11 @@ pub struct Limits {
     pub connections_max: usize,
     /// Bytes of a request's line and headers together; at least 8192.
     pub header_bytes_max: usize,
-    /// How long a caller may take for the TLS handshake, and for the headers of a request. Also ends idle connections.
+    /// How long a caller may take for the TLS handshake, and for the headers of a request. Also ends idle
+    /// connections.
     pub header_timeout: Duration,
-    /// Bytes of a request's body. Workers may send four times as much: output that is not text takes four bytes a byte.
+    /// Bytes of a request's body. Workers may send four times as much: output that is not text takes four
+    /// bytes a byte.
     pub body_bytes_max: usize,
     /// How long a caller may take for a request's body.
     pub body_timeout: Duration,

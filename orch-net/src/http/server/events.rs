@@ -1,10 +1,10 @@
 //! Events as server-sent events that can be resumed without a gap or a repetition.
 //!
-//! An event's id is `<revision>.<number>.<epoch>`: the position of the decision, how many events this server's life had up
-//! to and with this one, and which life that was. Within one life the number alone says where to go on, although several
-//! events share a revision. In another life (the server was restarted, or it is another member's) the number means nothing:
-//! the stream goes on before the first event of the revision, which may repeat some of that revision and skips nothing, or
-//! answers 410 where these events are not kept.
+//! An event's id is `<revision>.<number>.<epoch>`: the position of the decision, how many events this
+//! server's life had up to and with this one, and which life that was. Within one life the number alone says
+//! where to go on, although several events share a revision. In another life (the server was restarted, or it
+//! is another member's) the number means nothing: the stream goes on before the first event of the revision,
+//! which may repeat some of that revision and skips nothing, or answers 410 where these events are not kept.
 
 use std::{fmt, str::FromStr, time::Duration};
 

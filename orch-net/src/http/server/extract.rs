@@ -55,7 +55,8 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
     }
 }
 
-/// A body of JSON from a worker, which may be larger: bytes of output that are not text are four characters each.
+/// A body of JSON from a worker, which may be larger: bytes of output that are not text are four characters
+/// each.
 pub(super) struct WorkerJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<App> for WorkerJson<T> {

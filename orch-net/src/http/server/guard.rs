@@ -20,7 +20,8 @@ pub(super) fn local_or_admin(app: &Shared, headers: &HeaderMap) -> Result<(), Pr
     }
 }
 
-/// A page of another site sends `Origin`; one whose name was rebound to 127.0.0.1 sends its own name as `Host`.
+/// A page of another site sends `Origin`; one whose name was rebound to 127.0.0.1 sends its own name as
+/// `Host`.
 fn no_browser(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.contains_key(ORIGIN) {
         return Err(Problem::new(kinds::FORBIDDEN, "requests of web pages are not answered here"));

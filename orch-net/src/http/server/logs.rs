@@ -1,5 +1,5 @@
-//! A task's output. A stream that ends well has shown everything; one that is cut (the server shuts down, the store fails)
-//! ends without the last chunk of its HTTP body, so that a reader can tell.
+//! A task's output. A stream that ends well has shown everything; one that is cut (the server shuts down, the
+//! store fails) ends without the last chunk of its HTTP body, so that a reader can tell.
 
 use std::io;
 

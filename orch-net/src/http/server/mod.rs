@@ -44,7 +44,7 @@ use app::{App, Shared};
 /// let serving = tokio::spawn(server.serve(async { drop(stopped.await) }));
 ///
 /// let task = client.submit_one(TaskSpec::program("hello", "echo").args(["hello"])).await?;
-/// assert_eq!(client.wait(task.view.record.id).await?.status, "succeeded");
+/// assert_eq!(client.wait(task.view.record.id).await?.status, orch_core::state::TaskStatus::Succeeded);
 ///
 /// drop(stop);
 /// serving.await?;
@@ -64,8 +64,8 @@ impl Server {
     /// Opens the socket. Connections wait there until [`Server::serve`] takes them.
     ///
     /// # Errors
-    /// [`ServerError`] when the configuration cannot work, a certificate or key cannot be read, or the address cannot be
-    /// bound.
+    /// [`ServerError`] when the configuration cannot work, a certificate or key cannot be read, or the
+    /// address cannot be bound.
     pub async fn bind(config: ServerConfig, orchestrator: Orchestrator) -> Result<Self, ServerError> {
         config.limits.validate()?;
         let tls = config.tls.as_ref().map(TlsFiles::acceptor).transpose()?;
@@ -84,9 +84,9 @@ impl Server {
         self.local_addr
     }
 
-    /// Answers requests until `shutdown` resolves. Then takes no more connections, ends streams and long polls, lets other
-    /// requests end within [`Limits::shutdown_grace`], and returns. The orchestrator goes on. Dropping the future cuts all
-    /// connections.
+    /// Answers requests until `shutdown` resolves. Then takes no more connections, ends streams and long
+    /// polls, lets other requests end within [`Limits::shutdown_grace`], and returns. The orchestrator goes
+    /// on. Dropping the future cuts all connections.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let keep_alive = legacy::keep_workers(&self.app);
         let router = routes::router(self.app);

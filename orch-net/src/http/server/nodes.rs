@@ -52,7 +52,7 @@ pub(super) async fn status(State(app): State<App>) -> Answer<StatusInfo> {
     Answer(StatusInfo {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: status.revision,
-        tasks: status.tasks.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        tasks: status.tasks,
         scheduler_error: status.scheduler_error,
         consensus: ConsensusInfo {
             applied: status.consensus.applied,

@@ -1,7 +1,7 @@
 //! The API's description, OpenAPI 3.1, made from the table of routes.
 
 use axum::{Json as Answer, extract::State};
-use orch_core::engine::TaskView;
+use orch_core::state::TaskStatus;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -97,7 +97,8 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
-/// Names and shapes of what is sent. The parts of a task's spec and record are described by `docs/task-model.md`.
+/// Names and shapes of what is sent. The parts of a task's spec and record are described by
+/// `docs/task-model.md`.
 fn schemas(codes: &[&str]) -> Value {
     let object = |properties: Value, required: &[&str]| json!({ "type": "object", "properties": properties, "required": required });
     let list = |schema: &str| json!({ "type": "array", "items": reference(schema) });
@@ -131,7 +132,7 @@ fn schemas(codes: &[&str]) -> Value {
             "tasks": list("TaskInfo"), "next": { "type": ["integer", "null"] }, "total": number,
         }), &["tasks"]),
         "TaskInfo": object(json!({
-            "status": { "type": "string", "enum": TaskView::STATUSES },
+            "status": { "type": "string", "enum": TaskStatus::ALL },
             "record": open("what was decided about the task"),
             "observed": open("what was seen of its current attempt"),
             "explanation": reference("Explanation"),

@@ -1,5 +1,5 @@
-//! The table of all routes. The router and the API's description are made from the same entries, so that neither can have
-//! what the other lacks.
+//! The table of all routes. The router and the API's description are made from the same entries, so that
+//! neither can have what the other lacks.
 
 use std::panic::AssertUnwindSafe;
 
@@ -181,8 +181,8 @@ pub(super) async fn bounded(
     })
 }
 
-/// Answers requests that panic, where the connection would be cut without a word. What the panic said is for the log
-/// only.
+/// Answers requests that panic, where the connection would be cut without a word. What the panic said is for
+/// the log only.
 async fn answer_panics(request: Request, next: Next) -> Result<Response, Problem> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|panic| {

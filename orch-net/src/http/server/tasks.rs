@@ -11,6 +11,7 @@ use orch_core::{
     engine::{TaskFilter, TaskView, Unknown},
     model::{CommandId, TaskId, TaskSpec},
     state,
+    state::{TaskStatus, UnknownStatus},
 };
 use serde::{Deserialize, de::IgnoredAny};
 use sha2::{Digest, Sha256};
@@ -102,7 +103,10 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
         match name {
             "status" => {
                 for status in text.split(',') {
-                    filter.statuses.push(known_status(status)?);
+                    let status = status.parse::<TaskStatus>();
+                    let bad =
+                        |error: UnknownStatus| Problem::new(kinds::MALFORMED, error.to_string()).at("status");
+                    filter.statuses.push(status.map_err(bad)?);
                 }
             }
             "order" => {
@@ -152,7 +156,7 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
     let total = count.then(|| app.orchestrator.count(&filter));
     let mut tasks: Vec<TaskInfo> = tasks.into_iter().map(TaskInfo::from).collect();
     if explain {
-        let pending = tasks.iter_mut().filter(|task| task.status == "pending");
+        let pending = tasks.iter_mut().filter(|task| task.status == TaskStatus::Pending);
         for task in pending.take(EXPLAINED_MAX) {
             // A task that was forgotten meanwhile waits for nothing.
             task.explanation = explanation(&app, task.view.record.id).ok().flatten();
@@ -161,20 +165,8 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
     Ok(Answer(TaskPage { tasks, next, total }))
 }
 
-/// One of the words that a task's status may be.
-fn known_status(text: &str) -> Result<String> {
-    match TaskView::STATUSES.contains(&text) {
-        true => Ok(text.to_owned()),
-        false => {
-            let known = TaskView::STATUSES.join(", ");
-            let text: String = text.chars().take(80).collect();
-            let detail = format!("there is no status {text:?}; there are {known}");
-            Err(Problem::new(kinds::MALFORMED, detail).at("status"))
-        }
-    }
-}
-
-/// Number of these tasks that a page has: so many that their JSON stays below [`PAGE_BYTES_MAX`], and one at least.
+/// Number of these tasks that a page has: so many that their JSON stays below [`PAGE_BYTES_MAX`], and one at
+/// least.
 fn how_many_fit(tasks: &[TaskView]) -> usize {
     let mut bytes = Length(0);
     let fit = tasks.iter().take_while(|task| {
@@ -234,7 +226,7 @@ pub(super) async fn wait(
 }
 
 pub(super) async fn explain(State(app): State<App>, Id(task): Id<TaskId>) -> Result<Answer<Explained>> {
-    let status = known(&app, task)?.status().to_owned();
+    let status = known(&app, task)?.status();
     Ok(Answer(Explained { status, explanation: explanation(&app, task)? }))
 }
 
@@ -260,7 +252,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<CommandId> {
     })
 }
 
-/// The id of the task at place `at` of a submission that names none. Derived, so that the submission may be repeated.
+/// The id of the task at place `at` of a submission that names none. Derived, so that the submission may be
+/// repeated.
 fn derived_id(command: CommandId, at: usize) -> TaskId {
     let mut hash = Sha256::new();
     hash.update(b"orch task id\0");

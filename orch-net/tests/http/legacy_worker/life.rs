@@ -3,6 +3,7 @@
 use orch_core::{
     Orchestrator,
     model::{Exit, NodeId, TaskId},
+    state::TaskStatus,
 };
 use orch_net::http::{LegacyConfig, ServerConfig};
 use serde_json::json;
@@ -225,6 +226,6 @@ async fn our_own_manager_serves_it() {
     let _worker = machine.worker(bench.address).await;
     machine.images.0.finish(attempt(long, 1), Exit::from_code(0));
     let done = soon(bench.orch.wait(long)).await.unwrap();
-    assert_eq!((done.status(), done.record.attempts_made), ("succeeded", 1));
+    assert_eq!((done.status(), done.record.attempts_made), (TaskStatus::Succeeded, 1));
     assert_eq!(machine.starts().len(), 2);
 }

@@ -1,5 +1,5 @@
-//! A manager of rust-orch, as far as its workers can see: it lists what is scheduled, says 200 to every update, and knows
-//! nothing else. It can be told to misbehave.
+//! A manager of rust-orch, as far as its workers can see: it lists what is scheduled, says 200 to every
+//! update, and knows nothing else. It can be told to misbehave.
 
 use std::{
     net::SocketAddr,

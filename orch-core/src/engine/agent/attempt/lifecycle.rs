@@ -1,5 +1,5 @@
-//! [`Lifecycle`]: the life of one attempt on its node as a function of what happens. It does nothing itself: the executor
-//! carries out its [`Action`]s, one at a time, and brings back an [`Input`] for each.
+//! [`Lifecycle`]: the life of one attempt on its node as a function of what happens. It does nothing itself:
+//! the executor carries out its [`Action`]s, one at a time, and brings back an [`Input`] for each.
 
 use crate::{
     model::{AttemptEnd, StartFailure},
@@ -47,7 +47,8 @@ pub(super) enum Input {
     Cleared(Result<(), AttemptEnd>),
     /// Answer to [`Action::Flush`].
     Flushed,
-    /// Answer to [`Action::Report`]: a revision at which it is decided; none where the node belongs to a newer process.
+    /// Answer to [`Action::Report`]: a revision at which it is decided; none where the node belongs to a
+    /// newer process.
     Reported(Option<Revision>),
     /// Answer to [`Action::Remove`].
     Removed,
@@ -78,9 +79,11 @@ pub(super) enum Action {
     Finish(Option<Over>),
 }
 
-/// One attempt's life: started, watched, stopped where that is needed, its output delivered, its end reported, removed.
+/// One attempt's life: started, watched, stopped where that is needed, its output delivered, its end
+/// reported, removed.
 ///
-/// An end that could be followed by another attempt is reported only when nothing of this one can run any more.
+/// An end that could be followed by another attempt is reported only when nothing of this one can run any
+/// more.
 #[derive(Debug)]
 pub(super) struct Lifecycle {
     phase: Phase,
@@ -101,10 +104,11 @@ enum Phase {
 }
 
 impl Lifecycle {
-    /// The life of an attempt that was observed running before, where `started`, and that an earlier incarnation of the agent
-    /// has left in the state `here`.
+    /// The life of an attempt that was observed running before, where `started`, and that an earlier
+    /// incarnation of the agent has left in the state `here`.
     pub(super) fn new(started: bool, here: Option<FoundState>) -> (Self, Action) {
-        // Also where the runtime has it as made and not started: what says that it was started may have gone with the power.
+        // Also where the runtime has it as made and not started: what says that it was started may have gone
+        // with the power.
         if started && matches!(here, None | Some(FoundState::Created)) {
             let end = lost("it was running before its node went down, and is not there any more");
             return (Self { phase: Phase::Reporting(end.clone()), announced: false }, Action::Report(end));
@@ -127,7 +131,8 @@ impl Lifecycle {
                 self.announced = true;
                 self.go_on(Phase::Running, Action::Announce)
             }
-            // What was observed of an attempt is forgotten with its node; where it is taken back, it has to be observed again.
+            // What was observed of an attempt is forgotten with its node; where it is taken back, it has to
+            // be observed again.
             (Phase::Running, Input::Registered) => {
                 self.phase = Phase::Running;
                 self.announced.then_some(Action::Announce)
@@ -188,8 +193,8 @@ impl Lifecycle {
         }
     }
 
-    /// The attempt may run, and another may follow: it is removed before the panic is reported. A panic while it is removed is
-    /// not tried again.
+    /// The attempt may run, and another may follow: it is removed before the panic is reported. A panic while
+    /// it is removed is not tried again.
     fn after_panic(&mut self, phase: Phase, words: &str) -> Action {
         let failure = StartFailure {
             reason: "runtime_panicked".into(),

@@ -12,7 +12,8 @@ use crate::{
     runtime::{OutputStream, RuntimeError, RuntimeErrorKind},
 };
 
-/// Sends all output and returns when it is delivered. Reading again after the engine was gone repeats nothing.
+/// Sends all output and returns when it is delivered. Reading again after the engine was gone repeats
+/// nothing.
 pub(super) async fn forward(context: Arc<AttemptContext>, attempt: AttemptId) {
     let mut next: BTreeMap<OutputStream, u64> = BTreeMap::new();
     let mut sent = false;

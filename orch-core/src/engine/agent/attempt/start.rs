@@ -38,7 +38,8 @@ pub(super) async fn start(
             Progress::new(move |text| outbox.try_observe(attempt, ObservationKind::Progress(text)));
         let prepared =
             retry_while_unavailable(context, attempt, || context.runtime.prepare(&work, &progress));
-        // Nothing was started, so it may go elsewhere at once; for one that is never restarted a loss would be the end.
+        // Nothing was started, so it may go elsewhere at once; for one that is never restarted a loss would
+        // be the end.
         let elsewhere = assignment.spec.restart != RestartPolicy::Never;
         tokio::select! {
             prepared = prepared => prepared.map_err(|error| failed(error.into_start_failure()))?,
@@ -62,8 +63,8 @@ pub(super) async fn start(
     })
 }
 
-/// Has it decided that the attempt starts, before it does: should this machine lose its memory, work that must not run twice
-/// is not started again.
+/// Has it decided that the attempt starts, before it does: should this machine lose its memory, work that
+/// must not run twice is not started again.
 async fn announce(context: &AttemptContext, attempt: AttemptId) -> Result<(), AttemptEnd> {
     let kind = ReportKind::Started { at: context.environment.now() };
     let report = Report { attempt, node: context.node.clone(), kind };

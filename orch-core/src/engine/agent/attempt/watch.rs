@@ -51,7 +51,8 @@ impl Watching {
         let time_left =
             spec.timeouts.run.map(|limit| limit.saturating_sub(context.environment.now().since(started.at)));
         let mut beside = Vec::new();
-        // The cluster has to know since when its time runs. One that is never restarted was announced before its start.
+        // The cluster has to know since when its time runs. One that is never restarted was announced before
+        // its start.
         if spec.timeouts.run.is_some() && spec.restart != RestartPolicy::Never {
             let kind = ReportKind::Started { at: started.at };
             let (outbox, report) =

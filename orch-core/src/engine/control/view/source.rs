@@ -13,10 +13,9 @@ pub(super) enum Source {
 
 impl Source {
     pub(super) fn new(filter: &TaskFilter) -> Self {
-        const FINISHED: [&str; 4] = ["succeeded", "failed", "timed-out", "cancelled"];
         let range = filter.id_prefix.as_deref().and_then(ids_with);
-        let unfinished = !filter.statuses.is_empty()
-            && !filter.statuses.iter().any(|status| FINISHED.contains(&status.as_str()));
+        let unfinished =
+            !filter.statuses.is_empty() && !filter.statuses.iter().any(|status| status.is_finished());
         match (&filter.node, range) {
             (Some(node), _) => Self::OnNode(Some(node.clone())),
             (None, Some(range)) => Self::ById { range: Some(range), down: filter.newest_first },

@@ -1,9 +1,9 @@
-//! Launcher of one attempt: a small program of its own, which the build script compiles and the runtime carries within
-//! itself. It reads a [`Plan`] from its standard input, notes down who it is, runs the program in a process group of
-//! the program's own, copies both outputs into files, and notes down how the program ended. It outlives the agent that
-//! started it, and what the program sends to its own group does not reach it.
+//! Launcher of one attempt: a small executable, which the build script compiles and the runtime embeds. It
+//! reads a [`Plan`] from its standard input, records its identity, runs the program in the program's own
+//! process group, copies both outputs into files, and records the exit status. It outlives the agent that
+//! started it, and signals that the program sends to its own group do not reach it.
 //!
-//! The agent may vanish at any time: a plan that arrives only partly starts nothing, and an answer that nobody reads is
+//! The agent may vanish at any time: an incomplete plan starts nothing, and a response that nobody reads is
 //! no reason to stop.
 
 #![forbid(unsafe_code)]
@@ -23,14 +23,14 @@ use output::Copies;
 use plan::Plan;
 use record::Record;
 
-/// What the launcher ends with when it ran nothing. Whoever started it goes by the answer, not by this.
+/// Exit code of a launcher that ran nothing. The agent decides by the response, not by this code.
 const NOTHING_RAN: u8 = 125;
 
-/// What kept the program from running: the step, and the system's number for why.
+/// Failure to run the program: the step, and the system's error.
 struct Failure(&'static str, io::Error);
 
 fn main() -> ExitCode {
-    // Who asked for it is gone, or is no agent.
+    // The parent has exited, or is no agent.
     let Ok(plan) = Plan::read(&mut io::stdin().lock()) else { return NOTHING_RAN.into() };
     let _ = fs::write("/proc/self/comm", "orch-launcher");
     let started = start(plan);
@@ -45,16 +45,16 @@ fn main() -> ExitCode {
     ExitCode::from(attend(record, child, copies))
 }
 
-/// Runs the program, unless another launcher of the same attempt was here before.
+/// Runs the program, unless another launcher of the same attempt did so before.
 fn start(plan: Plan) -> Result<Option<(Record, Child, Copies)>, Failure> {
-    // What may fail comes before the record, which says that the program may have run.
+    // Steps that may fail come before the record, which says that the program may have run.
     let copies = Copies::begin(&plan.dir, plan.output_limit).map_err(|error| Failure("pipes", error))?;
     let outputs = copies.writers().map_err(|error| Failure("pipes", error))?;
     let record = Record::create(&plan, copies.inodes()).map_err(|error| Failure("record", error))?;
     let Some(mut record) = record else { return Ok(None) };
     match spawn(plan, outputs) {
         Ok(child) => {
-            // Only a help to whoever ends the attempt, who has other means to find it.
+            // Only a hint for ending the attempt, whose processes can be found by other means.
             let _ = record.set_program(child.id());
             Ok(Some((record, child, copies)))
         }
@@ -81,18 +81,18 @@ fn spawn(plan: Plan, [stdout, stderr]: [io::PipeWriter; 2]) -> io::Result<Child>
     command.spawn()
 }
 
-/// Waits for the end and notes it down. What others still write to the outputs after that is not waited for.
+/// Waits for the exit and records it. Does not wait for output that other processes still write after that.
 fn attend(mut record: Record, mut child: Child, copies: Copies) -> u8 {
     let ended = child.wait();
     copies.finish();
     let Ok(status) = ended else { std::process::abort() };
     let code = code_of(status);
-    // When this fails the agent still sees the code that the launcher ends with, if it lives.
+    // When this fails the agent still sees the exit code of the launcher, if the agent is alive.
     let _ = record.set_exit(code);
     code
 }
 
-/// As shells have it: 128 and the signal's number.
+/// Exit code as shells report it: 128 and the signal's number.
 fn code_of(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)

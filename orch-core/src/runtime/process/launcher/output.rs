@@ -1,7 +1,7 @@
-//! Both outputs of the program: pipes that are copied into segments, files that are named by the stream and by how many
-//! bytes of it came before. Both streams together keep within a limit; what is too much goes away with the oldest
-//! segment of the larger one. What the disk does not take is dropped, and shows as a gap: no program waits for a full
-//! disk.
+//! Both outputs of the program: pipes that are copied into segments, files that are named by the stream and
+//! by the offset of their first byte. Both streams together stay within a limit; beyond it the oldest segment
+//! of the larger stream is deleted. Output that the disk does not accept is dropped, and shows as a gap: no
+//! program waits for a full disk.
 
 use std::{
     collections::VecDeque,
@@ -21,16 +21,17 @@ use std::{
 const NAMES: [&str; 2] = ["stdout", "stderr"];
 /// Bytes that are copied at a time.
 const CHUNK: usize = 32 << 10;
-/// Segments that the limit is made of. One of them at most is missing from what may be kept.
+/// Number of segments that make up the limit. At most one of them is missing from the output that may be
+/// kept.
 const SEGMENTS: u64 = 16;
-/// Smaller segments would be more names than content.
+/// Minimum size of a segment, in bytes: smaller ones would be more file names than content.
 const SEGMENT_MIN: u64 = 512;
 const STACK: usize = 64 << 10;
-/// Bytes of the mark that ends a copy. The system writes so few into a pipe in one piece.
+/// Bytes of the mark that ends a copy. The kernel writes as few into a pipe atomically.
 const MARK: usize = 16;
 
-/// Threads that copy. The launcher holds writers of its own, so that a copy ends by a mark and never by who else holds
-/// the pipe.
+/// Threads that copy the output. The launcher holds write ends of its own, so that a copy is ended by a mark,
+/// no matter which processes still hold the pipe.
 pub(crate) struct Copies {
     writers: [PipeWriter; 2],
     inodes: [u64; 2],
@@ -38,10 +39,10 @@ pub(crate) struct Copies {
     end: Arc<End>,
 }
 
-/// How a copy learns that the program has ended: a mark in the pipe, behind everything that the program wrote.
+/// End of a copy once the program has ended: a mark in the pipe, behind everything that the program wrote.
 struct End {
     mark: [u8; MARK],
-    /// Set before the mark is written. No mark is looked for until then.
+    /// Set before the mark is written. Until then the output is not searched for it.
     marked: AtomicBool,
 }
 
@@ -69,7 +70,7 @@ impl Copies {
         Ok(Self { writers, inodes, threads, end })
     }
 
-    /// The ends for the program.
+    /// Write ends for the program.
     pub(crate) fn writers(&self) -> io::Result<[PipeWriter; 2]> {
         let [stdout, stderr] = &self.writers;
         Ok([stdout.try_clone()?, stderr.try_clone()?])
@@ -97,7 +98,7 @@ impl Copies {
 
 fn copy(mut pipe: PipeReader, stream: usize, kept: &Mutex<Kept>, end: &End) {
     let mut buffer = vec![0; CHUNK];
-    // At the beginning of the buffer: what may be the first part of the mark.
+    // Bytes at the beginning of the buffer that may be the first part of the mark.
     let mut held = 0;
     loop {
         let count = match pipe.read(&mut buffer[held..]) {
@@ -121,7 +122,7 @@ fn copy(mut pipe: PipeReader, stream: usize, kept: &Mutex<Kept>, end: &End) {
     }
 }
 
-/// What is surely output, and whether the mark stands behind it.
+/// Part of the data that is certainly output, and whether the mark follows it.
 fn before_mark<'a>(data: &'a [u8], mark: &[u8; MARK]) -> (&'a [u8], bool) {
     if let Some(at) = data.windows(MARK).position(|window| window == mark) {
         return (&data[..at], true);
@@ -130,7 +131,7 @@ fn before_mark<'a>(data: &'a [u8], mark: &[u8; MARK]) -> (&'a [u8], bool) {
     (&data[..data.len() - held], false)
 }
 
-/// What is kept of both streams.
+/// Retained output of both streams.
 struct Kept {
     dir: PathBuf,
     limit: u64,
@@ -140,9 +141,9 @@ struct Kept {
 
 #[derive(Default)]
 struct Stream {
-    /// Where each segment begins, and its length.
+    /// Offset and length of each segment.
     segments: VecDeque<(u64, u64)>,
-    /// The last segment, while it grows.
+    /// Last segment, while it grows.
     file: Option<File>,
     /// Bytes of the stream so far.
     end: u64,
@@ -176,7 +177,7 @@ impl Kept {
         }
     }
 
-    /// Bytes that go into one segment now.
+    /// Bytes that fit into the current segment.
     fn room(&self, stream: usize) -> usize {
         let stream = &self.streams[stream];
         let used = match (&stream.file, stream.segments.back()) {
@@ -217,7 +218,7 @@ impl Kept {
             }
         };
         let written = file.write_all(piece);
-        // A part of it may have come through.
+        // Part of the write may have succeeded.
         let length = match &written {
             Ok(()) => piece.len() as u64 + stream.segments.back().map_or(0, |(_, length)| *length),
             Err(_) => file.metadata().map_or(0, |found| found.len()),
@@ -226,7 +227,7 @@ impl Kept {
             segment.1 = length;
         }
         if length == 0 {
-            // Or else a full disk would fill with names.
+            // Otherwise a full disk would fill with empty files.
             stream.segments.pop_back();
             let _ = fs::remove_file(self.dir.join(name(number, stream.end)));
         }
@@ -235,7 +236,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Leaves a gap.
+    /// Skips output that is dropped, which leaves a gap.
     fn skip(&mut self, stream: usize, bytes: usize) {
         let stream = &mut self.streams[stream];
         stream.file = None;

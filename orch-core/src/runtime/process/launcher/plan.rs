@@ -1,5 +1,6 @@
-//! Plan of an attempt as it comes over standard input: a list of byte strings, each after its length, all after the
-//! number of bytes. Nothing of it is on a command line or in the launcher's environment.
+//! Plan of an attempt as it is sent over standard input: a list of byte strings, each prefixed by its length,
+//! the list prefixed by its size in bytes. None of it appears on a command line or in the launcher's
+//! environment.
 
 use std::{
     ffi::OsString,
@@ -8,13 +9,14 @@ use std::{
     path::PathBuf,
 };
 
-/// More than the system takes as arguments and environment of one program.
+/// Maximum size of a plan, in bytes: more than the kernel accepts as arguments and environment of one
+/// program.
 const BYTES_MAX: usize = 16 << 20;
 
 pub(crate) struct Plan {
-    /// The directory of the attempt.
+    /// Directory of the attempt.
     pub(crate) dir: PathBuf,
-    /// The boot and the PID namespace, as the agent sees them.
+    /// Boot and PID namespace, as the agent sees them.
     pub(crate) boot: String,
     pub(crate) pid_namespace: String,
     pub(crate) output_limit: u64,

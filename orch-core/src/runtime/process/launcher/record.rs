@@ -1,7 +1,9 @@
-//! Record of an attempt: who the launcher is, from before the program runs, and how the program ended.
+//! Record of an attempt: identity of the launcher, written before the program runs, and exit status of the
+//! program.
 //!
-//! It appears under its name whole or not at all, and only once: of two launchers of one attempt one goes on. The bytes
-//! that say how it ended are there from the beginning, so that a disk which is full by then can still take them.
+//! It appears under its name complete or not at all, and only once: of two launchers of one attempt one
+//! continues. The bytes of the exit status are allocated from the beginning, so that a disk which is full by
+//! then can still take them.
 
 use std::{
     fs::{self, File},
@@ -18,13 +20,13 @@ const NO_EXIT: &str = "......";
 pub(crate) struct Record {
     file: File,
     text: String,
-    /// Where the program's number and the exit stand in the text.
+    /// Offsets of the program's process id and of the exit code in the text.
     program_at: usize,
     exit_at: usize,
 }
 
 impl Record {
-    /// Makes the record; `None` when there is one already.
+    /// Creates the record; `None` when there is one already.
     pub(crate) fn create(plan: &Plan, [stdout, stderr]: [u64; 2]) -> io::Result<Option<Self>> {
         let pid = std::process::id();
         let (ticks, uptime) = (own_start_ticks()?, uptime_centis()?);
@@ -59,7 +61,7 @@ impl Record {
         self.set(self.program_at, &format!("{pid:010}"))
     }
 
-    /// Twice, so that half of it is not taken for the whole.
+    /// Writes the code twice, so that a partial write is not taken for a complete one.
     pub(crate) fn set_exit(&mut self, code: u8) -> io::Result<()> {
         self.set(self.exit_at, &format!("{code:03}{code:03}"))
     }
@@ -71,20 +73,21 @@ impl Record {
 }
 
 fn write(path: &std::path::Path, text: &str) -> io::Result<File> {
-    // One of the same number may have died here before it was done.
+    // A process of the same number may have died here before it was done.
     let mut file = File::options().write(true).create(true).truncate(true).open(path)?;
     file.write_all(text.as_bytes())?;
     Ok(file)
 }
 
-/// Field 22 of proc_pid_stat(5). The name in parentheses may hold anything, so fields are counted from its end.
+/// Field 22 of proc_pid_stat(5). The name in parentheses may contain any character, so fields are counted
+/// from its end.
 fn own_start_ticks() -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let field = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(19));
     field.and_then(|ticks| ticks.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Hundredths of a second since the machine started. No setting of the clock changes them.
+/// Hundredths of a second since boot. Not affected by changes of the wall clock.
 fn uptime_centis() -> io::Result<u64> {
     let uptime = fs::read_to_string("/proc/uptime")?;
     let first = uptime.split_whitespace().next().map(|seconds| seconds.replace('.', ""));

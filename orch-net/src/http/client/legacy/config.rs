@@ -22,7 +22,8 @@ pub struct LegacyLinkConfig {
 }
 
 impl LegacyLinkConfig {
-    /// The manager at this address, asked every five seconds as their own worker does, with defaults for the rest.
+    /// The manager at this address, asked every five seconds as their own worker does, with defaults for the
+    /// rest.
     pub fn new(base_url: impl Into<String>) -> Self {
         Self {
             base_url: base_url.into(),

@@ -1,5 +1,6 @@
-//! What a worker remembers of the tasks that it took. Their manager forgets which attempt runs where, and stops naming a
-//! task once it runs; so this is what keeps a restarted worker from starting it twice, and from taking it for void.
+//! What a worker remembers of the tasks that it took. Their manager forgets which attempt runs where, and
+//! stops naming a task once it runs; so this is what keeps a restarted worker from starting it twice, and
+//! from taking it for void.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

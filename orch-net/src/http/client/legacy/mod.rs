@@ -1,5 +1,6 @@
-//! A worker's way to a manager of rust-orch. That manager knows neither registration nor heartbeats, cancellation or
-//! attempts: it lists what is scheduled, and is told what runs, has finished or failed. Everything else is answered here.
+//! A worker's way to a manager of rust-orch. That manager knows neither registration nor heartbeats,
+//! cancellation or attempts: it lists what is scheduled, and is told what runs, has finished or failed.
+//! Everything else is answered here.
 
 mod config;
 mod desk;
@@ -39,12 +40,12 @@ use super::{
 };
 use crate::http::legacy::LegacyStatus;
 
-/// Joins an agent to a manager of rust-orch. The node's id must be the name that this manager gives tasks to; theirs is
-/// called `worker-1`.
+/// Joins an agent to a manager of rust-orch. The node's id must be the name that this manager gives tasks to;
+/// theirs is called `worker-1`.
 ///
-/// A task of theirs is one attempt: what was taken once is never started a second time, whatever the manager lists. For that
-/// it keeps a journal in a store, which must be the same after a restart of the worker. At most as much is taken at a time
-/// as the node offers; the rest stays listed until there is room.
+/// A task of theirs is one attempt: what was taken once is never started a second time, whatever the manager
+/// lists. For that it keeps a journal in a store, which must be the same after a restart of the worker. At
+/// most as much is taken at a time as the node offers; the rest stays listed until there is room.
 #[derive(Debug)]
 pub struct LegacyLink {
     transport: Transport,
@@ -312,8 +313,8 @@ impl ControlLink for LegacyLink {
         Ok(Reported { revision: desk.revision, answers })
     }
 
-    /// Their manager can only be told that a task runs. Where that does not get through it is said again with each poll, so
-    /// that output does not wait for it.
+    /// Their manager can only be told that a task runs. Where that does not get through it is said again with
+    /// each poll, so that output does not wait for it.
     async fn observe(&self, _: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
         let mut desk = self.desk.lock().await;
         for Observation { attempt, kind } in observations {

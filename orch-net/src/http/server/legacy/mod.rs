@@ -1,5 +1,6 @@
-//! The manager's side of rust-orch, for its CLI and workers as they are in use today: three routes at the root, one JSON
-//! request a connection. The facts that its clients rely on are pinned by `tests/http/legacy.rs`.
+//! The manager's side of rust-orch, for its CLI and workers as they are in use today: three routes at the
+//! root, one JSON request a connection. The facts that its clients rely on are pinned by
+//! `tests/http/legacy.rs`.
 
 mod offers;
 mod places;
@@ -25,22 +26,23 @@ use super::{
     problem::{Problem, kinds},
 };
 
-/// Whether the clients and workers of rust-orch are served. Their requests carry no token: on loopback they need none
-/// (but are refused from web pages), elsewhere the admin token.
+/// Whether the clients and workers of rust-orch are served. Their requests carry no token: on loopback they
+/// need none (but are refused from web pages), elsewhere the admin token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LegacyConfig {
     /// Serves the routes.
     pub enabled: bool,
-    /// Workers that never register, by name; theirs is called `worker-1`. The server registers each of them as a node
-    /// for images that is always there. Such a worker cannot be told to stop: a cancelled task counts as stopped at once,
-    /// whatever its container does.
+    /// Workers that never register, by name; theirs is called `worker-1`. The server registers each of them
+    /// as a node for images that is always there. Such a worker cannot be told to stop: a cancelled task
+    /// counts as stopped at once, whatever its container does.
     pub workers: Vec<NodeId>,
     /// Most tasks of each of them at a time; 1024 where it is not said.
     pub max_tasks: Option<NonZeroU32>,
-    /// Such a worker never tells of ends. A task that runs there for longer than this counts as succeeded, whatever its
-    /// container does, so that its place is free.
+    /// Such a worker never tells of ends. A task that runs there for longer than this counts as succeeded,
+    /// whatever its container does, so that its place is free.
     pub done_after: Option<Duration>,
-    /// Of the tasks that run at one of them, the oldest beyond this number count as succeeded in the same way.
+    /// Of the tasks that run at one of them, the oldest beyond this number count as succeeded in the same
+    /// way.
     pub running_max: Option<u32>,
 }
 

@@ -1,9 +1,9 @@
 //! Tasks that legacy workers were told to start, and what to make of a failure then.
 //!
-//! A worker whose update is lost, because the manager is away, finds the task listed again. It starts it a second time,
-//! which fails as the name of its container is taken, and says that the task failed. So each task that is listed is
-//! noted in the store. A failure without a start of a task that was listed in an earlier life of the server may be such
-//! a one.
+//! A worker whose update is lost, because the manager is away, finds the task listed again. It starts it a
+//! second time, which fails as the name of its container is taken, and says that the task failed. So each
+//! task that is listed is noted in the store. A failure without a start of a task that was listed in an
+//! earlier life of the server may be such a one.
 
 use std::collections::BTreeSet;
 

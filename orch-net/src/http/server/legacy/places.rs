@@ -1,10 +1,11 @@
-//! The places of a legacy worker. It never tells of ends, so that its places are free again only by a rule of the
-//! operator's.
+//! The places of a legacy worker. It never tells of ends, so that its places are free again only by a rule of
+//! the operator's.
 
 use orch_core::{
     engine::{LinkError, TaskFilter},
     model::{AttemptEnd, Exit, NodeId, Report, ReportKind, Session, TaskSpec, Timestamp},
     scheduler::Objection,
+    state::TaskStatus,
 };
 use tracing::info;
 
@@ -15,7 +16,7 @@ pub(super) async fn free(app: &Shared, node: &NodeId, session: &Session) -> Resu
     if app.legacy.done_after.is_none() && app.legacy.running_max.is_none() {
         return Ok(());
     }
-    let statuses = vec!["running".to_owned()];
+    let statuses = vec![TaskStatus::Running];
     let filter =
         TaskFilter { statuses, node: Some(node.clone()), limit: usize::MAX, ..TaskFilter::default() };
     let running = app.orchestrator.list(&filter);

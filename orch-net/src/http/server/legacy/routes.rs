@@ -14,7 +14,7 @@ use orch_core::{
         AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, Session, StartFailure, TaskId,
         Timestamp,
     },
-    state::NewTask,
+    state::{NewTask, TaskStatus},
 };
 use serde::Deserialize;
 
@@ -36,15 +36,15 @@ type Result<T> = std::result::Result<T, Problem>;
 /// The most tasks of one answer, the newest.
 const LISTED_MAX: usize = 10_000;
 
-/// Their worker starts everything that it sees here under its name, whatever the status: only what is placed and was not
-/// seen running may be listed, unless `all` is asked for.
+/// Their worker starts everything that it sees here under its name, whatever the status: only what is placed
+/// and was not seen running may be listed, unless `all` is asked for.
 pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answer<Vec<LegacyTask>>> {
     let mut all = false;
     params.each(|name, text| {
         all |= name == "all" && matches!(text.as_str(), "1" | "true");
         Ok(true)
     })?;
-    let statuses = if all { Vec::new() } else { vec!["placed".to_owned()] };
+    let statuses = if all { Vec::new() } else { vec![TaskStatus::Placed] };
     let mut filter = TaskFilter { statuses, limit: 1000, ..TaskFilter::default() };
     let (mut newest, mut offers) = (VecDeque::new(), Vec::new());
     loop {
@@ -132,8 +132,8 @@ fn attempt_at_legacy_worker(app: &Shared, task: &TaskView) -> Result<(AttemptId,
     }
 }
 
-/// Notes that the attempt runs. The observation is in the store before this returns, so that a server that is started
-/// again never lists the task as `Scheduled`.
+/// Notes that the attempt runs. The observation is in the store before this returns, so that a server that is
+/// started again never lists the task as `Scheduled`.
 async fn started(
     app: &Shared,
     task: &TaskView,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use orch_core::{
     engine::TaskView,
     model::{NodeId, TaskId, Timestamp, Workload},
+    state::TaskStatus,
 };
 use serde::Serialize;
 
@@ -39,10 +40,10 @@ impl From<&TaskView> for LegacyTask {
             Workload::Program { program } => program,
         };
         let status = match view.status() {
-            "pending" | "backoff" => LegacyStatus::Pending,
-            "placed" => LegacyStatus::Scheduled,
-            "running" | "stopping" => LegacyStatus::Running,
-            "succeeded" => LegacyStatus::Complete,
+            TaskStatus::Pending | TaskStatus::Backoff => LegacyStatus::Pending,
+            TaskStatus::Placed => LegacyStatus::Scheduled,
+            TaskStatus::Running | TaskStatus::Stopping => LegacyStatus::Running,
+            TaskStatus::Succeeded => LegacyStatus::Complete,
             _ => LegacyStatus::Failed,
         };
         let last_node = || record.attempts.last().map(|attempt| &attempt.node);

@@ -1,5 +1,5 @@
-//! The agent that a legacy worker does not have: it keeps the node in the cluster and answers for what the worker cannot be
-//! told.
+//! The agent that a legacy worker does not have: it keeps the node in the cluster and answers for what the
+//! worker cannot be told.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -65,8 +65,8 @@ fn stops(node: &NodeId, told: &Assignments) -> Vec<Report> {
     told.stop.iter().copied().map(stopped).collect()
 }
 
-/// The node that stands for the worker. Nobody knows what the machine has: it is taken to be large, and the number of tasks
-/// is bounded instead.
+/// The node that stands for the worker. Nobody knows what the machine has: it is taken to be large, and the
+/// number of tasks is bounded instead.
 fn spec(node: &NodeId, max_tasks: Option<NonZeroU32>) -> NodeSpec {
     const CORES: u64 = 1024;
     const MEMORY_BYTES: u64 = 4 << 40;
