@@ -114,7 +114,7 @@ impl Link {
             match self.network.call(self.peer, part.to_message(), self.network.part_timeout).await {
                 Ok(Response::Installed(vote)) => return Ok(vote),
                 Ok(Response::Part(next)) if next <= length && next != offset => {
-                    (offset, failures) = (next, 0)
+                    (offset, failures) = (next, 0);
                 }
                 Ok(_) if failures >= PART_TRIES => return Err(RpcError::Unexpected(self.peer)),
                 Err(error) if failures >= PART_TRIES => return Err(error),

@@ -113,7 +113,7 @@ impl Node {
             };
             match asked {
                 Ok(Response::NotLeader) => {
-                    failure.why = format!("peer {} does not lead any more", leader.peer)
+                    failure.why = format!("peer {} does not lead any more", leader.peer);
                 }
                 Ok(Response::NotNow) => {
                     failure.begun = true;

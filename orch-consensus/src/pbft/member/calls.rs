@@ -134,12 +134,12 @@ impl Waiting {
             Caller::Command(reply) => {
                 let answer =
                     answer.map(|Answer { seq, outcome }| Committed { revision: Revision(seq.0), outcome });
-                let _ = reply.send(answer.map_err(|refusal| error_of(refusal)));
+                let _ = reply.send(answer.map_err(error_of));
                 true
             }
             Caller::Revision(reply) => {
                 let answer = answer.map(|answer| Revision(answer.seq.0));
-                let _ = reply.send(answer.map_err(|refusal| error_of(refusal)));
+                let _ = reply.send(answer.map_err(error_of));
                 false
             }
         }

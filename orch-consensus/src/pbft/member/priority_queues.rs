@@ -78,7 +78,7 @@ impl PriorityQueues {
                 }
             }
             (Sender::NonMember, _) => {
-                tracing::debug!(?from, "a message of a sender that is no member is dropped")
+                tracing::debug!(?from, "a message of a sender that is no member is dropped");
             }
         }
     }

@@ -48,7 +48,7 @@ impl Replica {
             for effect in effects {
                 match effect {
                     Effect::Verify(job, _) if fault == SeededFault::SignaturesNotChecked => {
-                        unchecked.push(job)
+                        unchecked.push(job);
                     }
                     effect => out.extend(self.let_out(fault, effect)),
                 }
