@@ -27,7 +27,6 @@ impl Replica {
         if !self.is_proposal(from, &batch, &vote) || self.me == Some(from) || !self.within(vote.seq) {
             return;
         }
-        let primary = from;
         let Some(slot) = self.log.get_mut(vote.seq) else { return };
         let known = slot.proposal.is_some_and(|proposal| proposal.accepted || proposal.digest != vote.digest);
         if known || slot.checking {
@@ -41,7 +40,7 @@ impl Replica {
         if !expected && !self.acceptable(now, &batch) {
             return;
         }
-        let Some(primary) = self.key_of(primary) else { return };
+        let Some(primary) = self.key_of(from) else { return };
         let mut claims = vec![vote.claim(primary)];
         if !expected {
             for request in &batch.requests {
