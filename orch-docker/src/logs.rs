@@ -13,7 +13,7 @@ use crate::{
     container::Container,
     engine::Engine,
     identity::Identity,
-    marks::Marks,
+    log_offsets::LogOffsets,
     offsets::{KeptBefore, Line, Offsets, length},
     spec,
 };
@@ -98,8 +98,8 @@ impl Reader {
         path: PathBuf,
         scope: Scope,
     ) -> Result<Self, RuntimeError> {
-        let marks = Marks::load(&path).await;
-        let (lines, offsets) = aligned(&engine, &container, marks, scope).await?;
+        let log_offsets = LogOffsets::load(&path).await;
+        let (lines, offsets) = aligned(&engine, &container, log_offsets, scope).await?;
         let (delivered, has_added, last) = (Delivered::default(), false, None);
         Ok(Self { engine, identity, container, path, scope, lines, offsets, delivered, has_added, last })
     }
@@ -132,8 +132,8 @@ impl Reader {
 
     /// Stores log offsets periodically.
     async fn note(&mut self) {
-        if let Some(marks) = self.offsets.due()
-            && let Err(error) = marks.store(&self.path).await
+        if let Some(log_offsets) = self.offsets.due()
+            && let Err(error) = log_offsets.store(&self.path).await
         {
             tracing::warn!(path = %self.path.display(), %error, "log offsets could not be stored");
         }
@@ -168,9 +168,9 @@ impl Reader {
             Some(Ok(first)) if self.offsets.began_with(first) => self.offsets.rewind(),
             // The beginning was rotated away meanwhile.
             Some(Ok(_)) => {
-                let marks = self.offsets.marks();
+                let log_offsets = self.offsets.log_offsets();
                 (self.lines, self.offsets) =
-                    aligned(&self.engine, &self.container, marks, self.scope).await?;
+                    aligned(&self.engine, &self.container, log_offsets, self.scope).await?;
             }
             Some(Err(_)) | None => {}
         }
@@ -182,14 +182,14 @@ impl Reader {
 async fn aligned(
     engine: &Engine,
     container: &Container,
-    marks: Marks,
+    log_offsets: LogOffsets,
     scope: Scope,
 ) -> Result<(Lines, Offsets), RuntimeError> {
-    let mut kept = KeptBefore::new(marks);
+    let mut kept = KeptBefore::new(log_offsets);
     let mut output = lines(engine, container, scope, Tail::All);
-    if !marks.is_empty() {
+    if !log_offsets.is_empty() {
         for _ in 0..COUNTS_MAX {
-            kept = count(engine, container, marks).await?;
+            kept = count(engine, container, log_offsets).await?;
             output = lines(engine, container, scope, Tail::All);
             let rotated = !kept.is_empty()
                 && matches!(output.as_mut().peek().await, Some(Ok(first)) if !kept.agrees_with(first));
@@ -202,8 +202,12 @@ async fn aligned(
 }
 
 /// Counts the output before the log offsets that the engine still has.
-async fn count(engine: &Engine, container: &Container, marks: Marks) -> Result<KeptBefore, RuntimeError> {
-    let mut kept = KeptBefore::new(marks);
+async fn count(
+    engine: &Engine,
+    container: &Container,
+    log_offsets: LogOffsets,
+) -> Result<KeptBefore, RuntimeError> {
+    let mut kept = KeptBefore::new(log_offsets);
     let mut lines = lines(engine, container, Scope::Now, Tail::All);
     while let Some(line) = lines.try_next().await? {
         kept.count(&line);

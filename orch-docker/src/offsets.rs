@@ -6,7 +6,7 @@ use orch_core::runtime::{LogChunk, OutputStream};
 
 use crate::{
     clock::EngineTime,
-    marks::{Mark, Marks},
+    log_offsets::{LogOffset, LogOffsets},
 };
 
 /// Approximate overhead of a line in the engine's files, in bytes.
@@ -47,7 +47,7 @@ impl Line {
 /// Bytes that the engine still has before each stored log offset, as one reading of its output counts them.
 #[derive(Debug)]
 pub(crate) struct KeptBefore {
-    marks: Marks,
+    log_offsets: LogOffsets,
     oldest: Option<Line>,
     /// Whether output was rotated away since it was counted.
     is_stale: bool,
@@ -62,8 +62,14 @@ struct Before {
 }
 
 impl KeptBefore {
-    pub(crate) fn new(marks: Marks) -> Self {
-        Self { marks, oldest: None, is_stale: false, stdout: Before::default(), stderr: Before::default() }
+    pub(crate) fn new(log_offsets: LogOffsets) -> Self {
+        Self {
+            log_offsets,
+            oldest: None,
+            is_stale: false,
+            stdout: Before::default(),
+            stderr: Before::default(),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -87,7 +93,7 @@ impl KeptBefore {
             OutputStream::Stderr => &mut self.stderr,
         };
         before.has_met_the_mark |=
-            line.at.zip(self.marks.of(line.stream)).is_some_and(|(at, mark)| at == mark.at);
+            line.at.zip(self.log_offsets.of(line.stream)).is_some_and(|(at, mark)| at == mark.at);
         if !before.has_met_the_mark {
             before.bytes += length(&line.data);
         }
@@ -99,7 +105,7 @@ impl KeptBefore {
             OutputStream::Stdout => &self.stdout,
             OutputStream::Stderr => &self.stderr,
         };
-        match self.marks.of(stream) {
+        match self.log_offsets.of(stream) {
             Some(mark) if before.has_met_the_mark => mark.begin.saturating_sub(before.bytes),
             // The line of the log offset is rotated away as well. The size of the gap after it is unknown,
             // and later output is counted from there: bytes may be skipped then, and none is repeated.
@@ -126,16 +132,16 @@ struct Count {
     start: u64,
     next: u64,
     /// Log offset that this reading began with.
-    known: Option<Mark>,
+    known: Option<LogOffset>,
     /// Whether the output before the log offset may be incomplete.
     is_stale: bool,
-    newest: Option<Mark>,
+    newest: Option<LogOffset>,
 }
 
 impl Offsets {
     pub(crate) fn new(kept: &KeptBefore, mark_every: u64) -> Self {
         let count = |stream| {
-            let (start, known) = (kept.start(stream), kept.marks.of(stream));
+            let (start, known) = (kept.start(stream), kept.log_offsets.of(stream));
             Count { start, next: start, known, is_stale: kept.is_stale, newest: known }
         };
         Self {
@@ -176,27 +182,27 @@ impl Offsets {
             && count.newest.is_none_or(|mark| mark.end < count.next)
         {
             let begin = count.newest.filter(|mark| mark.at == at).map_or(offset, |mark| mark.begin);
-            count.newest = Some(Mark { at, begin, end: count.next });
+            count.newest = Some(LogOffset { at, begin, end: count.next });
             self.written += length + LINE_OVERHEAD;
         }
         LogChunk { stream, offset, data }
     }
 
     /// Newest log offset of each stream.
-    pub(crate) fn marks(&self) -> Marks {
-        let mut marks = Marks::default();
-        *marks.of_mut(OutputStream::Stdout) = self.stdout.newest;
-        *marks.of_mut(OutputStream::Stderr) = self.stderr.newest;
-        marks
+    pub(crate) fn log_offsets(&self) -> LogOffsets {
+        let mut log_offsets = LogOffsets::default();
+        *log_offsets.of_mut(OutputStream::Stdout) = self.stdout.newest;
+        *log_offsets.of_mut(OutputStream::Stderr) = self.stderr.newest;
+        log_offsets
     }
 
     /// Log offsets to store, when enough was written since the last ones.
-    pub(crate) fn due(&mut self) -> Option<Marks> {
+    pub(crate) fn due(&mut self) -> Option<LogOffsets> {
         if self.written < self.mark_every {
             return None;
         }
         self.written = 0;
-        Some(self.marks())
+        Some(self.log_offsets())
     }
 }
 

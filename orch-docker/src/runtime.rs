@@ -21,17 +21,17 @@ use crate::{
     claim::Claim,
     container::{Container, Lookup},
     credentials,
-    doubts::Doubts,
     engine::Engine,
     errors::EngineError,
     events,
     held::Held,
     identity::Identity,
     keyed::KeyedLocks,
+    log_offsets::LogOffsets,
     logs,
-    marks::Marks,
     pull::{Puller, closed},
     secrets, spec, stats,
+    uncertain_starts::UncertainStarts,
 };
 
 /// Number of containers that `list` inspects at a time.
@@ -52,7 +52,7 @@ pub struct DockerRuntime {
     /// Start and remove of one attempt exclude each other: a second start that finds the container created
     /// but not yet started could otherwise start it again after a quick end.
     attempts: KeyedLocks<AttemptId>,
-    doubts: Doubts,
+    uncertain_starts: UncertainStarts,
     held: Held,
     /// Notified when a start turns out to be the adoption of a container that is unhealthy already.
     adopted: watch::Sender<()>,
@@ -75,7 +75,7 @@ impl DockerRuntime {
             puller: Puller::new(config.pulls_in_flight, config.pull_stall_timeout),
             starts: Semaphore::new(config.starts_in_flight.get()),
             attempts: KeyedLocks::default(),
-            doubts: Doubts::default(),
+            uncertain_starts: UncertainStarts::default(),
             held: Held::default(),
             adopted: watch::Sender::new(()),
             config,
@@ -120,7 +120,7 @@ impl DockerRuntime {
     }
 
     /// Path of the file with the log offsets of the attempt.
-    fn marks_of(&self, attempt: AttemptId) -> PathBuf {
+    fn log_offsets_path(&self, attempt: AttemptId) -> PathBuf {
         self.config.state_dir.join(format!("{}.json", self.identity.name(attempt)))
     }
 
@@ -199,7 +199,7 @@ impl DockerRuntime {
             return Ok(container);
         }
         let operation = format!("start attempt {}", work.attempt);
-        if self.doubts.about(work.attempt) {
+        if self.uncertain_starts.contains(work.attempt) {
             return Err(RuntimeError::new(
                 RuntimeErrorKind::NotFound,
                 format!(
@@ -208,10 +208,10 @@ impl DockerRuntime {
             ));
         }
         let start = self.engine.docker.start_container(&container.id, None::<StartContainerOptions>);
-        self.doubts.raise(work.attempt);
+        self.uncertain_starts.add(work.attempt);
         let answer = self.engine.order(start).await;
         if !matches!(answer, Err(EngineError::BrokenOff(_))) {
-            self.doubts.settle(work.attempt);
+            self.uncertain_starts.remove(work.attempt);
         }
         if let Err(error) = answer {
             return Err(error.into_start(&operation));
@@ -221,7 +221,7 @@ impl DockerRuntime {
     }
 
     fn note_adopted(&self, container: &Container, attempt: AttemptId) {
-        self.doubts.settle(attempt);
+        self.uncertain_starts.remove(attempt);
         self.held.add(attempt);
         if container.is_unhealthy {
             self.adopted.send_replace(());
@@ -234,12 +234,12 @@ impl DockerRuntime {
             let removed = container.remove(&self.engine).await;
             removed.map_err(|error| error.into_runtime(&format!("remove attempt {attempt}")))?;
         }
-        self.doubts.settle(attempt);
-        let marks = self.marks_of(attempt);
-        Marks::remove(&marks).await.map_err(|error| {
+        self.uncertain_starts.remove(attempt);
+        let log_offsets = self.log_offsets_path(attempt);
+        LogOffsets::remove(&log_offsets).await.map_err(|error| {
             RuntimeError::new(
                 RuntimeErrorKind::Internal,
-                format!("cannot remove {}: {error}", marks.display()),
+                format!("cannot remove {}: {error}", log_offsets.display()),
             )
         })?;
         secrets::remove(&self.secrets_of(attempt)).await
@@ -335,7 +335,7 @@ impl Runtime for DockerRuntime {
 
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError> {
         let container = self.find_started(attempt).await?;
-        logs::read(&self.engine, &self.identity, container, self.marks_of(attempt), follow).await
+        logs::read(&self.engine, &self.identity, container, self.log_offsets_path(attempt), follow).await
     }
 
     async fn stats(&self, attempt: AttemptId) -> Result<Usage, RuntimeError> {

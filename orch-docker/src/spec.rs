@@ -15,8 +15,8 @@ use orch_core::{
 use crate::{
     DockerConfig,
     container::OUTPUT_LIMIT,
+    host_paths,
     identity::Identity,
-    places,
     reference::ImageRef,
     secrets::{self, SecretFile},
 };
@@ -249,7 +249,7 @@ fn one_mount(mount: &Mount, config: &DockerConfig) -> Result<EngineMount, Runtim
             return Ok(tmpfs(&mount.target, size, mount.read_only));
         }
         MountSource::Host { path } => {
-            let real = places::resolve(path, &config.allowed_host_paths).map_err(invalid)?;
+            let real = host_paths::resolve(path, &config.allowed_host_paths).map_err(invalid)?;
             (MountType::BIND, real.to_string_lossy().into_owned())
         }
         MountSource::Volume { name } => {

@@ -9,7 +9,7 @@ use orch_core::{
     model::NodeId,
     output::{FileOutput, FileOutputConfig},
 };
-use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens};
+use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens, rust_orch};
 use orch_store::embedded::{RedbStore, RedbStoreConfig};
 use tracing::info;
 
@@ -89,8 +89,7 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let mut config = ServerConfig::new(args.listen, tokens);
     config.limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
     config.tls = args.tls_cert.zip(args.tls_key).map(|(cert_pem, key_pem)| TlsFiles { cert_pem, key_pem });
-    config.legacy = LegacyConfig {
-        enabled: !args.no_legacy_api,
+    let legacy = LegacyConfig {
         workers: args.legacy_worker,
         max_tasks: args.legacy_max_tasks,
         done_after: args.legacy_done_after,
@@ -99,6 +98,7 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let plain = config.tls.is_none();
     let server = Server::bind(config, orchestrator.clone()).await.map_err(explain)?;
+    let server = if args.no_legacy_api { server } else { server.mount(rust_orch(legacy)) };
     let address = server.local_addr();
     if plain && !address.ip().is_loopback() {
         tracing::warn!("tokens and output cross the network unencrypted; give --tls-cert and --tls-key");

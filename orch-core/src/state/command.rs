@@ -201,7 +201,7 @@ pub enum Rejection {
     AlreadyFinished {
         /// Id of the task.
         task: TaskId,
-        /// How it ended.
+        /// Final status of the task.
         status: TaskStatus,
     },
     /// The report is of an attempt that is not the current one, or not by the node that holds it.

@@ -13,7 +13,7 @@ mod command;
 mod commands;
 mod decide;
 mod draft;
-mod life;
+mod lifecycle;
 mod machine;
 mod nodes;
 mod place;

@@ -37,7 +37,7 @@ mod bench;
 mod burst;
 mod control;
 mod input;
-mod life;
+mod lifecycle;
 mod output;
 mod program;
 mod watch;
@@ -118,15 +118,15 @@ macro_rules! cases {
 }
 
 const CASES: &[(&str, Case)] = cases![
-    life::exit_codes_are_reported,
-    life::a_death_by_signal_is_128_plus_its_number,
-    life::wait_after_the_end_answers_again,
-    life::start_is_idempotent,
-    life::start_after_the_end_starts_nothing,
-    life::concurrent_starts_are_one,
-    life::remove_forgets,
-    life::remove_ends_what_runs,
-    life::unknown_attempts_are_not_found,
+    lifecycle::exit_codes_are_reported,
+    lifecycle::a_death_by_signal_is_128_plus_its_number,
+    lifecycle::wait_after_the_end_answers_again,
+    lifecycle::start_is_idempotent,
+    lifecycle::start_after_the_end_starts_nothing,
+    lifecycle::concurrent_starts_are_one,
+    lifecycle::remove_forgets,
+    lifecycle::remove_ends_what_runs,
+    lifecycle::unknown_attempts_are_not_found,
     control::stop_lets_the_task_end_itself,
     control::stop_kills_after_the_grace,
     control::stop_uses_the_signal_of_the_spec,

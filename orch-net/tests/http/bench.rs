@@ -16,7 +16,9 @@ use orch_core::{
     state::TaskStatus,
     testkit::SimulatedRuntime,
 };
-use orch_net::http::{Client, ClientConfig, HttpLink, Limits, Server, ServerConfig, Timeouts, Tokens};
+use orch_net::http::{
+    Client, ClientConfig, HttpLink, LegacyConfig, Limits, Server, ServerConfig, Timeouts, Tokens, rust_orch,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -71,7 +73,20 @@ impl Bench {
     }
 
     pub(crate) async fn serving(orch: Orchestrator, config: ServerConfig) -> Self {
-        let server = Server::bind(config, orch.clone()).await.unwrap();
+        Self::with_mounts(orch, config, |server| server).await
+    }
+
+    /// A server with the routes of rust-orch beside its own.
+    pub(crate) async fn of_rust_orch(orch: Orchestrator, config: ServerConfig, legacy: LegacyConfig) -> Self {
+        Self::with_mounts(orch, config, |server| server.mount(rust_orch(legacy))).await
+    }
+
+    async fn with_mounts(
+        orch: Orchestrator,
+        config: ServerConfig,
+        mount: impl FnOnce(Server) -> Server,
+    ) -> Self {
+        let server = mount(Server::bind(config, orch.clone()).await.unwrap());
         let (stop, stopped) = oneshot::channel();
         let address = server.local_addr();
         let serving = tokio::spawn(server.serve(async { drop(stopped.await) }));

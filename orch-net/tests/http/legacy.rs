@@ -11,7 +11,7 @@ use orch_core::{
     store::{MemoryStore, StateStore},
     testkit::SimulatedRuntime,
 };
-use orch_net::http::{LegacyConfig, ServerConfig};
+use orch_net::http::LegacyConfig;
 use serde_json::{Value, json};
 
 use crate::bench::{Answer, Bench, quick, server_config, soon, until};
@@ -20,13 +20,9 @@ fn worker_1() -> NodeId {
     NodeId::new("worker-1").unwrap()
 }
 
-fn config() -> ServerConfig {
-    ServerConfig { legacy: LegacyConfig::with_workers([worker_1()]), ..server_config() }
-}
-
 /// A manager whose legacy worker is in the cluster.
 async fn manager(orch: Orchestrator) -> Bench {
-    let bench = Bench::serving(orch, config()).await;
+    let bench = Bench::of_rust_orch(orch, server_config(), LegacyConfig::with_workers([worker_1()])).await;
     until(&bench.orch, || !bench.orch.nodes().is_empty()).await;
     bench
 }
@@ -182,7 +178,7 @@ async fn a_worker_of_ours_and_theirs_get_along() {
 /// A manager in memory whose worker-1 holds few tasks at a time.
 async fn with_places(legacy: LegacyConfig) -> Bench {
     let orch = Orchestrator::builder().engine(quick()).build().await.unwrap();
-    let bench = Bench::serving(orch, ServerConfig { legacy, ..server_config() }).await;
+    let bench = Bench::of_rust_orch(orch, server_config(), legacy).await;
     until(&bench.orch, || !bench.orch.nodes().is_empty()).await;
     bench
 }

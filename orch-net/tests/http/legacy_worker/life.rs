@@ -5,7 +5,7 @@ use orch_core::{
     model::{Exit, NodeId, TaskId},
     state::TaskStatus,
 };
-use orch_net::http::{LegacyConfig, ServerConfig};
+use orch_net::http::LegacyConfig;
 use serde_json::json;
 
 use super::{
@@ -208,7 +208,7 @@ async fn bad_tasks_do_not_keep_good_ones_from_running() {
 async fn our_own_manager_serves_it() {
     let legacy = LegacyConfig::with_workers([NodeId::new("worker-1").unwrap()]);
     let orch = Orchestrator::builder().engine(quick()).build().await.unwrap();
-    let bench = Bench::serving(orch, ServerConfig { legacy, ..server_config() }).await;
+    let bench = Bench::of_rust_orch(orch, server_config(), legacy).await;
     until(&bench.orch, || !bench.orch.nodes().is_empty()).await;
     let machine = Machine::new();
     let worker = machine.worker(bench.address).await;

@@ -3,8 +3,8 @@
 //! Everything else is answered here.
 
 mod config;
-mod desk;
 mod journal;
+mod link_state;
 mod listing;
 
 use std::{
@@ -29,8 +29,8 @@ use tracing::{debug, warn};
 
 pub use self::config::{LegacyLinkConfig, LegacyLinkError};
 use self::{
-    desk::{Admission, Desk, first},
     journal::{Journal, Life},
+    link_state::{Admission, LinkState, first},
     listing::Listed,
 };
 use super::{
@@ -51,7 +51,7 @@ pub struct LegacyLink {
     transport: Transport,
     poll_interval: Duration,
     /// Held while a request is under way, so that an update never crosses a list or another update.
-    desk: Mutex<Desk>,
+    state: Mutex<LinkState>,
 }
 
 /// What a worker says about a task.
@@ -86,15 +86,15 @@ impl LegacyLink {
         let transport = Transport::legacy(config).map_err(LegacyLinkError::Config)?;
         let journal = Journal::open(store).await.map_err(LegacyLinkError::Journal)?;
         let poll_interval = config.poll_interval.max(Duration::from_millis(10));
-        Ok(Self { transport, poll_interval, desk: Mutex::new(Desk::new(journal)) })
+        Ok(Self { transport, poll_interval, state: Mutex::new(LinkState::new(journal)) })
     }
 
     /// Takes what is new, and repeats what the manager should know by now.
-    async fn poll(&self, desk: &mut Desk, node: &NodeSpec) -> Result<(), LinkError> {
+    async fn poll(&self, state: &mut LinkState, node: &NodeSpec) -> Result<(), LinkError> {
         let timeout = self.transport.timeouts.request;
         let answer = self.transport.once::<Vec<Value>>(&Call::get("/tasks"), timeout).await;
         let (_, entries) = answer.map_err(|error| refusal(&error))?;
-        let (mut complaint, mut room) = (None, desk.room(node));
+        let (mut complaint, mut room) = (None, state.room(node));
         let (mut taken, mut over) = (BTreeMap::new(), BTreeMap::new());
         for entry in &entries {
             let (task, spec) = match listing::read(entry, &node.id) {
@@ -105,9 +105,9 @@ impl LegacyLink {
                     continue;
                 }
             };
-            match (desk.journal.get(task), spec) {
+            match (state.journal.get(task), spec) {
                 // The update is lost: it has to be said again that it runs.
-                (Some(Life::Taken { .. } | Life::Ended { .. }), _) => drop(desk.acknowledged.remove(&task)),
+                (Some(Life::Taken { .. } | Life::Ended { .. }), _) => drop(state.acknowledged.remove(&task)),
                 (Some(Life::Over { status, .. }), _) => drop(over.insert(task, *status)),
                 (None, _) if taken.contains_key(&task) => {}
                 (None, Err(why)) => {
@@ -124,13 +124,13 @@ impl LegacyLink {
                 },
             }
         }
-        desk.take(taken).await?;
+        state.take(taken).await?;
         let over = over.into_iter().map(|(task, status)| (task, Some(status)));
-        let running: BTreeSet<TaskId> = desk.unsaid().collect();
+        let running: BTreeSet<TaskId> = state.unsaid().collect();
         for (task, end) in over.chain(running.into_iter().map(|task| (task, None))) {
             let told = match end {
-                Some(status) => self.tell_over(desk, task, status).await,
-                None => self.tell_running(desk, task).await,
+                Some(status) => self.tell_over(state, task, status).await,
+                None => self.tell_running(state, task).await,
             };
             match told {
                 // It is about one task only.
@@ -138,48 +138,53 @@ impl LegacyLink {
                 told => told?,
             }
         }
-        for _ in 0..desk.refused.len().min(AGAIN_MAX) {
-            let Some(&task) = desk.refused.front() else { break };
+        for _ in 0..state.refused.len().min(AGAIN_MAX) {
+            let Some(&task) = state.refused.front() else { break };
             // It leaves the queue only when that is settled, as this may be given up at any time.
-            let told = match desk.journal.get(task) {
-                Some(&Life::Ended { status, .. }) => self.tell_end(desk, task, status).await.map(drop),
+            let told = match state.journal.get(task) {
+                Some(&Life::Ended { status, .. }) => self.tell_end(state, task, status).await.map(drop),
                 _ => Ok(()),
             };
             match told.is_ok() {
-                true => drop(desk.refused.pop_front()),
-                false => desk.refused.rotate_left(1),
+                true => drop(state.refused.pop_front()),
+                false => state.refused.rotate_left(1),
             }
             match told {
                 Err(LinkError::Refused(why)) => complaint = Some(format!("how task {task} ended: {why}")),
                 told => told?,
             }
         }
-        desk.note(complaint);
+        state.note(complaint);
         Ok(())
     }
 
     /// Says how a task ended that never was the agent's, or that is listed though its end was acknowledged.
-    async fn tell_over(&self, desk: &mut Desk, task: TaskId, status: LegacyStatus) -> Result<(), LinkError> {
+    async fn tell_over(
+        &self,
+        state: &mut LinkState,
+        task: TaskId,
+        status: LegacyStatus,
+    ) -> Result<(), LinkError> {
         self.put(task, status, None).await?;
-        match desk.journal.get(task) {
+        match state.journal.get(task) {
             Some(_) => Ok(()),
-            None => desk.end(task, status).await,
+            None => state.end(task, status).await,
         }
     }
 
     /// Says that a task runs, unless that was acknowledged.
-    async fn tell_running(&self, desk: &mut Desk, task: TaskId) -> Result<(), LinkError> {
+    async fn tell_running(&self, state: &mut LinkState, task: TaskId) -> Result<(), LinkError> {
         let Some(Life::Taken { handle: Some(handle), .. } | Life::Ended { handle: Some(handle), .. }) =
-            desk.journal.get(task)
+            state.journal.get(task)
         else {
             return Ok(());
         };
-        if desk.acknowledged.contains(&task) {
+        if state.acknowledged.contains(&task) {
             return Ok(());
         }
         match self.put(task, LegacyStatus::Running, Some(handle)).await? {
-            Heard::Acknowledged => drop(desk.acknowledged.insert(task)),
-            Heard::Unknown => desk.void(task).await?,
+            Heard::Acknowledged => drop(state.acknowledged.insert(task)),
+            Heard::Unknown => state.void(task).await?,
         }
         Ok(())
     }
@@ -187,16 +192,16 @@ impl LegacyLink {
     /// Says how a task ended that was the agent's, and before that that it ran.
     async fn tell_end(
         &self,
-        desk: &mut Desk,
+        state: &mut LinkState,
         task: TaskId,
         status: LegacyStatus,
     ) -> Result<Heard, LinkError> {
-        match self.tell_running(desk, task).await {
+        match self.tell_running(state, task).await {
             // It may know that already; the end is what matters.
             Err(LinkError::Refused(why)) => debug!(%task, %why, "not told that it ran"),
             told => told?,
         }
-        let Some(Life::Taken { handle, .. } | Life::Ended { handle, .. }) = desk.journal.get(task) else {
+        let Some(Life::Taken { handle, .. } | Life::Ended { handle, .. }) = state.journal.get(task) else {
             return Ok(Heard::Unknown);
         };
         let heard = self.put(task, status, handle.as_deref()).await?;
@@ -204,13 +209,13 @@ impl LegacyLink {
             Heard::Acknowledged => status,
             Heard::Unknown => LegacyStatus::Failed,
         };
-        desk.end(task, ended).await.map(|()| heard)
+        state.end(task, ended).await.map(|()| heard)
     }
 
     /// Sees to it that what the agent reports is not lost: the manager has it, or the journal.
-    async fn settle(&self, desk: &mut Desk, report: &Report) -> Result<ReportAnswer, LinkError> {
+    async fn settle(&self, state: &mut LinkState, report: &Report) -> Result<ReportAnswer, LinkError> {
         let task = report.attempt.task;
-        let seen = match desk.journal.get(task) {
+        let seen = match state.journal.get(task) {
             Some(Life::Taken { handle, .. }) if report.attempt == first(task) => handle.is_some(),
             Some(Life::Ended { .. } | Life::Over { .. }) if report.attempt == first(task) => {
                 return Ok(ReportAnswer::Accepted);
@@ -225,19 +230,19 @@ impl LegacyLink {
         };
         if !seen && exit.is_some() {
             // It ended too soon to be seen, but it ran: `Failed` by itself says that it could not start.
-            desk.saw_running(task, task.to_string()).await?;
+            state.saw_running(task, task.to_string()).await?;
         }
         let status = match exit.is_some_and(Exit::is_success) {
             true => LegacyStatus::Complete,
             false => LegacyStatus::Failed,
         };
-        match self.tell_end(desk, task, status).await {
+        match self.tell_end(state, task, status).await {
             Ok(Heard::Acknowledged) => Ok(ReportAnswer::Accepted),
             Ok(Heard::Unknown) => Ok(ReportAnswer::Stale),
             // It is about one task only: trying the whole batch again would hold up the ends of all others.
             Err(LinkError::Refused(why)) => {
                 warn!(%task, %why, "the end of a task is refused; it is said again with each poll");
-                desk.put_off(task, status).await.map(|()| ReportAnswer::Accepted)
+                state.put_off(task, status).await.map(|()| ReportAnswer::Accepted)
             }
             Err(error) => Err(error),
         }
@@ -272,11 +277,11 @@ fn refusal(error: &ClientError) -> LinkError {
 impl ControlLink for LegacyLink {
     /// Answered here, like heartbeats: their manager takes every worker that it knows to be there.
     async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
-        let mut desk = self.desk.lock().await;
+        let mut state = self.state.lock().await;
         let (node, incarnation) = (registration.spec.id.clone(), registration.incarnation);
-        desk.node = Some(registration.spec);
+        state.node = Some(registration.spec);
         let session = Session { node, incarnation, number: 1 };
-        Ok(Registered { session, revision: desk.revision, heartbeat_interval: Duration::from_secs(60) })
+        Ok(Registered { session, revision: state.revision, heartbeat_interval: Duration::from_secs(60) })
     }
 
     async fn heartbeat(&self, _: &Session) -> Result<(), LinkError> {
@@ -284,46 +289,46 @@ impl ControlLink for LegacyLink {
     }
 
     async fn assignments(&self, _: &Session, query: AssignmentsQuery) -> Result<Assignments, LinkError> {
-        let mut desk = self.desk.lock().await;
+        let mut state = self.state.lock().await;
         // What the journal names is taken over even while the manager is away.
-        let Some(after) = desk.known(query.after) else { return Ok(desk.everything()) };
-        if desk.has_told_all(after) {
-            let due = desk.next_poll;
-            drop(desk);
+        let Some(after) = state.known(query.after) else { return Ok(state.everything()) };
+        if state.has_told_all(after) {
+            let due = state.next_poll;
+            drop(state);
             tokio::time::sleep_until(due).await;
-            desk = self.desk.lock().await;
-            desk.next_poll = Instant::now() + self.poll_interval;
-            let node = desk.node.clone().ok_or(LinkError::NotRegistered)?;
-            if let Err(error) = self.poll(&mut desk, &node).await {
-                desk.note(Some(error.to_string()));
-                if desk.has_told_all(after) {
+            state = self.state.lock().await;
+            state.next_poll = Instant::now() + self.poll_interval;
+            let node = state.node.clone().ok_or(LinkError::NotRegistered)?;
+            if let Err(error) = self.poll(&mut state, &node).await {
+                state.note(Some(error.to_string()));
+                if state.has_told_all(after) {
                     return Err(LinkError::Unavailable(error.to_string()));
                 }
             }
         }
-        Ok(desk.changes(after))
+        Ok(state.changes(after))
     }
 
     async fn report(&self, _: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {
-        let mut desk = self.desk.lock().await;
+        let mut state = self.state.lock().await;
         let mut answers = Vec::with_capacity(reports.len());
         for report in &reports {
-            answers.push(self.settle(&mut desk, report).await?);
+            answers.push(self.settle(&mut state, report).await?);
         }
-        Ok(Reported { revision: desk.revision, answers })
+        Ok(Reported { revision: state.revision, answers })
     }
 
     /// Their manager can only be told that a task runs. Where that does not get through it is said again with
     /// each poll, so that output does not wait for it.
     async fn observe(&self, _: &Session, observations: Vec<Observation>) -> Result<(), LinkError> {
-        let mut desk = self.desk.lock().await;
+        let mut state = self.state.lock().await;
         for Observation { attempt, kind } in observations {
             let ObservationKind::Running { handle, .. } = kind else { continue };
             if attempt != first(attempt.task) {
                 continue;
             }
-            desk.saw_running(attempt.task, handle).await?;
-            if let Err(error) = self.tell_running(&mut desk, attempt.task).await {
+            state.saw_running(attempt.task, handle).await?;
+            if let Err(error) = self.tell_running(&mut state, attempt.task).await {
                 debug!(%attempt, %error, "not told that it runs; trying again");
             }
         }
