@@ -73,15 +73,7 @@ impl Functions {
 #[async_trait]
 impl Runtime for Functions {
     fn capabilities(&self) -> RuntimeCapabilities {
-        RuntimeCapabilities {
-            name: "functions",
-            kind: WorkKind::Program,
-            adopts: false,
-            stats: false,
-            health: false,
-            memory_limit: false,
-            cpu_limit: false,
-        }
+        RuntimeCapabilities::new("functions", WorkKind::Program)
     }
 
     async fn prepare(&self, work: &Work, _: &Progress) -> Result<(), RuntimeError> {

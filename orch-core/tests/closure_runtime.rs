@@ -197,15 +197,7 @@ fn plan(work: &Work) -> Result<Program, RuntimeError> {
 #[async_trait]
 impl Runtime for Closures {
     fn capabilities(&self) -> RuntimeCapabilities {
-        RuntimeCapabilities {
-            name: "closures",
-            kind: WorkKind::Program,
-            adopts: false,
-            stats: false,
-            health: false,
-            memory_limit: false,
-            cpu_limit: false,
-        }
+        RuntimeCapabilities::new("closures", WorkKind::Program)
     }
 
     async fn prepare(&self, work: &Work, _progress: &Progress) -> Result<(), RuntimeError> {

@@ -10,15 +10,14 @@ use orch_core::{
     engine::{Agent, AgentConfig, EngineConfig, EventKind, OutputRange, TaskFilter, TaskView},
     model::{AttemptEnd, AttemptId, Exit, Resources, TaskId, TaskSpec, Timestamp, WorkKind},
     output::{
-        FileOutput, FileOutputConfig, MemoryOutput, OutputError, OutputPage, OutputPiece, OutputPosition,
-        OutputStore, OutputWatch, StoreOutput,
+        FileOutput, FileOutputConfig, MemoryOutput, OutputError, OutputPiece, OutputStore, StoreOutput,
     },
     runtime::{Found, FoundState, OutputStream, Progress, Runtime as _, RuntimeError, Started, Work},
     scheduler::{Pending, Plan, Scheduler, Snapshot},
     state::{ClusterConfig, Rejection, TaskResult, TaskStatus, TimeoutKind},
     store::{Key, MemoryStore, StateStore, StoreError, Txn, Write},
     testkit::{
-        Layered, RuntimeLayer, SimulatedRuntime,
+        Layered, OutputLayer, RuntimeLayer, SimulatedRuntime,
         engine::{EngineHarness, Parts, run_all},
     },
 };
@@ -446,7 +445,11 @@ async fn files_when_free(dir: &std::path::Path) -> Arc<dyn OutputStore> {
 struct Full(MemoryOutput, watch::Sender<bool>, watch::Sender<usize>);
 
 #[async_trait]
-impl OutputStore for Full {
+impl OutputLayer for Full {
+    fn below(&self) -> &dyn OutputStore {
+        &self.0
+    }
+
     async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
         if *self.1.borrow() && !pieces.is_empty() {
             self.2.send_modify(|refused| *refused += 1);
@@ -454,40 +457,21 @@ impl OutputStore for Full {
         }
         self.0.append(pieces).await
     }
-
-    async fn read(&self, task: TaskId, after: Option<OutputPosition>) -> Result<OutputPage, OutputError> {
-        self.0.read(task, after).await
-    }
-
-    async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {
-        self.0.follow(task).await
-    }
-
-    async fn forget(&self, tasks: &[TaskId]) -> Result<(), OutputError> {
-        self.0.forget(tasks).await
-    }
-
-    async fn tasks(&self) -> Vec<TaskId> {
-        self.0.tasks().await
-    }
-
-    async fn sync(&self) -> Result<(), OutputError> {
-        self.0.sync().await
-    }
 }
 
 #[tokio::test]
 async fn output_that_cannot_be_kept_is_sent_again() {
-    let full = Arc::new(Full(MemoryOutput::new(1 << 20), watch::Sender::new(true), watch::Sender::new(0)));
+    let full = Full(MemoryOutput::new(1 << 20), watch::Sender::new(true), watch::Sender::new(0));
+    let full = Arc::new(Layered(full));
     let orch = Orchestrator::builder().output(full.clone()).engine(quick()).build().await.unwrap();
     let mut config = AgentConfig::local("a", [WorkKind::Program]).unwrap();
     config.observe_every = Duration::from_millis(5);
     let _agent = Agent::start(config, Arc::new(SimulatedRuntime::new()), orch.link());
     let task = orch.submit(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
-    full.2.subscribe().wait_for(|refused| *refused > 1).await.unwrap();
+    full.0.2.subscribe().wait_for(|refused| *refused > 1).await.unwrap();
     assert_eq!(orch.logs(task, false).await.unwrap().text().await.unwrap(), "");
     assert!(!orch.get(task).unwrap().record.is_finished(), "its end waits for its output");
-    full.1.send_replace(false);
+    full.0.1.send_replace(false);
     orch.wait(task).await.unwrap();
     assert_eq!(orch.logs(task, false).await.unwrap().text().await.unwrap(), "words\n");
 }

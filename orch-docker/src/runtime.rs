@@ -249,15 +249,7 @@ impl DockerRuntime {
 #[async_trait]
 impl Runtime for DockerRuntime {
     fn capabilities(&self) -> RuntimeCapabilities {
-        RuntimeCapabilities {
-            name: "docker",
-            kind: WorkKind::Image,
-            adopts: true,
-            stats: true,
-            health: true,
-            memory_limit: true,
-            cpu_limit: true,
-        }
+        RuntimeCapabilities::new("docker", WorkKind::Image).adopts().stats().health().limits()
     }
 
     async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError> {

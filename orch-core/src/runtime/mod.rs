@@ -117,6 +117,7 @@ pub type RuntimeEvents = BoxStream<'static, Result<RuntimeEvent, RuntimeError>>;
 
 /// Capabilities of a runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RuntimeCapabilities {
     /// Short name for messages: `process`, `docker`.
     pub name: &'static str,
@@ -132,6 +133,38 @@ pub struct RuntimeCapabilities {
     pub memory_limit: bool,
     /// Whether the cpu limit of a spec is enforced.
     pub cpu_limit: bool,
+}
+
+impl RuntimeCapabilities {
+    /// A runtime that declares nothing beyond the work that it accepts.
+    #[must_use]
+    pub const fn new(name: &'static str, kind: WorkKind) -> Self {
+        Self { name, kind, adopts: false, stats: false, health: false, memory_limit: false, cpu_limit: false }
+    }
+
+    /// The same, of a runtime whose work continues when the agent exits.
+    #[must_use]
+    pub const fn adopts(self) -> Self {
+        Self { adopts: true, ..self }
+    }
+
+    /// The same, of a runtime that supports `stats`.
+    #[must_use]
+    pub const fn stats(self) -> Self {
+        Self { stats: true, ..self }
+    }
+
+    /// The same, of a runtime that executes health checks.
+    #[must_use]
+    pub const fn health(self) -> Self {
+        Self { health: true, ..self }
+    }
+
+    /// The same, of a runtime that enforces limits of memory and cpu.
+    #[must_use]
+    pub const fn limits(self) -> Self {
+        Self { memory_limit: true, cpu_limit: true, ..self }
+    }
 }
 
 /// Attempt to run, with the values that must not be in the cluster's state.

@@ -162,15 +162,7 @@ fn lock(dir: &PathBuf) -> io::Result<File> {
 #[async_trait]
 impl Runtime for ProcessRuntime {
     fn capabilities(&self) -> RuntimeCapabilities {
-        RuntimeCapabilities {
-            name: "process",
-            kind: WorkKind::Program,
-            adopts: true,
-            stats: true,
-            health: false,
-            memory_limit: false,
-            cpu_limit: false,
-        }
+        RuntimeCapabilities::new("process", WorkKind::Program).adopts().stats()
     }
 
     async fn prepare(&self, work: &Work, _progress: &Progress) -> Result<(), RuntimeError> {

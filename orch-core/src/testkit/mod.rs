@@ -5,7 +5,7 @@ pub mod child;
 pub mod consensus;
 mod counter;
 pub mod engine;
-mod layer;
+mod layers;
 pub mod output;
 pub mod runtime;
 pub mod scheduler;
@@ -14,7 +14,7 @@ pub mod store;
 pub mod transport;
 
 pub use counter::Counter;
-pub use layer::{Layered, RuntimeLayer};
+pub use layers::{Layered, OutputLayer, RuntimeLayer};
 pub use simulated::SimulatedRuntime;
 
 use crate::runtime::RuntimeError;

@@ -108,15 +108,7 @@ fn end(attempt: &Attempt, exit: Exit) {
 #[async_trait]
 impl Runtime for SimulatedRuntime {
     fn capabilities(&self) -> RuntimeCapabilities {
-        RuntimeCapabilities {
-            name: "simulated",
-            kind: WorkKind::Program,
-            adopts: true,
-            stats: false,
-            health: false,
-            memory_limit: false,
-            cpu_limit: false,
-        }
+        RuntimeCapabilities::new("simulated", WorkKind::Program).adopts()
     }
 
     async fn prepare(&self, _: &Work, _: &Progress) -> Result<(), RuntimeError> {

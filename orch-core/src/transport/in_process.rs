@@ -155,12 +155,10 @@ impl InProcessTransport {
 #[async_trait]
 impl Transport for InProcessTransport {
     fn capabilities(&self) -> TransportCapabilities {
-        TransportCapabilities {
-            name: "in-process",
-            authenticated: true,
-            ordered: self.hub.config().ordered,
-            max_message_bytes: self.hub.config().max_message_bytes,
-        }
+        let config = self.hub.config();
+        TransportCapabilities::new("in-process", config.max_message_bytes)
+            .authenticated()
+            .ordered(config.ordered)
     }
 
     fn local_peer(&self) -> PeerId {

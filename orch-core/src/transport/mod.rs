@@ -147,6 +147,7 @@ impl fmt::Debug for Reply {
 
 /// Capabilities of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TransportCapabilities {
     /// Short name for messages: `in-process`, `p2p`.
     pub name: &'static str,
@@ -156,6 +157,26 @@ pub struct TransportCapabilities {
     pub ordered: bool,
     /// Maximum size of a message, in bytes.
     pub max_message_bytes: usize,
+}
+
+impl TransportCapabilities {
+    /// A transport that promises nothing but the size of its messages.
+    #[must_use]
+    pub const fn new(name: &'static str, max_message_bytes: usize) -> Self {
+        Self { name, authenticated: false, ordered: false, max_message_bytes }
+    }
+
+    /// The same, of a transport whose senders are authentic.
+    #[must_use]
+    pub const fn authenticated(self) -> Self {
+        Self { authenticated: true, ..self }
+    }
+
+    /// The same, of a transport that keeps the order of messages where `ordered` says so.
+    #[must_use]
+    pub const fn ordered(self, ordered: bool) -> Self {
+        Self { ordered, ..self }
+    }
 }
 
 /// Error of sending a message or awaiting a response.

@@ -142,12 +142,8 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), PeerEr
 #[async_trait]
 impl Transport for PeerTransport {
     fn capabilities(&self) -> TransportCapabilities {
-        TransportCapabilities {
-            name: "p2p",
-            authenticated: true,
-            ordered: true,
-            max_message_bytes: self.shared.peers.config().message_bytes_max,
-        }
+        let max = self.shared.peers.config().message_bytes_max;
+        TransportCapabilities::new("p2p", max).authenticated().ordered(true)
     }
 
     fn local_peer(&self) -> PeerId {

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use orch_core::{
     Orchestrator,
     model::TaskId,
-    output::{MemoryOutput, OutputError, OutputPage, OutputPiece, OutputPosition, OutputStore, OutputWatch},
+    output::{MemoryOutput, OutputError, OutputPage, OutputPosition, OutputStore},
+    testkit::{Layered, OutputLayer},
 };
 use orch_net::http::{Client, EventStart};
 
@@ -55,7 +56,7 @@ async fn a_position_of_events_that_have_not_happened_is_refused() {
 
 #[tokio::test]
 async fn a_request_that_panics_is_answered_and_its_words_are_not_shown() {
-    let output = Arc::new(Panicking(MemoryOutput::new(1 << 20)));
+    let output = Arc::new(Layered(Panicking(MemoryOutput::new(1 << 20))));
     let orch = Orchestrator::builder().output(output).engine(quick()).build().await.unwrap();
     let bench = Bench::serving(orch, server_config()).await;
     let client = Client::new(&client_config(bench.address, ADMIN)).unwrap();
@@ -73,28 +74,12 @@ async fn a_request_that_panics_is_answered_and_its_words_are_not_shown() {
 struct Panicking(MemoryOutput);
 
 #[async_trait]
-impl OutputStore for Panicking {
-    async fn append(&self, pieces: Vec<OutputPiece>) -> Result<(), OutputError> {
-        self.0.append(pieces).await
+impl OutputLayer for Panicking {
+    fn below(&self) -> &dyn OutputStore {
+        &self.0
     }
 
     async fn read(&self, _: TaskId, _: Option<OutputPosition>) -> Result<OutputPage, OutputError> {
         panic!("a secret of the store");
-    }
-
-    async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {
-        self.0.follow(task).await
-    }
-
-    async fn forget(&self, tasks: &[TaskId]) -> Result<(), OutputError> {
-        self.0.forget(tasks).await
-    }
-
-    async fn tasks(&self) -> Vec<TaskId> {
-        self.0.tasks().await
-    }
-
-    async fn sync(&self) -> Result<(), OutputError> {
-        self.0.sync().await
     }
 }

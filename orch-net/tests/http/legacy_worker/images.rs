@@ -18,7 +18,7 @@ impl RuntimeLayer for Images {
     }
 
     fn capabilities(&self) -> RuntimeCapabilities {
-        RuntimeCapabilities { kind: WorkKind::Image, ..self.0.capabilities() }
+        RuntimeCapabilities::new("images", WorkKind::Image).adopts()
     }
 
     async fn start(&self, work: &Work) -> Result<Started, RuntimeError> {

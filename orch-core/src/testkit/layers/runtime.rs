@@ -1,16 +1,17 @@
-//! [`Layered`]: the simulated runtime with overridden steps. For tests of the layers above a runtime.
+//! [`RuntimeLayer`].
 
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::SimulatedRuntime;
+use super::Layered;
 use crate::{
     model::{AttemptId, Exit},
     runtime::{
         Found, Logs, Progress, Runtime, RuntimeCapabilities, RuntimeError, RuntimeEvents, Started, Usage,
         Work,
     },
+    testkit::SimulatedRuntime,
 };
 
 /// Change of the simulated runtime for a test: every step that a layer does not override is forwarded.
@@ -64,10 +65,6 @@ pub trait RuntimeLayer: fmt::Debug + Send + Sync + 'static {
         self.below().list().await
     }
 }
-
-/// Adapter of a layer to a runtime.
-#[derive(Clone, Debug, Default)]
-pub struct Layered<L>(pub L);
 
 #[async_trait]
 impl<L: RuntimeLayer> Runtime for Layered<L> {
