@@ -132,7 +132,7 @@ impl Core {
     fn carry_out(&mut self, envelope: &Envelope) {
         // A millisecond passes every 64 commands.
         let now = Timestamp::from_millis((self.submitted + self.ended) >> 6);
-        let decided = self.state.decide(&Context { time: now, author: &self.author }, envelope);
+        let decided = self.state.decide(&Context::new(now, &self.author), envelope);
         assert!(decided.outcome.is_ok(), "{:?}", decided.outcome);
         for change in decided.changes {
             self.state.absorb(change);

@@ -1,27 +1,27 @@
-//! Four orchestrators that agree by PBFT, of which one may lie. It differs from `raft_cluster` in the line that makes the
-//! consensus, in a key for each member, and in the two suspicions that a node's loss takes.
+//! Four orchestrators that agree by PBFT, of which one may be Byzantine. It differs from `raft_cluster` in
+//! the line that makes the consensus, in a key for each member, and in the two suspicions that a node's loss
+//! takes.
 //!
 //! `cargo run -p orch-consensus --example pbft_cluster --features pbft`
+
+mod cluster;
 
 use std::{collections::BTreeMap, error::Error, sync::Arc};
 
 use orch_consensus::pbft::{Ed25519Signer, PbftConfig, PbftConsensus, Signer};
 use orch_core::{
     Orchestrator,
-    engine::{Agent, AgentConfig},
-    model::{TaskSpec, WorkKind},
-    state::{ClusterConfig, TaskStatus},
-    testkit::SimulatedRuntime,
+    state::ClusterConfig,
     transport::{InProcessNetwork, PeerId},
 };
 
 pub fn main() -> Result<(), Box<dyn Error>> {
-    orch_core::block_on(cluster())
+    orch_core::block_on(build())
 }
 
-async fn cluster() -> Result<(), Box<dyn Error>> {
+async fn build() -> Result<(), Box<dyn Error>> {
     let network = InProcessNetwork::default();
-    // A member's seed is its secret: kept in a file that nobody else can read, and never the same as here.
+    // A member's seed is its secret: kept in a private file, and never the same as here.
     let signers: Vec<_> = (1..=4).map(|number| Ed25519Signer::from_seed(&[number; 32])).collect();
     let founders: BTreeMap<String, PeerId> =
         (1..).zip(&signers).map(|(number, signer)| (format!("member-{number}"), signer.peer())).collect();
@@ -34,18 +34,5 @@ async fn cluster() -> Result<(), Box<dyn Error>> {
         let parts = Orchestrator::builder().consensus(Arc::new(consensus)).cluster(cluster);
         members.push(parts.build().await?);
     }
-
-    let node = AgentConfig::local("node", [WorkKind::Program])?;
-    let agent = Agent::start(node, Arc::new(SimulatedRuntime::new()), members[0].link());
-    agent.registered().await?;
-    let task = members[1].submit(TaskSpec::program("hello", "true")).await?;
-    // What another member decided is here after a barrier.
-    members[2].read_barrier().await?;
-    assert_eq!(members[2].wait(task).await?.status(), TaskStatus::Succeeded);
-
-    agent.leave().await;
-    for member in members {
-        member.shutdown().await?;
-    }
-    Ok(())
+    cluster::run_a_task(members).await
 }

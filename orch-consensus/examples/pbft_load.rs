@@ -1,7 +1,9 @@
-//! How many commands a second a group in one process gets through: `pbft_load MEMBERS CALLERS SECONDS [DIRECTORY]`.
+//! Throughput of a group in one process, in commands a second: `pbft_load MEMBERS CALLERS SECONDS
+//! [DIRECTORY]`.
 //!
-//! All callers are at the primary and each waits for its answer before it asks again. With a directory, each member keeps its log
-//! there and syncs it. What is measured is one machine that does the work of all members.
+//! All callers are at the primary and each waits for its answer before it asks again. With a directory, each
+//! member keeps its log there and syncs it. What is measured is one machine that does the work of all
+//! members.
 
 #![expect(clippy::print_stdout, reason = "it is what this program is for")]
 
@@ -57,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         group.push(member);
     }
-    let primary = primary.ok_or("nobody leads")?;
+    let primary = primary.ok_or("no member leads")?;
     let (warm, end) =
         (Instant::now() + Duration::from_secs(1), Instant::now() + Duration::from_secs(1 + seconds));
     let mut running = JoinSet::new();

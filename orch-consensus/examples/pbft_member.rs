@@ -1,10 +1,11 @@
 //! A member of a group that agrees on keys and values, as a process of its own.
 //!
-//! `pbft_member NUMBER DIRECTORY ADDRESS...` is the member of this number, counted from 0, of the group whose members listen at
-//! these addresses. It takes commands line by line: `propose KEY VALUE`, `read KEY`, `status`. Each is answered with a line, in
-//! the order in which the answers are known.
+//! `pbft_member NUMBER DIRECTORY ADDRESS...` is the member of this number, counted from 0, of the group whose
+//! members listen at these addresses. It takes commands line by line: `propose KEY VALUE`, `read KEY`,
+//! `status`. Each is answered with a line, in the order in which the answers are known.
 //!
-//! The keys are made of the members' numbers, so that nothing has to be handed out. Real members keep theirs to themselves.
+//! The keys are made of the members' numbers, so that nothing has to be handed out. Real members keep theirs
+//! to themselves.
 
 use std::{collections::BTreeMap, error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use orch_consensus::pbft::{Ed25519Signer, PbftConfig, PbftConsensus};
 use orch_core::{
     consensus::{Consensus, Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
 };
 use orch_net::p2p::{Identity, PeerConfig, PeerTransport};
 use tokio::{
@@ -69,7 +70,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (consensus, values, output) = (consensus.clone(), values.clone(), output.clone());
         running.spawn(async move {
             let answer = carry_out(&consensus, &values, &line).await;
-            // Whoever closed the output does not want the answer.
+            // A closed output cannot be written to.
             let mut output = output.lock().await;
             let _ = output.write_all(format!("{answer}\n").as_bytes()).await;
             let _ = output.flush().await;
@@ -100,7 +101,7 @@ async fn carry_out(consensus: &PbftConsensus, values: &Values, line: &str) -> St
         ["status"] => {
             let status = consensus.status();
             let role = if status.leader { "leads" } else { "follows" };
-            format!("status {role} {} {}", status.applied, status.trouble.unwrap_or_default())
+            format!("status {role} {} {}", status.applied, status.last_error.unwrap_or_default())
         }
         _ => "what? propose KEY VALUE, read KEY, or status".into(),
     }
@@ -136,20 +137,8 @@ impl StateMachine for Values {
 
     fn rollback(&mut self) {}
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Err(MachineError { what: "a record".into(), problem: "this machine keeps none".into() })
-    }
-
     fn time(&self) -> Timestamp {
         self.1
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Err(MachineError { what: "a record".into(), problem: "this machine keeps none".into() })
     }
 
     fn snapshot(&self) -> Vec<u8> {

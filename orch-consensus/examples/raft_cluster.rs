@@ -1,26 +1,24 @@
-//! Three orchestrators that agree by Raft: a task that one of them takes in runs on a node of another, and the third knows how it
-//! ended. All in one process and in memory; members on machines of their own differ in the transport (`PeerTransport` of
-//! `orch-net`) and in `RaftConfig::durable`.
+//! Three orchestrators that agree by Raft: a task submitted to one of them runs on a node of another, and the
+//! third knows how it ended. All in one process and in memory; members on machines of their own differ in the
+//! transport (`PeerTransport` of `orch-net`) and in `RaftConfig::durable`.
 //!
 //! `cargo run -p orch-consensus --example raft_cluster --features raft`
+
+mod cluster;
 
 use std::{collections::BTreeMap, error::Error, sync::Arc};
 
 use orch_consensus::raft::{RaftConfig, RaftConsensus};
 use orch_core::{
     Orchestrator,
-    engine::{Agent, AgentConfig},
-    model::{TaskSpec, WorkKind},
-    state::TaskStatus,
-    testkit::SimulatedRuntime,
     transport::{InProcessNetwork, PeerId},
 };
 
 pub fn main() -> Result<(), Box<dyn Error>> {
-    orch_core::block_on(cluster())
+    orch_core::block_on(build())
 }
 
-async fn cluster() -> Result<(), Box<dyn Error>> {
+async fn build() -> Result<(), Box<dyn Error>> {
     let network = InProcessNetwork::default();
     let founders: BTreeMap<String, PeerId> =
         (1..=3).map(|number| (format!("member-{number}"), PeerId::from_bytes([number; 32]))).collect();
@@ -30,18 +28,5 @@ async fn cluster() -> Result<(), Box<dyn Error>> {
         let consensus = RaftConsensus::new(RaftConfig::new(founders.clone()), transport)?;
         members.push(Orchestrator::builder().consensus(Arc::new(consensus)).build().await?);
     }
-
-    let node = AgentConfig::local("node", [WorkKind::Program])?;
-    let agent = Agent::start(node, Arc::new(SimulatedRuntime::new()), members[0].link());
-    agent.registered().await?;
-    let task = members[1].submit(TaskSpec::program("hello", "true")).await?;
-    // What another member decided is here after a barrier.
-    members[2].read_barrier().await?;
-    assert_eq!(members[2].wait(task).await?.status(), TaskStatus::Succeeded);
-
-    agent.leave().await;
-    for member in members {
-        member.shutdown().await?;
-    }
-    Ok(())
+    cluster::run_a_task(members).await
 }

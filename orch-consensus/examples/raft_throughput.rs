@@ -1,5 +1,5 @@
-//! Proposals per second of three members in one process, on a network inside it: `cargo run --release -p orch-consensus
-//! --features raft --example raft_throughput -- [memory|written|synced] [CALLERS...]`.
+//! Proposals per second of three members in one process, on a network inside it: `cargo run --release -p
+//! orch-consensus --features raft --example raft_throughput -- [memory|written|synced] [CALLERS...]`.
 
 #![expect(clippy::print_stdout, reason = "it is a program that prints")]
 
@@ -18,7 +18,7 @@ use orch_core::{
     transport::{InProcessNetwork, PeerId},
 };
 
-/// Counts what one task proposes one after the other, until it is told to stop.
+/// Counts the proposals of one task, one after the other, until the end.
 async fn call(raft: Arc<RaftConsensus>, until: Instant, done: Arc<AtomicU64>) {
     let command = Bytes::from_static(&[7; 64]);
     while Instant::now() < until {
@@ -75,9 +75,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         callers = vec![1, 64, 256, 1024];
     }
     for callers in callers {
-        for (at_leader, place) in [(true, "leader"), (false, "follower")] {
+        for (at_leader, role) in [(true, "leader"), (false, "follower")] {
             let rate = measure(&storage, callers, at_leader).await?;
-            println!("{storage}, {callers} callers at the {place}: {rate:.0} proposals/s");
+            println!("{storage}, {callers} callers at the {role}: {rate:.0} proposals/s");
         }
     }
     Ok(())

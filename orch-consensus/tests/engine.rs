@@ -1,4 +1,4 @@
-//! The engine over replicated logs: what one member takes in, all decide alike, and a task runs once wherever it was asked for.
+//! The engine over replicated logs: a task submitted to one member is decided alike by all, and runs once.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -20,7 +20,7 @@ use orch_core::{
 };
 
 /// Longer than anything here takes on a slow machine, so that a hang has a name.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 const PBFT: Channel = Channel(0);
 const RAFT: Channel = Channel(3);
@@ -69,7 +69,7 @@ fn network_of(members: usize) -> Vec<Arc<dyn Transport>> {
 
 /// Waits until a member knows how a task ended.
 async fn ended(orch: &Orchestrator, task: TaskId) -> TaskStatus {
-    let waited = tokio::time::timeout(PATIENCE, async {
+    let waited = tokio::time::timeout(DEADLINE, async {
         let mut events = orch.events();
         while orch.get(task).is_none() {
             if let EventKind::Task(_) = events.next().await.unwrap().unwrap().kind {}
@@ -79,7 +79,7 @@ async fn ended(orch: &Orchestrator, task: TaskId) -> TaskStatus {
     waited.await.expect("the task ends")
 }
 
-/// A task that one member takes in runs on a node that talks to another, and a third one knows how it ended.
+/// A task submitted to one member runs on a node connected to another, and a third one knows how it ended.
 async fn a_task_crosses_the_group(members: &[Orchestrator]) {
     let runtime = SimulatedRuntime::default();
     let mut config = AgentConfig::local("node", [WorkKind::Program]).unwrap();

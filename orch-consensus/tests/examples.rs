@@ -1,5 +1,5 @@
 //! The examples do what they say.
-#![expect(unreachable_pub, reason = "each example is a program of its own as well")]
+#![expect(unreachable_pub, clippy::duplicate_mod, reason = "each example is a program of its own as well")]
 
 #[path = "../examples/pbft_cluster.rs"]
 mod pbft_cluster;

@@ -183,7 +183,7 @@ fn supply() -> impl Strategy<Value = Supply> {
         (seq(), vec(digest(), 0..9)).prop_map(|(after, digests)| Supply::Digests(after, digests)),
         (seq(), batch()).prop_map(|(seq, batch)| Supply::Batch(seq, batch)),
         vec(step(), 0..3).prop_map(Supply::Members),
-        fetch().prop_map(Supply::Gone),
+        fetch().prop_map(Supply::Unavailable),
     ]
 }
 
@@ -264,12 +264,12 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         if let Ok(read) = Message::from_wire(bytes.clone().into()) {
-            prop_assert_eq!(read.to_wire(), bytes, "there is one form of each message");
+            prop_assert_eq!(read.to_wire(), bytes, "each message has one encoding");
         }
     }
 
-    /// Whatever arrives, a replica that checks signatures executes nothing that a quorum did not sign, asks for no more
-    /// than it can hold, and says when it wants to be woken.
+    /// Whatever arrives, a replica that checks signatures executes nothing that a quorum did not sign, asks
+    /// for no more than it can hold, and says when it wants to be woken.
     #[test]
     fn messages_that_make_no_sense_do_no_harm(
         me in 0..4u8,
@@ -305,7 +305,7 @@ fn unsigned_summary(replica: u32, stable: Seq, prepared: Vec<(Seq, View, Digest)
     Summary { epoch: Epoch(0), view: View(1), replica: ReplicaId(replica), stable, prepared, signature }
 }
 
-/// What nobody signed must not have anybody count to the end of all numbers.
+/// An unsigned claim must not make a replica count to the end of all numbers.
 #[test]
 fn claims_without_end_are_refused_before_they_are_counted() {
     let far = (Seq(u64::MAX), View(0), Digest([1; 32]));

@@ -50,7 +50,7 @@ impl Cluster {
     }
 
     fn decide(&self, at: u64, author: &Author, envelope: &Envelope) -> Decided {
-        self.0.decide(&Context { time: Timestamp::from_millis(at), author }, envelope)
+        self.0.decide(&Context::new(Timestamp::from_millis(at), author), envelope)
     }
 
     fn carry_out(&mut self, at: u64, envelope: &Envelope) -> Decided {

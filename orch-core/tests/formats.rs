@@ -78,7 +78,8 @@ fn a_store_of_format_1_is_migrated_by_its_next_writes() {
     let mut seconds = 100;
     let mut carry_out = |state: &mut ClusterState, command| {
         seconds += 100;
-        let context = Context { time: Timestamp::from_millis(seconds * 1000), author: &Author::local() };
+        let author = Author::local();
+        let context = Context::new(Timestamp::from_millis(seconds * 1000), &author);
         let decided = state.decide(&context, &Envelope::anonymous(command));
         decided.outcome.unwrap();
         for change in decided.changes {

@@ -474,7 +474,7 @@ fn fenced_processes_stay_out(
 }
 
 fn decide(state: &ClusterState, time: Timestamp, member: u8, envelope: &Envelope) -> Decided {
-    state.decide(&Context { time, author: &Author::member(format!("m{member}")) }, envelope)
+    state.decide(&Context::new(time, &Author::member(format!("m{member}"))), envelope)
 }
 
 fn nothing_placeable_waits(state: &ClusterState, after: &Envelope) {

@@ -9,13 +9,13 @@ const DRIFT_PPM_MAX: i32 = 500_000;
 
 /// The clock of one node: it may be wrong, run too fast or too slow, and jump in both directions.
 ///
-/// What it shows is true time, plus an offset, plus what the drift has added since it was set. It shows zero where that
-/// would be negative.
+/// It shows true time, plus an offset, plus what the drift has added since it was set. It shows zero where
+/// that would be negative.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// True time of the last change; drift counts from here.
     since: u64,
-    /// What the clock was ahead of true time at `since`.
+    /// Offset from true time at `since`.
     ahead: i64,
     drift_ppm: i32,
     /// True time when the clock was last taken out to be changed.
@@ -35,8 +35,8 @@ impl Clock {
         self.since = self.now;
     }
 
-    /// The clock gains this many microseconds in each second from now on, or loses them when negative. At most half a
-    /// second in each second.
+    /// The clock gains this many microseconds in each second from now on, or loses them when negative. At
+    /// most half a second in each second.
     pub fn set_drift_ppm(&mut self, drift_ppm: i32) {
         self.ahead = self.ahead_at(self.now);
         self.since = self.now;
@@ -48,7 +48,7 @@ impl Clock {
         self.drift_ppm
     }
 
-    /// Tells the clock the true time, from which the next change counts.
+    /// Passes the true time, from which the next change counts.
     pub(crate) fn at(&mut self, now: u64) -> &mut Self {
         self.now = now;
         self
@@ -58,7 +58,7 @@ impl Clock {
         duration(now.saturating_add_signed(self.ahead_at(now)))
     }
 
-    /// How long a timer of `local` really takes. Jumps do not matter to it, as timers of an operating system use a
+    /// True length of a timer of `local`. Jumps do not matter to it, as timers of an operating system use a
     /// clock that does not jump; it keeps the drift that was set when it began.
     pub(crate) fn true_delay(&self, local: Duration) -> u64 {
         let local = nanos(local);

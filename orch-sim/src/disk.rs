@@ -10,13 +10,13 @@ use crate::time::nanos;
 const GARBAGE_PER_THOUSAND: u32 = 250;
 const GARBAGE_BYTES_MAX: u64 = 16;
 
-/// The disk of one node: named files that are appended to or replaced whole, and lose what was not synced when the
-/// node crashes.
+/// The disk of one node: named files that are appended to or replaced whole, and lose what was not synced
+/// when the node crashes.
 ///
 /// | written and | after a crash |
 /// |---|---|
 /// | synced | there |
-/// | appended, not synced | a prefix of it, torn at any byte, sometimes with a few bytes of garbage behind it |
+/// | appended, not synced | a prefix of it, torn at any byte, sometimes with bytes of garbage behind it |
 /// | replaced, not synced | the old content or the new one, nothing between |
 ///
 /// Files are independent: a later write to one may survive where an earlier one to another does not.
@@ -30,7 +30,7 @@ pub struct Disk {
     last_completion: u64,
 }
 
-/// Why a write did not happen.
+/// Reason why a write did not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiskError {
@@ -51,8 +51,8 @@ impl std::error::Error for DiskError {}
 #[derive(Debug)]
 struct File {
     name: &'static str,
-    /// Never empty. The first is on the disk as far as it is solid; each further one is a replacement that may or may
-    /// not have got there. The last is what the process reads.
+    /// Never empty. The first is on the disk as far as it is solid; each further one is a replacement that
+    /// may or may not have got there. The last is what the process reads.
     generations: VecDeque<Generation>,
     checkpoints: VecDeque<Checkpoint>,
     dirty: bool,
@@ -66,7 +66,7 @@ struct Generation {
     solid: usize,
 }
 
-/// What a sync makes durable of a file, once it is finished.
+/// Content of a file that a sync makes durable once it is finished.
 #[derive(Debug)]
 struct Checkpoint {
     sync: u64,
@@ -91,27 +91,29 @@ impl Disk {
         self.full = full;
     }
 
-    /// Whether writes fail.
+    /// True while writes fail.
     pub fn is_full(&self) -> bool {
         self.full
     }
 
-    /// How long a sync takes that begins from now on. Syncs of a node finish in the order in which they began.
+    /// Sets the time of a sync that begins from now on. Syncs of a node finish in the order in which they
+    /// began.
     pub fn set_delay(&mut self, min: Duration, max: Duration) {
         self.delay = (nanos(min), nanos(max));
     }
 
-    /// How long a sync takes.
+    /// Time of a sync.
     pub fn delay(&self) -> RangeInclusive<Duration> {
         Duration::from_nanos(self.delay.0)..=Duration::from_nanos(self.delay.1)
     }
 
-    /// What the process reads: everything written, synced or not. Empty for a file that was never written.
+    /// Content as the process reads it: everything written, synced or not. Empty for a file that was never
+    /// written.
     pub fn read(&self, file: &str) -> &[u8] {
         self.file(file).map_or(&[], |file| &file.last().bytes)
     }
 
-    /// What would be there after a crash at this moment, whatever chance decides about the rest.
+    /// Content that a crash at this moment would leave for certain.
     pub fn synced(&self, file: &str) -> &[u8] {
         self.file(file).map_or(&[], |file| &file.generations[0].bytes[..file.generations[0].solid])
     }
@@ -177,7 +179,8 @@ impl Disk {
             let Some(mut generation) = file.generations.swap_remove_back(survivor) else { continue };
             let unsynced = generation.bytes.len() - generation.solid;
             if unsynced > 0 {
-                // All and nothing are the cases that most often matter, and a uniform choice would hardly meet them.
+                // All and nothing are the cases that most often matter, and a uniform choice would hardly
+                // meet them.
                 let kept = match self.random.below(4) {
                     0 => 0,
                     1 => unsynced,
@@ -236,7 +239,7 @@ mod tests {
         Disk::new(&(Duration::from_millis(1)..=Duration::from_millis(2)), Random::new(seed))
     }
 
-    /// What is there after a crash, for many seeds.
+    /// Content after a crash, for many seeds.
     fn survivors(write: impl Fn(&mut Disk)) -> Vec<Vec<u8>> {
         (0..200)
             .map(|seed| {

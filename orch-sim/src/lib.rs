@@ -16,13 +16,15 @@ mod process;
 mod queue;
 mod random;
 mod simulation;
+mod statistics;
 mod time;
 mod world;
 
 pub use clock::Clock;
 pub use disk::{Disk, DiskError};
 pub use nemesis::{Nemesis, NemesisSettings};
-pub use network::{Network, Weather};
+pub use network::{Network, NetworkConditions};
 pub use process::{Context, Process};
 pub use random::Random;
-pub use simulation::{NodeId, Settings, Simulation, Statistics};
+pub use simulation::{Settings, Simulation};
+pub use statistics::{NodeId, Statistics};

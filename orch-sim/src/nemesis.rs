@@ -1,12 +1,13 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::network::Weather;
+use crate::network::NetworkConditions;
 use crate::process::Process;
 use crate::random::Random;
-use crate::simulation::{NodeId, Simulation};
+use crate::simulation::Simulation;
+use crate::statistics::NodeId;
 
-/// What a [`Nemesis`] may do, when, and to whom.
+/// Faults of a [`Nemesis`]: kinds, times and victims.
 #[derive(Clone, Debug)]
 pub struct NemesisSettings {
     /// No fault begins earlier.
@@ -15,20 +16,23 @@ pub struct NemesisSettings {
     pub end: Duration,
     /// The time between the beginnings of two faults.
     pub interval: RangeInclusive<Duration>,
-    /// How long a fault lasts.
+    /// Length of a fault.
     pub length: RangeInclusive<Duration>,
-    /// At most this many nodes are down at the same time; what counts as down says [`count_all`](Self::count_all).
+    /// At most this many nodes are down at the same time; what counts as down says
+    /// [`count_all`](Self::count_all).
     pub max_down: usize,
-    /// Counts paused nodes, those behind a cut link and those with a full disk as down, not only crashed ones. With the
-    /// number of faults that a protocol tolerates as `max_down`, it should then get on all the time.
+    /// Counts paused nodes, those behind a cut link and those with a full disk as down, not only crashed
+    /// ones. With the number of faults that a protocol tolerates as `max_down`, it should then get on all the
+    /// time.
     pub count_all: bool,
-    /// Nodes that are never touched, such as those of clients. Their links are cut only where the other end is isolated.
+    /// Nodes that are never touched, such as those of clients. Their links are cut only where the other end
+    /// is isolated.
     pub spared: Vec<NodeId>,
-    /// Restarts nodes that crashed otherwise, for instance by [`Context::halt`](crate::Context::halt), after the length
-    /// of a fault.
+    /// Restarts nodes that crashed otherwise, for instance by [`Context::halt`](crate::Context::halt), after
+    /// the length of a fault.
     pub supervise: bool,
     /// Changes of the network: loss of up to 20%, duplicates, reordering, delays.
-    pub weather: bool,
+    pub network_conditions: bool,
     /// Partitions into two sides, and isolated nodes.
     pub partitions: bool,
     /// Links cut in one direction, of one link or of all of a node.
@@ -61,7 +65,7 @@ impl Default for NemesisSettings {
             count_all: false,
             spared: Vec::new(),
             supervise: true,
-            weather: true,
+            network_conditions: true,
             partitions: true,
             one_way_partitions: true,
             crashes: true,
@@ -80,7 +84,7 @@ impl NemesisSettings {
     #[must_use]
     pub fn quiet(self) -> Self {
         Self {
-            weather: false,
+            network_conditions: false,
             partitions: false,
             one_way_partitions: false,
             crashes: false,
@@ -93,16 +97,16 @@ impl NemesisSettings {
     }
 }
 
-/// The adversary of a protocol: it brings faults upon a simulation and takes them back, at times and in kinds that follow
-/// from its seed.
+/// The adversary of a protocol: it brings faults upon a simulation and takes them back, at times and in kinds
+/// that follow from its seed.
 #[derive(Debug)]
 pub struct Nemesis {
     random: Random,
     settings: NemesisSettings,
     next_fault: Duration,
     active: Vec<Active>,
-    /// The weather before the nemesis changed it.
-    weather: Option<Weather>,
+    /// The conditions before the nemesis changed it.
+    normal_conditions: Option<NetworkConditions>,
 }
 
 #[derive(Debug)]
@@ -113,7 +117,7 @@ struct Active {
 
 #[derive(Debug)]
 enum Fault {
-    Weather,
+    NetworkConditions,
     /// The links that this fault has cut, and the nodes that count as down through it.
     Cut {
         links: Vec<(NodeId, NodeId)>,
@@ -129,7 +133,7 @@ enum Fault {
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    Weather,
+    NetworkConditions,
     Partition,
     OneWay,
     Crash,
@@ -143,17 +147,17 @@ impl Nemesis {
     /// A schedule that follows from `random`.
     pub fn new(mut random: Random, settings: NemesisSettings) -> Self {
         let first = settings.start + draw(&mut random, &settings.interval);
-        Self { random, settings, next_fault: first, active: Vec::new(), weather: None }
+        Self { random, settings, next_fault: first, active: Vec::new(), normal_conditions: None }
     }
 
-    /// When [`act`](Self::act) is to be called next. `Duration::MAX` when all is over.
+    /// Time of the next [`act`](Self::act). `Duration::MAX` when all is over.
     pub fn next(&self) -> Duration {
         let begins = if self.next_fault < self.settings.end { self.next_fault } else { Duration::MAX };
         self.active.iter().map(|active| active.until).fold(begins, Duration::min)
     }
 
-    /// Ends the faults whose time is over, and begins one if it is time for that. What cannot be done without more nodes
-    /// down than allowed is left out.
+    /// Ends the faults whose time is over, and begins one if it is time for that. What cannot be done without
+    /// more nodes down than allowed is left out.
     pub fn act<P: Process>(&mut self, sim: &mut Simulation<P>) {
         let now = sim.now();
         while let Some(index) = self.active.iter().position(|active| active.until <= now) {
@@ -181,8 +185,9 @@ impl Nemesis {
         sim.run_until(until);
     }
 
-    /// Ends all faults: the network is calm, and on nodes that are not spared processes run, disks take writes and clocks
-    /// show true time. Faults begin again if [`act`](Self::act) is called before the end of the schedule.
+    /// Ends all faults: the network is calm, and on nodes that are not spared processes run, disks take
+    /// writes and clocks show true time. Faults begin again if [`act`](Self::act) is called before the end of
+    /// the schedule.
     pub fn heal<P: Process>(&mut self, sim: &mut Simulation<P>) {
         for active in std::mem::take(&mut self.active) {
             self.end(sim, active.fault);
@@ -200,7 +205,7 @@ impl Nemesis {
     fn begin<P: Process>(&mut self, sim: &mut Simulation<P>) -> Option<Fault> {
         let kinds = self.kinds();
         match *self.random.choose(&kinds)? {
-            Kind::Weather => Some(self.change_weather(sim)),
+            Kind::NetworkConditions => Some(self.change_conditions(sim)),
             Kind::Partition => self.partition(sim),
             Kind::OneWay => self.cut_one_way(sim),
             Kind::Crash => {
@@ -240,9 +245,9 @@ impl Nemesis {
     fn end<P: Process>(&mut self, sim: &mut Simulation<P>, fault: Fault) {
         sim.note(|| format!("nemesis ends {fault:?}"));
         match fault {
-            Fault::Weather => {
-                if let Some(before) = self.weather.take() {
-                    sim.network().set_weather(before);
+            Fault::NetworkConditions => {
+                if let Some(before) = self.normal_conditions.take() {
+                    sim.network().set_conditions(before);
                 }
             }
             Fault::Cut { links, .. } => {
@@ -272,22 +277,27 @@ impl Nemesis {
         }
     }
 
-    fn change_weather<P: Process>(&mut self, sim: &mut Simulation<P>) -> Fault {
-        self.active.retain(|active| !matches!(active.fault, Fault::Weather));
-        let before = self.weather.get_or_insert_with(|| sim.network().weather().clone());
+    fn change_conditions<P: Process>(&mut self, sim: &mut Simulation<P>) -> Fault {
+        self.active.retain(|active| !matches!(active.fault, Fault::NetworkConditions));
+        let before = self.normal_conditions.get_or_insert_with(|| sim.network().conditions().clone());
         let random = &mut self.random;
-        // A good part of each kind alone, as most bugs need one kind and are hidden by the others.
+        // Often one kind alone, as most bugs need one kind and are hidden by the others.
         let mut up_to = |max: u32| match random.chance(500) {
             true => u32::try_from(random.below(u64::from(max) + 1)).unwrap_or(max),
             false => 0,
         };
         let (loss, duplicates, reorder, slower) = (up_to(200), up_to(100), up_to(200), up_to(20));
         let (min, max) = (*before.delay.start(), *before.delay.end());
-        let changed =
-            Weather { loss, duplicates, reorder, reorder_extra: max * 10, delay: min..=max * (1 + slower) };
+        let changed = NetworkConditions {
+            loss,
+            duplicates,
+            reorder,
+            reorder_extra: max * 10,
+            delay: min..=max * (1 + slower),
+        };
         sim.note(|| format!("nemesis makes {changed:?}"));
-        sim.network().set_weather(changed);
-        Fault::Weather
+        sim.network().set_conditions(changed);
+        Fault::NetworkConditions
     }
 
     fn partition<P: Process>(&mut self, sim: &mut Simulation<P>) -> Option<Fault> {
@@ -403,7 +413,7 @@ impl Nemesis {
     fn kinds(&self) -> Vec<Kind> {
         let settings = &self.settings;
         [
-            (settings.weather, Kind::Weather),
+            (settings.network_conditions, Kind::NetworkConditions),
             (settings.partitions, Kind::Partition),
             (settings.one_way_partitions, Kind::OneWay),
             (settings.crashes, Kind::Crash),

@@ -2,15 +2,15 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::random::Random;
-use crate::simulation::NodeId;
+use crate::statistics::NodeId;
 use crate::time::nanos;
 
 /// A message to the node itself takes this long, so that a node that talks to itself cannot stop time.
 const LOOPBACK_NANOS: u64 = 1_000;
 
-/// How a network treats what nobody has cut: one setting for all links that have none of their own.
+/// Behaviour of the network: one setting for all links that have none of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weather {
+pub struct NetworkConditions {
     /// Of a thousand messages, this many are lost.
     pub loss: u32,
     /// Of a thousand messages, this many arrive twice, the copy with a delay of its own.
@@ -19,11 +19,11 @@ pub struct Weather {
     pub reorder: u32,
     /// The longest time for which a message is held up.
     pub reorder_extra: Duration,
-    /// How long a message takes.
+    /// Delay of a message.
     pub delay: RangeInclusive<Duration>,
 }
 
-impl Default for Weather {
+impl Default for NetworkConditions {
     /// A good local network: 0.5 to 2 ms, and nothing is lost.
     fn default() -> Self {
         Self {
@@ -38,13 +38,13 @@ impl Default for Weather {
 
 /// The links between the nodes, one for each direction.
 ///
-/// A link keeps the order of its messages except of those that it holds up or copies. What is cut loses the messages
-/// that are under way on it as well as new ones. What a node sends to itself always arrives.
+/// A link keeps the order of its messages except of those that it holds up or copies. What is cut loses the
+/// messages that are under way on it as well as new ones. What a node sends to itself always arrives.
 #[derive(Debug)]
 pub struct Network {
     nodes: usize,
     links: Vec<Link>,
-    weather: Weather,
+    conditions: NetworkConditions,
     random: Random,
 }
 
@@ -53,11 +53,11 @@ struct Link {
     cut: bool,
     loss: Option<u32>,
     delay: Option<(u64, u64)>,
-    /// When the last message in order arrives; the next one in order is not earlier.
+    /// Arrival of the last message in order; the next one in order is not earlier.
     last_arrival: u64,
 }
 
-/// When a message arrives, and when its copy does. Neither, if it is lost.
+/// Arrival of a message, and of its copy. Neither, if it is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) arrival: Option<u64>,
@@ -65,39 +65,39 @@ pub(crate) struct Route {
 }
 
 impl Network {
-    pub(crate) fn new(nodes: usize, weather: Weather, random: Random) -> Self {
-        Self { nodes, links: vec![Link::default(); nodes * nodes], weather, random }
+    pub(crate) fn new(nodes: usize, conditions: NetworkConditions, random: Random) -> Self {
+        Self { nodes, links: vec![Link::default(); nodes * nodes], conditions, random }
     }
 
     /// Loses this many of a thousand messages.
     pub fn set_loss(&mut self, per_thousand: u32) {
-        self.weather.loss = per_thousand;
+        self.conditions.loss = per_thousand;
     }
 
     /// Delivers this many of a thousand messages twice.
     pub fn set_duplicates(&mut self, per_thousand: u32) {
-        self.weather.duplicates = per_thousand;
+        self.conditions.duplicates = per_thousand;
     }
 
-    /// How long messages take that are sent from now on.
+    /// Sets the delay of messages that are sent from now on.
     pub fn set_delay(&mut self, min: Duration, max: Duration) {
-        self.weather.delay = min..=max;
+        self.conditions.delay = min..=max;
     }
 
     /// Holds up this many of a thousand messages for at most `extra`.
     pub fn set_reorder(&mut self, per_thousand: u32, extra: Duration) {
-        self.weather.reorder = per_thousand;
-        self.weather.reorder_extra = extra;
+        self.conditions.reorder = per_thousand;
+        self.conditions.reorder_extra = extra;
     }
 
     /// The settings for all links.
-    pub fn weather(&self) -> &Weather {
-        &self.weather
+    pub fn conditions(&self) -> &NetworkConditions {
+        &self.conditions
     }
 
     /// Replaces the settings for all links; those of single links stay.
-    pub fn set_weather(&mut self, weather: Weather) {
-        self.weather = weather;
+    pub fn set_conditions(&mut self, conditions: NetworkConditions) {
+        self.conditions = conditions;
     }
 
     /// Gives one direction of one link a loss of its own; `None` takes it back.
@@ -120,13 +120,13 @@ impl Network {
         self.link(from, to).cut = false;
     }
 
-    /// Whether this direction is cut.
+    /// True if this direction is cut.
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.links[from * self.nodes + to].cut
     }
 
-    /// Cuts both directions between nodes of different groups. A node in no group keeps its links, and what was cut
-    /// before stays cut.
+    /// Cuts both directions between nodes of different groups. A node in no group keeps its links, and what
+    /// was cut before stays cut.
     pub fn partition(&mut self, groups: &[&[NodeId]]) {
         for (index, group) in groups.iter().enumerate() {
             for other in groups.iter().skip(index + 1) {
@@ -148,7 +148,7 @@ impl Network {
         }
     }
 
-    /// Whether nothing gets from this node to any other, or nothing from any other to it.
+    /// True if nothing gets from this node to any other, or nothing from any other to it.
     pub fn is_isolated(&self, node: NodeId) -> bool {
         let others = || (0..self.nodes).filter(move |other| *other != node);
         self.nodes > 1
@@ -156,7 +156,7 @@ impl Network {
                 || others().all(|other| self.is_cut(other, node)))
     }
 
-    /// Ends all cuts. The weather stays.
+    /// Ends all cuts. The conditions stays.
     pub fn heal_all(&mut self) {
         for link in &mut self.links {
             link.cut = false;
@@ -168,7 +168,8 @@ impl Network {
         for link in &mut self.links {
             *link = Link { last_arrival: link.last_arrival, ..Link::default() };
         }
-        self.weather = Weather { delay: self.weather.delay.clone(), ..Weather::default() };
+        self.conditions =
+            NetworkConditions { delay: self.conditions.delay.clone(), ..NetworkConditions::default() };
     }
 
     pub(crate) fn route(&mut self, from: NodeId, to: NodeId, now: u64) -> Route {
@@ -176,23 +177,23 @@ impl Network {
             return Route { arrival: Some(now + LOOPBACK_NANOS), copy: None };
         }
         let link = &mut self.links[from * self.nodes + to];
-        if link.cut || self.random.chance(link.loss.unwrap_or(self.weather.loss)) {
+        if link.cut || self.random.chance(link.loss.unwrap_or(self.conditions.loss)) {
             return Route { arrival: None, copy: None };
         }
         let (min, max) = match link.delay {
             Some(delay) => delay,
-            None => (nanos(*self.weather.delay.start()), nanos(*self.weather.delay.end())),
+            None => (nanos(*self.conditions.delay.start()), nanos(*self.conditions.delay.end())),
         };
         let mut arrival = now + self.random.nanos(min, max);
-        if self.random.chance(self.weather.reorder) {
-            arrival += self.random.nanos(0, nanos(self.weather.reorder_extra));
+        if self.random.chance(self.conditions.reorder) {
+            arrival += self.random.nanos(0, nanos(self.conditions.reorder_extra));
         } else {
             arrival = arrival.max(link.last_arrival);
             link.last_arrival = arrival;
         }
         let copy = self
             .random
-            .chance(self.weather.duplicates)
+            .chance(self.conditions.duplicates)
             .then(|| now + self.random.nanos(min, max.saturating_mul(2)));
         Route { arrival: Some(arrival), copy }
     }
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
 
     fn network(nodes: usize) -> Network {
-        Network::new(nodes, Weather::default(), Random::new(1))
+        Network::new(nodes, NetworkConditions::default(), Random::new(1))
     }
 
     #[test]
@@ -246,7 +247,7 @@ mod tests {
         assert!(network.route(1, 0, 0).arrival.is_some());
         network.set_loss(500);
         network.calm();
-        assert_eq!(*network.weather(), Weather::default());
+        assert_eq!(*network.conditions(), NetworkConditions::default());
         assert!(network.route(0, 1, 0).arrival.is_some());
     }
 }

@@ -3,18 +3,19 @@ use std::time::Duration;
 
 use crate::disk::DiskError;
 use crate::random::Random;
-use crate::simulation::NodeId;
+use crate::statistics::NodeId;
 use crate::time::duration;
 use crate::world::{Kind, Pending, World};
 
 /// One simulated process: a protocol that does nothing but answer its inputs.
 ///
-/// It is built by the simulation's factory at each start, and a crash drops it; what it knows afterwards is what its
-/// factory finds on the disk. All that it does to the world goes through the [`Context`]. For a simulation to be
-/// repeatable it MUST NOT use threads, real time, or the order of hash maps with random keys.
+/// It is built by the simulation's factory at each start, and a crash drops it; what it knows afterwards is
+/// what its factory finds on the disk. All that it does to the world goes through the [`Context`]. For a
+/// simulation to be repeatable it MUST NOT use threads, real time, or the order of hash maps with random
+/// keys.
 pub trait Process {
-    /// What the processes send to each other. It is cloned when the network delivers it twice, and formatted only for
-    /// the log.
+    /// Messages between the processes. One is cloned when the network delivers it twice, and formatted only
+    /// for the log.
     type Message: Clone + Debug;
 
     /// Called once, before any other input.
@@ -26,11 +27,12 @@ pub trait Process {
     /// A timer set with [`Context::set_timer`] fires.
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, Self::Message>);
 
-    /// A sync asked for with [`Context::sync`] is finished: everything written before that call survives a crash.
+    /// A sync asked for with [`Context::sync`] is finished: everything written before that call survives a
+    /// crash.
     fn synced(&mut self, token: u64, ctx: &mut Context<'_, Self::Message>);
 }
 
-/// What a process can do, for the length of one call.
+/// Operations of a process, for the length of one call.
 #[derive(Debug)]
 pub struct Context<'a, M> {
     world: &'a mut World<M>,
@@ -58,7 +60,7 @@ impl<'a, M: Clone + Debug> Context<'a, M> {
         duration(self.world.now)
     }
 
-    /// What the node's clock shows. It may be ahead or behind, and may have jumped back.
+    /// The node's clock. It may be ahead or behind, and may have jumped back.
     pub fn local_time(&self) -> Duration {
         self.world.nodes[self.node].clock.local(self.world.now)
     }
@@ -66,13 +68,14 @@ impl<'a, M: Clone + Debug> Context<'a, M> {
     /// Gives a message to the network.
     ///
     /// # Panics
-    /// When there is no such node.
+    /// If there is no such node.
     pub fn send(&mut self, to: NodeId, message: M) {
         self.world.send(self.node, to, message);
     }
 
-    /// Fires once after this much time, measured by a clock that drifts as the node's clock does but never jumps.
-    /// Timers cannot be cancelled: the process ignores the ids that it no longer waits for. They end with the process.
+    /// Fires once after this much time, measured by a clock that drifts as the node's clock does but never
+    /// jumps. Timers cannot be cancelled: the process ignores the ids that it no longer waits for. They end
+    /// with the process.
     pub fn set_timer(&mut self, after: Duration, id: u64) {
         let state = &self.world.nodes[self.node];
         let time = self.world.now.saturating_add(state.clock.true_delay(after));
@@ -82,30 +85,32 @@ impl<'a, M: Clone + Debug> Context<'a, M> {
             .push(time, Pending { node: self.node, incarnation, held: false, kind: Kind::Timer(id) });
     }
 
-    /// Appends to a file, which begins to exist with its first write. Until it is synced a crash may tear it off at
-    /// any byte.
+    /// Appends to a file, which begins to exist with its first write. Until it is synced a crash may tear it
+    /// off at any byte.
     ///
     /// # Errors
-    /// When the disk is full. Nothing was written then.
+    /// If the disk is full. Nothing was written then.
     pub fn append(&mut self, file: &'static str, bytes: &[u8]) -> Result<(), DiskError> {
         self.world.nodes[self.node].disk.append(file, bytes)
     }
 
-    /// Replaces a file as by writing a new one and renaming it: until it is synced a crash leaves the old or the new
-    /// content.
+    /// Replaces a file as by writing a new one and renaming it: until it is synced a crash leaves the old or
+    /// the new content.
     ///
     /// # Errors
-    /// When the disk is full. The file is as it was then.
+    /// If the disk is full. The file is as it was then.
     pub fn replace(&mut self, file: &'static str, bytes: Vec<u8>) -> Result<(), DiskError> {
         self.world.nodes[self.node].disk.replace(file, bytes)
     }
 
-    /// The content of a file as the process sees it, with what is not yet synced. Empty when it does not exist.
+    /// The content of a file as the process sees it, with what is not yet synced. Empty when it does not
+    /// exist.
     pub fn read(&self, file: &str) -> &[u8] {
         self.world.nodes[self.node].disk.read(file)
     }
 
-    /// Makes everything written so far durable. [`Process::synced`] tells when that is done; syncs finish in order.
+    /// Makes everything written so far durable. [`Process::synced`] is called when that is done; syncs finish
+    /// in order.
     pub fn sync(&mut self, token: u64) {
         let state = &mut self.world.nodes[self.node];
         let (number, time) = state.disk.begin_sync(self.world.now);
@@ -130,8 +135,8 @@ impl<'a, M: Clone + Debug> Context<'a, M> {
         self.world.log.write(now, || format!("node {node}: {}", line()));
     }
 
-    /// Mixes a number into the trace hash, so that two runs whose events agree but whose decisions differ are told
-    /// apart.
+    /// Mixes a number into the trace hash, so that two runs whose events agree but whose decisions differ are
+    /// distinguished apart.
     pub fn mark(&mut self, number: u64) {
         self.world.trace.mix(number);
     }

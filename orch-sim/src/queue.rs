@@ -1,7 +1,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// The events to come, in the order of their time; those of the same time in the order in which they were added.
+/// The events to come, in the order of their time; those of the same time in the order in which they were
+/// added.
 ///
 /// The heap moves only keys of 24 bytes. Payloads wait in slots that are used again, so a running simulation
 /// allocates nothing for its events.

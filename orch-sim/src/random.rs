@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use crate::time::{duration, nanos};
 
-/// The only source of chance in a simulation: a generator that gives the same numbers for the same seed on every
-/// machine and in every version of this crate.
+/// The only source of chance in a simulation: a generator that gives the same numbers for the same seed on
+/// every machine and in every version of this crate.
 ///
 /// xoshiro256** of Blackman and Vigna, seeded through splitmix64. Not for secrets.
 #[derive(Clone, Debug)]
@@ -84,8 +84,8 @@ impl Random {
         }
     }
 
-    /// A generator of its own, so that a part of a test can draw more or fewer numbers without changing what the
-    /// other parts get.
+    /// An independent generator, so that one piece of a test can draw more or fewer numbers without changing
+    /// what the others get.
     pub fn fork(&mut self) -> Random {
         Random::new(self.next())
     }

@@ -4,25 +4,24 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
-use crate::network::{Network, Weather};
+use crate::network::{Network, NetworkConditions};
 use crate::process::{Context, Process};
 use crate::queue::{Due, Queue};
 use crate::random::Random;
+use crate::statistics::{NodeId, Statistics};
 use crate::time::{duration, nanos};
 use crate::world::{Kind, Log, Node, Pending, Trace, World};
 
-/// The place of a node: `0..n`.
-pub type NodeId = usize;
-
-/// How a simulation begins.
+/// Initial state of a simulation.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What the network does before anybody changes it.
-    pub weather: Weather,
-    /// How long a sync takes before anybody changes it.
+    /// Conditions of the network at the beginning.
+    pub network_conditions: NetworkConditions,
+    /// Time of a sync at the beginning.
     pub disk_delay: RangeInclusive<Duration>,
-    /// Whether messages that were under way when their receiver crashed reach it after its restart, as datagrams do and
-    /// the bytes of a connection do not. In both cases a message is lost that arrives while the node is down.
+    /// If set, messages that were under way when their receiver crashed reach it after its restart, as
+    /// datagrams do and the bytes of a connection do not. In both cases a message is lost that arrives while
+    /// the node is down.
     pub messages_outlive_crashes: bool,
     /// Of a log that is kept, at least this many of its last lines, and at most twice as many.
     pub log_lines_max: usize,
@@ -31,7 +30,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            weather: Weather::default(),
+            network_conditions: NetworkConditions::default(),
             disk_delay: Duration::from_micros(100)..=Duration::from_millis(2),
             messages_outlive_crashes: false,
             log_lines_max: 500_000,
@@ -39,36 +38,12 @@ impl Default for Settings {
     }
 }
 
-/// What happened so far, in numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Statistics {
-    /// Events taken from the queue.
-    pub events: u64,
-    /// Messages given to the network.
-    pub sent: u64,
-    /// Messages that the network lost, or that found their receiver down.
-    pub lost: u64,
-    /// Copies that the network made.
-    pub duplicated: u64,
-    /// Messages that a process received, copies included.
-    pub delivered: u64,
-    /// Timers that fired.
-    pub timers: u64,
-    /// Syncs that finished.
-    pub syncs: u64,
-    /// Crashes, those of processes that gave up included.
-    pub crashes: u64,
-    /// Starts after a crash.
-    pub restarts: u64,
-}
-
 type Factory<P> = Box<dyn FnMut(NodeId, &Disk) -> P>;
 
 /// A number of processes with a network, disks and clocks, in virtual time and one thread.
 ///
-/// All that happens follows from the seed and from what the test does. The processes are there at once and started
-/// by the first events, so that a test can change network, disks and clocks before that.
+/// All that happens follows from the seed and from what the test does. The processes are there at once and
+/// started by the first events, so that a test can change network, disks and clocks before that.
 pub struct Simulation<P: Process> {
     processes: Vec<Option<P>>,
     world: World<P::Message>,
@@ -77,8 +52,8 @@ pub struct Simulation<P: Process> {
 }
 
 impl<P: Process> Simulation<P> {
-    /// Builds the nodes. `factory` is called for each of them now, and again at each restart, with the disk as the
-    /// crash left it.
+    /// Builds the nodes. `factory` is called for each of them now, and again at each restart, with the disk
+    /// as the crash left it.
     pub fn new(
         seed: u64,
         nodes: usize,
@@ -86,7 +61,7 @@ impl<P: Process> Simulation<P> {
         mut factory: impl FnMut(NodeId, &Disk) -> P + 'static,
     ) -> Self {
         let mut random = Random::new(seed);
-        let network = Network::new(nodes, settings.weather, random.fork());
+        let network = Network::new(nodes, settings.network_conditions, random.fork());
         let mut queue = Queue::new();
         let nodes: Vec<Node<P::Message>> = (0..nodes)
             .map(|node| {
@@ -139,8 +114,8 @@ impl<P: Process> Simulation<P> {
         self.world.now = self.world.now.max(nanos(time));
     }
 
-    /// Lets events happen until `go_on` is false, which is asked before each of them, or none is left up to `limit`.
-    /// True when `go_on` ended it. The time afterwards is that of the last event.
+    /// Lets events happen until `go_on` is false, which is asked before each of them, or none is left up to
+    /// `limit`. True when `go_on` ended it. The time afterwards is that of the last event.
     pub fn run_while(&mut self, limit: Duration, mut go_on: impl FnMut(&Self) -> bool) -> bool {
         let limit = nanos(limit);
         loop {
@@ -159,7 +134,7 @@ impl<P: Process> Simulation<P> {
         duration(self.world.now)
     }
 
-    /// When the next event happens, if there is one.
+    /// Time of the next event, if there is one.
     pub fn next_event(&self) -> Option<Duration> {
         self.world.queue.next_time().map(duration)
     }
@@ -179,8 +154,8 @@ impl<P: Process> Simulation<P> {
         self.processes[node].as_mut()
     }
 
-    /// Calls into a process from outside, as a client of it would. What it asks of its context takes place. `None`
-    /// without a call when it is crashed or paused.
+    /// Calls into a process from outside, as a client of it would. Its operations on the context take effect.
+    /// `None` without a call when it is crashed or paused.
     pub fn with<R>(
         &mut self,
         node: NodeId,
@@ -194,8 +169,8 @@ impl<P: Process> Simulation<P> {
         self.call(node, f)
     }
 
-    /// Ends a process at once, as by a loss of power: its memory, its timers, what was under way to it and what it had
-    /// not synced are gone. Nothing happens to a node that is crashed.
+    /// Ends a process at once, as by a loss of power: its memory, its timers, what was under way to it and
+    /// what it had not synced are lost. Nothing happens to a node that is crashed.
     pub fn crash(&mut self, node: NodeId) {
         let state = &mut self.world.nodes[node];
         if !state.up {
@@ -230,13 +205,13 @@ impl<P: Process> Simulation<P> {
         self.start(node);
     }
 
-    /// Whether the node is not crashed. A paused node is up.
+    /// True if the node is not crashed. A paused node is up.
     pub fn is_up(&self, node: NodeId) -> bool {
         self.world.nodes[node].up
     }
 
-    /// Stops a process as by `SIGSTOP`: what comes to it waits until [`resume`](Self::resume). Its disk finishes what it
-    /// had begun. Nothing happens to a node that is crashed.
+    /// Stops a process as by `SIGSTOP`: what comes to it waits until [`resume`](Self::resume). Its disk
+    /// finishes what it had begun. Nothing happens to a node that is crashed.
     pub fn pause(&mut self, node: NodeId) {
         let state = &mut self.world.nodes[node];
         if state.up && !state.paused {
@@ -257,7 +232,7 @@ impl<P: Process> Simulation<P> {
         self.record(Mark::Resumed, node);
     }
 
-    /// Whether the node is paused.
+    /// True if the node is paused.
     pub fn is_paused(&self, node: NodeId) -> bool {
         self.world.nodes[node].paused
     }
@@ -277,8 +252,8 @@ impl<P: Process> Simulation<P> {
         self.world.nodes[node].clock.at(self.world.now)
     }
 
-    /// A hash over every event that happened and what processes added with [`Context::mark`]. Two runs with the same
-    /// hash did the same.
+    /// A hash over every event that happened and what processes added with [`Context::mark`]. Two runs with
+    /// the same hash did the same.
     pub fn trace_hash(&self) -> u64 {
         self.world.trace.value()
     }
@@ -293,7 +268,7 @@ impl<P: Process> Simulation<P> {
         &self.world.log.lines
     }
 
-    /// What happened so far, in numbers.
+    /// Counts of events so far.
     pub fn statistics(&self) -> Statistics {
         self.world.statistics
     }
@@ -392,7 +367,7 @@ impl<P: Process> fmt::Debug for Simulation<P> {
     }
 }
 
-/// What the trace hash and the log know of.
+/// Events for the trace hash and the log.
 #[derive(Clone, Copy, Debug)]
 enum Mark {
     Started = 1,

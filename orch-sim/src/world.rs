@@ -5,7 +5,7 @@ use crate::disk::Disk;
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::random::Random;
-use crate::simulation::{NodeId, Statistics};
+use crate::statistics::{NodeId, Statistics};
 
 /// Everything but the processes themselves, so that a process can be called while it changes the rest.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Node<M> {
     pub(crate) paused: bool,
     /// Counts the crashes. Timers and syncs of an earlier incarnation mean nothing to a later one.
     pub(crate) incarnation: u32,
-    /// What came while the node was paused, in order.
+    /// Events that came while the node was paused, in order.
     pub(crate) held: Vec<Pending<M>>,
 }
 
@@ -93,7 +93,7 @@ impl Trace {
     }
 }
 
-/// The readable form of what happened, while somebody wants it.
+/// Log of the events in readable form, if enabled.
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) on: bool,

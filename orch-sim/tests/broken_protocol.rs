@@ -1,5 +1,5 @@
-//! A protocol with a known fault, which the simulation and the checkers have to find, beside the same protocol without
-//! it, of which they must not complain.
+//! A protocol with a known fault, which the simulation and the checkers have to find, beside the same
+//! protocol without it, of which they must not complain.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,13 +18,14 @@ const PRIMARY: NodeId = 0;
 const BACKUP: NodeId = 1;
 const CLIENTS: std::ops::Range<NodeId> = 2..5;
 const FILE: &str = "register";
-/// The timer with which a client waits before it asks again; its other timers are the numbers of its requests.
+/// The timer with which a client waits before it asks again; its other timers are the numbers of its
+/// requests.
 const THINK: u64 = 0;
 const END: Duration = ms(20_000);
 
 type Shared = Rc<RefCell<History<KeyValueInput, KeyValueOutput>>>;
 
-/// When the primary answers a write.
+/// Time at which the primary answers a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Durability {
     /// Once it is on its disk.
@@ -33,7 +34,7 @@ enum Durability {
     Promised,
 }
 
-/// Who answers reads.
+/// Replica that answers reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     Primary,

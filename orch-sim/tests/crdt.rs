@@ -1,4 +1,4 @@
-//! The signed store in simulated groups: crashes, partitions, clocks that are off, and authors that lie.
+//! The signed store in simulated groups: crashes, partitions, clocks that are off, and authors that attack.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -16,31 +16,35 @@ fn all(scenario: Scenario) -> Vec<orch_sim::crdt::Report> {
 }
 
 #[test]
-fn honest_replicas_agree_whatever_one_liar_does() {
-    let reports = all(Scenario { nodes: 4, liars: 1, trouble: Duration::from_secs(15) });
-    assert!(reports.iter().any(|report| report.evidence > 0), "some liar must have been caught: {reports:?}");
+fn correct_replicas_agree_whatever_one_byzantine_replica_does() {
+    let reports = all(Scenario { nodes: 4, byzantine: 1, faults_until: Duration::from_secs(15) });
+    assert!(
+        reports.iter().any(|report| report.evidence > 0),
+        "some byzantine must have been caught: {reports:?}"
+    );
     assert!(reports.iter().all(|report| report.answered > 10), "{reports:?}");
 }
 
 #[test]
-fn honest_replicas_agree_whatever_two_liars_do() {
-    let reports = all(Scenario { nodes: 7, liars: 2, trouble: Duration::from_secs(6) });
+fn correct_replicas_agree_whatever_two_byzantine_replicas_do() {
+    let reports = all(Scenario { nodes: 7, byzantine: 2, faults_until: Duration::from_secs(6) });
     assert!(reports.iter().all(|report| report.answered > 10), "{reports:?}");
 }
 
 #[test]
 fn replicas_agree_after_crashes_and_partitions() {
-    let reports = all(Scenario { nodes: 3, liars: 0, trouble: Duration::from_secs(15) });
+    let reports = all(Scenario { nodes: 3, byzantine: 0, faults_until: Duration::from_secs(15) });
     assert!(reports.iter().all(|report| report.evidence == 0 && report.answered > 10), "{reports:?}");
 }
 
 #[test]
 fn a_run_follows_from_its_seed() {
-    let scenario = Scenario { nodes: 4, liars: 1, trouble: Duration::from_secs(3) };
+    let scenario = Scenario { nodes: 4, byzantine: 1, faults_until: Duration::from_secs(3) };
     assert_eq!(run(7, scenario), run(7, scenario));
 }
 
-/// The seeds of the fuzz target are messages of this version. With ORCH_RECORD_SEEDS set they are written anew.
+/// The seeds of the fuzz target are messages of this version. With ORCH_RECORD_SEEDS set they are written
+/// anew.
 #[test]
 fn seeds_of_the_fuzz_target_are_valid() {
     let directory: PathBuf =

@@ -1,4 +1,4 @@
-//! Lives of whole clusters of orchestrators and agents in virtual time. `orch-sim engine soak` lives many more.
+//! Runs of whole clusters of orchestrators and agents in virtual time. `orch-sim engine soak` runs many more.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn clusters_keep_their_promises_through_faults() {
             Err(violation) => panic!("seed {seed}: {violation}"),
         }
     }
-    assert!(succeeded > 100, "most tasks of most lives succeed; {succeeded} did");
+    assert!(succeeded > 100, "most tasks of most runs succeed; {succeeded} did");
 }
 
 #[test]
@@ -27,8 +27,8 @@ fn lost_messages_and_short_pauses_lose_no_node() {
         time: Duration::from_secs(3600),
     };
     assert_eq!(count_losses(usual).unwrap(), 0, "in twenty hours of a node");
-    let told = Losses { members: 3, ..usual };
-    assert_eq!(count_losses(told).unwrap(), 0, "two of three members are told what the third hears");
+    let connected = Losses { members: 3, ..usual };
+    assert_eq!(count_losses(connected).unwrap(), 0, "two of three members get the heartbeats of the third");
     let long = Losses { pause: Duration::from_secs(10), time: Duration::from_secs(300), ..usual };
     assert!(count_losses(long).unwrap() >= 20, "longer pauses than the timeout are noticed");
 }

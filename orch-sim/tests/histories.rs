@@ -1,5 +1,5 @@
-//! The checkers of histories, against each other, against a third one that is too dumb to be wrong, and against cases
-//! from the literature.
+//! The checkers of histories, against each other, against a third one that is too dumb to be wrong, and
+//! against cases from the literature.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,7 +18,7 @@ const fn us(us: u64) -> Duration {
     Duration::from_micros(us)
 }
 
-/// Client, call, return (`None`: never told), question and answer.
+/// Client, call, return (`None`: never returned), input and output.
 #[derive(Clone, Debug)]
 struct Op {
     client: u64,
@@ -69,14 +69,14 @@ fn verdict(ops: &[Op]) -> Result<(), Violation> {
     deep
 }
 
-/// Tries every order by the definition: one operation after the other, none before one that had returned when it was
-/// called. Those never told may be left out. Knows nothing of partitions.
+/// Tries every order by the definition: one operation after the other, none before one that had returned when
+/// it was called. Those never returned may be left out. Knows nothing of partitions.
 fn any_order(ops: &[Op], left: &mut Vec<usize>, state: &mut Vec<(u64, u64)>) -> bool {
     if left.iter().all(|index| ops[*index].end.is_none()) {
         return true;
     }
-    for place in 0..left.len() {
-        let index = left[place];
+    for at in 0..left.len() {
+        let index = left[at];
         let op = &ops[index];
         if left.iter().any(|other| ops[*other].end.is_some_and(|end| end < op.call)) {
             continue;
@@ -90,9 +90,9 @@ fn any_order(ops: &[Op], left: &mut Vec<usize>, state: &mut Vec<(u64, u64)>) -> 
         let old = state.clone();
         state.retain(|(other, _)| *other != key);
         state.extend(after.map(|value| (key, value)));
-        left.remove(place);
+        left.remove(at);
         let found = any_order(ops, left, state);
-        left.insert(place, index);
+        left.insert(at, index);
         *state = old;
         if found {
             return true;
@@ -114,9 +114,10 @@ fn input(kind: u8, key: u64, value: u64) -> KeyValueInput {
     }
 }
 
-/// Operations of clients that wait for their answers, which are those of one copy of the data at one moment between call
-/// and return: linearizable by construction. What is never told may or may not have happened.
-fn honest(seed: u64, operations: usize, clients: u64, keys: u64, values: u64, untold: u32) -> Vec<Op> {
+/// Operations of clients that wait for their answers, which are those of one copy of the data at one moment
+/// between call and return: linearizable by construction. What is never returned may or may not have
+/// happened.
+fn honest(seed: u64, operations: usize, clients: u64, keys: u64, values: u64, pending: u32) -> Vec<Op> {
     let mut random = Random::new(seed);
     let mut free = vec![0_u64; usize::try_from(clients).unwrap()];
     let mut plans: Vec<(u64, u64, Option<u64>, KeyValueInput, bool)> = Vec::new();
@@ -126,10 +127,10 @@ fn honest(seed: u64, operations: usize, clients: u64, keys: u64, values: u64, un
         let moment = call + 1 + 2 * random.range(0..50);
         let end = moment + 1 + 2 * random.range(0..50);
         free[client] = end;
-        let told = !random.chance(untold);
+        let returned = !random.chance(pending);
         let kind = random.next().to_le_bytes()[0];
         let input = input(kind, random.below(keys), random.range(1..values + 1));
-        plans.push((moment, call, told.then_some(end), input, told || random.chance(500)));
+        plans.push((moment, call, returned.then_some(end), input, returned || random.chance(500)));
     }
     let mut order: Vec<usize> = (0..plans.len()).collect();
     order.sort_by_key(|index| plans[*index].0);
@@ -168,7 +169,7 @@ proptest! {
         let ops: Vec<Op> = ops
             .into_iter()
             .enumerate()
-            .map(|(client, (call, length, told, kind, key, value, answer))| {
+            .map(|(client, (call, length, returned, kind, key, value, answer))| {
                 let output = match kind {
                     0 => Value(answer.checked_sub(1)),
                     1 => Written,
@@ -176,7 +177,7 @@ proptest! {
                 };
                 // Different moments for all, as the third checker knows no order within one.
                 let moment = |time: u64| time * 100 + client as u64;
-                let end = (told > 0).then(|| moment(call + length + 1));
+                let end = (returned > 0).then(|| moment(call + length + 1));
                 op(client as u64, moment(call), end, input(kind, key, value), output)
             })
             .collect();
@@ -225,12 +226,12 @@ proptest! {
             let (_, ids) = history(&ops);
             let stuck = ids.iter().position(|id| *id == violation.operation()).unwrap();
             let at = ops[stuck].end.unwrap();
-            // What was called later has no part in it.
+            // Later calls do not matter to it.
             let overlapping: Vec<Op> = ops.iter().filter(|op| op.call <= at).cloned().collect();
             prop_assert_eq!(violation.prefix().len() + 1, overlapping.len());
             prop_assert!(verdict(&overlapping).is_err());
-            // Without this answer, and those that come with it or later, all can be explained. What returns in the same
-            // moment is recorded in the order of the operations.
+            // Without this answer, and those that come with it or later, all can be explained. What returns
+            // in the same moment is recorded in the order of the operations.
             let before = |(index, op): (usize, &Op)| Op {
                 end: op.end.filter(|end| (*end, index) < (at, stuck)),
                 ..op.clone()
@@ -271,7 +272,8 @@ fn a_stale_read_is_found() {
     );
 }
 
-/// What is read once must not be unread: the inversion that Attiya, Bar-Noy and Dolev's write-back prevents.
+/// A value that was read must not be unread: the inversion that Attiya, Bar-Noy and Dolev's write-back
+/// prevents.
 #[test]
 fn a_new_value_is_not_followed_by_the_old_one() {
     let put = op(0, 0, 100, Put { key: 0, value: 1 }, Written);
@@ -299,7 +301,8 @@ fn a_lost_update_is_found() {
     assert!(verdict(&ops[..2]).is_ok());
 }
 
-/// Each register alone is fine, though no order of all is sequential for both clients: linearizability does not ask.
+/// Each register alone is fine, though no order of all is sequential for both clients: linearizability does
+/// not ask.
 #[test]
 fn keys_are_judged_one_by_one() {
     let violation = verdict(&[
@@ -313,12 +316,12 @@ fn keys_are_judged_one_by_one() {
 }
 
 #[test]
-fn what_was_never_told_may_have_happened_late_or_not_at_all() {
-    let untold = op(0, 0, None, Put { key: 0, value: 1 }, Written);
+fn what_never_returned_may_have_happened_late_or_not_at_all() {
+    let pending = op(0, 0, None, Put { key: 0, value: 1 }, Written);
     let reads = |values: &[Option<u64>]| {
         let reads = values.iter().zip((10..).step_by(10));
         let reads = reads.map(|(value, at)| op(1, at, at + 5, Get { key: 0 }, Value(*value)));
-        std::iter::once(untold.clone()).chain(reads).collect::<Vec<_>>()
+        std::iter::once(pending.clone()).chain(reads).collect::<Vec<_>>()
     };
     assert!(verdict(&reads(&[None, None, None])).is_ok());
     assert!(verdict(&reads(&[None, Some(1), Some(1)])).is_ok());
@@ -326,7 +329,7 @@ fn what_was_never_told_may_have_happened_late_or_not_at_all() {
 }
 
 #[test]
-fn what_was_never_told_did_not_happen_before_its_call() {
+fn what_never_returned_did_not_happen_before_its_call() {
     let ops =
         [op(1, 0, 5, Get { key: 0 }, Value(Some(1))), op(0, 10, None, Put { key: 0, value: 1 }, Written)];
     assert!(verdict(&ops).is_err());
@@ -365,8 +368,8 @@ fn long_histories_are_checked_quickly() {
     assert!(deep < Duration::from_secs(1), "{deep:?}");
 }
 
-/// A run with faults leaves many operations of which nobody knows whether they happened. If each doubled the work, this
-/// would not end.
+/// A run with faults leaves many operations that never returned. If each doubled the work, this would not
+/// end.
 #[test]
 fn many_operations_without_an_answer_do_not_stop_a_check() {
     for seed in 0..5 {

@@ -4,16 +4,18 @@
 
 use std::time::Duration;
 
-use orch_sim::{Context, Nemesis, NemesisSettings, NodeId, Process, Random, Settings, Simulation, Weather};
+use orch_sim::{
+    Context, Nemesis, NemesisSettings, NetworkConditions, NodeId, Process, Random, Settings, Simulation,
+};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Greets everybody every 10 ms, and gives up when its disk is full.
+/// Greets all nodes every 10 ms, and gives up when its disk is full.
 #[derive(Default)]
 struct Beacon {
-    heard: Vec<(NodeId, Duration)>,
+    received: Vec<(NodeId, Duration)>,
     synced: u64,
 }
 
@@ -25,7 +27,7 @@ impl Process for Beacon {
     }
 
     fn receive(&mut self, from: NodeId, (): (), ctx: &mut Context<'_, ()>) {
-        self.heard.push((from, ctx.now()));
+        self.received.push((from, ctx.now()));
     }
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, ()>) {
@@ -56,7 +58,8 @@ fn simulation(seed: u64) -> Simulation<Beacon> {
     Simulation::new(seed, NODES, Settings::default(), |_, _| Beacon::default())
 }
 
-/// How many nodes are down at worst, for each kind of being down: crashed, paused, full, isolated, any of them.
+/// The most nodes that are down at a time, for each kind of being down: crashed, paused, full, isolated, any
+/// of them.
 fn worst(seed: u64, settings: &NemesisSettings) -> [usize; 5] {
     let mut sim = simulation(seed);
     let mut nemesis = Nemesis::new(Random::new(seed), settings.clone());
@@ -104,7 +107,7 @@ fn only_crashes_count_unless_all_do() {
 fn each_kind_happens_alone_when_the_others_are_off() {
     let quiet = NemesisSettings { supervise: false, ..settings().quiet() };
     let kinds = [
-        ("Weather", NemesisSettings { weather: true, ..quiet.clone() }),
+        ("NetworkConditions", NemesisSettings { network_conditions: true, ..quiet.clone() }),
         ("Cut", NemesisSettings { partitions: true, ..quiet.clone() }),
         ("Cut", NemesisSettings { one_way_partitions: true, ..quiet.clone() }),
         ("Crash", NemesisSettings { crashes: true, ..quiet.clone() }),
@@ -153,7 +156,7 @@ fn healing_ends_everything() {
 fn assert_well(sim: &mut Simulation<Beacon>) {
     let now = sim.now();
     let normal = Settings::default();
-    assert_eq!(*sim.network().weather(), Weather::default());
+    assert_eq!(*sim.network().conditions(), NetworkConditions::default());
     for node in 0..NODES {
         assert!(sim.is_up(node) && !sim.is_paused(node) && !sim.disk(node).is_full());
         assert_eq!(sim.disk(node).delay(), normal.disk_delay);
@@ -166,8 +169,8 @@ fn assert_well(sim: &mut Simulation<Beacon>) {
         assert!(process.synced > 0);
         for other in 0..NODES {
             let greetings =
-                process.heard.iter().filter(|(from, at)| *from == other && *at > now + ms(1_000)).count();
-            assert!((48..=51).contains(&greetings), "node {node} heard {greetings} from {other}");
+                process.received.iter().filter(|(from, at)| *from == other && *at > now + ms(1_000)).count();
+            assert!((48..=51).contains(&greetings), "node {node} received {greetings} from {other}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Plays the cases of `src/pbft/cases`. With ORCH_RECORD_CASES set it writes down what comes out instead: read the difference.
+//! Plays the cases of `src/pbft/cases`. With ORCH_RECORD_CASES set it writes down what comes out instead:
+//! read the difference.
 
 use orch_sim::pbft::script::{CASES, play, record};
 

@@ -1,5 +1,5 @@
-//! Runs the seeds of the fuzz targets, and what the fuzzers found and was mended, as the targets do. With ORCH_RECORD_SEEDS set
-//! it writes the seeds anew.
+//! Runs the seeds of the fuzz targets, and what the fuzzers found and was mended, as the targets do. With
+//! ORCH_RECORD_SEEDS set it writes the seeds anew.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 

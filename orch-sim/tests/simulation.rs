@@ -1,10 +1,10 @@
-//! What a simulation promises to the processes in it, and to the test around it.
+//! Promises of a simulation to the processes in it, and to the test around it.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
 
-use orch_sim::{Context, DiskError, NodeId, Process, Settings, Simulation, Weather};
+use orch_sim::{Context, DiskError, NetworkConditions, NodeId, Process, Settings, Simulation};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -88,9 +88,14 @@ impl Process for Chatter {
 }
 
 fn chat(seed: u64) -> (u64, Vec<String>, Vec<u8>) {
-    let weather =
-        Weather { loss: 50, duplicates: 50, reorder: 50, reorder_extra: ms(20), ..Weather::default() };
-    let settings = Settings { weather, ..Settings::default() };
+    let conditions = NetworkConditions {
+        loss: 50,
+        duplicates: 50,
+        reorder: 50,
+        reorder_extra: ms(20),
+        ..NetworkConditions::default()
+    };
+    let settings = Settings { network_conditions: conditions, ..Settings::default() };
     let mut sim = Simulation::new(seed, 3, settings, |_, _| Chatter);
     sim.keep_log(true);
     sim.run_until(ms(500));

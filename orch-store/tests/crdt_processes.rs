@@ -2,138 +2,86 @@
 //! without their disk.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
-use std::{
-    collections::BTreeSet,
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, ChildStdin, Command},
-    sync::watch,
-};
+use orch_core::testkit::child::{LineProcess, example_program, free_addresses};
 
 const MEMBERS: usize = 4;
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The example, which `cargo test` builds along with this; where only this test was asked for, it is built
-/// now.
-fn program() -> PathBuf {
-    let me = std::env::current_exe().unwrap();
-    let profile = me.parent().and_then(Path::parent).unwrap();
-    let program = profile.join("examples").join("crdt_member");
-    if !program.exists() {
-        let build = ["build", "-p", "orch-store", "--features", "crdt", "--example", "crdt_member"];
-        let mut cargo = std::process::Command::new(env!("CARGO"));
-        cargo.args(build).arg("--target-dir").arg(profile.parent().unwrap());
-        assert!(cargo.status().unwrap().success(), "the example does not build");
-    }
-    program
-}
-
 struct Group {
-    place: tempfile::TempDir,
+    directory: tempfile::TempDir,
     addresses: Vec<SocketAddr>,
     members: Vec<Member>,
 }
 
-struct Member {
-    child: Child,
-    input: ChildStdin,
-    /// All lines since its start.
-    said: watch::Receiver<Vec<String>>,
-}
+struct Member(LineProcess);
 
 impl Group {
     fn start() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        // Held together, so that they differ.
-        let held: Vec<_> = (0..MEMBERS).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses: Vec<_> = held.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        drop(held);
-        let members = (0..MEMBERS).map(|number| Member::start(number, place.path(), &addresses)).collect();
-        Self { place, addresses, members }
+        let (directory, addresses) = (tempfile::tempdir().unwrap(), free_addresses(MEMBERS));
+        let members =
+            (0..MEMBERS).map(|number| Member::start(number, directory.path(), &addresses)).collect();
+        Self { directory, addresses, members }
     }
 
     async fn kill(&mut self, number: usize) {
-        self.members[number].child.kill().await.unwrap();
+        self.members[number].0.kill().await;
     }
 
     fn restart(&mut self, number: usize) {
-        self.members[number] = Member::start(number, self.place.path(), &self.addresses);
+        self.members[number] = Member::start(number, self.directory.path(), &self.addresses);
     }
 
     /// Waits until all have these keys.
     async fn all_have(&mut self, keys: &BTreeSet<String>) {
         for member in &mut self.members {
             for key in keys {
-                member.say_until(&format!("get {key}"), &format!("value {key} of-{key}")).await;
+                member.send_until(&format!("get {key}"), &format!("value {key} of-{key}")).await;
             }
         }
     }
 }
 
 impl Member {
-    fn start(number: usize, place: &Path, addresses: &[SocketAddr]) -> Self {
-        let mut command = Command::new(program());
-        command.arg(number.to_string()).arg(place.join(number.to_string()));
-        command.args(addresses.iter().map(ToString::to_string));
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (printed, said) = watch::channel(Vec::new());
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                printed.send_modify(|said| said.push(line));
-            }
-        });
-        let input = child.stdin.take().unwrap();
-        Self { child, input, said }
+    fn start(number: usize, directory: &Path, addresses: &[SocketAddr]) -> Self {
+        let own = directory.join(number.to_string()).to_str().unwrap().to_owned();
+        let addresses = addresses.iter().map(ToString::to_string);
+        let program = example_program("orch-store", "crdt", "crdt_member");
+        Self(LineProcess::start(&program, [number.to_string(), own].into_iter().chain(addresses)))
     }
 
-    async fn say(&mut self, line: &str) {
-        self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
-    }
-
-    /// Waits for lines after the first `from`.
-    async fn expect(&mut self, from: usize, what: &str, wanted: impl Fn(&[String]) -> bool) {
-        let found = tokio::time::timeout(DEADLINE, self.said.wait_for(|said| wanted(&said[from..]))).await;
-        assert!(found.is_ok_and(|found| found.is_ok()), "missing: {what}; {:?}", self.said.borrow());
-    }
-
-    /// Says it again and again until this is the answer.
-    async fn say_until(&mut self, line: &str, answer: &str) {
+    /// Sends it again and again until this is the answer.
+    async fn send_until(&mut self, command: &str, answer: &str) {
         let give_up = tokio::time::Instant::now() + DEADLINE;
         loop {
-            let from = self.said.borrow().len();
-            self.say(line).await;
-            // What it sees meanwhile is no answer.
+            let from = self.0.lines().len();
+            self.0.send(command).await;
+            // What it observes meanwhile is no answer.
             let is_answer = |line: &String| !line.starts_with("seen ") && !line.starts_with("gone ");
-            self.expect(from, line, |said| said.iter().any(is_answer)).await;
-            if self.said.borrow()[from..].iter().any(|line| line == answer) {
+            self.0.wait_for(from, command, |lines| lines.iter().any(is_answer)).await;
+            if self.0.lines()[from..].iter().any(|line| line == answer) {
                 return;
             }
-            assert!(tokio::time::Instant::now() < give_up, "{line}: {:?}", &self.said.borrow()[from..]);
+            let late = tokio::time::Instant::now() >= give_up;
+            assert!(!late, "{command}: {:?}", &self.0.lines()[from..]);
             tokio::task::yield_now().await;
         }
     }
 
     /// Has it put a key, as soon as it may.
     async fn put(&mut self, key: &str) {
-        self.say_until("status", "status complete 0 writes").await;
-        let from = self.said.borrow().len();
-        self.say(&format!("put {key} of-{key}")).await;
-        self.expect(from, key, |said| said.iter().any(|line| line.starts_with(&format!("done {key} "))))
-            .await;
+        self.send_until("status", "status whole 0 writes").await;
+        let from = self.0.lines().len();
+        self.0.send(&format!("put {key} of-{key}")).await;
+        let done = format!("done {key} ");
+        self.0.wait_for(from, key, |lines| lines.iter().any(|line| line.starts_with(&done))).await;
     }
 
-    /// The keys whose writes it has answered.
+    /// The keys whose writes it has acknowledged.
     fn done(&self) -> BTreeSet<String> {
-        let said = self.said.borrow();
-        let keys = said.iter().filter_map(|line| line.strip_prefix("done ")?.split(' ').next());
+        let lines = self.0.lines();
+        let keys = lines.iter().filter_map(|line| line.strip_prefix("done ")?.split(' ').next());
         keys.map(ToOwned::to_owned).collect()
     }
 }
@@ -154,13 +102,10 @@ async fn what_was_answered_outlives_kills_and_a_lost_disk() {
         let writer = &mut group.members[1];
         for number in 0..200 {
             let key = format!("burst/{round}/{number}");
-            writer.say(&format!("put {key} of-{key}")).await;
+            writer.0.send(&format!("put {key} of-{key}")).await;
         }
-        writer
-            .expect(0, "some answers", |said| {
-                said.iter().any(|line| line.contains(&format!("done burst/{round}/20 ")))
-            })
-            .await;
+        let some = format!("done burst/{round}/20 ");
+        writer.0.wait_for(0, "an answer", |lines| lines.iter().any(|line| line.contains(&some))).await;
         group.kill(1).await;
         answered.extend(group.members[1].done());
         group.restart(1);
@@ -172,7 +117,7 @@ async fn what_was_answered_outlives_kills_and_a_lost_disk() {
 
     // A new disk, and its own writes come back before it writes again.
     group.kill(1).await;
-    std::fs::remove_dir_all(group.place.path().join("1")).unwrap();
+    std::fs::remove_dir_all(group.directory.path().join("1")).unwrap();
     group.members[0].put("meanwhile").await;
     answered.insert("meanwhile".into());
     group.restart(1);
@@ -185,7 +130,7 @@ async fn what_was_answered_outlives_kills_and_a_lost_disk() {
         group.members[member].put("same").await;
     }
     for member in &mut group.members {
-        member.say_until("confirmed same", "value same of-same").await;
-        member.say_until("status", "status complete 0 writes").await;
+        member.send_until("confirmed same", "value same of-same").await;
+        member.send_until("status", "status whole 0 writes").await;
     }
 }

@@ -25,7 +25,7 @@ usage: cargo xtask <command>
                                     runner; PART is `docker`, `stores` or `simulation`, and the option may be repeated
   conformance [STORE]               hold every store, or one, against the contract of stores, each on its real server;
                                     prints a line for each
-  soak --seeds N [--first SEED]     simulate groups of replicas with faults and liars, a minute for each seed and size;
+  soak --seeds N [--first SEED]     simulate groups of replicas with faults and Byzantine replicas, a minute for each seed and size;
                                     ends with one line of totals
   soak engine --seeds N             simulate whole clusters of orchestrators and agents; `sim engine replay --seed N`
   soak binaries --minutes N         kill and stop a real manager and workers at random, and count what tasks did; also

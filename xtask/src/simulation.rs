@@ -2,13 +2,13 @@
 
 use crate::shell::{Result, cargo, run, say, target};
 
-/// Runs the program that simulates groups of replicas with these arguments, in a build with seeded faults
-/// where they select one.
+/// Runs the program that simulates groups of replicas with these arguments.
 pub(crate) fn run_with(args: &[&str]) -> Result {
     run_program("pbft", "orch-sim", args)
 }
 
-/// The same with the program that simulates whole clusters.
+/// The same with the program that simulates whole clusters, in a build that can make mistakes on purpose
+/// where they are about one.
 pub(crate) fn run_engine_with(args: &[&str]) -> Result {
     run_program("engine", "orch-sim-engine", args)
 }
@@ -23,7 +23,7 @@ fn run_program(feature: &str, program: &str, args: &[&str]) -> Result {
     let build = ["run", "--quiet", "--release", "--package", "orch-sim", "--features", feature];
     let mut command = cargo(&build);
     command.args(["--bin", program]);
-    if args.contains(&"faults") || args.contains(&"--fault") {
+    if feature == "engine" && (args.contains(&"faults") || args.contains(&"--fault")) {
         command
             .env("RUSTFLAGS", "--cfg orch_seeded_faults")
             .env("CARGO_TARGET_DIR", target().join("seeded-faults"));

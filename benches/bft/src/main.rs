@@ -1,8 +1,9 @@
 //! Prints a Markdown table of Byzantine groups of four: `orch-bft-benches [SECONDS [SYSTEM]]`. SYSTEM is a
-//! part of the name.
+//! substring of the name.
 
 #![expect(clippy::print_stdout, reason = "it is what this program is for")]
 
+mod instances;
 mod simplex;
 mod systems;
 
@@ -13,7 +14,7 @@ use std::{
 
 use orch_peer_benches::Failure;
 
-use self::systems::{Bft, Instances};
+use self::{instances::Instances, systems::Bft};
 
 const WARM: Duration = Duration::from_millis(500);
 

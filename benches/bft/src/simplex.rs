@@ -30,7 +30,7 @@ use commonware_utils::{
 };
 use orch_peer_benches::{Failure, Meter};
 
-use crate::systems::Instances;
+use crate::instances::Instances;
 
 const VALIDATORS: u64 = 4;
 const NAMESPACE: &[u8] = b"load";
@@ -39,9 +39,9 @@ const GENESIS: Digest = Digest([0; 32]);
 const QUOTA: Quota = Quota::per_second(NZU32!(1_000_000));
 /// The same for requests of certificates that were missed. None is, and a queue of this length is allocated.
 const REQUESTS: Quota = Quota::per_second(NZU32!(1024));
-/// Simulated and so long that none of them ever ends: nothing is lost here, and nobody is slow.
+/// Simulated and so long that none of them ever ends: nothing is lost here, and no validator is slow.
 const NEVER: Duration = Duration::from_secs(1_000_000);
-/// How many views a leader stays where it does not change with each.
+/// Views that a leader stays where it does not change with each.
 const TERM: TermLength = TermLength::new(NZU32!(1024));
 
 /// Counts at one validator what is final, until so much time has gone by on the wall. With `ahead`, the
@@ -121,7 +121,7 @@ async fn measure(
     Ok(Instances { count: to - from, wall: figures.wall, cpu: figures.cpu })
 }
 
-/// What one validator saw.
+/// Observations of one validator.
 #[derive(Default)]
 struct Progress {
     /// The highest view that is final. With it, so are those below that were not skipped.
@@ -130,7 +130,7 @@ struct Progress {
     skipped: bool,
 }
 
-/// The highest view that is final once this time has gone by.
+/// The highest view that is final at the end of this time.
 async fn over(progress: &mut watch::Receiver<Progress>, time: Duration) -> Result<u64, Failure> {
     let begun = Instant::now();
     loop {
@@ -184,7 +184,7 @@ impl Relay for Application {
     }
 }
 
-/// Tells at one validator what is final; others keep nothing.
+/// Records at one validator what is final; others keep nothing.
 #[derive(Clone)]
 struct Counting(Option<watch::Sender<Progress>>);
 

@@ -1,42 +1,30 @@
-//! How many instances of a Byzantine consensus groups of four get through: whatever is decided at once counts
-//! as one.
+//! Throughput of Byzantine groups of four, in instances of consensus: whatever is decided at once counts as
+//! one.
 
 use std::{fmt, time::Duration};
 
 use orch_peer_benches::{Failure, Group as _, Load, OrchGroup, Until};
 
-use crate::simplex;
+use crate::{instances::Instances, simplex};
 
-/// What is measured.
+/// Measured systems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bft {
     /// `orch_consensus::pbft`. An instance is a batch of commands.
     OrchPbft {
-        /// How many clients each wait for an outcome before they ask for the next one. One makes batches of
-        /// one command.
+        /// Clients that each wait for an outcome before the next request. One makes batches of one command.
         clients: usize,
     },
     /// `commonware_consensus::simplex`. An instance is a view with a digest.
     Simplex {
-        /// How many views the leader, who stays, may be ahead of what is certified. None: each view has
-        /// another leader, who waits for the one before.
+        /// Views that the leader, who stays, may be ahead of what is certified. None: each view has another
+        /// leader, who waits for the one before.
         ahead: Option<u64>,
     },
 }
 
-/// What was measured.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Instances {
-    /// How many became final.
-    pub(crate) count: u64,
-    /// How long it took.
-    pub(crate) wall: Duration,
-    /// What all threads of the process used meanwhile.
-    pub(crate) cpu: Duration,
-}
-
 impl Bft {
-    /// What the table has: one instance after the other, and several under way.
+    /// Rows of the table: one instance after the other, and several under way.
     pub(crate) const ALL: [Self; 6] = [
         Self::OrchPbft { clients: 1 },
         Self::Simplex { ahead: None },

@@ -1,46 +1,45 @@
-//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f may do anything.
+//! Practical Byzantine Fault Tolerance (Castro and Liskov): agreement among n = 3f + 1 replicas of which f
+//! may be Byzantine. [`PbftConsensus`] is a member of a group, with a transport and a log; [`PbftClient`] is
+//! a client of one.
 //!
-//! [`Replica`] is the protocol without input or output. `docs/protocols/pbft.md` describes it: messages, states, and where
-//! and why it deviates from the papers. [`PbftConsensus`] is the protocol at work: a member of a group, with a transport and a log.
+//! `docs/protocols/pbft.md` describes the protocol: messages, states, and where and why it deviates from the
+//! papers. Its replicas and clients without input or output, its messages and its log are public with the
+//! feature `simulation`, for simulators and fuzzers. They change with every version.
 
-mod batch;
-mod client;
-mod clients;
-mod config;
-mod fault;
-mod history;
-mod ids;
-mod io;
-mod log;
-mod membership;
-mod message;
-mod quorum;
-mod record;
-mod replica;
-mod service;
-mod shell;
-mod statement;
-pub mod wal;
-mod wire;
+// Without the simulation only member/ uses the protocol, and not all of it.
+#[cfg_attr(
+    not(feature = "simulation"),
+    allow(dead_code, unreachable_pub, unused_imports, reason = "the simulation uses all of it from outside")
+)]
+mod core;
+mod member;
 
-pub use crate::codec::Malformed;
-pub use batch::{Batch, Body, Commands, Request};
-pub use client::{Client, ClientEffect, ClientInput, ClientSetup};
-pub use config::{Config, ConfigError};
-#[doc(hidden)]
-pub use fault::SeededFault;
-pub use ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View};
-pub use io::{Answer, Effect, Event, Input, Misbehaviour, Moment, Refusal, To};
-pub use membership::{Change, Member, Membership, MembershipError, REPLICAS_MAX};
-pub use message::{
-    Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
-    StableProof, Status, Summary, Supply, ViewChange, Vote,
+#[cfg(feature = "simulation")]
+pub use self::core::fault::SeededFault;
+#[cfg(any(test, feature = "simulation"))]
+pub use self::core::{
+    batch::{Batch, Body, Commands, Request},
+    client::{Client, ClientEffect, ClientInput, ClientSetup},
+    io::{Answer, Effect, Event, Input, Moment, Refusal, To},
+    membership::REPLICAS_MAX,
+    message::{
+        Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
+        StableProof, Status, Summary, Supply, ViewChange, Vote,
+    },
+    record::{Image, Record},
+    replica::{RecoverError, Replica, Setup},
+    statement::{Claim, Misbehaviour, STATEMENT_BYTES},
+    wal,
 };
-pub use quorum::Quorum;
-pub use record::{Image, Record};
-pub use replica::{RecoverError, Replica, Setup};
-pub use shell::{
+pub use self::core::{
+    config::{Config, ConfigError},
+    ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View},
+    membership::{Change, Member, Membership, MembershipError},
+    quorum::Quorum,
+    statement::{Phase, Statement},
+};
+pub use member::{
     Directory, Disk, Ed25519Signer, Equivocation, PbftClient, PbftConfig, PbftConfigError, PbftConsensus,
     Signer, verify, verify_evidence,
 };
-pub use statement::{Claim, Phase, STATEMENT_BYTES, Statement};
+pub use orch_base::codec::Malformed;

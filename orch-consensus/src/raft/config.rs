@@ -3,27 +3,28 @@
 use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use orch_core::{
+    consensus::{MemberId, MemberIdError},
     store::Durability,
     transport::{Channel, PeerId, TransportCapabilities},
 };
 
-use super::{members::NAME_BYTES_MAX, sessions::WINDOW, types::node_of};
+use super::{sessions::WINDOW, types::node_of};
 
-/// What a message needs besides the commands in it.
+/// Bytes of a message besides the commands in it.
 const MESSAGE_OVERHEAD: usize = 4096;
 
-/// Where the log and the snapshots are, and so what an answered proposal survives.
+/// Location of the log and the snapshots, and so the failures that an answered proposal survives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// In memory. A member that ends has forgotten its votes, and must not come back under the same key while the group
-    /// lives: it could vote twice.
+    /// In memory. A member that ends has forgotten its votes, and must not come back under the same key while
+    /// the group exists: it could vote twice.
     Memory,
-    /// In files of this directory, synced at this interval. An answered proposal survives the end of processes; a power cut
-    /// of most members at once may take the last moments. Votes are always synced.
+    /// In files of this directory, synced at this interval. An answered proposal survives the end of
+    /// processes; a power cut of most members at once may take the last moments. Votes are always synced.
     Written {
         /// The directory. It is made if it is missing, and belongs to this member alone.
         directory: PathBuf,
-        /// How often the log is synced.
+        /// Interval between two syncs of the log.
         interval: Duration,
     },
     /// In files of this directory, synced before a proposal is answered.
@@ -46,27 +47,28 @@ impl Storage {
 /// Settings of a [`RaftConsensus`](super::RaftConsensus). The defaults suit a local network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftConfig {
-    /// The members that found the group, by name; each of them is given the same ones. A restart ignores them, for the
-    /// members are in its log. Empty for a member that is added to a group later.
+    /// The members that found the group, by name; each of them is given the same ones. A restart ignores
+    /// them, for the members are in its log. Empty for a member that is added to a group later.
     pub members: BTreeMap<String, PeerId>,
     /// The channel of the transport that carries this group's messages; the first one by default.
     pub channel: Channel,
-    /// Place of the log; in memory by default.
+    /// Location of the log; in memory by default.
     pub storage: Storage,
-    /// How often a leader lets the others know that it is there. Also how long one message of the log may take before it is
+    /// Interval of the leader's heartbeats. Also the time that one message of the log may take before it is
     /// sent again: longer than a round trip and a sync.
     pub heartbeat: Duration,
     /// The least time without a leader after which a member wants to be it. Several heartbeats.
     pub election_timeout_min: Duration,
-    /// The longest such time; each member draws one between. A failed leader is replaced after about twice this time.
+    /// The longest such time; each member draws one between. A failed leader is replaced after about twice
+    /// this time.
     pub election_timeout_max: Duration,
-    /// How long a proposal or a read waits for a leader and an outcome.
+    /// Time that a proposal or a read waits for a leader and an outcome.
     pub proposal_timeout: Duration,
-    /// How long one try at a leader may take before the proposal is sent again. It is applied once all the same.
+    /// Time of one attempt at a leader before the proposal is sent again. It is applied once all the same.
     pub attempt_timeout: Duration,
-    /// How long a new member may take to catch up before it becomes a voter.
+    /// Time for a new member to catch up before it becomes a voter.
     pub catch_up_timeout: Duration,
-    /// How long a part of a snapshot may take to be sent and written; the last part is installed in this time.
+    /// Time for a chunk of a snapshot to be sent and written; the last chunk is installed in this time.
     pub snapshot_part_timeout: Duration,
     /// Proposals that may wait; one more is refused as busy.
     pub queue_max: NonZeroUsize,
@@ -74,8 +76,8 @@ pub struct RaftConfig {
     pub bundle_commands_max: NonZeroUsize,
     /// The bytes of commands that share one entry of the log; a single command may be larger.
     pub bundle_bytes_max: NonZeroUsize,
-    /// Entries that one member may have under way, at most 64. More hide the latency of the network, fewer make larger
-    /// bundles.
+    /// Entries that one member may have under way, at most 64. More hide the latency of the network, fewer
+    /// make larger bundles.
     pub in_flight_max: NonZeroUsize,
     /// The largest command in bytes.
     pub max_command_bytes: usize,
@@ -83,7 +85,8 @@ pub struct RaftConfig {
     pub append_bytes_max: NonZeroUsize,
     /// Messages of other members that are worked on at a time; more are dropped, as a network would.
     pub serving_max: NonZeroUsize,
-    /// A snapshot is taken when the log since the last one has as many bytes as that one, and at least this many.
+    /// A snapshot is taken when the log since the last one has as many bytes as that one, and at least this
+    /// many.
     pub snapshot_log_bytes_min: u64,
     /// The bytes of a snapshot that one message carries.
     pub snapshot_part_bytes: NonZeroUsize,
@@ -144,9 +147,7 @@ impl RaftConfig {
         }
         let mut names = BTreeMap::new();
         for (name, peer) in &self.members {
-            if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                return Err(RaftConfigError::Name(*peer));
-            }
+            MemberId::new(name.as_str()).map_err(|source| RaftConfigError::Name { peer: *peer, source })?;
             if let Some(other) = names.insert(node_of(*peer), name) {
                 return Err(RaftConfigError::SamePeer { one: other.clone(), other: name.clone() });
             }
@@ -233,8 +234,13 @@ pub enum RaftConfigError {
     #[error("the founding members do not include this one, peer {0}; give none to join a group that exists")]
     NotAMember(PeerId),
     /// A name is empty or long.
-    #[error("the name of the member with peer {0} must have 1 to {NAME_BYTES_MAX} bytes")]
-    Name(PeerId),
+    #[error("the member with peer {peer} cannot have its name")]
+    Name {
+        /// Its peer id.
+        peer: PeerId,
+        /// Reason.
+        source: MemberIdError,
+    },
     /// Two members have one key.
     #[error("members {one} and {other} have the same peer id")]
     SamePeer {
@@ -270,7 +276,7 @@ pub enum RaftConfigError {
     /// The transport does not take such messages.
     #[error("{what} comes to {size} bytes, but the transport leaves room for {max} in a message")]
     LargerThanMessages {
-        /// Which setting.
+        /// Name of the setting.
         what: &'static str,
         /// Its size.
         size: usize,

@@ -1,23 +1,20 @@
 //! [`RaftConsensus`]: the member as its host sees it.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use openraft::error::{InitializeError, RaftError};
 use orch_core::{
     consensus::{
-        Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Evidence,
-        FaultModel, MembershipChange, Records, StateMachine,
+        Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, FaultModel,
+        MemberId, MembershipChange, StateMachine,
     },
     model::Timestamp,
     store::{Revision, StoreError},
     transport::{PeerId, Transport},
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -28,29 +25,28 @@ use super::{
     config::{RaftConfig, RaftConfigError, Storage},
     log::{Files, Log},
     machine::{Replica, View},
-    members::read_detail,
     network::Network,
-    node::{Node, Undone},
+    node::{ForwardError, Node},
     propose::{Proposal, Proposer},
     read::{self, Read},
-    receive::Reception,
     serve::serve,
-    snapshot::Shelf,
-    types::{Lease, Raft, Seat, node_of},
-    wire::{Answer, Question},
+    snapshot_receiver::SnapshotReceiver,
+    snapshot_store::SnapshotStore,
+    types::{Lease, NodeInfo, Raft, node_of},
+    wire::{Request, Response},
 };
 
-/// A member of a Raft group. Everything stops soon after it is dropped; [`Consensus::shutdown`] finishes what was accepted
-/// and returns when nothing is left.
+/// A member of a Raft group. Everything stops soon after it is dropped; [`Consensus::shutdown`] finishes what
+/// was accepted and returns when nothing is left.
 ///
-/// It takes all messages of its transport: those of other channels are dropped. The transport stays open when the member
-/// ends.
+/// It takes all messages of its transport: those of other channels are dropped. The transport stays open when
+/// the member ends.
 pub struct RaftConsensus {
     config: RaftConfig,
     transport: Arc<dyn Transport>,
     view: Arc<View>,
     stage: Mutex<Stage>,
-    /// What has to end at shutdown. Locked while it does, so that every caller of shutdown waits for it.
+    /// Tasks and files that end at shutdown. Locked while they do, so that every caller of shutdown waits.
     work: tokio::sync::Mutex<Option<Work>>,
 }
 
@@ -58,10 +54,10 @@ enum Stage {
     New,
     Starting,
     Running(Running),
-    Stopped { members: Vec<String>, why: String },
+    Stopped { members: Vec<MemberId>, why: String },
 }
 
-/// What callers need.
+/// Handles that callers use.
 #[derive(Clone)]
 struct Running {
     node: Arc<Node>,
@@ -72,7 +68,7 @@ struct Running {
 struct Work {
     node: Arc<Node>,
     closing: watch::Sender<bool>,
-    /// They end when they are told to, after what they have accepted.
+    /// They end at the signal, after what they have accepted.
     callers: JoinSet<()>,
     /// They go on until they are aborted.
     background: JoinSet<()>,
@@ -98,7 +94,12 @@ impl RaftConsensus {
     }
 
     fn stage<T>(&self, look: impl FnOnce(&mut Stage) -> T) -> T {
-        look(&mut self.stage.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.stage.lock())
+    }
+
+    /// The founding members by name, in order.
+    fn founders(&self) -> Vec<MemberId> {
+        self.config.members.keys().filter_map(|name| name.parse().ok()).collect()
     }
 
     fn running(&self) -> Result<Running, ConsensusError> {
@@ -112,17 +113,17 @@ impl RaftConsensus {
     async fn build(&self, machine: Box<dyn StateMachine>) -> Result<(Running, Work), ConsensusError> {
         let us = node_of(self.transport.local_peer());
         let (lease, leases) = Lease::new();
-        let shelf = match &self.config.storage {
-            Storage::Memory => Shelf::Memory,
+        let store = match &self.config.storage {
+            Storage::Memory => SnapshotStore::Memory,
             Storage::Written { directory, .. } | Storage::Synced { directory } => {
-                Shelf::Directory(directory.clone())
+                SnapshotStore::Directory(directory.clone())
             }
         };
         let log = Log::open(&self.config, us, lease.clone()).await.map_err(opening)?;
         let files = log.files();
         let least = self.config.snapshot_log_bytes_min;
         let replica =
-            Replica::load(machine, shelf.clone(), least, us, self.view.clone(), lease.clone()).await?;
+            Replica::load(machine, store.clone(), least, us, self.view.clone(), lease.clone()).await?;
         let network = Network {
             transport: self.transport.clone(),
             channel: self.config.channel,
@@ -143,9 +144,9 @@ impl RaftConsensus {
             network: Network { _lease: loose, ..network },
             view: self.view.clone(),
             config: self.config.clone(),
-            reception: Reception::new(shelf),
+            snapshots: SnapshotReceiver::new(store),
             changes: tokio::sync::Mutex::new(()),
-            trouble: watch::Sender::new(None),
+            last_error: watch::Sender::new(None),
         });
         Ok(self.set_to_work(node, files, leases))
     }
@@ -155,8 +156,9 @@ impl RaftConsensus {
         if self.config.members.is_empty() || raft.is_initialized().await.map_err(opening)? {
             return Ok(());
         }
-        let seats = self.config.members.iter().map(|(name, peer)| (node_of(*peer), Seat::new(name, *peer)));
-        match raft.initialize(seats.collect::<std::collections::BTreeMap<_, _>>()).await {
+        let infos =
+            self.config.members.iter().map(|(name, peer)| (node_of(*peer), NodeInfo::new(name, *peer)));
+        match raft.initialize(infos.collect::<std::collections::BTreeMap<_, _>>()).await {
             // Another founder was quicker.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(opening(error)),
@@ -220,7 +222,7 @@ async fn sync_at_intervals(node: Arc<Node>, files: Files, interval: Duration) {
         tokio::time::sleep(interval).await;
         if let Err(error) = files.sync().await {
             error!(%error, "the log cannot be synced");
-            node.trouble.send_replace(Some(format!("the log cannot be synced: {error}")));
+            node.last_error.send_replace(Some(format!("the log cannot be synced: {error}")));
             return;
         }
     }
@@ -239,14 +241,10 @@ fn opening(error: impl std::error::Error + Send + Sync + 'static) -> ConsensusEr
 #[async_trait]
 impl Consensus for RaftConsensus {
     fn capabilities(&self) -> ConsensusCapabilities {
-        ConsensusCapabilities {
-            name: "raft",
-            fault_model: FaultModel::Crash,
-            durability: self.config.storage.durability(),
-            membership: true,
-            records: Records::None,
-            max_command_bytes: self.config.max_command_bytes,
-        }
+        ConsensusCapabilities::new("raft", FaultModel::Crash)
+            .durability(self.config.storage.durability())
+            .membership(true)
+            .max_command_bytes(self.config.max_command_bytes)
     }
 
     async fn start(&self, machine: Box<dyn StateMachine>) -> Result<(), ConsensusError> {
@@ -260,9 +258,9 @@ impl Consensus for RaftConsensus {
         if !first {
             return Err(ConsensusError::Lifecycle("started twice"));
         }
-        let mut place = self.work.lock().await;
+        let mut slot = self.work.lock().await;
         let (running, work) = self.build(machine).await?;
-        *place = Some(work);
+        *slot = Some(work);
         self.stage(|stage| *stage = Stage::Running(running));
         Ok(())
     }
@@ -313,44 +311,36 @@ impl Consensus for RaftConsensus {
         self.stage(|stage| match stage {
             Stage::Running(Running { node, .. }) => {
                 let nobody = || node.leader().is_none().then(|| "no leader is known".to_owned());
-                let trouble = node.failure();
-                ConsensusStatus {
-                    applied,
-                    leader: trouble.is_none() && node.leads(),
-                    members: names(node),
-                    trouble: trouble.or_else(nobody),
-                }
+                let last_error = node.failure();
+                let mut status = ConsensusStatus::of(names(node));
+                status.applied = applied;
+                status.leader = last_error.is_none() && node.leads();
+                status.last_error = last_error.or_else(nobody);
+                status
             }
             Stage::New | Stage::Starting => {
-                let members = self.config.members.keys().cloned().collect();
-                ConsensusStatus { applied, leader: false, members, trouble: Some("not started yet".into()) }
+                let mut status = ConsensusStatus::of(self.founders());
+                (status.applied, status.last_error) = (applied, Some("not started yet".into()));
+                status
             }
-            Stage::Stopped { members, why } => ConsensusStatus {
-                applied,
-                leader: false,
-                members: members.clone(),
-                trouble: Some(why.clone()),
-            },
+            Stage::Stopped { members, why } => {
+                let mut status = ConsensusStatus::of(members.iter().cloned());
+                (status.applied, status.last_error) = (applied, Some(why.clone()));
+                status
+            }
         })
-    }
-
-    fn evidence(&self) -> Vec<Evidence> {
-        Vec::new()
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<Revision, ConsensusError> {
         let operation = "changing the members";
-        let impossible = |why: String| Undone { why, begun: false, fatal: true }.into_error(operation);
-        if let MembershipChange::Add { detail, .. } = &change {
-            read_detail(detail).map_err(impossible)?;
-        }
+        let impossible = |why: String| ForwardError { why, begun: false, fatal: true }.into_error(operation);
         let node = self.running()?.node;
         let timeout = self.config.catch_up_timeout + self.config.proposal_timeout;
-        match node.ask_leader(&Question::Change(change), timeout).await {
-            Ok(Answer::Changed(revision)) => Ok(revision),
-            Ok(Answer::Impossible(why)) => Err(impossible(why)),
+        match node.request_leader(&Request::Change(change), timeout).await {
+            Ok(Response::Changed(revision)) => Ok(revision),
+            Ok(Response::Impossible(why)) => Err(impossible(why)),
             Ok(_) => Err(impossible("the leader answered something else".into())),
-            Err(undone) => Err(undone.into_error(operation)),
+            Err(failure) => Err(failure.into_error(operation)),
         }
     }
 
@@ -363,7 +353,7 @@ impl Consensus for RaftConsensus {
             self.stage(|stage| *stage = Stage::Stopped { members, why });
             work.finish().await;
         } else {
-            let members = self.config.members.keys().cloned().collect();
+            let members = self.founders();
             self.stage(|stage| match stage {
                 Stage::Stopped { .. } => {}
                 _ => *stage = Stage::Stopped { members, why: "shut down".into() },
@@ -372,13 +362,15 @@ impl Consensus for RaftConsensus {
     }
 }
 
-/// The members by name, in order.
 fn name_of(node: &Node, peer: PeerId) -> Option<String> {
-    node.members().get_node(&node_of(peer)).map(|seat| seat.name.clone())
+    node.members().get_node(&node_of(peer)).map(|info| info.name.clone())
 }
 
-fn names(node: &Node) -> Vec<String> {
-    let mut names: Vec<String> = node.members().nodes().map(|(_, seat)| seat.name.clone()).collect();
+/// The members by name, in order.
+fn names(node: &Node) -> Vec<MemberId> {
+    // Names are checked before they get into the log.
+    let name = |info: &NodeInfo| info.name.parse().ok();
+    let mut names: Vec<MemberId> = node.members().nodes().filter_map(|(_, info)| name(info)).collect();
     names.sort();
     names
 }

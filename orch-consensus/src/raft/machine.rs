@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -17,15 +17,17 @@ use orch_core::{
     consensus::{Author, ConsensusError, Context, HybridClock, MachineError, StateMachine},
     store::Revision,
 };
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::{
     sessions::{Admission, Sessions},
-    snapshot::{self, Image, Meta, Shelf},
+    snapshot::{self, Meta},
+    snapshot_store::{Image, SnapshotStore},
     types::{Applied, Command, Entry, Lease, LogId, Members, Outcomes, StorageError, Types},
 };
 
-/// What the rest of a member knows of its machine.
+/// View of the machine that the rest of a member shares.
 #[derive(Debug)]
 pub(super) struct View {
     /// The last entry that was applied.
@@ -33,7 +35,7 @@ pub(super) struct View {
     pub(super) clock: HybridClock,
     /// Rung when a snapshot is due.
     pub(super) snapshot_due: Notify,
-    /// The life of this member that the group saw last.
+    /// Latest incarnation of this member that the group saw.
     pub(super) session: AtomicU64,
 }
 
@@ -56,7 +58,7 @@ pub(super) struct Replica {
     sessions: Sessions,
     applied: Option<LogId>,
     members: Members,
-    shelf: Shelf,
+    store: SnapshotStore,
     current: Current,
     /// Bytes of commands that were applied since the last snapshot, and how many call for the next.
     log_bytes: u64,
@@ -73,7 +75,7 @@ impl Replica {
     /// The machine as the latest snapshot has it.
     pub(super) async fn load(
         machine: Box<dyn StateMachine>,
-        shelf: Shelf,
+        store: SnapshotStore,
         log_bytes_min: u64,
         us: u64,
         view: Arc<View>,
@@ -84,7 +86,7 @@ impl Replica {
             sessions: Sessions::default(),
             applied: None,
             members: Members::default(),
-            shelf,
+            store,
             current: Current::default(),
             log_bytes: 0,
             log_bytes_min,
@@ -94,7 +96,7 @@ impl Replica {
         };
         let unreadable =
             |error: io::Error| MachineError { what: "the snapshot".into(), problem: error.to_string() };
-        if let Some(image) = replica.shelf.newest().await.map_err(unreadable)? {
+        if let Some(image) = replica.store.newest().await.map_err(unreadable)? {
             let bytes = image.all().await.map_err(unreadable)?;
             let meta = replica.restore(&bytes)?;
             replica.keep(meta, image);
@@ -104,7 +106,7 @@ impl Replica {
     }
 
     fn machine(&mut self) -> &mut dyn StateMachine {
-        &mut **self.machine.get_mut().unwrap_or_else(PoisonError::into_inner)
+        &mut **self.machine.get_mut()
     }
 
     /// Replaces the state by that of a snapshot.
@@ -152,12 +154,12 @@ impl Replica {
         }
         let revision = Revision(log_id.index);
         let machine = self.machine();
-        let context = Context { time: command.at, author: &author };
+        let context = Context::new(command.at, &author);
         let decide = |bytes: &[u8]| machine.decide(&context, bytes).outcome;
         let each: Arc<[Bytes]> = command.commands.iter().map(decide).collect();
         machine.commit(revision);
         let outcomes = Outcomes { revision, each };
-        self.sessions.answer(command, outcomes.clone());
+        self.sessions.record(command, outcomes.clone());
         Applied::Outcomes(outcomes)
     }
 
@@ -167,7 +169,7 @@ impl Replica {
         self.view.clock.reach(time);
         self.view.session.store(self.sessions.session_of(self.us), Ordering::Relaxed);
         self.view.applied.send_replace(self.applied.map_or(0, |log_id| log_id.index));
-        let last = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.current.lock();
         let last = last.as_ref().map_or(0, |(_, image)| image.length());
         if self.log_bytes >= last.max(self.log_bytes_min) {
             self.log_bytes = 0;
@@ -206,7 +208,7 @@ impl RaftStateMachine<Types> for Replica {
             index,
             meta,
             bytes,
-            shelf: self.shelf.clone(),
+            store: self.store.clone(),
             current: self.current.clone(),
             _lease: self.lease.clone(),
         }
@@ -221,16 +223,16 @@ impl RaftStateMachine<Types> for Replica {
             StorageError::from(StorageIOError::write_snapshot(Some(meta.signature()), error))
         };
         let bytes = image.all().await.map_err(|error| failed(AnyError::new(&error)))?;
-        // What the machine cannot read must not take the place of what it could.
+        // A snapshot that the machine cannot read must not replace one that it could.
         let meta = self.restore(&bytes).map_err(|error| failed(AnyError::new(&error)))?;
         let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
-        let image = self.shelf.adopt(index, *image).await.map_err(|error| failed(AnyError::new(&error)))?;
+        let image = self.store.adopt(index, *image).await.map_err(|error| failed(AnyError::new(&error)))?;
         self.keep(meta, image);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock();
         Ok(current
             .as_ref()
             .map(|(meta, image)| Snapshot { meta: meta.clone(), snapshot: Box::new(image.clone()) }))
@@ -243,7 +245,7 @@ pub(super) struct Builder {
     index: u64,
     meta: Meta,
     bytes: Vec<u8>,
-    shelf: Shelf,
+    store: SnapshotStore,
     current: Current,
     _lease: Lease,
 }
@@ -251,7 +253,7 @@ pub(super) struct Builder {
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
         let bytes = std::mem::take(&mut self.bytes);
-        let image = self.shelf.store(self.index, bytes).await.map_err(|error| {
+        let image = self.store.store(self.index, bytes).await.map_err(|error| {
             StorageIOError::write_snapshot(Some(self.meta.signature()), AnyError::new(&error))
         })?;
         keep(&self.current, self.meta.clone(), image.clone());
@@ -261,7 +263,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
 /// Makes it the current one, unless a later one was installed in the meantime.
 fn keep(current: &Current, meta: Meta, image: Image) {
-    let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut current = current.lock();
     if current.as_ref().is_none_or(|(other, _)| other.last_log_id <= meta.last_log_id) {
         *current = Some((meta, image));
     }

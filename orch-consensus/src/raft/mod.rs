@@ -1,12 +1,12 @@
-//! Raft (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm"), on [openraft](https://docs.rs/openraft):
-//! elections, replication and changes of members are its own. From here are the log, the snapshots, the way over a transport,
-//! and what makes a proposal count once.
+//! Raft (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm"), on
+//! [openraft](https://docs.rs/openraft): elections, replication and changes of members are its own. From here
+//! are the log, the snapshots, the way over a transport, and what makes a proposal count once.
 //!
-//! Proposals that wait at a member are bundled; a bundle is one entry of the log. It goes to the leader, from the leader itself
-//! too, under a name (member, life of that member, number), and is sent until its outcomes are known. The replicated state
-//! remembers the outcomes of the bundles that are not settled, so that one that gets into the log twice is applied once.
-//! Where a proposal gives up ([`RaftConfig::proposal_timeout`]) after a leader may have seen it, the error says that its
-//! outcome is unknown.
+//! Proposals that wait at a member are bundled; a bundle is one entry of the log. It goes to the leader, from
+//! the leader itself too, under a name (member, incarnation of that member, number), and is sent until its
+//! outcomes are known. The replicated state remembers the outcomes of open bundles, so that one that gets
+//! into the log twice is applied once. If a proposal gives up ([`RaftConfig::proposal_timeout`]) after a
+//! leader may have seen it, the error says that its outcome is unknown.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -24,9 +24,9 @@
 //!
 //! A member that was removed is done: it has to be started anew before it is added again.
 
+mod codec;
 mod config;
 mod consensus;
-mod forms;
 mod log;
 mod machine;
 mod members;
@@ -34,13 +34,13 @@ mod network;
 mod node;
 mod propose;
 mod read;
-mod receive;
 mod serve;
 mod sessions;
 mod snapshot;
+mod snapshot_receiver;
+mod snapshot_store;
 mod types;
 mod wire;
 
 pub use config::{RaftConfig, RaftConfigError, Storage};
 pub use consensus::RaftConsensus;
-pub use members::{Role, member_detail};

@@ -1,4 +1,4 @@
-//! How openraft reaches the other members: requests over any transport.
+//! Network of openraft: requests to the other members over any transport.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -12,9 +12,9 @@ use openraft::{
 use orch_core::transport::{Channel, PeerId, Transport, TransportError};
 
 use super::{
-    snapshot::Image,
-    types::{Lease, Seat, Types, Vote},
-    wire::{Answer, Part, Question},
+    snapshot_store::Image,
+    types::{Lease, NodeInfo, Types, Vote},
+    wire::{Part, Request, Response},
 };
 
 /// Requests in a row that may fail before a transfer of a snapshot begins again.
@@ -34,7 +34,7 @@ pub(super) struct Network {
 
 /// No usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum AskError {
+pub(super) enum RpcError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     #[error("peer {0} answered something else")]
@@ -43,9 +43,9 @@ pub(super) enum AskError {
     Deposed(PeerId),
 }
 
-impl AskError {
-    /// Whether the question may have been heard.
-    pub(super) fn arrived_perhaps(&self) -> bool {
+impl RpcError {
+    /// True when the request may have reached the peer.
+    pub(super) fn may_have_arrived(&self) -> bool {
         use TransportError as Error;
         !matches!(
             self,
@@ -55,14 +55,14 @@ impl AskError {
 }
 
 impl Network {
-    pub(super) async fn ask(
+    pub(super) async fn call(
         &self,
         peer: PeerId,
-        question: Bytes,
+        request: Bytes,
         timeout: Duration,
-    ) -> Result<Answer, AskError> {
-        let answer = self.transport.request(peer, self.channel, question, timeout).await?;
-        Answer::from_message(answer).map_err(|_| AskError::Unexpected(peer))
+    ) -> Result<Response, RpcError> {
+        let answer = self.transport.request(peer, self.channel, request, timeout).await?;
+        Response::from_message(answer).map_err(|_| RpcError::Unexpected(peer))
     }
 }
 
@@ -75,7 +75,7 @@ impl fmt::Debug for Network {
 impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
-    async fn new_client(&mut self, target: u64, node: &Seat) -> Link {
+    async fn new_client(&mut self, target: u64, node: &NodeInfo) -> Link {
         Link { network: self.clone(), target, peer: node.peer() }
     }
 }
@@ -88,12 +88,12 @@ pub(super) struct Link {
     peer: PeerId,
 }
 
-type Failure = RPCError<u64, Seat, RaftError<u64>>;
+type Failure = RPCError<u64, NodeInfo, RaftError<u64>>;
 
 impl Link {
-    fn failure(&self, error: &AskError, action: RPCTypes, timeout: Duration) -> Failure {
+    fn failure(&self, error: &RpcError, action: RPCTypes, timeout: Duration) -> Failure {
         match error {
-            AskError::Transport(TransportError::Timeout(_)) => {
+            RpcError::Transport(TransportError::Timeout(_)) => {
                 RPCError::Timeout(Timeout { action, id: self.network.us, target: self.target, timeout })
             }
             // Anything else would fail again at once: openraft waits a little after this one.
@@ -101,7 +101,7 @@ impl Link {
         }
     }
 
-    async fn send_parts(&self, vote: Vote, image: &Image) -> Result<Vote, AskError> {
+    async fn send_parts(&self, vote: Vote, image: &Image) -> Result<Vote, RpcError> {
         let (length, transfer) = (image.length(), transfer_number());
         let (mut offset, mut failures) = (0, 0);
         loop {
@@ -110,11 +110,13 @@ impl Link {
                 Err(error) => return Err(self.gave_up(&format!("the snapshot cannot be read: {error}"))),
             };
             let last = offset + bytes.len() as u64 >= length;
-            let part = Question::Part(Part { vote, transfer, offset, last, bytes });
-            match self.network.ask(self.peer, part.to_message(), self.network.part_timeout).await {
-                Ok(Answer::Installed(vote)) => return Ok(vote),
-                Ok(Answer::Part(next)) if next <= length && next != offset => (offset, failures) = (next, 0),
-                Ok(_) if failures >= PART_TRIES => return Err(AskError::Unexpected(self.peer)),
+            let part = Request::Part(Part { vote, transfer, offset, last, bytes });
+            match self.network.call(self.peer, part.to_message(), self.network.part_timeout).await {
+                Ok(Response::Installed(vote)) => return Ok(vote),
+                Ok(Response::Part(next)) if next <= length && next != offset => {
+                    (offset, failures) = (next, 0);
+                }
+                Ok(_) if failures >= PART_TRIES => return Err(RpcError::Unexpected(self.peer)),
                 Err(error) if failures >= PART_TRIES => return Err(error),
                 _ => {
                     failures += 1;
@@ -124,8 +126,8 @@ impl Link {
         }
     }
 
-    fn gave_up(&self, reason: &str) -> AskError {
-        AskError::Transport(TransportError::Connection { peer: self.peer, reason: reason.into() })
+    fn gave_up(&self, reason: &str) -> RpcError {
+        RpcError::Transport(TransportError::Connection { peer: self.peer, reason: reason.into() })
     }
 }
 
@@ -142,18 +144,18 @@ impl RaftNetwork<Types> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failure> {
         let timeout = option.hard_ttl();
-        match self.network.ask(self.peer, Question::Append(rpc).to_message(), timeout).await {
-            Ok(Answer::Append(response)) => Ok(response),
-            Ok(_) => Err(self.failure(&AskError::Unexpected(self.peer), RPCTypes::AppendEntries, timeout)),
+        match self.network.call(self.peer, Request::Append(rpc).to_message(), timeout).await {
+            Ok(Response::Append(response)) => Ok(response),
+            Ok(_) => Err(self.failure(&RpcError::Unexpected(self.peer), RPCTypes::AppendEntries, timeout)),
             Err(error) => Err(self.failure(&error, RPCTypes::AppendEntries, timeout)),
         }
     }
 
     async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
         let timeout = option.hard_ttl();
-        match self.network.ask(self.peer, Question::Vote(rpc).to_message(), timeout).await {
-            Ok(Answer::Vote(response)) => Ok(response),
-            Ok(_) => Err(self.failure(&AskError::Unexpected(self.peer), RPCTypes::Vote, timeout)),
+        match self.network.call(self.peer, Request::Vote(rpc).to_message(), timeout).await {
+            Ok(Response::Vote(response)) => Ok(response),
+            Ok(_) => Err(self.failure(&RpcError::Unexpected(self.peer), RPCTypes::Vote, timeout)),
             Err(error) => Err(self.failure(&error, RPCTypes::Vote, timeout)),
         }
     }

@@ -1,4 +1,4 @@
-//! One member at work: what it asks of others, and what it answers.
+//! One member at work: what it asks of others, and what it responses.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,37 +19,37 @@ use tokio::{
 use super::{
     config::RaftConfig,
     machine::View,
-    network::{AskError, Network},
-    receive::Reception,
-    types::{Applied, Command, Raft, Seat},
-    wire::{Answer, Question},
+    network::{Network, RpcError},
+    snapshot_receiver::SnapshotReceiver,
+    types::{Applied, Command, NodeInfo, Raft},
+    wire::{Request, Response},
 };
 
-/// What the tasks of a member share.
+/// State that the tasks of a member share.
 pub(super) struct Node {
     pub(super) us: u64,
     pub(super) raft: Raft,
     pub(super) network: Network,
     pub(super) view: Arc<View>,
     pub(super) config: RaftConfig,
-    pub(super) reception: Reception,
+    pub(super) snapshots: SnapshotReceiver,
     /// One change of members at a time.
     pub(super) changes: Mutex<()>,
-    /// What went wrong outside of openraft.
-    pub(super) trouble: watch::Sender<Option<String>>,
+    /// Last error outside of openraft.
+    pub(super) last_error: watch::Sender<Option<String>>,
 }
 
-/// Who leads, as far as this member knows.
+/// Leader, as far as this member knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leader {
     node: u64,
     peer: PeerId,
 }
 
-/// Why something that only a leader can do was not done.
+/// Error of a request that only a leader can carry out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub(super) struct Undone {
+pub(super) struct ForwardError {
     pub(super) why: String,
     /// A leader may have begun it.
     pub(super) begun: bool,
@@ -57,11 +57,11 @@ pub(super) struct Undone {
     pub(super) fatal: bool,
 }
 
-impl Undone {
+impl ForwardError {
     pub(super) fn into_error(self, operation: &'static str) -> ConsensusError {
         match (self.begun, self.fatal) {
-            (false, false) => return ConsensusError::NoLeader(self.why),
-            (true, false) => return ConsensusError::OutcomeUnknown(self.why),
+            (false, false) => return ConsensusError::no_leader(self),
+            (true, false) => return ConsensusError::unknown_outcome(self),
             (_, true) => {}
         }
         ConsensusError::Store(StoreError::Backend {
@@ -75,12 +75,12 @@ impl Undone {
 }
 
 impl Node {
-    /// Why this member does not work any more.
+    /// Reason for which this member has failed for good.
     pub(super) fn failure(&self) -> Option<String> {
         let metrics = self.raft.metrics();
         let stopped = metrics.borrow().running_state.as_ref().err().map(ToString::to_string);
         let died = || metrics.has_changed().is_err().then(|| "the task of openraft has ended".to_owned());
-        stopped.or_else(died).or_else(|| self.trouble.borrow().clone())
+        stopped.or_else(died).or_else(|| self.last_error.borrow().clone())
     }
 
     pub(super) fn leader(&self) -> Option<Leader> {
@@ -91,50 +91,56 @@ impl Node {
         self.leader().is_some_and(|leader| leader.node == self.us)
     }
 
-    /// Asks the leader, whoever that is and becomes, until there is an answer to keep or it is too late. Asking twice
-    /// must do no harm.
-    pub(super) async fn ask_leader(&self, question: &Question, timeout: Duration) -> Result<Answer, Undone> {
+    /// Sends the request to the leader, to each new one too, until there is a final response or the deadline.
+    /// Asking twice must do no harm.
+    pub(super) async fn request_leader(
+        &self,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Response, ForwardError> {
         let deadline = Instant::now() + timeout;
-        let mut undone = Undone { why: "no leader is known".into(), begun: false, fatal: false };
+        let mut failure = ForwardError { why: "no leader is known".into(), begun: false, fatal: false };
         loop {
-            let leader = self.leader_by(deadline, &undone).await?;
+            let leader = self.leader_by(deadline, &failure).await?;
             let left = deadline.saturating_duration_since(Instant::now());
-            let patience = match question {
-                Question::Change(_) => self.config.catch_up_timeout + self.config.attempt_timeout,
+            let limit = match request {
+                Request::Change(_) => self.config.catch_up_timeout + self.config.attempt_timeout,
                 _ => self.config.attempt_timeout,
             };
             let asked = tokio::select! {
-                answer = self.ask(leader, question, left.min(patience)) => answer,
-                () = self.leader_is_not(leader) => Err(AskError::Deposed(leader.peer)),
+                answer = self.call(leader, request, left.min(limit)) => answer,
+                () = self.leader_is_not(leader) => Err(RpcError::Deposed(leader.peer)),
             };
             match asked {
-                Ok(Answer::NotLeader) => undone.why = format!("peer {} does not lead any more", leader.peer),
-                Ok(Answer::NotNow) => {
-                    undone.begun = true;
-                    undone.why = format!("peer {} could not finish it", leader.peer);
+                Ok(Response::NotLeader) => {
+                    failure.why = format!("peer {} does not lead any more", leader.peer);
                 }
-                Ok(Answer::Refused(_)) if undone.begun => {
-                    undone.why = "an earlier try may have been applied, and its outcome is forgotten".into();
-                    return Err(undone);
+                Ok(Response::NotNow) => {
+                    failure.begun = true;
+                    failure.why = format!("peer {} could not finish it", leader.peer);
+                }
+                Ok(Response::Refused(_)) if failure.begun => {
+                    failure.why = "an earlier try may have been applied, and its outcome is forgotten".into();
+                    return Err(failure);
                 }
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
-                    undone.begun |= error.arrived_perhaps();
-                    undone.why = error.to_string();
+                    failure.begun |= error.may_have_arrived();
+                    failure.why = error.to_string();
                 }
             }
             self.pause(leader, deadline).await;
         }
     }
 
-    async fn leader_by(&self, deadline: Instant, undone: &Undone) -> Result<Leader, Undone> {
+    async fn leader_by(&self, deadline: Instant, failure: &ForwardError) -> Result<Leader, ForwardError> {
         let mut servers = self.raft.server_metrics();
         loop {
             if let Some(why) = self.failure() {
-                return Err(Undone { why, fatal: true, ..undone.clone() });
+                return Err(ForwardError { why, fatal: true, ..failure.clone() });
             }
             if Instant::now() >= deadline {
-                return Err(undone.clone());
+                return Err(failure.clone());
             }
             let leader = leader_in(&servers.borrow_and_update());
             if let Some(leader) = leader {
@@ -161,65 +167,65 @@ impl Node {
         let _ = servers.wait_for(|metrics| leader_in(metrics) != Some(leader)).await;
     }
 
-    async fn ask(&self, leader: Leader, question: &Question, timeout: Duration) -> Result<Answer, AskError> {
+    async fn call(&self, leader: Leader, request: &Request, timeout: Duration) -> Result<Response, RpcError> {
         if leader.node != self.us {
-            return self.network.ask(leader.peer, question.to_message(), timeout).await;
+            return self.network.call(leader.peer, request.to_message(), timeout).await;
         }
-        let timed_out = || AskError::Transport(TransportError::Timeout(leader.peer));
+        let timed_out = || RpcError::Transport(TransportError::Timeout(leader.peer));
         let answer = async {
-            match question {
-                Question::Forward(command) => self.write(command.clone()).await,
-                Question::ReadIndex => self.read_index().await,
-                Question::Change(change) => Box::pin(self.change(change)).await,
-                Question::Append(_) | Question::Vote(_) | Question::Part(_) => None,
+            match request {
+                Request::Forward(command) => self.write(command.clone()).await,
+                Request::ReadIndex => self.read_index().await,
+                Request::Change(change) => Box::pin(self.change(change)).await,
+                Request::Append(_) | Request::Vote(_) | Request::Part(_) => None,
             }
         };
         tokio::time::timeout(timeout, answer).await.ok().flatten().ok_or_else(timed_out)
     }
 
-    /// Answers another member. Without an answer it will ask again. What is rare is boxed: the future of what is frequent is
-    /// allocated and moved around for every message.
-    pub(super) async fn answer(&self, from: u64, question: Question) -> Option<Answer> {
-        match question {
-            Question::Append(request) => self.raft.append_entries(request).await.ok().map(Answer::Append),
-            Question::Vote(request) => self.raft.vote(request).await.ok().map(Answer::Vote),
-            Question::Part(part) => Box::pin(self.reception.take(&self.raft, from, part)).await,
-            // Nobody speaks for another member.
-            Question::Forward(command) if command.origin != from => None,
-            Question::Forward(_) | Question::ReadIndex | Question::Change(_) if !self.leads() => {
-                Some(Answer::NotLeader)
+    /// Answers another member. Without an answer it will ask again. What is rare is boxed: the future of what
+    /// is frequent is allocated and moved around for every message.
+    pub(super) async fn respond(&self, from: u64, request: Request) -> Option<Response> {
+        match request {
+            Request::Append(request) => self.raft.append_entries(request).await.ok().map(Response::Append),
+            Request::Vote(request) => self.raft.vote(request).await.ok().map(Response::Vote),
+            Request::Part(part) => Box::pin(self.snapshots.take(&self.raft, from, part)).await,
+            // No member proposes in the name of another.
+            Request::Forward(command) if command.origin != from => None,
+            Request::Forward(_) | Request::ReadIndex | Request::Change(_) if !self.leads() => {
+                Some(Response::NotLeader)
             }
-            Question::Forward(command) => self.write(command).await,
-            Question::ReadIndex => self.read_index().await,
-            Question::Change(change) => Box::pin(self.change(&change)).await,
+            Request::Forward(command) => self.write(command).await,
+            Request::ReadIndex => self.read_index().await,
+            Request::Change(change) => Box::pin(self.change(&change)).await,
         }
     }
 
     /// Puts a bundle into the log, as the leader.
-    async fn write(&self, mut command: Command) -> Option<Answer> {
+    async fn write(&self, mut command: Command) -> Option<Response> {
         command.at = self.view.clock.now();
         match self.raft.client_write(command).await {
             Ok(response) => match response.data {
-                Applied::Outcomes(outcomes) => Some(Answer::Outcomes(outcomes)),
-                Applied::Refused(refusal) => Some(Answer::Refused(refusal)),
-                Applied::Nothing => Some(Answer::NotNow),
+                Applied::Outcomes(outcomes) => Some(Response::Outcomes(outcomes)),
+                Applied::Refused(refusal) => Some(Response::Refused(refusal)),
+                Applied::Nothing => Some(Response::NotNow),
             },
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Some(Answer::NotNow),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Some(Response::NotNow),
             Err(_) => None,
         }
     }
 
     /// Makes sure that this member leads, and says what was committed before.
-    async fn read_index(&self) -> Option<Answer> {
+    async fn read_index(&self) -> Option<Response> {
         match self.raft.get_read_log_id().await {
-            Ok((read, _)) => Some(Answer::ReadIndex(read.map_or(0, |log_id| log_id.index))),
-            Err(_) => Some(Answer::NotNow),
+            Ok((read, _)) => Some(Response::ReadIndex(read.map_or(0, |log_id| log_id.index))),
+            Err(_) => Some(Response::NotNow),
         }
     }
 }
 
-fn leader_in(metrics: &RaftServerMetrics<u64, Seat>) -> Option<Leader> {
+fn leader_in(metrics: &RaftServerMetrics<u64, NodeInfo>) -> Option<Leader> {
     let node = metrics.current_leader?;
-    let seat = metrics.membership_config.membership().get_node(&node)?;
-    Some(Leader { node, peer: seat.peer() })
+    let info = metrics.membership_config.membership().get_node(&node)?;
+    Some(Leader { node, peer: info.peer() })
 }

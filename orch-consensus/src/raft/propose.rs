@@ -1,5 +1,5 @@
-//! Proposals on their way: what waits is bundled, several bundles are under way together, and each is sent until its
-//! outcome is known.
+//! Proposals on their way: what waits is bundled, several bundles are under way together, and each is sent
+//! until its outcome is known.
 
 use std::{
     collections::BTreeSet,
@@ -19,10 +19,10 @@ use tokio::{
 };
 
 use super::{
-    node::{Node, Undone},
+    node::{ForwardError, Node},
     sessions::WINDOW,
     types::{Command, Commands, Outcomes, Refusal},
-    wire::{Answer, Question},
+    wire::{Request, Response},
 };
 
 /// A command and who waits for its outcome.
@@ -44,7 +44,7 @@ pub(super) struct Proposer {
     node: Arc<Node>,
     session: u64,
     next: u64,
-    /// The numbers of this session that are not settled: never more than [`WINDOW`] apart.
+    /// The open numbers of this session: never more than [`WINDOW`] apart.
     open: BTreeSet<u64>,
     /// The last bundle had more than one command.
     crowded: bool,
@@ -52,7 +52,7 @@ pub(super) struct Proposer {
 
 impl Proposer {
     pub(super) fn new(node: Arc<Node>) -> Self {
-        // A later life has to have a greater number. Should the clock have been set back, the group says so.
+        // A later incarnation has to have a greater number. If the clock was set back, the group reports it.
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let seen = node.view.session.load(Ordering::Relaxed);
         let session = u64::try_from(nanos).unwrap_or(u64::MAX).max(seen + 1);
@@ -71,11 +71,11 @@ impl Proposer {
             tokio::select! {
                 biased;
                 Some((bundle, answer)) = under_way.next(), if !under_way.is_empty() => {
-                    if let Some(again) = self.settle(bundle, answer) {
+                    if let Some(again) = self.complete(bundle, answer) {
                         under_way.push(carry(self.node.clone(), again));
                     }
                 }
-                () = told(&mut closing), if !closed => {
+                () = until_closing(&mut closing), if !closed => {
                     closed = true;
                     queue.close();
                 }
@@ -131,34 +131,34 @@ impl Proposer {
     }
 
     /// Answers those who wait, or says what to send instead.
-    fn settle(&mut self, bundle: Bundle, answer: Result<Answer, Undone>) -> Option<Bundle> {
+    fn complete(&mut self, bundle: Bundle, answer: Result<Response, ForwardError>) -> Option<Bundle> {
         if bundle.session == self.session {
             self.open.remove(&bundle.number);
         }
         let operation = "replicating a proposal";
-        let undone = |why: &str, begun| Undone { why: why.into(), begun, fatal: false };
+        let failure = |why: &str, begun| ForwardError { why: why.into(), begun, fatal: false };
         let error = match answer {
-            Ok(Answer::Outcomes(Outcomes { revision, each })) if each.len() == bundle.replies.len() => {
+            Ok(Response::Outcomes(Outcomes { revision, each })) if each.len() == bundle.replies.len() => {
                 for (reply, outcome) in bundle.replies.into_iter().zip(each.iter()) {
-                    // Whoever dropped the future does not want it.
+                    // A caller that dropped the future does not want it.
                     let _ = reply.send(Ok(Committed { revision, outcome: outcome.clone() }));
                 }
                 return None;
             }
             // It was refused at the first try, so it was never applied and never will be: a new name, then.
-            Ok(Answer::Refused(Refusal::Stale { session })) => {
+            Ok(Response::Refused(Refusal::Stale { session })) => {
                 if session >= self.session {
                     (self.session, self.next) = (session + 1, 0);
                     self.open.clear();
                 }
                 return Some(self.name(bundle.command.commands, bundle.replies));
             }
-            Ok(Answer::Refused(Refusal::NotMember)) => {
-                undone("this replica is no member of the group", false)
+            Ok(Response::Refused(Refusal::NotMember)) => {
+                failure("this replica is no member of the group", false)
             }
-            Ok(Answer::Impossible(why)) => undone(&why, true),
-            Ok(_) => undone("the leader answered something else", true),
-            Err(undone) => undone,
+            Ok(Response::Impossible(why)) => failure(&why, true),
+            Ok(_) => failure("the leader answered something else", true),
+            Err(failure) => failure,
         }
         .into_error(operation);
         for reply in bundle.replies {
@@ -169,17 +169,18 @@ impl Proposer {
 }
 
 /// Waits until it is time to close.
-pub(super) async fn told(closing: &mut watch::Receiver<bool>) {
-    // Without a sender there is nobody left to work for.
+pub(super) async fn until_closing(closing: &mut watch::Receiver<bool>) {
+    // Without a sender there are no callers left.
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-async fn carry(node: Arc<Node>, bundle: Bundle) -> (Bundle, Result<Answer, Undone>) {
+async fn carry(node: Arc<Node>, bundle: Bundle) -> (Bundle, Result<Response, ForwardError>) {
     let deadline = Instant::now() + node.config.proposal_timeout;
-    let question = Question::Forward(bundle.command.clone());
-    let answer = node.ask_leader(&question, node.config.proposal_timeout).await;
-    if let Ok(Answer::Outcomes(outcomes)) = &answer {
-        // Whoever was answered finds it done at this member. Where it does not get here, the outcome is known all the same.
+    let request = Request::Forward(bundle.command.clone());
+    let answer = node.request_leader(&request, node.config.proposal_timeout).await;
+    if let Ok(Response::Outcomes(outcomes)) = &answer {
+        // A caller that was answered can read the outcome at this member. If it does not get here in time,
+        // the outcome is known all the same.
         let mut applied = node.view.applied.subscribe();
         if *applied.borrow() < outcomes.revision.0 {
             let here = applied.wait_for(|applied| *applied >= outcomes.revision.0);

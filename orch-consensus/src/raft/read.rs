@@ -9,9 +9,9 @@ use tokio::{
 };
 
 use super::{
-    node::{Node, Undone},
-    propose::told,
-    wire::{Answer, Question},
+    node::{ForwardError, Node},
+    propose::until_closing,
+    wire::{Request, Response},
 };
 
 pub(super) type Read = oneshot::Sender<Result<Revision, ConsensusError>>;
@@ -28,14 +28,14 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             count = queue.recv_many(&mut reads, most) => if count == 0 { return },
-            () = told(&mut closing), if !queue.is_closed() => {
+            () = until_closing(&mut closing), if !queue.is_closed() => {
                 queue.close();
                 continue;
             }
         }
         let result = barrier(&node).await;
         for read in reads.drain(..) {
-            // Whoever dropped the future does not want it.
+            // A caller that dropped the future does not want it.
             let _ = read.send(result.clone());
         }
     }
@@ -44,12 +44,12 @@ pub(super) async fn run(
 /// Waits until this member has what was committed anywhere before.
 async fn barrier(node: &Node) -> Result<Revision, ConsensusError> {
     let deadline = Instant::now() + node.config.proposal_timeout;
-    let index = match node.ask_leader(&Question::ReadIndex, node.config.proposal_timeout).await {
-        Ok(Answer::ReadIndex(index)) => index,
-        Ok(_) => return Err(ConsensusError::NoLeader("the leader answered something else".into())),
+    let index = match node.request_leader(&Request::ReadIndex, node.config.proposal_timeout).await {
+        Ok(Response::ReadIndex(index)) => index,
+        Ok(_) => return Err(ConsensusError::no_leader("the leader answered something else")),
         // A read changes nothing: that a leader began it does not matter.
-        Err(undone) => {
-            return Err(Undone { begun: false, ..undone }.into_error("reading the committed index"));
+        Err(failure) => {
+            return Err(ForwardError { begun: false, ..failure }.into_error("reading the committed index"));
         }
     };
     let mut applied = node.view.applied.subscribe();
@@ -57,6 +57,6 @@ async fn barrier(node: &Node) -> Result<Revision, ConsensusError> {
     let reached = tokio::time::timeout(left, applied.wait_for(|applied| *applied >= index)).await;
     match reached {
         Ok(Ok(applied)) => Ok(Revision(*applied)),
-        _ => Err(ConsensusError::NoLeader(format!("entry {index} did not arrive here in time"))),
+        _ => Err(ConsensusError::no_leader(format!("entry {index} did not arrive here in time"))),
     }
 }

@@ -1,4 +1,4 @@
-//! What is replicated, and the types that openraft is filled in with.
+//! Replicated commands, and the types that openraft is instantiated with.
 
 use std::{fmt, sync::Arc};
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use openraft::{EntryPayload, StoredMembership};
 use orch_core::{model::Timestamp, store::Revision, transport::PeerId};
 
-use super::snapshot::Image;
+use super::snapshot_store::Image;
 use crate::codec::{Decode, Encode, Input, Malformed, length, put_bytes};
 
 openraft::declare_raft_types!(
@@ -15,7 +15,7 @@ openraft::declare_raft_types!(
         D = Command,
         R = Applied,
         NodeId = u64,
-        Node = Seat,
+        Node = NodeInfo,
         Entry = openraft::Entry<Types>,
         SnapshotData = Image,
         AsyncRuntime = openraft::TokioRuntime,
@@ -25,7 +25,7 @@ pub(super) type Raft = openraft::Raft<Types>;
 pub(super) type Entry = openraft::Entry<Types>;
 pub(super) type LogId = openraft::LogId<u64>;
 pub(super) type Vote = openraft::Vote<u64>;
-pub(super) type Members = StoredMembership<u64, Seat>;
+pub(super) type Members = StoredMembership<u64, NodeInfo>;
 pub(super) type StorageError = openraft::StorageError<u64>;
 
 /// The number that openraft knows a peer by.
@@ -36,12 +36,12 @@ pub(super) fn node_of(peer: PeerId) -> u64 {
 
 /// A member: its name and its key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seat {
+pub(super) struct NodeInfo {
     pub(super) name: String,
     pub(super) peer: [u8; 32],
 }
 
-impl Seat {
+impl NodeInfo {
     pub(super) fn new(name: impl Into<String>, peer: PeerId) -> Self {
         Self { name: name.into(), peer: *peer.as_bytes() }
     }
@@ -51,24 +51,24 @@ impl Seat {
     }
 }
 
-/// Proposals that one member bundled, as they stand in the log. (origin, session, number) names the bundle for good, so
-/// that it is applied once however often it gets into the log.
+/// Proposals that one member bundled, as they stand in the log. (origin, session, number) names the bundle
+/// for good, so that it is applied once however often it gets into the log.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Command {
     /// The clock of the leader that put it into the log.
     pub(super) at: Timestamp,
     /// The member that bundled it.
     pub(super) origin: u64,
-    /// The life of that member; later lives have greater ones.
+    /// Incarnation of that member; later ones are greater.
     pub(super) session: u64,
     pub(super) number: u64,
-    /// Every bundle below this number is settled: nobody asks for its outcomes again. `floor <= number`.
+    /// Outcomes of every bundle below this number have been received. `floor <= number`.
     pub(super) floor: u64,
     pub(super) commands: Commands,
 }
 
 impl Command {
-    /// About what it takes in a log or message.
+    /// Approximate bytes in a log or message.
     pub(super) fn size(&self) -> usize {
         self.commands.bytes.len() + 72
     }
@@ -126,7 +126,7 @@ impl Decode for Commands {
     }
 }
 
-/// What came of an entry.
+/// Result of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Applied {
     /// It held no commands.
@@ -162,12 +162,12 @@ impl Decode for Outcomes {
     }
 }
 
-/// Why a bundle was not applied.
+/// Reason for which a bundle was not applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Its number is settled, or a later life of its member was seen.
+    /// Its outcomes have been received, or a later incarnation of its member was seen.
     Stale { session: u64 },
-    /// Who bundled it is not a member.
+    /// Its origin is not a member.
     NotMember,
 }
 
@@ -179,7 +179,7 @@ pub(super) fn command_of(entry: &Entry) -> Option<&Command> {
     }
 }
 
-/// Lives as long as what openraft was given: when all of them are gone, none of its tasks are left.
+/// Token that each piece given to openraft holds: when all are dropped, none of its tasks are left.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     _alive: tokio::sync::mpsc::Sender<()>,

@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
-use orch_core::{consensus::MembershipChange, store::Revision};
+use orch_core::{
+    consensus::{MemberId, MemberRole, MembershipChange},
+    store::Revision,
+    transport::PeerId,
+};
 
 use super::types::{Command, LogId, Outcomes, Refusal, Types, Vote};
 use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
@@ -10,38 +14,38 @@ use crate::codec::{Decode, Encode, Input, Malformed, put_bytes, put_list};
 /// The version of everything here. Another one is refused.
 const VERSION: u8 = 1;
 
-/// What one member asks of another.
+/// Request of one member to another.
 #[derive(Debug)]
-pub(super) enum Question {
+pub(super) enum Request {
     Append(AppendEntriesRequest<Types>),
     Vote(VoteRequest<u64>),
     Part(Part),
     /// A bundle for the leader to put into the log.
     Forward(Command),
-    /// Up to where a linearizable read has to wait.
+    /// Index up to which a linearizable read has to wait.
     ReadIndex,
     /// A change of members for the leader to carry out.
     Change(MembershipChange),
 }
 
-/// A part of a snapshot.
+/// Chunk of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     /// The leader's.
     pub(super) vote: Vote,
-    /// Tells this transfer from others of the same leader.
+    /// Distinguishes this transfer from others of the same leader.
     pub(super) transfer: u64,
     pub(super) offset: u64,
     pub(super) last: bool,
     pub(super) bytes: Bytes,
 }
 
-/// The answer to a [`Question`].
+/// The answer to a [`Request`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Response {
     Append(AppendEntriesResponse<u64>),
     Vote(VoteResponse<u64>),
-    /// The part that is wanted next begins here.
+    /// Offset of the chunk that is wanted next.
     Part(u64),
     /// The snapshot is installed, or refused by a greater vote.
     Installed(Vote),
@@ -64,7 +68,7 @@ fn begin() -> Vec<u8> {
     out
 }
 
-impl Question {
+impl Request {
     pub(super) fn to_message(&self) -> Bytes {
         let mut out = begin();
         match self {
@@ -95,14 +99,10 @@ impl Question {
             Self::ReadIndex => out.push(4),
             Self::Change(change) => {
                 out.push(5);
-                let (member, detail) = match change {
-                    MembershipChange::Add { member, detail } => (member, Some(detail)),
-                    MembershipChange::Remove { member } => (member, None),
-                };
-                put_bytes(member.as_bytes(), &mut out);
-                out.push(u8::from(detail.is_some()));
-                if let Some(detail) = detail {
-                    put_bytes(detail, &mut out);
+                put_bytes(change.member().as_str().as_bytes(), &mut out);
+                out.push(u8::from(matches!(change, MembershipChange::Add { .. })));
+                if let MembershipChange::Add { peer, role, .. } = change {
+                    put_bytes(&detail(*peer, *role), &mut out);
                 }
             }
         }
@@ -112,11 +112,11 @@ impl Question {
     pub(super) fn from_message(message: Bytes) -> Result<Self, Malformed> {
         let mut input = open(message)?;
         let input = &mut input;
-        let question = match input.u8()? {
+        let request = match input.u8()? {
             0 => {
                 let (vote, prev_log_id) = (Vote::decode(input)?, Option::decode(input)?);
                 let leader_commit = Option::<LogId>::decode(input)?;
-                let entries = input.list(25, Decode::decode)?;
+                let entries = input.list(25, usize::MAX, Decode::decode)?;
                 Self::Append(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
             }
             1 => Self::Vote(VoteRequest::new(Vote::decode(input)?, Option::decode(input)?)),
@@ -130,21 +130,23 @@ impl Question {
             3 => Self::Forward(Command::decode(input)?),
             4 => Self::ReadIndex,
             5 => {
-                let member = input.text()?;
+                let member = MemberId::new(input.text()?)
+                    .map_err(|_| Malformed("the name of a member is empty or too long"))?;
                 Self::Change(if input.flag()? {
-                    MembershipChange::Add { member, detail: input.bytes()? }
+                    let (peer, role) = read_detail(&input.bytes()?)?;
+                    MembershipChange::add(member, peer, role)
                 } else {
-                    MembershipChange::Remove { member }
+                    MembershipChange::remove(member)
                 })
             }
-            _ => return Err(Malformed("a question of an unknown kind")),
+            _ => return Err(Malformed("a request of an unknown kind")),
         };
         input.end()?;
-        Ok(question)
+        Ok(request)
     }
 }
 
-impl Answer {
+impl Response {
     pub(super) fn to_message(&self) -> Bytes {
         let mut out = begin();
         let out_ref = &mut out;
@@ -222,10 +224,32 @@ impl Answer {
             12 => Self::Impossible(input.text()?),
             13 => Self::NotLeader,
             14 => Self::NotNow,
-            _ => return Err(Malformed("an answer of an unknown kind")),
+            _ => return Err(Malformed("a response of an unknown kind")),
         };
         input.end()?;
         Ok(answer)
+    }
+}
+
+/// Peer and role of a new member, as a text: the peer id, a space and `voter` or `learner`.
+fn detail(peer: PeerId, role: MemberRole) -> Vec<u8> {
+    let role = if role == MemberRole::Learner { "learner" } else { "voter" };
+    format!("{peer} {role}").into()
+}
+
+/// Reads a [`detail`]. The role may be missing for a voter, and so may be the text for the 32 bytes of the
+/// peer id alone.
+fn read_detail(detail: &[u8]) -> Result<(PeerId, MemberRole), Malformed> {
+    if let Ok(bytes) = <[u8; 32]>::try_from(detail) {
+        return Ok((PeerId::from_bytes(bytes), MemberRole::Voter));
+    }
+    let text = std::str::from_utf8(detail).map_err(|_| Malformed("the detail of a member is not a text"))?;
+    let (peer, role) = text.split_once(' ').unwrap_or((text, "voter"));
+    let peer = peer.parse().map_err(|_| Malformed("the detail of a member has no peer id"))?;
+    match role {
+        "voter" => Ok((peer, MemberRole::Voter)),
+        "learner" => Ok((peer, MemberRole::Learner)),
+        _ => Err(Malformed("a member is neither voter nor learner")),
     }
 }
 
@@ -242,10 +266,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use openraft::{CommittedLeaderId, EntryPayload, Membership};
-    use orch_core::{model::Timestamp, transport::PeerId};
+    use orch_core::model::Timestamp;
 
     use super::*;
-    use crate::raft::types::{Commands, Entry, Seat};
+    use crate::raft::types::{Commands, Entry, NodeInfo};
 
     fn id(index: u64) -> LogId {
         LogId::new(CommittedLeaderId::new(3, 4), index)
@@ -256,10 +280,14 @@ mod tests {
         Command { at: Timestamp::from_millis(5), origin: 6, session: 7, number: 9, floor: 8, commands }
     }
 
-    fn questions() -> Vec<Question> {
-        let seat = Seat::new("a", PeerId::from_bytes([1; 32]));
+    fn member(name: &str) -> MemberId {
+        name.parse().expect("a valid name")
+    }
+
+    fn requests() -> Vec<Request> {
+        let info = NodeInfo::new("a", PeerId::from_bytes([1; 32]));
         let members =
-            Membership::new(vec![[1].into(), [1, 2].into()], BTreeMap::from([(1, seat.clone()), (2, seat)]));
+            Membership::new(vec![[1].into(), [1, 2].into()], BTreeMap::from([(1, info.clone()), (2, info)]));
         let payloads =
             [EntryPayload::Blank, EntryPayload::Normal(command()), EntryPayload::Membership(members)];
         let entries = payloads.into_iter().zip(1..).map(|(payload, at)| Entry { log_id: id(at), payload });
@@ -271,76 +299,102 @@ mod tests {
             bytes: Bytes::from_static(b"x"),
         };
         vec![
-            Question::Append(AppendEntriesRequest {
+            Request::Append(AppendEntriesRequest {
                 vote: Vote::new_committed(1, 2),
                 prev_log_id: Some(id(0)),
                 entries: entries.collect(),
                 leader_commit: None,
             }),
-            Question::Vote(VoteRequest::new(Vote::new(1, 2), Some(id(9)))),
-            Question::Part(part),
-            Question::Forward(command()),
-            Question::ReadIndex,
-            Question::Change(MembershipChange::Remove { member: "a".into() }),
-            Question::Change(MembershipChange::Add { member: "b".into(), detail: Bytes::from_static(b"c") }),
+            Request::Vote(VoteRequest::new(Vote::new(1, 2), Some(id(9)))),
+            Request::Part(part),
+            Request::Forward(command()),
+            Request::ReadIndex,
+            Request::Change(MembershipChange::remove(member("a"))),
+            Request::Change(MembershipChange::add(
+                member("b"),
+                PeerId::from_bytes([9; 32]),
+                MemberRole::Learner,
+            )),
         ]
     }
 
-    fn answers() -> Vec<Answer> {
+    fn responses() -> Vec<Response> {
         let outcomes = Outcomes { revision: Revision(4), each: [Bytes::from_static(b"done")].into() };
         vec![
-            Answer::Append(AppendEntriesResponse::Success),
-            Answer::Append(AppendEntriesResponse::PartialSuccess(Some(id(1)))),
-            Answer::Append(AppendEntriesResponse::Conflict),
-            Answer::Append(AppendEntriesResponse::HigherVote(Vote::new(1, 2))),
-            Answer::Vote(VoteResponse::new(Vote::new(1, 2), None, true)),
-            Answer::Part(5),
-            Answer::Installed(Vote::new(1, 2)),
-            Answer::Outcomes(outcomes),
-            Answer::Refused(Refusal::Stale { session: 1 }),
-            Answer::Refused(Refusal::NotMember),
-            Answer::ReadIndex(7),
-            Answer::Changed(Revision(8)),
-            Answer::Impossible("no".into()),
-            Answer::NotLeader,
-            Answer::NotNow,
+            Response::Append(AppendEntriesResponse::Success),
+            Response::Append(AppendEntriesResponse::PartialSuccess(Some(id(1)))),
+            Response::Append(AppendEntriesResponse::Conflict),
+            Response::Append(AppendEntriesResponse::HigherVote(Vote::new(1, 2))),
+            Response::Vote(VoteResponse::new(Vote::new(1, 2), None, true)),
+            Response::Part(5),
+            Response::Installed(Vote::new(1, 2)),
+            Response::Outcomes(outcomes),
+            Response::Refused(Refusal::Stale { session: 1 }),
+            Response::Refused(Refusal::NotMember),
+            Response::ReadIndex(7),
+            Response::Changed(Revision(8)),
+            Response::Impossible("no".into()),
+            Response::NotLeader,
+            Response::NotNow,
         ]
     }
 
     #[test]
     fn messages_read_as_they_were_written() {
-        for question in questions() {
-            let again = Question::from_message(question.to_message()).expect("it is sound");
-            assert_eq!(format!("{again:?}"), format!("{question:?}"));
-            assert_eq!(again.to_message(), question.to_message());
+        for request in requests() {
+            let again = Request::from_message(request.to_message()).expect("it is sound");
+            assert_eq!(format!("{again:?}"), format!("{request:?}"));
+            assert_eq!(again.to_message(), request.to_message());
         }
-        for answer in answers() {
-            assert_eq!(Answer::from_message(answer.to_message()), Ok(answer));
+        for answer in responses() {
+            assert_eq!(Response::from_message(answer.to_message()), Ok(answer));
         }
     }
 
     #[test]
     fn what_is_cut_or_longer_or_of_another_version_is_refused() {
-        let sound = questions().iter().map(Question::to_message).collect::<Vec<_>>();
+        let sound = requests().iter().map(Request::to_message).collect::<Vec<_>>();
         for message in sound {
             for end in 0..message.len() {
-                assert!(Question::from_message(message.slice(..end)).is_err(), "{message:?} cut at {end}");
+                assert!(Request::from_message(message.slice(..end)).is_err(), "{message:?} cut at {end}");
             }
             let longer = [&message[..], b"x"].concat();
-            assert!(Question::from_message(longer.into()).is_err());
+            assert!(Request::from_message(longer.into()).is_err());
             let mut other = message.to_vec();
             other[0] = VERSION + 1;
-            assert!(Question::from_message(other.into()).is_err());
+            assert!(Request::from_message(other.into()).is_err());
         }
     }
 
     /// A log or a peer of today has to be readable tomorrow: a change here needs another version.
     #[test]
     fn the_form_of_a_command_stays() {
-        let message = Question::Forward(command()).to_message();
+        let message = Request::Forward(command()).to_message();
         let text: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
         let numbers = "0500000000000000060000000000000007000000000000000900000000000000".to_owned();
         let rest = "0800000000000000020000000b000000030000006f6e6500000000";
         assert_eq!(text, format!("0103{numbers}{rest}"));
+    }
+
+    /// Members of today and of the version before have to understand each other.
+    #[test]
+    fn the_form_of_a_new_member_stays() {
+        let peer = PeerId::from_bytes([7; 32]);
+        let change = Request::Change(MembershipChange::add(member("b"), peer, MemberRole::Voter));
+        let detail = [b"b\x01\x46\0\0\0".as_slice(), "07".repeat(32).as_bytes(), b" voter"].concat();
+        assert_eq!(change.to_message(), [b"\x01\x05\x01\0\0\0".as_slice(), &detail].concat());
+    }
+
+    #[test]
+    fn details_read_as_they_were_written() {
+        let peer = PeerId::from_bytes([7; 32]);
+        for role in [MemberRole::Voter, MemberRole::Learner] {
+            assert_eq!(read_detail(&detail(peer, role)), Ok((peer, role)));
+        }
+        assert_eq!(read_detail(peer.to_string().as_bytes()), Ok((peer, MemberRole::Voter)));
+        assert_eq!(read_detail(&[7; 32]), Ok((peer, MemberRole::Voter)));
+        for bad in ["", "7", "voter", &format!("{peer} king"), &format!("{peer}  voter")] {
+            assert!(read_detail(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 }

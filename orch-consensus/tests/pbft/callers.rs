@@ -1,4 +1,4 @@
-//! What callers are told.
+//! Answers of callers.
 
 use std::time::Duration;
 
@@ -53,8 +53,8 @@ async fn time_does_not_go_back_and_is_that_of_the_machine_at_least() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_handle_stops_it() {
-    let place = tempfile::tempdir().unwrap();
-    let group = Group::new(1, Some(place.path()));
+    let directory = tempfile::tempdir().unwrap();
+    let group = Group::new(1, Some(directory.path()));
     let member = group.start(0).await;
     member.propose("kept").await;
     drop(member);
@@ -69,7 +69,7 @@ async fn the_last_handle_stops_it() {
             }
         }
     };
-    let (consensus, machine) = tokio::time::timeout(crate::group::PATIENCE, again).await.unwrap();
+    let (consensus, machine) = tokio::time::timeout(crate::group::DEADLINE, again).await.unwrap();
     assert_eq!(machine.now(), ["kept"]);
     consensus.shutdown().await;
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use orch_consensus::pbft::{Body, Commands, Epoch, Message, PbftClient, Reply, Request, Seq, Signer, View};
 use orch_core::{
-    consensus::{Committed, Consensus, ConsensusError, ConsensusStatus, MembershipChange},
+    consensus::{Committed, Consensus, ConsensusError, ConsensusStatus, MemberRole, MembershipChange},
     transport::{Channel, Transport},
 };
 
-use crate::group::{Group, PATIENCE, name, peer, shut_down, signer};
+use crate::group::{DEADLINE, Group, id, peer, shut_down, signer};
 
 /// A group that lets the clients with these numbers in.
 fn group_with(clients: &[usize]) -> Group {
@@ -25,7 +25,7 @@ fn client(group: &Group, number: usize) -> PbftClient {
 
 async fn propose(client: &PbftClient, text: &str) -> Result<Committed, ConsensusError> {
     let proposal = client.propose(Bytes::copy_from_slice(text.as_bytes()));
-    tokio::time::timeout(PATIENCE, proposal).await.unwrap_or_else(|_| panic!("{text} hangs"))
+    tokio::time::timeout(DEADLINE, proposal).await.unwrap_or_else(|_| panic!("{text} hangs"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,18 +56,18 @@ async fn a_client_has_its_commands_carried_out_once_and_in_order_with_those_of_m
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_lies_to_a_client_is_not_believed() {
+async fn a_byzantine_member_is_not_believed_by_a_client() {
     let group = group_with(&[9]);
     let members = group.start_all(3).await;
-    let liar = group.join(3);
-    let lies = tokio::spawn(async move {
+    let byzantine = group.join(3);
+    let forger = tokio::spawn(async move {
         // Before, while and after the others answer, for requests that are asked and others.
         for round in 0..u64::MAX {
             let reply = Reply {
                 session: 0,
                 number: round % 16,
                 seq: Seq(round),
-                outcomes: vec![Bytes::from_static(b"lie")],
+                outcomes: vec![Bytes::from_static(b"wrong")],
             };
             for session in [u64::MAX, 1] {
                 let reply = Message::Reply(
@@ -76,7 +76,7 @@ async fn a_member_that_lies_to_a_client_is_not_believed() {
                     Arc::new(Reply { session, ..reply.clone() }),
                 );
                 // A full queue drops it.
-                let _ = liar.send(peer(9), Channel(1), reply.to_wire().into()).await;
+                let _ = byzantine.send(peer(9), Channel(1), reply.to_wire().into()).await;
             }
             tokio::task::yield_now().await;
         }
@@ -86,7 +86,7 @@ async fn a_member_that_lies_to_a_client_is_not_believed() {
         let committed = propose(&client, "asked").await.unwrap();
         assert_eq!(committed.outcome, Bytes::from(number.to_string()));
     }
-    lies.abort();
+    forger.abort();
     client.shutdown().await;
     shut_down(members).await;
 }
@@ -110,21 +110,22 @@ async fn a_client_follows_the_members_from_the_first_ones() {
     let group = group_with(&[9]);
     let mut members = group.start_all(4).await;
     let change = |number, joins| {
-        let member = name(number);
+        let member = id(number);
         match joins {
-            true => MembershipChange::Add { member, detail: Bytes::copy_from_slice(peer(number).as_bytes()) },
-            false => MembershipChange::Remove { member },
+            true => MembershipChange::add(member, peer(number), MemberRole::Voter),
+            false => MembershipChange::remove(member),
         }
     };
-    // In the end two of the first four are left, too few for anybody who knows only those. Each change takes f + 1 votes.
+    // In the end two of the first four are left, too few for a client that knows only those. Each change
+    // takes f + 1 votes.
     for (number, votes) in [(4, 2), (5, 2), (6, 2)] {
         members.push(group.start(number).await);
         for member in &members[..votes] {
             member.consensus.change_membership(change(number, true)).await.unwrap();
         }
         for member in &members {
-            let joined = |status: &ConsensusStatus| status.members.contains(&name(number));
-            member.says("the new member", |status| joined(status) && status.trouble.is_none()).await;
+            let joined = |status: &ConsensusStatus| status.members.contains(&id(number));
+            member.reports("the new member", |status| joined(status) && status.last_error.is_none()).await;
         }
     }
     for (number, votes) in [(0, 3), (1, 2)] {
@@ -132,8 +133,8 @@ async fn a_client_follows_the_members_from_the_first_ones() {
             member.consensus.change_membership(change(number, false)).await.unwrap();
         }
         for member in &members[2..] {
-            let left = |status: &ConsensusStatus| !status.members.contains(&name(number));
-            member.says("a member less", |status| left(status) && status.trouble.is_none()).await;
+            let left = |status: &ConsensusStatus| !status.members.contains(&id(number));
+            member.reports("a member less", |status| left(status) && status.last_error.is_none()).await;
         }
     }
     let rest = members.split_off(2);

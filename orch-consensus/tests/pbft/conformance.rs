@@ -16,18 +16,18 @@ use crate::group::Group;
 struct Groups {
     members: usize,
     durability: Durability,
-    place: tempfile::TempDir,
+    directory: tempfile::TempDir,
     groups: Mutex<BTreeMap<String, Arc<Group>>>,
 }
 
 impl Groups {
     fn new(members: usize, durability: Durability) -> Self {
-        Self { members, durability, place: tempfile::tempdir().unwrap(), groups: Mutex::default() }
+        Self { members, durability, directory: tempfile::tempdir().unwrap(), groups: Mutex::default() }
     }
 
     fn group(&self, name: &str) -> Arc<Group> {
         let path: Option<PathBuf> =
-            (self.durability != Durability::Memory).then(|| self.place.path().join(name));
+            (self.durability != Durability::Memory).then(|| self.directory.path().join(name));
         let mut groups = self.groups.lock().unwrap();
         let group =
             groups.entry(name.into()).or_insert_with(|| Arc::new(Group::new(self.members, path.as_deref())));

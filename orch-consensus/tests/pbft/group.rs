@@ -8,14 +8,14 @@ use std::{
 
 use orch_consensus::pbft::{Ed25519Signer, PbftConfig, PbftConsensus, Signer};
 use orch_core::{
-    consensus::{Consensus, ConsensusStatus},
+    consensus::{Consensus, ConsensusStatus, MemberId},
     transport::{InProcessNetwork, InProcessTransport, PeerId},
 };
 
 use crate::machine::Journal;
 
 /// Longer than anything takes on a slow machine, so that a hang has a name.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) fn signer(number: usize) -> Ed25519Signer {
     Ed25519Signer::from_seed(&[u8::try_from(number + 1).unwrap(); 32])
@@ -29,7 +29,11 @@ pub(crate) fn name(number: usize) -> String {
     format!("member-{number}")
 }
 
-/// What members of a group of `count` are told, those that join later too.
+pub(crate) fn id(number: usize) -> MemberId {
+    name(number).parse().unwrap()
+}
+
+/// Configuration of the members of a group of `count`, also of those that join later.
 pub(crate) fn config(count: usize) -> PbftConfig {
     let mut config = PbftConfig::new("test", (0..count).map(|number| (name(number), peer(number))));
     config.core.request_timeout = Duration::from_millis(500);
@@ -99,26 +103,26 @@ impl Member {
     pub(crate) async fn propose(&self, text: &str) {
         let proposal = self.consensus.propose(text.to_owned().into());
         let answer =
-            tokio::time::timeout(PATIENCE, proposal).await.unwrap_or_else(|_| panic!("{text} hangs"));
+            tokio::time::timeout(DEADLINE, proposal).await.unwrap_or_else(|_| panic!("{text} hangs"));
         answer.unwrap_or_else(|error| panic!("{text}: {error}"));
     }
 
     /// Waits until the machine satisfies `wanted`.
     pub(crate) async fn sees(&self, what: &str, wanted: impl FnMut(&Vec<String>) -> bool) {
         let mut lines = self.machine.lines();
-        let seen = tokio::time::timeout(PATIENCE, lines.wait_for(wanted)).await;
+        let seen = tokio::time::timeout(DEADLINE, lines.wait_for(wanted)).await;
         assert!(seen.is_ok(), "not seen: {what}; {:?}", self.consensus.status());
     }
 
-    /// Waits until the status satisfies `wanted`; nothing tells of its changes.
-    pub(crate) async fn says(&self, what: &str, wanted: impl Fn(&ConsensusStatus) -> bool) {
-        let said = async {
+    /// Waits until the status satisfies `wanted`; its changes are not signalled.
+    pub(crate) async fn reports(&self, what: &str, wanted: impl Fn(&ConsensusStatus) -> bool) {
+        let reached = async {
             while !wanted(&self.consensus.status()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let said = tokio::time::timeout(PATIENCE, said).await;
-        assert!(said.is_ok(), "not said: {what}; {:?}", self.consensus.status());
+        let reached = tokio::time::timeout(DEADLINE, reached).await;
+        assert!(reached.is_ok(), "not reached: {what}; {:?}", self.consensus.status());
     }
 }
 

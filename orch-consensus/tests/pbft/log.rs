@@ -25,8 +25,8 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_comes_back_catches_up() {
-    let place = tempfile::tempdir().unwrap();
-    let group = Group::new(4, Some(place.path()));
+    let directory = tempfile::tempdir().unwrap();
+    let group = Group::new(4, Some(directory.path()));
     let mut members = group.start_all(4).await;
     for line in numbers(0..20) {
         members[0].propose(&line).await;
@@ -46,8 +46,8 @@ async fn a_member_that_comes_back_catches_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_ends_in_the_middle_is_cut() {
-    let place = tempfile::tempdir().unwrap();
-    let group = Group::new(1, Some(place.path()));
+    let directory = tempfile::tempdir().unwrap();
+    let group = Group::new(1, Some(directory.path()));
     let member = group.start(0).await;
     for line in numbers(0..5) {
         member.propose(&line).await;
@@ -73,20 +73,20 @@ async fn a_log_that_ends_in_the_middle_is_cut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_has_one_member_at_a_time() {
-    let place = tempfile::tempdir().unwrap();
-    let group = Group::new(1, Some(place.path()));
+    let directory = tempfile::tempdir().unwrap();
+    let group = Group::new(1, Some(directory.path()));
     let member = group.start(0).await;
     let refused = group.member(0).start(Box::new(Journal::default())).await.unwrap_err();
     assert!(matches!(&refused, ConsensusError::Store(StoreError::Locked(_))), "{refused:?}");
-    // The transport of the refused one took the place of the first one's.
+    // The transport of the refused one replaced the first one's.
     shut_down(vec![member]).await;
     shut_down(vec![group.start(0).await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_of_another_group_is_refused() {
-    let place = tempfile::tempdir().unwrap();
-    let mut group = Group::new(1, Some(place.path()));
+    let directory = tempfile::tempdir().unwrap();
+    let mut group = Group::new(1, Some(directory.path()));
     shut_down(vec![group.start(0).await]).await;
     group.config.group_name = "another".into();
     let refused = group.member(0).start(Box::new(Journal::default())).await.unwrap_err();
@@ -130,17 +130,17 @@ impl Disk for Full {
     }
 }
 
-fn full_disk(place: &std::path::Path, group: &Digest) -> Arc<Full> {
-    let directory = Directory::open(place, group, &signer(3).public_key()).unwrap();
+fn full_disk(directory: &std::path::Path, group: &Digest) -> Arc<Full> {
+    let directory = Directory::open(directory, group, &signer(3).public_key()).unwrap();
     Arc::new(Full { directory, full: AtomicBool::new(false) })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_votes_wait_and_nothing_is_lost() {
-    let place = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let group = Group::new(4, None);
     let mut members = group.start_all(2).await;
-    let disk = full_disk(place.path(), &group.config.group().unwrap());
+    let disk = full_disk(directory.path(), &group.config.group().unwrap());
     let mut config = group.config.clone();
     config.durability = Durability::Sync;
     let consensus =
@@ -155,20 +155,20 @@ async fn on_a_full_disk_votes_wait_and_nothing_is_lost() {
         let consensus = members[0].consensus.clone();
         async move { consensus.propose("meanwhile".into()).await }
     });
-    let about_disk = |trouble: &Option<String>| {
-        trouble.as_ref().is_some_and(|trouble| trouble.contains("cannot be written"))
+    let about_disk = |last_error: &Option<String>| {
+        last_error.as_ref().is_some_and(|last_error| last_error.contains("cannot be written"))
     };
-    members[2].says("what is wrong", |status| about_disk(&status.trouble)).await;
+    members[2].reports("what is wrong", |status| about_disk(&status.last_error)).await;
     assert!(!waiting.is_finished(), "nothing is answered without a quorum");
     assert_eq!(members[0].machine.now(), ["before"]);
 
     disk.full.store(false, Ordering::SeqCst);
     waiting.await.unwrap().unwrap();
-    members[2].says("that it is over", |status| !about_disk(&status.trouble)).await;
+    members[2].reports("that it is over", |status| !about_disk(&status.last_error)).await;
     members[2].propose("after").await;
     assert_eq!(members[2].machine.now(), ["before", "meanwhile", "after"]);
     shut_down(members).await;
     drop(disk);
-    let kept = std::fs::read(place.path().join("log")).unwrap();
+    let kept = std::fs::read(directory.path().join("log")).unwrap();
     assert!(!wal::read(&kept.into()).unwrap().0.records.is_empty());
 }

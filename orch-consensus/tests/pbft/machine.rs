@@ -3,11 +3,11 @@
 use orch_core::{
     consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
 };
 use tokio::sync::watch;
 
-/// All commands in order, for whoever watches.
+/// All commands in order, for observers.
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
     lines: watch::Sender<Vec<String>>,
@@ -45,20 +45,8 @@ impl StateMachine for Journal {
         unreachable!("what is ordered is not taken back");
     }
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        unreachable!("it keeps no records");
-    }
-
     fn time(&self) -> Timestamp {
         self.time
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        unreachable!("it keeps no records");
     }
 
     fn snapshot(&self) -> Vec<u8> {

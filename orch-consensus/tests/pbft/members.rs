@@ -1,9 +1,8 @@
 //! Members that come and go.
 
-use bytes::Bytes;
-use orch_core::consensus::{Consensus, ConsensusError, MembershipChange};
+use orch_core::consensus::{Consensus, ConsensusError, MemberRole, MembershipChange};
 
-use crate::group::{Group, Member, name, peer, shut_down};
+use crate::group::{Group, Member, id, peer, shut_down};
 
 /// Small checkpoints: a change is in force at one.
 fn group() -> Group {
@@ -13,7 +12,7 @@ fn group() -> Group {
 }
 
 fn add(number: usize) -> MembershipChange {
-    MembershipChange::Add { member: name(number), detail: Bytes::copy_from_slice(peer(number).as_bytes()) }
+    MembershipChange::add(id(number), peer(number), MemberRole::Voter)
 }
 
 async fn all_vote(members: &[Member], change: &MembershipChange, votes: usize) {
@@ -29,8 +28,8 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     members[0].propose("first").await;
     let newcomer = group.start(4).await;
     newcomer
-        .says("that it is outside", |status| {
-            status.trouble.as_ref().is_some_and(|it| it.contains("no member"))
+        .reports("that it is outside", |status| {
+            status.last_error.as_ref().is_some_and(|it| it.contains("no member"))
         })
         .await;
     let early = newcomer.consensus.propose("early".into()).await;
@@ -39,7 +38,7 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     // f + 1 of them are enough.
     all_vote(&members, &add(4), 2).await;
     for member in members.iter().chain([&newcomer]) {
-        member.says("five members", |status| status.members.len() == 5).await;
+        member.reports("five members", |status| status.members.len() == 5).await;
     }
     newcomer.propose("second").await;
     assert_eq!(newcomer.machine.now(), ["first", "second"]);
@@ -47,15 +46,15 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
     // What is as asked for already is a success.
     members[2].consensus.change_membership(add(4)).await.unwrap();
 
-    let remove = MembershipChange::Remove { member: name(1) };
+    let remove = MembershipChange::remove(id(1));
     all_vote(&members, &remove, 2).await;
     let gone = members.remove(1);
     for member in &members {
-        member.says("four members", |status| !status.members.contains(&name(1))).await;
+        member.reports("four members", |status| !status.members.contains(&id(1))).await;
     }
     members[3].propose("third").await;
-    gone.says("that it is outside", |status| {
-        status.trouble.as_ref().is_some_and(|it| it.contains("no member"))
+    gone.reports("that it is outside", |status| {
+        status.last_error.as_ref().is_some_and(|it| it.contains("no member"))
     })
     .await;
     assert_eq!(members[3].machine.now(), ["first", "second", "third"]);
@@ -67,9 +66,10 @@ async fn a_fifth_member_joins_and_a_first_one_leaves() {
 async fn a_change_that_cannot_be_is_refused() {
     let group = group();
     let members = group.start_all(4).await;
-    let no_key = MembershipChange::Add { member: name(4), detail: Bytes::from_static(b"short") };
-    assert!(matches!(members[0].consensus.change_membership(no_key).await, Err(ConsensusError::Refused(_))));
-    let twice = MembershipChange::Add { member: name(2), detail: Bytes::copy_from_slice(peer(7).as_bytes()) };
+    let learner = MembershipChange::add(id(4), peer(4), MemberRole::Learner);
+    let refused = members[0].consensus.change_membership(learner).await;
+    assert!(matches!(refused, Err(ConsensusError::Unsupported(_))), "{refused:?}");
+    let twice = MembershipChange::add(id(2), peer(7), MemberRole::Voter);
     let refused = members[0].consensus.change_membership(twice).await;
     assert!(matches!(refused, Err(ConsensusError::Refused(_))), "{refused:?}");
     shut_down(members).await;

@@ -1,4 +1,4 @@
-//! What others may send.
+//! Messages of other peers.
 
 use std::sync::Arc;
 
@@ -28,18 +28,18 @@ async fn send(transport: &InProcessTransport, to: usize, channel: u8, message: i
 async fn garbage_of_a_member_does_no_harm() {
     let group = Group::new(4, None);
     let members = group.start_all(3).await;
-    let liar = group.join(3);
+    let byzantine = group.join(3);
     members[0].propose("first").await;
     for round in 0..200_u8 {
         for to in 0..3 {
-            send(&liar, to, round % 4, vec![round; usize::from(round)]).await;
+            send(&byzantine, to, round % 4, vec![round; usize::from(round)]).await;
             let mut kinds = vec![1, round % 16];
             kinds.extend([round; 64]);
-            send(&liar, to, 0, kinds).await;
+            send(&byzantine, to, 0, kinds).await;
         }
     }
     for to in 0..3 {
-        send(&liar, to, 0, vec![1; group.config.core.batch_bytes_max * 2 + (5 << 20)]).await;
+        send(&byzantine, to, 0, vec![1; group.config.core.batch_bytes_max * 2 + (5 << 20)]).await;
     }
     members[1].propose("second").await;
     members[2].sees("both", |lines| *lines == ["first", "second"]).await;
@@ -50,16 +50,16 @@ async fn garbage_of_a_member_does_no_harm() {
 async fn a_flood_of_forged_requests_does_not_stop_the_others() {
     let group = Group::new(4, None);
     let members = group.start_all(3).await;
-    let liar = Arc::new(group.join(3));
+    let byzantine = Arc::new(group.join(3));
     let flood = tokio::spawn({
-        let liar = liar.clone();
+        let byzantine = byzantine.clone();
         async move {
             for number in 1.. {
                 let body = Body::Commands(Commands::pack([b"forged"]));
                 let mut request = Request::new(signer(0).public_key(), u64::MAX, number, 0, body);
                 request.signature = Some(signer(3).sign(&[0]));
                 for to in 0..3 {
-                    send(&liar, to, 1, Message::Request(Arc::new(request.clone())).to_wire()).await;
+                    send(&byzantine, to, 1, Message::Request(Arc::new(request.clone())).to_wire()).await;
                 }
                 tokio::task::yield_now().await;
             }
@@ -74,14 +74,14 @@ async fn a_flood_of_forged_requests_does_not_stop_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_are_told_where_the_group_is_and_nothing_else() {
+async fn non_members_learn_where_the_group_is_and_nothing_else() {
     let group = Group::new(4, None);
     let members = group.start_all(4).await;
-    let stranger = group.join(9);
-    send(&stranger, 0, 0, Message::ReadQuery(1).to_wire()).await;
+    let newcomer = group.join(9);
+    send(&newcomer, 0, 0, Message::ReadQuery(1).to_wire()).await;
     let fetch = Message::Fetch(Fetch::Digests(Seq(0), Seq(9)));
-    send(&stranger, 0, 1, fetch.to_wire()).await;
-    let answer = stranger.incoming().await.unwrap();
+    send(&newcomer, 0, 1, fetch.to_wire()).await;
+    let answer = newcomer.incoming().await.unwrap();
     assert!(matches!(Message::from_wire(answer.message).unwrap(), Message::Supply(_)));
     members[0].propose("still here").await;
     shut_down(members).await;
@@ -93,12 +93,12 @@ async fn a_primary_that_votes_twice_is_exposed_with_a_proof() {
     let id = group.config.group().unwrap();
     let genesis = group.config.genesis().unwrap();
     let primary = genesis.primary(View(0)).clone();
-    let liar = (0..4).find(|number| signer(*number).public_key() == primary.key).unwrap();
+    let byzantine = (0..4).find(|number| signer(*number).public_key() == primary.key).unwrap();
     let mut members = Vec::new();
-    for number in (0..4).filter(|number| *number != liar) {
+    for number in (0..4).filter(|number| *number != byzantine) {
         members.push((number, group.start(number).await));
     }
-    let transport = group.join(liar);
+    let transport = group.join(byzantine);
     let proposal = |text: &str| {
         let body = Body::Commands(Commands::pack([text]));
         let request = Request::new(primary.key, 1, 1, 0, body);
@@ -113,16 +113,18 @@ async fn a_primary_that_votes_twice_is_exposed_with_a_proof() {
             seq: Seq(1),
             digest,
             replica: ReplicaId(primary.id.0),
-            signature: signer(liar).sign(&statement.bytes(&id)),
+            signature: signer(byzantine).sign(&statement.bytes(&id)),
         };
         Message::PrePrepare(batch, vote).to_wire()
     };
     let (victim, member) = &members[0];
     send(&transport, *victim, 0, proposal("one")).await;
-    // It is heard again once it is answered.
+    // It is served again once it is answered.
     loop {
-        let heard = transport.incoming().await.unwrap();
-        if heard.from == peer(*victim) && matches!(Message::from_wire(heard.message), Ok(Message::Vote(_))) {
+        let received = transport.incoming().await.unwrap();
+        if received.from == peer(*victim)
+            && matches!(Message::from_wire(received.message), Ok(Message::Vote(_)))
+        {
             break;
         }
     }
@@ -135,8 +137,8 @@ async fn a_primary_that_votes_twice_is_exposed_with_a_proof() {
             tokio::task::yield_now().await;
         }
     };
-    let evidence = tokio::time::timeout(crate::group::PATIENCE, shown).await.unwrap();
-    assert_eq!(evidence.member, primary.name);
+    let evidence = tokio::time::timeout(crate::group::DEADLINE, shown).await.unwrap();
+    assert_eq!(evidence.member, *primary.name);
     let proven = verify_evidence(&member.consensus.group(), &evidence.proof).unwrap();
     assert_eq!(proven.key, primary.key);
     assert!(verify_evidence(&Digest::default(), &evidence.proof).is_err());

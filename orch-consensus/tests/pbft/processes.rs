@@ -2,116 +2,68 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::Stdio,
+    net::SocketAddr,
+    path::Path,
 };
 
+use orch_core::testkit::child::{LineProcess, example_program, free_addresses};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, ChildStdin, Command},
-    sync::watch,
-};
-
-use crate::group::PATIENCE;
 
 const MEMBERS: usize = 4;
 
-/// The example, which `cargo test` builds along with this; where only this test was asked for, it is built now.
-fn program() -> PathBuf {
-    let me = std::env::current_exe().unwrap();
-    let profile = me.parent().and_then(Path::parent).unwrap();
-    let program = profile.join("examples").join("pbft_member");
-    if !program.exists() {
-        let build = ["build", "-p", "orch-consensus", "--features", "pbft", "--example", "pbft_member"];
-        let mut cargo = std::process::Command::new(env!("CARGO"));
-        cargo.args(build).arg("--target-dir").arg(profile.parent().unwrap());
-        assert!(cargo.status().unwrap().success(), "the example does not build");
-    }
-    program
-}
-
 struct Group {
-    place: tempfile::TempDir,
+    directory: tempfile::TempDir,
     addresses: Vec<SocketAddr>,
-    members: Vec<Member>,
-    /// What was acknowledged by anybody.
+    members: Vec<LineProcess>,
+    /// Commands that any member acknowledged.
     acknowledged: BTreeSet<String>,
     last: usize,
 }
 
-/// What a member said.
-#[derive(Debug, Default)]
-struct Heard {
-    done: BTreeSet<String>,
-    values: BTreeMap<String, Option<String>>,
-    status: Option<String>,
+fn start(number: usize, directory: &Path, addresses: &[SocketAddr]) -> LineProcess {
+    let own = directory.join(number.to_string()).to_str().unwrap().to_owned();
+    let addresses = addresses.iter().map(ToString::to_string);
+    let program = example_program("orch-consensus", "pbft", "pbft_member");
+    LineProcess::start(&program, [number.to_string(), own].into_iter().chain(addresses))
 }
 
-struct Member {
-    child: Child,
-    input: ChildStdin,
-    heard: watch::Receiver<Heard>,
+/// Acknowledged keys among these lines.
+fn done(lines: &[String]) -> BTreeSet<String> {
+    let keys = lines.iter().filter_map(|line| line.strip_prefix("done ")?.split(' ').next());
+    keys.map(ToOwned::to_owned).collect()
 }
 
-impl Member {
-    fn start(number: usize, place: &Path, addresses: &[SocketAddr]) -> Self {
-        let mut command = Command::new(program());
-        command.arg(number.to_string()).arg(place.join(number.to_string()));
-        command.args(addresses.iter().map(ToString::to_string));
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (hear, heard) = watch::channel(Heard::default());
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                let words: Vec<_> = line.splitn(3, ' ').map(ToOwned::to_owned).collect();
-                hear.send_modify(|heard| match &words[0][..] {
-                    "done" => drop(heard.done.insert(words[1].clone())),
-                    "value" => drop(heard.values.insert(words[1].clone(), Some(words[2].clone()))),
-                    "nothing" => drop(heard.values.insert(words[1].clone(), None)),
-                    "status" => heard.status = Some(words[1].clone()),
-                    _ => {}
-                });
-            }
-        });
-        let input = child.stdin.take().unwrap();
-        Self { child, input, heard }
-    }
+/// Keys that were read, with their values.
+fn values(lines: &[String]) -> BTreeMap<&str, Option<&str>> {
+    lines.iter().filter_map(|line| read(line)).collect()
+}
 
-    async fn say(&mut self, line: &str) {
-        self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+fn read(line: &str) -> Option<(&str, Option<&str>)> {
+    match line.split(' ').collect::<Vec<_>>()[..] {
+        ["value", key, value] => Some((key, Some(value))),
+        ["nothing", key] => Some((key, None)),
+        _ => None,
     }
+}
 
-    async fn hear(&mut self, what: &str, wanted: impl FnMut(&Heard) -> bool) {
-        let heard = tokio::time::timeout(PATIENCE, self.heard.wait_for(wanted)).await;
-        assert!(heard.is_ok_and(|heard| heard.is_ok()), "not heard: {what}");
-    }
+async fn leads(member: &mut LineProcess) -> bool {
+    let from = member.lines().len();
+    member.send("status").await;
+    let status = |line: &String| line.starts_with("status ");
+    member.wait_for(from, "the status", |lines| lines.iter().any(status)).await;
+    member.lines()[from..].iter().any(|line| line.starts_with("status leads"))
+}
 
-    async fn leads(&mut self) -> bool {
-        // What is here was said to an earlier question.
-        self.heard.borrow_and_update();
-        self.say("status").await;
-        tokio::time::timeout(PATIENCE, self.heard.changed()).await.unwrap().unwrap();
-        self.heard.borrow().status.as_deref() == Some("leads")
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
+fn signal(member: &LineProcess, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(member.id().unwrap()).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 impl Group {
     fn start() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        // Held together, so that they differ.
-        let held: Vec<_> = (0..MEMBERS).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses: Vec<_> = held.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        drop(held);
-        let members = (0..MEMBERS).map(|number| Member::start(number, place.path(), &addresses)).collect();
-        Self { place, addresses, members, acknowledged: BTreeSet::new(), last: 0 }
+        let (directory, addresses) = (tempfile::tempdir().unwrap(), free_addresses(MEMBERS));
+        let members = (0..MEMBERS).map(|number| start(number, directory.path(), &addresses)).collect();
+        Self { directory, addresses, members, acknowledged: BTreeSet::new(), last: 0 }
     }
 
     /// Has a member propose, and says which keys.
@@ -120,38 +72,43 @@ impl Group {
             (self.last..self.last + count).map(|number| format!("key-{number}")).collect();
         self.last += count;
         for key in &keys {
-            self.members[member].say(&format!("propose {key} of-{key}")).await;
+            self.members[member].send(&format!("propose {key} of-{key}")).await;
         }
         keys
     }
 
     async fn acknowledged(&mut self, member: usize, keys: BTreeSet<String>) {
-        self.members[member].hear("acknowledgements", |heard| keys.is_subset(&heard.done)).await;
+        let all = |lines: &[String]| keys.is_subset(&done(lines));
+        self.members[member].wait_for(0, "an acknowledgement", all).await;
         self.acknowledged.extend(keys);
     }
 
     async fn kill(&mut self, number: usize) {
-        self.members[number].child.kill().await.unwrap();
-        self.acknowledged.extend(self.members[number].heard.borrow().done.iter().cloned());
+        self.members[number].kill().await;
+        self.acknowledged.extend(done(&self.members[number].lines()));
     }
 
     fn restart(&mut self, number: usize) {
-        self.members[number] = Member::start(number, self.place.path(), &self.addresses);
+        self.members[number] = start(number, self.directory.path(), &self.addresses);
     }
 
     /// Everything that was acknowledged can be read from this member.
     async fn has_all(&mut self, number: usize) {
         let member = &mut self.members[number];
+        let from = member.lines().len();
         for key in &self.acknowledged {
-            member.say(&format!("read {key}")).await;
+            member.send(&format!("read {key}")).await;
         }
-        let (keys, mut lost) = (&self.acknowledged, Vec::new());
-        member.hear("what was read", |heard| keys.iter().all(|key| heard.values.contains_key(key))).await;
-        for key in keys {
-            if member.heard.borrow().values[key].as_ref() != Some(&format!("of-{key}")) {
-                lost.push(key.clone());
-            }
-        }
+        let keys = &self.acknowledged;
+        let all = |lines: &[String]| {
+            let read = values(lines);
+            keys.iter().all(|key| read.contains_key(&key[..]))
+        };
+        member.wait_for(from, "a value", all).await;
+        let lines = member.lines();
+        let read = values(&lines[from..]);
+        let lost: Vec<_> =
+            keys.iter().filter(|key| read[&key[..]] != Some(&format!("of-{key}")[..])).collect();
         assert!(lost.is_empty(), "member {number} lost {} of {}: {lost:?}", lost.len(), keys.len());
     }
 }
@@ -178,7 +135,7 @@ async fn nothing_acknowledged_is_lost_when_members_are_killed_in_turn() {
     for member in 0..MEMBERS {
         group.has_all(member).await;
     }
-    // The power goes: nobody is left, and all come back.
+    // A power cut: no member is left, and all come back.
     for member in 0..MEMBERS {
         group.kill(member).await;
     }
@@ -198,13 +155,13 @@ async fn a_primary_that_is_stopped_is_replaced_and_catches_up() {
     let mut primary = None;
     while primary.is_none() {
         for member in 0..MEMBERS {
-            if group.members[member].leads().await {
+            if leads(&mut group.members[member]).await {
                 primary = Some(member);
             }
         }
     }
     let primary = primary.unwrap();
-    group.members[primary].signal(Signal::STOP);
+    signal(&group.members[primary], Signal::STOP);
     let mut asked = Vec::new();
     for member in (0..MEMBERS).filter(|member| *member != primary) {
         asked.push((member, group.propose(member, 50).await));
@@ -212,7 +169,7 @@ async fn a_primary_that_is_stopped_is_replaced_and_catches_up() {
     for (member, keys) in asked {
         group.acknowledged(member, keys).await;
     }
-    group.members[primary].signal(Signal::CONT);
+    signal(&group.members[primary], Signal::CONT);
     group.has_all(primary).await;
     let keys = group.propose(primary, 10).await;
     group.acknowledged(primary, keys).await;

@@ -53,18 +53,18 @@ async fn three_members_in_memory_conform() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_synced_member_conforms() {
-    run_all(&Groups::new(1, |group, number| Storage::Synced { directory: group.home(number) })).await;
+    run_all(&Groups::new(1, |group, number| Storage::Synced { directory: group.directory(number) })).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_synced_members_conform() {
-    run_all(&Groups::new(3, |group, number| Storage::Synced { directory: group.home(number) })).await;
+    run_all(&Groups::new(3, |group, number| Storage::Synced { directory: group.directory(number) })).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_written_members_conform() {
     run_all(&Groups::new(3, |group, number| Storage::Written {
-        directory: group.home(number),
+        directory: group.directory(number),
         interval: Duration::from_millis(50),
     }))
     .await;

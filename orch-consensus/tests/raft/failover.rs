@@ -10,10 +10,10 @@ use orch_core::consensus::{Consensus as _, ConsensusError};
 
 use crate::group::{Group, Member, leader, peer, shut_down};
 
-/// What clients were told.
+/// Acknowledged commands of clients.
 #[derive(Default)]
-pub(crate) struct Told {
-    /// Commands with the place that their outcome named.
+pub(crate) struct Acknowledged {
+    /// Commands with the position that their outcome named.
     pub(crate) answered: Vec<(Bytes, u64)>,
     /// Commands whose outcome is not known.
     pub(crate) unknown: BTreeSet<Bytes>,
@@ -22,26 +22,31 @@ pub(crate) struct Told {
 }
 
 /// Proposes one command and writes down what came of it.
-pub(crate) async fn propose(raft: &RaftConsensus, command: String, told: &Mutex<Told>) -> Option<u64> {
+pub(crate) async fn propose(
+    raft: &RaftConsensus,
+    command: String,
+    acknowledged: &Mutex<Acknowledged>,
+) -> Option<u64> {
     let command = Bytes::from(command);
     let result = raft.propose(command.clone()).await;
-    let mut told = told.lock().unwrap();
+    let mut acknowledged = acknowledged.lock().unwrap();
     match result {
         Ok(committed) => {
-            let place = u64::from_be_bytes(committed.outcome[..].try_into().unwrap());
-            told.answered.push((command, place));
-            Some(place)
+            let position = u64::from_be_bytes(committed.outcome[..].try_into().unwrap());
+            acknowledged.answered.push((command, position));
+            Some(position)
         }
         Err(error) => {
-            let all = if error.outcome_unknown() { &mut told.unknown } else { &mut told.refused };
+            let all =
+                if error.outcome_unknown() { &mut acknowledged.unknown } else { &mut acknowledged.refused };
             all.insert(command);
             None
         }
     }
 }
 
-/// Every member has the same book, and it says what clients were told.
-pub(crate) async fn check(members: &[&Member], told: &Told) {
+/// Every member has the same list, and it agrees with the clients' outcomes.
+pub(crate) async fn check(members: &[&Member], acknowledged: &Acknowledged) {
     for member in members {
         member.raft.read_barrier().await.unwrap();
     }
@@ -51,11 +56,14 @@ pub(crate) async fn check(members: &[&Member], told: &Told) {
     }
     let once: BTreeSet<&Bytes> = written.iter().collect();
     assert_eq!(once.len(), written.len(), "something was applied twice");
-    for (command, place) in &told.answered {
-        let at = usize::try_from(*place).unwrap();
+    for (command, position) in &acknowledged.answered {
+        let at = usize::try_from(*position).unwrap();
         assert_eq!(written.get(at), Some(command), "{command:?} is not where its outcome says");
     }
-    assert!(told.refused.iter().all(|command| !once.contains(command)), "something refused was applied");
+    assert!(
+        acknowledged.refused.iter().all(|command| !once.contains(command)),
+        "something refused was applied"
+    );
     for member in members {
         let times: Vec<_> =
             member.book.lock().unwrap().iter().map(|(_, at, revision)| (*revision, *at)).collect();
@@ -68,28 +76,28 @@ async fn a_new_leader_has_what_was_answered_and_nothing_twice() {
     let group = Group::in_memory(3, 1);
     let mut members = group.start_all().await;
     let first = leader(&members.iter().collect::<Vec<_>>()).await;
-    let told = Arc::new(Mutex::new(Told::default()));
+    let acknowledged = Arc::new(Mutex::new(Acknowledged::default()));
     let crashed = members.remove(first);
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..8 {
-        let (raft, told) = (members[client % 2].raft.clone(), told.clone());
+        let (raft, acknowledged) = (members[client % 2].raft.clone(), acknowledged.clone());
         clients.spawn(async move {
             for number in 0..100 {
-                propose(&raft, format!("{client}/{number}"), &told).await;
+                propose(&raft, format!("{client}/{number}"), &acknowledged).await;
                 tokio::time::sleep(Duration::from_millis(7)).await;
             }
         });
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    // Its answers are lost first: what it committed then is asked for again.
+    // Its responses are lost first: what it committed then is asked for again.
     group.network.block(peer(u8::try_from(first).unwrap() + 1), peer(members_left(first)[0]));
     group.network.block(peer(u8::try_from(first).unwrap() + 1), peer(members_left(first)[1]));
     tokio::time::sleep(Duration::from_millis(30)).await;
     drop(crashed);
     clients.join_all().await;
-    let told = std::mem::take(&mut *told.lock().unwrap());
-    assert_eq!(told.answered.len(), 800, "a new leader is found before proposals give up");
-    check(&members.iter().collect::<Vec<_>>(), &told).await;
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    assert_eq!(acknowledged.answered.len(), 800, "a new leader is found before proposals give up");
+    check(&members.iter().collect::<Vec<_>>(), &acknowledged).await;
     shut_down(members).await;
 }
 
@@ -105,15 +113,15 @@ fn members_left(first: usize) -> [u8; 2] {
 async fn a_leader_that_crashes_comes_back_with_what_it_answered() {
     let group = Group::on_disk(3);
     let mut members = group.start_all().await;
-    let told = Mutex::new(Told::default());
+    let acknowledged = Mutex::new(Acknowledged::default());
     for round in 0..3 {
         let at = leader(&members.iter().collect::<Vec<_>>()).await;
         for number in 0..20 {
-            propose(&members[number % 3].raft, format!("{round}/{number}"), &told).await;
+            propose(&members[number % 3].raft, format!("{round}/{number}"), &acknowledged).await;
         }
         let number = u8::try_from(at).unwrap() + 1;
         drop(members.remove(at));
-        // What was its own lives on for a moment, and with it the lock on the directory.
+        // Its tasks end a moment later, and with them the lock on the directory.
         let again = loop {
             let config = group.config(number);
             let transport = Arc::new(group.network.join(peer(number)));
@@ -130,9 +138,9 @@ async fn a_leader_that_crashes_comes_back_with_what_it_answered() {
         };
         members.insert(at, again);
     }
-    let told = told.into_inner().unwrap();
-    assert_eq!(told.answered.len(), 60);
-    check(&members.iter().collect::<Vec<_>>(), &told).await;
+    let acknowledged = acknowledged.into_inner().unwrap();
+    assert_eq!(acknowledged.answered.len(), 60);
+    check(&members.iter().collect::<Vec<_>>(), &acknowledged).await;
     shut_down(members).await;
 }
 
@@ -143,7 +151,7 @@ async fn a_minority_says_that_nobody_leads() {
     let error = alone.raft.propose(Bytes::from_static(b"x")).await.unwrap_err();
     assert!(matches!(error, ConsensusError::NoLeader(_)) && !error.outcome_unknown(), "{error}");
     assert!(alone.raft.read_barrier().await.is_err());
-    assert_eq!(alone.status().trouble.as_deref(), Some("no leader is known"));
+    assert_eq!(alone.status().last_error.as_deref(), Some("no leader is known"));
     shut_down([alone]).await;
 }
 
@@ -173,7 +181,7 @@ async fn a_leader_that_is_cut_off_neither_reads_nor_forgets() {
     group.network.heal();
     members[old].raft.read_barrier().await.unwrap();
     assert!(members[old].written().contains(&Bytes::from_static(b"after")));
-    check(&all, &Told::default()).await;
+    check(&all, &Acknowledged::default()).await;
     shut_down(members).await;
 }
 
@@ -184,16 +192,16 @@ async fn proposals_at_a_follower_reach_the_leader() {
     let all: Vec<&Member> = members.iter().collect();
     let follower = &members[(leader(&all).await + 1) % 3];
     let proposals = (0..5000u32).map(|number| follower.raft.propose(Bytes::from(number.to_string())));
-    let answers = futures_util::future::join_all(proposals).await;
-    let revisions: BTreeSet<_> = answers.into_iter().map(|answer| answer.unwrap().revision).collect();
+    let responses = futures_util::future::join_all(proposals).await;
+    let revisions: BTreeSet<_> = responses.into_iter().map(|answer| answer.unwrap().revision).collect();
     assert!(revisions.len() < 100, "they share entries, but there are {}", revisions.len());
     let times: Vec<_> = follower.book.lock().unwrap().iter().map(|(_, at, _)| *at).collect();
     assert!(times.is_sorted() && times.last() <= Some(&follower.raft.now()), "the time of a leader goes on");
-    check(&all, &Told::default()).await;
+    check(&all, &Acknowledged::default()).await;
     shut_down(members).await;
 }
 
-/// What runs on this runtime besides the test itself.
+/// Tasks on this runtime besides the test itself.
 async fn until_no_task_is_left() {
     let metrics = tokio::runtime::Handle::current().metrics();
     let ending = async {
@@ -228,8 +236,8 @@ async fn too_many_proposals_are_refused() {
     let group = Group::in_memory(3, 5);
     let alone = group.start_with(1, |config| config.queue_max = 10.try_into().unwrap()).await;
     let proposals = (0..1000u32).map(|number| alone.raft.propose(Bytes::from(number.to_string())));
-    let answers = futures_util::future::join_all(proposals).await;
-    let busy = answers.iter().filter(|answer| matches!(answer, Err(ConsensusError::Busy))).count();
+    let responses = futures_util::future::join_all(proposals).await;
+    let busy = responses.iter().filter(|answer| matches!(answer, Err(ConsensusError::Busy))).count();
     assert!(busy > 900, "{busy}");
     shut_down([alone]).await;
 }

@@ -12,7 +12,7 @@ use orch_consensus::raft::{RaftConfig, RaftConsensus, Storage};
 use orch_core::{
     consensus::{Consensus, ConsensusStatus, Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
     transport::{Channel, Faults, InProcessConfig, InProcessNetwork, PeerId},
 };
 
@@ -43,9 +43,9 @@ pub(crate) struct Recorder {
 impl StateMachine for Recorder {
     fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
         self.time = self.time.max(context.time);
-        let place = self.book.lock().unwrap().len() + self.tentative.len();
+        let index = self.book.lock().unwrap().len() + self.tentative.len();
         self.tentative.push((Bytes::copy_from_slice(command), context.time));
-        let outcome = Bytes::copy_from_slice(&(place as u64).to_be_bytes());
+        let outcome = Bytes::copy_from_slice(&(index as u64).to_be_bytes());
         Decision { outcome, changes: Vec::new().into() }
     }
 
@@ -58,20 +58,8 @@ impl StateMachine for Recorder {
         self.tentative.clear();
     }
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
     fn time(&self) -> Timestamp {
         self.time
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -153,14 +141,14 @@ impl Group {
         Self { directory: Some(tempfile::tempdir().unwrap()), ..Self::in_memory(founders, 0) }
     }
 
-    pub(crate) fn home(&self, number: u8) -> PathBuf {
+    pub(crate) fn directory(&self, number: u8) -> PathBuf {
         self.directory.as_ref().unwrap().path().join(name(number))
     }
 
     pub(crate) fn config(&self, number: u8) -> RaftConfig {
         let storage = match &self.directory {
             None => Storage::Memory,
-            Some(_) => Storage::Synced { directory: self.home(number) },
+            Some(_) => Storage::Synced { directory: self.directory(number) },
         };
         let members = if number <= self.founders { founders(self.founders) } else { BTreeMap::new() };
         RaftConfig { channel: CHANNEL, storage, ..RaftConfig::new(members) }
@@ -199,20 +187,20 @@ impl Group {
     }
 }
 
-/// The place of the leader among the members, once there is one that they agree on.
+/// The index of the leader among the members, once there is one that they agree on.
 pub(crate) async fn leader(members: &[&Member]) -> usize {
     let waiting = async {
         loop {
             let leaders: Vec<usize> = (0..members.len()).filter(|at| members[*at].status().leader).collect();
             if let [one] = leaders[..]
-                && members.iter().all(|member| member.status().trouble.is_none())
+                && members.iter().all(|member| member.status().last_error.is_none())
             {
                 return one;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("somebody is elected")
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("a leader is elected")
 }
 
 pub(crate) async fn shut_down(members: impl IntoIterator<Item = Member>) {

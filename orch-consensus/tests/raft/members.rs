@@ -1,20 +1,23 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use orch_consensus::raft::{Role, member_detail};
 use orch_core::{
-    consensus::{Consensus as _, ConsensusError, MembershipChange},
+    consensus::{Consensus as _, ConsensusError, MemberId, MemberRole, MembershipChange},
     store::Revision,
 };
 
 use crate::group::{Group, Member, leader, name, peer, shut_down};
 
-fn add(number: u8, role: Role) -> MembershipChange {
-    MembershipChange::Add { member: name(number), detail: member_detail(peer(number), role) }
+fn id(number: u8) -> MemberId {
+    name(number).parse().unwrap()
+}
+
+fn add(number: u8, role: MemberRole) -> MembershipChange {
+    MembershipChange::add(id(number), peer(number), role)
 }
 
 fn remove(number: u8) -> MembershipChange {
-    MembershipChange::Remove { member: name(number) }
+    MembershipChange::remove(id(number))
 }
 
 async fn change(member: &Member, change: MembershipChange) -> Result<Revision, ConsensusError> {
@@ -35,8 +38,8 @@ async fn a_member_joins_votes_and_leaves() {
     propose(&first, 0, 100).await;
     let second = group.start(2).await;
     assert!(second.status().members.is_empty());
-    change(&first, add(2, Role::Voter)).await.unwrap();
-    change(&first, add(2, Role::Voter)).await.expect("what is so already is a success");
+    change(&first, add(2, MemberRole::Voter)).await.unwrap();
+    change(&first, add(2, MemberRole::Voter)).await.expect("what is so already is a success");
     second.until("a member", |status| status.members == ["m1", "m2"]).await;
     propose(&second, 100, 200).await;
     second.raft.read_barrier().await.unwrap();
@@ -58,7 +61,7 @@ async fn a_member_joins_votes_and_leaves() {
         300 + usize::from(second.written().contains(&Bytes::from_static(b"alone")))
     );
     let last = change(&second, remove(2)).await;
-    assert!(matches!(last, Err(ConsensusError::Store(_))), "somebody has to stay: {last:?}");
+    assert!(matches!(last, Err(ConsensusError::Store(_))), "one member has to stay: {last:?}");
     shut_down([first, second]).await;
 }
 
@@ -67,7 +70,7 @@ async fn a_learner_follows_and_does_not_count() {
     let group = Group::in_memory(2, 1);
     let members = [group.start(1).await, group.start(2).await];
     let learner = group.start(3).await;
-    change(&members[0], add(3, Role::Learner)).await.unwrap();
+    change(&members[0], add(3, MemberRole::Learner)).await.unwrap();
     propose(&learner, 0, 50).await;
     learner.raft.read_barrier().await.unwrap();
     assert_eq!(learner.written().len(), 50);
@@ -76,7 +79,7 @@ async fn a_learner_follows_and_does_not_count() {
     group.network.partition(&[&[peer(1), peer(3)], &[peer(2)]]);
     assert!(members[0].raft.propose(Bytes::from_static(b"x")).await.is_err());
     group.network.heal();
-    change(&learner, add(3, Role::Voter)).await.unwrap();
+    change(&learner, add(3, MemberRole::Voter)).await.unwrap();
     change(&learner, remove(3)).await.unwrap();
     members[1].until("two members again", |status| status.members == ["m1", "m2"]).await;
     let error = learner.raft.propose(Bytes::from_static(b"y")).await.unwrap_err();
@@ -90,10 +93,8 @@ async fn changes_that_make_no_sense_are_refused() {
     let group = Group::in_memory(1, 1);
     let first = group.start(1).await;
     let bad = [
-        MembershipChange::Add { member: name(2), detail: Bytes::from_static(b"somewhere") },
-        MembershipChange::Add { member: name(1), detail: member_detail(peer(2), Role::Voter) },
-        MembershipChange::Add { member: name(2), detail: member_detail(peer(1), Role::Voter) },
-        MembershipChange::Add { member: String::new(), detail: member_detail(peer(2), Role::Voter) },
+        MembershipChange::add(id(1), peer(2), MemberRole::Voter),
+        MembershipChange::add(id(2), peer(1), MemberRole::Voter),
     ];
     for bad in bad {
         let error = change(&first, bad.clone()).await.unwrap_err();
@@ -108,7 +109,7 @@ async fn who_does_not_catch_up_stays_a_learner() {
     let group = Group::in_memory(1, 1);
     let first = group.start_with(1, |config| config.catch_up_timeout = Duration::from_secs(1)).await;
     first.until("the leader", |status| status.leader).await;
-    let error = change(&first, add(2, Role::Voter)).await.unwrap_err();
+    let error = change(&first, add(2, MemberRole::Voter)).await.unwrap_err();
     assert!(!error.outcome_unknown(), "{error:?}");
     propose(&first, 0, 10).await;
     assert_eq!(first.status().members, ["m1", "m2"]);

@@ -13,11 +13,11 @@ use orch_core::{
 };
 
 use crate::{
-    failover::{Told, check, propose},
+    failover::{Acknowledged, check, propose},
     group::{CHANNEL, Group, Member, leader, peer, shut_down},
 };
 
-/// SplitMix64, so that a seed tells what happens.
+/// SplitMix64, so that everything follows from a seed.
 struct Random(u64);
 
 impl Random {
@@ -48,16 +48,16 @@ async fn disturb(group: &Group, random: &mut Random) {
     }
 }
 
-/// A client: its later proposals have later places, and a read shows whatever anybody was told before.
+/// A client: its later proposals have later positions, and a read shows whatever was acknowledged before.
 async fn work(raft: Arc<orch_consensus::raft::RaftConsensus>, book: crate::group::Book, plan: Plan) {
-    let Plan { client, told, highest, mut random } = plan;
+    let Plan { client, acknowledged, highest, mut random } = plan;
     let mut last = None;
     for number in 0..60 {
-        let place = propose(&raft, format!("{client}/{number}"), &told).await;
-        if let Some(place) = place {
-            assert!(Some(place) > last, "client {client}: {place} after {last:?}");
-            last = Some(place);
-            highest.fetch_max(place, Ordering::SeqCst);
+        let position = propose(&raft, format!("{client}/{number}"), &acknowledged).await;
+        if let Some(position) = position {
+            assert!(Some(position) > last, "client {client}: {position} after {last:?}");
+            last = Some(position);
+            highest.fetch_max(position, Ordering::SeqCst);
         }
         let before = highest.load(Ordering::SeqCst);
         if raft.read_barrier().await.is_ok() {
@@ -73,7 +73,7 @@ async fn work(raft: Arc<orch_consensus::raft::RaftConsensus>, book: crate::group
 
 struct Plan {
     client: u64,
-    told: Arc<Mutex<Told>>,
+    acknowledged: Arc<Mutex<Acknowledged>>,
     highest: Arc<AtomicU64>,
     random: Random,
 }
@@ -83,7 +83,7 @@ async fn survive(seed: u64) {
     let mut members = Vec::new();
     for number in 1..=3 {
         let impatient = |config: &mut orch_consensus::raft::RaftConfig| {
-            // So that some outcomes are not known, and late bundles meet settled numbers.
+            // So that some outcomes are not known, and late bundles meet received numbers.
             config.proposal_timeout = Duration::from_secs(3);
             config.attempt_timeout = Duration::from_millis(300);
             config.snapshot_log_bytes_min = 2000;
@@ -93,21 +93,26 @@ async fn survive(seed: u64) {
         };
         members.push(group.start_with(number, impatient).await);
     }
-    let (told, highest) = (Arc::new(Mutex::new(Told::default())), Arc::new(AtomicU64::new(0)));
+    let (acknowledged, highest) =
+        (Arc::new(Mutex::new(Acknowledged::default())), Arc::new(AtomicU64::new(0)));
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..6u64 {
         let member = &members[usize::try_from(client).unwrap() % 3];
         let random = Random(seed.wrapping_mul(31) + client);
-        let plan = Plan { client, told: told.clone(), highest: highest.clone(), random };
+        let plan = Plan { client, acknowledged: acknowledged.clone(), highest: highest.clone(), random };
         clients.spawn(work(member.raft.clone(), member.book.clone(), plan));
     }
     disturb(&group, &mut Random(seed)).await;
     clients.join_all().await;
     let all: Vec<&Member> = members.iter().collect();
     leader(&all).await;
-    let told = std::mem::take(&mut *told.lock().unwrap());
-    assert!(told.answered.len() > 100, "seed {seed}: only {} were answered", told.answered.len());
-    check(&all, &told).await;
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    assert!(
+        acknowledged.answered.len() > 100,
+        "seed {seed}: only {} were answered",
+        acknowledged.answered.len()
+    );
+    check(&all, &acknowledged).await;
     shut_down(members).await;
 }
 
@@ -124,24 +129,24 @@ async fn garbage_is_refused() {
     let group = Group::in_memory(1, 1);
     let member = group.start(1).await;
     member.raft.propose(Bytes::from_static(b"first")).await.unwrap();
-    let stranger = group.network.join(peer(9));
+    let outside_peer = group.network.join(peer(9));
     let mut random = Random(7);
     for length in 0..400 {
         let mut message: Vec<u8> = (0..length).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
         if length > 2 {
-            // The right version, and each kind of question.
+            // The right version, and each kind of request.
             (message[0], message[1]) = (1, u8::try_from(random.below(8)).unwrap());
         }
         let timeout = Duration::from_millis(10);
-        let _ = stranger.request(peer(1), CHANNEL, message.into(), timeout).await;
+        let _ = outside_peer.request(peer(1), CHANNEL, message.into(), timeout).await;
     }
     // A length that promises more than there is, for a list of entries.
     let mut huge = vec![1, 0];
     huge.extend([0; 17 + 1 + 1]);
     huge.extend(u32::MAX.to_le_bytes());
-    let answer = stranger.request(peer(1), CHANNEL, huge.into(), Duration::from_millis(10)).await;
+    let answer = outside_peer.request(peer(1), CHANNEL, huge.into(), Duration::from_millis(10)).await;
     assert!(answer.is_err());
-    let elsewhere = stranger.request(peer(1), Channel(99), Bytes::new(), Duration::from_millis(10)).await;
+    let elsewhere = outside_peer.request(peer(1), Channel(99), Bytes::new(), Duration::from_millis(10)).await;
     assert!(elsewhere.is_err());
     member.raft.propose(Bytes::from_static(b"second")).await.unwrap();
     assert_eq!(member.written(), ["first", "second"]);

@@ -42,9 +42,9 @@ async fn a_torn_tail_is_cut_off() {
         propose(&member, count..count + 5).await;
         count += 5;
         shut_down([member]).await;
-        let last = files(group.home(1), "log-").pop().unwrap();
-        // A synced file ends with zeros for what comes next. The last frame says what is committed and ends with zeros as
-        // well: it is torn.
+        let last = files(group.directory(1), "log-").pop().unwrap();
+        // A synced file ends with zeros for what comes next. The last frame says what is committed and ends
+        // with zeros as well: it is torn.
         let content = fs::read(&last).unwrap();
         let end = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
         fs::write(&last, [&content[..end], torn].concat()).unwrap();
@@ -62,7 +62,7 @@ async fn damage_before_the_end_is_an_error() {
     let member = group.start_with(1, small).await;
     propose(&member, 0..100).await;
     shut_down([member]).await;
-    let first = files(group.home(1), "log-").remove(0);
+    let first = files(group.directory(1), "log-").remove(0);
     let mut content = fs::read(&first).unwrap();
     content[2000] ^= 1;
     fs::write(&first, content).unwrap();
@@ -71,11 +71,11 @@ async fn damage_before_the_end_is_an_error() {
     assert!(matches!(error, ConsensusError::Store(_)), "{error:?}");
 }
 
-/// Returns once a directory has the latest snapshot and no other: a new one is there shortly before the old one is
-/// removed.
-async fn latest_snapshot_only(home: PathBuf) {
+/// Returns once a directory has the latest snapshot and no other: a new one is there shortly before the old
+/// one is removed.
+async fn latest_snapshot_only(directory: PathBuf) {
     let removed = async {
-        while files(home.clone(), "snapshot-").len() != 1 {
+        while files(directory.clone(), "snapshot-").len() != 1 {
             tokio::task::yield_now().await;
         }
     };
@@ -94,15 +94,16 @@ async fn snapshots_make_the_log_short_and_bring_followers_up() {
     };
     let (first, second) = (group.start_with(1, small).await, group.start_with(2, small).await);
     propose(&first, 0..1000).await;
-    latest_snapshot_only(group.home(1)).await;
-    let bytes: u64 = files(group.home(1), "log-").iter().map(|path| path.metadata().unwrap().len()).sum();
+    latest_snapshot_only(group.directory(1)).await;
+    let bytes: u64 =
+        files(group.directory(1), "log-").iter().map(|path| path.metadata().unwrap().len()).sum();
     assert!(bytes < 2 << 20, "the log has {bytes} bytes");
 
     // It was never there, and what it needs is not in the log any more.
     let late = group.start_with(3, small).await;
     late.raft.read_barrier().await.unwrap();
     assert_eq!(late.written(), expected(1000));
-    latest_snapshot_only(group.home(3)).await;
+    latest_snapshot_only(group.directory(3)).await;
 
     propose(&late, 1000..1010).await;
     shut_down([first, second, late]).await;
@@ -131,7 +132,7 @@ async fn a_disk_that_fails_is_reported_and_loses_nothing() {
     let broken = members.remove(at);
     propose(&broken, 0..20).await;
     // The next file of its log cannot be made.
-    fs::remove_dir_all(group.home(u8::try_from(at).unwrap() + 1)).unwrap();
+    fs::remove_dir_all(group.directory(u8::try_from(at).unwrap() + 1)).unwrap();
     let mut answered = 20;
     let error = loop {
         match broken.raft.propose(command(answered)).await {
@@ -140,7 +141,7 @@ async fn a_disk_that_fails_is_reported_and_loses_nothing() {
         }
     };
     assert!(matches!(error, ConsensusError::Store(_)) && !error.is_retryable(), "{error:?}");
-    broken.until("in trouble", |status| status.trouble.is_some() && !status.leader).await;
+    broken.until("in last_error", |status| status.last_error.is_some() && !status.leader).await;
     assert!(broken.raft.propose(Bytes::from_static(b"more")).await.is_err());
     members[0].raft.read_barrier().await.unwrap();
     assert!(members[0].written().starts_with(&expected(answered)), "what was answered is there");
@@ -155,7 +156,7 @@ async fn a_directory_belongs_to_one_member() {
     let first = group.start(1).await;
     let twice = |number: u8| {
         let mut config = group.config(number);
-        config.storage = Storage::Synced { directory: group.home(1) };
+        config.storage = Storage::Synced { directory: group.directory(1) };
         RaftConsensus::new(config, Arc::new(group.network.join(peer(number)))).unwrap()
     };
     let error = twice(2).start(Box::new(Recorder::default())).await.unwrap_err();

@@ -7,14 +7,14 @@ use crate::model::Timestamp;
 /// Proposer of a command, as the consensus authenticated it. Never taken from the command itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Author {
-    /// Member of a group whose members may crash and do not lie. It speaks for the clients and agents that it authenticated
-    /// itself.
+    /// Member of a group whose members may crash but are not Byzantine. It speaks for the clients and agents
+    /// that it authenticated itself.
     Member(Arc<str>),
-    /// Holder of an Ed25519 key, where some of the members may lie.
+    /// Holder of an Ed25519 key, in a group with Byzantine members.
     Key {
         /// The public key.
         key: [u8; 32],
-        /// It is a member of the group at this place in the order.
+        /// The key was a member's when the command was ordered.
         member: bool,
     },
 }
@@ -43,11 +43,20 @@ impl fmt::Display for Author {
     }
 }
 
-/// What a machine may know of a command besides its bytes. The same on every replica.
+/// Time and author of a command, the same on every replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Context<'a> {
     /// The proposer's clock. It may jump; the machine keeps its own time monotonic.
     pub time: Timestamp,
     /// The proposer.
     pub author: &'a Author,
+}
+
+impl<'a> Context<'a> {
+    /// Context of a command that `author` proposed at `time`.
+    #[must_use]
+    pub const fn new(time: Timestamp, author: &'a Author) -> Self {
+        Self { time, author }
+    }
 }

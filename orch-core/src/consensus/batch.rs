@@ -1,5 +1,5 @@
-//! What the two single-process disciplines share: a bounded queue of proposals, taken in batches, because one write to
-//! a store costs the same for one command as for a thousand.
+//! Bounded queue of proposals, taken in batches, that both disciplines of one process use: one write to a
+//! store costs the same for one command as for a thousand.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Committed, ConsensusError, ConsensusStatus, Context, HybridClock, StateMachine};
+use super::{Committed, ConsensusError, ConsensusStatus, Context, HybridClock, MemberId, StateMachine};
 use crate::{
     environment::Environment,
     store::{Key, Revision, StateStore, StateStoreExt as _, StoreError, Write},
@@ -20,35 +20,33 @@ use crate::{
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ConsensusError>>;
 
-/// What callers ask of the loop.
+/// Request of a caller to the loop.
 pub(super) enum Request {
     Propose(Bytes, Reply<Committed>),
     Barrier(Reply<Revision>),
     Shutdown,
 }
 
-/// The callers' side: a queue into the loop, and what the loop says about itself.
+/// Callers' side of the loop: its queue, its status, its clock.
 #[derive(Debug)]
-pub(super) struct Front {
+pub(super) struct ProposalQueue {
     queue: mpsc::Sender<Request>,
     waiting: Mutex<Option<mpsc::Receiver<Request>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     status: Arc<Mutex<ConsensusStatus>>,
-    /// Error that ended the loop, when nobody asked it to end.
+    /// Error that ended the loop without a shutdown.
     lost: Arc<OnceLock<StoreError>>,
     clock: HybridClock,
     environment: Arc<dyn Environment>,
     max_command_bytes: usize,
 }
 
-impl Front {
+impl ProposalQueue {
     pub(super) fn new(queue_max: usize, max_command_bytes: usize, environment: Arc<dyn Environment>) -> Self {
         let (queue, waiting) = mpsc::channel(queue_max.max(1));
         let status = ConsensusStatus {
-            applied: Revision::ZERO,
-            leader: false,
-            members: vec!["local".into()],
-            trouble: Some("not started yet".into()),
+            last_error: Some("not started yet".into()),
+            ..ConsensusStatus::of([MemberId::local()])
         };
         Self {
             queue,
@@ -72,7 +70,7 @@ impl Front {
         Reporter { status: self.status.clone(), lost: self.lost.clone() }
     }
 
-    /// Why nothing is answered any more.
+    /// Error for every call after the end of the loop.
     fn ended(&self) -> ConsensusError {
         self.lost.get().map_or(ConsensusError::Stopped, |error| ConsensusError::StoreLost(error.clone()))
     }
@@ -116,7 +114,7 @@ impl Front {
     }
 }
 
-/// The loop's way to say how it is doing.
+/// Reports of the loop to its callers.
 pub(super) struct Reporter {
     status: Arc<Mutex<ConsensusStatus>>,
     lost: Arc<OnceLock<StoreError>>,
@@ -125,19 +123,19 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn applied(&self, revision: Revision) {
         self.change(|status| {
-            (status.applied, status.leader, status.trouble) = (revision, true, None);
+            (status.applied, status.leader, status.last_error) = (revision, true, None);
         });
     }
 
-    pub(super) fn trouble(&self, trouble: String) {
-        self.change(|status| status.trouble = Some(trouble));
+    pub(super) fn last_error(&self, last_error: String) {
+        self.change(|status| status.last_error = Some(last_error));
     }
 
     pub(super) fn stopped(&self, why: &str) {
-        self.change(|status| (status.leader, status.trouble) = (false, Some(why.into())));
+        self.change(|status| (status.leader, status.last_error) = (false, Some(why.into())));
     }
 
-    /// The store failed with `error` and cannot be gone on with.
+    /// The store failed with `error`; the loop ends.
     pub(super) fn lost(&self, error: StoreError) {
         self.stopped(&format!("its store cannot be used any more: {error}"));
         // It stops once.
@@ -202,15 +200,15 @@ impl Batch {
     }
 }
 
-/// How many writes of a transaction of this store one batch may fill before no further proposal is added to it. A single
+/// Writes of one transaction that a batch may fill before no further proposal is added to it. A single
 /// decision may go beyond: the cluster's own bounds keep it far below what a store takes.
 pub(super) fn writes_wanted(store: &dyn StateStore) -> usize {
     (store.capabilities().max_txn_writes / 4).max(1)
 }
 
-/// Has the machine decide proposals, in order, until there are as many writes as wanted; says what came of those that were
-/// decided. The writes hold each key once, with what the last decision made of it. Without `writes_wanted` nothing is
-/// written down and all are decided.
+/// Has the machine decide proposals, in order, until there are as many writes as wanted; says what came of
+/// those that were decided. The writes hold each key once, with what the last decision made of it. Without
+/// `writes_wanted` nothing is written down and all are decided.
 pub(super) fn decide_some(
     machine: &mut dyn StateMachine,
     context: &Context<'_>,
@@ -233,12 +231,12 @@ pub(super) fn decide_some(
     (outcomes, writes)
 }
 
-/// Everything of a machine's in a store.
+/// All records of a machine in a store.
 pub(super) struct Loaded {
     /// Of the first page.
     pub(super) revision: Revision,
-    /// The latest revision at which one of the records was written: what a reader of decisions has seen last. The store may have
-    /// gone on with other records since.
+    /// The latest revision at which one of the records was written: what a reader of decisions has seen last.
+    /// The store may have have written other records since.
     pub(super) written: Revision,
     pub(super) records: Vec<Write>,
 }

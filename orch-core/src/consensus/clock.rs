@@ -10,11 +10,11 @@ use tracing::warn;
 
 use crate::{fault::EngineFault, model::Timestamp};
 
-/// Hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", OPODIS 2014): goes on evenly from the system clock as it
-/// was at the start, or from the latest time of the group where that is later. It goes back only to the clocks of others that
-/// it is ahead of ([`HybridClock::go_back`]); setting the system clock
-/// neither ends tasks early nor holds them up, and time does not stand still after a member whose clock was ahead. Clones
-/// are one clock.
+/// Hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", OPODIS 2014): goes on evenly from the
+/// system clock as it was at the start, or from the latest time of the group where that is later. It goes
+/// back only to the clocks of others that it is ahead of ([`HybridClock::go_back`]); setting the system clock
+/// neither ends tasks early nor holds them up, and time does not stand still after a member whose clock was
+/// ahead. Clones are one clock.
 #[derive(Clone, Debug)]
 pub struct HybridClock(Arc<Mutex<Base>>);
 
@@ -26,7 +26,7 @@ struct Base {
     reached: Timestamp,
 }
 
-/// Differences beyond this are told.
+/// Differences beyond this are logged.
 const SKEW: Duration = Duration::from_secs(60);
 
 impl HybridClock {
@@ -65,8 +65,8 @@ impl HybridClock {
         (base.time, base.since) = (time, Instant::now());
     }
 
-    /// Goes on from `time`, which other members say it is, where this clock is ahead of it: but never from before a time that the
-    /// group has seen.
+    /// Goes on from `time`, which other members say it is, where this clock is ahead of it: but never from
+    /// before a time that the group has seen.
     pub fn go_back(&self, time: Timestamp) {
         let mut base = self.lock();
         let time = time.max(base.reached);

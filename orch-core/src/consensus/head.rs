@@ -1,4 +1,5 @@
-//! The record `consensus/head` of a [`StoreConsensus`](super::StoreConsensus): its versions are the order of all decisions.
+//! The record `consensus/head` of a [`StoreConsensus`](super::StoreConsensus): its versions are the order of
+//! all decisions.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,8 @@ use crate::{
     store::{Guard, Key, Revision, StoreError},
 };
 
-/// The head as one member has read it. Each names its history and the hash of the one before, so that a member notices
-/// when the store was replaced by another, older or newer one, under it.
+/// The head as one member has read it. Each names its history and the hash of the one before, so that a
+/// member notices when the store was replaced by another, older or newer one, under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     version: Revision,
@@ -67,14 +68,14 @@ impl Head {
         self.version
     }
 
-    /// Whether this is the next head after `known`. A head of format 1 says nothing but its number.
+    /// True for the next head after `known`. A head of format 1 carries its number only.
     pub(super) fn follows(&self, known: Option<&Self>) -> bool {
         let Some(known) = known else { return self.content.batches == 1 };
         let linked = self.content.v == 1 || self.content.previous == Some(to_hex(&known.hash));
         self.content.batches == known.content.batches + 1 && linked
     }
 
-    /// Whether it stands at the place of `known` and is another one.
+    /// True for another head with the version of `known`.
     pub(super) fn differs_from(&self, known: &Self) -> bool {
         self.version == known.version && self != known
     }

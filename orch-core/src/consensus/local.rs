@@ -8,17 +8,17 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{
-    Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context, Evidence,
-    FaultModel, HybridClock, MembershipChange, Records, StateMachine,
-    batch::{Batch, Front, Reporter, Request, decide_some, read_all, writes_wanted},
+    Author, Committed, Consensus, ConsensusCapabilities, ConsensusError, ConsensusStatus, Context,
+    FaultModel, HybridClock, Records, StateMachine,
+    batch::{Batch, ProposalQueue, Reporter, Request, decide_some, read_all, writes_wanted},
 };
 use crate::{
     environment::{Environment, System},
     model::Timestamp,
-    store::{CommitError, Durability, Guard, Key, Revision, StateStore, StoreError, Txn, Write},
+    store::{CommitError, Guard, Key, Revision, StateStore, StoreError, Txn, Write},
 };
 
-/// How much a [`LocalConsensus`] takes on.
+/// Bounds and environment of a [`LocalConsensus`].
 #[derive(Clone, Debug)]
 pub struct LocalConfig {
     /// Proposals that may wait; one more is refused as busy.
@@ -42,14 +42,14 @@ impl Default for LocalConfig {
     }
 }
 
-/// Orders commands in one process. With a store, an answered command is as durable as the store's commits: the records
-/// are the whole state, so that a restart reads them and goes on. Nobody else may write to that store: one that starts on it
-/// later takes it over, and this one stops with its next write.
+/// Orders commands in one process. With a store, an answered command is as durable as the store's commits:
+/// the records are the whole state, so that a restart reads them and goes on. No other process may write to
+/// that store: one that starts on it later takes it over, and this one stops with its next write.
 #[derive(Debug)]
 pub struct LocalConsensus {
     store: Option<Arc<dyn StateStore>>,
     config: LocalConfig,
-    front: Front,
+    proposals: ProposalQueue,
 }
 
 impl LocalConsensus {
@@ -68,29 +68,25 @@ impl LocalConsensus {
     /// Both, with bounds of your own.
     #[must_use]
     pub fn with_config(store: Option<Arc<dyn StateStore>>, config: LocalConfig) -> Self {
-        let front = Front::new(config.queue_max, config.max_command_bytes, config.environment.clone());
-        Self { store, config, front }
+        let proposals =
+            ProposalQueue::new(config.queue_max, config.max_command_bytes, config.environment.clone());
+        Self { store, config, proposals }
     }
 }
 
 #[async_trait]
 impl Consensus for LocalConsensus {
     fn capabilities(&self) -> ConsensusCapabilities {
-        ConsensusCapabilities {
-            name: "local",
-            fault_model: FaultModel::None,
-            durability: self
-                .store
-                .as_ref()
-                .map_or(Durability::Memory, |store| store.capabilities().durability),
-            membership: false,
-            records: if self.store.is_some() { Records::InStore } else { Records::None },
-            max_command_bytes: self.config.max_command_bytes,
+        let capabilities = ConsensusCapabilities::new("local", FaultModel::None)
+            .max_command_bytes(self.config.max_command_bytes);
+        match &self.store {
+            None => capabilities,
+            Some(store) => capabilities.durability(store.capabilities().durability).records(Records::InStore),
         }
     }
 
     async fn start(&self, mut machine: Box<dyn StateMachine>) -> Result<(), ConsensusError> {
-        let queue = self.front.take_queue()?;
+        let queue = self.proposals.take_queue()?;
         let mut claim = None;
         let revision = match &self.store {
             Some(store) if store.capabilities().shared => {
@@ -104,11 +100,11 @@ impl Consensus for LocalConsensus {
             }
             None => Revision::ZERO,
         };
-        let reporter = self.front.reporter();
+        let reporter = self.proposals.reporter();
         reporter.applied(revision);
-        let clock = self.front.clock();
+        let clock = self.proposals.clock();
         clock.reach(machine.time());
-        let home = Home {
+        let local = LocalLoop {
             store: self.store.clone(),
             claim,
             machine,
@@ -117,20 +113,20 @@ impl Consensus for LocalConsensus {
             revision,
             reporter,
         };
-        self.front.run(home.run(queue, self.config.batch_max)).await;
+        self.proposals.run(local.run(queue, self.config.batch_max)).await;
         Ok(())
     }
 
     async fn propose(&self, command: Bytes) -> Result<Committed, ConsensusError> {
-        self.front.propose(command).await
+        self.proposals.propose(command).await
     }
 
     async fn read_barrier(&self) -> Result<Revision, ConsensusError> {
-        self.front.barrier().await
+        self.proposals.barrier().await
     }
 
     fn now(&self) -> Timestamp {
-        self.front.clock().now()
+        self.proposals.clock().now()
     }
 
     fn author(&self) -> Author {
@@ -138,19 +134,11 @@ impl Consensus for LocalConsensus {
     }
 
     fn status(&self) -> ConsensusStatus {
-        self.front.status()
-    }
-
-    fn evidence(&self) -> Vec<Evidence> {
-        Vec::new()
-    }
-
-    async fn change_membership(&self, _: MembershipChange) -> Result<Revision, ConsensusError> {
-        Err(ConsensusError::Unsupported("a change of members"))
+        self.proposals.status()
     }
 
     async fn shutdown(&self) {
-        self.front.shutdown().await;
+        self.proposals.shutdown().await;
     }
 }
 
@@ -158,7 +146,8 @@ fn owner_key() -> Key {
     Key::new("consensus/owner").expect("a valid key")
 }
 
-/// Makes the store this process's. What holds it otherwise finds its guard broken, before what is read here can change.
+/// Makes the store this process's. What holds it otherwise finds its guard broken, before what is read here
+/// can change.
 async fn claim_store(store: &dyn StateStore) -> Result<Guard, ConsensusError> {
     let claim = Txn::of(vec![Write::put(owner_key(), r#"{"v":1}"#)]);
     match store.commit(claim).await {
@@ -175,7 +164,7 @@ async fn load(store: &dyn StateStore, machine: &mut dyn StateMachine) -> Result<
 }
 
 /// The loop and everything it owns.
-struct Home {
+struct LocalLoop {
     store: Option<Arc<dyn StateStore>>,
     /// Holds as long as the store is this process's.
     claim: Option<Guard>,
@@ -186,12 +175,12 @@ struct Home {
     reporter: Reporter,
 }
 
-impl Home {
+impl LocalLoop {
     async fn run(mut self, mut queue: mpsc::Receiver<Request>, batch_max: usize) {
         while let Some(first) = queue.recv().await {
             let batch = Batch::gather(first, &mut queue, batch_max);
             let last = batch.shutdown;
-            if let Err(failure) = self.carry_out(batch).await {
+            if let Err(failure) = self.process(batch).await {
                 self.reporter.lost(failure);
                 return;
             }
@@ -202,10 +191,10 @@ impl Home {
         self.reporter.stopped("shut down");
     }
 
-    async fn carry_out(&mut self, mut batch: Batch) -> Result<(), StoreError> {
+    async fn process(&mut self, mut batch: Batch) -> Result<(), StoreError> {
         let wanted = self.store.as_deref().map(writes_wanted);
         while !batch.proposals.is_empty() {
-            let context = Context { time: self.clock.now(), author: &self.author };
+            let context = Context::new(self.clock.now(), &self.author);
             let (outcomes, writes) = decide_some(&mut *self.machine, &context, &batch.proposals, wanted);
             let committed = match &self.store {
                 None => Ok(self.revision.next()),
@@ -229,8 +218,8 @@ impl Home {
         Ok(())
     }
 
-    /// The store refused: what was decided on top of the last commit is taken back. An error says what the store failed
-    /// with, where it cannot be read back either.
+    /// The store refused: what was decided on top of the last commit is taken back. An error says what the
+    /// store failed with, where it cannot be read back either.
     async fn give_up(&mut self, batch: Batch, error: CommitError) -> Result<(), StoreError> {
         self.machine.rollback();
         let error = match error {
@@ -245,7 +234,7 @@ impl Home {
             }
         };
         warn!(%error, proposals = batch.proposals.len(), "the store refused a batch; nothing of it happened");
-        self.reporter.trouble(error.to_string());
+        self.reporter.last_error(error.to_string());
         batch.fail(&error.clone().into());
         let Some(store) = self.store.as_ref().filter(|_| error.outcome_unknown()) else { return Ok(()) };
         match load(&**store, &mut *self.machine).await {
@@ -254,7 +243,8 @@ impl Home {
                 Ok(())
             }
             Err(fatal) => {
-                // What is on disk is not known to be what is in memory: going on could acknowledge what is lost.
+                // What is on disk is not known to be what is in memory: going on could acknowledge what is
+                // lost.
                 error!(error = %fatal, "local consensus stops: its store cannot be read back");
                 Err(error)
             }

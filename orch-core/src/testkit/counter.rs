@@ -3,7 +3,7 @@ use bytes::Bytes;
 use crate::{
     consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
 };
 
 /// Machine that counts commands and returns empty outcomes: the minimal load of a consensus, for measurements
@@ -38,20 +38,8 @@ impl StateMachine for Counter {
         self.commands = self.settled;
     }
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
     fn time(&self) -> Timestamp {
         self.time
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -80,7 +68,8 @@ mod tests {
     use crate::consensus::Author;
 
     fn decide(counter: &mut Counter, at: u64) {
-        let context = Context { time: Timestamp::from_millis(at), author: &Author::local() };
+        let author = Author::local();
+        let context = Context::new(Timestamp::from_millis(at), &author);
         counter.decide(&context, b"anything");
     }
 

@@ -1,6 +1,7 @@
 //! Conformance suites for the authors of backends: one module per trait, each with a `run_all` that a
 //! backend's own tests call. Cases that need a capability which a backend does not declare are skipped.
 
+pub mod child;
 pub mod consensus;
 mod counter;
 pub mod engine;

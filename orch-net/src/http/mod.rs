@@ -1,8 +1,8 @@
-//! The API over HTTP/1.1, in three rooms: [`shell`] is a server without routes, `api` the engine's routes, `client` calls
-//! them. [`Server`] puts them in front of an [`Orchestrator`](orch_core::Orchestrator), [`Client`] calls it, [`HttpLink`]
-//! joins an [`Agent`](orch_core::engine::Agent) to it. `GET /openapi.json` describes it. A style mounts routes of its own
-//! beside them ([`Server::mount`]); those of rust-orch are [`rust_orch`]. [`LegacyLink`] joins an agent to a manager of
-//! rust-orch.
+//! The API over HTTP/1.1, in three rooms: [`shell`] is a server without routes, `api` the engine's routes,
+//! `client` calls them. [`Server`] puts them in front of an [`Orchestrator`](orch_core::Orchestrator),
+//! [`Client`] calls it, [`HttpLink`] joins an [`Agent`](orch_core::engine::Agent) to it. `GET /openapi.json`
+//! describes it. A style mounts routes of its own beside them ([`Server::mount`]); those of rust-orch are
+//! [`rust_orch`]. [`LegacyLink`] joins an agent to a manager of rust-orch.
 
 mod api;
 mod client;

@@ -106,8 +106,8 @@ impl Server {
     /// Opens the socket. Connections wait there until [`Server::serve`] takes them.
     ///
     /// # Errors
-    /// [`ServerError`] when the configuration cannot work, a certificate or key cannot be read, or the address
-    /// cannot be bound.
+    /// [`ServerError`] when the configuration cannot work, a certificate or key cannot be read, or the
+    /// address cannot be bound.
     pub async fn bind(config: ServerConfig, orchestrator: Orchestrator) -> Result<Self, ServerError> {
         config.limits.validate()?;
         let tls = config.tls.as_ref().map(TlsFiles::acceptor).transpose()?;
@@ -137,9 +137,9 @@ impl Server {
         self.local_addr
     }
 
-    /// Answers requests until `shutdown` resolves. Then takes no more connections, ends streams and long polls,
-    /// lets other requests end within [`Limits::shutdown_grace`], and returns. The orchestrator goes on.
-    /// Dropping the future cuts all connections.
+    /// Answers requests until `shutdown` resolves. Then takes no more connections, ends streams and long
+    /// polls, lets other requests end within [`Limits::shutdown_grace`], and returns. The orchestrator goes
+    /// on. Dropping the future cuts all connections.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let (mut background, mut advice, mut router) = (JoinSet::new(), Vec::new(), Router::new());
         for mount in self.mounts {

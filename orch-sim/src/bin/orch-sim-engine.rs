@@ -1,19 +1,17 @@
-//! Lives of whole clusters in virtual time: many, one again, and proof that they would find known mistakes.
+//! Runs of whole clusters in virtual time: many, one again, and proof that they would find seeded faults.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for a terminal")]
 
 use std::{
     collections::VecDeque,
     process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Instant,
 };
 
 use orch_core::fault::EngineFault;
 use orch_sim::engine::{Scenario, Violation, run};
+use parking_lot::Mutex;
 
 const HELP: &str = "\
 orch-sim-engine soak --seeds N [--first SEED]
@@ -72,8 +70,8 @@ fn fault(name: &str) -> Result<EngineFault, String> {
     })
 }
 
-/// Lives seeds on all processors until one fails, or all of them.
-fn live(
+/// Runs seeds on all processors until one fails, or all of them.
+fn run_seeds(
     seeds: std::ops::Range<u64>,
     fault: Option<EngineFault>,
     all: bool,
@@ -92,24 +90,24 @@ fn live(
                     let result = run(Scenario { fault, ..Scenario::new(seed) });
                     done.fetch_add(1, Ordering::Relaxed);
                     if let Err(violation) = result {
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push_back((seed, violation));
+                        failed.lock().push_back((seed, violation));
                         stop.store(!all, Ordering::Relaxed);
                     }
                 }
             });
         }
     });
-    (done.into_inner(), failed.into_inner().unwrap_or_else(PoisonError::into_inner))
+    (done.into_inner(), failed.into_inner())
 }
 
 fn soak(options: &Options) -> Result<(), String> {
     let began = Instant::now();
-    let (lives, failed) = live(options.first..options.first + options.seeds, options.fault, true);
+    let (runs, failed) = run_seeds(options.first..options.first + options.seeds, options.fault, true);
     for (seed, violation) in &failed {
         println!("seed {seed}: {violation}");
     }
     let (failures, seconds) = (failed.len(), began.elapsed().as_secs_f64());
-    println!("{lives} lives of clusters, {failures} failed, in {seconds:.0} s");
+    println!("{runs} runs of clusters, {failures} failed, in {seconds:.0} s");
     if failures == 0 { Ok(()) } else { Err("a promise was broken".into()) }
 }
 
@@ -128,13 +126,13 @@ fn faults(options: &Options) -> Result<(), String> {
             continue;
         }
         all += 1;
-        let (lives, failed) = live(0..options.seeds, Some(*fault), false);
+        let (runs, failed) = run_seeds(0..options.seeds, Some(*fault), false);
         match failed.front() {
             Some((seed, violation)) => {
                 caught += 1;
-                println!("caught   {name}: seed {seed}, after {lives} lives: {violation}");
+                println!("caught   {name}: seed {seed}, after {runs} runs: {violation}");
             }
-            None => println!("ESCAPED  {name}: {lives} lives noticed nothing"),
+            None => println!("ESCAPED  {name}: {runs} runs noticed nothing"),
         }
     }
     println!("{caught} of {all} seeded faults of the engine caught");

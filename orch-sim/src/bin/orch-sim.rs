@@ -5,10 +5,7 @@ use std::{
     fmt,
     io::{self, Write as _},
     process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,13 +14,14 @@ use orch_sim::pbft::{
     Failure, Report, Scenario, Twins, run,
     script::{CASES, play},
 };
+use parking_lot::Mutex;
 
 const USAGE: &str = "\
 orch-sim soak --seeds N [--first SEED] [--replicas 4,7] [--fault NAME] [--keep-going]
 orch-sim replay --seed SEED [--replicas N] [--fault NAME]
 orch-sim twice --seeds N [--replicas 4,7]
 orch-sim twins [--seeds N] [--rounds R]
-orch-sim faults [--seeds N] [--fault NAME]    (needs a build with --cfg orch_seeded_faults)";
+orch-sim faults [--seeds N] [--fault NAME]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -45,14 +43,8 @@ fn main() -> ExitCode {
 }
 
 fn say(line: impl fmt::Display) {
-    // Whoever stopped listening does not want to hear that it failed.
+    // A closed pipe cannot be reported on.
     let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// Ordinary builds make no mistakes on purpose.
-fn able_to_fail() -> Result<(), String> {
-    let problem = "seeded faults need another build: cargo xtask seeded-faults makes and runs it";
-    if cfg!(orch_seeded_faults) { Ok(()) } else { Err(problem.to_owned()) }
 }
 
 struct Options {
@@ -85,10 +77,7 @@ impl Options {
                     let sizes = value.split(',').map(str::parse).collect::<Result<_, _>>();
                     options.replicas = sizes.map_err(|_| format!("--replicas needs sizes, not {value:?}"))?;
                 }
-                "--fault" => {
-                    able_to_fail()?;
-                    options.fault = Some(fault(value)?);
-                }
+                "--fault" => options.fault = Some(fault(value)?),
                 _ => return Err(format!("{word} is not known\n{USAGE}")),
             }
         }
@@ -128,7 +117,7 @@ fn soak(options: &Options) -> Result<(), String> {
                         return;
                     }
                     let result = run(&options.scenario(job), false);
-                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut totals = totals.lock();
                     totals.add(result);
                     if totals.runs.is_multiple_of(500) {
                         say(format_args!("{} of {jobs} runs, {} failed", totals.runs, totals.failures.len()));
@@ -140,7 +129,7 @@ fn soak(options: &Options) -> Result<(), String> {
             });
         }
     });
-    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let totals = totals.into_inner();
     for failure in &totals.failures {
         say(failure);
     }
@@ -188,7 +177,7 @@ impl Totals {
         let Report { statistics, operations, completed, views, fetches, epochs, exposed, .. } = &self.sum;
         format!(
             "{} runs of 60 s in {:.0} s: {} failed; {} events, {} messages, {} crashes, {views} views, {fetches} state \
-             transfers, {epochs} epochs, {exposed} liars exposed, {completed} of {operations} operations answered; slowest \
+             transfers, {epochs} epochs, {exposed} Byzantine replicas exposed, {completed} of {operations} operations answered; slowest \
              recovery {:.1} s",
             self.runs,
             took.as_secs_f64(),
@@ -233,7 +222,6 @@ fn twice(options: &Options) -> Result<(), String> {
 
 /// Tries each seeded fault until the simulation notices it. Fails when it does not notice one.
 fn faults(options: &Options) -> Result<(), String> {
-    able_to_fail()?;
     let wanted = SeededFault::ALL.iter().filter(|(_, fault)| options.fault.is_none_or(|only| only == *fault));
     let (mut caught, mut all) = (0, 0);
     for (name, fault) in wanted {
@@ -262,8 +250,8 @@ fn faults(options: &Options) -> Result<(), String> {
     if caught == all { Ok(()) } else { Err("a seeded fault escaped".into()) }
 }
 
-/// Runs all scenarios of Twins with few rounds, then many by chance; and shows that with one twin too many the checker finds
-/// that safety breaks.
+/// Runs all scenarios of Twins with few rounds, then many by chance; and shows that with one twin too many
+/// the checker finds that safety breaks.
 fn twins(options: &Options) -> Result<(), String> {
     let (mut all, began) = (0, Instant::now());
     let sampled = (options.first..options.first + options.seeds).map(|seed| {
@@ -280,7 +268,7 @@ fn twins(options: &Options) -> Result<(), String> {
                     let at = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
                     let Some(scenario) = scenarios.get(at) else { return };
                     if let Err(problem) = scenario.run() {
-                        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut failure = failure.lock();
                         failure.get_or_insert(format!("{problem}\n  {scenario}"));
                         return;
                     }
@@ -288,7 +276,7 @@ fn twins(options: &Options) -> Result<(), String> {
             });
         }
     });
-    if let Some(failure) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(failure) = failure.into_inner() {
         return Err(failure);
     }
     all += scenarios.len();

@@ -1,4 +1,4 @@
-//! What the fuzz target of the store's messages runs.
+//! Fuzz target of the store's messages.
 
 use bytes::Bytes;
 use orch_core::store::{Key, Write};
@@ -6,13 +6,13 @@ use orch_store::crdt::{
     AuthorKey, Difference, Evidence, Fingerprint, Hash, Head, Item, Message, Range, Segment, Stamp,
 };
 
-/// Whatever the bytes are: nothing panics, and what can be read is written as it was.
+/// For any bytes: nothing panics, and what can be read is written as it was.
 ///
 /// # Panics
-/// When that does not hold.
+/// If that does not hold.
 pub fn message(bytes: &[u8]) {
     if let Ok(message) = Message::decode(Bytes::copy_from_slice(bytes)) {
-        assert_eq!(message.encode(), bytes, "there is one form of a message");
+        assert_eq!(message.encode(), bytes, "a message has one encoding");
         if let Message::Supply { segments, .. } | Message::Patch { segments } = message {
             segments.iter().for_each(segment);
         }
@@ -22,7 +22,7 @@ pub fn message(bytes: &[u8]) {
 
 fn segment(bytes: &Bytes) {
     if let Ok(segment) = Segment::decode(bytes.clone()) {
-        assert_eq!(segment.encode(), *bytes, "there is one form of a segment");
+        assert_eq!(segment.encode(), *bytes, "a segment has one encoding");
     }
 }
 

@@ -19,22 +19,22 @@ use orch_store::crdt::{
 
 use crate::{Context, NodeId, Process};
 
-/// When the simulated clocks begin.
+/// Beginning of the simulated clocks.
 const BEGIN: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 const TICK: Duration = Duration::from_millis(100);
 const TIMER: u64 = 0;
 
-/// What outlives the processes, and what the test knows of them.
+/// State that outlives the processes, and the test's knowledge of them.
 #[derive(Debug, Default)]
 pub(super) struct World {
-    /// What a crash leaves of each node: the tables as of the last sync.
+    /// Durable tables of each node as of the last sync, which a crash leaves.
     pub(super) disks: Vec<MemoryTables>,
     /// The last write of each key that was answered, by key. Only keys that one author writes.
     pub(super) answered: BTreeMap<Key, Option<Bytes>>,
     pub(super) decisions: Vec<Decision>,
     pub(super) violations: Vec<String>,
     pub(super) evidence: usize,
-    /// Liars are silent from now on.
+    /// Byzantine replicas are silent from now on.
     pub(super) quiet: bool,
 }
 
@@ -46,13 +46,13 @@ pub(super) fn key_of(node: NodeId) -> AuthorKey {
     AuthorKey::from_seed(&[seed; 32])
 }
 
-/// What all nodes know of the group.
+/// Description of the group that all nodes have.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) config: ReplicaConfig,
     pub(super) ids: Vec<PeerId>,
-    /// The first node that lies; all after it do too.
-    pub(super) liars_from: NodeId,
+    /// The first node that forger; all after it do too.
+    pub(super) byzantine_from: NodeId,
 }
 
 /// A process that keeps to the protocol.
@@ -61,7 +61,7 @@ pub(super) struct Host {
     pub(super) tables: MemoryTables,
     plan: Rc<Plan>,
     shared: Shared,
-    /// What waits for the disk, with the tables as they will be there.
+    /// Writes that wait for the disk, with the tables as they will be there.
     waiting: VecDeque<Pending>,
     syncs: u64,
 }
@@ -119,7 +119,8 @@ impl Host {
                     }
                 }
                 Effect::Event(Event::Evidence(evidence)) => self.accused(evidence.author()),
-                // No honest author does that, and others may have taken it: a decision has to say what counts.
+                // No correct author does that, and others may have taken it: a decision has to say what
+                // counts.
                 Effect::Event(Event::Refused { author, why, .. }) if why.contains("older than deletes") => {
                     self.accused(author);
                 }
@@ -128,13 +129,13 @@ impl Host {
         }
     }
 
-    /// What operators do about evidence: they let the author leave, with the log that this replica has.
+    /// Operators' reaction to evidence: they remove the author, with the log that this replica has.
     fn accused(&self, author: PeerId) {
         let mut shared = self.shared.borrow_mut();
         shared.evidence += 1;
-        let honest = self.plan.ids[..self.plan.liars_from].contains(&author);
-        if honest {
-            shared.violations.push(format!("there is evidence against {author}, which is honest"));
+        let correct = self.plan.ids[..self.plan.byzantine_from].contains(&author);
+        if correct {
+            shared.violations.push(format!("there is evidence against {author}, which is correct"));
         }
         let status = self.replica.status();
         let end = status.authors.iter().find(|known| known.id == author).map(|known| known.head);

@@ -7,33 +7,33 @@ use orch_core::store::{Key, Txn, Write};
 use orch_store::crdt::{Hash, MemoryTables, Owned, ReadLevel, ReplicaConfig};
 
 use super::{
+    byzantine::ByzantineReplica,
     host::{Host, Plan, Shared, World, key_of},
-    liar::Liar,
 };
 use crate::{Context, Nemesis, NemesisSettings, NodeId, Process, Random, Settings, Simulation};
 
-/// Keys that everybody writes.
+/// Keys that all replicas write.
 const SHARED_KEYS: u64 = 8;
-/// How long everybody has to agree once nothing fails any more.
+/// Time until all replicas must agree once nothing fails any more.
 const CALM: Duration = Duration::from_secs(25);
 
-/// What is simulated.
+/// A simulated group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scenario {
-    /// Replicas, liars among them.
+    /// Replicas, byzantine among them.
     pub nodes: usize,
-    /// How many of them lie.
-    pub liars: usize,
-    /// How long things go wrong.
-    pub trouble: Duration,
+    /// Number of Byzantine ones among them.
+    pub byzantine: usize,
+    /// Time of the faults.
+    pub faults_until: Duration,
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Writes that were answered, of keys with one author.
     pub answered: usize,
-    /// How often a replica found evidence.
+    /// Number of times that a replica found evidence.
     pub evidence: usize,
     /// Keys that all see at the end.
     pub keys: usize,
@@ -44,7 +44,7 @@ pub struct Report {
 /// Honest or not.
 enum Node {
     Host(Box<Host>),
-    Liar(Box<Liar>),
+    Byzantine(Box<ByzantineReplica>),
 }
 
 impl Process for Node {
@@ -53,28 +53,28 @@ impl Process for Node {
     fn start(&mut self, ctx: &mut Context<'_, Bytes>) {
         match self {
             Self::Host(host) => host.start(ctx),
-            Self::Liar(liar) => liar.start(ctx),
+            Self::Byzantine(replica) => replica.start(ctx),
         }
     }
 
     fn receive(&mut self, from: NodeId, message: Bytes, ctx: &mut Context<'_, Bytes>) {
         match self {
             Self::Host(host) => host.receive(from, message, ctx),
-            Self::Liar(liar) => liar.receive(from, message, ctx),
+            Self::Byzantine(replica) => replica.receive(from, message, ctx),
         }
     }
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, Bytes>) {
         match self {
             Self::Host(host) => host.timer(id, ctx),
-            Self::Liar(liar) => liar.timer(id, ctx),
+            Self::Byzantine(replica) => replica.timer(id, ctx),
         }
     }
 
     fn synced(&mut self, token: u64, ctx: &mut Context<'_, Bytes>) {
         match self {
             Self::Host(host) => host.synced(token, ctx),
-            Self::Liar(liar) => liar.synced(token, ctx),
+            Self::Byzantine(replica) => replica.synced(token, ctx),
         }
     }
 }
@@ -82,13 +82,13 @@ impl Process for Node {
 /// Runs a scenario. What happens follows from the seed.
 ///
 /// # Errors
-/// What did not hold, in words.
+/// The broken promise, in words.
 pub fn run(seed: u64, scenario: Scenario) -> Result<Report, String> {
-    let Scenario { nodes, liars, trouble } = scenario;
-    let honest = nodes - liars;
+    let Scenario { nodes, byzantine, faults_until } = scenario;
+    let correct = nodes - byzantine;
     let ids: Vec<_> = (0..nodes).map(|node| key_of(node).author()).collect();
     let config = ReplicaConfig {
-        confirmations: NonZeroUsize::MIN.saturating_add(liars),
+        confirmations: NonZeroUsize::MIN.saturating_add(byzantine),
         startup_quorum: 1,
         request_grace: Duration::from_millis(200),
         answer_timeout: Duration::from_millis(600),
@@ -97,33 +97,33 @@ pub fn run(seed: u64, scenario: Scenario) -> Result<Report, String> {
         message_bytes: 4096,
         ..ReplicaConfig::new(Hash::of(b"simulated"), ids.clone())
     };
-    let plan = Rc::new(Plan { config, ids, liars_from: honest });
+    let plan = Rc::new(Plan { config, ids, byzantine_from: correct });
     let world = World { disks: vec![MemoryTables::default(); nodes], ..World::default() };
     let shared: Shared = Rc::new(RefCell::new(world));
     let mut random = Random::new(seed);
     let mut sim = Simulation::new(random.next(), nodes, Settings::default(), {
         let (plan, shared) = (Rc::clone(&plan), Rc::clone(&shared));
         move |node, _| {
-            if node < honest {
+            if node < correct {
                 Node::Host(Box::new(Host::new(node, &plan, &shared)))
             } else {
-                Node::Liar(Box::new(Liar::new(node, &plan, &shared)))
+                Node::Byzantine(Box::new(ByzantineReplica::new(node, &plan, &shared)))
             }
         }
     });
     let settings = NemesisSettings {
-        end: trouble,
+        end: faults_until,
         full_disks: false,
-        spared: (honest..nodes).collect(),
+        spared: (correct..nodes).collect(),
         ..NemesisSettings::default()
     };
     let mut nemesis = Nemesis::new(random.fork(), settings);
     let mut clients = random.fork();
     let mut time = Duration::ZERO;
-    while time < trouble {
+    while time < faults_until {
         time += clients.duration(Duration::from_millis(5), Duration::from_millis(80));
         nemesis.run(&mut sim, time);
-        let node = usize::try_from(clients.below(honest as u64)).unwrap_or_default();
+        let node = usize::try_from(clients.below(correct as u64)).unwrap_or_default();
         let txn = some_txn(&mut clients, &plan, node);
         sim.with(node, |node, ctx| {
             if let Node::Host(host) = node {
@@ -133,7 +133,7 @@ pub fn run(seed: u64, scenario: Scenario) -> Result<Report, String> {
     }
     shared.borrow_mut().quiet = true;
     nemesis.heal(&mut sim);
-    sim.run_until(trouble + CALM);
+    sim.run_until(faults_until + CALM);
     check(&sim, &plan, &shared)?;
     let shared = shared.borrow();
     let keys = view(&sim, 0).len();
@@ -173,7 +173,7 @@ fn view(sim: &Simulation<Node>, node: NodeId) -> BTreeSet<String> {
     keys
 }
 
-/// What must hold once everything arrives again.
+/// Checks that must hold once everything arrives again.
 fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), String> {
     let shared = shared.borrow();
     if let Some(violation) = shared.violations.first() {
@@ -187,30 +187,30 @@ fn check(sim: &Simulation<Node>, plan: &Plan, shared: &Shared) -> Result<(), Str
         }
         let Ok(digest) = host.replica.digest(&host.tables);
         digests.insert(digest);
-        // What an honest author was told to be durable is there, everywhere.
+        // Every write that a correct author acknowledged as durable is there, everywhere.
         for (key, value) in shared.answered.iter().filter(|(key, _)| Owned::owner(key).is_some()) {
             let Ok(found) = host.replica.read(&host.tables, key, ReadLevel::Optimistic);
             if found != *value {
                 return Err(format!("node {node} has {found:?} for {key}, and {value:?} was answered"));
             }
         }
-        // What only liars say is never confirmed.
+        // What only byzantine say is never confirmed.
         for number in 0..SHARED_KEYS {
             let key = Key::new(format!("k/{number}")).expect("a valid key");
             let Ok(found) = host.replica.read(&host.tables, &key, ReadLevel::Confirmed);
-            if found.as_ref().is_some_and(|value| value.starts_with(b"a lie")) {
-                return Err(format!("node {node} confirms a lie for {key}"));
+            if found.as_ref().is_some_and(|value| value.starts_with(b"a attack")) {
+                return Err(format!("node {node} confirms a attack for {key}"));
             }
             confirmed.insert((number, found));
         }
     }
     if confirmed.len() as u64 != SHARED_KEYS {
-        return Err(format!("honest replicas confirm different things: {confirmed:?}"));
+        return Err(format!("correct replicas confirm different things: {confirmed:?}"));
     }
     if digests.len() != 1 {
         let heads: Vec<_> = hosts(sim).map(|(node, host)| (node, host.replica.status().authors)).collect();
-        return Err(format!("honest replicas see different things: {heads:#?}"));
+        return Err(format!("correct replicas see different things: {heads:#?}"));
     }
-    debug_assert!(plan.liars_from > 0);
+    debug_assert!(plan.byzantine_from > 0);
     Ok(())
 }

@@ -76,8 +76,8 @@ async fn restart_agent(world: &Arc<World>, machine: usize) {
     world.start_agent(machine);
 }
 
-/// Another machine takes over the name of a node that is cut off for good, as far as the cluster can see; then the first one
-/// is back.
+/// Another machine takes over the name of a node that is cut off for good, as far as the cluster can see;
+/// then the first one is back.
 async fn replace_machine(world: &Arc<World>) {
     const MOST: usize = 4;
     if world.machines() >= MOST {
@@ -104,7 +104,8 @@ async fn restart_member(world: &Arc<World>, member: usize) -> Result<(), Violati
     result
 }
 
-/// Starts a member whose clock is ahead, and lets it decide something; sometimes while nobody is there whose clock is right.
+/// Starts a member whose clock is ahead, and lets it decide something; sometimes while no member with a right
+/// clock is up.
 async fn restart_with_other_clock(world: &Arc<World>, member: usize) -> Result<(), Violation> {
     world.stop_member(member);
     let others: Vec<_> = match world.random(|random| random.chance(500)) {

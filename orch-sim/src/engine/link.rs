@@ -17,7 +17,7 @@ use super::world::World;
 #[derive(Clone, Debug)]
 pub(super) struct NetworkLink {
     world: Arc<World>,
-    /// Place of the agent in the world.
+    /// Index of the agent in the world.
     agent: usize,
 }
 
@@ -58,11 +58,11 @@ impl NetworkLink {
             let again = call(member.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(later).await;
-                // Nobody is there to hear the answer.
+                // The receiver of the answer is down.
                 let _ = tokio::time::timeout(Duration::from_secs(1), again).await;
             });
         }
-        // The member is another machine: an agent cannot tell that it has ended.
+        // The member is another machine: an agent cannot see that it has ended.
         let answer = call(member).await.map_err(|error| match error {
             LinkError::Closed => LinkError::Unavailable("the member went down".into()),
             error => error,

@@ -21,7 +21,7 @@ pub struct Losses {
     pub members: u8,
     /// Calls of a thousand that are lost, and as many answers.
     pub lost_per_thousand: u32,
-    /// Time for which a node hears and says nothing, once a minute.
+    /// Time for which a node receives and sends nothing, once a minute.
     pub pause: Duration,
     /// Length of the run, in virtual time.
     pub time: Duration,
@@ -30,7 +30,7 @@ pub struct Losses {
 /// Number of losses of nodes.
 ///
 /// # Errors
-/// When the cluster cannot start.
+/// If the cluster cannot start.
 pub fn count_losses(setting: Losses) -> Result<usize, Violation> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| Violation(format!("no runtime: {error}")))?;

@@ -1,7 +1,9 @@
-//! Real orchestrators and agents in virtual time: members over one store, agents that reach them over a network that delays,
-//! loses and repeats calls, nodes that are cut off, processes that end and come back, clocks that are off.
+//! Real orchestrators and agents in virtual time: members over one store, agents that reach them over a
+//! network that delays, loses and repeats calls, nodes that are cut off, processes that end and come back,
+//! clocks that are off.
 //!
-//! [`run`] is one life of such a cluster; it fails when something happens that must never happen ([`Violation`]).
+//! [`run`] is one run of such a cluster; it fails when something happens that must never happen
+//! ([`Violation`]).
 
 mod chaos;
 mod link;

@@ -2,13 +2,13 @@
 //!
 //! | invariant | fault that it finds |
 //! |---|---|
-//! | no attempt starts twice, on one machine or two | late answers, members that are behind, earlier instances |
+//! | no attempt starts twice, on one machine or two | late answers, members behind, earlier instances |
 //! | work that must not be restarted starts once at most | the same |
-//! | the end that is recorded of an attempt is the one that it had | running work that is removed, reports of others |
-//! | a member that is behind answers agents as the others do ([`super::probe`]) | answers from what is there |
+//! | the recorded end of an attempt is the one that it had | removed running work, reports of others |
+//! | a member that is behind answers agents as others do ([`super::probe`]) | answers without catching up |
 //! | every task ends once the faults are over | results that are dropped, time that stands still |
 //! | nothing is left on the machines then | orphans |
-//! | a pinned attempt that outlives a short loss of its node is not replaced | attempts that stay given up |
+//! | a pinned attempt that outlives a loss of its node is not replaced | attempts that stay given up |
 
 use std::{collections::BTreeMap, fmt};
 
@@ -28,7 +28,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What came of the attempts that were ended on purpose.
+/// Results of the attempts that were ended on purpose.
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     exits: BTreeMap<AttemptId, i32>,

@@ -1,4 +1,4 @@
-//! Questions to a member that is behind, asked as an agent asks them.
+//! Requests to a member that is behind, as an agent sends them.
 
 use std::time::Duration;
 
@@ -13,12 +13,14 @@ use orch_core::{
     state::NewTask,
 };
 
-/// A node without an agent of its own turns from the member that decided something to one that has not heard of it.
+/// A node without an agent of its own turns from the member that decided something to one that has
+/// not applied it.
 pub(super) async fn a_member_that_is_behind_answers_as_the_others(world: &World) -> Result<(), Violation> {
     let member = |number| world.member(number).ok_or_else(|| Violation(format!("member {number} is down")));
     let (ahead, behind) = (member(0)?, member(1)?);
     let session = register(&ahead).await?;
-    // No time passes until the report is made, so that a refusal of it would write nothing, not even the clock.
+    // No time passes until the report is made, so that a refusal of it would write nothing, not even the
+    // clock.
     behind.read_barrier().await.map_err(|error| failed("a barrier", &error))?;
     world.lag(1).set_watch(Duration::from_millis(300));
 
@@ -32,16 +34,16 @@ pub(super) async fn a_member_that_is_behind_answers_as_the_others(world: &World)
     }
 
     // Catching up took the other member a while.
-    let heard = ahead.link().heartbeat(&session).await;
-    heard.map_err(|error| failed("a heartbeat", &error))?;
+    let heartbeat = ahead.link().heartbeat(&session).await;
+    heartbeat.map_err(|error| failed("a heartbeat", &error))?;
     let given = submit(&ahead, &session.node, 0xf2).await?;
-    let told = behind.link().assignments(&session, AssignmentsQuery::default()).await;
-    let told = told.map_err(|error| failed("a question", &error))?;
-    let named: Vec<AttemptId> = told.run.iter().map(|assignment| assignment.attempt).collect();
-    if !told.complete || named != [given] {
+    let assignments = behind.link().assignments(&session, AssignmentsQuery::default()).await;
+    let assignments = assignments.map_err(|error| failed("a request", &error))?;
+    let named: Vec<AttemptId> = assignments.run.iter().map(|assignment| assignment.attempt).collect();
+    if !assignments.complete || named != [given] {
         return Err(Violation(format!(
             "a member that is behind named {named:?} as everything (complete: {}), not {given}",
-            told.complete
+            assignments.complete
         )));
     }
     world.lag(1).set_watch(Duration::ZERO);

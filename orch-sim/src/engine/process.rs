@@ -1,12 +1,10 @@
 //! [`Process`]: clock, randomness and background work of one simulated process.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use orch_core::{environment::Environment, model::Timestamp};
+use parking_lot::Mutex;
 use tokio::{
     task::{AbortHandle, JoinHandle},
     time::Instant,
@@ -34,9 +32,9 @@ impl Process {
         })
     }
 
-    /// Ends it as a crash does: nothing of it runs on, and nothing is said.
+    /// Ends it as a crash does: nothing of it runs on, and nothing is sent.
     pub(super) fn kill(&self) {
-        let work = std::mem::take(&mut *self.work.lock().unwrap_or_else(PoisonError::into_inner));
+        let work = std::mem::take(&mut *self.work.lock());
         work.iter().for_each(AbortHandle::abort);
     }
 }
@@ -47,13 +45,13 @@ impl Environment for Process {
     }
 
     fn random(&self) -> u128 {
-        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut random = self.random.lock();
         u128::from(random.next()) << 64 | u128::from(random.next())
     }
 
     fn spawn(&self, work: BoxFuture<'static, ()>) -> JoinHandle<()> {
         let running = tokio::spawn(work);
-        let mut known = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.work.lock();
         known.retain(|work| !work.is_finished());
         known.push(running.abort_handle());
         running

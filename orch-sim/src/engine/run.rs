@@ -1,11 +1,6 @@
-//! [`run`]: one life of a simulated cluster.
+//! [`run`]: one run of a simulated cluster.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use orch_core::{
     engine::{AgentState, TaskView},
@@ -18,6 +13,7 @@ use orch_core::{
     state::{NewTask, TaskStatus},
     testkit::SimulatedRuntime,
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -27,28 +23,29 @@ use super::{
     world::World,
 };
 
-/// One life to simulate.
+/// Parameters of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// Everything that is left to chance follows from it, but for the order in which tasks of the executor run.
+    /// Everything that is left to chance follows from it, but for the order in which tasks of the executor
+    /// run.
     pub seed: u64,
-    /// How many tasks are submitted.
+    /// Number of submitted tasks.
     pub tasks: u64,
-    /// How long faults happen, in virtual time.
+    /// Time of the faults, in virtual time.
     pub faults_for: Duration,
     /// A mistake of the engine's; needs a build that can make it.
     pub fault: Option<EngineFault>,
 }
 
 impl Scenario {
-    /// The usual life: 14 tasks, half a minute of faults.
+    /// The usual run: 14 tasks, half a minute of faults.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { seed, tasks: 14, faults_for: Duration::from_secs(30), fault: None }
     }
 }
 
-/// What happened in a life without a violation.
+/// Counts of a run without a violation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
     /// Attempts that were started.
@@ -58,9 +55,9 @@ pub struct Summary {
 }
 
 /// Longer than any task takes once the faults are over.
-const PATIENCE: Duration = Duration::from_secs(240);
+const DEADLINE: Duration = Duration::from_secs(240);
 
-/// Lives one life, in virtual time.
+/// Runs one cluster, in virtual time.
 ///
 /// # Errors
 /// The first thing that must never happen and did.
@@ -110,7 +107,7 @@ async fn submit(world: Arc<World>, scenario: Scenario, until: Instant) -> Vec<Ta
     for number in 0..scenario.tasks {
         let id = TaskId::from_bytes((u128::from(number) + 1).to_be_bytes());
         let spec = SharedSpec::from(spec(&world, number));
-        // Whoever takes it: repeating the command with its id is harmless.
+        // Any member may get it: repeating the command with its id is harmless.
         loop {
             let new = NewTask { id, spec: spec.clone() };
             if let Some(orchestrator) = world.orchestrator()
@@ -190,14 +187,14 @@ async fn all_end(world: &World, tasks: &[TaskId]) -> bool {
             sleep(Duration::from_millis(250)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, ended).await.is_ok()
+    tokio::time::timeout(DEADLINE, ended).await.is_ok()
 }
 
 fn check(world: &World, oracle: &Oracle, tasks: &[TaskId], ended: bool) -> Result<(), Violation> {
     let runtimes = world.runtimes();
     Oracle::check_starts(&runtimes)?;
     for task in tasks {
-        let view = state(world, *task).ok_or_else(|| Violation(format!("task {task} is gone")))?;
+        let view = state(world, *task).ok_or_else(|| Violation(format!("task {task} is missing")))?;
         oracle.check_task(&view, &runtimes)?;
     }
     match ended {
@@ -227,7 +224,8 @@ async fn nothing_is_left(world: &World) -> Result<(), Violation> {
 
 /// A pinned task whose node is lost for a moment goes on.
 async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
-    // A machine that waits for the name of a lost node would get it. Each has to have found out first which it is.
+    // A machine that waits for the name of a lost node would get it. Each has to have found out first which
+    // it is.
     sleep(Duration::from_secs(10)).await;
     for machine in 0..world.machines() {
         while matches!(world.agent_state(machine), Some(AgentState::Connecting(_))) {
@@ -252,7 +250,7 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
                 sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, becomes).await.map_err(|_| failed(status.as_str()))
+        tokio::time::timeout(DEADLINE, becomes).await.map_err(|_| failed(status.as_str()))
     };
     becomes(TaskStatus::Placed).await?;
     let runtimes = world.runtimes();
@@ -265,12 +263,12 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
             sleep(Duration::from_millis(100)).await;
         }
     };
-    let machine = tokio::time::timeout(PATIENCE, machine).await.map_err(|_| failed("it runs nowhere"))?;
+    let machine = tokio::time::timeout(DEADLINE, machine).await.map_err(|_| failed("it runs nowhere"))?;
     world.cut_off(machine, true);
     becomes(TaskStatus::Pending).await?;
     world.cut_off(machine, false);
     becomes(TaskStatus::Placed).await?;
-    let view = orchestrator.get(task).ok_or_else(|| failed("it is gone"))?;
+    let view = orchestrator.get(task).ok_or_else(|| failed("it is missing"))?;
     if view.record.attempts_made != 1 {
         return Err(failed("an attempt that outlived the loss of its node was given up"));
     }
@@ -280,7 +278,7 @@ async fn a_short_loss_is_survived(world: &Arc<World>) -> Result<(), Violation> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// A task that ends with its owner.

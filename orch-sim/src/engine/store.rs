@@ -15,7 +15,7 @@ use orch_core::store::{
     Watch,
 };
 
-/// Delays what the member hears of others' writes, and its scans.
+/// Delays the member's watch of others' writes, and its scans.
 #[derive(Clone, Debug)]
 pub(super) struct LaggingStore {
     shared: Arc<MemoryStore>,

@@ -1,9 +1,6 @@
-//! [`World`]: what the parts of a simulated cluster share.
+//! [`World`]: shared state of a simulated cluster.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use orch_core::{
     Orchestrator, Result,
@@ -13,6 +10,7 @@ use orch_core::{
     store::MemoryStore,
     testkit::SimulatedRuntime,
 };
+use parking_lot::{Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
@@ -220,7 +218,7 @@ impl World {
         self.state().agents.len()
     }
 
-    /// How the agent of a machine gets on with the members.
+    /// Connection of a machine's agent to the members.
     pub(super) fn agent_state(&self, machine: usize) -> Option<AgentState> {
         self.state().agents[machine].agent.as_ref().map(|agent| agent.state().borrow().clone())
     }
@@ -246,7 +244,7 @@ impl World {
         self.state().network = network;
     }
 
-    /// What becomes of the next call of an agent.
+    /// Fate of the next call of an agent.
     pub(super) fn passage(&self, machine: usize) -> Passage {
         let mut state = self.state();
         let State { random, members, agents, network } = &mut *state;
@@ -268,6 +266,6 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -3,13 +3,13 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use super::{Event, History, Model, Part, Violation, apply};
 
-/// Checks a history by walking once through its time with all configurations that are possible so far. Nothing happens
-/// in them until an operation returns: then each configuration in which it has not happened is replaced by those in
-/// which some of the open operations happen and this one last.
+/// Checks a history by walking once through its time with all configurations that are possible so far.
+/// Nothing happens in them until an operation returns: then each configuration in which it has not happened
+/// is replaced by those in which some of the open operations happen and this one last.
 ///
-/// The just-in-time linearization of Lowe, "Testing for linearizability" (2017), breadth first. Its time depends little
-/// on the length of a history and much on how many operations are open at once; those that were never completed count
-/// only where they make a difference.
+/// The just-in-time linearization of Lowe, "Testing for linearizability" (2017), breadth first. Its time
+/// depends little on the length of a history and much on how many operations are open at once; those that
+/// were never completed count only where they make a difference.
 ///
 /// # Errors
 /// The [`Violation`] of the first partition that is not linearizable, by the number of the partition.
@@ -25,49 +25,49 @@ type Set = Vec<usize>;
 struct Configuration<State> {
     state: State,
     /// Those that will return.
-    told: Set,
+    returned: Set,
     /// Those that stay open for ever.
-    untold: Set,
+    pending: Set,
 }
 
-/// A configuration to go on from, with the state before its last operation if nobody will be told of that one.
+/// A configuration to go on from, with the state before its last operation if that one never returns.
 type Waiting<State> = (Configuration<State>, Option<State>);
 
-/// Without those of which another one is the same, except that fewer operations without a return have happened: it can
-/// go on in each way that they can.
+/// Without those of which another one is the same, except that fewer operations without a return have
+/// happened: it can go on in each way that they can.
 struct Configurations<State> {
-    untold: HashMap<(Set, State), Vec<Set>, BuildHasherDefault<DefaultHasher>>,
+    pending: HashMap<(Set, State), Vec<Set>, BuildHasherDefault<DefaultHasher>>,
 }
 
 impl<State: Clone + Eq + std::hash::Hash> Configurations<State> {
     fn new() -> Self {
-        Self { untold: HashMap::default() }
+        Self { pending: HashMap::default() }
     }
 
     /// False when it adds nothing.
     fn insert(&mut self, configuration: &Configuration<State>) -> bool {
-        let Configuration { state, told, untold } = configuration;
-        let sets = self.untold.entry((told.clone(), state.clone())).or_default();
-        if sets.iter().any(|set| is_part(set, untold)) {
+        let Configuration { state, returned, pending } = configuration;
+        let sets = self.pending.entry((returned.clone(), state.clone())).or_default();
+        if sets.iter().any(|set| is_part(set, pending)) {
             return false;
         }
-        sets.retain(|set| !is_part(untold, set));
-        sets.push(untold.clone());
+        sets.retain(|set| !is_part(pending, set));
+        sets.push(pending.clone());
         true
     }
 
-    /// False when a better one has taken its place.
+    /// False when a better one has replaced it.
     fn contains(&self, configuration: &Configuration<State>) -> bool {
-        let key = (configuration.told.clone(), configuration.state.clone());
-        self.untold.get(&key).is_some_and(|sets| sets.contains(&configuration.untold))
+        let key = (configuration.returned.clone(), configuration.state.clone());
+        self.pending.get(&key).is_some_and(|sets| sets.contains(&configuration.pending))
     }
 
     fn iter(&self) -> impl Iterator<Item = Configuration<State>> + '_ {
-        self.untold.iter().flat_map(|((told, state), sets)| {
-            sets.iter().map(|untold| Configuration {
+        self.pending.iter().flat_map(|((returned, state), sets)| {
+            sets.iter().map(|pending| Configuration {
                 state: state.clone(),
-                told: told.clone(),
-                untold: untold.clone(),
+                returned: returned.clone(),
+                pending: pending.clone(),
             })
         })
     }
@@ -79,14 +79,18 @@ fn is_part(part: &[usize], whole: &[usize]) -> bool {
 
 fn check<M: Model>(model: &M, part: &Part<'_, M::Input, M::Output>) -> Result<(), Violation> {
     let mut configurations = Configurations::new();
-    configurations.insert(&Configuration { state: model.initial(), told: Vec::new(), untold: Vec::new() });
+    configurations.insert(&Configuration {
+        state: model.initial(),
+        returned: Vec::new(),
+        pending: Vec::new(),
+    });
     let mut open: Vec<usize> = Vec::new();
     for (position, event) in part.events.iter().enumerate() {
         match *event {
             Event::Call(operation) => open.push(operation),
             Event::Return(operation) => {
                 let after = happened(model, part, &configurations, &open, operation);
-                if after.untold.is_empty() {
+                if after.pending.is_empty() {
                     let states = configurations.iter().map(|configuration| configuration.state);
                     return Err(Violation::new(part, position, states));
                 }
@@ -110,8 +114,8 @@ fn happened<M: Model>(
     let mut visited = Configurations::new();
     let mut waiting: VecDeque<Waiting<M::State>> = VecDeque::new();
     for mut configuration in before.iter() {
-        if let Ok(place) = configuration.told.binary_search(&returned) {
-            configuration.told.remove(place);
+        if let Ok(at) = configuration.returned.binary_search(&returned) {
+            configuration.returned.remove(at);
             after.insert(&configuration);
         } else if visited.insert(&configuration) {
             waiting.push_back((configuration, None));
@@ -124,11 +128,11 @@ fn happened<M: Model>(
         }
         for &index in open {
             let operation = part.operations[index].1;
-            let untold = operation.returned.is_none();
-            let set = if untold { &configuration.untold } else { &configuration.told };
-            let Err(place) = set.binary_search(&index) else { continue };
+            let pending = operation.returned.is_none();
+            let set = if pending { &configuration.pending } else { &configuration.returned };
+            let Err(at) = set.binary_search(&index) else { continue };
             let Some(state) = apply(model, &configuration.state, operation) else { continue };
-            // The last operation makes no difference if this one could as well have come in its place.
+            // The last operation makes no difference if this one could as well have come instead of it.
             if before_untold
                 .as_ref()
                 .is_some_and(|before| apply(model, before, operation).as_ref() == Some(&state))
@@ -140,10 +144,10 @@ fn happened<M: Model>(
                 after.insert(&next);
                 continue;
             }
-            let set = if untold { &mut next.untold } else { &mut next.told };
-            set.insert(place, index);
+            let set = if pending { &mut next.pending } else { &mut next.returned };
+            set.insert(at, index);
             if visited.insert(&next) {
-                waiting.push_back((next, untold.then(|| configuration.state.clone())));
+                waiting.push_back((next, pending.then(|| configuration.state.clone())));
             }
         }
     }

@@ -4,10 +4,10 @@ use super::Model;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyValue;
 
-/// What a client asks of [`KeyValue`].
+/// Operations of a client on a [`KeyValue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyValueInput {
-    /// What is the value?
+    /// Reads the value.
     Get {
         /// Of this key.
         key: u64,
@@ -23,14 +23,14 @@ pub enum KeyValueInput {
     Cas {
         /// Of this key.
         key: u64,
-        /// What it has to be; `None` for no value.
+        /// Expected value; `None` for no value.
         expected: Option<u64>,
-        /// What it is then.
+        /// New value.
         new: u64,
     },
 }
 
-/// What [`KeyValue`] answers.
+/// Outputs of a [`KeyValue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyValueOutput {
     /// To a get: the value, if there is one.

@@ -1,13 +1,14 @@
-//! What clients saw, and whether one copy of the data could have shown it to them.
+//! Histories of operations, and checkers of their linearizability.
 //!
-//! A [`History`] records when clients asked and what they were told. [`wing_gong_lowe`] and [`just_in_time`] say whether
-//! it is linearizable (Herlihy and Wing, 1990): whether each operation can be given one moment between its call and its
-//! return such that a [`Model`], applied in that order, answers the same. The two share only the sorting of the history and
-//! the comparison of one answer with the model's, so that each can be tested against the other.
+//! A [`History`] records when clients asked and what they were returned. [`wing_gong_lowe`] and
+//! [`just_in_time`] say whether it is linearizable (Herlihy and Wing, 1990): whether each operation can be
+//! given one moment between its call and its return such that a [`Model`], applied in that order, answers the
+//! same. The two share only the sorting of the history and the comparison of one answer with the model's, so
+//! that each can be tested against the other.
 //!
-//! Both take the data apart by [`Model::partition`] first, since a history is linearizable when its restriction to each
-//! independent object is (Herlihy and Wing, 1990; "P-compositionality" in Horn and Kroening, "Faster linearizability
-//! checking via P-compositionality", 2015).
+//! Both take the data apart by [`Model::partition`] first, since a history is linearizable when its
+//! restriction to each independent object is (Herlihy and Wing, 1990; "P-compositionality" in Horn and
+//! Kroening, "Faster linearizability checking via P-compositionality", 2015).
 
 mod just_in_time;
 mod key_value;
@@ -26,21 +27,22 @@ pub use wing_gong_lowe::wing_gong_lowe;
 
 /// The data as if there were one copy of it, and one operation at a time.
 pub trait Model {
-    /// What one partition of the data holds.
+    /// State of one partition of the data.
     type State: Clone + Eq + Hash + Debug;
-    /// What a client asks for.
+    /// Input of an operation.
     type Input: Debug;
-    /// What a client is told.
+    /// Output of an operation.
     type Output: Eq + Debug;
 
     /// The state of each partition before any operation.
     fn initial(&self) -> Self::State;
 
-    /// What an operation makes of a state, and what it answers. MUST depend on nothing else.
+    /// State and output after an operation. MUST depend on nothing else.
     fn apply(&self, state: &Self::State, input: &Self::Input) -> (Self::State, Self::Output);
 
-    /// Which part of the data an operation reads and writes, for instance its key. Operations of different partitions
-    /// MUST NOT see each other. A model that cannot be taken apart returns the same number for all.
+    /// Partition of the data that an operation reads and writes, for instance its key. Operations of
+    /// different partitions MUST NOT see each other. A model that cannot be taken apart returns the same
+    /// number for all.
     fn partition(&self, input: &Self::Input) -> u64;
 }
 
@@ -48,10 +50,10 @@ pub trait Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(usize);
 
-/// The operations of all clients: what they asked, what they were told, and when.
+/// The operations of all clients: what they asked, what they were returned, and when.
 ///
-/// An operation that was never completed may have happened at any time after its call, or not at all. What has the same
-/// time is ordered as it was recorded.
+/// An operation that was never completed may have happened at any time after its call, or not at all. What
+/// has the same time is ordered as it was recorded.
 #[derive(Clone, Debug)]
 pub struct History<In, Out> {
     operations: Vec<Operation<In, Out>>,
@@ -80,7 +82,7 @@ struct Part<'h, In, Out> {
     events: Vec<Event>,
 }
 
-/// The number is an index into the operations of the part.
+/// The number is an index into the operations of the partition.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Call(usize),
@@ -106,10 +108,10 @@ impl<In, Out> History<In, Out> {
         OpId(self.operations.len() - 1)
     }
 
-    /// The client is told.
+    /// The client is returned.
     ///
     /// # Panics
-    /// When the operation is not of this history, was completed before, or ends before it began.
+    /// If the operation is not of this history, was completed before, or ends before it began.
     pub fn complete(&mut self, operation: OpId, time: Duration, output: Out) {
         self.recorded += 1;
         let at = (time, self.recorded);
@@ -124,7 +126,7 @@ impl<In, Out> History<In, Out> {
         self.operations.len()
     }
 
-    /// Whether nobody asked anything.
+    /// True without any operation.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
@@ -153,8 +155,8 @@ impl<In, Out> History<In, Out> {
     }
 }
 
-/// What an operation makes of a state, or `None` where that cannot be: it was told something else. An operation that was
-/// never completed and changes nothing is left out, since nobody can tell whether it happened.
+/// State after an operation, or `None` if that cannot be: its output was another. An operation that never
+/// returned and changes nothing is left out, since nothing shows whether it happened.
 fn apply<M: Model>(
     model: &M,
     state: &M::State,

@@ -7,8 +7,9 @@ use super::{Event, OpId, Operation, Part};
 const SHOWN_OPERATIONS: usize = 20;
 const SHOWN_STATES: usize = 8;
 
-/// Why a history is not linearizable: the first return that no order of the operations explains, given also what the
-/// operations that overlap it were told later. What was called after it has no part in it.
+/// Proof that a history is not linearizable: the first return that no order of the operations explains, given
+/// also what the operations that overlap it returned later. Operations that were called after it do not
+/// matter.
 #[derive(Clone, Debug)]
 pub struct Violation {
     partition: u64,
@@ -29,8 +30,8 @@ impl Violation {
         self.operation
     }
 
-    /// The operations of the partition that were called before that return, in the order of their calls and without the
-    /// operation itself, in words.
+    /// The operations of the partition that were called before that return, in the order of their calls and
+    /// without the operation itself, in words.
     pub fn prefix(&self) -> &[String] {
         &self.prefix
     }
@@ -40,7 +41,7 @@ impl Violation {
         &self.states
     }
 
-    /// `stuck` is the index of the return in the events of the part.
+    /// `stuck` is the index of the return in the events of the partition.
     pub(super) fn new<In: Debug, Out: Debug, State: Debug>(
         part: &Part<'_, In, Out>,
         stuck: usize,
@@ -76,7 +77,7 @@ fn describe<In: Debug, Out: Debug>(id: OpId, operation: &Operation<In, Out>) -> 
             let (at, output) = (returned.at.0, &returned.output);
             format!("#{id} client {client} [{called:?} .. {at:?}] {input:?} -> {output:?}")
         }
-        None => format!("#{id} client {client} [{called:?} .. ] {input:?} -> never told"),
+        None => format!("#{id} client {client} [{called:?} .. ] {input:?} -> never returned"),
     }
 }
 

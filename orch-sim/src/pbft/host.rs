@@ -8,25 +8,21 @@ use std::{
 
 use bytes::Bytes;
 use orch_consensus::pbft::{
-    Change, Claim, Config, Effect, Input, Membership, Message, Moment, PublicKey, Replica, Seq, Setup, To,
-    wal,
+    Change, Claim, Config, Effect, Input, Membership, Message, Moment, Replica, Seq, Setup, To, wal,
 };
 use orch_core::model::Timestamp;
 
 use super::{
+    byzantine::ByzantineReplica,
+    group::{self, EPOCH_MILLIS, Packet},
     invariants::Observation,
-    keys,
-    liar::Liar,
+    oracle::Oracle,
     registers::{Command, Registers, read_outcome},
-    witness::Witness,
 };
 use crate::{
     Context, NodeId, Process,
     history::{KeyValueInput, KeyValueOutput, OpId},
 };
-
-/// When simulated time begins, in milliseconds after 1970.
-pub(super) const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
 const LOG: &str = "log";
 /// Timers of the replica's deadline have this bit and a number; only the last one counts.
@@ -35,14 +31,14 @@ const RETRY_WRITES: u64 = 0;
 /// Timers from here on stand for signatures that are being checked.
 const CHECKS: u64 = 16;
 
-/// What a host is made of.
+/// Parameters of a host.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) node: NodeId,
     pub(super) config: Config,
     pub(super) genesis: Membership,
-    pub(super) lie: Option<Liar>,
-    /// How long it takes to check signatures; none when it is part of the step.
+    pub(super) attack: Option<ByzantineReplica>,
+    /// Time of a signature check; none when it is part of the step.
     pub(super) check_time: Option<Duration>,
 }
 
@@ -50,12 +46,12 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Host {
     plan: Plan,
-    witness: Rc<RefCell<Witness>>,
+    oracle: Rc<RefCell<Oracle>>,
     machine: Registers,
     replica: Replica,
     /// Changes of the log: asked for, written, on their way to the disk, durable.
     appended: u64,
-    /// Changes of the log in this life that were the host's own.
+    /// Changes of the log in this incarnation that were the host's own.
     cut: u64,
     unwritten: VecDeque<Write>,
     syncing: Option<u64>,
@@ -77,24 +73,21 @@ enum Write {
     Replace(Vec<u8>),
 }
 
-/// What travels: shared, because most messages go to everybody.
-pub(super) type Packet = Arc<Message>;
-
 impl Host {
     /// A host before it starts. It reads its log then.
-    pub(super) fn new(plan: Plan, session: u64, witness: Rc<RefCell<Witness>>) -> Self {
+    pub(super) fn new(plan: Plan, session: u64, oracle: Rc<RefCell<Oracle>>) -> Self {
         let machine = Registers::default();
         let setup = Setup {
             config: plan.config.clone(),
             genesis: plan.genesis.clone(),
-            key: keys::key(plan.node),
+            key: group::key(plan.node),
             session,
             machine: Box::new(machine.clone()),
         };
         let replica = Replica::new(setup).unwrap_or_else(|error| panic!("the scenario is wrong: {error}"));
         Self {
             plan,
-            witness,
+            oracle,
             machine,
             replica,
             appended: 0,
@@ -126,7 +119,7 @@ impl Host {
         self.waiting.len()
     }
 
-    /// What the clients at this node wait for.
+    /// Operations that the clients at this node wait for.
     pub(super) fn waiting(&self) -> Vec<KeyValueInput> {
         self.waiting.values().map(|(_, input)| *input).collect()
     }
@@ -139,7 +132,7 @@ impl Host {
         ordered: bool,
         ctx: &mut Context<'_, Packet>,
     ) -> OpId {
-        let operation = self.witness.borrow_mut().history.invoke(id, ctx.now(), input);
+        let operation = self.oracle.borrow_mut().history.invoke(id, ctx.now(), input);
         self.last_token += 1;
         let token = self.last_token;
         self.waiting.insert(token, (operation, input));
@@ -177,20 +170,20 @@ impl Host {
         Moment { elapsed: ctx.now(), wall: Timestamp::from_millis(EPOCH_MILLIS + millis) }
     }
 
-    /// Tells the witness what the replica has executed since it last looked.
+    /// Reports to the oracle what the replica has executed since the last report.
     fn report(&mut self, ctx: &Context<'_, Packet>) {
         let executed = self.replica.executed();
-        if executed == self.seen || self.plan.lie.is_some() {
+        if executed == self.seen || self.plan.attack.is_some() {
             return;
         }
-        let mut witness = self.witness.borrow_mut();
+        let mut oracle = self.oracle.borrow_mut();
         for (seq, batch) in self.replica.decided_since(self.seen) {
-            witness.observe(self.plan.node, ctx.now(), &Observation::Executed { seq, batch });
+            oracle.observe(self.plan.node, ctx.now(), &Observation::Executed { seq, batch });
         }
         let chain = self.replica.chain();
-        witness.observe(self.plan.node, ctx.now(), &Observation::Reached { seq: executed, chain });
+        oracle.observe(self.plan.node, ctx.now(), &Observation::Reached { seq: executed, chain });
         if let Some(id) = self.machine.repeated() {
-            witness.observe(self.plan.node, ctx.now(), &Observation::Repeated(id));
+            oracle.observe(self.plan.node, ctx.now(), &Observation::Repeated(id));
         }
         self.seen = executed;
     }
@@ -207,8 +200,8 @@ impl Host {
                 Effect::Replace(image) => self.write(Write::Replace(wal::image(&image)), ctx),
                 Effect::Send(to, message) => self.send(to, message, ctx),
                 Effect::Submit(to, mut message) => {
-                    let key = keys::key(self.plan.node);
-                    message.sign(|statement| keys::sign(&key, statement));
+                    let key = group::key(self.plan.node);
+                    message.sign(|statement| group::sign(&key, statement));
                     self.send(to, message, ctx);
                 }
                 Effect::Publish { message, after } if after + self.cut <= self.durable => {
@@ -216,7 +209,7 @@ impl Host {
                 }
                 Effect::Publish { message, after } => self.held.push_back((after + self.cut, message)),
                 Effect::Verify(job, claims) => match self.plan.check_time {
-                    None => inputs.push_back(Input::Verified(job, keys::check(&claims))),
+                    None => inputs.push_back(Input::Verified(job, group::check(&claims))),
                     Some(time) => {
                         self.last_check += 1;
                         self.checks.insert(self.last_check, (job, claims));
@@ -231,7 +224,7 @@ impl Host {
                     ctx.log(|| format!("refused: {refusal}"));
                     self.waiting.remove(&token);
                 }
-                Effect::Passed(token, _) => {
+                Effect::ReadReady(token, _) => {
                     if let Some((_, KeyValueInput::Get { key })) = self.waiting.get(&token) {
                         let output = KeyValueOutput::Value(self.machine.value(*key));
                         self.complete(token, ctx.now(), Some(output));
@@ -239,10 +232,10 @@ impl Host {
                 }
                 Effect::Event(event) => {
                     ctx.log(|| format!("{event:?}"));
-                    self.witness.borrow_mut().said(
+                    self.oracle.borrow_mut().on_event(
                         self.plan.node,
                         &event,
-                        self.plan.lie.is_some(),
+                        self.plan.attack.is_some(),
                         ctx.now(),
                     );
                 }
@@ -254,20 +247,20 @@ impl Host {
         if let Some((operation, _)) = self.waiting.remove(&token)
             && let Some(output) = output
         {
-            let mut witness = self.witness.borrow_mut();
-            witness.completed.push((now, operation));
-            witness.history.complete(operation, now, output);
+            let mut oracle = self.oracle.borrow_mut();
+            oracle.completed.push((now, operation));
+            oracle.history.complete(operation, now, output);
         }
     }
 
     /// Signs and sends a message of our own, and gives it back as the input that it is for ourselves.
     fn publish(&mut self, mut message: Message, ctx: &mut Context<'_, Packet>) -> Input {
-        let key = keys::key(self.plan.node);
-        message.sign(|statement| keys::sign(&key, statement));
-        if let (Message::PrePrepare(_, vote) | Message::Vote(vote), None) = (&message, &self.plan.lie) {
+        let key = group::key(self.plan.node);
+        message.sign(|statement| group::sign(&key, statement));
+        if let (Message::PrePrepare(_, vote) | Message::Vote(vote), None) = (&message, &self.plan.attack) {
             let (stable, window) = (self.replica.stable(), self.plan.config.window);
             let observation = Observation::Voted { vote, stable, window };
-            self.witness.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
+            self.oracle.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
         }
         self.send(To::Others, message.clone(), ctx);
         Input::Own(message)
@@ -275,25 +268,25 @@ impl Host {
 
     fn send(&mut self, to: To, message: Message, ctx: &mut Context<'_, Packet>) {
         let targets: Vec<NodeId> = match to {
-            To::One(key) => vec![keys::node(&key)],
+            To::One(key) => vec![group::node(&key)],
             To::Others => self.peers().filter(|peer| *peer != self.plan.node).collect(),
         };
-        if let Some(liar) = &mut self.plan.lie {
-            liar.send(&self.replica, targets, &message, ctx);
+        if let Some(byzantine) = &mut self.plan.attack {
+            byzantine.send(&self.replica, targets, &message, ctx);
             return;
         }
         let observation = Observation::Sent { message: &message, members: self.replica.membership() };
-        self.witness.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
+        self.oracle.borrow_mut().observe(self.plan.node, ctx.now(), &observation);
         let packet = Arc::new(message);
         for target in targets {
             ctx.send(target, packet.clone());
         }
     }
 
-    /// Whoever is a member now or was one at the beginning: a replica that is far behind knows no others.
+    /// Members now or at the beginning: a replica that is far behind knows no others.
     fn peers(&self) -> impl Iterator<Item = NodeId> {
-        let now = self.replica.membership().members().iter().map(|member| keys::node(&member.key));
-        let first = self.plan.genesis.members().iter().map(|member| keys::node(&member.key));
+        let now = self.replica.membership().members().iter().map(|member| group::node(&member.key));
+        let first = self.plan.genesis.members().iter().map(|member| group::node(&member.key));
         now.chain(first).collect::<std::collections::BTreeSet<_>>().into_iter()
     }
 
@@ -369,10 +362,10 @@ impl Process for Host {
     }
 
     fn receive(&mut self, from: NodeId, message: Packet, ctx: &mut Context<'_, Packet>) {
-        if let Some(liar) = &mut self.plan.lie {
-            liar.hear(&message);
+        if let Some(byzantine) = &mut self.plan.attack {
+            byzantine.observe(&message);
         }
-        self.run(Input::Message(keys::key(from), (*message).clone()), ctx);
+        self.run(Input::Message(group::key(from), (*message).clone()), ctx);
     }
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, Packet>) {
@@ -390,7 +383,7 @@ impl Process for Host {
             }
             check => {
                 if let Some((job, claims)) = self.checks.remove(&check) {
-                    self.run(Input::Verified(job, keys::check(&claims)), ctx);
+                    self.run(Input::Verified(job, group::check(&claims)), ctx);
                 }
             }
         }
@@ -407,9 +400,4 @@ impl Process for Host {
         }
         self.begin_sync(ctx);
     }
-}
-
-/// The key of a node, for changes of members.
-pub(super) fn member(node: NodeId) -> (String, PublicKey) {
-    (format!("node-{node}"), keys::key(node))
 }

@@ -12,11 +12,10 @@ use orch_consensus::pbft::{
 use orch_core::model::Timestamp;
 
 use super::{
-    host::{EPOCH_MILLIS, member},
+    group::{self, EPOCH_MILLIS, member},
     invariants::{self, Observation},
-    keys,
+    oracle::Oracle,
     registers::{Command, Registers},
-    witness::Witness,
 };
 use crate::{NodeId, history::KeyValueInput};
 
@@ -24,25 +23,25 @@ use crate::{NodeId, history::KeyValueInput};
 const EFFECTS_MAX: usize = 1000;
 /// More messages do not follow from each other without an end, when no time passes.
 const DELIVERIES_MAX: usize = 100_000;
-/// More often nobody is woken in the time that a caller lets pass.
+/// More wake-ups do not follow in the time that a caller lets pass.
 const TICKS_MAX: usize = 100_000;
 
-/// A group whose messages move only when somebody says so. Disks and signatures take no time.
+/// A group whose messages move one by one, by a script. Disks and signatures take no time.
 #[derive(Debug)]
 pub(super) struct Lab {
     config: Config,
     genesis: Membership,
     instances: Vec<Instance>,
-    queue: VecDeque<Parcel>,
+    queue: VecDeque<Envelope>,
     now: Duration,
-    /// Instances of different groups do not hear each other.
+    /// Instances of different groups do not observe each other.
     groups: Vec<usize>,
     /// Links and kinds of messages that are lost.
     lost: BTreeSet<(NodeId, NodeId, Option<&'static str>)>,
     next_token: u64,
-    /// What happened since it was last asked for.
+    /// Events since they were last taken.
     pub(super) events: Vec<String>,
-    witness: Witness,
+    oracle: Oracle,
 }
 
 /// A running replica. Twins are two with one key, and not correct.
@@ -53,20 +52,20 @@ struct Instance {
     replica: Option<Replica>,
     machine: Registers,
     log: Vec<u8>,
-    lives: u64,
+    incarnations: u64,
     /// It crashes in its next step, after so many effects.
     crash_after: Option<usize>,
     seen: Seq,
 }
 
 #[derive(Debug)]
-struct Parcel {
+struct Envelope {
     from: usize,
     to: usize,
     message: Arc<Message>,
 }
 
-/// What a message is called in scripts.
+/// Names of messages in scripts.
 pub(super) const KINDS: [&str; 14] = [
     "request",
     "pre-prepare",
@@ -121,7 +120,7 @@ impl Lab {
     ) -> Self {
         let instances: Vec<Instance> =
             instances.into_iter().map(|(node, correct)| Instance::new(node, correct)).collect();
-        let liars: Vec<NodeId> =
+        let byzantine: Vec<NodeId> =
             instances.iter().filter(|instance| !instance.correct).map(|instance| instance.node).collect();
         let config = Config {
             checkpoint_interval: 4,
@@ -144,7 +143,7 @@ impl Lab {
             lost: BTreeSet::new(),
             next_token: 0,
             events: Vec::new(),
-            witness: Witness::new(invariants::all(&liars)),
+            oracle: Oracle::new(invariants::all(&byzantine)),
         };
         (0..lab.instances.len()).for_each(|at| lab.start(at));
         lab
@@ -160,7 +159,7 @@ impl Lab {
 
     /// The first thing that a correct replica did and must not do.
     pub(super) fn broken(&self) -> Option<&str> {
-        self.witness.broken.as_deref()
+        self.oracle.broken.as_deref()
     }
 
     /// Correct replicas that are running.
@@ -175,12 +174,12 @@ impl Lab {
         let instance = &mut self.instances[at];
         let node = instance.node;
         instance.machine = machine.clone();
-        instance.lives += 1;
+        instance.incarnations += 1;
         let setup = Setup {
             config: self.config.clone(),
             genesis: self.genesis.clone(),
-            key: keys::key(node),
-            session: instance.lives + u64::try_from(self.now.as_millis()).unwrap_or(0) + at as u64,
+            key: group::key(node),
+            session: instance.incarnations + u64::try_from(self.now.as_millis()).unwrap_or(0) + at as u64,
             machine: Box::new(machine),
         };
         let mut replica = Replica::new(setup).unwrap_or_else(|error| panic!("this is no replica: {error}"));
@@ -201,8 +200,8 @@ impl Lab {
         self.instances[at].replica = None;
     }
 
-    /// Has a replica crash in its next step, when it has carried out so many of the effects, and start again at once. Of what
-    /// it would have added to its log next, half is there.
+    /// Has a replica crash in its next step, when it has carried out so many of the effects, and start again
+    /// at once. Of what it would have added to its log next, half is there.
     pub(super) fn crash_after(&mut self, at: usize, effects: usize) {
         self.instances[at].crash_after = Some(effects);
     }
@@ -236,7 +235,7 @@ impl Lab {
         self.step(at, Input::ChangeMembers(self.next_token, change));
     }
 
-    /// Puts instances into groups that do not hear each other.
+    /// Puts instances into groups that do not observe each other.
     pub(super) fn partition(&mut self, groups: Vec<usize>) {
         self.groups = groups;
     }
@@ -267,20 +266,20 @@ impl Lab {
         delivered
     }
 
-    /// What is on its way, in order: from which instance to which, and what.
+    /// Messages on their way, in order: from which instance to which, and what.
     pub(super) fn on_its_way(&self) -> impl ExactSizeIterator<Item = (usize, usize, &Arc<Message>)> {
-        self.queue.iter().map(|parcel| (parcel.from, parcel.to, &parcel.message))
+        self.queue.iter().map(|envelope| (envelope.from, envelope.to, &envelope.message))
     }
 
     /// Delivers one of the messages on their way, and says of what kind it was if it arrived.
     pub(super) fn deliver_one(&mut self, index: usize) -> Option<&'static str> {
-        let Parcel { from, to, message } = self.queue.remove(index)?;
+        let Envelope { from, to, message } = self.queue.remove(index)?;
         let name = kind(&message);
         let lost = self.lost.contains(&(from, to, None)) || self.lost.contains(&(from, to, Some(name)));
         if self.groups[from] != self.groups[to] || lost || self.instances[to].replica.is_none() {
             return None;
         }
-        let sender = keys::key(self.instances[from].node);
+        let sender = group::key(self.instances[from].node);
         self.step(to, Input::Message(sender, (*message).clone()));
         Some(name)
     }
@@ -292,20 +291,20 @@ impl Lab {
 
     /// Loses what is on its way on a link.
     pub(super) fn lose_link(&mut self, from: usize, to: usize) {
-        self.queue.retain(|parcel| (parcel.from, parcel.to) != (from, to));
+        self.queue.retain(|envelope| (envelope.from, envelope.to) != (from, to));
     }
 
     /// Sends one of the messages on their way once more.
     pub(super) fn repeat_one(&mut self, index: usize) {
-        if let Some(Parcel { from, to, message }) = self.queue.get(index) {
-            let again = Parcel { from: *from, to: *to, message: message.clone() };
+        if let Some(Envelope { from, to, message }) = self.queue.get(index) {
+            let again = Envelope { from: *from, to: *to, message: message.clone() };
             self.queue.push_back(again);
         }
     }
 
     /// Sends what an instance would not send by itself.
     pub(super) fn say(&mut self, from: usize, to: usize, message: Arc<Message>) {
-        self.queue.push_back(Parcel { from, to, message });
+        self.queue.push_back(Envelope { from, to, message });
     }
 
     /// Lets time pass and timers fire, without delivering anything.
@@ -324,12 +323,12 @@ impl Lab {
         self.now = until;
     }
 
-    /// How long it has been running.
+    /// Time since the start.
     pub(super) fn now(&self) -> Duration {
         self.now
     }
 
-    /// What is in the log of an instance.
+    /// Log of an instance.
     pub(super) fn log(&self, at: usize) -> &[u8] {
         &self.instances[at].log
     }
@@ -381,7 +380,7 @@ impl Lab {
         }
         let mut observe = |observation: Observation<'_>| {
             if instance.correct {
-                self.witness.observe(instance.node, self.now, &observation);
+                self.oracle.observe(instance.node, self.now, &observation);
             }
         };
         for (seq, batch) in replica.decided_since(instance.seen) {
@@ -402,7 +401,7 @@ impl Lab {
     }
 
     fn effects(&mut self, at: usize, effects: Vec<Effect>) -> Vec<Input> {
-        let (mut inputs, key) = (Vec::new(), keys::key(self.instances[at].node));
+        let (mut inputs, key) = (Vec::new(), group::key(self.instances[at].node));
         for effect in effects {
             match effect {
                 Effect::Append(record) => {
@@ -415,21 +414,21 @@ impl Lab {
                 Effect::Replace(image) => self.instances[at].log = wal::image(&image),
                 Effect::Send(to, message) => self.post(at, to, message),
                 Effect::Submit(to, mut message) => {
-                    message.sign(|statement| keys::sign(&key, statement));
+                    message.sign(|statement| group::sign(&key, statement));
                     self.post(at, to, message);
                 }
                 Effect::Publish { mut message, .. } => {
-                    message.sign(|statement| keys::sign(&key, statement));
+                    message.sign(|statement| group::sign(&key, statement));
                     self.note_vote(at, &message);
                     self.post(at, To::Others, message.clone());
                     inputs.push(Input::Own(message));
                 }
-                Effect::Verify(job, claims) => inputs.push(Input::Verified(job, keys::check(&claims))),
+                Effect::Verify(job, claims) => inputs.push(Input::Verified(job, group::check(&claims))),
                 Effect::Answer(_, Ok(answer)) => {
                     self.events.push(format!("{at} is answered at {}", answer.seq));
                 }
                 Effect::Answer(_, Err(refusal)) => self.events.push(format!("{at} is refused: {refusal}")),
-                Effect::Passed(_, seq) => self.events.push(format!("{at} reads at {seq}")),
+                Effect::ReadReady(_, seq) => self.events.push(format!("{at} reads at {seq}")),
                 Effect::Event(event) => self.note(at, &event),
             }
         }
@@ -442,12 +441,12 @@ impl Lab {
             return;
         };
         let observation = Observation::Voted { vote, stable: replica.stable(), window: self.config.window };
-        self.witness.observe(*node, self.now, &observation);
+        self.oracle.observe(*node, self.now, &observation);
     }
 
     fn note(&mut self, at: usize, event: &Event) {
         let instance = &self.instances[at];
-        self.witness.said(instance.node, event, !instance.correct, self.now);
+        self.oracle.on_event(instance.node, event, !instance.correct, self.now);
         let text = match event {
             Event::Leaving(view) => format!("leaves {view}"),
             Event::Entered(view, primary) => format!("enters {view} of {primary}"),
@@ -455,7 +454,7 @@ impl Lab {
             Event::Epoch(epoch) => format!("begins {epoch}"),
             Event::Fetching(seq) => format!("fetches the state at {seq}"),
             Event::Caught(seq) => format!("has caught up at {seq}"),
-            Event::Evidence(proof) => format!("can prove that {} lied", proof.replica),
+            Event::Evidence(proof) => format!("can prove that {} equivocated", proof.replica),
             Event::BadSignature(replica) => format!("has a bad signature of {replica}"),
             Event::Diverged(seq) => format!("has another state at {seq}"),
         };
@@ -465,14 +464,14 @@ impl Lab {
     fn post(&mut self, from: usize, to: To, message: Message) {
         if let Instance { node, correct: true, replica: Some(replica), .. } = &self.instances[from] {
             let observation = Observation::Sent { message: &message, members: replica.membership() };
-            self.witness.observe(*node, self.now, &observation);
+            self.oracle.observe(*node, self.now, &observation);
         }
         let message = Arc::new(message);
         for to in (0..self.instances.len()).filter(|other| match to {
-            To::One(key) => keys::key(self.instances[*other].node) == key,
+            To::One(key) => group::key(self.instances[*other].node) == key,
             To::Others => self.instances[*other].node != self.instances[from].node,
         }) {
-            self.queue.push_back(Parcel { from, to, message: message.clone() });
+            self.queue.push_back(Envelope { from, to, message: message.clone() });
         }
     }
 }
@@ -485,7 +484,7 @@ impl Instance {
             replica: None,
             machine: Registers::default(),
             log: Vec::new(),
-            lives: 0,
+            incarnations: 0,
             crash_after: None,
             seen: Seq::ZERO,
         }

@@ -1,24 +1,25 @@
-//! Groups of PBFT replicas under every fault of the simulator, with liars among them.
+//! Groups of PBFT replicas under every fault of the simulator, with byzantine among them.
 //!
-//! A run has four parts: faults and clients; healing; liveness (something is committed soon, and all correct replicas become
-//! equal); and the verdict on what clients were told. What must hold all the time is in `invariants`, one file each.
+//! A run has four phases: faults and clients; healing; liveness (something is committed soon, and all correct
+//! replicas become equal); and the verdict on the clients' history. What must hold all the time is in
+//! `invariants`, one file each.
 
+mod byzantine;
+mod external_client;
 pub mod fuzz;
+mod group;
 mod host;
 mod invariants;
-mod keys;
 mod lab;
-mod liar;
 mod node;
-mod outsider;
+mod oracle;
 mod registers;
 mod run;
 mod scenario;
 pub mod script;
 mod twins;
-mod witness;
 
-pub use liar::Lie;
+pub use byzantine::Attack;
 pub use run::{Failure, Report, run};
 pub use scenario::Scenario;
 pub use twins::{Round, Twins};

@@ -1,28 +1,25 @@
-use super::{
-    host::{Host, Packet},
-    outsider::Outsider,
-};
+use super::{external_client::ExternalClient, group::Packet, host::Host};
 use crate::{Context, NodeId, Process};
 
-/// What runs at a node of a simulated group.
+/// Process at a node of a simulated group.
 #[derive(Debug)]
 pub(super) enum Node {
     Host(Box<Host>),
-    Outsider(Box<Outsider>),
+    ExternalClient(Box<ExternalClient>),
 }
 
 impl Node {
     pub(super) fn host(&self) -> Option<&Host> {
         match self {
             Self::Host(host) => Some(host),
-            Self::Outsider(_) => None,
+            Self::ExternalClient(_) => None,
         }
     }
 
     pub(super) fn host_mut(&mut self) -> Option<&mut Host> {
         match self {
             Self::Host(host) => Some(host),
-            Self::Outsider(_) => None,
+            Self::ExternalClient(_) => None,
         }
     }
 
@@ -30,7 +27,7 @@ impl Node {
     pub(super) fn outstanding(&self) -> usize {
         match self {
             Self::Host(host) => host.outstanding(),
-            Self::Outsider(outsider) => outsider.outstanding(),
+            Self::ExternalClient(external_client) => external_client.outstanding(),
         }
     }
 }
@@ -41,29 +38,29 @@ impl Process for Node {
     fn start(&mut self, ctx: &mut Context<'_, Packet>) {
         match self {
             Self::Host(host) => host.start(ctx),
-            // It begins with what somebody asks it for.
-            Self::Outsider(_) => {}
+            // It begins with its first operation.
+            Self::ExternalClient(_) => {}
         }
     }
 
     fn receive(&mut self, from: NodeId, message: Packet, ctx: &mut Context<'_, Packet>) {
         match self {
             Self::Host(host) => host.receive(from, message, ctx),
-            Self::Outsider(outsider) => outsider.receive(from, &message, ctx),
+            Self::ExternalClient(external_client) => external_client.receive(from, &message, ctx),
         }
     }
 
     fn timer(&mut self, id: u64, ctx: &mut Context<'_, Packet>) {
         match self {
             Self::Host(host) => host.timer(id, ctx),
-            Self::Outsider(outsider) => outsider.timer(id, ctx),
+            Self::ExternalClient(external_client) => external_client.timer(id, ctx),
         }
     }
 
     fn synced(&mut self, token: u64, ctx: &mut Context<'_, Packet>) {
         match self {
             Self::Host(host) => host.synced(token, ctx),
-            Self::Outsider(_) => {}
+            Self::ExternalClient(_) => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -8,8 +8,9 @@ use orch_consensus::pbft::Digest;
 use orch_core::{
     consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
 };
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::history::{KeyValue, KeyValueInput, KeyValueOutput, Model as _};
 
@@ -20,7 +21,7 @@ pub(super) struct Registers(Arc<Mutex<State>>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct State {
     values: BTreeMap<u64, u64>,
-    /// Which commands were carried out, by the numbers that clients gave them.
+    /// Executed commands, by the numbers that clients gave them.
     seen: BTreeSet<u64>,
     repeated: Option<u64>,
     time: u64,
@@ -59,7 +60,7 @@ impl Command {
     }
 }
 
-/// What a machine answered.
+/// Output of the machine.
 pub(super) fn read_outcome(bytes: &[u8]) -> Option<KeyValueOutput> {
     match bytes {
         [0] => Some(KeyValueOutput::Value(None)),
@@ -70,7 +71,7 @@ pub(super) fn read_outcome(bytes: &[u8]) -> Option<KeyValueOutput> {
     }
 }
 
-/// Something else that the machine might have answered to the same question, where there is anything.
+/// Another outcome that the machine might have given to the same command, where there is one.
 pub(super) fn other_outcome(bytes: &[u8]) -> Bytes {
     let other = match read_outcome(bytes) {
         Some(KeyValueOutput::Value(None)) => KeyValueOutput::Value(Some(1)),
@@ -107,7 +108,7 @@ impl Registers {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -134,20 +135,8 @@ impl StateMachine for Registers {
 
     fn rollback(&mut self) {}
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
-    }
-
     fn time(&self) -> Timestamp {
         Timestamp::from_millis(self.lock().time)
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Ok(())
     }
 
     fn snapshot(&self) -> Vec<u8> {

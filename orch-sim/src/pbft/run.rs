@@ -3,23 +3,24 @@ use std::{cell::RefCell, collections::BTreeSet, fmt, rc::Rc, time::Duration};
 use orch_consensus::pbft::{Change, Membership};
 
 use super::{
-    host::{Host, Plan, member},
-    invariants, keys,
-    liar::{Liar, Lie},
+    byzantine::{Attack, ByzantineReplica},
+    external_client::ExternalClient,
+    group::{self, member},
+    host::{Host, Plan},
+    invariants,
     node::Node,
-    outsider::Outsider,
+    oracle::Oracle,
     scenario::{BASE_TIMEOUT, Scenario},
-    witness::Witness,
 };
 use crate::{
     Nemesis, NodeId, Random, Settings, Simulation, Statistics,
     history::{KeyValue, KeyValueInput, OpId, just_in_time, wing_gong_lowe},
 };
 
-/// What a run that went well did.
+/// Counts of a run that went well.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What the simulator did.
+    /// Counts of the simulator.
     pub statistics: Statistics,
     /// Operations that clients began.
     pub operations: usize,
@@ -27,11 +28,11 @@ pub struct Report {
     pub completed: usize,
     /// The last view that a correct replica entered.
     pub views: u64,
-    /// How often a correct replica fetched the state.
+    /// Number of state transfers of correct replicas.
     pub fetches: u64,
     /// Times that a replica went to a new membership.
     pub epochs: u64,
-    /// Liars that were shown to be.
+    /// Byzantine replicas with a proof against them.
     pub exposed: usize,
     /// From the end of the faults to the first answer.
     pub recovery: Duration,
@@ -39,12 +40,12 @@ pub struct Report {
     pub trace: u64,
 }
 
-/// What went wrong in a run.
+/// Failure of a run.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// Of which scenario.
     pub scenario: Scenario,
-    /// What.
+    /// Description.
     pub problem: String,
     /// Step by step, when a log was kept.
     pub log: Vec<String>,
@@ -57,8 +58,8 @@ impl fmt::Display for Failure {
             "seed {} with {} replicas: {}",
             self.scenario.seed, self.scenario.replicas, self.problem
         )?;
-        if !self.scenario.liars.is_empty() {
-            writeln!(f, "  liars: {:?}", self.scenario.liars)?;
+        if !self.scenario.byzantine.is_empty() {
+            writeln!(f, "  byzantine: {:?}", self.scenario.byzantine)?;
         }
         write!(f, "  replay: {}", self.scenario.replay())
     }
@@ -84,10 +85,10 @@ pub fn run(scenario: &Scenario, keep_log: bool) -> Result<Report, Box<Failure>> 
 struct Run {
     scenario: Scenario,
     simulation: Simulation<Node>,
-    witness: Rc<RefCell<Witness>>,
+    oracle: Rc<RefCell<Oracle>>,
     random: Random,
     nemesis: Nemesis,
-    liars: BTreeSet<NodeId>,
+    byzantine: BTreeSet<NodeId>,
     next_command: u64,
     next_operation: Duration,
     changes: Vec<(Duration, NodeId, bool)>,
@@ -96,21 +97,21 @@ struct Run {
 impl Run {
     fn new(scenario: &Scenario, keep_log: bool) -> Self {
         let mut random = Random::new(scenario.seed);
-        let liars: BTreeSet<NodeId> = scenario.liars.iter().map(|(node, _)| *node).collect();
-        let invariants = invariants::all(&liars.iter().copied().collect::<Vec<_>>());
-        let witness = Rc::new(RefCell::new(Witness::new(invariants)));
+        let byzantine: BTreeSet<NodeId> = scenario.byzantine.iter().map(|(node, _)| *node).collect();
+        let invariants = invariants::all(&byzantine.iter().copied().collect::<Vec<_>>());
+        let oracle = Rc::new(RefCell::new(Oracle::new(invariants)));
         let genesis = Membership::genesis((0..scenario.replicas).map(member))
             .unwrap_or_else(|error| panic!("the scenario is wrong: {error}"));
         let check_time =
             random.chance(300).then(|| random.duration(Duration::from_micros(10), Duration::from_millis(5)));
         let plans: Vec<Plan> = (0..scenario.hosts())
             .map(|node| {
-                let lie = scenario.liars.iter().find(|(liar, _)| *liar == node);
-                let lie = lie.map(|(_, lie)| Liar::new(node, *lie, random.fork()));
-                Plan { node, config: scenario.config(), genesis: genesis.clone(), lie, check_time }
+                let attack = scenario.byzantine.iter().find(|(byzantine, _)| *byzantine == node);
+                let attack = attack.map(|(_, attack)| ByzantineReplica::new(node, *attack, random.fork()));
+                Plan { node, config: scenario.config(), genesis: genesis.clone(), attack, check_time }
             })
             .collect();
-        let (nodes, seen) = (plans.len() + usize::from(scenario.outsider), witness.clone());
+        let (nodes, seen) = (plans.len() + usize::from(scenario.external_client), oracle.clone());
         let config = scenario.config();
         let mut session = 0;
         let mut simulation = Simulation::new(random.next(), nodes, Settings::default(), move |node, _| {
@@ -119,7 +120,13 @@ impl Run {
                 Some(plan) => Node::Host(Box::new(Host::new(plan.clone(), session, seen.clone()))),
                 None => {
                     let (config, genesis) = (config.clone(), genesis.clone());
-                    Node::Outsider(Box::new(Outsider::new(node, config, genesis, session, seen.clone())))
+                    Node::ExternalClient(Box::new(ExternalClient::new(
+                        node,
+                        config,
+                        genesis,
+                        session,
+                        seen.clone(),
+                    )))
                 }
             }
         });
@@ -143,10 +150,10 @@ impl Run {
         Self {
             scenario: scenario.clone(),
             simulation,
-            witness,
+            oracle,
             random,
             nemesis,
-            liars,
+            byzantine,
             next_command: 1,
             next_operation: Duration::from_millis(100),
             changes,
@@ -166,22 +173,22 @@ impl Run {
         }
         let healed = self.simulation.now();
         let probes = self.probe();
-        let patience = healed + BASE_TIMEOUT * 8;
-        self.advance(patience)?;
+        let deadline = healed + BASE_TIMEOUT * 8;
+        self.advance(deadline)?;
         let recovery = self.first_answer(&probes, healed)?;
         self.advance(self.scenario.clients_until)?;
         self.settle()?;
         self.judge()?;
         self.exposed()?;
-        let witness = self.witness.borrow();
+        let oracle = self.oracle.borrow();
         Ok(Report {
             statistics: self.simulation.statistics(),
-            operations: witness.history.len(),
-            completed: witness.history.completed(),
-            views: witness.view_max.0,
-            fetches: witness.fetches,
-            epochs: witness.epochs,
-            exposed: witness.accused.iter().collect::<BTreeSet<_>>().len(),
+            operations: oracle.history.len(),
+            completed: oracle.history.completed(),
+            views: oracle.view_max.0,
+            fetches: oracle.fetches,
+            epochs: oracle.epochs,
+            exposed: oracle.accused.iter().collect::<BTreeSet<_>>().len(),
             recovery,
             trace: self.simulation.trace_hash(),
         })
@@ -210,7 +217,7 @@ impl Run {
 
     fn run_to(&mut self, time: Duration) -> Result<(), String> {
         self.simulation.run_until(time);
-        match &self.witness.borrow().broken {
+        match &self.oracle.borrow().broken {
             Some(problem) => Err(problem.clone()),
             None => Ok(()),
         }
@@ -218,11 +225,11 @@ impl Run {
 
     fn operate(&mut self) {
         let any = usize::try_from(self.random.below(self.scenario.replicas as u64)).unwrap_or(0);
-        let inside = self.scenario.only_client.filter(|node| !self.liars.contains(node)).unwrap_or(any);
-        let outside = self.scenario.outsider().filter(|_| self.random.chance(300));
+        let inside = self.scenario.only_client.filter(|node| !self.byzantine.contains(node)).unwrap_or(any);
+        let outside = self.scenario.external_client().filter(|_| self.random.chance(300));
         let node = outside.unwrap_or(inside);
         let busy = self.simulation.process(node).is_none_or(|node| node.outstanding() >= 4);
-        if busy || self.liars.contains(&node) {
+        if busy || self.byzantine.contains(&node) {
             return;
         }
         let key = self.random.below(5);
@@ -243,7 +250,7 @@ impl Run {
         self.next_command += 1;
         self.simulation.with(node, |node, ctx| match node {
             Node::Host(host) => host.ask(id, input, ordered, ctx),
-            Node::Outsider(outsider) => outsider.ask(id, input, ctx),
+            Node::ExternalClient(external_client) => external_client.ask(id, input, ctx),
         })
     }
 
@@ -257,7 +264,7 @@ impl Run {
                 let change = if joins {
                     Some(Change::Add { key, name })
                 } else {
-                    // Without the one that joins, the liars would be too many for those who stay.
+                    // Without the one that joins, the Byzantine ones would be too many for those who stay.
                     let members = host.replica().membership();
                     let grown = members.members().len() > replicas;
                     members.by_key(&key).filter(|_| grown).map(|member| Change::Remove { id: member.id })
@@ -272,11 +279,11 @@ impl Run {
     /// A write at each correct node, to see that the group works.
     fn probe(&mut self) -> Vec<OpId> {
         let mut nodes: Vec<NodeId> =
-            (0..self.scenario.replicas).filter(|node| !self.liars.contains(node)).collect();
+            (0..self.scenario.replicas).filter(|node| !self.byzantine.contains(node)).collect();
         if let Some(only) = self.scenario.only_client.filter(|node| nodes.contains(node)) {
             nodes = vec![only];
         }
-        nodes.extend(self.scenario.outsider());
+        nodes.extend(self.scenario.external_client());
         nodes
             .into_iter()
             .filter_map(|node| self.ask(node, KeyValueInput::Put { key: 100 + node as u64, value: 1 }, true))
@@ -284,8 +291,8 @@ impl Run {
     }
 
     fn first_answer(&self, probes: &[OpId], healed: Duration) -> Result<Duration, String> {
-        let witness = self.witness.borrow();
-        let answers = witness.completed.iter().filter(|(_, operation)| probes.contains(operation));
+        let oracle = self.oracle.borrow();
+        let answers = oracle.completed.iter().filter(|(_, operation)| probes.contains(operation));
         answers.map(|(at, _)| at.saturating_sub(healed)).min().ok_or_else(|| {
             format!("liveness: nothing was committed within {:?} after all faults ended", BASE_TIMEOUT * 8)
         })
@@ -307,7 +314,7 @@ impl Run {
     }
 
     fn difference(&self) -> Option<String> {
-        let correct = (0..self.simulation.nodes()).filter(|node| !self.liars.contains(node));
+        let correct = (0..self.simulation.nodes()).filter(|node| !self.byzantine.contains(node));
         let hosts: Vec<_> = correct.filter_map(|node| Some((node, self.host(node)?))).collect();
         let newest = hosts
             .iter()
@@ -315,7 +322,7 @@ impl Run {
             .max_by_key(|members| members.epoch())?;
         let of = |host: &Host| (host.replica().executed(), host.replica().chain(), host.machine().hash());
         let members: Vec<_> =
-            hosts.iter().filter(|(node, _)| newest.by_key(&keys::key(*node)).is_some()).collect();
+            hosts.iter().filter(|(node, _)| newest.by_key(&group::key(*node)).is_some()).collect();
         let (first, host) = members.first()?;
         for (node, other) in &members {
             if of(host) != of(other) {
@@ -326,7 +333,7 @@ impl Run {
                 return Some(format!("clients of node {node} wait for {} answers", other.outstanding()));
             }
         }
-        let outside = self.scenario.outsider().and_then(|node| self.simulation.process(node));
+        let outside = self.scenario.external_client().and_then(|node| self.simulation.process(node));
         let waits = outside.map_or(0, Node::outstanding);
         (waits > 0).then(|| format!("the client that is no member waits for {waits} answers"))
     }
@@ -335,33 +342,33 @@ impl Run {
         self.simulation.process(node)?.host()
     }
 
-    /// Who contradicted itself for long enough, with a network that works, has been shown to.
+    /// A replica that equivocated for long enough, with a network that works, has a proof against it.
     fn exposed(&self) -> Result<(), String> {
-        let accused = &self.witness.borrow().accused;
+        let accused = &self.oracle.borrow().accused;
         let members = self.host(self.correct()).map(|host| host.replica().membership().clone());
-        let hidden = self.scenario.liars.iter().find(|(node, lie)| {
-            let member = members.as_ref().is_some_and(|members| members.by_key(&keys::key(*node)).is_some());
-            *lie == Lie::Equivocate && member && !accused.contains(node)
+        let hidden = self.scenario.byzantine.iter().find(|(node, attack)| {
+            let member = members.as_ref().is_some_and(|members| members.by_key(&group::key(*node)).is_some());
+            *attack == Attack::Equivocate && member && !accused.contains(node)
         });
         match hidden {
             Some((node, _)) => {
-                Err(format!("evidence: node {node} voted for two batches and nobody has a proof"))
+                Err(format!("evidence: node {node} voted for two batches and no replica has a proof"))
             }
             None => Ok(()),
         }
     }
 
     fn correct(&self) -> NodeId {
-        (0..self.scenario.replicas).find(|node| !self.liars.contains(node)).unwrap_or(0)
+        (0..self.scenario.replicas).find(|node| !self.byzantine.contains(node)).unwrap_or(0)
     }
 
-    /// What clients were told has to be explainable by one copy of the registers.
+    /// The clients' history has to be explainable by one copy of the registers.
     fn judge(&self) -> Result<(), String> {
-        let witness = self.witness.borrow();
-        wing_gong_lowe(&KeyValue, &witness.history)
+        let oracle = self.oracle.borrow();
+        wing_gong_lowe(&KeyValue, &oracle.history)
             .map_err(|violation| format!("linearizability: {violation}"))?;
         if self.scenario.seed.is_multiple_of(16) {
-            just_in_time(&KeyValue, &witness.history)
+            just_in_time(&KeyValue, &oracle.history)
                 .map_err(|violation| format!("linearizability, by the second checker: {violation}"))?;
         }
         Ok(())

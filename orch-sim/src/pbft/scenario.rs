@@ -2,18 +2,18 @@ use std::time::Duration;
 
 use orch_consensus::pbft::{Config, SeededFault};
 
-use super::{keys, liar::Lie};
+use super::{byzantine::Attack, group};
 use crate::{NemesisSettings, NodeId, Random};
 
-/// How a simulated run goes. Everything follows from the seed.
+/// Parameters of a simulated run. Everything follows from the seed.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Where chance begins.
+    /// Seed of all randomness.
     pub seed: u64,
     /// Replicas at the beginning.
     pub replicas: usize,
-    /// Those that are not correct, at most f, and what they do.
-    pub liars: Vec<(NodeId, Lie)>,
+    /// Those that are Byzantine, at most f, and their attacks.
+    pub byzantine: Vec<(NodeId, Attack)>,
     /// A node joins and one leaves during the run.
     pub members_change: bool,
     /// Clients are at this node only.
@@ -23,14 +23,14 @@ pub struct Scenario {
     /// The window is as short as it can be, so that each checkpoint counts.
     pub narrow: bool,
     /// There is a client that is no member, at the last node.
-    pub outsider: bool,
-    /// A mistake that everybody who is correct otherwise makes.
+    pub external_client: bool,
+    /// Seeded fault of all correct replicas.
     pub seeded_fault: Option<SeededFault>,
-    /// When faults end.
+    /// End of the faults.
     pub heal_at: Duration,
-    /// When clients stop.
+    /// End of the clients' operations.
     pub clients_until: Duration,
-    /// When all correct replicas have to be equal.
+    /// Time at which all correct replicas have to be equal.
     pub end: Duration,
 }
 
@@ -43,22 +43,22 @@ impl Scenario {
         let mut nodes: Vec<NodeId> = (0..replicas).collect();
         random.shuffle(&mut nodes);
         let count = usize::try_from(random.below(faulty as u64 + 1)).unwrap_or(0);
-        let liars = nodes
+        let byzantine = nodes
             .into_iter()
             .take(count)
-            .filter_map(|node| Some((node, *random.choose(Lie::ALL)?)))
+            .filter_map(|node| Some((node, *random.choose(Attack::ALL)?)))
             .collect();
         Self {
             seed,
             replicas,
-            liars,
+            byzantine,
             members_change: random.chance(200),
             only_client: random
                 .chance(100)
                 .then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
             absent: random.chance(100).then(|| usize::try_from(random.below(replicas as u64)).unwrap_or(0)),
             narrow: random.chance(200),
-            outsider: random.chance(300),
+            external_client: random.chance(300),
             seeded_fault: None,
             heal_at: Duration::from_secs(30),
             clients_until: Duration::from_secs(45),
@@ -66,31 +66,32 @@ impl Scenario {
         }
     }
 
-    /// Scenarios in which a mistake has consequences, if it has any: the general ones, bent to where it matters.
+    /// Scenarios in which a mistake has consequences, if it has any: the general ones, bent to where it
+    /// matters.
     #[must_use]
     pub fn hunting(fault: SeededFault, seed: u64, replicas: usize) -> Self {
         let mut scenario = Self { seeded_fault: Some(fault), ..Self::from_seed(seed, replicas) };
         let node = usize::try_from(seed % replicas as u64).unwrap_or(0);
-        let lie = match fault {
-            SeededFault::ProposalsNotRecomputed => Some((1, Lie::BadNewView)),
-            SeededFault::TimerNeedsOwnRequest => Some((0, Lie::Mute)),
-            SeededFault::LockAcrossViews => Some((node, Lie::NeverCommit)),
-            SeededFault::SnapshotNotVerified => Some((node, Lie::LyingSupply)),
-            SeededFault::SignaturesNotChecked => Some((node, Lie::Forge)),
-            SeededFault::StaleEpochAccepted => Some((node, Lie::StaleEpoch)),
-            SeededFault::EvidenceDropped => Some((node, Lie::Equivocate)),
-            SeededFault::ReadWithoutFallback => Some((node, Lie::FalseReads)),
-            SeededFault::OneReplyBelieved => Some((node, Lie::FalseReplies)),
+        let attack = match fault {
+            SeededFault::ProposalsNotRecomputed => Some((1, Attack::BadNewView)),
+            SeededFault::TimerNeedsOwnRequest => Some((0, Attack::Mute)),
+            SeededFault::LockAcrossViews => Some((node, Attack::NeverCommit)),
+            SeededFault::SnapshotNotVerified => Some((node, Attack::LyingSupply)),
+            SeededFault::SignaturesNotChecked => Some((node, Attack::Forge)),
+            SeededFault::StaleEpochAccepted => Some((node, Attack::StaleEpoch)),
+            SeededFault::EvidenceDropped => Some((node, Attack::Equivocate)),
+            SeededFault::ReadWithoutFallback => Some((node, Attack::FalseReads)),
+            SeededFault::OneReplyBelieved => Some((node, Attack::FalseReplies)),
             _ => None,
         };
-        if let Some((node, lie)) = lie {
-            scenario.liars = vec![(node, lie)];
+        if let Some((node, attack)) = attack {
+            scenario.byzantine = vec![(node, attack)];
             scenario.absent = (fault == SeededFault::SnapshotNotVerified).then_some((node + 1) % replicas);
             scenario.only_client = (fault == SeededFault::TimerNeedsOwnRequest).then_some(1);
             scenario.members_change |= fault == SeededFault::StaleEpochAccepted;
         }
         scenario.narrow |= fault == SeededFault::CheckpointNotResent;
-        scenario.outsider |= fault == SeededFault::OneReplyBelieved;
+        scenario.external_client |= fault == SeededFault::OneReplyBelieved;
         scenario
     }
 
@@ -100,8 +101,8 @@ impl Scenario {
     }
 
     /// The node of the client that is no member.
-    pub(super) fn outsider(&self) -> Option<NodeId> {
-        self.outsider.then(|| self.hosts())
+    pub(super) fn external_client(&self) -> Option<NodeId> {
+        self.external_client.then(|| self.hosts())
     }
 
     /// Small numbers everywhere, so that everything happens often.
@@ -117,7 +118,7 @@ impl Scenario {
             request_timeout_max: BASE_TIMEOUT * 2,
             status_interval: Duration::from_millis(200),
             snapshot_bytes_min: 3000,
-            clients: self.outsider().map(keys::key).into_iter().collect(),
+            clients: self.external_client().map(group::key).into_iter().collect(),
             seeded_fault: self.seeded_fault,
             ..Config::default()
         }
@@ -131,7 +132,7 @@ impl Scenario {
             crashes: all || random.chance(500),
             partitions: all || random.chance(500),
             one_way_partitions: all || random.chance(500),
-            weather: all || random.chance(500),
+            network_conditions: all || random.chance(500),
             pauses: all || random.chance(500),
             ..NemesisSettings::default()
         }

@@ -54,9 +54,9 @@ pub const CASES: &[Case] = cases![
 pub struct Mismatch {
     /// The commands after which it did.
     pub commands: String,
-    /// What was written down.
+    /// Recorded output.
     pub expected: String,
-    /// What came out.
+    /// Actual output.
     pub got: String,
 }
 
@@ -66,7 +66,7 @@ pub struct Mismatch {
 /// The first block that came out otherwise.
 ///
 /// # Panics
-/// When the text is not a case.
+/// If the text is not a case.
 pub fn play(text: &str, fault: Option<SeededFault>) -> Result<(), Box<Mismatch>> {
     let mut player = Player { lab: None, fault };
     for block in blocks(text) {
@@ -203,7 +203,7 @@ fn which(word: &str, all: usize) -> Vec<NodeId> {
     if word == "*" { (0..all).collect() } else { word.split(',').map(number).collect() }
 }
 
-/// What was delivered, without what repeats itself all the time.
+/// Delivered messages, without what repeats itself all the time.
 fn tell(delivered: &BTreeMap<&'static str, usize>, out: &mut String) {
     let shown = delivered.iter().filter(|(kind, _)| **kind != "status");
     let parts: Vec<_> = shown.map(|(kind, count)| format!("{count} {kind}")).collect();

@@ -3,8 +3,9 @@ use std::{fmt, time::Duration};
 use super::lab::Lab;
 use crate::{NodeId, Random};
 
-/// A scenario of Twins (Bano et al., "Twins: BFT Systems Made Robust", OPODIS 2021): replicas whose keys run twice equivocate,
-/// forget and contradict themselves in all the ways that correct code can, and in each round the network is cut in another way.
+/// A scenario of Twins (Bano et al., "Twins: BFT Systems Made Robust", OPODIS 2021): replicas whose keys run
+/// twice equivocate, forget and contradict themselves in all the ways that correct code can, and in each
+/// round the network is cut in another way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Twins {
     /// Replicas of the group.
@@ -20,9 +21,9 @@ pub struct Twins {
 pub struct Round {
     /// The side of the network that each instance is on; the second instances of the twins come last.
     pub sides: Vec<usize>,
-    /// Where a value is proposed.
+    /// Instance at which a value is proposed.
     pub proposer: usize,
-    /// Whether time passes until primaries are suspected.
+    /// True if time passes until primaries are suspected.
     pub timeout: bool,
 }
 
@@ -46,7 +47,8 @@ impl Twins {
             let rounds = (0..rounds).map(|_| {
                 let choice = number % choices;
                 number /= choices;
-                // The first instance is always on the first side: which side is called the first does not matter.
+                // The first instance is always on the first side: which side is called the first does not
+                // matter.
                 let sides = (0..5).map(|at| usize::from(at > 0 && (choice >> (at - 1)) & 1 == 1)).collect();
                 Round {
                     sides,
@@ -77,7 +79,7 @@ impl Twins {
     /// Runs it, heals the network, and looks at what the correct replicas have.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The description of a violation.
     pub fn run(&self) -> Result<(), String> {
         let mut lab = Lab::new(self.replicas, &self.twins, None);
         for (number, round) in (1..).zip(&self.rounds) {

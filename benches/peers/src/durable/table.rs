@@ -6,7 +6,7 @@ use bytes::Bytes;
 use orch_core::{
     consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Revision, Write},
+    store::Revision,
 };
 
 /// The bytes of a key.
@@ -37,20 +37,8 @@ impl StateMachine for Table {
 
     fn rollback(&mut self) {}
 
-    fn absorb(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Err(bad("a record"))
-    }
-
     fn time(&self) -> Timestamp {
         self.time
-    }
-
-    fn prefixes(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn load(&mut self, _: Revision, _: &[Write]) -> Result<(), MachineError> {
-        Err(bad("a record"))
     }
 
     fn snapshot(&self) -> Vec<u8> {

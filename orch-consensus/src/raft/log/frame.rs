@@ -1,25 +1,25 @@
-//! The log in bytes: frames of length, checksum and content. What was not synced may be cut short or damaged by a crash; it
-//! was promised to nobody.
+//! The log in bytes: frames of length, checksum and content. What was not synced may be cut short or damaged
+//! by a crash; none of it was acknowledged.
 
 use bytes::Bytes;
 
 use crate::codec::{Decode, Encode, Input, Malformed, length};
 use crate::raft::types::{Entry, LogId, Vote};
 
-/// What every file of the log begins with; the digit is the version.
+/// First bytes of every file of the log; the digit is the version.
 pub(super) const MAGIC: &[u8; 8] = b"orchrlg1";
 /// The magic and the member that it belongs to.
 pub(super) const HEAD_BYTES: usize = 16;
 /// Length and checksum.
 pub(super) const FRAME_HEAD_BYTES: usize = 12;
 
-/// What happened to the log.
+/// Event of the log.
 #[derive(Debug, PartialEq)]
 pub(super) enum Record {
     Entry(Entry),
     Vote(Vote),
     Committed(LogId),
-    /// Entries from this one on are void.
+    /// Entries from this one on are superseded.
     Truncated(u64),
     /// Entries up to this one are in a snapshot.
     Purged(LogId),

@@ -1,31 +1,32 @@
-//! What is in the log, in memory: all positions, and as many of the latest entries as the cache holds.
+//! Index of the log in memory: all positions, and as many of the latest entries as the cache holds.
 
 use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::frame::{self, Record};
 use crate::codec::Decode as _;
 use crate::raft::types::{Command, Entry, LogId, Vote, command_of};
 
-/// Where an entry is in the files.
+/// Location of an entry in the files.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) file: Arc<Mutex<File>>,
     pub(super) offset: u64,
     pub(super) length: usize,
 }
 
-impl Place {
+impl Location {
     fn read(&self) -> io::Result<Entry> {
         let mut bytes = vec![0; self.length];
         {
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut file = self.file.lock();
             file.seek(SeekFrom::Start(self.offset))?;
             file.read_exact(&mut bytes)?;
         }
@@ -42,14 +43,14 @@ impl Place {
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Here(Entry),
-    There(Place),
+    Stored(Location),
 }
 
 impl Found {
     pub(super) fn read(self) -> io::Result<Entry> {
         match self {
             Self::Here(entry) => Ok(entry),
-            Self::There(place) => place.read(),
+            Self::Stored(location) => location.read(),
         }
     }
 }
@@ -59,7 +60,7 @@ struct Slot {
     log_id: LogId,
     size: usize,
     entry: Option<Entry>,
-    place: Option<Place>,
+    location: Option<Location>,
 }
 
 /// Slots are consecutive and begin after `purged`. Those from `cached_from` on hold their entries.
@@ -112,8 +113,8 @@ impl Index {
         self.slots.front().map_or_else(purged, |slot| slot.log_id.index)
     }
 
-    /// Adds an entry; without a place it stays in memory.
-    pub(super) fn push(&mut self, entry: Entry, place: Option<Place>) -> Result<(), Gap> {
+    /// Adds an entry; without a location it stays in memory.
+    pub(super) fn push(&mut self, entry: Entry, location: Option<Location>) -> Result<(), Gap> {
         let follows = entry.log_id.index == self.first_index() + self.slots.len() as u64;
         let begins = self.loading && self.slots.is_empty();
         if !(follows || begins) {
@@ -121,10 +122,10 @@ impl Index {
         }
         let size = command_of(&entry).map_or(256, Command::size);
         self.cached_bytes += size;
-        self.slots.push_back(Slot { log_id: entry.log_id, size, entry: Some(entry), place });
+        self.slots.push_back(Slot { log_id: entry.log_id, size, entry: Some(entry), location });
         while self.cached_bytes > self.cache_bytes_max
             && let Some(slot) = self.slots.get_mut(self.cached_from)
-            && slot.place.is_some()
+            && slot.location.is_some()
         {
             slot.entry = None;
             self.cached_bytes -= slot.size;
@@ -174,9 +175,9 @@ impl Index {
             sum += slot.size;
             sum <= bytes || sum == slot.size
         };
-        let found = |slot: &Slot| match (&slot.entry, &slot.place) {
+        let found = |slot: &Slot| match (&slot.entry, &slot.location) {
             (Some(entry), _) => Some(Found::Here(entry.clone())),
-            (None, Some(place)) => Some(Found::There(place.clone())),
+            (None, Some(location)) => Some(Found::Stored(location.clone())),
             (None, None) => None,
         };
         if from >= to {

@@ -1,4 +1,4 @@
-//! The log: in memory, or in files with a part of it in memory.
+//! The log: in memory, or in files with the latest entries in memory.
 
 mod frame;
 mod index;
@@ -11,13 +11,14 @@ use std::{
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use openraft::{
     AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::{
@@ -26,11 +27,11 @@ use self::{
 };
 use super::{
     config::{RaftConfig, Storage},
-    snapshot::blocking,
+    snapshot_store::blocking,
     types::{Entry, Lease, LogId, StorageError, Types, Vote},
 };
 
-/// What openraft writes to. There is one of them for a log.
+/// Writer of the log for openraft. There is one of them for a log.
 #[derive(Debug)]
 pub(super) struct Log {
     reader: Reader,
@@ -45,7 +46,7 @@ pub(super) struct Files {
     sync: bool,
 }
 
-/// What reads the log, at the same time as it is written.
+/// Reader of the log, concurrent with its writer.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     index: Arc<Mutex<Index>>,
@@ -98,32 +99,32 @@ impl Log {
     }
 
     async fn add(&self, entries: Vec<Entry>) -> io::Result<()> {
-        let mut places = Vec::new().into_iter();
+        let mut locations = Vec::new().into_iter();
         let entries = match &self.files {
             None => entries,
             // The system takes the bytes over at once; handing the work to another thread would take longer.
             Some(files) if !files.sync => {
-                places = files.with(|writer| writer.append(&entries))?.into_iter();
+                locations = files.with(|writer| writer.append(&entries))?.into_iter();
                 entries
             }
             Some(files) => {
                 let files = files.clone();
                 let work = move || Ok((files.with(|writer| writer.append(&entries))?, entries));
                 let (written, entries) = here_if_possible(work).await?;
-                places = written.into_iter();
+                locations = written.into_iter();
                 entries
             }
         };
         let mut index = self.index();
         for entry in entries {
-            index.push(entry, places.next()).map_err(|_| io::Error::other("entries are missing"))?;
+            index.push(entry, locations.next()).map_err(|_| io::Error::other("entries are missing"))?;
         }
         Ok(())
     }
 }
 
-/// Runs what waits for the disk on this thread where the runtime has others to go on with. On a busy machine another thread
-/// that has to wake up first waits longer for its turn than the disk takes.
+/// Runs what waits for the disk on this thread where the runtime has others to go on with. On a busy machine
+/// another thread that has to wake up first waits longer for its turn than the disk takes.
 async fn here_if_possible<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -135,7 +136,7 @@ async fn here_if_possible<T: Send + 'static>(
 
 impl Files {
     fn with<T>(&self, work: impl FnOnce(&mut Writer) -> io::Result<T>) -> io::Result<T> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer.lock();
         work(writer.as_mut().ok_or_else(|| io::Error::other("the log is closed"))?)
     }
 
@@ -154,7 +155,7 @@ impl Files {
     /// Makes everything durable and releases the directory.
     pub(super) async fn close(&self) -> io::Result<()> {
         let writer = self.writer.clone();
-        blocking(move || match writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        blocking(move || match writer.lock().take() {
             Some(mut writer) => writer.sync(),
             None => Ok(()),
         })
@@ -164,7 +165,7 @@ impl Files {
 
 impl Reader {
     fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.index.lock()
     }
 
     async fn read(&self, start: u64, end: u64, bytes: usize) -> Result<Vec<Entry>, StorageError> {

@@ -81,8 +81,8 @@ fn cut_anywhere_it_holds_what_was_whole() {
     let (mut writer, _) = open(directory.path(), MANNER).expect("it is made");
     let mut ends = Vec::new();
     for at in 0..5 {
-        let place = writer.append(&[entry(at)]).expect("it is written").remove(0);
-        ends.push(place.offset + place.length as u64);
+        let location = writer.append(&[entry(at)]).expect("it is written").remove(0);
+        ends.push(location.offset + location.length as u64);
     }
     drop(writer);
     let file = std::fs::read_dir(directory.path())
@@ -146,12 +146,12 @@ fn evicted_entries_are_read_from_the_files() {
     let mut index = Index::new(1000);
     index.loaded().expect("it is empty");
     for at in 0..100 {
-        let place = writer.append(&[entry(at)]).expect("it is written").pop();
-        index.push(entry(at), place).expect("it follows");
+        let location = writer.append(&[entry(at)]).expect("it is written").pop();
+        index.push(entry(at), location).expect("it follows");
     }
     let there = |index: &Index| {
         let found = index.find(0, 100, usize::MAX);
-        found.iter().filter(|found| matches!(found, Found::There(_))).count()
+        found.iter().filter(|found| matches!(found, Found::Stored(_))).count()
     };
     assert!(there(&index) > 90);
     assert_eq!(indices(&index), (0..100).collect::<Vec<u64>>());

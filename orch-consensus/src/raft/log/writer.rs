@@ -6,26 +6,26 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use orch_base::files;
+use parking_lot::Mutex;
 
 use super::{
     frame::{self, FRAME_HEAD_BYTES, HEAD_BYTES, MAGIC, Record},
-    index::{Index, Place},
+    index::{Index, Location},
 };
 use crate::codec::{Decode as _, Input};
-use crate::raft::{
-    snapshot::sync_directory,
-    types::{Entry, LogId, Vote},
-};
+use crate::raft::types::{Entry, LogId, Vote};
 
 const PREFIX: &str = "log-";
-/// A file grows by so many zeros at a time: a sync that does not have to note a new length takes half as long.
+/// A file grows by so many zeros at a time: a sync that does not have to note a new length takes half as
+/// long.
 const GROW_BYTES: u64 = 1 << 20;
 
-/// What a disk does, so that tests can let it fail.
+/// Operations of a disk, so that tests can let it fail.
 pub(super) trait Disk: Send + fmt::Debug {
     fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
@@ -42,7 +42,7 @@ pub(super) struct RealDisk;
 
 impl Disk for RealDisk {}
 
-/// How a log is written.
+/// Settings of the log's files.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manner {
     /// The member that it belongs to.
@@ -70,7 +70,7 @@ pub(super) struct Writer {
     active: Segment,
     file: Arc<Mutex<File>>,
     number: u64,
-    /// Where the next frame goes, and how far the file reaches already.
+    /// Offset of the next frame, and length of the file already.
     end: u64,
     reach: u64,
     unsynced: bool,
@@ -135,16 +135,16 @@ impl Writer {
     }
 
     /// Writes entries, and syncs them where that is the manner. Says where they are.
-    pub(super) fn append(&mut self, entries: &[Entry]) -> io::Result<Vec<Place>> {
+    pub(super) fn append(&mut self, entries: &[Entry]) -> io::Result<Vec<Location>> {
         self.guarded(|writer| {
             if writer.end >= writer.manner.segment_bytes {
                 writer.roll()?;
             }
-            let (mut bytes, mut places) = (Vec::new(), Vec::with_capacity(entries.len()));
+            let (mut bytes, mut locations) = (Vec::new(), Vec::with_capacity(entries.len()));
             for entry in entries {
                 let offset = writer.end + bytes.len() as u64;
                 let length = frame::put(&Record::Entry(entry.clone()), &mut bytes);
-                places.push(Place { file: writer.file.clone(), offset, length });
+                locations.push(Location { file: writer.file.clone(), offset, length });
                 writer.active.greatest = writer.active.greatest.max(Some(entry.log_id.index));
             }
             writer.put_committed(&mut bytes);
@@ -152,7 +152,7 @@ impl Writer {
             if writer.manner.sync {
                 writer.sync_now()?;
             }
-            Ok(places)
+            Ok(locations)
         })
     }
 
@@ -234,7 +234,7 @@ impl Writer {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock();
         let end = self.end + bytes.len() as u64;
         if self.manner.sync && end > self.reach {
             let zeros = vec![0; usize::try_from(end - self.reach + GROW_BYTES).map_err(io::Error::other)?];
@@ -251,7 +251,7 @@ impl Writer {
     }
 
     fn sync_now(&mut self) -> io::Result<()> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = self.file.lock();
         self.disk.sync(&file)?;
         self.unsynced = false;
         Ok(())
@@ -260,7 +260,7 @@ impl Writer {
     /// Ends this file and begins the next.
     fn roll(&mut self) -> io::Result<()> {
         {
-            let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = self.file.lock();
             file.set_len(self.end)?;
             self.disk.sync(&file)?;
         }
@@ -272,7 +272,7 @@ impl Writer {
         self.begin_segment()
     }
 
-    /// What has to outlive the files before this one.
+    /// Records that outlive the files before this one.
     fn begin_segment(&mut self) -> io::Result<()> {
         let mut bytes = Vec::new();
         for record in [self.vote.map(Record::Vote), self.purged.map(Record::Purged)].into_iter().flatten() {
@@ -320,11 +320,12 @@ fn create(disk: &mut dyn Disk, directory: &Path, path: &Path, owner: u64) -> io:
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
     disk.write(&mut file, &frame::head(owner))?;
     file.sync_all()?;
-    sync_directory(directory)?;
+    files::sync_dir(directory)?;
     Ok(Arc::new(Mutex::new(file)))
 }
 
-/// Reads one file. In the last one a frame that is not whole ends the log, and is cut off with all that follows.
+/// Reads one file. In the last one a frame that is not whole ends the log, and is cut off with all that
+/// follows.
 fn read_segment(path: PathBuf, owner: u64, last: bool, index: &mut Index) -> io::Result<Segment> {
     let corrupt =
         |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()));
@@ -345,8 +346,8 @@ fn read_segment(path: PathBuf, owner: u64, last: bool, index: &mut Index) -> io:
                 greatest = greatest.max(Some(entry.log_id.index));
                 // A file before this one that was only partly purged.
                 if index.purged.is_none_or(|purged| entry.log_id.index > purged.index) {
-                    let place = Place { file: file.clone(), offset: sound as u64, length };
-                    index.push(entry, Some(place)).map_err(|_| corrupt("entries are missing"))?;
+                    let location = Location { file: file.clone(), offset: sound as u64, length };
+                    index.push(entry, Some(location)).map_err(|_| corrupt("entries are missing"))?;
                 }
             }
             Record::Vote(vote) => index.vote = Some(vote),
@@ -360,7 +361,7 @@ fn read_segment(path: PathBuf, owner: u64, last: bool, index: &mut Index) -> io:
         return Err(corrupt("it is damaged, and not at the end of the log"));
     }
     if last {
-        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = file.lock();
         file.set_len(sound as u64)?;
         file.sync_all()?;
     }

@@ -1,5 +1,5 @@
-//! [`Layered`]: a part with steps of a test's own, for tests of what lies above the part. Each step that a layer does not
-//! define goes through to the part below.
+//! [`Layered`]: a part with steps of a test's own, for tests of what lies above the part. Each step that a
+//! layer does not define goes through to the part below.
 
 mod output;
 mod runtime;

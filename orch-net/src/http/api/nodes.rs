@@ -54,8 +54,8 @@ pub(super) async fn status(State(app): State<App>) -> Answer<StatusInfo> {
         consensus: ConsensusInfo {
             applied: status.consensus.applied,
             leader: status.consensus.leader,
-            members: status.consensus.members,
-            trouble: status.consensus.trouble,
+            members: status.consensus.members.iter().map(ToString::to_string).collect(),
+            trouble: status.consensus.last_error,
         },
     })
 }

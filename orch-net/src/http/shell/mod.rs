@@ -1,5 +1,5 @@
-//! Shell of a server: connections, TLS, bounds, authentication, requests read and refused. It knows nothing of tasks; the
-//! engine's API and routes of styles are mounted in it.
+//! Shell of a server: connections, TLS, bounds, authentication, requests read and refused. It knows nothing
+//! of tasks; the engine's API and routes of styles are mounted in it.
 
 mod accept;
 mod access;

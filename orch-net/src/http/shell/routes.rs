@@ -1,5 +1,5 @@
-//! [`Routes`]: a table of operations. Router and description are made from the same entries, so that neither can have
-//! one that the other lacks.
+//! [`Routes`]: a table of operations. Router and description are made from the same entries, so that neither
+//! can have one that the other lacks.
 
 use std::panic::AssertUnwindSafe;
 
@@ -203,8 +203,8 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     }
 }
 
-/// Middleware that does for any router what [`Routes`] do for each operation: checks access, and ends requests whose
-/// answer takes too long.
+/// Middleware that does for any router what [`Routes`] do for each operation: checks access, and ends
+/// requests whose answer takes too long.
 ///
 /// # Errors
 /// The refusal.

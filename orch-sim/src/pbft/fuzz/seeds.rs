@@ -18,8 +18,8 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     messages.chain(logs).chain(steps).collect()
 }
 
-/// What a group says and writes down in which nearly everything happens once: the first message of each kind and the largest,
-/// and a log, as a file and as the contents of its frames.
+/// Messages and logs of a group in which nearly everything happens once: the first message of each kind and
+/// the largest, and a log, as a file and as the contents of its frames.
 fn of_a_group() -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
     let mut lab = Lab::new(4, &[4], None);
     let (mut messages, mut logs) = (BTreeMap::new(), BTreeMap::new());
@@ -83,7 +83,8 @@ fn keep(messages: &mut BTreeMap<String, Vec<u8>>, message: &Arc<Message>) {
     }
 }
 
-/// The frames of a log without its magic and their checksums, as the target takes them: each under its length.
+/// The frames of a log without its magic and their checksums, as the target takes them: each under its
+/// length.
 fn contents(log: &[u8]) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::new(), log.get(8..).unwrap_or_default());
     while let Some((head, after)) = rest.split_first_chunk::<8>() {
@@ -96,8 +97,8 @@ fn contents(log: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Histories of a group: first who lies, then what happens. In what a liar distorts, a batch's time is at byte 2 of a PRE-PREPARE;
-/// view, place and digest are at 11, 19 and 27 of a vote.
+/// Histories of a group: first the Byzantine member, then the events. In a distorted message, a batch's time
+/// is at byte 2 of a PRE-PREPARE; view, sequence number and digest are at 11, 19 and 27 of a vote.
 const STEPS: &[(&str, &str)] = &[
     ("agree", "3 DELIVER PROPOSE 0 DELIVER PROPOSE 1 READ 2 DELIVER"),
     (
@@ -119,7 +120,7 @@ const STEPS: &[(&str, &str)] = &[
     ("crashes", "3 CRASH 5 PROPOSE 0 DELIVER CRASH 11 PROPOSE 2 DELIVER CRASH 17 PROPOSE 1 SETTLE 60"),
     // Half of the group gets another batch than the other half.
     ("two-batches", "0 PROPOSE 0 DELIVER_ONE 0 DISTORT 12 0 0 1 1 2 0 1 DELIVER_TO 2 DELIVER SETTLE 40 SETTLE 40"),
-    // Another digest, another place, another view.
+    // Another digest, another sequence number, another view.
     (
         "two-votes",
         "2 PROPOSE 0 DELIVER_TO 2 DELIVER_TO 0

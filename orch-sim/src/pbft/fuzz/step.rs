@@ -2,27 +2,27 @@ use std::{sync::Arc, time::Duration};
 
 use orch_consensus::pbft::{Message, Seq};
 
-use super::{input::Input, lies::Lies};
+use super::{byzantine::Forger, input::Input};
 use crate::{NodeId, pbft::lab::Lab};
 
-/// Members at the beginning; one of them lies.
+/// Members at the beginning; one of them forger.
 const MEMBERS: usize = 4;
 /// A node that can be made a member.
 const SPARE: NodeId = MEMBERS;
 const NODES: usize = MEMBERS + 1;
 const ACTIONS_MAX: usize = 200;
-/// What the network holds. The oldest is lost.
+/// Capacity of the network. The oldest message is lost.
 const ON_THE_WAY_MAX: usize = 1000;
-/// How finely time is divided, and how much of it passes at once: more than most timeouts are long.
+/// Unit of time, and how much of it passes at once: more than most timeouts are long.
 const UNIT: Duration = Duration::from_millis(40);
 const UNITS_MAX: usize = 64;
 
-/// How long the group may take to agree again once nothing is lost any more.
+/// Time for the group to agree again once nothing is lost any more.
 const RECOVERY: Duration = Duration::from_secs(60);
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
-        /// What can happen next. A byte stands for it, modulo their count; its arguments follow.
+        /// Next event. A byte stands for it, modulo their count; its arguments follow.
         mod action {
             $($(#[$doc])* pub(super) const $name: u8 = $number;)*
         }
@@ -36,11 +36,11 @@ actions! {
     DELIVER = 0;
     /// One message arrives: its index among those on their way.
     DELIVER_ONE = 1;
-    /// What is on its way to a node arrives.
+    /// Messages on their way to a node arrive.
     DELIVER_TO = 2;
     /// A message is lost: its index.
     LOSE_ONE = 3;
-    /// What is on its way on a link is lost: to + 5 from.
+    /// Messages on their way on a link are lost: to + 5 from.
     LOSE_LINK = 4;
     /// A message is sent once more: its index.
     REPEAT_ONE = 5;
@@ -54,9 +54,9 @@ actions! {
     CRASH = 9;
     /// The network is cut: the side of each node is a bit.
     CUT = 10;
-    /// The liar says something distorted: to whom, as bits; the rest is in `lies`.
+    /// The byzantine says something distorted: to whom, as bits; the rest is in `forger`.
     DISTORT = 11;
-    /// The liar says anything: to whom, as bits; a length of two bytes; a message.
+    /// The byzantine says anything: to whom, as bits; a length of two bytes; a message.
     MAKE_UP = 12;
     /// The operator of a node votes for the spare node to become a member.
     ADD = 13;
@@ -64,20 +64,20 @@ actions! {
     SETTLE = 14;
 }
 
-/// Four replicas, of which one lies, and a node that may join. The first byte says which one lies and whether the group has to
-/// recover in the end; then come the actions.
+/// Four replicas, of which one forger, and a node that may join. The first byte says which one forger and
+/// whether the group has to recover in the end; then come the actions.
 ///
 /// # Panics
-/// When a correct replica breaks an invariant, panics or does without end, or the group does not agree again although nothing
-/// is lost any more and the liar behaves.
+/// If a correct replica breaks an invariant, panics or does without end, or the group does not agree again
+/// although nothing is lost any more and the Byzantine replica behaves.
 pub fn step(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let Some(first) = input.byte() else { return };
-    let liar = usize::from(first) % MEMBERS;
+    let byzantine = usize::from(first) % MEMBERS;
     let mut group = Group {
-        lab: Lab::of(MEMBERS, (0..NODES).map(|node| (node, node != liar)), None),
-        liar,
-        lies: Lies::new(liar),
+        lab: Lab::of(MEMBERS, (0..NODES).map(|node| (node, node != byzantine)), None),
+        byzantine,
+        forger: Forger::new(byzantine),
         proposals: 0,
     };
     for _ in 0..ACTIONS_MAX {
@@ -103,8 +103,8 @@ pub(super) fn spell(text: &str) -> Vec<u8> {
 #[derive(Debug)]
 struct Group {
     lab: Lab,
-    liar: NodeId,
-    lies: Lies,
+    byzantine: NodeId,
+    forger: Forger,
     proposals: u64,
 }
 
@@ -158,13 +158,13 @@ impl Group {
             }
             action::DISTORT => {
                 let to = input.byte()?;
-                if let Some(message) = self.lies.distorted(input) {
+                if let Some(message) = self.forger.distorted(input) {
                     self.say(to, message);
                 }
             }
             action::MAKE_UP => {
                 let to = input.byte()?;
-                if let Some(message) = self.lies.made_up(input) {
+                if let Some(message) = self.forger.made_up(input) {
                     self.say(to, message);
                 }
             }
@@ -189,17 +189,17 @@ impl Group {
 
     fn deliver_one(&mut self, index: usize) {
         if let Some((from, to, message)) = self.lab.on_its_way().nth(index)
-            && (from == self.liar || to == self.liar)
+            && (from == self.byzantine || to == self.byzantine)
         {
-            self.lies.hear(message);
+            self.forger.observe(message);
         }
         self.lab.deliver_one(index);
     }
 
     fn deliver(&mut self) {
         for (from, to, message) in self.lab.on_its_way() {
-            if from == self.liar || to == self.liar {
-                self.lies.hear(message);
+            if from == self.byzantine || to == self.byzantine {
+                self.forger.observe(message);
             }
         }
         self.lab.deliver();
@@ -207,8 +207,8 @@ impl Group {
 
     fn say(&mut self, to: u8, message: Message) {
         let message = Arc::new(message);
-        for node in (0..NODES).filter(|node| *node != self.liar && to >> node & 1 == 1) {
-            self.lab.say(self.liar, node, message.clone());
+        for node in (0..NODES).filter(|node| *node != self.byzantine && to >> node & 1 == 1) {
+            self.lab.say(self.byzantine, node, message.clone());
         }
     }
 
@@ -218,11 +218,12 @@ impl Group {
         }
     }
 
-    /// Nothing is lost any more, and the liar behaves: what correct members propose is executed, and they become equal.
+    /// Nothing is lost any more, and the Byzantine replica behaves: what correct members propose is executed,
+    /// and they become equal.
     fn recover(&mut self) {
         self.lab.heal();
         let before = self.lab.correct().map(|(_, replica)| replica.executed()).max();
-        for node in (0..MEMBERS).filter(|node| *node != self.liar) {
+        for node in (0..MEMBERS).filter(|node| *node != self.byzantine) {
             self.lab.propose(node, 1000 + node as u64);
         }
         let end = self.lab.now() + RECOVERY;
@@ -237,7 +238,7 @@ impl Group {
         panic!("the group does not agree again within {RECOVERY:?}\n{}", self.lab.events.join("\n"));
     }
 
-    /// Whether all correct members executed the same, and more than this.
+    /// True if all correct members executed the same, and more than this.
     fn agrees_after(&self, before: Option<Seq>) -> bool {
         let members = self.lab.correct().filter(|(at, replica)| *at != SPARE || replica.is_member());
         let ends: Vec<_> = members.map(|(_, replica)| (replica.executed(), replica.chain())).collect();

@@ -1,21 +1,21 @@
-//! Evidence proves something: no correct replica is ever shown to have signed two statements that exclude each other, and no
-//! correct replica finds that its state is not the others'.
+//! Evidence proves something: no correct replica is ever shown to have signed two statements that exclude
+//! each other, and no correct replica finds that its state is not the others'.
 
 use std::time::Duration;
 
 use orch_consensus::pbft::Event;
 
 use super::{Invariant, Observation};
-use crate::{NodeId, pbft::keys};
+use crate::{NodeId, pbft::group};
 
 #[derive(Debug)]
 pub(super) struct NoFalseAccusation {
-    liars: Vec<NodeId>,
+    byzantine: Vec<NodeId>,
 }
 
 impl NoFalseAccusation {
-    pub(super) fn new(liars: &[NodeId]) -> Self {
-        Self { liars: liars.to_vec() }
+    pub(super) fn new(byzantine: &[NodeId]) -> Self {
+        Self { byzantine: byzantine.to_vec() }
     }
 }
 
@@ -26,12 +26,12 @@ impl Invariant for NoFalseAccusation {
 
     fn observe(&mut self, node: NodeId, _: Duration, observation: &Observation<'_>) -> Result<(), String> {
         match observation {
-            Observation::Said(Event::Evidence(proof))
-                if !self.liars.contains(&keys::node(&proof.first.key)) =>
+            Observation::StatusReport(Event::Evidence(proof))
+                if !self.byzantine.contains(&group::node(&proof.first.key)) =>
             {
                 Err(format!("node {node} accuses a correct replica: {proof:?}"))
             }
-            Observation::Said(Event::Diverged(seq)) => {
+            Observation::StatusReport(Event::Diverged(seq)) => {
                 Err(format!("node {node} has another state at {seq} than a quorum"))
             }
             _ => Ok(()),

@@ -1,11 +1,12 @@
-//! What a correct replica shows as a proof is one: a quorum of current members signed it (TOCS 2.3.2 and 4.4).
+//! Every proof that a correct replica sends is one: a quorum of current members signed it (TOCS 2.3.2 and
+//! 4.4).
 
 use std::{collections::BTreeSet, time::Duration};
 
 use orch_consensus::pbft::{Membership, Message, ReplicaId, Signature, Statement};
 
 use super::{Invariant, Observation};
-use crate::{NodeId, pbft::keys};
+use crate::{NodeId, pbft::group};
 
 #[derive(Debug)]
 pub(super) struct SoundCertificates;
@@ -25,7 +26,8 @@ impl Invariant for SoundCertificates {
             _ => return Ok(()),
         };
         for certificate in certificates {
-            // What waited for the disk while the members changed goes out all the same, and says nothing to anybody.
+            // A message that waited for the disk while the members changed goes out all the same, and counts
+            // for nothing.
             let current = certificate.epoch >= members.epoch();
             if current && !is_quorum(&certificate.votes, certificate.statement(), members) {
                 return Err(format!("node {node} shows {certificate:?}"));
@@ -42,7 +44,7 @@ impl Invariant for SoundCertificates {
 
 fn is_quorum(votes: &[(ReplicaId, Signature)], statement: Statement, members: &Membership) -> bool {
     let signed = |(replica, signature): &&(ReplicaId, Signature)| {
-        members.member(*replica).is_some_and(|member| keys::sign(&member.key, &statement) == *signature)
+        members.member(*replica).is_some_and(|member| group::sign(&member.key, &statement) == *signature)
     };
     let voters: BTreeSet<_> = votes.iter().filter(signed).map(|(replica, _)| *replica).collect();
     voters.len() == votes.len() && voters.len() >= members.quorum().quorum()

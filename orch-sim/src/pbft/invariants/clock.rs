@@ -6,9 +6,9 @@ use std::time::Duration;
 use orch_core::model::Timestamp;
 
 use super::{Invariant, Observation};
-use crate::{NodeId, pbft::host::EPOCH_MILLIS};
+use crate::{NodeId, pbft::group::EPOCH_MILLIS};
 
-/// What replicas accept, and how far off correct clocks are.
+/// Bounds that replicas accept, and the error of correct clocks.
 const AHEAD_MAX: Duration = Duration::from_secs(7);
 
 #[derive(Debug)]

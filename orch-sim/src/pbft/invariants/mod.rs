@@ -1,4 +1,4 @@
-//! What must hold whatever happens. Each has a file of its own, which says where it comes from.
+//! Invariants that hold at all times. Each has a file of its own, which says where it comes from.
 
 mod accusations;
 mod agreement;
@@ -22,30 +22,30 @@ pub(super) enum Observation<'a> {
     Voted { vote: &'a Vote, stable: Seq, window: u64 },
     /// It executed a batch.
     Executed { seq: Seq, batch: &'a Batch },
-    /// After a place, the hash over everything executed was this.
+    /// After a sequence number, the hash over everything executed was this.
     Reached { seq: Seq, chain: Digest },
     /// It sent a message, when its members were these.
     Sent { message: &'a Message, members: &'a Membership },
-    /// It said this.
-    Said(&'a Event),
+    /// It distorted this.
+    StatusReport(&'a Event),
     /// A command was carried out twice by its machine.
     Repeated(u64),
 }
 
 /// Watches all correct replicas.
 pub(super) trait Invariant: Debug {
-    /// What it is called in reports.
+    /// Name in reports.
     fn name(&self) -> &'static str;
 
-    /// Takes in what happened at a node at a time.
+    /// Checks an observation of a node at a time.
     ///
     /// # Errors
-    /// How it is broken.
+    /// Description of the violation.
     fn observe(&mut self, node: NodeId, now: Duration, observation: &Observation<'_>) -> Result<(), String>;
 }
 
-/// All of them, for a run in which `liars` are not correct.
-pub(super) fn all(liars: &[NodeId]) -> Vec<Box<dyn Invariant>> {
+/// All of them, for a run in which `byzantine` are not correct.
+pub(super) fn all(byzantine: &[NodeId]) -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(agreement::Agreement::default()),
         Box::new(single_vote::SingleVote::default()),
@@ -54,6 +54,6 @@ pub(super) fn all(liars: &[NodeId]) -> Vec<Box<dyn Invariant>> {
         Box::new(watermarks::Watermarks),
         Box::new(once::Once),
         Box::new(clock::BoundedClock),
-        Box::new(accusations::NoFalseAccusation::new(liars)),
+        Box::new(accusations::NoFalseAccusation::new(byzantine)),
     ]
 }

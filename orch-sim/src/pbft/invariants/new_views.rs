@@ -1,5 +1,6 @@
-//! A view begins with what follows from what a quorum said when it left the views before (TOCS 4.4): with the batch that was
-//! prepared last at each place after the highest stable checkpoint, and with the null batch where there is none.
+//! A view begins with what follows from what a quorum distorted when it left the views before (TOCS 4.4):
+//! with the batch that was prepared last at each sequence number after the highest stable checkpoint, and
+//! with the null batch where there is none.
 
 use std::time::Duration;
 
@@ -26,14 +27,14 @@ impl Invariant for NewViewsFollow {
     }
 }
 
-/// The definition, place by place.
+/// The definition, one sequence number after the other.
 fn follows(new: &NewView) -> Vec<(Seq, Digest)> {
     let base = new.summaries.iter().map(|summary| summary.stable.0).max().unwrap_or(0);
     let claims = || new.summaries.iter().flat_map(|summary| &summary.prepared);
     let last = claims().map(|(seq, ..)| seq.0).max().unwrap_or(0);
-    let choice = |place: u64| {
-        let here = claims().filter(|(seq, ..)| seq.0 == place);
+    let choice = |position: u64| {
+        let here = claims().filter(|(seq, ..)| seq.0 == position);
         here.max_by_key(|(_, view, _)| *view).map_or(Batch::null().digest(), |(_, _, digest)| *digest)
     };
-    (base + 1..=last).map(|place| (Seq(place), choice(place))).collect()
+    (base + 1..=last).map(|position| (Seq(position), choice(position))).collect()
 }

@@ -1,5 +1,5 @@
-//! A correct replica votes for one batch at a place of a view, also over crashes (TOCS 4.2; that votes survive crashes is
-//! 4.6 of the thesis of Castro, 2001).
+//! A correct replica votes for one batch at a sequence number of a view, also over crashes (TOCS 4.2; that
+//! votes survive crashes is 4.6 of the thesis of Castro, 2001).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,8 +20,8 @@ impl Invariant for SingleVote {
 
     fn observe(&mut self, node: NodeId, _: Duration, observation: &Observation<'_>) -> Result<(), String> {
         let Observation::Voted { vote, .. } = observation else { return Ok(()) };
-        let place = (vote.replica, vote.epoch, vote.view, vote.seq, vote.phase);
-        let first = *self.cast.entry(place).or_insert(vote.digest);
+        let position = (vote.replica, vote.epoch, vote.view, vote.seq, vote.phase);
+        let first = *self.cast.entry(position).or_insert(vote.digest);
         if first == vote.digest {
             Ok(())
         } else {

@@ -1,4 +1,5 @@
-//! A correct replica votes within its window only (TOCS 4.2 and 4.3), so that a primary cannot use up sequence numbers or memory.
+//! A correct replica votes within its window only (TOCS 4.2 and 4.3), so that a primary cannot use up
+//! sequence numbers or memory.
 
 use std::time::Duration;
 
