@@ -217,7 +217,7 @@ mod tests {
         let mut out = Vec::new();
         put_bytes(bytes, &mut out);
         put_short_text(text, &mut out);
-        put_list(numbers, &mut out, |number, out| number.encode(out));
+        put_list(numbers, &mut out, super::Encode::encode);
         Some(7u64).encode(&mut out);
         out
     }

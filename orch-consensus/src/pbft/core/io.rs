@@ -1,9 +1,9 @@
 //! Inputs and effects of a replica.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use orch_core::model::Timestamp;
+pub use orch_core::model::Moment;
 
 use super::{
     ids::{Epoch, PublicKey, ReplicaId, Seq, View},
@@ -12,15 +12,6 @@ use super::{
     record::{Image, Record},
     statement::{Claim, Misbehaviour},
 };
-
-/// The time of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// A clock that never goes back, from any beginning. Timeouts are measured with it.
-    pub elapsed: Duration,
-    /// The system's clock, which may jump. Proposals carry it.
-    pub wall: Timestamp,
-}
 
 /// Something that happened.
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ impl Host {
 
 /// Reading of both clocks: wall clock, which people set, and time since boot, which nobody sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moment {
+pub(super) struct ClockReading {
     pub(super) wall: Timestamp,
     pub(super) uptime_centis: u64,
 }
@@ -32,7 +32,7 @@ pub(super) struct Moment {
 /// slewed.
 const STEP_MS: i64 = 1000;
 
-impl Moment {
+impl ClockReading {
     pub(super) fn now() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/uptime")?;
         let centis = text.split_whitespace().next().and_then(|seconds| seconds.replace('.', "").parse().ok());
@@ -63,8 +63,8 @@ mod tests {
 
     const DAY: u64 = 86_400_000;
 
-    fn moment(wall: u64, uptime_centis: u64) -> Moment {
-        Moment { wall: Timestamp::from_millis(wall), uptime_centis }
+    fn moment(wall: u64, uptime_centis: u64) -> ClockReading {
+        ClockReading { wall: Timestamp::from_millis(wall), uptime_centis }
     }
 
     #[test]

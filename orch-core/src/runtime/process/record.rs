@@ -5,7 +5,7 @@ use std::{fs, io};
 use rustix::process::{Pid, Signal};
 
 use super::{
-    host::{Host, Moment},
+    host::{ClockReading, Host},
     processes::{Process, Stat, parse_pid},
 };
 use crate::model::{Exit, Timestamp};
@@ -14,7 +14,7 @@ use crate::model::{Exit, Timestamp};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) launcher: Identity,
-    pub(super) started: Option<Moment>,
+    pub(super) started: Option<ClockReading>,
     /// Inodes of the output pipes.
     pub(super) pipes: Option<[u64; 2]>,
     /// The program, which leads its own process group.
@@ -35,7 +35,7 @@ impl Record {
         let pipes = [pipes.next()?.ok()?, pipes.next()?.ok()?];
         let program = parse_pid(fields("program")?.next()?);
         let exit = parse_exit(fields("exit")?.next()?);
-        let started = Moment { wall: Timestamp::from_millis(wall), uptime_centis };
+        let started = ClockReading { wall: Timestamp::from_millis(wall), uptime_centis };
         Some(Self { launcher, started: Some(started), pipes: Some(pipes), program, exit })
     }
 
@@ -49,7 +49,7 @@ impl Record {
 
     /// Time of the start by the current wall clock.
     pub(super) fn started_at(&self, host: &Host) -> Option<Timestamp> {
-        let now = Moment::now().ok()?;
+        let now = ClockReading::now().ok()?;
         match self.started {
             Some(started) if self.launcher.is_of(host) => Some(started.by_clock_of(now)),
             Some(started) => Some(started.wall),

@@ -197,7 +197,6 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     }
 
     /// The routes with the state of their handlers.
-    #[must_use]
     pub fn with_state(self, state: S) -> Router {
         self.router.with_state(state)
     }
