@@ -1,5 +1,5 @@
-//! The engine in two halves: [`control`] is the side that decides, with [`Orchestrator`] in front, [`agent`]
-//! the side of a node. They know each other by [`link`] only.
+//! The engine in two halves: `control` is the side that decides, with [`Orchestrator`] in front, `agent` the
+//! side of a node. They know each other by `link` only, whose interface is [`ControlLink`].
 
 mod agent;
 mod control;

@@ -30,7 +30,7 @@ pub enum Input {
     Barrier(u64),
     /// Vote of the local operator for a change of members. [`Effect::Answer`] says whether it was recorded.
     ChangeMembers(u64, Change),
-    /// The time that [`Replica::deadline`](super::Replica::deadline) named has come.
+    /// The time that [`Replica::deadline`](super::replica::Replica::deadline) named has come.
     Tick,
 }
 

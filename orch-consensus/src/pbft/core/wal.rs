@@ -17,7 +17,7 @@ pub fn empty() -> Vec<u8> {
     MAGIC.to_vec()
 }
 
-/// Bytes that [`Effect::Append`](super::Effect::Append) adds to the end of a log.
+/// Bytes that [`Effect::Append`](super::io::Effect::Append) adds to the end of a log.
 #[must_use]
 pub fn frame(record: &Record) -> Vec<u8> {
     let mut content = vec![1];
@@ -25,7 +25,7 @@ pub fn frame(record: &Record) -> Vec<u8> {
     framed(&content)
 }
 
-/// Bytes that [`Effect::Replace`](super::Effect::Replace) replaces a log with.
+/// Bytes that [`Effect::Replace`](super::io::Effect::Replace) replaces a log with.
 #[must_use]
 pub fn image(image: &Image) -> Vec<u8> {
     let mut out = empty();

@@ -363,7 +363,8 @@ impl Orchestrator {
     }
 
     /// Link for agents in this process. It does not keep the orchestrator; when that has ended, every call
-    /// answers [`LinkError::Closed`], and its agent ends and leaves what runs to its next incarnation.
+    /// answers [`LinkError::Closed`](crate::engine::LinkError::Closed), and its agent ends and leaves what
+    /// runs to its next incarnation.
     #[must_use]
     pub fn link(&self) -> Arc<dyn ControlLink> {
         self.inner.link.weak()
