@@ -10,39 +10,6 @@ pub struct Malformed(pub &'static str);
 
 const SHORT: Malformed = Malformed("it ends too early");
 
-/// A value with one form in bytes.
-pub trait Encode {
-    /// Appends that form to `out`.
-    fn encode(&self, out: &mut Vec<u8>);
-
-    /// That form alone.
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.encode(&mut out);
-        out
-    }
-}
-
-/// A value that is read from the form that [`Encode`] gives it.
-pub trait Decode: Sized {
-    /// Reads one value from the front of `input`.
-    ///
-    /// # Errors
-    /// [`Malformed`] for any other bytes.
-    fn decode(input: &mut Input) -> Result<Self, Malformed>;
-
-    /// Reads one value and nothing after it.
-    ///
-    /// # Errors
-    /// Those of [`Decode::decode`], and [`Malformed`] when something follows.
-    fn from_bytes(bytes: Bytes) -> Result<Self, Malformed> {
-        let mut input = Input(bytes);
-        let value = Self::decode(&mut input)?;
-        input.end()?;
-        Ok(value)
-    }
-}
-
 /// Bytes that are being read from the front. What is taken out shares their memory.
 ///
 /// Every method fails with [`Malformed`] when fewer bytes are left than it needs.
@@ -180,33 +147,6 @@ pub fn put_list<T>(
     items.for_each(|each| item(each, out));
 }
 
-impl Encode for u64 {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend(self.to_le_bytes());
-    }
-}
-
-impl Decode for u64 {
-    fn decode(input: &mut Input) -> Result<Self, Malformed> {
-        input.u64()
-    }
-}
-
-impl<T: Encode> Encode for Option<T> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(self.is_some()));
-        if let Some(value) = self {
-            value.encode(out);
-        }
-    }
-}
-
-impl<T: Decode> Decode for Option<T> {
-    fn decode(input: &mut Input) -> Result<Self, Malformed> {
-        if input.flag()? { T::decode(input).map(Some) } else { Ok(None) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -217,8 +157,7 @@ mod tests {
         let mut out = Vec::new();
         put_bytes(bytes, &mut out);
         put_short_text(text, &mut out);
-        put_list(numbers, &mut out, super::Encode::encode);
-        Some(7u64).encode(&mut out);
+        put_list(numbers, &mut out, |number, out| out.extend(number.to_le_bytes()));
         out
     }
 
@@ -232,8 +171,7 @@ mod tests {
             let mut input = Input(written(&bytes, &text, &numbers).into());
             prop_assert_eq!(&input.bytes().unwrap()[..], &bytes[..]);
             prop_assert_eq!(input.short_text(100).unwrap(), text);
-            prop_assert_eq!(input.list(8, 20, u64::decode).unwrap(), numbers);
-            prop_assert_eq!(Option::<u64>::decode(&mut input).unwrap(), Some(7));
+            prop_assert_eq!(input.list(8, 20, Input::u64).unwrap(), numbers);
             prop_assert_eq!(input.end(), Ok(()));
         }
 
@@ -245,8 +183,7 @@ mod tests {
             let read = (|| {
                 input.bytes()?;
                 input.short_text(100)?;
-                input.list(8, 20, u64::decode)?;
-                Option::<u64>::decode(&mut input)
+                input.list(8, 20, Input::u64)
             })();
             prop_assert!(read.is_err());
         }
@@ -268,6 +205,6 @@ mod tests {
     fn flags_and_texts_have_one_form() {
         assert_eq!(Input(Bytes::from_static(&[2])).flag(), Err(Malformed("neither yes nor no")));
         assert!(Input(Bytes::from_static(&[1, 0, 0, 0, 0xff])).text().is_err());
-        assert_eq!(u64::from_bytes(Bytes::from_static(&[0; 9])), Err(Malformed("something follows its end")));
+        assert_eq!(Input(Bytes::from_static(&[0])).end(), Err(Malformed("something follows its end")));
     }
 }
