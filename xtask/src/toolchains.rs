@@ -1,7 +1,7 @@
 //! Checks that need another toolchain than the one in use: the declared oldest Rust, and the nightly one that
 //! describes the public interface of the libraries.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use crate::{
     gate::LIBRARIES,
@@ -19,7 +19,7 @@ pub(crate) fn install() -> Result {
         install.args(["install", "cargo-public-api", "--locked", "--root"]).arg(to);
         run(&mut install)?;
     }
-    if !has_toolchain(&oldest()?) {
+    if toolchain(&oldest()?).is_none() {
         run(Command::new("rustup").args(["toolchain", "install", &oldest()?, "--profile", "minimal"]))?;
     }
     Ok(())
@@ -28,12 +28,12 @@ pub(crate) fn install() -> Result {
 /// Builds the libraries and examples with the oldest Rust that the manifests declare.
 pub(crate) fn check_oldest() -> Result {
     let oldest = oldest()?;
-    if !has_toolchain(&oldest) {
+    let Some(toolchain) = toolchain(&oldest) else {
         say(format!("not checked: a build with Rust {oldest}, which is not installed (cargo xtask tools)"));
         return Ok(());
-    }
+    };
     let mut check = Command::new("rustup");
-    check.args(["run", &oldest, "cargo", "check", "--quiet", "--workspace", "--all-features"]);
+    check.args(["run", &toolchain, "cargo", "check", "--quiet", "--workspace", "--all-features"]);
     // A separate directory, as each toolchain would discard the build of the other.
     run(check.arg("--target-dir").arg(target().join("oldest")).current_dir(root()))
 }
@@ -72,7 +72,7 @@ pub(crate) fn write_api() -> Result {
 }
 
 fn usable_public_api() -> Option<PathBuf> {
-    let tool = public_api().filter(|_| has_toolchain("nightly"));
+    let tool = public_api().filter(|_| toolchain("nightly").is_some());
     if tool.is_none() {
         say("not checked: public items, which takes a nightly Rust and cargo-public-api (cargo xtask tools)");
     }
@@ -117,12 +117,12 @@ fn oldest() -> Result<String> {
     version.ok_or_else(|| Error::new("Cargo.toml declares no rust-version"))
 }
 
-fn has_toolchain(name: &str) -> bool {
-    if env::var_os("RUSTUP_HOME").is_none() && !has("rustup") {
-        return false;
-    }
-    let listed = read(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
-    listed.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['-', '.', ' '])))
+/// Full name of an installed toolchain of this version.
+fn toolchain(version: &str) -> Option<String> {
+    let listed = has("rustup").then(|| read(Command::new("rustup").args(["toolchain", "list"])));
+    let listed = listed?.unwrap_or_default();
+    let is_of = |line: &&str| line.strip_prefix(version).is_some_and(|rest| rest.starts_with(['-', '.']));
+    listed.lines().find(is_of).and_then(|line| line.split_whitespace().next()).map(ToOwned::to_owned)
 }
 
 #[cfg(test)]
