@@ -71,7 +71,7 @@ impl Member {
 
     /// Has it put a key, as soon as it may.
     async fn put(&mut self, key: &str) {
-        self.send_until("status", "status whole 0 writes").await;
+        self.send_until("status", "status complete 0 writes").await;
         let from = self.0.lines().len();
         self.0.send(&format!("put {key} of-{key}")).await;
         let done = format!("done {key} ");
@@ -131,6 +131,6 @@ async fn what_was_answered_outlives_kills_and_a_lost_disk() {
     }
     for member in &mut group.members {
         member.send_until("confirmed same", "value same of-same").await;
-        member.send_until("status", "status whole 0 writes").await;
+        member.send_until("status", "status complete 0 writes").await;
     }
 }

@@ -68,6 +68,9 @@ fn problems_of(name: &str, text: &str) -> Vec<String> {
         if is_rust && is_silencer(line) && !attribute_at(text, index).contains("reason = ") {
             problem("a lint is silenced without a reason");
         }
+        if is_rust && opens_with_a_question(text, index) {
+            problem("a doc comment opens with a question word; begin with what the thing is");
+        }
         if is_rust && line.trim_start().starts_with("//") && line.chars().count() > COMMENT_WIDTH_MAX {
             problem("a comment is wider than the code");
         }
@@ -76,6 +79,22 @@ fn problems_of(name: &str, text: &str) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Whether a doc comment begins on this line, and with a word that says nothing of the thing.
+fn opens_with_a_question(text: &str, line: usize) -> bool {
+    const WORDS: [&str; 5] = ["What ", "Who ", "How ", "Where ", "Which "];
+    let doc = |line: &str| {
+        let line = line.trim_start();
+        ["///", "//!"]
+            .iter()
+            .find_map(|mark| line.strip_prefix(mark))
+            .map(|rest| rest.trim_start().to_owned())
+    };
+    let mut lines = text.lines().skip(line.saturating_sub(1));
+    let before = if line == 0 { None } else { lines.next().and_then(doc) };
+    let words = lines.next().and_then(doc).filter(|_| before.is_none());
+    words.is_some_and(|words| WORDS.iter().any(|word| words.starts_with(word)))
 }
 
 /// Name of the example, benchmark or further binary whose main file this is.
@@ -133,6 +152,10 @@ mod tests {
         for text in [path, bare, "x ".into(), "\n".repeat(LINES_MAX + 1)] {
             assert_eq!(problems_of("a.rs", &text).len(), 1, "{text:?}");
         }
+        let question = ["//", "/ What it is.\n"].concat();
+        assert_eq!(problems_of("a.rs", &question).len(), 1);
+        let second = ["//", "/ It is so,\n//", "/ Where that holds.\n"].concat();
+        assert_eq!(problems_of("a.rs", &second), [""; 0]);
         let wide = ["/", "/ ", &"x".repeat(COMMENT_WIDTH_MAX)].concat();
         assert_eq!(problems_of("a.rs", &wide).len(), 1);
         assert_eq!(problems_of("benches/target/release/x.d", "").len(), 1);

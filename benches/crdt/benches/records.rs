@@ -1,4 +1,4 @@
-//! How long it takes to keep records that several authors write, beside document CRDTs. 1,000 records in a
+//! Time to keep records that several authors write, beside document CRDTs. 1,000 records in a
 //! transaction; all are asked for at once, and synced by all.
 
 use std::time::{Duration, Instant};

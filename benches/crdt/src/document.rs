@@ -4,7 +4,7 @@ use crate::{Pair, Transaction};
 
 /// A document CRDT that holds a map of records.
 pub trait Document {
-    /// What it is called in tables.
+    /// Name in tables.
     const NAME: &'static str;
 
     /// An empty one that keeps what it is told in this directory. `author` differs between those that will
@@ -17,16 +17,16 @@ pub trait Document {
     /// Syncs what was written.
     fn sync(&mut self);
 
-    /// What it has, for another to say what that lacks.
+    /// Version that it has, for another to compute what that one lacks.
     fn version(&mut self) -> Vec<u8>;
 
-    /// What a document of this version lacks, as it would travel.
+    /// Changes that a document of this version lacks, as they would travel.
     fn missing(&mut self, version: &[u8]) -> Vec<u8>;
 
     /// Takes in what another lacked, written and not yet synced.
     fn take(&mut self, update: &[u8]);
 
-    /// How many records there are.
+    /// Number of records.
     fn count(&mut self) -> usize;
 
     /// Puts what is on the disk into the shortest form there is.

@@ -22,7 +22,7 @@ pub use self::{
 
 /// Two replicas that have not met since they were opened, or synced. Number 0 learns what number 1 writes.
 pub trait Pair {
-    /// What it is called in tables.
+    /// Name in tables.
     const NAME: &'static str;
 
     /// Empty ones that keep what they are told in these directories.
@@ -38,7 +38,7 @@ pub trait Pair {
     /// The same, and waits until both know that both have it.
     fn settle(&mut self);
 
-    /// How many records one of them has.
+    /// Number of records that one of them has.
     fn count(&mut self, at: usize) -> usize;
 
     /// Puts what one of them has on its disk into the shortest form there is.

@@ -50,7 +50,7 @@ pub fn put_all<P: Pair>(pair: &mut P, at: usize, numbers: Range<u64>, round: u64
     pair.put(at, transactions(at, numbers, round));
 }
 
-/// What all files of a directory take.
+/// Size of all files of a directory, in bytes.
 #[must_use]
 pub fn file_bytes(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use orch_peer_benches::{Load, System, Until};
 
-/// What each client asks for in a round.
+/// Commands of each client in a round.
 const EACH: u64 = 4;
 
 fn benchmark(criterion: &mut Criterion) {

@@ -14,7 +14,7 @@ pub use durable::{Durable, Place, member};
 pub use load::{Figures, Load, Meter, Summary, Until};
 pub use orch::OrchGroup;
 
-/// What went wrong.
+/// Failure of a measurement.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// A group of members that is up and has a leader.
@@ -29,12 +29,12 @@ pub trait Group {
     fn stop(self: Box<Self>);
 }
 
-/// What is measured.
+/// Subject of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum System {
     /// `orch_consensus::pbft`.
     OrchPbft {
-        /// How many members.
+        /// Number of members.
         members: u8,
     },
     /// `orch_consensus::raft`, three members.

@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 
 use crate::Failure;
 
-/// What clients do.
+/// Load of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// How many there are. Each has one command under way.
+    /// Number of clients. Each has one command under way.
     pub clients: usize,
     /// The size of a command in bytes.
     pub payload: usize,
@@ -42,12 +42,12 @@ impl Until {
     }
 }
 
-/// What was measured.
+/// Result of a measurement.
 #[derive(Clone, Debug)]
 pub struct Figures {
     /// From the first command to the last outcome.
     pub wall: Duration,
-    /// What all threads of the process used meanwhile, clients included.
+    /// CPU time that all threads of the process used meanwhile, clients included.
     pub cpu: Duration,
     /// Of each operation, from the shortest to the longest.
     pub latencies: Vec<Duration>,
@@ -74,10 +74,10 @@ impl Figures {
     }
 }
 
-/// What a process tells another of a run in it.
+/// Report of a process to another on a run in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// How many operations ended.
+    /// Number of operations that ended.
     pub operations: u64,
     /// From the first one to the last outcome.
     pub wall: Duration,
@@ -132,7 +132,7 @@ impl Meter {
         Self { begun: Instant::now(), cpu: cpu() }
     }
 
-    /// What was measured, with how long each operation took.
+    /// Result of a measurement, with the time that each operation took.
     #[must_use]
     pub fn end(self, mut latencies: Vec<Duration>) -> Figures {
         let (wall, cpu) = (self.begun.elapsed(), cpu().saturating_sub(self.cpu));

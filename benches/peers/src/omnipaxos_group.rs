@@ -20,7 +20,7 @@ const KEEP: usize = 10_000;
 #[derive(Clone, Debug)]
 struct Command {
     client: u64,
-    /// What a machine would be given.
+    /// Log of what a machine would apply.
     _bytes: Bytes,
 }
 

@@ -1,4 +1,4 @@
-//! What is ours, on the network in the process that comes with orch.
+//! Groups of orch, on the network in the process that comes with orch.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -91,7 +91,7 @@ impl OrchGroup {
         Ok(Self { runtime, members, leader })
     }
 
-    /// How many batches the leader has applied, where a batch is what is agreed on at once.
+    /// Number of batches that the leader has applied, where a batch is what is agreed on at once.
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.leader.status().applied.0

@@ -32,7 +32,7 @@ impl Node {
         }
     }
 
-    /// What its documentation says to do with a `Ready`. Says whether there was one.
+    /// Steps that its documentation names for a `Ready`. Says whether there was one.
     fn ready(
         &mut self,
         messages: &mut Vec<Message>,

@@ -1,4 +1,4 @@
-//! What the examples of clusters do once their members are built.
+//! Body of the examples of clusters, once their members are built.
 
 use std::{error::Error, sync::Arc};
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-/// What keeps an idle connection alive, and tells the reader that the writer is there.
+/// Comment that keeps an idle connection alive, and tells the reader that the writer is there.
 pub(crate) const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 
 /// A frame, as read. A frame without data only moves the position.

@@ -1,4 +1,4 @@
-//! What goes over the wire under `/api/v1`, shared by server and client. Types of `orch-core` are used as
+//! Messages on the wire under `/api/v1`, shared by server and client. Types of `orch-core` are used as
 //! they are where they have a stable JSON form; the rest is here. Answers may gain fields; requests with
 //! unknown fields are refused, so that a misspelt one is never ignored.
 
@@ -28,7 +28,7 @@ pub struct NewTask {
     /// Its id. Derived from the submission's idempotency key and the task's place when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<TaskId>,
-    /// What to run.
+    /// Spec of the task.
     pub spec: TaskSpec,
 }
 
@@ -43,7 +43,7 @@ impl From<TaskSpec> for NewTask {
 pub struct TaskInfo {
     /// One word for tables, as [`TaskView::status`].
     pub status: TaskStatus,
-    /// What was decided and what was observed.
+    /// The task as decided and observed.
     #[serde(flatten)]
     pub view: TaskView,
     /// Why it is pending. Told by submissions, by `explain`, and by lists that are asked for it.
@@ -85,7 +85,7 @@ pub struct Submitted {
 pub struct TaskPage {
     /// The tasks.
     pub tasks: Vec<TaskInfo>,
-    /// What to give as `after` for the next page; absent on the last one.
+    /// Value of `after` for the next page; absent on the last one.
     pub next: Option<u64>,
     /// Number of tasks on all pages together, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,23 +113,23 @@ pub struct Cancellation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
-    /// How long its attempts may go on, in milliseconds.
+    /// Time that its attempts may go on, in milliseconds.
     pub grace_ms: u64,
 }
 
 /// The answer to a command that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {
-    /// What came of it.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
 /// A node as users see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// What is known about it.
+    /// Its record.
     pub record: Arc<NodeRecord>,
-    /// How many tasks it has.
+    /// Number of its tasks.
     pub tasks: u32,
     /// Thousandths of a core that its tasks do not hold.
     pub free_cpu_millis: u64,
@@ -156,7 +156,7 @@ pub struct NodeList {
     pub nodes: Vec<NodeInfo>,
 }
 
-/// How the cluster is doing.
+/// Status of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusInfo {
     /// Version of the server's software.
@@ -165,14 +165,14 @@ pub struct StatusInfo {
     pub revision: Revision,
     /// Tasks by status.
     pub tasks: BTreeMap<TaskStatus, u64>,
-    /// How agreement goes.
+    /// Status of the consensus.
     pub consensus: ConsensusInfo,
-    /// What is wrong with the scheduler, if anything is.
+    /// Last error of the scheduler, until a plan succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler_error: Option<String>,
 }
 
-/// How agreement goes, as far as the server knows.
+/// Status of the consensus, as far as the server knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsensusInfo {
     /// The last position that was applied there.
@@ -181,7 +181,7 @@ pub struct ConsensusInfo {
     pub leader: bool,
     /// Members by name.
     pub members: Vec<String>,
-    /// What is wrong, if anything is.
+    /// Last error, until it passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
@@ -302,7 +302,7 @@ pub struct ProblemInfo {
     pub title: String,
     /// The status of the HTTP answer.
     pub status: u16,
-    /// What happened this time.
+    /// Detail of this occurrence.
     pub detail: String,
     /// The field of the request that is wrong, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]

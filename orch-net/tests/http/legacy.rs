@@ -49,7 +49,7 @@ async fn list(bench: &Bench, query: &str) -> Vec<Value> {
     call(bench, "GET", &format!("/tasks{query}"), "").await.json().as_array().unwrap().clone()
 }
 
-/// What their worker sends.
+/// Update as their worker sends it.
 async fn update(bench: &Bench, id: &str, status: &str) -> Answer {
     let body = json!({ "status": status, "container_id": "0123456789abcdef" }).to_string();
     call(bench, "PUT", &format!("/tasks/{id}/status"), &body).await

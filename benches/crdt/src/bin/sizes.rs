@@ -1,4 +1,4 @@
-//! What records take: in memory and on the disk for each, on their way after 1 % changed, and on the disk
+//! Size of records: in memory and on the disk for each, on their way after 1 % changed, and on the disk
 //! after they were written again and again.
 
 use std::{

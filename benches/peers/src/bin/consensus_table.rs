@@ -11,7 +11,7 @@ use std::{
 use orch_peer_benches::{Failure, Figures, Load, System, Until};
 
 const WARM: Duration = Duration::from_millis(500);
-/// How long a group may take to start and to warm up.
+/// Time that a group may take to start and to warm up.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 fn measure(system: System, clients: usize, payload: usize, time: Duration) -> Result<Figures, Failure> {

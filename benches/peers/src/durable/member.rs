@@ -23,9 +23,9 @@ use crate::{
     load::{Figures, closed_loop},
 };
 
-/// What the members send each other.
+/// Messages between members.
 const MEMBERS: Channel = Channel(1);
-/// What clients send.
+/// Messages of clients.
 pub(super) const CLIENTS: Channel = Channel(2);
 /// The client that is a process of its own.
 pub(super) const CLIENT: u8 = u8::MAX;

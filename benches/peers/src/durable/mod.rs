@@ -26,10 +26,10 @@ const MEMBERS: usize = 3;
 const VALUE_BYTES: usize = 64;
 /// Keys that are written to, one after the other.
 const KEYS: u64 = 10_000;
-/// How long a group may take until one of it leads.
+/// Time that a group may take until one of it leads.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where the clients of orch are.
+/// Place of the clients of orch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// In the process of the member that leads.
@@ -40,7 +40,7 @@ pub enum Place {
     Apart,
 }
 
-/// What is measured.
+/// Subject of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durable {
     /// `orch_consensus::raft` over `orch_net::p2p`.

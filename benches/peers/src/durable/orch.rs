@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{Failure, Load, Summary, Until, load::closed_loop};
 
-/// How long a client waits for an answer.
+/// Time that a client waits for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
 pub(super) struct OrchGroup {

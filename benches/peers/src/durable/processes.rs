@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::Failure;
 
-/// How long a process may take to end when it was told to.
+/// Time that a process may take to end when it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A process that ends with its owner.

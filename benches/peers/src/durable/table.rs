@@ -1,4 +1,4 @@
-//! What the members of orch agree on: values by key.
+//! State machine of the members of orch: values by key.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What goes wrong is said clearly, and nothing is lost.
+//! Bad input gets a clear error, and nothing is lost.
 
 use std::{
     fs,

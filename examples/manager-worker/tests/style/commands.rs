@@ -1,4 +1,4 @@
-//! What people type.
+//! Commands as people type them.
 
 use orch_core::model::Timestamp;
 use serde_json::Value;

@@ -79,7 +79,7 @@ impl Lab {
         self.workers.get_mut(name).unwrap().is_running()
     }
 
-    /// What starts a worker on the directory `dir`.
+    /// Command that starts a worker on the directory `dir`.
     pub(crate) fn worker_command(&self, name: &str, dir: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orch-worker"));
         command.args(["--manager", &self.url, "--id", name, "--cpus", "2"]);

@@ -31,7 +31,7 @@ struct State {
     silent_since: Option<Instant>,
     /// Starts in a row that failed through no fault of the task's.
     failed_starts: u32,
-    /// How often taking work was given up since the last start that worked.
+    /// Number of times that taking work was suspended since the last start that worked.
     pauses: u32,
     /// Nothing new is taken because starts fail, until a timer says so.
     paused: Option<String>,

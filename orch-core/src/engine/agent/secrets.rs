@@ -1,4 +1,4 @@
-//! Where an agent finds the values of secrets.
+//! [`SecretSource`]: values of secrets for an agent.
 
 use std::{fmt, io::Read as _, path::PathBuf};
 

@@ -45,7 +45,7 @@ impl Tombstones {
         self.prune();
     }
 
-    /// How the attempt ended, if it has ended here.
+    /// End of the attempt, if it has ended here.
     pub(super) fn get(&self, attempt: AttemptId) -> Option<&AttemptEnd> {
         self.tombstones.get(&attempt).map(|tombstone| &tombstone.end)
     }

@@ -25,7 +25,7 @@ struct Boxes {
 
 #[derive(Debug)]
 struct Mailbox {
-    /// How many changes were posted in all; the last one kept has this number.
+    /// Number of changes that were posted in all; the last one kept has it.
     posted: watch::Sender<u64>,
     changed: VecDeque<AttemptId>,
 }
@@ -67,7 +67,7 @@ impl Mailboxes {
         self.lock().by_node.remove(node);
     }
 
-    /// Where the node's mailbox stands, and a way to hear of more.
+    /// Cursor behind the node's mailbox, and a receiver that is woken by more.
     pub(super) fn open(&self, node: &NodeId) -> (Cursor, watch::Receiver<u64>) {
         let mut boxes = self.lock();
         let epoch = boxes.epoch;

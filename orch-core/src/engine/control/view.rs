@@ -518,7 +518,7 @@ impl Inner {
     }
 }
 
-/// Which nodes have to hear of a change of a task.
+/// Notes the nodes whose mailboxes get a change of a task.
 fn note_moves(moved: &mut Vec<(NodeId, AttemptId)>, before: Option<&TaskRecord>, now: &TaskRecord) {
     let was = before.and_then(|task| Some((task.node()?, task.current_attempt()?, task.stop.is_some())));
     let is = Some(now).and_then(|task| Some((task.node()?, task.current_attempt()?, task.stop.is_some())));

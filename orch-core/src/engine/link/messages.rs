@@ -61,7 +61,7 @@ pub struct Cursor {
 pub struct AssignmentsQuery {
     /// Position to go on from; without one everything is asked for.
     pub after: Option<Cursor>,
-    /// Where everything is asked for: the last attempt whose spec came with the answer before, which had no
+    /// With everything asked for: the last attempt whose spec came with the answer before, which had no
     /// room for more.
     pub specs_after: Option<AttemptId>,
     /// Highest revision that any answer has named.

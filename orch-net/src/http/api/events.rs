@@ -24,7 +24,7 @@ use crate::http::{
     wire::EventInfo,
 };
 
-/// How long a stream is silent at most.
+/// Longest silence of a stream.
 pub(super) const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -52,7 +52,7 @@ pub(super) async fn follow(
     Ok((headers, body).into_response())
 }
 
-/// Where a stream starts.
+/// Start of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum From {
     /// After everything of a revision.

@@ -1,10 +1,10 @@
-//! What a client is told at its start.
+//! [`ClientConfig`] and [`Timeouts`].
 
 use std::{fmt, time::Duration};
 
 use orch_base::backoff::Backoff;
 
-/// Which server to call, as whom, and for how long.
+/// Server to call, as whom, and for how long.
 #[derive(Clone)]
 pub struct ClientConfig {
     /// `http://HOST:PORT` or `https://HOST:PORT`, perhaps with a path behind it.
@@ -13,7 +13,7 @@ pub struct ClientConfig {
     pub token: String,
     /// Certificates in PEM form to trust instead of the public ones.
     pub ca_pem: Option<Vec<u8>>,
-    /// How long things may take.
+    /// Bounds on time.
     pub timeouts: Timeouts,
 }
 
@@ -33,7 +33,7 @@ impl fmt::Debug for ClientConfig {
     }
 }
 
-/// How long a client waits.
+/// Times that a client waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a connection.
@@ -49,7 +49,7 @@ pub struct Timeouts {
     pub assignments: Duration,
     /// For a sign of life in a stream; longer than the server's pauses of 15 seconds.
     pub idle: Duration,
-    /// How often a call that may be repeated is tried in all.
+    /// Attempts in all at a call that may be repeated.
     pub tries: u32,
     /// The delay before the second try; it doubles up to `backoff_max`.
     pub backoff: Duration,

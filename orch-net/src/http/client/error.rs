@@ -1,4 +1,4 @@
-//! What can go wrong for a client.
+//! [`ClientError`].
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub enum ClientError {
     /// It did not answer in time.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
-    /// What it said is not what this version understands.
+    /// The answer is not one that this version understands.
     #[error("the server's answer cannot be understood: {0}")]
     Protocol(String),
     /// The client's configuration cannot work.

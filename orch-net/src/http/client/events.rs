@@ -15,7 +15,7 @@ use crate::http::{
     wire::{EventInfo, ProblemInfo},
 };
 
-/// Where to start.
+/// Start of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventStart {
     /// With what happens next.

@@ -27,7 +27,7 @@ pub struct LogLines {
     /// Pieces before this one are passed over: they are before the tail.
     skip_to: Option<Place>,
     lines: Option<LineStream>,
-    /// Where each stream goes on.
+    /// Offset at which each stream goes on.
     next_offset: BTreeMap<(NonZeroU32, OutputStream), u64>,
     backoff: Backoff,
     over: bool,
@@ -145,7 +145,7 @@ impl LogLines {
         Ok(self.new_part(chunk))
     }
 
-    /// What of the piece was not given yet.
+    /// Part of the chunk that was not given yet.
     fn new_part(&mut self, mut chunk: OutputChunk) -> Option<OutputChunk> {
         if let Some(place) = self.skip_to {
             if place.is_after(&chunk) {

@@ -203,7 +203,7 @@ impl Client {
         self.decided(Call::delete(format!("/api/v1/nodes/{node}"))).await
     }
 
-    /// How the cluster is doing.
+    /// Status of the cluster.
     ///
     /// # Errors
     /// [`ClientError`].

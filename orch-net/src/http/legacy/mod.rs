@@ -1,4 +1,4 @@
-//! What both sides of rust-orch's protocol read: the states of a task, and what it asks for.
+//! Types that both sides of rust-orch's protocol read: states of a task, and its requirements.
 
 mod manager;
 
@@ -23,7 +23,7 @@ pub(super) enum LegacyStatus {
     Failed,
 }
 
-/// What a task asks for. Fields that are not known are passed over.
+/// Requirements of a task. Fields that are not known are passed over.
 #[derive(Debug, Deserialize)]
 pub(super) struct LegacyWork {
     pub(super) name: Option<String>,

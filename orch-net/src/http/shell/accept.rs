@@ -30,7 +30,7 @@ use super::{
     problem::{Kind, Problem, kinds},
 };
 
-/// What is needed to serve connections.
+/// Server of connections.
 pub(in crate::http) struct Connections {
     tls: Option<TlsAcceptor>,
     limits: Limits,

@@ -1,4 +1,4 @@
-//! Who may call what.
+//! [`Authenticator`]: establishes who calls; [`Tokens`] do it by bearer tokens.
 
 use std::fmt;
 
@@ -32,7 +32,7 @@ pub struct Tokens {
     worker: [u8; 32],
 }
 
-/// What a caller may do.
+/// Role of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {

@@ -12,17 +12,17 @@ pub enum ServerError {
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Bind {
-        /// Which address.
+        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// A file of [`TlsFiles`](super::TlsFiles) cannot be used.
     #[error("cannot use {path} for TLS: {problem}", path = path.display())]
     Tls {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem, in words for people.
         problem: String,
     },
 }

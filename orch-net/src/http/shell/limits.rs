@@ -11,19 +11,19 @@ pub struct Limits {
     pub connections_max: usize,
     /// Bytes of a request's line and headers together; at least 8192.
     pub header_bytes_max: usize,
-    /// How long a caller may take for the TLS handshake, and for the headers of a request. Also ends idle
+    /// Time that a caller may take for the TLS handshake, and for the headers of a request. Also ends idle
     /// connections.
     pub header_timeout: Duration,
     /// Bytes of a request's body. Workers may send four times as much: output that is not text takes four
     /// bytes a byte.
     pub body_bytes_max: usize,
-    /// How long a caller may take for a request's body.
+    /// Time that a caller may take for a request's body.
     pub body_timeout: Duration,
-    /// How long an answer may take, other than streams and long polls.
+    /// Time that an answer may take, other than streams and long polls.
     pub request_timeout: Duration,
-    /// How long a caller may leave an answer unread.
+    /// Time that a caller may leave an answer unread.
     pub write_timeout: Duration,
-    /// How long a shutdown waits for requests that are being answered.
+    /// Time that a shutdown waits for requests that are being answered.
     pub shutdown_grace: Duration,
 }
 

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::Shell;
 
-/// What is counted. Bounded by the number of routes, methods and statuses.
+/// Counters. Bounded by the number of routes, methods and statuses.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Metrics {
     requests: Mutex<BTreeMap<(&'static str, String, u16), u64>>,

@@ -53,7 +53,7 @@ pub enum Verb {
     Delete,
 }
 
-/// Who may call.
+/// Callers that may ask for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everybody.
@@ -64,7 +64,7 @@ pub enum Access {
     Role(Role),
 }
 
-/// How long an answer may take.
+/// Bound on the time of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// As long as [`Limits::request_timeout`](super::Limits::request_timeout).

@@ -1,4 +1,4 @@
-//! What the link tells an agent.
+//! Answers of the link to an agent.
 
 use std::{
     sync::Arc,
@@ -36,7 +36,7 @@ fn session() -> Session {
     Session { node: node().id, incarnation: IncarnationId::from_bytes([1; 16]), number: 1 }
 }
 
-/// What is new after the cursor, as soon as there is something.
+/// Changes after the cursor, as soon as there are any.
 async fn news(link: &LegacyLink, after: Cursor) -> Assignments {
     soon(async {
         loop {

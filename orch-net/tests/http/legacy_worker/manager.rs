@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::bench::soon;
 
-/// How it behaves from now on.
+/// Behaviour from now on.
 #[derive(Clone, Debug)]
 pub(crate) enum Manners {
     /// As it should.
@@ -43,7 +43,7 @@ struct Shared {
     manners: Mutex<Manners>,
     /// Every update that it answered 200.
     updates: watch::Sender<Vec<Value>>,
-    /// How many lists it gave.
+    /// Number of lists that it gave.
     lists: watch::Sender<u64>,
 }
 

@@ -17,7 +17,7 @@ use orch_net::http::{LegacyLink, LegacyLinkConfig};
 use self::images::Images;
 use crate::bench::{agent_config, soon};
 
-/// What survives a worker: its engine and its journal.
+/// Things that survive a worker: its engine and its journal.
 #[derive(Clone, Debug)]
 struct Machine {
     images: Images,

@@ -1,4 +1,4 @@
-//! What the link is told at its start, and what keeps it from starting.
+//! [`LegacyLinkConfig`] and [`LegacyLinkError`].
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use orch_core::store::StoreError;
 
 use crate::http::client::ClientError;
 
-/// Which manager of rust-orch to work for.
+/// Manager of rust-orch to work for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LegacyLinkConfig {
     /// `http://HOST:PORT`.
     pub base_url: String,
     /// Certificates in PEM form to trust instead of the public ones, for a manager behind a proxy with TLS.
     pub ca_pem: Option<Vec<u8>>,
-    /// How often it is asked for tasks.
+    /// Interval of its polls.
     pub poll_interval: Duration,
-    /// How long an answer may take.
+    /// Time that an answer may take.
     pub request_timeout: Duration,
     /// The largest list of tasks that is taken.
     pub answer_bytes_max: usize,
@@ -42,7 +42,7 @@ pub enum LegacyLinkError {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(ClientError),
-    /// What an earlier life wrote down cannot be read.
+    /// The journal of an earlier incarnation cannot be read.
     #[error("the journal of tasks cannot be read")]
     Journal(#[source] StoreError),
 }

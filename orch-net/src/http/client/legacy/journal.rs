@@ -1,4 +1,4 @@
-//! What a worker remembers of the tasks that it took. Their manager forgets which attempt runs where, and
+//! Journal of a worker's tasks. Their manager forgets which attempt runs where, and
 //! stops naming a task once it runs; so this is what keeps a restarted worker from starting it twice, and
 //! from taking it for void.
 
@@ -20,7 +20,7 @@ const OVER_MAX: usize = 10_000;
 const PREFIX: &str = "legacy/tasks/";
 const PAGE: usize = 1000;
 
-/// How far a task has come.
+/// Progress of a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(super) enum Life {
@@ -107,7 +107,7 @@ impl Journal {
         self.tasks.iter().filter(|(_, life)| matches!(life, Life::Ended { .. })).map(|(task, _)| *task)
     }
 
-    /// What they hold together.
+    /// Sum of what they hold.
     pub(super) fn held(&self) -> Held {
         let mut held = Held::default();
         self.taken().for_each(|(_, spec, _)| held.take(&spec.resources));

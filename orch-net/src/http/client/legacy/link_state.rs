@@ -1,4 +1,5 @@
-//! What the link knows between two requests, and what of it the agent has not been told.
+//! [`LinkState`]: knowledge of the link between two requests, and the part of it that the agent has not been
+//! told.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,7 +20,7 @@ use crate::http::legacy::LegacyStatus;
 #[derive(Debug)]
 pub(super) struct LinkState {
     pub(super) journal: Journal,
-    /// What the node offers, once it has registered.
+    /// Spec of the node, once it has registered.
     pub(super) node: Option<NodeSpec>,
     /// The manager acknowledged, in this life of the link, that these run.
     pub(super) acknowledged: BTreeSet<TaskId>,
@@ -28,11 +29,11 @@ pub(super) struct LinkState {
     pub(super) next_poll: Instant,
     /// Changes of the journal so far, which stand for revisions.
     pub(super) revision: Revision,
-    /// Where the last change is; the agent's cursor points behind what it was told.
+    /// Position of the last change; the agent's cursor points behind what it was told.
     position: Cursor,
     /// Changes that the agent may not have been told yet, each with its position.
     news: BTreeMap<TaskId, u64>,
-    /// What was wrong last, so that it is said once.
+    /// Last error, so that it is logged once.
     last_error: Option<String>,
 }
 
@@ -65,7 +66,7 @@ impl LinkState {
         Assignments { run: run.collect(), ..Assignments::new(self.position, self.revision, true) }
     }
 
-    /// What changed after the cursor. What changed up to it is thereby known to be told.
+    /// Changes after the cursor. Those up to it are thereby known to be told.
     pub(super) fn changes(&mut self, after: Cursor) -> Assignments {
         self.news.retain(|_, changed| *changed > after.position);
         let mut changes = Assignments::new(self.position, self.revision, false);
@@ -147,7 +148,7 @@ impl LinkState {
         self.last_error = last_error;
     }
 
-    /// What is left of the node.
+    /// Capacity that is left of the node.
     pub(super) fn room(&self, node: &NodeSpec) -> Room {
         let tasks = u32::try_from(self.journal.taken().count()).unwrap_or(u32::MAX);
         let most = if node.last_error.is_some() { 0 } else { node.max_tasks };
@@ -166,11 +167,11 @@ impl LinkState {
     }
 }
 
-/// What is left of a node while tasks are taken.
+/// Capacity that is left of a node while tasks are taken.
 #[derive(Debug)]
 pub(super) struct Room {
     capacity: Resources,
-    /// How many more.
+    /// Number of further tasks.
     tasks: u32,
     held: Held,
 }

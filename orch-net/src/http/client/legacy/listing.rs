@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::http::legacy::{LegacyStatus, LegacyWork};
 
-/// What an entry means for a node.
+/// Meaning of an entry for a node.
 #[derive(Debug)]
 pub(super) enum Listed {
     /// Nothing: it is another node's, or not to be started.

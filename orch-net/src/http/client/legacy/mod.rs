@@ -54,7 +54,7 @@ pub struct LegacyLink {
     state: Mutex<LinkState>,
 }
 
-/// What a worker says about a task.
+/// Update of a worker about a task.
 #[derive(Serialize)]
 struct Update {
     status: LegacyStatus,
@@ -67,7 +67,7 @@ const CONTAINER_ID_MIN: usize = 8;
 /// Ends that were refused and are said again with one poll; the others have their turn with the next ones.
 const AGAIN_MAX: usize = 100;
 
-/// What the manager says to an update that it understood.
+/// Answer of the manager to an update that it understood.
 enum Heard {
     Acknowledged,
     /// It does not know the task, or it is no longer this worker's.

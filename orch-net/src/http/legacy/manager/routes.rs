@@ -68,7 +68,7 @@ pub(super) async fn submit(State(app): State<App>, body: Body) -> Result<(Status
     Ok((StatusCode::CREATED, Answer(LegacyTask::from(&known(&app, id)?))))
 }
 
-/// What their worker says about a task.
+/// Update of their worker about a task.
 #[derive(Debug, Deserialize)]
 pub(super) struct Update {
     status: LegacyStatus,
