@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use orch_core::store::{Revision, StateStore, StoreError, Watch};
 
@@ -54,6 +55,7 @@ enum Fault {
     Broken,
 }
 
+#[async_trait]
 impl Layer for Faulty {
     async fn around<'a, T: Send + 'a, E: Failure>(
         &'a self,

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use orch_core::store::StateStore;
 
@@ -95,6 +96,7 @@ impl fmt::Display for StoreMetrics {
 #[derive(Debug)]
 struct Metered(Arc<StoreMetrics>);
 
+#[async_trait]
 impl Layer for Metered {
     async fn around<'a, T: Send + 'a, E: Failure>(
         &'a self,

@@ -19,7 +19,7 @@ mod retry;
 mod timeout;
 mod trace;
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -43,14 +43,15 @@ struct Layered<L> {
 }
 
 /// Behaviour of a layer. It sees every call of every method.
+#[async_trait]
 trait Layer: Send + Sync + fmt::Debug + 'static {
     /// Carries the call out: `run` is the call of the store within, which may be made more than once or not
     /// at all.
-    fn around<'a, T: Send + 'a, E: Failure>(
+    async fn around<'a, T: Send + 'a, E: Failure>(
         &'a self,
         call: Call<'a>,
         run: impl Fn() -> BoxFuture<'a, Result<T, E>> + Send + Sync + 'a,
-    ) -> impl Future<Output = Result<T, E>> + Send + 'a;
+    ) -> Result<T, E>;
 
     /// Wraps a watch that the inner store has started.
     fn watching(&self, _store: &Arc<dyn StateStore>, _prefix: &str, _from: Revision, watch: Watch) -> Watch {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use orch_base::backoff::Backoff;
 use orch_core::store::{Revision, StateStore, StoreError, Watch};
@@ -54,6 +55,7 @@ impl Retry {
     }
 }
 
+#[async_trait]
 impl Layer for Retry {
     async fn around<'a, T: Send + 'a, E: Failure>(
         &'a self,

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use orch_core::store::StateStore;
 
@@ -22,6 +23,7 @@ struct Timeout(Duration);
 #[error("no answer within {0:?}; see whether the store is reachable and not overloaded, or allow more time")]
 struct NoAnswer(Duration);
 
+#[async_trait]
 impl Layer for Timeout {
     async fn around<'a, T: Send + 'a, E: Failure>(
         &'a self,

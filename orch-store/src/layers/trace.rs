@@ -1,7 +1,8 @@
 //! Tracing layer: a span or event for each call.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
+use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use orch_core::store::StateStore;
 use tracing::{Instrument as _, debug, debug_span, warn};
@@ -18,12 +19,13 @@ pub fn traced(store: Arc<dyn StateStore>) -> Arc<dyn StateStore> {
 #[derive(Debug)]
 struct Trace;
 
+#[async_trait]
 impl Layer for Trace {
-    fn around<'a, T: Send + 'a, E: Failure>(
+    async fn around<'a, T: Send + 'a, E: Failure>(
         &'a self,
         call: Call<'a>,
         run: impl Fn() -> BoxFuture<'a, Result<T, E>> + Send + Sync + 'a,
-    ) -> impl Future<Output = Result<T, E>> + Send + 'a {
+    ) -> Result<T, E> {
         let span =
             debug_span!("store", store = call.store, operation = call.operation.as_str(), at = call.at);
         async move {
@@ -41,5 +43,6 @@ impl Layer for Trace {
             answer
         }
         .instrument(span)
+        .await
     }
 }
