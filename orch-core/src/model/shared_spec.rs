@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::{IdError, TaskSpec, ids::clip};
+use super::{IdError, TaskSpec, Workload, ids::clip};
 use crate::hex::{from_hex, to_hex};
 
 /// Spec shared by tasks, attempts and messages: a clone copies a pointer, and dereferences to the
@@ -53,10 +53,28 @@ impl SharedSpec {
         self.0.large
     }
 
-    /// Bytes of its JSON form.
-    pub(crate) fn json_bytes(&self) -> usize {
+    /// Bound on the bytes of its JSON form. A plain spec is not written out for it: assignments of many small
+    /// tasks are bounded by it.
+    pub(crate) fn json_bytes_max(&self) -> usize {
+        /// Names and numbers of a spec without lists.
+        const FIELDS_BYTES_MAX: usize = 1 << 10;
+        /// JSON form of a byte of text: `\u0001`, and marks around an entry.
+        const ESCAPED_BYTES_MAX: usize = 6;
+        let spec = &self.0.spec;
+        let (subject, command) = match &spec.workload {
+            Workload::Image { image, command, .. } => (image, command.as_slice()),
+            Workload::Program { program } => (program, &[][..]),
+        };
+        let lists = spec.mounts.len() + spec.secrets.len() + spec.constraints.len() + command.len();
+        let entries = spec.args.len() + spec.env.len() + spec.labels.len();
+        let is_plain =
+            !self.0.large && lists == 0 && entries <= 64 && spec.health.is_none() && spec.signature.is_none();
+        if is_plain {
+            let text = text_bytes(spec) + subject.len() + spec.name.len() + entries;
+            return FIELDS_BYTES_MAX + text * ESCAPED_BYTES_MAX;
+        }
         let mut counted = Counted(0);
-        serde_json::to_writer(&mut counted, &self.0.spec).expect("plain data has a JSON form");
+        serde_json::to_writer(&mut counted, spec).expect("plain data has a JSON form");
         counted.0
     }
 
@@ -66,10 +84,15 @@ impl SharedSpec {
     }
 
     fn new(spec: TaskSpec, id: OnceLock<Box<SpecId>>) -> Self {
-        let pairs = spec.env.iter().chain(&spec.labels).map(|(name, value)| name.len() + value.len());
-        let text = spec.args.iter().map(String::len).chain(pairs).sum::<usize>();
-        Self(Arc::new(Inner { spec, large: text >= LARGE_BYTES, id }))
+        let large = text_bytes(&spec) >= LARGE_BYTES;
+        Self(Arc::new(Inner { spec, large, id }))
     }
+}
+
+/// Bytes of arguments, environment and labels.
+fn text_bytes(spec: &TaskSpec) -> usize {
+    let pairs = spec.env.iter().chain(&spec.labels).map(|(name, value)| name.len() + value.len());
+    spec.args.iter().map(String::len).chain(pairs).sum()
 }
 
 /// Writer that counts bytes.
@@ -181,6 +204,16 @@ mod tests {
         let small = || SharedSpec::from(TaskSpec::program("t", "true").args(["a".repeat(LARGE_BYTES - 1)]));
         assert!(one.is_large() && !small().is_large());
         assert!(small() == small() && !small().is(&small()), "of small ones the content is not compared");
+    }
+
+    #[test]
+    fn the_bound_of_the_json_form_holds() {
+        // A control character takes six bytes in JSON.
+        let worst = "\u{1}".repeat(LARGE_BYTES - 1);
+        for args in [vec![], vec![worst.clone()], vec!["x".repeat(LARGE_BYTES)], vec![String::new(); 1000]] {
+            let spec = SharedSpec::from(TaskSpec::program("\u{1}".repeat(128), worst.clone()).args(args));
+            assert!(spec.json_bytes_max() >= serde_json::to_vec(&*spec).unwrap().len());
+        }
     }
 
     #[test]

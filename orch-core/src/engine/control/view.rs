@@ -560,7 +560,7 @@ impl Answer {
 
     /// Adds an attempt with its spec. Says whether it has room; the first one always has.
     fn run(&mut self, wanted: &Wanted) -> bool {
-        self.bytes += wanted.spec.json_bytes();
+        self.bytes += wanted.spec.json_bytes_max();
         let has_room = self.to.run.is_empty() || self.bytes <= Self::BYTES_MAX;
         if has_room {
             let Wanted { attempt, started, ref spec, .. } = *wanted;
