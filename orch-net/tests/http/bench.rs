@@ -81,7 +81,7 @@ impl Bench {
         Self::with_mounts(orch, config, |server| server.mount(rust_orch(legacy))).await
     }
 
-    async fn with_mounts(
+    pub(crate) async fn with_mounts(
         orch: Orchestrator,
         config: ServerConfig,
         mount: impl FnOnce(Server) -> Server,

@@ -9,6 +9,7 @@ mod legacy;
 mod legacy_worker;
 mod life;
 mod limits;
+mod mount;
 mod problems;
 mod shutdown;
 mod tls;
