@@ -62,7 +62,7 @@ async fn show(cluster: &mut Cluster) -> Result<(), String> {
     progress.finish();
     if let Some(node) = killed {
         cluster.revive(&node).await?;
-        announce(format_args!("Worker {node} is back; what it had left is void and removed."));
+        announce(format_args!("Worker {node} is back; what it had left was superseded and is removed."));
     }
     let tasks = load.results(&client).await?;
     announce(report::table(&tasks));
