@@ -81,7 +81,7 @@ async fn mounted_routes_are_guarded_and_background_work_ends_with_the_server() {
                 async move {
                     let _dropped = dropped;
                     begun.send(()).unwrap();
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 },
             )
         })
