@@ -13,7 +13,7 @@ pub mod shell;
 mod sse;
 pub mod wire;
 
-pub use api::{Advice, Api, Embedded, Events, OutputStream, kinds};
+pub use api::{Advice, Api, Embedded, Events, OutputChunks, kinds};
 pub use client::{
     Client, ClientConfig, ClientError, EventStart, EventSubscription, HttpLink, LegacyLink, LegacyLinkConfig,
     LegacyLinkError, LogLines, Positioned, Timeouts, TokenState,

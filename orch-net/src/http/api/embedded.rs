@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::{
     app::Advice,
     events::slow,
-    operations::{Api, Events, OutputStream},
+    operations::{Api, Events, OutputChunks},
     problems::kinds,
 };
 use crate::http::{
@@ -181,7 +181,7 @@ impl Api for Embedded {
         self.orchestrator.wait(task).await.map(TaskInfo::from).map_err(refused)
     }
 
-    async fn output(&self, task: TaskId, range: OutputRange) -> Answer<OutputStream> {
+    async fn output(&self, task: TaskId, range: OutputRange) -> Answer<OutputChunks> {
         let reader = self.orchestrator.logs_in(task, range).await.map_err(refused)?;
         let chunks = stream::unfold(reader, async |mut reader| Some((reader.next().await?, reader)));
         Ok(chunks.map(|chunk| chunk.map_err(refused)).boxed())

@@ -20,7 +20,7 @@ use axum::Router;
 pub use app::Advice;
 pub(super) use app::Shared;
 pub use embedded::Embedded;
-pub use operations::{Api, Events, OutputStream};
+pub use operations::{Api, Events, OutputChunks};
 pub use problems::kinds;
 
 /// Router of the engine's API.

@@ -18,7 +18,7 @@ use crate::http::{
 type Result<T> = std::result::Result<T, ClientError>;
 
 /// Output of a task in the order in which it arrived.
-pub type OutputStream = BoxStream<'static, Result<OutputChunk>>;
+pub type OutputChunks = BoxStream<'static, Result<OutputChunk>>;
 /// Events in their order.
 pub type Events = BoxStream<'static, Result<Positioned>>;
 
@@ -68,7 +68,7 @@ pub trait Api: fmt::Debug + Send + Sync {
     async fn wait(&self, task: TaskId) -> Result<TaskInfo>;
 
     /// A part of the task's output.
-    async fn output(&self, task: TaskId, range: OutputRange) -> Result<OutputStream>;
+    async fn output(&self, task: TaskId, range: OutputRange) -> Result<OutputChunks>;
 
     /// Reason why the task is pending; `None` when it is not.
     async fn explain(&self, task: TaskId) -> Result<Option<Explanation>>;
@@ -126,7 +126,7 @@ impl Api for Client {
         Self::wait(self, task).await
     }
 
-    async fn output(&self, task: TaskId, range: OutputRange) -> Result<OutputStream> {
+    async fn output(&self, task: TaskId, range: OutputRange) -> Result<OutputChunks> {
         Ok(Box::pin(self.logs_in(task, range).await?.into_stream()))
     }
 
