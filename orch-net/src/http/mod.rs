@@ -14,8 +14,9 @@ pub mod wire;
 
 pub use api::{Advice, kinds};
 pub use client::{
-    Client, ClientConfig, ClientError, EventStart, EventSubscription, HttpLink, LegacyLink, LegacyLinkConfig,
-    LegacyLinkError, LogLines, Positioned, Timeouts, TokenState,
+    Call, Client, ClientConfig, ClientError, EventStart, EventSubscription, HttpLink, JsonClient,
+    JsonClientConfig, LegacyLink, LegacyLinkConfig, LegacyLinkError, LogLines, Positioned, Timeouts,
+    TokenState,
 };
 pub use legacy::{LegacyConfig, rust_orch};
 pub use server::{Mount, Server, ServerConfig};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orch_core::store::StoreError;
 
-use crate::http::client::ClientError;
+use crate::http::client::{ClientError, JsonClient, JsonClientConfig};
 
 /// Manager of rust-orch to work for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,18 @@ impl LegacyLinkConfig {
             request_timeout: Duration::from_secs(10),
             answer_bytes_max: 16 << 20,
         }
+    }
+
+    /// Without a token, with one request a connection, and names of headers in the case that their parser
+    /// expects.
+    pub(super) fn client(&self) -> Result<JsonClient, ClientError> {
+        JsonClient::new(&JsonClientConfig {
+            ca_pem: self.ca_pem.clone(),
+            answer_bytes_max: self.answer_bytes_max,
+            keep_alive: false,
+            title_case_headers: true,
+            ..JsonClientConfig::new(&self.base_url)
+        })
     }
 }
 

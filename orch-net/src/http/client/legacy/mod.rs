@@ -33,11 +33,7 @@ use self::{
     link_state::{Admission, LinkState, first},
     listing::Listed,
 };
-use super::{
-    error::ClientError,
-    link::link_error,
-    transport::{Call, Transport},
-};
+use super::{Call, ClientError, JsonClient};
 use crate::http::legacy::LegacyStatus;
 
 /// Joins an agent to a manager of rust-orch. The node's id must be the name that this manager gives tasks to;
@@ -48,7 +44,8 @@ use crate::http::legacy::LegacyStatus;
 /// most as much is taken at a time as the node offers; the rest stays listed until there is room.
 #[derive(Debug)]
 pub struct LegacyLink {
-    transport: Transport,
+    client: JsonClient,
+    request_timeout: Duration,
     poll_interval: Duration,
     /// Held while a request is under way, so that an update never crosses a list or another update.
     state: Mutex<LinkState>,
@@ -83,16 +80,16 @@ impl LegacyLink {
         config: &LegacyLinkConfig,
         store: Arc<dyn StateStore>,
     ) -> Result<Self, LegacyLinkError> {
-        let transport = Transport::legacy(config).map_err(LegacyLinkError::Config)?;
+        let client = config.client().map_err(LegacyLinkError::Config)?;
         let journal = Journal::open(store).await.map_err(LegacyLinkError::Journal)?;
         let poll_interval = config.poll_interval.max(Duration::from_millis(10));
-        Ok(Self { transport, poll_interval, state: Mutex::new(LinkState::new(journal)) })
+        let state = Mutex::new(LinkState::new(journal));
+        Ok(Self { client, request_timeout: config.request_timeout, poll_interval, state })
     }
 
     /// Takes what is new, and repeats what the manager should know by now.
     async fn poll(&self, state: &mut LinkState, node: &NodeSpec) -> Result<(), LinkError> {
-        let timeout = self.transport.timeouts.request;
-        let answer = self.transport.once::<Vec<Value>>(&Call::get("/tasks"), timeout).await;
+        let answer = self.client.once::<Vec<Value>>(&Call::get("/tasks"), self.request_timeout).await;
         let (_, entries) = answer.map_err(|error| refusal(&error))?;
         let (mut complaint, mut room) = (None, state.room(node));
         let (mut taken, mut over) = (BTreeMap::new(), BTreeMap::new());
@@ -257,7 +254,7 @@ impl LegacyLink {
         let container_id = container.map(|id| format!("{id:0>CONTAINER_ID_MIN$}"));
         let call = Call::put(format!("/tasks/{task}/status"), &Update { status, container_id });
         // The status says it all; what else there is in the answer differs.
-        match self.transport.open(&call, self.transport.timeouts.request).await {
+        match self.client.status(&call, self.request_timeout).await {
             Ok(_) => Ok(Heard::Acknowledged),
             Err(error) if matches!(error.status(), Some(404 | 409 | 410)) => Ok(Heard::Unknown),
             Err(error) => Err(refusal(&error)),
@@ -269,7 +266,7 @@ impl LegacyLink {
 fn refusal(error: &ClientError) -> LinkError {
     match error.status() {
         Some(status) if !error.is_retryable() => LinkError::Refused(format!("the manager answered {status}")),
-        _ => link_error(error),
+        _ => LinkError::from(error),
     }
 }
 
