@@ -10,6 +10,8 @@ mod legacy;
 mod server;
 pub mod shell;
 mod sse;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 pub mod wire;
 
 pub use api::{Advice, kinds};

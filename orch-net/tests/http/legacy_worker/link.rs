@@ -15,14 +15,17 @@ use orch_core::{
     },
     store::{Key, MemoryStore, Revision, StateStore, Txn, Write},
 };
-use orch_net::http::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
+use orch_net::http::{
+    LegacyLink, LegacyLinkConfig, LegacyLinkError,
+    testkit::{agent_config, soon},
+};
 use serde_json::json;
 
 use super::{
     Machine,
     manager::{Manager, Manners},
 };
-use crate::bench::{agent_config, attempt, soon};
+use crate::bench::attempt;
 
 fn node() -> NodeSpec {
     agent_config("worker-1").node

@@ -12,10 +12,12 @@ use orch_core::{
     store::{MemoryStore, StateStore},
     testkit::Layered,
 };
-use orch_net::http::{LegacyLink, LegacyLinkConfig};
+use orch_net::http::{
+    LegacyLink, LegacyLinkConfig,
+    testkit::{agent_config, soon},
+};
 
 use self::images::Images;
-use crate::bench::{agent_config, soon};
 
 /// Things that survive a worker: its engine and its journal.
 #[derive(Clone, Debug)]
