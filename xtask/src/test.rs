@@ -93,7 +93,9 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
         if options.without_docker {
             all.extend(["--exclude", "orch-docker", "--exclude", "manager-worker"]);
             more.push(cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]));
-            more.push(cargo(&["test", "--package", "manager-worker", "--lib", "--bins", "--test", "style"]));
+            let mut style = cargo(&["test", "--package", "manager-worker", "--lib", "--bins"]);
+            style.args(["--test", "rust_orch", "--test", "style"]);
+            more.push(style);
         }
         if options.without_stores {
             all.extend(["--exclude", "orch-store"]);

@@ -8,6 +8,7 @@ mod data_dir;
 mod demo;
 mod logging;
 pub mod manager;
+pub mod rust_orch;
 mod say;
 mod shutdown;
 mod units;

@@ -9,12 +9,13 @@ use orch_core::{
     model::NodeId,
     output::{FileOutput, FileOutputConfig},
 };
-use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens, rust_orch};
+use orch_net::http::{Limits, Server, ServerConfig, TlsFiles, Tokens};
 use orch_store::redb::{RedbStore, RedbStoreConfig};
 use tracing::info;
 
 use crate::{
     data_dir::{DataDir, default_dir},
+    rust_orch::{LegacyConfig, rust_orch},
     shutdown, units,
 };
 

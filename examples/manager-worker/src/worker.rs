@@ -17,7 +17,7 @@ use orch_core::{
     runtime::{ProcessRuntime, ProcessRuntimeConfig, Runtime},
 };
 use orch_docker::{DockerConfig, DockerRuntime};
-use orch_net::http::{ClientConfig, HttpLink, LegacyLink, LegacyLinkConfig, TokenState};
+use orch_net::http::{ClientConfig, HttpLink, TokenState};
 use orch_store::redb::{RedbStore, RedbStoreConfig};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -27,6 +27,7 @@ use crate::{
     cli::Failure,
     data_dir::{DataDir, default_dir, read_ca, read_secret},
     manager::{WORKER_TOKEN, default_data_dir, explain},
+    rust_orch::{LegacyLink, LegacyLinkConfig},
     say::announce,
     shutdown, units,
 };

@@ -1,12 +1,11 @@
 //! The API over HTTP/1.1, in three rooms: [`shell`] is a server without routes, `api` the engine's routes,
 //! `client` calls them. [`Server`] puts them in front of an [`Orchestrator`](orch_core::Orchestrator),
 //! [`Client`] calls it, [`HttpLink`] joins an [`Agent`](orch_core::engine::Agent) to it. `GET /openapi.json`
-//! describes it. A style mounts routes of its own beside them ([`Server::mount`]); those of rust-orch are
-//! [`rust_orch`]. [`LegacyLink`] joins an agent to a manager of rust-orch.
+//! describes it. A style mounts routes of its own beside them ([`Server::mount`]), and calls servers of
+//! others with a [`JsonClient`].
 
 mod api;
 mod client;
-mod legacy;
 mod server;
 pub mod shell;
 mod sse;
@@ -17,9 +16,7 @@ pub mod wire;
 pub use api::{Advice, kinds};
 pub use client::{
     Call, Client, ClientConfig, ClientError, EventStart, EventSubscription, HttpLink, JsonClient,
-    JsonClientConfig, LegacyLink, LegacyLinkConfig, LegacyLinkError, LogLines, Positioned, Timeouts,
-    TokenState,
+    JsonClientConfig, LogLines, Positioned, Timeouts, TokenState,
 };
-pub use legacy::{LegacyConfig, rust_orch};
 pub use server::{Mount, Server, ServerConfig};
 pub use shell::{Limits, ServerError, TlsFiles, TokenError, Tokens};

@@ -5,8 +5,6 @@
 mod bench;
 mod events;
 mod faults;
-mod legacy;
-mod legacy_worker;
 mod life;
 mod limits;
 mod mount;

@@ -4,7 +4,6 @@ mod config;
 mod error;
 mod events;
 mod json_client;
-mod legacy;
 mod lines;
 mod link;
 mod logs;
@@ -22,7 +21,6 @@ pub use config::{ClientConfig, Timeouts};
 pub use error::ClientError;
 pub use events::{EventStart, EventSubscription, Positioned};
 pub use json_client::{Call, JsonClient, JsonClientConfig};
-pub use legacy::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
 pub use link::{HttpLink, TokenState};
 pub use logs::LogLines;
 

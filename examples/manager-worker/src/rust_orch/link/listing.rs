@@ -4,7 +4,7 @@ use orch_core::model::{Limits, NodeId, TaskId, TaskSpec};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::http::legacy::{LegacyStatus, LegacyWork};
+use crate::rust_orch::{LegacyStatus, LegacyWork};
 
 /// Meaning of an entry for a node.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ use orch_core::{
     model::{AttemptEnd, Exit, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskId},
     store::StateStore,
 };
+use orch_net::http::{Call, ClientError, JsonClient};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
@@ -33,8 +34,7 @@ use self::{
     link_state::{Admission, LinkState, first},
     listing::Listed,
 };
-use super::{Call, ClientError, JsonClient};
-use crate::http::legacy::LegacyStatus;
+use crate::rust_orch::LegacyStatus;
 
 /// Joins an agent to a manager of rust-orch. The node's id must be the name that this manager gives tasks to;
 /// theirs is called `worker-1`.

@@ -11,11 +11,11 @@ use orch_core::{
     engine::{Observation, ObservationKind, TaskView},
     model::{AttemptId, NodeId},
 };
+use orch_net::http::shell::Problem;
 use parking_lot::Mutex;
 
 use super::Manager;
 use super::routes::session;
-use crate::http::shell::Problem;
 
 /// Note on a task that was listed.
 const TOLD: &str = "its worker was told to start it";

@@ -1,6 +1,6 @@
 //! The manager's side of rust-orch, for its CLI and workers as they are in use today: three routes at the
 //! root, one JSON request a connection. The facts that its clients rely on are pinned by
-//! `tests/http/legacy.rs`.
+//! `tests/rust_orch/manager.rs`.
 
 mod offers;
 mod places;
@@ -20,13 +20,12 @@ use orch_core::{
     engine::ControlLink,
     model::{NodeId, TaskSpec},
 };
-
-use self::offers::Offers;
-use crate::http::{
-    api::Advice,
-    server::Mount,
+use orch_net::http::{
+    Advice, Mount,
     shell::{Access, Problem, Shell, guard, kinds},
 };
+
+use self::offers::Offers;
 
 /// Whether the clients and workers of rust-orch are served. Their requests carry no token: on loopback they
 /// need none (but are refused from web pages), elsewhere the admin token.

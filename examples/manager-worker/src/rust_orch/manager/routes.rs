@@ -16,6 +16,10 @@ use orch_core::{
     },
     state::{NewTask, TaskStatus},
 };
+use orch_net::http::{
+    kinds,
+    shell::{Params, Problem, parse},
+};
 use serde::Deserialize;
 
 use super::{
@@ -23,11 +27,7 @@ use super::{
     offers::{Offer, Offers},
     task::LegacyTask,
 };
-use crate::http::{
-    api::kinds,
-    legacy::{LegacyStatus, LegacyWork},
-    shell::{Params, Problem, parse},
-};
+use crate::rust_orch::{LegacyStatus, LegacyWork};
 
 type Result<T> = std::result::Result<T, Problem>;
 

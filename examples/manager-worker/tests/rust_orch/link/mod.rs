@@ -1,21 +1,20 @@
 //! Our worker at a manager of rust-orch.
 
+mod answers;
+mod fake_manager;
 mod images;
 mod life;
-mod link;
-mod manager;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
+use manager_worker::rust_orch::{LegacyLink, LegacyLinkConfig};
 use orch_core::{
     engine::{Agent, AgentHandle},
+    model::{AttemptId, TaskId},
     store::{MemoryStore, StateStore},
     testkit::Layered,
 };
-use orch_net::http::{
-    LegacyLink, LegacyLinkConfig,
-    testkit::{agent_config, soon},
-};
+use orch_net::http::testkit::{agent_config, soon};
 
 use self::images::Images;
 
@@ -51,4 +50,8 @@ impl Machine {
     fn starts(&self) -> Vec<String> {
         self.images.0.starts().iter().map(ToString::to_string).collect()
     }
+}
+
+fn attempt(task: TaskId, number: u32) -> AttemptId {
+    AttemptId { task, attempt: NonZeroU32::new(number).unwrap() }
 }

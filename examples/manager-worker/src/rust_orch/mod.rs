@@ -1,5 +1,7 @@
-//! Types that both sides of rust-orch's protocol read: states of a task, and its requirements.
+//! rust-orch's protocol, both sides of it: [`rust_orch`] serves its clients and workers beside our own, and
+//! [`LegacyLink`] has our worker work for a manager of theirs.
 
+mod link;
 mod manager;
 
 use std::collections::BTreeMap;
@@ -7,7 +9,10 @@ use std::collections::BTreeMap;
 use orch_core::model::TaskSpec;
 use serde::{Deserialize, Serialize};
 
-pub use self::manager::{LegacyConfig, rust_orch};
+pub use self::{
+    link::{LegacyLink, LegacyLinkConfig, LegacyLinkError},
+    manager::{LegacyConfig, rust_orch},
+};
 
 const MEMORY_MIB_DEFAULT: u64 = 256;
 const CPU_CORES_DEFAULT: f64 = 0.5;

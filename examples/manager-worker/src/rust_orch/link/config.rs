@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use orch_core::store::StoreError;
-
-use crate::http::client::{ClientError, JsonClient, JsonClientConfig};
+use orch_net::http::{ClientError, JsonClient, JsonClientConfig};
 
 /// Manager of rust-orch to work for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use manager_worker::rust_orch::{LegacyConfig, rust_orch};
 use orch_core::{
     Orchestrator,
     consensus::LocalConsensus,
@@ -11,10 +12,7 @@ use orch_core::{
     store::{MemoryStore, StateStore},
     testkit::SimulatedRuntime,
 };
-use orch_net::http::{
-    LegacyConfig, rust_orch,
-    testkit::{Answer, TestServer, agent_config, engine_config, server_config, soon, until},
-};
+use orch_net::http::testkit::{Answer, TestServer, agent_config, engine_config, server_config, soon, until};
 use serde_json::{Value, json};
 
 fn worker_1() -> NodeId {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::journal::{Journal, Life};
-use crate::http::legacy::LegacyStatus;
+use crate::rust_orch::LegacyStatus;
 
 #[derive(Debug)]
 pub(super) struct LinkState {

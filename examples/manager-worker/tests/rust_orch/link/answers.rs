@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use manager_worker::rust_orch::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
 use orch_core::{
     engine::{
         Assignments, AssignmentsQuery, ControlLink, Cursor, LinkError, Observation, ObservationKind,
@@ -15,17 +16,13 @@ use orch_core::{
     },
     store::{Key, MemoryStore, Revision, StateStore, Txn, Write},
 };
-use orch_net::http::{
-    LegacyLink, LegacyLinkConfig, LegacyLinkError,
-    testkit::{agent_config, soon},
-};
+use orch_net::http::testkit::{agent_config, soon};
 use serde_json::json;
 
 use super::{
-    Machine,
-    manager::{Manager, Manners},
+    Machine, attempt,
+    fake_manager::{Manager, Manners},
 };
-use crate::bench::attempt;
 
 fn node() -> NodeSpec {
     agent_config("worker-1").node

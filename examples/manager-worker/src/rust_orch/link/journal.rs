@@ -13,7 +13,7 @@ use orch_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::http::legacy::LegacyStatus;
+use crate::rust_orch::LegacyStatus;
 
 /// Tasks that have ended and are still remembered, the newest.
 const OVER_MAX: usize = 10_000;

@@ -7,12 +7,10 @@ use orch_core::{
     model::{NodeId, TaskId, Timestamp, Workload},
     state::TaskStatus,
 };
+use orch_net::http::shell::{Problem, kinds};
 use serde::Serialize;
 
-use crate::http::{
-    legacy::{BadField, LegacyStatus},
-    shell::{Problem, kinds},
-};
+use crate::rust_orch::{BadField, LegacyStatus};
 
 #[derive(Debug, Serialize)]
 pub(super) struct LegacyTask {

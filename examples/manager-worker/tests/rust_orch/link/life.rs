@@ -1,21 +1,18 @@
 //! Whole tasks, from their list to their end, with a real agent.
 
+use manager_worker::rust_orch::{LegacyConfig, rust_orch};
 use orch_core::{
     Orchestrator,
     model::{Exit, NodeId, TaskId},
     state::TaskStatus,
 };
-use orch_net::http::{
-    LegacyConfig, rust_orch,
-    testkit::{TestServer, engine_config, server_config, soon, until},
-};
+use orch_net::http::testkit::{TestServer, engine_config, server_config, soon, until};
 use serde_json::json;
 
 use super::{
-    Machine,
-    manager::{Manager, Manners},
+    Machine, attempt,
+    fake_manager::{Manager, Manners},
 };
-use crate::bench::{attempt, running};
 
 #[tokio::test]
 async fn what_is_scheduled_here_is_run_once_and_told_to_its_end() {
@@ -221,7 +218,8 @@ async fn our_own_manager_serves_it() {
         answer.json()["id"].as_str().unwrap().parse::<TaskId>().unwrap()
     };
     let (long, fails) = (submit("hang").await, submit("false").await);
-    running(&server.orchestrator, long).await;
+    let status = || server.orchestrator.get(long).unwrap().status();
+    until(&server.orchestrator, || status() == TaskStatus::Running).await;
     let failed = soon(server.orchestrator.wait(fails)).await.unwrap();
     assert_eq!(failed.record.last_end().unwrap().to_string(), "exit code 1");
     soon(worker.leave()).await;
