@@ -27,7 +27,7 @@ use crate::{
     cli::Failure,
     data_dir::{DataDir, default_dir, read_ca, read_secret},
     manager::{WORKER_TOKEN, default_data_dir, explain},
-    rust_orch::{LegacyLink, LegacyLinkConfig},
+    rust_orch,
     say::announce,
     shutdown, units,
 };
@@ -201,9 +201,12 @@ async fn link(
     let ca_pem = args.ca.as_deref().map(read_ca).transpose()?;
     let Some(token) = token else {
         let journal = RedbStore::open(RedbStoreConfig::new(data.path("legacy"))).await.map_err(explain)?;
-        let config =
-            LegacyLinkConfig { ca_pem, poll_interval: args.legacy_poll, ..LegacyLinkConfig::new(manager) };
-        let link = LegacyLink::open(&config, Arc::new(journal)).await.map_err(explain)?;
+        let config = rust_orch::LinkConfig {
+            ca_pem,
+            poll_interval: args.legacy_poll,
+            ..rust_orch::LinkConfig::new(manager)
+        };
+        let link = rust_orch::Link::open(&config, Arc::new(journal)).await.map_err(explain)?;
         return Ok((Arc::new(link), None));
     };
     let config = ClientConfig { ca_pem, ..ClientConfig::new(manager, &token.text) };

@@ -3,7 +3,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use manager_worker::rust_orch::{LegacyConfig, rust_orch};
+use manager_worker::rust_orch::{Config, routes};
 use orch_core::{
     Orchestrator,
     consensus::LocalConsensus,
@@ -19,10 +19,10 @@ fn worker_1() -> NodeId {
     NodeId::new("worker-1").unwrap()
 }
 
-/// A manager whose legacy worker is in the cluster.
+/// A manager whose worker-1 is in the cluster.
 async fn manager(orch: Orchestrator) -> TestServer {
     let server = TestServer::mounted(orch, server_config(), |server| {
-        server.mount(rust_orch(LegacyConfig::with_workers([worker_1()])))
+        server.mount(routes(Config::with_workers([worker_1()])))
     })
     .await;
     until(&server.orchestrator, || !server.orchestrator.nodes().is_empty()).await;
@@ -154,7 +154,7 @@ async fn everything_else_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_cancelled_task_of_a_legacy_worker_ends_at_once() {
+async fn a_cancelled_task_of_their_worker_ends_at_once() {
     let server = in_memory().await;
     let (text, id) = id_of(&run(&server, "endless").await);
     update(&server, &text, "Running").await;
@@ -164,7 +164,7 @@ async fn a_cancelled_task_of_a_legacy_worker_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_task_that_a_legacy_worker_would_run_wrongly_is_not_given_to_it() {
+async fn a_task_that_their_worker_would_run_wrongly_is_not_given_to_it() {
     let server = in_memory().await;
     let plain = run(&server, "plain").await;
     assert_eq!(plain["node_id"], "worker-1", "the worker is there");
@@ -184,16 +184,16 @@ async fn a_worker_of_ours_and_theirs_get_along() {
 }
 
 /// A manager in memory whose worker-1 holds few tasks at a time.
-async fn with_places(legacy: LegacyConfig) -> TestServer {
+async fn with_places(config: Config) -> TestServer {
     let orch = Orchestrator::builder().engine(engine_config()).build().await.unwrap();
-    let server = TestServer::mounted(orch, server_config(), |server| server.mount(rust_orch(legacy))).await;
+    let server = TestServer::mounted(orch, server_config(), |server| server.mount(routes(config))).await;
     until(&server.orchestrator, || !server.orchestrator.nodes().is_empty()).await;
     server
 }
 
 #[tokio::test]
 async fn a_worker_that_never_tells_of_ends_gets_more_by_the_operators_rule() {
-    let few = || LegacyConfig { max_tasks: NonZeroU32::new(2), ..LegacyConfig::with_workers([worker_1()]) };
+    let few = || Config { max_tasks: NonZeroU32::new(2), ..Config::with_workers([worker_1()]) };
     let server = with_places(few()).await;
     for _ in 0..2 {
         let (text, _) = id_of(&run(&server, "runs").await);
@@ -204,7 +204,7 @@ async fn a_worker_that_never_tells_of_ends_gets_more_by_the_operators_rule() {
     assert!(why.contains("worker-1 holds 2 tasks") && why.contains("never tells"), "{why}");
 
     // The oldest beyond a number.
-    let server = with_places(LegacyConfig { running_max: Some(1), ..few() }).await;
+    let server = with_places(Config { running_max: Some(1), ..few() }).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         let (text, id) = id_of(&run(&server, "runs").await);
@@ -223,7 +223,7 @@ async fn a_worker_that_never_tells_of_ends_gets_more_by_the_operators_rule() {
     assert_eq!(server.orchestrator.get(ids[2]).unwrap().status(), TaskStatus::Running);
 
     // Those that ran for long.
-    let server = with_places(LegacyConfig { done_after: Some(Duration::from_millis(50)), ..few() }).await;
+    let server = with_places(Config { done_after: Some(Duration::from_millis(50)), ..few() }).await;
     let (text, id) = id_of(&run(&server, "runs").await);
     let (_, not_started) = id_of(&run(&server, "placed").await);
     update(&server, &text, "Running").await;
@@ -271,7 +271,7 @@ async fn a_failure_that_may_be_of_a_second_start_does_not_end_what_may_run() {
 #[tokio::test]
 async fn a_first_failure_is_believed_however_long_the_list_is() {
     let workers = [worker_1(), NodeId::new("worker-2").unwrap()];
-    let server = with_places(LegacyConfig::with_workers(workers)).await;
+    let server = with_places(Config::with_workers(workers)).await;
     until(&server.orchestrator, || server.orchestrator.nodes().len() == 2).await;
     let specs = (0..1100).map(|number| TaskSpec::image(format!("t{number}"), "nginx"));
     let ids = server.orchestrator.submit_all(specs).await.unwrap();

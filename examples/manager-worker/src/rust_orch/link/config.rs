@@ -1,4 +1,4 @@
-//! [`LegacyLinkConfig`] and [`LegacyLinkError`].
+//! [`LinkConfig`] and [`OpenError`].
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use orch_net::http::{ClientError, JsonClient, JsonClientConfig};
 
 /// Manager of rust-orch to work for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegacyLinkConfig {
+pub struct LinkConfig {
     /// `http://HOST:PORT`.
     pub base_url: String,
     /// Certificates in PEM form to trust instead of the public ones, for a manager behind a proxy with TLS.
@@ -20,7 +20,7 @@ pub struct LegacyLinkConfig {
     pub answer_bytes_max: usize,
 }
 
-impl LegacyLinkConfig {
+impl LinkConfig {
     /// The manager at this address, asked every five seconds as their own worker does, with defaults for the
     /// rest.
     pub fn new(base_url: impl Into<String>) -> Self {
@@ -49,7 +49,7 @@ impl LegacyLinkConfig {
 /// Why a link cannot start.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-pub enum LegacyLinkError {
+pub enum OpenError {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(ClientError),

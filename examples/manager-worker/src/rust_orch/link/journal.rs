@@ -13,7 +13,7 @@ use orch_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::rust_orch::LegacyStatus;
+use crate::rust_orch::wire::Status;
 
 /// Tasks that have ended and are still remembered, the newest.
 const OVER_MAX: usize = 10_000;
@@ -33,17 +33,17 @@ pub(super) enum Life {
     },
     /// It ended so, which the manager refused to hear.
     Ended {
-        status: LegacyStatus,
+        status: Status,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         handle: Option<String>,
         at: Timestamp,
     },
     /// The manager acknowledged that it ended so, or does not know it any more.
-    Over { status: LegacyStatus, at: Timestamp },
+    Over { status: Status, at: Timestamp },
 }
 
 impl Life {
-    pub(super) fn over(status: LegacyStatus) -> Self {
+    pub(super) fn over(status: Status) -> Self {
         Self::Over { status, at: Timestamp::now() }
     }
 
@@ -169,6 +169,40 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_form_of_a_record_stays() {
+        let (handle, at) = (|| Some("c".to_owned()), Timestamp::from_millis(7));
+        let spec = TaskSpec::image("t", "i");
+        let spec_json = serde_json::to_string(&spec).unwrap();
+        let spec = SharedSpec::from(spec);
+        for (life, form) in [
+            (
+                Life::Taken { spec: spec.clone(), handle: None },
+                format!(r#"{{"v":1,"state":"taken","spec":{spec_json}}}"#),
+            ),
+            (
+                Life::Taken { spec, handle: handle() },
+                format!(r#"{{"v":1,"state":"taken","spec":{spec_json},"handle":"c"}}"#),
+            ),
+            (
+                Life::Ended { status: Status::Failed, handle: handle(), at },
+                r#"{"v":1,"state":"ended","status":"Failed","handle":"c","at":7}"#.into(),
+            ),
+            (
+                Life::Over { status: Status::Complete, at },
+                r#"{"v":1,"state":"over","status":"Complete","at":7}"#.into(),
+            ),
+        ] {
+            let task = TaskId::from_bytes([1; 16]);
+            assert_eq!(String::from_utf8(write(&life)).unwrap(), form);
+            assert_eq!(read(key(task).as_str(), form.as_bytes()), Ok((task, life)));
+        }
+        assert_eq!(
+            key(TaskId::from_bytes([1; 16])).as_str(),
+            "legacy/tasks/01010101-0101-0101-0101-010101010101"
+        );
+    }
+
     #[tokio::test]
     async fn of_what_is_over_the_oldest_is_forgotten() {
         let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
@@ -178,7 +212,7 @@ mod tests {
         journal.put([(TaskId::generate(), taken)]).await.unwrap();
         for number in 0..=OVER_MAX {
             let at = Timestamp::from_millis(number as u64);
-            let over = Life::Over { status: LegacyStatus::Complete, at };
+            let over = Life::Over { status: Status::Complete, at };
             journal.put([(task(number), over)]).await.unwrap();
         }
         for journal in [&journal, &Journal::open(store).await.unwrap()] {
@@ -191,7 +225,7 @@ mod tests {
     async fn what_is_written_anew_is_not_forgotten_for_being_the_oldest() {
         let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
         let mut journal = Journal::open(store.clone()).await.unwrap();
-        let (status, task) = (LegacyStatus::Complete, TaskId::generate());
+        let (status, task) = (Status::Complete, TaskId::generate());
         let ended = Life::Ended { status, handle: None, at: Timestamp::from_millis(0) };
         let others = (1..OVER_MAX).map(|_| (TaskId::generate(), Life::over(status)));
         journal.put(others.chain([(task, ended)])).await.unwrap();

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::journal::{Journal, Life};
-use crate::rust_orch::LegacyStatus;
+use crate::rust_orch::wire::Status;
 
 #[derive(Debug)]
 pub(super) struct LinkState {
@@ -105,14 +105,14 @@ impl LinkState {
     }
 
     /// Notes that a task is over.
-    pub(super) async fn end(&mut self, task: TaskId, status: LegacyStatus) -> Result<(), LinkError> {
+    pub(super) async fn end(&mut self, task: TaskId, status: Status) -> Result<(), LinkError> {
         self.put([(task, Life::over(status))]).await?;
         self.acknowledged.remove(&task);
         Ok(())
     }
 
     /// Notes how a task ended that the manager refuses to hear of.
-    pub(super) async fn put_off(&mut self, task: TaskId, status: LegacyStatus) -> Result<(), LinkError> {
+    pub(super) async fn put_off(&mut self, task: TaskId, status: Status) -> Result<(), LinkError> {
         let Some(Life::Taken { handle, .. }) = self.journal.get(task) else { return Ok(()) };
         let life = Life::Ended { status, handle: handle.clone(), at: Timestamp::now() };
         self.put([(task, life)]).await?;
@@ -123,7 +123,7 @@ impl LinkState {
     /// The manager does not want the task any more: the agent must remove it.
     pub(super) async fn void(&mut self, task: TaskId) -> Result<(), LinkError> {
         info!(%task, "the manager does not know this task any more");
-        self.end(task, LegacyStatus::Failed).await?;
+        self.end(task, Status::Failed).await?;
         self.tell(task);
         Ok(())
     }

@@ -28,13 +28,13 @@ use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::{debug, warn};
 
-pub use self::config::{LegacyLinkConfig, LegacyLinkError};
+pub use self::config::{LinkConfig, OpenError};
 use self::{
     journal::{Journal, Life},
     link_state::{Admission, LinkState, first},
     listing::Listed,
 };
-use crate::rust_orch::LegacyStatus;
+use crate::rust_orch::wire::Status;
 
 /// Joins an agent to a manager of rust-orch. The node's id must be the name that this manager gives tasks to;
 /// theirs is called `worker-1`.
@@ -43,7 +43,7 @@ use crate::rust_orch::LegacyStatus;
 /// lists. For that it keeps a journal in a store, which must be the same after a restart of the worker. At
 /// most as much is taken at a time as the node offers; the rest stays listed until there is room.
 #[derive(Debug)]
-pub struct LegacyLink {
+pub struct Link {
     client: JsonClient,
     request_timeout: Duration,
     poll_interval: Duration,
@@ -54,7 +54,7 @@ pub struct LegacyLink {
 /// Update of a worker about a task.
 #[derive(Serialize)]
 struct Update {
-    status: LegacyStatus,
+    status: Status,
     container_id: Option<String>,
 }
 
@@ -71,17 +71,14 @@ enum Heard {
     Unknown,
 }
 
-impl LegacyLink {
+impl Link {
     /// Reads the journal. Connects when it is first used.
     ///
     /// # Errors
-    /// [`LegacyLinkError`] when the configuration cannot work or the journal cannot be read.
-    pub async fn open(
-        config: &LegacyLinkConfig,
-        store: Arc<dyn StateStore>,
-    ) -> Result<Self, LegacyLinkError> {
-        let client = config.client().map_err(LegacyLinkError::Config)?;
-        let journal = Journal::open(store).await.map_err(LegacyLinkError::Journal)?;
+    /// [`OpenError`] when the configuration cannot work or the journal cannot be read.
+    pub async fn open(config: &LinkConfig, store: Arc<dyn StateStore>) -> Result<Self, OpenError> {
+        let client = config.client().map_err(OpenError::Config)?;
+        let journal = Journal::open(store).await.map_err(OpenError::Journal)?;
         let poll_interval = config.poll_interval.max(Duration::from_millis(10));
         let state = Mutex::new(LinkState::new(journal));
         Ok(Self { client, request_timeout: config.request_timeout, poll_interval, state })
@@ -109,14 +106,14 @@ impl LegacyLink {
                 (None, _) if taken.contains_key(&task) => {}
                 (None, Err(why)) => {
                     warn!(%task, %why, "a task cannot run");
-                    over.insert(task, LegacyStatus::Failed);
+                    over.insert(task, Status::Failed);
                 }
                 (None, Ok(spec)) => match room.admit(&spec.resources) {
                     Admission::Now => drop(taken.insert(task, SharedSpec::from(*spec))),
                     Admission::Later => {}
                     Admission::Never => {
                         warn!(%task, "a task asks for more than this node has");
-                        over.insert(task, LegacyStatus::Failed);
+                        over.insert(task, Status::Failed);
                     }
                 },
             }
@@ -156,12 +153,7 @@ impl LegacyLink {
     }
 
     /// Says how a task ended that never was the agent's, or that is listed though its end was acknowledged.
-    async fn tell_over(
-        &self,
-        state: &mut LinkState,
-        task: TaskId,
-        status: LegacyStatus,
-    ) -> Result<(), LinkError> {
+    async fn tell_over(&self, state: &mut LinkState, task: TaskId, status: Status) -> Result<(), LinkError> {
         self.put(task, status, None).await?;
         match state.journal.get(task) {
             Some(_) => Ok(()),
@@ -179,7 +171,7 @@ impl LegacyLink {
         if state.acknowledged.contains(&task) {
             return Ok(());
         }
-        match self.put(task, LegacyStatus::Running, Some(handle)).await? {
+        match self.put(task, Status::Running, Some(handle)).await? {
             Heard::Acknowledged => drop(state.acknowledged.insert(task)),
             Heard::Unknown => state.void(task).await?,
         }
@@ -191,7 +183,7 @@ impl LegacyLink {
         &self,
         state: &mut LinkState,
         task: TaskId,
-        status: LegacyStatus,
+        status: Status,
     ) -> Result<Heard, LinkError> {
         match self.tell_running(state, task).await {
             // It may know that already; the end is what matters.
@@ -204,7 +196,7 @@ impl LegacyLink {
         let heard = self.put(task, status, handle.as_deref()).await?;
         let ended = match heard {
             Heard::Acknowledged => status,
-            Heard::Unknown => LegacyStatus::Failed,
+            Heard::Unknown => Status::Failed,
         };
         state.end(task, ended).await.map(|()| heard)
     }
@@ -230,8 +222,8 @@ impl LegacyLink {
             state.saw_running(task, task.to_string()).await?;
         }
         let status = match exit.is_some_and(Exit::is_success) {
-            true => LegacyStatus::Complete,
-            false => LegacyStatus::Failed,
+            true => Status::Complete,
+            false => Status::Failed,
         };
         match self.tell_end(state, task, status).await {
             Ok(Heard::Acknowledged) => Ok(ReportAnswer::Accepted),
@@ -245,12 +237,7 @@ impl LegacyLink {
         }
     }
 
-    async fn put(
-        &self,
-        task: TaskId,
-        status: LegacyStatus,
-        container: Option<&str>,
-    ) -> Result<Heard, LinkError> {
+    async fn put(&self, task: TaskId, status: Status, container: Option<&str>) -> Result<Heard, LinkError> {
         let container_id = container.map(|id| format!("{id:0>CONTAINER_ID_MIN$}"));
         let call = Call::put(format!("/tasks/{task}/status"), &Update { status, container_id });
         // The status says it all; what else there is in the answer differs.
@@ -271,7 +258,7 @@ fn refusal(error: &ClientError) -> LinkError {
 }
 
 #[async_trait]
-impl ControlLink for LegacyLink {
+impl ControlLink for Link {
     /// Answered here, like heartbeats: their manager takes every worker that it knows to be there.
     async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
         let mut state = self.state.lock().await;

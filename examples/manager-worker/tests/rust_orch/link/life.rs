@@ -1,6 +1,6 @@
 //! Whole tasks, from their list to their end, with a real agent.
 
-use manager_worker::rust_orch::{LegacyConfig, rust_orch};
+use manager_worker::rust_orch::{Config, routes};
 use orch_core::{
     Orchestrator,
     model::{Exit, NodeId, TaskId},
@@ -206,9 +206,9 @@ async fn bad_tasks_do_not_keep_good_ones_from_running() {
 
 #[tokio::test]
 async fn our_own_manager_serves_it() {
-    let legacy = LegacyConfig::with_workers([NodeId::new("worker-1").unwrap()]);
+    let config = Config::with_workers([NodeId::new("worker-1").unwrap()]);
     let orch = Orchestrator::builder().engine(engine_config()).build().await.unwrap();
-    let server = TestServer::mounted(orch, server_config(), |server| server.mount(rust_orch(legacy))).await;
+    let server = TestServer::mounted(orch, server_config(), |server| server.mount(routes(config))).await;
     until(&server.orchestrator, || !server.orchestrator.nodes().is_empty()).await;
     let machine = Machine::new();
     let worker = machine.worker(server.address).await;

@@ -7,7 +7,7 @@ mod life;
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use manager_worker::rust_orch::{LegacyLink, LegacyLinkConfig};
+use manager_worker::rust_orch::{Link, LinkConfig};
 use orch_core::{
     engine::{Agent, AgentHandle},
     model::{AttemptId, TaskId},
@@ -30,13 +30,13 @@ impl Machine {
         Self { images: Images::default(), store: Arc::new(MemoryStore::default()) }
     }
 
-    async fn link(&self, manager: SocketAddr) -> LegacyLink {
-        let config = LegacyLinkConfig {
+    async fn link(&self, manager: SocketAddr) -> Link {
+        let config = LinkConfig {
             poll_interval: Duration::from_millis(10),
             answer_bytes_max: 64 << 10,
-            ..LegacyLinkConfig::new(format!("http://{manager}/"))
+            ..LinkConfig::new(format!("http://{manager}/"))
         };
-        LegacyLink::open(&config, self.store.clone()).await.unwrap()
+        Link::open(&config, self.store.clone()).await.unwrap()
     }
 
     async fn worker(&self, manager: SocketAddr) -> AgentHandle {
