@@ -122,8 +122,8 @@ pub enum Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkKind {
-    /// Containers of images as they are, without any setting that an executor which takes nothing but an image
-    /// would ignore (a command, arguments, mounts, ...). Nodes of such executors accept this kind only.
+    /// Containers of images as they are, without any setting that an executor which takes nothing but an
+    /// image would ignore (a command, arguments, mounts, ...). Nodes of such executors accept this kind only.
     PlainImage,
     /// Containers of images.
     Image,

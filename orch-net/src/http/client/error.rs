@@ -65,8 +65,8 @@ impl ClientError {
     }
 }
 
-/// The failure of a call as an agent takes it: refusals of the engine as themselves, anything else that trying
-/// again does not mend as a refusal, and the rest as a control side that is away.
+/// The failure of a call as an agent takes it: refusals of the engine as themselves, anything else that
+/// trying again does not mend as a refusal, and the rest as a control side that is away.
 impl From<&ClientError> for LinkError {
     fn from(error: &ClientError) -> Self {
         match error {

@@ -30,7 +30,8 @@ pub(super) async fn keep(app: App, node: NodeId) {
 
 async fn session(app: &Manager, node: &NodeId) -> Result<(), LinkError> {
     let spec = spec(node, app.config.max_tasks);
-    // As the instance, the same in each incarnation of the server: the worker's updates go on in the same session.
+    // As the instance, the same in each incarnation of the server, so that the worker's updates go on in the
+    // same session.
     let incarnation = IncarnationId::from_bytes(*spec.instance.as_bytes());
     // What the worker has nobody knows; what it was given it has.
     let registration = Registration { spec, incarnation, number: 1, held: Vec::new() };
