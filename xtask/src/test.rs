@@ -94,7 +94,7 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
             all.extend(["--exclude", "orch-docker", "--exclude", "manager-worker"]);
             more.push(cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]));
             let mut style = cargo(&["test", "--package", "manager-worker", "--lib", "--bins"]);
-            style.args(["--test", "rust_orch", "--test", "style"]);
+            style.args(["--test", "acceptance", "--test", "rust_orch", "--test", "style"]);
             more.push(style);
         }
         if options.without_stores {

@@ -204,6 +204,15 @@ impl Answer {
         let mut bytes = Vec::new();
         // A connection that is cut after the answer is as good as one that is closed.
         let _ = soon(stream.read_to_end(&mut bytes)).await;
+        Self::parse(bytes)
+    }
+
+    /// An answer that was read to its end.
+    ///
+    /// # Panics
+    /// When it is not text.
+    #[must_use]
+    pub fn parse(bytes: Vec<u8>) -> Self {
         let text = String::from_utf8(bytes).expect("the answer is text");
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
