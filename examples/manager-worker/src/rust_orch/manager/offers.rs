@@ -18,7 +18,7 @@ use super::Manager;
 use super::handlers::session;
 
 /// Note on a task that was listed.
-const TOLD: &str = "its worker was told to start it";
+const NOTE: &str = "its worker was told to start it";
 
 /// The attempts that were listed for the first time in this incarnation, as long as they go on.
 #[derive(Debug, Default)]
@@ -30,14 +30,14 @@ pub(super) struct Offer {
     attempt: AttemptId,
     node: NodeId,
     /// It was noted before.
-    told: bool,
+    noted: bool,
 }
 
 impl Offer {
     /// `None` for a task that is not at a worker of theirs.
     pub(super) fn of(app: &Manager, task: &TaskView) -> Option<Self> {
         let (attempt, node) = (task.record.current_attempt()?, task.record.node()?.clone());
-        app.config.workers.contains(&node).then(|| Self { attempt, node, told: was_told(task) })
+        app.config.workers.contains(&node).then(|| Self { attempt, node, noted: was_noted(task) })
     }
 }
 
@@ -51,13 +51,13 @@ impl Offers {
         {
             let mut offers = app.offers.0.lock();
             offers.retain(is_current);
-            offers.extend(listed.iter().filter(|offer| !offer.told).map(|offer| offer.attempt));
+            offers.extend(listed.iter().filter(|offer| !offer.noted).map(|offer| offer.attempt));
         }
         for worker in &app.config.workers {
-            let new = listed.iter().filter(|offer| offer.node == *worker && !offer.told);
+            let new = listed.iter().filter(|offer| offer.node == *worker && !offer.noted);
             let observation = |offer: &Offer| Observation {
                 attempt: offer.attempt,
-                kind: ObservationKind::Progress(TOLD.into()),
+                kind: ObservationKind::Progress(NOTE.into()),
             };
             let observations: Vec<Observation> = new.map(observation).collect();
             if !observations.is_empty() {
@@ -70,10 +70,10 @@ impl Offers {
     /// Whether the task was listed in an earlier incarnation and nothing was heard of it since.
     pub(super) fn may_have_started(&self, task: &TaskView, attempt: AttemptId) -> bool {
         let offers = self.0.lock();
-        was_told(task) && !offers.contains(&attempt)
+        was_noted(task) && !offers.contains(&attempt)
     }
 }
 
-fn was_told(task: &TaskView) -> bool {
-    task.observed.as_ref().and_then(|observed| observed.progress.as_deref()) == Some(TOLD)
+fn was_noted(task: &TaskView) -> bool {
+    task.observed.as_ref().and_then(|observed| observed.progress.as_deref()) == Some(NOTE)
 }
