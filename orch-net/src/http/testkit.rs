@@ -1,5 +1,21 @@
 //! Tools for tests of routes that are mounted beside the engine's: a server on loopback around an
 //! orchestrator, requests as bytes, and answers whose problems can be checked. They panic where a test would.
+//!
+//! ```
+//! # orch_core::block_on(async {
+//! use axum::{Router, routing::get};
+//! use orch_core::Orchestrator;
+//! use orch_net::http::{Mount, testkit::{TestServer, engine_config, server_config}};
+//!
+//! let orchestrator = Orchestrator::builder().engine(engine_config()).build().await.expect("it starts");
+//! let hello = Router::new().route("/hello", get(async || "hello"));
+//! let mount = |_: &_, _: &_| Mount::new(hello);
+//! let server = TestServer::mounted(orchestrator, server_config(), |server| server.mount(mount)).await;
+//! assert_eq!(server.request("GET", "/hello", "", "").await.body, "hello");
+//! server.admin("GET", "/api/v1/nodes/nobody", "").await.problem(404, "unknown_node");
+//! server.stop().await;
+//! # });
+//! ```
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -40,10 +40,10 @@ pub struct JsonClientConfig {
     pub timeouts: Timeouts,
     /// Size of the largest answer that is taken, in bytes.
     pub answer_bytes_max: usize,
-    /// Whether connections are kept for further requests. Otherwise each request has one of its own, and says
-    /// so (`Connection: close`).
+    /// Keep connections for further requests. Otherwise each request has one of its own, and says so
+    /// (`Connection: close`).
     pub keep_alive: bool,
-    /// Whether names of headers are written `Like-This`, for servers whose parsers know no other case.
+    /// Write names of headers `Like-This`, for servers whose parsers know no other case.
     pub title_case_headers: bool,
 }
 

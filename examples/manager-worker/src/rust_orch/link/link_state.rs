@@ -180,7 +180,7 @@ pub(super) struct FreeCapacity {
     held: Held,
 }
 
-/// Whether a task is taken.
+/// Decision on a task that is listed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     Now,

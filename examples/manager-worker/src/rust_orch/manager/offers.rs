@@ -67,7 +67,7 @@ impl Offers {
         Ok(())
     }
 
-    /// Whether the task was listed in an earlier incarnation and nothing was heard of it since.
+    /// Whether the task was listed in an earlier incarnation and nothing was reported of it since.
     pub(super) fn may_have_started(&self, task: &TaskView, attempt: AttemptId) -> bool {
         let offers = self.0.lock();
         was_noted(task) && !offers.contains(&attempt)
