@@ -9,10 +9,9 @@ use axum::{
     http::StatusCode,
 };
 use orch_core::{
-    engine::{LinkError, Observation, ObservationKind, ReportAnswer, TaskFilter, TaskView, Unknown},
+    engine::{Observation, ObservationKind, ReportAnswer, TaskFilter, TaskView, Unknown},
     model::{
-        AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, Session, StartFailure, TaskId,
-        Timestamp,
+        AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, StartFailure, TaskId, Timestamp,
     },
     state::{NewTask, TaskStatus},
 };
@@ -102,7 +101,7 @@ pub(super) async fn set_status(
                 attempt.task
             );
             let observation = Observation { attempt, kind: ObservationKind::Progress(words) };
-            app.link.observe(&session(&app, &node)?, vec![observation]).await?;
+            app.link.observe(&app.session(&node)?, vec![observation]).await?;
         }
         Status::Failed => {
             let message = format!("{node} could not start it and did not say why");
@@ -140,7 +139,7 @@ async fn started(
     handle: String,
 ) -> Result<()> {
     let at = task.running_since().unwrap_or_else(Timestamp::now);
-    let session = session(app, node)?;
+    let session = app.session(node)?;
     if task.record.spec.timeouts.run.is_some() {
         let report = Report { attempt, node: node.clone(), kind: ReportKind::Started { at } };
         app.link.report(&session, vec![report]).await?;
@@ -155,16 +154,10 @@ async fn started(
 
 async fn ended(app: &Manager, attempt: AttemptId, node: NodeId, end: AttemptEnd) -> Result<()> {
     let report = Report { attempt, node: node.clone(), kind: ReportKind::Ended(end) };
-    match app.link.report(&session(app, &node)?, vec![report]).await?.answers.first() {
+    match app.link.report(&app.session(&node)?, vec![report]).await?.answers.first() {
         Some(ReportAnswer::Accepted) => Ok(()),
         _ => Err(stale(attempt)),
     }
-}
-
-/// The worker has no session of its own: this server speaks for it.
-pub(super) fn session(app: &Manager, node: &NodeId) -> Result<Session> {
-    let known = app.orchestrator.node(node).ok_or(LinkError::NotRegistered)?;
-    Ok(known.record.current_session())
 }
 
 fn exited(code: i32) -> AttemptEnd {

@@ -17,8 +17,8 @@ use axum::{
 };
 use orch_core::{
     Orchestrator,
-    engine::ControlLink,
-    model::{NodeId, TaskSpec},
+    engine::{ControlLink, LinkError},
+    model::{NodeId, Session, TaskSpec},
 };
 use orch_net::http::{
     Advice, Mount,
@@ -85,6 +85,14 @@ struct Manager {
     link: Arc<dyn ControlLink>,
     config: Config,
     offers: Offers,
+}
+
+impl Manager {
+    /// Session of a worker. It has none of its own: this server speaks for it.
+    fn session(&self, node: &NodeId) -> Result<Session, LinkError> {
+        let known = self.orchestrator.node(node).ok_or(LinkError::NotRegistered)?;
+        Ok(known.record.current_session())
+    }
 }
 
 impl Advice for Manager {

@@ -15,7 +15,6 @@ use orch_net::http::shell::Problem;
 use parking_lot::Mutex;
 
 use super::Manager;
-use super::handlers::session;
 
 /// Note on a task that was listed.
 const NOTE: &str = "its worker was told to start it";
@@ -61,7 +60,7 @@ impl Offers {
             };
             let observations: Vec<Observation> = new.map(observation).collect();
             if !observations.is_empty() {
-                app.link.observe(&session(app, worker)?, observations).await?;
+                app.link.observe(&app.session(worker)?, observations).await?;
             }
         }
         Ok(())
