@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::{IdError, TaskSpec, Workload, ids::clip};
+use super::{IdError, Isolation, Resources, TaskSpec, Workload, ids::clip};
 use crate::hex::{from_hex, to_hex};
 
 /// Spec shared by tasks, attempts and messages: a clone copies a pointer, and dereferences to the
@@ -60,22 +60,59 @@ impl SharedSpec {
         const FIELDS_BYTES_MAX: usize = 1 << 10;
         /// JSON form of a byte of text: `\u0001`, and marks around an entry.
         const ESCAPED_BYTES_MAX: usize = 6;
-        let spec = &self.0.spec;
-        let (subject, command) = match &spec.workload {
-            Workload::Image { image, command, .. } => (image, command.as_slice()),
-            Workload::Program { program } => (program, &[][..]),
-        };
-        let lists = spec.mounts.len() + spec.secrets.len() + spec.constraints.len() + command.len();
-        let entries = spec.args.len() + spec.env.len() + spec.labels.len();
-        let is_plain =
-            !self.0.large && lists == 0 && entries <= 64 && spec.health.is_none() && spec.signature.is_none();
-        if is_plain {
-            let text = text_bytes(spec) + subject.len() + spec.name.len() + entries;
+        if let Some(text) = self.plain_text_bytes() {
             return FIELDS_BYTES_MAX + text * ESCAPED_BYTES_MAX;
         }
         let mut counted = Counted(0);
-        serde_json::to_writer(&mut counted, spec).expect("plain data has a JSON form");
+        serde_json::to_writer(&mut counted, &self.0.spec).expect("plain data has a JSON form");
         counted.0
+    }
+
+    /// Bytes of text of a spec that has no other part of variable size but a few entries of arguments,
+    /// environment and labels. Names every field, so that a new one is decided on.
+    fn plain_text_bytes(&self) -> Option<usize> {
+        const ENTRIES_MAX: usize = 64;
+        let TaskSpec {
+            name,
+            namespace,
+            workload,
+            args,
+            env,
+            working_dir,
+            resources: Resources { cpu_millis: _, memory_bytes: _, devices, ports },
+            constraints,
+            isolation,
+            mounts,
+            health,
+            secrets,
+            labels,
+            signature,
+            // Of a fixed size.
+            priority: _,
+            timeouts: _,
+            restart: _,
+            retry: _,
+            node_loss: _,
+            stop: _,
+            output_limit_bytes: _,
+        } = &self.0.spec;
+        let (subject, lists) = match workload {
+            Workload::Image { image, command, pull: _, registry_credentials } => {
+                (image, command.len() + usize::from(registry_credentials.is_some()))
+            }
+            Workload::Program { program } => (program, 0),
+        };
+        let lists = lists + devices.len() + ports.len() + constraints.len() + mounts.len() + secrets.len();
+        let boxed = working_dir.is_some() || health.is_some() || signature.is_some();
+        let entries = args.len() + env.len() + labels.len();
+        let is_plain = !self.0.large
+            && lists == 0
+            && !boxed
+            && entries <= ENTRIES_MAX
+            && **isolation == Isolation::default();
+        let text =
+            || text_bytes(&self.0.spec) + subject.len() + name.len() + namespace.as_str().len() + entries;
+        is_plain.then(text)
     }
 
     /// Whether both point to one spec, or are large and equal in content.
@@ -190,6 +227,7 @@ impl<'de> Deserialize<'de> for SpecId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Constraint, NetworkMode};
 
     #[test]
     fn equal_specs_have_one_id_and_others_have_another() {
@@ -213,6 +251,32 @@ mod tests {
         for args in [vec![], vec![worst.clone()], vec!["x".repeat(LARGE_BYTES)], vec![String::new(); 1000]] {
             let spec = SharedSpec::from(TaskSpec::program("\u{1}".repeat(128), worst.clone()).args(args));
             assert!(spec.json_bytes_max() >= serde_json::to_vec(&*spec).unwrap().len());
+        }
+    }
+
+    #[test]
+    fn no_part_of_a_spec_is_left_out_of_the_bound() {
+        let long = || "x".repeat(64 << 10);
+        let with: [fn(&mut TaskSpec, String); 8] = [
+            |spec, text| spec.working_dir = Some(text),
+            |spec, text| spec.isolation.user = Some(text),
+            |spec, text| spec.isolation.network = NetworkMode::Named(text),
+            |spec, text| spec.resources.devices.extend([(text, 1)]),
+            |spec, _| spec.resources.ports = (0..20_000).collect(),
+            |spec, text| spec.constraints.push(Constraint::Exists { label: text }),
+            |spec, text| spec.name = text,
+            |spec, text| {
+                let (image, command) = (String::new(), Vec::new());
+                let registry_credentials = Some(text);
+                spec.workload =
+                    Workload::Image { image, command, pull: Default::default(), registry_credentials };
+            },
+        ];
+        for (at, change) in with.into_iter().enumerate() {
+            let mut spec = TaskSpec::program("t", "true");
+            change(&mut spec, long());
+            let spec = SharedSpec::from(spec);
+            assert!(spec.json_bytes_max() >= serde_json::to_vec(&*spec).unwrap().len(), "part {at}");
         }
     }
 
