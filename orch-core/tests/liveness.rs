@@ -59,7 +59,7 @@ struct Slow(MemoryStore, Duration);
 #[async_trait]
 impl StateStore for Slow {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { shared: true, ..self.0.capabilities() }
+        self.0.capabilities().shared(true)
     }
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         tokio::time::sleep(self.1).await;

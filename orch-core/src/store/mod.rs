@@ -116,7 +116,18 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
 pub type Watch = BoxStream<'static, Result<WatchBatch, StoreError>>;
 
 /// Promises of a store.
+///
+/// ```
+/// use orch_core::store::{Durability, StoreCapabilities};
+///
+/// let capabilities = StoreCapabilities::new("paper")
+///     .compare_and_swap(true)
+///     .durability(Durability::Sync)
+///     .max_value_bytes(64 << 10);
+/// assert!(!capabilities.shared);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreCapabilities {
     /// Short name for messages: `memory`, `redb`, `postgres`.
     pub name: &'static str,
@@ -130,6 +141,58 @@ pub struct StoreCapabilities {
     pub max_value_bytes: usize,
     /// The most writes of one transaction.
     pub max_txn_writes: usize,
+}
+
+impl StoreCapabilities {
+    /// Capabilities of a store with a `name` that has no compare-and-swap, belongs to one process, keeps
+    /// nothing beyond it, and takes values of up to 1 MiB and transactions of up to 1,024 writes.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            compare_and_swap: false,
+            shared: false,
+            durability: Durability::Memory,
+            max_value_bytes: 1 << 20,
+            max_txn_writes: 1024,
+        }
+    }
+
+    /// The same under this name.
+    #[must_use]
+    pub const fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// The same with guards that are checked in one total order, or not.
+    #[must_use]
+    pub const fn compare_and_swap(self, compare_and_swap: bool) -> Self {
+        Self { compare_and_swap, ..self }
+    }
+
+    /// The same with records that other processes may write to, or not.
+    #[must_use]
+    pub const fn shared(self, shared: bool) -> Self {
+        Self { shared, ..self }
+    }
+
+    /// The same with this durability.
+    #[must_use]
+    pub const fn durability(self, durability: Durability) -> Self {
+        Self { durability, ..self }
+    }
+
+    /// The same with this bound of values.
+    #[must_use]
+    pub const fn max_value_bytes(self, max_value_bytes: usize) -> Self {
+        Self { max_value_bytes, ..self }
+    }
+
+    /// The same with this bound of transactions.
+    #[must_use]
+    pub const fn max_txn_writes(self, max_txn_writes: usize) -> Self {
+        Self { max_txn_writes, ..self }
+    }
 }
 
 /// Failures that an acknowledged change survives.

@@ -140,14 +140,12 @@ impl PostgresStore {
 impl StateStore for PostgresStore {
     /// `durability` is `Group` when the server runs with `fsync=off`, which its operator has chosen then.
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities {
-            name: error::NAME,
-            compare_and_swap: true,
-            shared: true,
-            durability: self.durability,
-            max_value_bytes: self.config.max_value_bytes,
-            max_txn_writes: self.config.max_txn_writes,
-        }
+        StoreCapabilities::new(error::NAME)
+            .compare_and_swap(true)
+            .shared(true)
+            .durability(self.durability)
+            .max_value_bytes(self.config.max_value_bytes)
+            .max_txn_writes(self.config.max_txn_writes)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

@@ -141,14 +141,12 @@ impl RedisStore {
 impl StateStore for RedisStore {
     /// `durability` is what the server said when the store was opened.
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities {
-            name: error::NAME,
-            compare_and_swap: true,
-            shared: true,
-            durability: self.durability,
-            max_value_bytes: self.config.max_value_bytes,
-            max_txn_writes: self.config.max_txn_writes,
-        }
+        StoreCapabilities::new(error::NAME)
+            .compare_and_swap(true)
+            .shared(true)
+            .durability(self.durability)
+            .max_value_bytes(self.config.max_value_bytes)
+            .max_txn_writes(self.config.max_txn_writes)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
