@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Revision, StateStore,
-    StoreCapabilities, StoreError, Txn, Watch, Write,
+    CommitError, Entry, History, HistoryBounds, Key, Page, Revision, StateStore, StoreCapabilities,
+    StoreError, Txn, Watch, Write,
 };
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
