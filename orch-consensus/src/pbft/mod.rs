@@ -32,7 +32,7 @@ pub use self::core::{
     io::{Answer, Effect, Event, Input, Moment, To},
     membership::REPLICAS_MAX,
     message::{
-        Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply,
+        Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, MessageClass, NewView, Reply,
         SnapshotRef, StableProof, Status, Summary, Supply, ViewChange, Vote,
     },
     record::{Image, Record},
