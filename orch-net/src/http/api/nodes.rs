@@ -55,7 +55,7 @@ pub(super) async fn status(State(app): State<App>) -> Answer<StatusInfo> {
             applied: status.consensus.applied,
             leader: status.consensus.leader,
             members: status.consensus.members.iter().map(ToString::to_string).collect(),
-            trouble: status.consensus.last_error,
+            last_error: status.consensus.last_error,
         },
     })
 }
