@@ -115,6 +115,39 @@ pub(super) async fn restore(store: &dyn StateStore, view: &View) -> Result<(), S
     Ok(())
 }
 
+/// True if the store of decisions belongs to one process and holds observations of an earlier incarnation,
+/// and is another store than that of observations.
+pub(super) async fn are_elsewhere(
+    decisions: &dyn StateStore,
+    observed: &dyn StateStore,
+) -> Result<bool, StoreError> {
+    if decisions.capabilities().shared || decisions.scan("observed/", None, 1).await?.entries.is_empty() {
+        return Ok(false);
+    }
+    // Two handles may be of one store.
+    let probe = Key::new("observed/probe").expect("a valid key");
+    observed.write_all(vec![Write::put(probe.clone(), "")]).await?;
+    let same = decisions.get(&probe).await?.is_some();
+    observed.write_all(vec![Write::delete(probe)]).await?;
+    Ok(!same)
+}
+
+/// Moves what `store` holds of observations of attempts to another store. Stopped at any point, it can be
+/// done again.
+pub(super) async fn move_out(store: &dyn StateStore, to: &dyn StateStore) -> Result<(), StoreError> {
+    const PAGE: usize = 256;
+    loop {
+        let page = store.scan(PREFIX, None, PAGE).await?;
+        if page.entries.is_empty() {
+            return Ok(());
+        }
+        let deleted = page.entries.iter().map(|entry| Write::delete(entry.key.clone())).collect();
+        to.write_all(page.entries.into_iter().map(|entry| Write::put(entry.key, entry.value)).collect())
+            .await?;
+        store.write_all(deleted).await?;
+    }
+}
+
 /// Key of what was observed of an attempt. Each has its own, so that forgetting one that has ended never
 /// takes what is known of the one after it.
 fn key_of(attempt: AttemptId) -> Key {

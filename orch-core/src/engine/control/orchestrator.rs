@@ -88,7 +88,8 @@ pub(super) struct Parts {
     pub(super) consensus: Arc<dyn Consensus>,
     pub(super) proposer: Arc<Proposer>,
     pub(super) scheduler: Arc<Guarded>,
-    pub(super) store: Arc<dyn StateStore>,
+    /// Of decisions and of observations; often the same.
+    pub(super) stores: [Arc<dyn StateStore>; 2],
     pub(super) output: Arc<dyn OutputStore>,
     pub(super) view: Arc<View>,
     pub(super) link: Arc<LocalLink>,
@@ -396,7 +397,9 @@ impl Orchestrator {
         let synced = self.inner.output.sync().await;
         // A store that members share is the host's to close: others may go on.
         if !self.inner.consensus.capabilities().shares_store() {
-            self.inner.store.close().await?;
+            for store in &self.inner.stores {
+                store.close().await?;
+            }
         }
         Ok(synced?)
     }
