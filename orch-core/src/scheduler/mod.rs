@@ -27,9 +27,30 @@ pub use least_fragmentation::LeastFragmentation;
 ///   pending.
 pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
     /// Short name for messages: `least-fragmentation`.
+    ///
+    /// ```
+    /// # use orch_core::{model::*, scheduler::*};
+    /// assert_eq!(LeastFragmentation.name(), "least-fragmentation");
+    /// ```
     fn name(&self) -> &'static str;
 
     /// Places as many of `pending` as fit; they are given in the order in which tasks should go first.
+    ///
+    /// ```
+    /// # use orch_core::{model::*, scheduler::*};
+    /// # let instance = InstanceId::from_bytes([0; 16]);
+    /// # let capacity = Resources::new(1000, 1 << 30);
+    /// # let spec = NodeSpec::new(NodeId::new("n").unwrap(), instance, capacity, [WorkKind::Program]);
+    /// # let record = NodeRecord::new(spec, IncarnationId::from_bytes([0; 16]), Timestamp::ZERO);
+    /// # let nodes = [NodeView { record: std::sync::Arc::new(record), held: Held::default(), tasks: 0 }];
+    /// // One node with one core, and two tasks that ask for most of it.
+    /// let spec = TaskSpec::program("example", "true").cpu_millis(600);
+    /// let pending = |id| Pending { task: TaskId::from_bytes([id; 16]), spec: &spec, avoid: None };
+    /// let pending = [pending(1), pending(2)];
+    /// let plan = LeastFragmentation.plan(Snapshot { nodes: &nodes, explain: true }, &pending);
+    /// assert_eq!(plan.placements[0].node.as_str(), "n");
+    /// assert!(plan.unplaced[0].to_string().contains("cpu is in use"));
+    /// ```
     fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan;
 }
 
