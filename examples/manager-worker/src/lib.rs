@@ -1,19 +1,23 @@
 //! The style manager / worker / CLI: one manager that decides, workers that run containers or programs, and a
 //! command line. This crate contains only composition and the user interface of the style; everything else
-//! comes from the libraries.
+//! comes from the libraries, and from the kit that styles share.
 
-mod address;
 pub mod cli;
-mod data_dir;
-mod demo;
-mod logging;
+pub mod deployment;
 pub mod manager;
-mod say;
-mod shutdown;
-mod units;
 pub mod worker;
 
-pub use logging::init as init_logging;
+use orch_kit::Style;
+
+/// Names of the style.
+pub const STYLE: Style = Style {
+    program: "orch",
+    server: "manager",
+    start: "orch-manager",
+    url: "http://127.0.0.1:3000",
+    variables: "ORCH",
+    folder: "orch",
+};
 
 /// The project's front page is compiled as well.
 #[cfg(doctest)]

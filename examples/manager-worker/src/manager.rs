@@ -9,14 +9,18 @@ use orch_core::{
     model::NodeId,
     output::{FileOutput, FileOutputConfig},
 };
+use orch_kit::{
+    ADMIN_TOKEN,
+    config::{data_dir::DataDir, units},
+    say::announce,
+    service::{explain, shutdown},
+};
 use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens, rust_orch};
 use orch_store::redb::{RedbStore, RedbStoreConfig};
+
 use tracing::info;
 
-use crate::{
-    data_dir::{DataDir, default_dir},
-    shutdown, units,
-};
+use crate::STYLE;
 
 /// Options of the manager.
 #[derive(Clone, Debug, Args)]
@@ -58,13 +62,6 @@ pub struct ManagerArgs {
     pub node_timeout: Duration,
 }
 
-/// Default data directory of a manager on this machine.
-pub(crate) fn default_data_dir() -> PathBuf {
-    default_dir("manager")
-}
-
-/// File of the admin token, which permits everything, in the manager's data directory.
-pub(crate) const ADMIN_TOKEN: &str = "admin.token";
 /// File of the token that permits the workers' protocol only.
 pub(crate) const WORKER_TOKEN: &str = "worker.token";
 
@@ -73,7 +70,7 @@ pub(crate) const WORKER_TOKEN: &str = "worker.token";
 /// # Errors
 /// The reason for which it cannot start, for people.
 pub async fn run(args: ManagerArgs) -> Result<(), String> {
-    let data = DataDir::open(args.data_dir.unwrap_or_else(default_data_dir))?;
+    let data = DataDir::open(args.data_dir.unwrap_or_else(|| STYLE.data_dir(STYLE.server)))?;
     let tokens = Tokens::new(&data.token(ADMIN_TOKEN)?, &data.token(WORKER_TOKEN)?).map_err(explain)?;
     let store = RedbStore::open(RedbStoreConfig::new(data.path("state"))).await.map_err(explain)?;
     let engine = EngineConfig {
@@ -104,7 +101,7 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
         tracing::warn!("tokens and output cross the network unencrypted; give --tls-cert and --tls-key");
     }
     info!(data_dir = %data.path("").display(), "tokens are in {ADMIN_TOKEN} and {WORKER_TOKEN} of the data directory");
-    crate::say::announce(format_args!("orch-manager listens on {scheme}://{address}"));
+    announce(format_args!("orch-manager listens on {scheme}://{address}"));
 
     server.serve(async { drop(shutdown::requested().await) }).await;
     info!("shutting down");
@@ -113,8 +110,3 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
 
 /// Maximum number of connections. A thousand workers hold up to three each.
 const CONNECTIONS_MAX: usize = 8192;
-
-/// Error with its causes, in one line.
-pub(crate) fn explain(error: impl std::error::Error) -> String {
-    orch_core::with_causes(&error).to_string()
-}

@@ -17,32 +17,33 @@ use orch_core::{
     runtime::{ProcessRuntime, ProcessRuntimeConfig, Runtime},
 };
 use orch_docker::{DockerConfig, DockerRuntime};
+use orch_kit::{
+    Failure,
+    config::{address, data_dir::DataDir, secret, units, variable},
+    say::announce,
+    service::{explain, shutdown},
+};
 use orch_net::http::{ClientConfig, HttpLink, LegacyLink, LegacyLinkConfig, TokenState};
 use orch_store::redb::{RedbStore, RedbStoreConfig};
 use tokio::sync::watch;
+
 use tracing::{info, warn};
 
-use crate::{
-    address,
-    cli::Failure,
-    data_dir::{DataDir, default_dir, read_ca, read_secret},
-    manager::{WORKER_TOKEN, default_data_dir, explain},
-    say::announce,
-    shutdown, units,
-};
+use crate::{STYLE, manager::WORKER_TOKEN};
 
 /// Options of a worker.
 #[derive(Clone, Debug, Args)]
 pub struct WorkerArgs {
     /// Address of the manager. [default: ORCH_MANAGER, or http://127.0.0.1:3000]
-    #[arg(long, value_name = "URL")]
+    // The id of the command line's own option, which it stands in for.
+    #[arg(id = "server", long = "manager", value_name = "URL")]
     pub manager: Option<String>,
     /// Work for the manager of rust-orch at this address instead. It knows its worker by the name given with
     /// --id: worker-1. ORCH_MANAGER must not be set.
     #[arg(
         long,
         value_name = "URL",
-        conflicts_with_all = ["manager", "token_file", "device", "label", "allow_host_path", "secrets_dir"]
+        conflicts_with_all = ["server", "token_file", "device", "label", "allow_host_path", "secrets_dir"]
     )]
     pub legacy: Option<String>,
     /// Interval in which a manager of rust-orch is asked for tasks.
@@ -174,16 +175,16 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
 
 /// Address of the manager.
 fn manager(args: &WorkerArgs) -> Result<String, Failure> {
-    let variable = address::variable(address::VARIABLE);
-    match (&args.legacy, &args.manager, variable) {
+    let name = STYLE.server_variable();
+    let normal = |text: &str, from: &str| address::normal(text, from, &STYLE).map_err(Failure::usage);
+    match (&args.legacy, &args.manager, variable(&name)) {
         (Some(_), _, Some(_)) => Err(Failure::usage(format!(
-            "--legacy names the manager, and {} in the environment another one; unset it",
-            address::VARIABLE
+            "--legacy names the manager, and {name} in the environment another one; unset it"
         ))),
-        (Some(url), ..) => address::normal(url, "--legacy").map_err(Failure::usage),
-        (None, Some(url), _) => address::normal(url, "--manager").map_err(Failure::usage),
-        (None, None, Some(url)) => address::normal(&url, address::VARIABLE).map_err(Failure::usage),
-        (None, None, None) => Ok(address::DEFAULT.into()),
+        (Some(url), ..) => normal(url, "--legacy"),
+        (None, Some(url), _) => normal(url, "--manager"),
+        (None, None, Some(url)) => normal(&url, &name),
+        (None, None, None) => Ok(STYLE.url.into()),
     }
 }
 
@@ -197,7 +198,7 @@ async fn link(
     token: Option<&Token>,
     data: &DataDir,
 ) -> Result<(Arc<dyn ControlLink>, Access), String> {
-    let ca_pem = args.ca.as_deref().map(read_ca).transpose()?;
+    let ca_pem = args.ca.as_deref().map(secret::read_ca).transpose()?;
     let Some(token) = token else {
         let journal = RedbStore::open(RedbStoreConfig::new(data.path("legacy"))).await.map_err(explain)?;
         let config =
@@ -310,17 +311,17 @@ struct Token {
 const TOKEN_VARIABLE: &str = "ORCH_WORKER_TOKEN";
 
 fn token(args: &WorkerArgs) -> Result<Token, String> {
-    let of_file = |path: &Path| match read_secret(path) {
+    let of_file = |path: &Path| match secret::read(path) {
         Ok(text) => Ok(Token { text, from: path.display().to_string() }),
         Err(error) => Err(format!("{}: {error}", path.display())),
     };
     if let Some(path) = &args.token_file {
         return of_file(path);
     }
-    if let Some(text) = address::variable(TOKEN_VARIABLE) {
+    if let Some(text) = variable(TOKEN_VARIABLE) {
         return Ok(Token { text, from: TOKEN_VARIABLE.into() });
     }
-    of_file(&default_data_dir().join(WORKER_TOKEN))
+    of_file(&STYLE.data_dir(STYLE.server).join(WORKER_TOKEN))
         .map_err(|error| format!("no worker token: {error}; give --token-file, or set {TOKEN_VARIABLE}"))
 }
 
@@ -328,10 +329,10 @@ fn token(args: &WorkerArgs) -> Result<Token, String> {
 /// is called; where an earlier version created one with the machine's name, that is used.
 fn default_data(args: &WorkerArgs) -> Result<PathBuf, String> {
     if let Some(id) = &args.id {
-        return Ok(default_dir(&format!("worker-{id}")));
+        return Ok(STYLE.data_dir(&format!("worker-{id}")));
     }
-    let named = default_dir(&format!("worker-{}", host_name()?));
-    Ok(if named.is_dir() { named } else { default_dir("worker") })
+    let named = STYLE.data_dir(&format!("worker-{}", host_name()?));
+    Ok(if named.is_dir() { named } else { STYLE.data_dir("worker") })
 }
 
 fn host_name() -> Result<NodeId, String> {

@@ -1,6 +1,7 @@
 //! The API over HTTP/1.1, in three rooms: [`shell`] is a server without routes, `api` the engine's routes,
 //! `client` calls them. [`Server`] puts them in front of an [`Orchestrator`](orch_core::Orchestrator),
-//! [`Client`] calls it, [`HttpLink`] joins an [`Agent`](orch_core::engine::Agent) to it. `GET /openapi.json`
+//! [`Client`] calls it
+//! ([`Api`] is a cluster there or in this process), [`HttpLink`] joins an [`Agent`](orch_core::engine::Agent) to it. `GET /openapi.json`
 //! describes it. A style mounts routes of its own beside them ([`Server::mount`]); those of rust-orch are
 //! [`rust_orch`]. [`LegacyLink`] joins an agent to a manager of rust-orch.
 
@@ -12,7 +13,7 @@ pub mod shell;
 mod sse;
 pub mod wire;
 
-pub use api::{Advice, kinds};
+pub use api::{Advice, Api, Embedded, Events, OutputChunks, kinds};
 pub use client::{
     Client, ClientConfig, ClientError, EventStart, EventSubscription, HttpLink, LegacyLink, LegacyLinkConfig,
     LegacyLinkError, LogLines, Positioned, Timeouts, TokenState,

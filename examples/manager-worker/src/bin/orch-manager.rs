@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use manager_worker::manager::ManagerArgs;
+use manager_worker::{STYLE, manager::ManagerArgs};
 
 #[derive(Debug, Parser)]
 #[command(name = "orch-manager", version, about = "Decides which worker runs which task")]
@@ -14,6 +14,5 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    manager_worker::init_logging();
-    manager_worker::cli::run_service(manager_worker::manager::run(args.manager))
+    orch_kit::service::run(&STYLE, manager_worker::manager::run(args.manager))
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use manager_worker::worker::WorkerArgs;
+use manager_worker::{STYLE, worker::WorkerArgs};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -19,6 +19,5 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    manager_worker::init_logging();
-    manager_worker::cli::run_service(manager_worker::worker::run(args.worker))
+    orch_kit::service::run(&STYLE, manager_worker::worker::run(args.worker))
 }

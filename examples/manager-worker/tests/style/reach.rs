@@ -181,7 +181,7 @@ fn contexts_name_managers_and_what_they_need() {
     let json: serde_json::Value =
         serde_json::from_str(&bare(&["context", "list", "--json"], &[]).out).unwrap();
     assert_eq!(
-        (&json["current"], &json["contexts"]["elsewhere"]["manager"]),
+        (&json["current"], &json["contexts"]["elsewhere"]["server"]),
         (&"here".into(), &elsewhere.as_str().into())
     );
     assert_eq!(bare(&["list"], &[]).code, 0, "the first one is in use");

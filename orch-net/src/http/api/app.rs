@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use orch_core::{Orchestrator, engine::ControlLink, model::TaskSpec};
 
+use super::embedded::Embedded;
 use crate::http::shell::Shell;
 
 pub(super) type App = Arc<Shared>;
@@ -12,12 +13,10 @@ pub(super) type App = Arc<Shared>;
 #[derive(Debug)]
 pub(in crate::http) struct Shared {
     pub(super) shell: Shell,
-    pub(super) orchestrator: Orchestrator,
+    pub(super) embedded: Embedded,
     pub(super) link: Arc<dyn ControlLink>,
     /// Incarnation of the server; positions of events of another one mean something else.
     pub(super) epoch: u64,
-    /// Advice of mounted parts.
-    pub(super) advice: Vec<Arc<dyn Advice>>,
 }
 
 /// Advice of a style on tasks that wait, beside the reasons that the engine gives.
@@ -33,7 +32,7 @@ impl Shared {
         advice: Vec<Arc<dyn Advice>>,
     ) -> Self {
         let epoch = uuid::Uuid::new_v4().as_u64_pair().0;
-        Self { link: orchestrator.link(), shell, orchestrator, epoch, advice }
+        Self { link: orchestrator.link(), shell, embedded: Embedded::advised(orchestrator, advice), epoch }
     }
 
     /// Resolves when streams and long polls should end.

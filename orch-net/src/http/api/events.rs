@@ -104,7 +104,7 @@ struct Feed {
 
 impl Feed {
     fn open(app: App, from: Option<From>) -> Result<Self, Problem> {
-        let orchestrator = &app.orchestrator;
+        let orchestrator = app.embedded.orchestrator();
         // Read first: an id may name an earlier revision than it could, never a later one.
         let now = orchestrator.status().revision;
         let (revision, events) = match from {
@@ -156,7 +156,8 @@ impl Feed {
     }
 }
 
-fn slow(error: Error) -> Problem {
+/// The problem of a reader that missed events.
+pub(super) fn slow(error: Error) -> Problem {
     match error {
         Error::EventsCompacted { .. } => {
             Problem::new(kinds::EVENTS_COMPACTED, "events were missed: they came faster than they were read")

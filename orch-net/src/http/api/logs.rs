@@ -64,7 +64,7 @@ pub(super) async fn read(
         let detail = "the text is the bytes alone; times need format=json";
         return Err(Problem::new(kinds::MALFORMED, detail).at("timestamps"));
     }
-    let reader = app.orchestrator.logs_in(task, range).await?;
+    let reader = app.embedded.orchestrator().logs_in(task, range).await?;
     let body = Body::from_stream(stream::try_unfold(Output { app, reader, format }, Output::next));
     let media = match format {
         Format::Text => "text/plain; charset=utf-8",

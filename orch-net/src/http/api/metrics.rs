@@ -17,14 +17,14 @@ pub(super) async fn show(State(app): State<App>) -> Response {
 }
 
 fn text(app: &App) -> String {
-    let (status, mut text) = (app.orchestrator.status(), Page(String::with_capacity(4096)));
+    let (status, mut text) = (app.embedded.orchestrator().status(), Page(String::with_capacity(4096)));
     text.family("orch_tasks", "gauge", "Tasks by status.");
     for (name, count) in &status.tasks {
         text.line(format_args!("orch_tasks{{status=\"{name}\"}} {count}"));
     }
     text.family("orch_nodes", "gauge", "Nodes by state and by whether they take work.");
     let mut nodes = BTreeMap::<_, u64>::new();
-    for node in app.orchestrator.nodes() {
+    for node in app.embedded.orchestrator().nodes() {
         *nodes.entry((state(node.record.state), scheduling(node.record.scheduling))).or_default() += 1;
     }
     for ((state, scheduling), count) in nodes {

@@ -2,11 +2,13 @@
 
 mod agent;
 mod app;
+mod embedded;
 mod events;
 mod logs;
 mod metrics;
 mod nodes;
 mod openapi;
+mod operations;
 mod problems;
 mod routes;
 mod tasks;
@@ -17,6 +19,8 @@ use axum::Router;
 
 pub use app::Advice;
 pub(super) use app::Shared;
+pub use embedded::Embedded;
+pub use operations::{Api, Events, OutputChunks};
 pub use problems::kinds;
 
 /// Router of the engine's API.

@@ -14,7 +14,7 @@ async fn ready(State(app): State<App>) -> Result<&'static str, Problem> {
     tokio::select! {
         biased;
         () = app.closed() => Err(Problem::new(kinds::SHUTTING_DOWN, "the server is shutting down")),
-        caught_up = app.orchestrator.read_barrier() => caught_up.map(|_| "ok\n").map_err(Problem::from),
+        caught_up = app.embedded.orchestrator().read_barrier() => caught_up.map(|_| "ok\n").map_err(Problem::from),
     }
 }
 

@@ -1,0 +1,32 @@
+//! [`Session`]: what every command works with.
+
+use std::sync::Arc;
+
+use orch_core::model::Namespace;
+use orch_net::http::Api;
+
+use crate::{say, style::Style};
+
+/// A cluster for commands, and how they answer.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub(super) style: Style,
+    pub(super) api: Arc<dyn Api>,
+    /// JSON for programs instead of tables for people.
+    pub(super) json: bool,
+    /// Only tasks of this namespace.
+    pub(super) namespace: Option<Namespace>,
+}
+
+impl Session {
+    /// A session on this cluster, which prints tables.
+    #[must_use]
+    pub fn new(style: Style, api: Arc<dyn Api>) -> Self {
+        Self { style, api, json: false, namespace: None }
+    }
+
+    /// Prints a line for people on standard error.
+    pub(super) fn note(&self, line: impl std::fmt::Display) {
+        say::note(&self.style, line);
+    }
+}
