@@ -15,6 +15,7 @@ use super::{
     gossip::{self, Gossip, Pace},
     liveness::{Hearsay, Liveness},
     local_link::LocalLink,
+    lost_output::LostOutput,
     observations::{self, Observations},
     orchestrator::{Orchestrator, Parts},
     proposer::Proposer,
@@ -255,7 +256,10 @@ impl Builder {
         };
         let liveness = Arc::new(parking_lot::Mutex::new(Liveness::new(hearsay)));
         let proposer = Arc::new(Proposer::new(consensus.clone(), self.environment.clone()));
-        let observations = Arc::new(Observations::new(observed.clone(), output.clone(), view.clone()));
+        let lost = Arc::new(LostOutput::new(observed.clone(), self.engine.output_grace));
+        lost.restore(|task| view.task(task).is_some()).await?;
+        let observations =
+            Arc::new(Observations::new(observed.clone(), output.clone(), lost.clone(), view.clone()));
         let (stop, stopped) = watch::channel(false);
         let EngineConfig { heartbeat_interval, node_timeout, assignments_wait, .. } = self.engine;
         let pace = Pace { heartbeat_interval, node_timeout };
@@ -289,6 +293,7 @@ impl Builder {
             scheduler,
             stores: [store, observed],
             output,
+            lost,
             view,
             link,
             config: self.engine,
