@@ -93,7 +93,17 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
         if options.without_docker {
             all.extend(["--exclude", "orch-docker", "--exclude", "manager-worker"]);
             more.push(cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]));
-            more.push(cargo(&["test", "--package", "manager-worker", "--lib", "--bins", "--test", "style"]));
+            more.push(cargo(&[
+                "test",
+                "--package",
+                "manager-worker",
+                "--lib",
+                "--bins",
+                "--test",
+                "acceptance",
+                "--test",
+                "style",
+            ]));
         }
         if options.without_stores {
             all.extend(["--exclude", "orch-store"]);

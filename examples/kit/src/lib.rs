@@ -9,17 +9,19 @@
 //! - [`page`]: pages with one style sheet, light and dark
 //! - `testing`, `acceptance` (feature `testing`): processes for tests, and the suite that every style passes
 
-//pub mod acceptance;
+#[cfg(feature = "testing")]
+pub mod acceptance;
 pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod deployment;
 mod failure;
-//pub mod page;
+
 pub mod say;
 pub mod service;
 mod style;
-//pub mod testing;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use failure::Failure;
 pub use style::{ADMIN_TOKEN, Style};

@@ -56,3 +56,28 @@ impl Style {
         data_dir::base_dir("XDG_CONFIG_HOME", ".config").join(self.folder).join("config.toml")
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const STYLE: Style = Style {
+        program: "orch",
+        server: "manager",
+        start: "orch-manager",
+        url: "http://127.0.0.1:3000",
+        variables: "ORCH",
+        folder: "orch",
+    };
+
+    #[test]
+    fn names_follow_from_each_other() {
+        assert_eq!(
+            (STYLE.server_variable().as_str(), STYLE.server_flag().as_str()),
+            ("ORCH_MANAGER", "--manager")
+        );
+        assert_eq!(STYLE.variable("TOKEN"), "ORCH_TOKEN");
+        assert!(STYLE.data_dir("worker").ends_with("orch/worker"));
+        assert!(STYLE.contexts_file().ends_with("orch/config.toml"));
+    }
+}

@@ -6,6 +6,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use orch_kit::{
     Failure,
     cli::{self, Connect},
+    config::layers,
     demo::DemoArgs,
     service,
 };
@@ -36,11 +37,10 @@ enum Command {
 
 /// Parses the command line, runs the command and reports its result.
 pub fn main() -> ExitCode {
-    let matches = parser().get_matches();
-    let Args { connect, command } = match Args::from_arg_matches(&matches) {
-        Ok(args) => args,
-        Err(error) => error.exit(),
-    };
+    let argv = std::env::args_os().collect();
+    let matches = layers::parse_subcommands(&STYLE, &["manager", "worker"], parser(), argv);
+    let args = matches.and_then(|matches| Args::from_arg_matches(&matches));
+    let Args { connect, command } = args.unwrap_or_else(|error| error.exit());
     match command {
         Command::Manager(args) => service::run(&STYLE, manager::run(args)),
         Command::Worker(args) => service::run(&STYLE, worker::run(args)),

@@ -17,6 +17,8 @@ use crate::{STYLE, manager::WORKER_TOKEN};
 
 /// Name of the manager among the parts.
 const MANAGER: &str = "manager";
+/// Directory that tasks may use.
+const SCRATCH: &str = "scratch";
 
 /// One manager and some workers.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct ManagerAndWorkers {
     /// Address of the manager, which stays the same when it is started again.
     address: String,
     workers: Vec<String>,
+    /// Further options of every worker.
+    worker_options: Vec<String>,
     client: Client,
 }
 
@@ -37,20 +41,28 @@ pub(crate) async fn demonstrate(args: DemoArgs) -> Result<(), String> {
     let ground = choose_ground(&STYLE, args.process, args.image).await?;
     announce(format_args!("Tasks run as {ground}."));
     let program = std::env::current_exe().map_err(explain)?;
-    demo::run(Box::new(ManagerAndWorkers::start(program, ground, 3).await?)).await
+    demo::run(Box::new(ManagerAndWorkers::start(program, ground, 3, &[]).await?)).await
 }
 
 impl ManagerAndWorkers {
-    /// Starts a manager and this many workers. `program` is `orch`.
+    /// Starts a manager and this many workers, with further options of theirs. `program` is `orch`.
     ///
     /// # Errors
     /// For people: a part cannot be started.
-    pub async fn start(program: PathBuf, ground: Ground, workers: usize) -> Result<Self, String> {
+    pub async fn start(
+        program: PathBuf,
+        ground: Ground,
+        workers: usize,
+        worker_options: &[&str],
+    ) -> Result<Self, String> {
         let mut processes = Supervisor::new(STYLE, program)?;
+        let scratch = processes.path(SCRATCH);
+        std::fs::create_dir(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
         let address = start_manager(&mut processes, "127.0.0.1:0").await?;
         let token = secret::read(&processes.path(MANAGER).join(ADMIN_TOKEN)).map_err(explain)?;
         let client = Client::new(&ClientConfig::new(format!("http://{address}"), token)).map_err(explain)?;
-        let mut deployment = Self { ground, processes, address, workers: Vec::new(), client };
+        let worker_options = worker_options.iter().map(ToString::to_string).collect();
+        let mut deployment = Self { ground, processes, address, workers: Vec::new(), worker_options, client };
         for number in 1..=workers {
             let worker = format!("worker-{number}");
             deployment.start_worker(&worker).await?;
@@ -67,7 +79,8 @@ impl ManagerAndWorkers {
         let url = format!("http://{}", self.address);
         let mut command =
             self.processes.command(&["worker", "--manager", &url, "--id", worker, "--runtime", runtime]);
-        command.args(["--cpus", "2", "--memory", "1g", "--drain-on-exit", "1s", "--token-file"]);
+        command.args(["--cpus", "2", "--memory", "1g", "--drain-on-exit", "1s"]);
+        command.args(&self.worker_options).arg("--allow-host-path").arg(self.scratch()).arg("--token-file");
         command.arg(self.processes.path(MANAGER).join(WORKER_TOKEN));
         command.arg("--data-dir").arg(self.processes.path(worker));
         self.processes.start(worker, command, "is registered").await.map(drop)
@@ -91,6 +104,10 @@ impl Deployment for ManagerAndWorkers {
 
     fn api(&self) -> Arc<dyn Api> {
         Arc::new(self.client.clone())
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.processes.path(SCRATCH)
     }
 
     fn ground(&self) -> &Ground {

@@ -11,7 +11,7 @@ use orch_core::{
 };
 use orch_kit::{
     ADMIN_TOKEN,
-    config::{data_dir::DataDir, units},
+    config::{data_dir::DataDir, layers::ConfigFile, units},
     say::announce,
     service::{explain, shutdown},
 };
@@ -25,6 +25,8 @@ use crate::STYLE;
 /// Options of the manager.
 #[derive(Clone, Debug, Args)]
 pub struct ManagerArgs {
+    #[command(flatten)]
+    pub file: ConfigFile,
     /// Address to listen on. Anything but loopback should come with --tls-cert and --tls-key.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
     pub listen: SocketAddr,

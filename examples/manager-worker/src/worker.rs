@@ -19,7 +19,7 @@ use orch_core::{
 use orch_docker::{DockerConfig, DockerRuntime};
 use orch_kit::{
     Failure,
-    config::{address, data_dir::DataDir, secret, units, variable},
+    config::{address, data_dir::DataDir, layers::ConfigFile, secret, units, variable},
     say::announce,
     service::{explain, shutdown},
 };
@@ -34,6 +34,8 @@ use crate::{STYLE, manager::WORKER_TOKEN};
 /// Options of a worker.
 #[derive(Clone, Debug, Args)]
 pub struct WorkerArgs {
+    #[command(flatten)]
+    pub file: ConfigFile,
     /// Address of the manager. [default: ORCH_MANAGER, or http://127.0.0.1:3000]
     // The id of the command line's own option, which it stands in for.
     #[arg(id = "server", long = "manager", value_name = "URL")]

@@ -46,17 +46,10 @@ fn is_this_machine(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::style::tests::STYLE;
 
     #[test]
     fn a_scheme_is_added_on_this_machine_only() {
-        const STYLE: Style = Style {
-            program: "orch",
-            server: "manager",
-            start: "orch-manager",
-            url: "http://127.0.0.1:3000",
-            variables: "ORCH",
-            folder: "orch",
-        };
         let normal = |text| normal(text, "--manager", &STYLE);
         for (text, url) in [
             ("127.0.0.1:3000", "http://127.0.0.1:3000"),

@@ -3,7 +3,8 @@
 
 pub mod address;
 pub mod data_dir;
-//pub mod file;
+mod file;
+pub mod layers;
 pub mod secret;
 pub mod units;
 

@@ -4,7 +4,7 @@
 mod ground;
 mod supervisor;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use orch_net::http::Api;
@@ -35,6 +35,9 @@ pub trait Deployment: Send {
 
     /// The cluster. Remains usable while parts are down: calls fail or wait as they do for a user.
     fn api(&self) -> Arc<dyn Api>;
+
+    /// Directory of the machine that its tasks may use, under the same path.
+    fn scratch(&self) -> PathBuf;
 
     /// Runtime of its tasks.
     fn ground(&self) -> &Ground;

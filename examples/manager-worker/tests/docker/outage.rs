@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use orch_kit::testing::wait_until_gone;
 use serde_json::json;
 
-use crate::{lab::wait_until_gone, own_engine::Containers, site::Site};
+use crate::{own_engine::Containers, site::Site};
 
 const GONE: &str = "the engine does not answer";
 

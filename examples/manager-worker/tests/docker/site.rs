@@ -13,10 +13,7 @@ use crate::{
     own_engine::{Containers, OwnEngine},
 };
 
-/// A variable that `cargo xtask test` sets. These tests never skip themselves.
-pub(crate) fn fixture(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by `cargo xtask test`"))
-}
+pub(crate) use orch_kit::testing::fixture;
 
 pub(crate) struct Site {
     pub(crate) lab: Lab,

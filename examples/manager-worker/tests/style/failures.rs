@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, fs};
 
-use crate::lab::{Lab, wait_until_gone};
+use orch_kit::testing::wait_until_gone;
+
+use crate::lab::Lab;
 
 #[test]
 fn the_work_of_a_killed_worker_moves_and_its_leftovers_are_removed() {

@@ -4,20 +4,14 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
-    time::Duration,
+    process::{Command, ExitStatus, Stdio},
 };
 
-use rustix::process::{Pid, Signal};
+pub(crate) use orch_kit::testing::{Done, PATIENCE, Service};
+use orch_kit::testing::{lines_of, request};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Longer than anything here takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 pub(crate) struct Lab {
     dir: TempDir,
@@ -50,10 +44,11 @@ impl Lab {
     pub(crate) fn start_manager(&mut self, options: &[&str]) {
         let address = self.address().to_owned();
         let mut command = Command::new(env!("CARGO_BIN_EXE_orch-manager"));
+        command.env("ORCH_LOG", "warn");
         command.args(["--listen", &address, "--heartbeat-interval", "300ms", "--node-timeout", "2s"]);
         command.args(options).arg("--data-dir").arg(self.path("manager"));
         let service = Service::start(command, "listens on");
-        self.url = service.line.rsplit(' ').next().unwrap().to_owned();
+        self.url = service.line().rsplit(' ').next().unwrap().to_owned();
         self.manager = Some(service);
     }
 
@@ -64,13 +59,20 @@ impl Lab {
 
     /// Starts a worker, on the data of its earlier life if it had one.
     pub(crate) fn start_worker(&mut self, name: &str, options: &[&str]) {
-        let service = Service::start(self.worker_command(name, name, options), "is registered");
-        self.workers.insert(name.into(), service);
+        let command = self.worker_command(name, name, options);
+        self.start_worker_by(name, command);
+    }
+
+    /// The same by a command of the test's own.
+    pub(crate) fn start_worker_by(&mut self, name: &str, command: Command) {
+        self.workers.insert(name.into(), Service::start(command, "is registered"));
     }
 
     /// The same with nobody left to read what it prints.
     pub(crate) fn start_unread_worker(&mut self, name: &str) {
-        let service = Service::start_unread(self.worker_command(name, name, &[]), "is registered");
+        let mut command = self.worker_command(name, name, &[]);
+        command.env("ORCH_LOG", "debug");
+        let service = Service::start_unread(command, "is registered");
         self.workers.insert(name.into(), service);
     }
 
@@ -82,6 +84,7 @@ impl Lab {
     /// Command that starts a worker on the directory `dir`.
     pub(crate) fn worker_command(&self, name: &str, dir: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orch-worker"));
+        command.env("ORCH_LOG", "warn");
         command.args(["--manager", &self.url, "--id", name, "--cpus", "2"]);
         command.args(&self.runtime).args(options).arg("--token-file").arg(self.path("manager/worker.token"));
         command.arg("--data-dir").arg(self.path(dir));
@@ -217,13 +220,7 @@ impl Lab {
     }
 
     fn metrics(&self) -> String {
-        let mut stream = TcpStream::connect(self.address()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address())
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        request(self.address(), "GET", "/metrics", "", "").body
     }
 
     /// Submits a shell script and returns the task's id.
@@ -232,16 +229,6 @@ impl Lab {
         let done = self.orch(&words);
         assert_eq!(done.code, 0, "{}", done.err);
         done.out.trim().to_owned()
-    }
-}
-
-/// Waits for the end of a process that is not ours, which can only be looked for.
-pub(crate) fn wait_until_gone(process: &Path) {
-    let is_zombie = || std::fs::read_to_string(process.join("stat")).is_ok_and(|stat| stat.contains(") Z "));
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while process.exists() && !is_zombie() {
-        assert!(std::time::Instant::now() < deadline, "{} is still there", process.display());
-        std::thread::yield_now();
     }
 }
 
@@ -269,110 +256,4 @@ fn bare(home: &Path, words: &[&str]) -> Command {
     command.env("XDG_CONFIG_HOME", home.join("config")).env("XDG_DATA_HOME", home.join("data"));
     command.args(words);
     command
-}
-
-/// A command that has ended.
-#[derive(Debug)]
-pub(crate) struct Done {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Done {
-    pub(crate) fn of(mut command: Command) -> Self {
-        let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
-        Self {
-            code: status.code().unwrap_or(-1),
-            out: String::from_utf8(stdout).unwrap(),
-            err: String::from_utf8(stderr).unwrap(),
-        }
-    }
-}
-
-/// A program that runs, and the line with which it said that it is ready.
-pub(crate) struct Service {
-    child: Child,
-    line: String,
-}
-
-impl Service {
-    /// Starts it and waits for a line with these words on its standard output.
-    pub(crate) fn start(mut command: Command, ready: &str) -> Self {
-        command.env("ORCH_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = lines_of(&mut child);
-        let deadline = std::time::Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            match lines.recv_timeout(left) {
-                Ok(line) if line.contains(ready) => return Self { child, line },
-                Ok(_) => {}
-                Err(_) => {
-                    let _ = child.kill();
-                    panic!("{command:?} never said that it {ready}");
-                }
-            }
-        }
-    }
-
-    /// Starts it with nobody left to read what it prints once it is ready.
-    pub(crate) fn start_unread(mut command: Command, ready: &str) -> Self {
-        command.env("ORCH_LOG", "debug").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take());
-        let line = BufReader::new(stdout).lines().map_while(Result::ok).find(|line| line.contains(ready));
-        let line = line.unwrap_or_else(|| panic!("{command:?} never said that it {ready}"));
-        drop(stderr);
-        Self { child, line }
-    }
-
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    /// The line with which it said that it is ready.
-    pub(crate) fn line(&self) -> &str {
-        &self.line
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn hold(&self, hold: bool) {
-        self.signal(if hold { Signal::STOP } else { Signal::CONT });
-    }
-
-    fn terminate(mut self) -> ExitStatus {
-        self.signal(Signal::TERM);
-        self.child.wait().unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The lines of a child's standard output, read in a thread of their own so that nobody blocks on a full
-/// pipe.
-fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
-    let (found, lines) = mpsc::channel();
-    let stdout = BufReader::new(child.stdout.take().unwrap());
-    std::thread::spawn(move || {
-        for line in stdout.lines().map_while(Result::ok) {
-            if found.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
 }

@@ -1,30 +1,15 @@
 //! Clients and workers of rust-orch, as they are.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-};
-
+use orch_kit::testing;
 use serde_json::Value;
 
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::Lab;
 
 /// One request on one connection, as their programs send it.
 fn request(lab: &Lab, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(lab.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let length = body.len();
-    let host = lab.address();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.to_ascii_lowercase().contains("content-length:"), "{head}");
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.into())
+    let answer = testing::request(lab.address(), method, path, "Content-Type: application/json\r\n", body);
+    assert!(answer.head.contains("content-length:"), "{answer:?}");
+    (answer.status, answer.body)
 }
 
 fn scheduled(lab: &Lab) -> Vec<Value> {

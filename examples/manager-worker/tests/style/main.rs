@@ -9,6 +9,7 @@ mod demo;
 mod disk;
 mod failures;
 mod lab;
+mod layers;
 mod legacy;
 mod legacy_worker;
 mod list;

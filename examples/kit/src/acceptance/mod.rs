@@ -1,0 +1,171 @@
+//! What every style promises its users, as cases on a deployment of its real programs. A style's tests call
+//! [`acceptance!`](crate::acceptance!) with an expression that starts a deployment of two nodes or more; each
+//! case has a deployment of its own and is a test of its own.
+
+#![expect(clippy::unwrap_used, reason = "a case of a suite may panic")]
+
+pub mod control;
+pub mod nodes;
+pub mod tasks;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use orch_core::{
+    engine::OutputRange,
+    model::{Mount, MountSource, TaskId, TaskSpec},
+    state::TaskStatus,
+};
+use orch_net::http::{Api, ClientError, EventStart, wire::TaskInfo};
+
+use crate::deployment::{Deployment, Ground};
+
+/// Makes a test of each case, on deployments that the expression starts: a future of
+/// `Result<impl Deployment, String>`.
+#[macro_export]
+macro_rules! acceptance {
+    ($start:expr) => {
+        $crate::acceptance! { @cases $start =>
+            tasks::a_task_runs_once_and_its_output_is_kept,
+            tasks::a_failing_task_is_tried_again_and_then_given_up,
+            tasks::a_task_over_its_time_limit_is_ended,
+            tasks::a_cancelled_task_stops_and_the_others_go_on,
+            tasks::what_cannot_be_accepted_is_refused_by_name_and_loses_nothing,
+            nodes::the_work_of_a_killed_node_goes_elsewhere_and_no_attempt_starts_twice,
+            nodes::a_drained_node_gives_up_its_work_and_takes_none_until_it_is_uncordoned,
+            nodes::work_that_outlived_its_node_agent_is_adopted,
+            control::what_was_acknowledged_survives_the_death_of_the_control_side,
+            control::work_goes_on_while_the_control_side_is_away,
+            control::events_have_no_silent_gap,
+            control::everything_dies_at_once_and_nothing_is_lost,
+        }
+    };
+    (@cases $start:expr => $($module:ident::$case:ident,)+) => {
+        $(
+            #[test]
+            fn $case() {
+                let deployment = async { Ok(Box::new($start.await?) as Box<dyn $crate::deployment::Deployment>) };
+                $crate::acceptance::run(deployment, async |case| $crate::acceptance::$module::$case(case).await);
+            }
+        )+
+    };
+}
+
+/// Longer than a case takes on a slow machine.
+const CASE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Starts a deployment, runs a case on it, and stops it.
+///
+/// # Panics
+/// When the case fails or hangs.
+pub fn run<S, C>(deployment: S, case: C)
+where
+    S: Future<Output = Result<Box<dyn Deployment>, String>>,
+    C: AsyncFnOnce(&mut Case),
+{
+    orch_core::block_on(async {
+        let deployment = deployment.await.unwrap();
+        let mut on = Case { api: deployment.api(), deployment };
+        let done = tokio::time::timeout(CASE_TIMEOUT, case(&mut on)).await;
+        on.deployment.stop().await;
+        assert!(done.is_ok(), "it hangs");
+    });
+}
+
+/// A deployment to work on.
+#[expect(missing_debug_implementations, reason = "a deployment is what it wants to be")]
+pub struct Case {
+    deployment: Box<dyn Deployment>,
+    api: Arc<dyn Api>,
+}
+
+impl Case {
+    /// A shell script as a task that asks for little. Before it begins, the attempt's name is noted, which
+    /// [`Case::starts`] tells. `passes NAME` waits until [`Case::open`] opens that gate.
+    fn script(&self, name: &str, script: &str) -> TaskSpec {
+        let scratch = self.deployment.scratch();
+        let dir = scratch.display();
+        let prelude = format!(
+            "echo $ORCH_ATTEMPT >> {dir}/{name}.starts; passes() {{ while [ ! -e {dir}/$1.open ]; do sleep 0.05; done; }}; "
+        );
+        let mut spec =
+            self.deployment.ground().shell(name, &(prelude + script)).cpu_millis(100).memory_mib(32);
+        if let Ground::Docker(_) = self.deployment.ground() {
+            let source = MountSource::Host { path: scratch.display().to_string() };
+            spec.mounts.push(Mount { target: scratch.display().to_string(), source, read_only: false });
+        }
+        spec.stop_grace(Duration::from_millis(500))
+    }
+
+    /// Attempts of the script of this name that were started, as often as they were.
+    fn starts(&self, name: &str) -> Vec<String> {
+        let noted = std::fs::read_to_string(self.deployment.scratch().join(format!("{name}.starts")));
+        noted.unwrap_or_default().lines().map(Into::into).collect()
+    }
+
+    fn open(&self, gate: &str) {
+        std::fs::write(self.deployment.scratch().join(format!("{gate}.open")), "").unwrap();
+    }
+
+    async fn submit(&self, spec: TaskSpec) -> TaskId {
+        self.api.submit_one(spec).await.unwrap().view.record.id
+    }
+
+    /// Waits for the end of the task and checks how it ended.
+    async fn ends(&self, task: TaskId, status: TaskStatus) -> TaskInfo {
+        let done = self.api.wait(task).await.unwrap();
+        assert_eq!(done.status, status, "{done:?}");
+        done
+    }
+
+    async fn running(&self, task: TaskId) {
+        self.until(task, |task| task.status == TaskStatus::Running && task.view.observed.is_some()).await;
+    }
+
+    /// Waits until the task is like this, looking after each event.
+    async fn until(&self, task: TaskId, is_so: impl Fn(&TaskInfo) -> bool) {
+        loop {
+            let mut events = again(|| self.api.events(EventStart::Now)).await;
+            loop {
+                if is_so(&again(|| self.api.task(task)).await) {
+                    return;
+                }
+                if !matches!(events.next().await, Some(Ok(_))) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Output of the task until now, both streams together.
+    async fn output(&self, task: TaskId) -> String {
+        let chunks = self.api.output(task, OutputRange::default()).await.unwrap();
+        let all: Vec<_> = chunks.try_collect().await.unwrap();
+        let bytes: Vec<u8> = all.iter().flat_map(|chunk| chunk.data.iter().copied()).collect();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Node of the attempt that runs now.
+    async fn node_of(&self, task: TaskId) -> String {
+        self.api.task(task).await.unwrap().view.record.node().unwrap().to_string()
+    }
+
+    async fn kill(&mut self, part: &str) {
+        self.deployment.kill(part).await.unwrap();
+    }
+
+    async fn heal(&mut self, part: &str) {
+        self.deployment.heal(part).await.unwrap();
+    }
+}
+
+/// Repeats a call while the cluster does not answer.
+async fn again<T, F: Future<Output = Result<T, ClientError>>>(call: impl Fn() -> F) -> T {
+    const RETRY_DELAY: Duration = Duration::from_millis(50);
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() => tokio::time::sleep(RETRY_DELAY).await,
+            answer => return answer.unwrap(),
+        }
+    }
+}
