@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use orch_core::{
     Error, Orchestrator,
@@ -12,11 +11,8 @@ use orch_core::{
     engine::{Agent, AgentConfig, Builder},
     model::{AttemptId, Resources, TaskId, TaskSpec, WorkKind},
     state::TaskStatus,
-    store::{
-        CommitError, Durability, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities,
-        StoreError, Txn, Watch,
-    },
-    testkit::SimulatedRuntime,
+    store::{Durability, MemoryStore, Revision, StateStore, StoreCapabilities},
+    testkit::{Layered, SimulatedRuntime, StoreLayer},
 };
 
 /// Another handle of a store, which may declare something else.
@@ -28,35 +24,17 @@ impl Handle {
         store: &Arc<dyn StateStore>,
         declare: fn(StoreCapabilities) -> StoreCapabilities,
     ) -> Arc<dyn StateStore> {
-        Arc::new(Self(store.clone(), declare(store.capabilities())))
+        Arc::new(Layered(Self(store.clone(), declare(store.capabilities()))))
     }
 }
 
-#[async_trait]
-impl StateStore for Handle {
+impl StoreLayer for Handle {
+    fn below(&self) -> &dyn StateStore {
+        &*self.0
+    }
+
     fn capabilities(&self) -> StoreCapabilities {
         self.1
-    }
-    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.0.get(key).await
-    }
-    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.0.scan(prefix, after, limit).await
-    }
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
-        self.0.commit(txn).await
-    }
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.0.watch(prefix, from).await
-    }
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.0.revision().await
-    }
-    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.0.compact(before).await
-    }
-    async fn close(&self) -> Result<(), StoreError> {
-        self.0.close().await
     }
 }
 
