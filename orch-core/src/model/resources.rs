@@ -201,7 +201,8 @@ impl Held {
         missing
     }
 
-    /// Hands over the shortage of each resource that is missing for `request` to fit, until it is told to break.
+    /// Hands over the shortage of each resource that is missing for `request` to fit, until it is told to
+    /// break.
     #[inline]
     pub(crate) fn shortage(
         &self,

@@ -7,7 +7,7 @@ use super::{NodeView, Objection};
 use crate::model::{Constraint, Held, Resources, Shortage, TaskSpec, WorkKind};
 
 /// Properties of a task that decide where it may run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Requirements<'a> {
     pub(crate) kind: WorkKind,
     pub(crate) resources: &'a Resources,
@@ -22,7 +22,8 @@ impl<'a> From<&'a TaskSpec> for Requirements<'a> {
 
 impl NodeView {
     /// Whether a task with these requirements may run here and fits. Allocates nothing.
-    pub(crate) fn meets(&self, task: Requirements<'_>) -> bool {
+    #[inline]
+    pub(crate) fn meets(&self, task: &Requirements<'_>) -> bool {
         self.filter(task, |_| ControlFlow::Break(())).is_continue()
     }
 
@@ -30,7 +31,7 @@ impl NodeView {
     #[must_use]
     pub fn objections(&self, task: &TaskSpec) -> Vec<Objection> {
         let mut objections = Vec::new();
-        let all = self.filter(task.into(), |objection| {
+        let all = self.filter(&task.into(), |objection| {
             objections.push(objection());
             ControlFlow::Continue(())
         });
@@ -43,7 +44,7 @@ impl NodeView {
     #[inline]
     fn filter(
         &self,
-        task: Requirements<'_>,
+        task: &Requirements<'_>,
         mut object: impl FnMut(&dyn Fn() -> Objection) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let spec = &self.record.spec;
@@ -148,7 +149,7 @@ mod tests {
     }
 
     /// The rule in other words.
-    fn fits(node: &NodeView, task: Requirements<'_>) -> bool {
+    fn fits(node: &NodeView, task: &Requirements<'_>) -> bool {
         let (spec, labels) = (&node.record.spec, &node.record.spec.labels);
         node.record.is_open()
             && node.tasks < spec.max_tasks
@@ -175,7 +176,7 @@ mod tests {
             let task = TaskSpec { resources, constraints, ..task };
             let objections = node.objections(&task);
             prop_assert_eq!(node.accepts(&task), objections.is_empty(), "{:?}", objections);
-            prop_assert_eq!(node.accepts(&task), fits(&node, (&task).into()));
+            prop_assert_eq!(node.accepts(&task), fits(&node, &(&task).into()));
             // An objection lasts exactly when an empty and open node has it as well.
             let empty = NodeView {
                 record: Arc::new(NodeRecord {

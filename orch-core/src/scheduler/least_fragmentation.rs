@@ -113,7 +113,7 @@ const COMPARED: usize = 8;
 fn best(nodes: &Overlay<'_>, task: &Pending<'_>) -> Option<usize> {
     let (start, requirements) = (start(task.task, nodes.len()), Requirements::from(task.spec));
     let looked_at = (start..nodes.len()).chain(0..start);
-    let accepting = looked_at.filter(|at| nodes.get(*at).meets(requirements)).take(COMPARED);
+    let accepting = looked_at.filter(|at| nodes.get(*at).meets(&requirements)).take(COMPARED);
     let scored = accepting.map(|at| {
         let node = nodes.get(at);
         (task.avoid == Some(node.id()), growth(node, &task.spec.resources), node.tasks, at)

@@ -91,7 +91,7 @@ impl NodeView {
     /// Whether `task` may run here and fits. Allocates nothing.
     #[must_use]
     pub fn accepts(&self, task: &TaskSpec) -> bool {
-        self.meets(task.into())
+        self.meets(&task.into())
     }
 
     /// Whether the node's labels meet `constraint`.

@@ -85,7 +85,7 @@ impl Shape {
 impl ClassKey {
     /// Whether the node takes tasks of this class that are small enough.
     fn is_admitted(&self, node: &NodeView) -> bool {
-        node.meets(Requirements {
+        node.meets(&Requirements {
             kind: self.kind,
             resources: &self.resources,
             constraints: &self.constraints,
