@@ -22,7 +22,8 @@ usage: cargo xtask <command>
   tools                             install what the gate uses where it is there: the oldest Rust that is supported, and
                                     cargo-public-api (in target/tools)
   test [--without PART] [-- ARGS]   run all tests with what they need, and stop it afterwards; ARGS go to the test
-                                    runner; PART is `docker`, `stores` or `simulation`, and the option may be repeated
+                                    runner; PART is `browser`, `docker`, `stores` or `simulation`, and the option may be
+                                    repeated
   conformance [STORE]               hold every store, or one, against the contract of stores, each on its real server;
                                     prints a line for each
   soak --seeds N [--first SEED]     simulate groups of replicas with faults and Byzantine replicas, a minute for each seed and size;

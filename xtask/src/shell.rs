@@ -102,8 +102,13 @@ pub(crate) fn feed(command: &mut Command, input: &[u8]) -> Result<String> {
 
 /// Whether a program is installed.
 pub(crate) fn has(program: &str) -> bool {
+    path_of(program).is_some()
+}
+
+/// Path of an installed program.
+pub(crate) fn path_of(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
 }
 
 /// Polls another program that has no better way of reporting that it is ready.

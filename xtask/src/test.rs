@@ -9,6 +9,7 @@ use crate::{
 /// Options of the command line.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
+    without_browser: bool,
     without_docker: bool,
     without_stores: bool,
     without_simulation: bool,
@@ -22,11 +23,12 @@ impl Options {
         while let Some(word) = words.next() {
             match *word {
                 "--without" => match words.next() {
+                    Some(&"browser") => options.without_browser = true,
                     Some(&"docker") => options.without_docker = true,
                     Some(&"stores") => options.without_stores = true,
                     Some(&"simulation") => options.without_simulation = true,
                     part => {
-                        let what = "only docker, stores and simulation can be left out";
+                        let what = "only browser, docker, stores and simulation can be left out";
                         return Err(Error::new(format!("{what}, not {part:?}")));
                     }
                 },
@@ -47,7 +49,13 @@ pub(crate) fn run(options: &Options) -> Result {
     if !options.without_stores {
         parts.push(Part::Stores);
     }
+    if !options.without_browser {
+        parts.push(Part::Browser);
+    }
     let done = fixtures::with(&parts, |variables| run_tests(options, variables));
+    if options.without_browser {
+        say("\nleft out by --without browser: the tests of pages");
+    }
     if options.without_docker {
         say(
             "\nleft out by --without docker: the integration tests of orch-docker, and of manager-worker on containers",
@@ -74,6 +82,9 @@ pub(crate) fn run(options: &Options) -> Result {
 fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result {
     let mut commands = if has("cargo-nextest") {
         let mut left_out = Vec::new();
+        if options.without_browser {
+            left_out.push("binary(browser)".to_owned());
+        }
         if options.without_docker {
             left_out.push("package(orch-docker) or binary(docker)".to_owned());
         }
@@ -91,24 +102,25 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
             vec!["test", "--no-fail-fast", "--workspace", "--all-features", "--lib", "--bins", "--tests"];
         let mut more = Vec::new();
         if options.without_docker {
-            all.extend(["--exclude", "orch-docker", "--exclude", "manager-worker"]);
+            all.extend(["--exclude", "orch-docker"]);
             more.push(cargo(&["test", "--package", "orch-docker", "--all-features", "--lib"]));
-            more.push(cargo(&[
-                "test",
-                "--package",
-                "manager-worker",
-                "--lib",
-                "--bins",
-                "--test",
-                "acceptance",
-                "--test",
-                "style",
-            ]));
+        }
+        if options.without_docker || options.without_browser {
+            all.extend(["--exclude", "manager-worker"]);
+            let left_out =
+                [(options.without_docker, "docker"), (options.without_browser, "browser"), (true, "soak")];
+            let left_out: Vec<&str> =
+                left_out.iter().filter(|(is_out, _)| *is_out).map(|(_, test)| *test).collect();
+            let mut others = cargo(&["test", "--package", "manager-worker", "--lib", "--bins"]);
+            for test in tests_of("examples/manager-worker", &left_out)? {
+                others.args(["--test", &test]);
+            }
+            more.push(others);
         }
         if options.without_stores {
             all.extend(["--exclude", "orch-store"]);
             let mut others = cargo(&["test", "--package", "orch-store", "--all-features", "--lib"]);
-            for test in unserved()? {
+            for test in tests_of("orch-store", &SERVED)? {
                 others.args(["--test", &test]);
             }
             more.push(others);
@@ -129,11 +141,14 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
 /// Tests of orch-store that need a server.
 const SERVED: [&str; 4] = ["engine", "etcd", "postgres", "redis"];
 
-/// Tests of orch-store that need no server.
-fn unserved() -> Result<Vec<String>> {
-    let tests = root().join("orch-store/tests");
-    let files = std::fs::read_dir(&tests).context(tests.display())?.flatten().map(|file| file.path());
-    let names = files.filter(|file| file.extension().is_some_and(|ending| ending == "rs"));
-    let names = names.filter_map(|file| Some(file.file_stem()?.to_string_lossy().into_owned()));
-    Ok(names.filter(|name| !SERVED.contains(&name.as_str())).collect())
+/// Integration tests of a package but these.
+fn tests_of(package: &str, left_out: &[&str]) -> Result<Vec<String>> {
+    let tests = root().join(package).join("tests");
+    let entries = std::fs::read_dir(&tests).context(tests.display())?.flatten().map(|entry| entry.path());
+    let is_test = |path: &std::path::PathBuf| {
+        path.extension().is_some_and(|ending| ending == "rs") || path.join("main.rs").is_file()
+    };
+    let names = entries.filter(is_test);
+    let names = names.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+    Ok(names.filter(|name| !left_out.contains(&name.as_str())).collect())
 }

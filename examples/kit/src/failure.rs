@@ -20,27 +20,38 @@ pub(crate) enum Cause {
 }
 
 impl Failure {
+    /// Exit code.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// A failure with this exit code.
     pub fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), cause: None }
     }
 
+    /// Exit code 1: something failed.
     pub fn other(message: impl Into<String>) -> Self {
         Self::new(1, message)
     }
 
+    /// Exit code 2: the command line, a file or a variable is wrong.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(2, message)
     }
 
+    /// Exit code 4: no such task or node.
     pub fn unknown(message: impl Into<String>) -> Self {
         Self::new(4, message)
     }
 
-    /// A worker's token is not that of its manager.
+    /// Exit code 6: the token of a service is not that of its server.
     pub fn token_refused(message: impl Into<String>) -> Self {
         Self::new(6, message)
     }
 
+    /// Exit code 13: it did not finish in the given time.
     pub fn out_of_time(message: impl Into<String>) -> Self {
         Self::new(13, message)
     }

@@ -16,7 +16,7 @@ pub mod config;
 pub mod demo;
 pub mod deployment;
 mod failure;
-
+pub mod page;
 pub mod say;
 pub mod service;
 mod style;

@@ -71,12 +71,26 @@ impl ManagerAndWorkers {
         Ok(deployment)
     }
 
+    /// Address of the manager.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Token that permits everything.
+    ///
+    /// # Errors
+    /// For people: its file cannot be read.
+    pub fn admin_token(&self) -> Result<String, String> {
+        secret::read(&self.processes.path(MANAGER).join(ADMIN_TOKEN)).map_err(explain)
+    }
+
     async fn start_worker(&mut self, worker: &str) -> Result<(), String> {
         let runtime = match self.ground {
             Ground::Docker(_) => "docker",
             Ground::Process(_) => "process",
         };
-        let url = format!("http://{}", self.address);
+        let url = self.url();
         let mut command =
             self.processes.command(&["worker", "--manager", &url, "--id", worker, "--runtime", runtime]);
         command.args(["--cpus", "2", "--memory", "1g", "--drain-on-exit", "1s"]);

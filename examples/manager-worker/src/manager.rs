@@ -12,6 +12,7 @@ use orch_core::{
 use orch_kit::{
     ADMIN_TOKEN,
     config::{data_dir::DataDir, layers::ConfigFile, units},
+    page,
     say::announce,
     service::{explain, shutdown},
 };
@@ -97,12 +98,14 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let plain = config.tls.is_none();
     let server = Server::bind(config, orchestrator.clone()).await.map_err(explain)?;
+    let server = server.mount(page::cluster(STYLE));
     let server = if args.no_legacy_api { server } else { server.mount(rust_orch(legacy)) };
     let address = server.local_addr();
     if plain && !address.ip().is_loopback() {
         tracing::warn!("tokens and output cross the network unencrypted; give --tls-cert and --tls-key");
     }
     info!(data_dir = %data.path("").display(), "tokens are in {ADMIN_TOKEN} and {WORKER_TOKEN} of the data directory");
+    info!("the page on the cluster is {scheme}://{address}{}", page::CLUSTER);
     announce(format_args!("orch-manager listens on {scheme}://{address}"));
 
     server.serve(async { drop(shutdown::requested().await) }).await;

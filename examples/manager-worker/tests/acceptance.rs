@@ -1,4 +1,4 @@
-//! What every style promises its users, on one manager with two workers.
+//! Promises of every style, on one manager with two workers.
 
 use manager_worker::deployment::ManagerAndWorkers;
 use orch_kit::deployment::Ground;

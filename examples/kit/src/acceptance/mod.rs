@@ -1,4 +1,4 @@
-//! What every style promises its users, as cases on a deployment of its real programs. A style's tests call
+//! Promises of every style to its users, as cases on a deployment of its real programs. A style's tests call
 //! [`acceptance!`](crate::acceptance!) with an expression that starts a deployment of two nodes or more; each
 //! case has a deployment of its own and is a test of its own.
 

@@ -57,7 +57,8 @@ pub enum ContextCommand {
         /// Name of the context.
         name: String,
     },
-    /// Add a context from the address, --token-file and --ca of this command line. The first one is used at once.
+    /// Add a context from the address, --token-file and --ca of this command line. The first one is used at
+    /// once.
     Add {
         /// Name of the context.
         name: String,

@@ -32,7 +32,7 @@ use crate::{config::units, failure::Failure, service, style::Style};
 /// Commands of every style.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Submit a task: run NAME IMAGE [ARGS]...
+    /// Submit a task: run NAME IMAGE ARGS...
     Run(Box<RunArgs>),
     /// List tasks, the newest first.
     #[command(visible_aliases = ["ls", "ps"])]
@@ -43,7 +43,7 @@ pub enum Command {
         /// Id, the beginning of one, or name.
         task: String,
     },
-    /// Like kubectl: get [tasks] lists tasks, get nodes lists nodes, get TASK shows one.
+    /// Like kubectl: get lists tasks, get nodes lists nodes, get TASK shows one.
     Get {
         /// tasks, nodes, or a task.
         #[arg(default_value = "tasks")]

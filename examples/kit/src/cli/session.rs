@@ -1,4 +1,4 @@
-//! [`Session`]: what every command works with.
+//! [`Session`]: a cluster for commands.
 
 use std::sync::Arc;
 

@@ -7,6 +7,9 @@ use std::{
 
 /// Duration such as `500ms`, `90s`, `5m` or `5min`, `2h`, `1d`, `1.5h`, and sums of them such as `1h30m`; a
 /// bare number is seconds.
+///
+/// # Errors
+/// For people: what is wrong, and a form that is right.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -37,6 +40,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Size such as `512m`, `512Mi`, `512MB`, `1.5GiB`, `64k`; a bare number is bytes. Powers of 1024 in every
 /// notation, as in `docker`.
+///
+/// # Errors
+/// For people: what is wrong, and a form that is right.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text.trim());
     let bytes = match unit.trim().to_ascii_lowercase().as_str() {
@@ -53,6 +59,9 @@ pub fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// Cores such as `0.5`, `2`, or in thousandths `500m`. Returns thousandths.
+///
+/// # Errors
+/// For people: what is wrong, and a form that is right.
 pub fn cores(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text.trim());
     match unit.trim() {
@@ -63,6 +72,9 @@ pub fn cores(text: &str) -> Result<u64, String> {
 }
 
 /// Whole number.
+///
+/// # Errors
+/// For people: what is wrong, and a form that is right.
 pub fn count(text: &str) -> Result<u64, String> {
     text.parse().map_err(|error| whole_error(text, &error))
 }
@@ -98,6 +110,9 @@ pub fn show_count(count: u64) -> String {
 }
 
 /// Pair `NAME=VALUE`.
+///
+/// # Errors
+/// For people: what is wrong, and a form that is right.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),

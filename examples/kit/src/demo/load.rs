@@ -51,7 +51,8 @@ impl Load {
         add(flaky, TaskStatus::Succeeded, 2, Some("first try fails\nsecond try works\n".into()));
         let slow = shell("too-slow", "sleep 600").run_timeout(Duration::from_secs(2));
         add(slow.stop_grace(Duration::from_secs(1)), TaskStatus::TimedOut, 1, None);
-        // The first attempt hangs on the node that is going to be killed; the second one is at home elsewhere.
+        // The first attempt hangs on the node that is going to be killed; the second one is at home
+        // elsewhere.
         let moves = shell("moves", "case $ORCH_ATTEMPT in *.1) sleep 600;; *) echo moved;; esac");
         let moving =
             add(moves.stop_grace(Duration::from_secs(1)), TaskStatus::Succeeded, 2, Some("moved\n".into()));

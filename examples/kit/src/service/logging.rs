@@ -6,7 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::style::Style;
 
-/// Starts logging; the variable `ORCH_LOG` of the style `ORCH` is the filter (`info` by default, `debug`, `orch_core=debug,warn`, ...).
+/// Starts logging; the variable `ORCH_LOG` of the style `ORCH` is the filter (`info` by default, `debug`,
+/// `orch_core=debug,warn`, ...).
 pub fn init(style: &Style) {
     // The engine's client logs whole requests at debug level, and those may contain secrets.
     const QUIET: &str = "bollard=info,hyper=info,hyper_util=info,rustls=info";

@@ -98,6 +98,12 @@ impl Service {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// The line with which it said that it is ready.
     #[must_use]
     pub fn line(&self) -> &str {
@@ -122,7 +128,7 @@ impl Service {
     }
 
     fn signal(&self, signal: Signal) {
-        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+        rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 }
 

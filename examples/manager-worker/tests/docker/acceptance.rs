@@ -1,4 +1,4 @@
-//! What every style promises its users, with containers.
+//! Promises of every style, with containers.
 
 use manager_worker::deployment::ManagerAndWorkers;
 use orch_kit::{deployment::Ground, testing::fixture};

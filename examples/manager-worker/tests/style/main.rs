@@ -14,5 +14,6 @@ mod legacy;
 mod legacy_worker;
 mod list;
 mod names;
+mod page;
 mod reach;
 mod stop;
