@@ -23,6 +23,8 @@ mod secrets;
 mod spec;
 mod started;
 mod stats;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod uncertain_starts;
 
 pub use config::{ConfigError, DockerConfig};

@@ -8,7 +8,7 @@ use orch_core::{
     runtime::{FoundState, Progress, RuntimeErrorKind},
 };
 
-use crate::common::own_engine::{Containers, OwnEngine};
+use orch_docker::testkit::{Containers, OwnEngine};
 
 mod common;
 

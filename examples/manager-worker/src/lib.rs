@@ -1,10 +1,12 @@
 //! The style manager / worker / CLI: one manager that decides, workers that run containers or programs, and a
 //! command line. This crate contains only composition and the user interface of the style; everything else
-//! comes from the libraries, and from the kit that styles share.
+//! comes from the libraries, and from the kit that styles share. [`rust_orch`] is the protocol of an older
+//! system, whose clients, workers and managers go on working.
 
 pub mod cli;
 pub mod deployment;
 pub mod manager;
+pub mod rust_orch;
 pub mod worker;
 
 use orch_kit::Style;

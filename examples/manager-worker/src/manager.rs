@@ -16,12 +16,12 @@ use orch_kit::{
     say::announce,
     service::{explain, shutdown},
 };
-use orch_net::http::{LegacyConfig, Limits, Server, ServerConfig, TlsFiles, Tokens, rust_orch};
+use orch_net::http::{Limits, Server, ServerConfig, TlsFiles, Tokens};
 use orch_store::redb::{RedbStore, RedbStoreConfig};
 
 use tracing::info;
 
-use crate::STYLE;
+use crate::{STYLE, rust_orch};
 
 /// Options of the manager.
 #[derive(Clone, Debug, Args)]
@@ -89,7 +89,7 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let mut config = ServerConfig::new(args.listen, tokens);
     config.limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
     config.tls = args.tls_cert.zip(args.tls_key).map(|(cert_pem, key_pem)| TlsFiles { cert_pem, key_pem });
-    let legacy = LegacyConfig {
+    let legacy = rust_orch::Config {
         workers: args.legacy_worker,
         max_tasks: args.legacy_max_tasks,
         done_after: args.legacy_done_after,
@@ -99,7 +99,7 @@ pub async fn run(args: ManagerArgs) -> Result<(), String> {
     let plain = config.tls.is_none();
     let server = Server::bind(config, orchestrator.clone()).await.map_err(explain)?;
     let server = server.mount(page::cluster(STYLE));
-    let server = if args.no_legacy_api { server } else { server.mount(rust_orch(legacy)) };
+    let server = if args.no_legacy_api { server } else { server.mount(rust_orch::routes(legacy)) };
     let address = server.local_addr();
     if plain && !address.ip().is_loopback() {
         tracing::warn!("tokens and output cross the network unencrypted; give --tls-cert and --tls-key");

@@ -23,13 +23,13 @@ use orch_kit::{
     say::announce,
     service::{explain, shutdown},
 };
-use orch_net::http::{ClientConfig, HttpLink, LegacyLink, LegacyLinkConfig, TokenState};
+use orch_net::http::{ClientConfig, HttpLink, TokenState};
 use orch_store::redb::{RedbStore, RedbStoreConfig};
 use tokio::sync::watch;
 
 use tracing::{info, warn};
 
-use crate::{STYLE, manager::WORKER_TOKEN};
+use crate::{STYLE, manager::WORKER_TOKEN, rust_orch};
 
 /// Options of a worker.
 #[derive(Clone, Debug, Args)]
@@ -203,9 +203,12 @@ async fn link(
     let ca_pem = args.ca.as_deref().map(secret::read_ca).transpose()?;
     let Some(token) = token else {
         let journal = RedbStore::open(RedbStoreConfig::new(data.path("legacy"))).await.map_err(explain)?;
-        let config =
-            LegacyLinkConfig { ca_pem, poll_interval: args.legacy_poll, ..LegacyLinkConfig::new(manager) };
-        let link = LegacyLink::open(&config, Arc::new(journal)).await.map_err(explain)?;
+        let config = rust_orch::LinkConfig {
+            ca_pem,
+            poll_interval: args.legacy_poll,
+            ..rust_orch::LinkConfig::new(manager)
+        };
+        let link = rust_orch::Link::open(&config, Arc::new(journal)).await.map_err(explain)?;
         return Ok((Arc::new(link), None));
     };
     let config = ClientConfig { ca_pem, ..ClientConfig::new(manager, &token.text) };

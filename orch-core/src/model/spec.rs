@@ -122,8 +122,8 @@ pub enum Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkKind {
-    /// Containers of images as they are, without any setting that a worker which only starts images would
-    /// ignore (a command, arguments, mounts, ...). The only kind that workers of older versions know.
+    /// Containers of images as they are, without any setting that an executor which takes nothing but an
+    /// image would ignore (a command, arguments, mounts, ...). Nodes of such executors accept this kind only.
     PlainImage,
     /// Containers of images.
     Image,
@@ -636,7 +636,7 @@ impl TaskSpec {
         }
     }
 
-    /// Whether the spec has no setting that a worker which only starts images would ignore.
+    /// True of a spec without any setting that an executor which takes nothing but an image would ignore.
     fn has_no_wishes(&self) -> bool {
         self.args.is_empty()
             && self.working_dir.is_none()

@@ -11,7 +11,6 @@ use orch_core::{
 };
 use orch_docker::{DockerConfig, DockerRuntime};
 
-pub(crate) mod own_engine;
 pub(crate) mod stand_in;
 
 /// A variable that `cargo xtask test` sets. These tests never skip themselves.

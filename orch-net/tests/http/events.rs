@@ -8,9 +8,12 @@ use orch_core::{
     store::Revision,
     testkit::SimulatedRuntime,
 };
-use orch_net::http::{Client, ClientError, EventStart, EventSubscription};
+use orch_net::http::{
+    Client, ClientError, EventStart, EventSubscription,
+    testkit::{ADMIN, TestServer, client_config, engine_config, server_config, soon},
+};
 
-use crate::bench::{ADMIN, Bench, Proxy, attempt, client_config, hang, quick, running, server_config, soon};
+use crate::bench::{Proxy, attempt, hang, running, serving, worker};
 
 async fn next(events: &mut EventSubscription) -> Event {
     soon(events.next()).await.unwrap().unwrap().event
@@ -18,11 +21,11 @@ async fn next(events: &mut EventSubscription) -> Event {
 
 #[tokio::test]
 async fn every_event_comes_once_however_often_the_connection_breaks() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let _worker = bench.worker(&runtime).await;
-    let proxy = Proxy::to(bench.address).await;
+    let (server, runtime) = (serving().await, SimulatedRuntime::new());
+    let _worker = worker(&server, &runtime).await;
+    let proxy = Proxy::to(server.address).await;
     let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
-    let mut here = bench.orch.events();
+    let mut here = server.orchestrator.events();
     let mut there = client.events(EventStart::Now).await.unwrap();
     proxy.cut(); // Not even what happens before the first event was read is lost.
     let mut revisions = Vec::new();
@@ -30,13 +33,13 @@ async fn every_event_comes_once_however_often_the_connection_breaks() {
         // Three tasks in one submission: several events of one revision, then observations of the same
         // revision.
         let specs = (0..3).map(|n| hang(&format!("t{round}-{n}")));
-        let tasks = bench.orch.submit_all(specs).await.unwrap();
+        let tasks = server.orchestrator.submit_all(specs).await.unwrap();
         for task in &tasks {
-            running(&bench.orch, *task).await;
+            running(&server.orchestrator, *task).await;
         }
         for task in tasks {
             runtime.finish(attempt(task, 1), Exit::from_code(0));
-            soon(bench.orch.wait(task)).await.unwrap();
+            soon(server.orchestrator.wait(task)).await.unwrap();
         }
         // Three placed, three observed, three finished.
         for _ in 0..9 {
@@ -52,9 +55,9 @@ async fn every_event_comes_once_however_often_the_connection_breaks() {
 
 #[tokio::test]
 async fn a_subscription_goes_on_after_a_position_or_a_revision() {
-    let bench = Bench::new().await;
-    let client = bench.client();
-    let tasks = bench.orch.submit_all((0..3).map(|n| hang(&format!("t{n}")))).await.unwrap();
+    let server = serving().await;
+    let client = server.client();
+    let tasks = server.orchestrator.submit_all((0..3).map(|n| hang(&format!("t{n}")))).await.unwrap();
     let mut all = client.events(EventStart::After(Revision::ZERO)).await.unwrap();
     let first = soon(all.next()).await.unwrap().unwrap();
     let second = soon(all.next()).await.unwrap().unwrap();
@@ -63,21 +66,21 @@ async fn a_subscription_goes_on_after_a_position_or_a_revision() {
     assert_eq!(soon(rest.next()).await.unwrap().unwrap(), second);
 
     let mut later = client.events(EventStart::After(second.event.revision)).await.unwrap();
-    bench.orch.cancel(tasks[0], "").await.unwrap();
+    server.orchestrator.cancel(tasks[0], "").await.unwrap();
     let EventKind::Task(record) = next(&mut later).await.kind else { panic!("a task") };
     assert_eq!((record.id, record.status()), (tasks[0], TaskStatus::Cancelled));
 }
 
 #[tokio::test]
 async fn another_life_of_the_server_skips_nothing() {
-    let bench = Bench::new().await;
-    bench.orch.submit_all((0..3).map(|n| hang(&format!("t{n}")))).await.unwrap();
-    let mut all = bench.client().events(EventStart::After(Revision::ZERO)).await.unwrap();
+    let server = serving().await;
+    server.orchestrator.submit_all((0..3).map(|n| hang(&format!("t{n}")))).await.unwrap();
+    let mut all = server.client().events(EventStart::After(Revision::ZERO)).await.unwrap();
     let first = soon(all.next()).await.unwrap().unwrap();
-    let orch = bench.orch.clone();
-    bench.stop().await;
-    let bench = Bench::serving(orch, server_config()).await;
-    let mut again = bench.client().events(EventStart::Position(first.position.clone())).await.unwrap();
+    let orch = server.orchestrator.clone();
+    server.stop().await;
+    let server = TestServer::start(orch, server_config()).await;
+    let mut again = server.client().events(EventStart::Position(first.position.clone())).await.unwrap();
     let repeated = soon(again.next()).await.unwrap().unwrap();
     assert_eq!(repeated.event, first.event, "the whole revision comes again");
     assert_ne!(repeated.position, first.position);
@@ -85,26 +88,26 @@ async fn another_life_of_the_server_skips_nothing() {
 
 #[tokio::test]
 async fn events_that_are_no_longer_kept_are_gone() {
-    let engine = EngineConfig { events_kept: 2, ..quick() };
+    let engine = EngineConfig { events_kept: 2, ..engine_config() };
     let orch = Orchestrator::builder().engine(engine).build().await.unwrap();
-    let bench = Bench::serving(orch, server_config()).await;
+    let server = TestServer::start(orch, server_config()).await;
     for n in 0..4 {
-        bench.orch.submit(hang(&format!("t{n}"))).await.unwrap();
+        server.orchestrator.submit(hang(&format!("t{n}"))).await.unwrap();
     }
-    let gone = bench.client().events(EventStart::After(Revision::ZERO)).await.unwrap_err();
+    let gone = server.client().events(EventStart::After(Revision::ZERO)).await.unwrap_err();
     assert_eq!((gone.status(), gone.code()), (Some(410), Some("events_compacted")), "{gone}");
-    let wrong = bench.client().events(EventStart::Position("nonsense".into())).await.unwrap_err();
+    let wrong = server.client().events(EventStart::Position("nonsense".into())).await.unwrap_err();
     assert!(matches!(&wrong, ClientError::Problem(problem) if problem.status == 400), "{wrong}");
 }
 
 #[tokio::test]
 async fn each_kind_of_event_has_its_name() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let mut events = bench.client().events(EventStart::Now).await.unwrap();
-    let worker = bench.worker(&runtime).await;
+    let (server, runtime) = (serving().await, SimulatedRuntime::new());
+    let mut events = server.client().events(EventStart::Now).await.unwrap();
+    let worker = worker(&server, &runtime).await;
     let EventKind::Node(node) = next(&mut events).await.kind else { panic!("a node") };
     assert_eq!(node.spec.id, NodeId::new("a").unwrap());
     worker.leave().await;
-    bench.orch.remove(&node.spec.id).await.unwrap();
+    server.orchestrator.remove(&node.spec.id).await.unwrap();
     assert_eq!(next(&mut events).await.kind, EventKind::NodeRemoved(node.spec.id.clone()));
 }

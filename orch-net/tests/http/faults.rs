@@ -9,41 +9,44 @@ use orch_core::{
     output::{MemoryOutput, OutputError, OutputPage, OutputPosition, OutputStore},
     testkit::{Layered, OutputLayer},
 };
-use orch_net::http::{Client, EventStart};
+use orch_net::http::{
+    Client, EventStart,
+    testkit::{ADMIN, TestServer, client_config, engine_config, server_config, soon},
+};
 
-use crate::bench::{ADMIN, Bench, client_config, hang, quick, server_config, soon};
+use crate::bench::{hang, serving};
 
 const MOST: u64 = u64::MAX;
 
 #[tokio::test]
 async fn the_largest_numbers_are_answered() {
-    let bench = Bench::new().await;
-    let task = bench.client().submit_one(hang("one")).await.unwrap().view.record.id;
+    let server = serving().await;
+    let task = server.client().submit_one(hang("one")).await.unwrap().view.record.id;
     for (query, count) in
         [("", 0), ("&order=newest", 1), ("&status=pending", 0), ("&id_prefix=a&order=oldest", 0)]
     {
-        let answer = bench.admin("GET", &format!("/api/v1/tasks?after={MOST}{query}"), "").await;
+        let answer = server.admin("GET", &format!("/api/v1/tasks?after={MOST}{query}"), "").await;
         assert_eq!(answer.status, 200, "{query}: {answer:?}");
         assert_eq!(answer.json()["tasks"].as_array().unwrap().len(), count, "{query}");
     }
-    bench
+    server
         .admin("GET", "/api/v1/tasks?limit=18446744073709551615", "")
         .await
         .problem(400, "malformed_request");
     for logs in [format!("since={MOST}"), format!("attempt={}", u32::MAX), format!("tail=1&since={MOST}")] {
-        let answer = bench.admin("GET", &format!("/api/v1/tasks/{task}/logs?{logs}"), "").await;
+        let answer = server.admin("GET", &format!("/api/v1/tasks/{task}/logs?{logs}"), "").await;
         assert_eq!(answer.status, 200, "{logs}: {answer:?}");
     }
-    bench.admin("GET", &format!("/api/v1/events?from={MOST}"), "").await.problem(410, "events_compacted");
-    bench.client().cancel(task, "").await.unwrap();
-    let waited = bench.admin("GET", &format!("/api/v1/tasks/{task}/wait?timeout_ms={MOST}"), "").await;
+    server.admin("GET", &format!("/api/v1/events?from={MOST}"), "").await.problem(410, "events_compacted");
+    server.client().cancel(task, "").await.unwrap();
+    let waited = server.admin("GET", &format!("/api/v1/tasks/{task}/wait?timeout_ms={MOST}"), "").await;
     assert_eq!(waited.status, 200, "{waited:?}");
 }
 
 #[tokio::test]
 async fn a_position_of_events_that_have_not_happened_is_refused() {
-    let bench = Bench::new().await;
-    let client = bench.client();
+    let server = serving().await;
+    let client = server.client();
     let mut events = client.events(EventStart::Now).await.unwrap();
     client.submit_one(hang("one")).await.unwrap();
     let position = soon(events.next()).await.unwrap().unwrap().position;
@@ -57,14 +60,14 @@ async fn a_position_of_events_that_have_not_happened_is_refused() {
 #[tokio::test]
 async fn a_request_that_panics_is_answered_and_its_words_are_not_shown() {
     let output = Arc::new(Layered(Panicking(MemoryOutput::new(1 << 20))));
-    let orch = Orchestrator::builder().output(output).engine(quick()).build().await.unwrap();
-    let bench = Bench::serving(orch, server_config()).await;
-    let client = Client::new(&client_config(bench.address, ADMIN)).unwrap();
+    let orch = Orchestrator::builder().output(output).engine(engine_config()).build().await.unwrap();
+    let server = TestServer::start(orch, server_config()).await;
+    let client = Client::new(&client_config(server.address, ADMIN)).unwrap();
     let task = client.submit_one(hang("one")).await.unwrap().view.record.id;
-    let answer = bench.admin("GET", &format!("/api/v1/tasks/{task}/logs?since=1"), "").await;
+    let answer = server.admin("GET", &format!("/api/v1/tasks/{task}/logs?since=1"), "").await;
     answer.problem(500, "internal");
     assert!(!answer.body.contains("of the store"), "{answer:?}");
-    let metrics = bench.request("GET", "/metrics", "", "").await.body;
+    let metrics = server.request("GET", "/metrics", "", "").await.body;
     let line = "orch_http_requests_total{method=\"GET\",route=\"/api/v1/tasks/{id}/logs\",status=\"500\"} 1";
     assert!(metrics.contains(line), "{metrics}");
 }

@@ -13,28 +13,31 @@ use orch_core::{
     store::StoreError,
     testkit::{Layered, OutputLayer, SimulatedRuntime},
 };
-use orch_net::http::{Client, ClientConfig, HttpLink, Timeouts, wire::NewTask};
-
-use crate::bench::{
-    ADMIN, Bench, Proxy, WORKER, agent_config, attempt, client_config, hang, quick, running, server_config,
-    soon,
+use orch_net::http::{
+    Client, ClientConfig, HttpLink, Timeouts,
+    testkit::{
+        ADMIN, TestServer, WORKER, agent_config, client_config, engine_config, server_config, soon, until,
+    },
+    wire::NewTask,
 };
+
+use crate::bench::{Proxy, attempt, hang, running, serving, worker};
 
 #[tokio::test]
 async fn a_task_lives_and_everybody_can_see_it() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let (client, _worker) = (bench.client(), bench.worker(&runtime).await);
+    let (server, runtime) = (serving().await, SimulatedRuntime::new());
+    let (client, _worker) = (server.client(), worker(&server, &runtime).await);
     let said = client.submit_one(TaskSpec::program("said", "say").args(["grüße"])).await.unwrap();
     let id = said.view.record.id;
     let done = soon(client.wait(id)).await.unwrap();
     assert_eq!((done.status, done.view.record.attempts_made), (TaskStatus::Succeeded, 1));
     assert_eq!(client.task(id).await.unwrap(), done);
     assert_eq!(client.logs(id, false).await.unwrap().text().await.unwrap(), "grüße\n");
-    let raw = bench.admin("GET", &format!("/api/v1/tasks/{id}/logs?format=text"), "").await;
+    let raw = server.admin("GET", &format!("/api/v1/tasks/{id}/logs?format=text"), "").await;
     assert!(raw.body.contains("grüße\n") && raw.head.contains("text/plain"), "{raw:?}");
 
     let task = client.submit_one(hang("taken back")).await.unwrap().view.record.id;
-    running(&bench.orch, task).await;
+    running(&server.orchestrator, task).await;
     assert_eq!(client.cancel(task, "enough").await.unwrap(), Outcome::Done);
     assert_eq!(soon(client.wait(task)).await.unwrap().status, TaskStatus::Cancelled);
     let again = client.cancel(task, "").await.unwrap_err();
@@ -42,7 +45,7 @@ async fn a_task_lives_and_everybody_can_see_it() {
 
     let status = client.status().await.unwrap();
     assert_eq!(status.tasks.get(&TaskStatus::Succeeded), Some(&1));
-    let metrics = bench.request("GET", "/metrics", "", "").await.body;
+    let metrics = server.request("GET", "/metrics", "", "").await.body;
     for line in [
         "orch_tasks{status=\"succeeded\"} 1",
         "orch_nodes{state=\"ready\",scheduling=\"open\"} 1",
@@ -55,8 +58,8 @@ async fn a_task_lives_and_everybody_can_see_it() {
 
 #[tokio::test]
 async fn a_lost_question_for_assignments_is_asked_again_soon() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let proxy = Proxy::losing_a_question(bench.address).await;
+    let (server, runtime) = (serving().await, SimulatedRuntime::new());
+    let proxy = Proxy::losing_a_question(server.address).await;
     let config = client_config(proxy.address, WORKER);
     let timeouts = Timeouts {
         long_poll: Duration::from_secs(3600),
@@ -65,14 +68,14 @@ async fn a_lost_question_for_assignments_is_asked_again_soon() {
     };
     let link = HttpLink::new(&ClientConfig { timeouts, ..config }).unwrap();
     let _agent = Agent::start(agent_config("a"), Arc::new(runtime), Arc::new(link));
-    let task = bench.client().submit_one(TaskSpec::program("said", "say")).await.unwrap();
-    assert_eq!(soon(bench.client().wait(task.view.record.id)).await.unwrap().status, TaskStatus::Succeeded);
+    let task = server.client().submit_one(TaskSpec::program("said", "say")).await.unwrap();
+    assert_eq!(soon(server.client().wait(task.view.record.id)).await.unwrap().status, TaskStatus::Succeeded);
 }
 
 #[tokio::test]
 async fn a_repeated_submission_is_one_submission() {
-    let bench = Bench::new().await;
-    let (client, command) = (bench.client(), CommandId::generate());
+    let server = serving().await;
+    let (client, command) = (server.client(), CommandId::generate());
     let tasks = || vec![NewTask::from(hang("one")), NewTask { id: None, spec: hang("two") }];
     let first = client.submit(command, tasks()).await.unwrap();
     let second = client.submit(command, tasks()).await.unwrap();
@@ -86,8 +89,8 @@ async fn a_repeated_submission_is_one_submission() {
 
 #[tokio::test]
 async fn what_can_never_run_is_told_at_once() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let (client, _worker) = (bench.client(), bench.worker(&runtime).await);
+    let (server, runtime) = (serving().await, SimulatedRuntime::new());
+    let (client, _worker) = (server.client(), worker(&server, &runtime).await);
     let huge = client.submit_one(hang("huge").cpu_millis(1_000_000)).await.unwrap();
     let why = huge.explanation.unwrap();
     assert!(why.unplaced.never && why.text.contains("no node can ever run this"), "{why:?}");
@@ -99,8 +102,8 @@ async fn what_can_never_run_is_told_at_once() {
 
 #[tokio::test]
 async fn tasks_are_listed_page_by_page_and_filtered() {
-    let bench = Bench::new().await;
-    let client = bench.client();
+    let server = serving().await;
+    let client = server.client();
     let tasks = (0..5).map(|n| hang(&format!("t{n}")).label("parity", ["even", "odd"][n % 2]).into());
     client.submit(CommandId::generate(), tasks.collect()).await.unwrap();
     let (mut filter, mut names) = (TaskFilter { limit: 2, ..TaskFilter::default() }, Vec::new());
@@ -119,26 +122,26 @@ async fn tasks_are_listed_page_by_page_and_filtered() {
     assert_eq!(count(TaskFilter { name: Some("t3".into()), ..TaskFilter::default() }).await, 1);
     let statuses = vec![TaskStatus::Placed, TaskStatus::Pending];
     assert_eq!(count(TaskFilter { statuses, ..TaskFilter::default() }).await, 5);
-    let listed = bench.admin("GET", "/api/v1/tasks?status=running,placed&status=pending", "").await;
+    let listed = server.admin("GET", "/api/v1/tasks?status=running,placed&status=pending", "").await;
     assert_eq!(listed.json()["tasks"].as_array().unwrap().len(), 5);
 }
 
 #[tokio::test]
 async fn nodes_are_steered() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let (client, worker) = (bench.client(), bench.worker(&runtime).await);
+    let (server, runtime) = (serving().await, SimulatedRuntime::new());
+    let (client, worker) = (server.client(), worker(&server, &runtime).await);
     let node = NodeId::new("a").unwrap();
     assert_eq!(client.nodes().await.unwrap().len(), 1);
     assert_eq!(client.cordon(&node).await.unwrap(), Outcome::Done);
     let task = client.submit_one(hang("waits")).await.unwrap();
     assert_eq!(task.status, TaskStatus::Pending);
     assert_eq!(client.uncordon(&node).await.unwrap(), Outcome::Done);
-    running(&bench.orch, task.view.record.id).await;
+    running(&server.orchestrator, task.view.record.id).await;
     let in_use = client.remove(&node).await.unwrap_err();
     assert_eq!((in_use.status(), in_use.code()), (Some(409), Some("node_in_use")), "{in_use}");
     assert_eq!(client.node(&node).await.unwrap().tasks, 1);
     assert_eq!(client.drain(&node, Duration::ZERO).await.unwrap(), Outcome::Done);
-    soon(bench.orch.drained(&node)).await.unwrap();
+    soon(server.orchestrator.drained(&node)).await.unwrap();
     worker.leave().await;
     assert_eq!(client.remove(&node).await.unwrap(), Outcome::Done);
     assert_eq!(client.node(&node).await.unwrap_err().code(), Some("unknown_node"));
@@ -146,9 +149,9 @@ async fn nodes_are_steered() {
 
 #[tokio::test]
 async fn waiting_and_reading_output_survive_broken_connections() {
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let _worker = bench.worker(&runtime).await;
-    let proxy = Proxy::to(bench.address).await;
+    let (server, runtime) = (serving().await, SimulatedRuntime::new());
+    let _worker = worker(&server, &runtime).await;
+    let proxy = Proxy::to(server.address).await;
     let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
     // The first attempt fails and says nothing, the second is ended by hand.
     let spec = hang("broken").max_attempts(2).backoff(Duration::from_millis(1));
@@ -158,11 +161,11 @@ async fn waiting_and_reading_output_survive_broken_connections() {
         let client = client.clone();
         async move { client.wait(task).await }
     });
-    running(&bench.orch, task).await;
+    running(&server.orchestrator, task).await;
     proxy.cut();
     runtime.finish(attempt(task, 1), Exit::from_code(1));
-    crate::bench::until(&bench.orch, || {
-        let view = bench.orch.get(task).unwrap();
+    until(&server.orchestrator, || {
+        let view = server.orchestrator.get(task).unwrap();
         view.record.attempts_made == 2 && view.status() == TaskStatus::Running
     })
     .await;
@@ -181,8 +184,8 @@ async fn waiting_and_reading_output_survive_broken_connections() {
 
 #[tokio::test]
 async fn the_newest_tasks_come_first_with_how_many_there_are() {
-    let bench = Bench::new().await;
-    let client = bench.client();
+    let server = serving().await;
+    let client = server.client();
     let tasks = (0..5).map(|n| hang(&format!("t{n}")).into()).collect();
     client.submit(CommandId::generate(), tasks).await.unwrap();
     let names = |page: &orch_net::http::wire::TaskPage| -> Vec<String> {
@@ -201,19 +204,19 @@ async fn the_newest_tasks_come_first_with_how_many_there_are() {
 
 #[tokio::test]
 async fn one_task_is_posted_as_it_is() {
-    let bench = Bench::new().await;
+    let server = serving().await;
     let spec = r#"{"name":"hello","workload":{"kind":"program","program":"hang"}}"#;
-    let answer = bench.admin("POST", "/api/v1/tasks", spec).await;
+    let answer = server.admin("POST", "/api/v1/tasks", spec).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     let made = &answer.json()["tasks"][0]["record"];
     assert_eq!(made["spec"]["name"], "hello");
-    let listed = bench.admin("POST", "/api/v1/tasks", &format!(r#"{{"tasks":[{{"spec":{spec}}}]}}"#)).await;
+    let listed = server.admin("POST", "/api/v1/tasks", &format!(r#"{{"tasks":[{{"spec":{spec}}}]}}"#)).await;
     assert_ne!(listed.json()["tasks"][0]["record"]["id"], made["id"], "an id is made up where none is given");
 }
 
 /// A running task, and a client whose connections can be cut.
 struct Writing {
-    bench: Bench,
+    server: TestServer,
     proxy: Proxy,
     client: Client,
     task: TaskId,
@@ -222,29 +225,29 @@ struct Writing {
 
 impl Writing {
     async fn start() -> Self {
-        let bench = Bench::new().await;
-        let worker = bench.worker(&SimulatedRuntime::new()).await;
-        let proxy = Proxy::to(bench.address).await;
+        let server = serving().await;
+        let worker = worker(&server, &SimulatedRuntime::new()).await;
+        let proxy = Proxy::to(server.address).await;
         let client = Client::new(&client_config(proxy.address, ADMIN)).unwrap();
-        let task = bench.orch.submit(hang("writes")).await.unwrap();
-        running(&bench.orch, task).await;
-        Self { bench, proxy, client, task, _worker: worker }
+        let task = server.orchestrator.submit(hang("writes")).await.unwrap();
+        running(&server.orchestrator, task).await;
+        Self { server, proxy, client, task, _worker: worker }
     }
 }
 
 /// Output of the task's first attempt, as its agent tells it.
-async fn write(bench: &Bench, task: TaskId, offset: u64, text: &str) {
-    let session = bench.orch.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
+async fn write(server: &TestServer, task: TaskId, offset: u64, text: &str) {
+    let session = server.orchestrator.node(&NodeId::new("a").unwrap()).unwrap().record.current_session();
     let data = text.to_owned().into_bytes().into();
     let kind = ObservationKind::Output { stream: OutputStream::Stdout, offset, data };
     let observation = Observation { attempt: attempt(task, 1), kind };
-    bench.orch.link().observe(&session, vec![observation]).await.unwrap();
+    server.orchestrator.link().observe(&session, vec![observation]).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_tail_goes_on_through_a_disconnect() {
-    let Writing { bench, proxy, client, task, _worker } = Writing::start().await;
-    let writes = async |offset, text| write(&bench, task, offset, text).await;
+    let Writing { server, proxy, client, task, _worker } = Writing::start().await;
+    let writes = async |offset, text| write(&server, task, offset, text).await;
     writes(0, "one\ntwo\nthree\n").await;
     let range = OutputRange { follow: true, tail: Some(1), ..OutputRange::default() };
     let mut tail = client.logs_in(task, range).await.unwrap();
@@ -254,18 +257,18 @@ async fn a_tail_goes_on_through_a_disconnect() {
     writes(14, "four\n").await;
     let next = soon(tail.next()).await.unwrap().unwrap();
     assert_eq!((next.offset, &next.data[..]), (14, &b"four\n"[..]));
-    let text = bench.admin("GET", &format!("/api/v1/tasks/{task}/logs?tail=2"), "").await;
+    let text = server.admin("GET", &format!("/api/v1/tasks/{task}/logs?tail=2"), "").await;
     assert!(text.body.contains("four\n") && !text.body.contains("two"), "{text:?}");
     for wrong in ["tail=-1", "tail=100001", "attempt=0"] {
         let path = format!("/api/v1/tasks/{task}/logs?{wrong}");
-        bench.admin("GET", &path, "").await.problem(400, "malformed_request");
+        server.admin("GET", &path, "").await.problem(400, "malformed_request");
     }
 }
 
 #[tokio::test]
 async fn output_since_a_time_goes_on_through_a_disconnect() {
-    let Writing { bench, proxy, client, task, _worker } = Writing::start().await;
-    let writes = async |offset, text| write(&bench, task, offset, text).await;
+    let Writing { server, proxy, client, task, _worker } = Writing::start().await;
+    let writes = async |offset, text| write(&server, task, offset, text).await;
     writes(0, "one\n").await;
     let all = OutputRange { follow: true, times: true, ..OutputRange::default() };
     let first = soon(client.logs_in(task, all).await.unwrap().next()).await.unwrap().unwrap();
@@ -283,7 +286,7 @@ async fn output_since_a_time_goes_on_through_a_disconnect() {
         proxy.cut();
     }
     let logs =
-        async |query: &str| bench.admin("GET", &format!("/api/v1/tasks/{task}/logs?{query}"), "").await;
+        async |query: &str| server.admin("GET", &format!("/api/v1/tasks/{task}/logs?{query}"), "").await;
     // Every other line of a body in chunks is the size of the next one.
     let read = async |query: &str| {
         let body = logs(query).await.body;
@@ -318,10 +321,10 @@ impl OutputLayer for Full {
 #[tokio::test]
 async fn output_that_could_not_be_kept_is_told_in_each_form() {
     let output = Arc::new(Layered(Full(MemoryOutput::new(1 << 20))));
-    let engine = EngineConfig { output_grace: Duration::ZERO, ..quick() };
+    let engine = EngineConfig { output_grace: Duration::ZERO, ..engine_config() };
     let orch = Orchestrator::builder().output(output).engine(engine).build().await.unwrap();
-    let (bench, runtime) = (Bench::serving(orch, server_config()).await, SimulatedRuntime::new());
-    let (client, _worker) = (bench.client(), bench.worker(&runtime).await);
+    let (server, runtime) = (TestServer::start(orch, server_config()).await, SimulatedRuntime::new());
+    let (client, _worker) = (server.client(), worker(&server, &runtime).await);
     let said = client.submit_one(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
     let task = said.view.record.id;
     assert_eq!(soon(client.wait(task)).await.unwrap().status, TaskStatus::Succeeded);
@@ -332,7 +335,7 @@ async fn output_that_could_not_be_kept_is_told_in_each_form() {
     let chunk = soon(client.logs(task, false).await.unwrap().next()).await.unwrap().unwrap();
     assert_eq!((chunk.offset, chunk.lost, chunk.data.len()), (6, 6, 0));
     for (format, told) in [("text", notice), ("json", r#""lost":6"#)] {
-        let raw = bench.admin("GET", &format!("/api/v1/tasks/{task}/logs?format={format}"), "").await;
+        let raw = server.admin("GET", &format!("/api/v1/tasks/{task}/logs?format={format}"), "").await;
         assert!(raw.body.contains(told), "{raw:?}");
     }
 }

@@ -6,8 +6,6 @@ mod api;
 mod bench;
 mod events;
 mod faults;
-mod legacy;
-mod legacy_worker;
 mod life;
 mod limits;
 mod mount;

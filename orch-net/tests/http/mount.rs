@@ -8,15 +8,16 @@ use axum::{
     http::HeaderMap,
     routing::get,
 };
-use orch_core::{Orchestrator, model::TaskSpec};
+use orch_core::model::TaskSpec;
 use orch_net::http::{
     Advice, Mount, ServerConfig,
     shell::{Access, Authenticator, Id, Operation, Principal, Problem, Role, Routes, Shell, kinds},
+    testkit::{TestServer, server_config, soon},
 };
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::bench::{Bench, hang, quick, server_config, soon};
+use crate::bench::{hang, orchestrator};
 
 /// Takes everybody's word for their role.
 #[derive(Debug)]
@@ -63,15 +64,11 @@ impl Drop for Dropped {
     }
 }
 
-async fn orchestrator() -> Orchestrator {
-    Orchestrator::builder().engine(quick()).build().await.unwrap()
-}
-
 #[tokio::test]
 async fn mounted_routes_are_guarded_and_background_work_ends_with_the_server() {
     let config = ServerConfig { authenticator: Arc::new(ByName), ..server_config() };
     let ((begun, begins), (gone, ends)) = (oneshot::channel(), oneshot::channel());
-    let bench = Bench::with_mounts(orchestrator().await, config, |server| {
+    let server = TestServer::mounted(orchestrator().await, config, |server| {
         server.mount(|shell, _| {
             let routes = Routes::new(shell)
                 .add(Operation::get("/style/{id}", "Doubles"), double)
@@ -88,19 +85,19 @@ async fn mounted_routes_are_guarded_and_background_work_ends_with_the_server() {
     })
     .await;
     soon(begins).await.unwrap();
-    bench.request("GET", "/style/4", "", "").await.problem(401, "unauthenticated");
-    bench.request("GET", "/style/4", "x-name: bob\r\n", "").await.problem(403, "forbidden");
-    bench.request("GET", "/api/v1/nodes", "x-name: bob\r\n", "").await.problem(403, "forbidden");
-    assert_eq!(bench.request("GET", "/api/v1/nodes", "x-name: ada\r\n", "").await.status, 200);
-    assert_eq!(bench.request("GET", "/style/4", "x-name: ada\r\n", "").await.json(), json!({ "twice": 8 }));
-    assert_eq!(bench.request("GET", "/style/open/4", "", "").await.json(), json!({ "twice": 8 }));
-    bench.request("GET", "/style/four", "x-name: ada\r\n", "").await.problem(400, "malformed_request");
+    server.request("GET", "/style/4", "", "").await.problem(401, "unauthenticated");
+    server.request("GET", "/style/4", "x-name: bob\r\n", "").await.problem(403, "forbidden");
+    server.request("GET", "/api/v1/nodes", "x-name: bob\r\n", "").await.problem(403, "forbidden");
+    assert_eq!(server.request("GET", "/api/v1/nodes", "x-name: ada\r\n", "").await.status, 200);
+    assert_eq!(server.request("GET", "/style/4", "x-name: ada\r\n", "").await.json(), json!({ "twice": 8 }));
+    assert_eq!(server.request("GET", "/style/open/4", "", "").await.json(), json!({ "twice": 8 }));
+    server.request("GET", "/style/four", "x-name: ada\r\n", "").await.problem(400, "malformed_request");
 
-    let task = bench.orch.submit(hang("kite")).await.unwrap();
+    let task = server.orchestrator.submit(hang("kite")).await.unwrap();
     let path = format!("/api/v1/tasks/{task}/explain");
-    let why = bench.request("GET", &path, "x-name: ada\r\n", "").await;
+    let why = server.request("GET", &path, "x-name: ada\r\n", "").await;
     assert!(why.body.contains("there is no wind"), "{why:?}");
-    bench.stop().await;
+    server.stop().await;
     soon(ends).await.unwrap();
 }
 

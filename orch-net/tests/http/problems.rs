@@ -13,14 +13,18 @@ use orch_core::{
     store::{CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreError, Txn},
     testkit::{Layered, SimulatedRuntime, StoreLayer},
 };
-use orch_net::http::{Client, HttpLink, TokenState, wire::NewTask};
+use orch_net::http::{
+    Client, HttpLink, TokenState,
+    testkit::{ADMIN, TestServer, WORKER, agent_config, client_config, engine_config, server_config},
+    wire::NewTask,
+};
 
-use crate::bench::{ADMIN, Bench, WORKER, agent_config, client_config, hang, quick, server_config};
+use crate::bench::{hang, serving, worker};
 
 #[tokio::test]
 async fn requests_that_cannot_be_read() {
-    let bench = Bench::new().await;
-    let post = async |body: &str| bench.admin("POST", "/api/v1/tasks", body).await;
+    let server = serving().await;
+    let post = async |body: &str| server.admin("POST", "/api/v1/tasks", body).await;
     assert!(post("{").await.problem(400, "malformed_request").contains("EOF"));
     let detail = post(r#"{"tasks":[{"spec":{"workload":{"kind":"program","program":"x"}}}]}"#).await;
     assert_eq!(
@@ -41,44 +45,45 @@ async fn requests_that_cannot_be_read() {
         let example = example.split(", several like ").next().unwrap();
         assert_eq!(post(example).await.status, 201, "{example}");
     }
-    let unknown = bench.admin("GET", "/api/v1/tasks?status=done", "").await.problem(400, "malformed_request");
+    let unknown =
+        server.admin("GET", "/api/v1/tasks?status=done", "").await.problem(400, "malformed_request");
     assert!(unknown.contains("succeeded") && unknown.contains("\"done\""), "{unknown}");
     let headers = format!("authorization: Bearer {ADMIN}\r\n");
-    bench.request("POST", "/api/v1/tasks", &headers, "{}").await.problem(415, "not_json");
+    server.request("POST", "/api/v1/tasks", &headers, "{}").await.problem(415, "not_json");
     let keyed = format!("{headers}content-type: application/json\r\nidempotency-key: 7\r\n");
-    let answer = bench.request("POST", "/api/v1/tasks", &keyed, r#"{"tasks":[]}"#).await;
+    let answer = server.request("POST", "/api/v1/tasks", &keyed, r#"{"tasks":[]}"#).await;
     assert!(answer.problem(400, "malformed_request").starts_with("idempotency-key: "));
     for path in ["/api/v1/tasks/7", "/api/v1/tasks?limit=0", "/api/v1/tasks?limt=1", "/api/v1/tasks?label=x"]
     {
-        bench.admin("GET", path, "").await.problem(400, "malformed_request");
+        server.admin("GET", path, "").await.problem(400, "malformed_request");
     }
 }
 
 #[tokio::test]
 async fn things_that_are_not_there() {
-    let bench = Bench::new().await;
-    bench.admin("GET", "/nowhere", "").await.problem(404, "unknown_route");
-    bench.admin("GET", "/tasks", "").await.problem(404, "unknown_route");
-    let answer = bench.admin("PUT", "/api/v1/tasks", "").await;
+    let server = serving().await;
+    server.admin("GET", "/nowhere", "").await.problem(404, "unknown_route");
+    server.admin("GET", "/tasks", "").await.problem(404, "unknown_route");
+    let answer = server.admin("PUT", "/api/v1/tasks", "").await;
     answer.problem(405, "method_not_allowed");
     assert!(answer.head.contains("allow: "), "{answer:?}");
     let task = TaskId::generate();
     for path in ["", "/wait", "/explain", "/logs"] {
-        bench.admin("GET", &format!("/api/v1/tasks/{task}{path}"), "").await.problem(404, "unknown_task");
+        server.admin("GET", &format!("/api/v1/tasks/{task}{path}"), "").await.problem(404, "unknown_task");
     }
-    bench.admin("POST", &format!("/api/v1/tasks/{task}/cancel"), "").await.problem(404, "unknown_task");
-    bench.admin("POST", "/api/v1/nodes/n/cordon", "").await.problem(404, "unknown_node");
-    bench.admin("DELETE", "/api/v1/nodes/n", "").await.problem(404, "unknown_node");
+    server.admin("POST", &format!("/api/v1/tasks/{task}/cancel"), "").await.problem(404, "unknown_task");
+    server.admin("POST", "/api/v1/nodes/n/cordon", "").await.problem(404, "unknown_node");
+    server.admin("DELETE", "/api/v1/nodes/n", "").await.problem(404, "unknown_node");
 }
 
 #[tokio::test]
 async fn tokens_open_their_own_doors_only() {
-    let bench = Bench::new().await;
-    let answer = bench.request("GET", "/api/v1/status", "", "").await;
+    let server = serving().await;
+    let answer = server.request("GET", "/api/v1/status", "", "").await;
     answer.problem(401, "unauthenticated");
     assert!(answer.head.contains("www-authenticate: bearer"), "{answer:?}");
     let with = async |path: &str, token: &str| {
-        bench.request("GET", path, &format!("authorization: Bearer {token}\r\n"), "").await
+        server.request("GET", path, &format!("authorization: Bearer {token}\r\n"), "").await
     };
     with("/api/v1/status", "wrong").await.problem(401, "unauthenticated");
     with("/api/v1/status", WORKER).await.problem(403, "forbidden");
@@ -87,26 +92,26 @@ async fn tokens_open_their_own_doors_only() {
             Session { node: NodeId::new("a").unwrap(), incarnation: IncarnationId::generate(), number: 1 };
         let body = serde_json::json!({ "session": session, "seen": 0 }).to_string();
         let token = format!("authorization: Bearer {token}\r\ncontent-type: application/json\r\n");
-        bench.request("POST", "/api/v1/agent/a/assignments", &token, &body).await
+        server.request("POST", "/api/v1/agent/a/assignments", &token, &body).await
     };
     ask("wrong").await.problem(401, "unauthenticated");
     ask(WORKER).await.problem(409, "not_registered");
     for open in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
-        assert_eq!(bench.request("GET", open, "", "").await.status, 200);
+        assert_eq!(server.request("GET", open, "", "").await.status, 200);
     }
     let page = "origin: http://evil.example\r\n";
-    bench.request("GET", "/metrics", page, "").await.problem(403, "forbidden");
-    let error = Client::new(&client_config(bench.address, WORKER)).unwrap().status().await.unwrap_err();
+    server.request("GET", "/metrics", page, "").await.problem(403, "forbidden");
+    let error = Client::new(&client_config(server.address, WORKER)).unwrap().status().await.unwrap_err();
     assert_eq!(error.to_string(), "The caller may not do this: this needs the admin token");
-    assert!(!format!("{:?}", client_config(bench.address, ADMIN)).contains(ADMIN));
+    assert!(!format!("{:?}", client_config(server.address, ADMIN)).contains(ADMIN));
 }
 
 #[tokio::test]
 async fn what_the_cluster_refuses() {
     let cluster = ClusterConfig { unfinished_max: 2, submission_max: 3, ..ClusterConfig::default() };
-    let orch = Orchestrator::builder().engine(quick()).cluster(cluster).build().await.unwrap();
-    let bench = Bench::serving(orch, server_config()).await;
-    let client = bench.client();
+    let orch = Orchestrator::builder().engine(engine_config()).cluster(cluster).build().await.unwrap();
+    let server = TestServer::start(orch, server_config()).await;
+    let client = server.client();
     let id = TaskId::generate();
     let submit = async |id, name: &str| {
         client.submit(CommandId::generate(), vec![NewTask { id, spec: hang(name) }]).await
@@ -119,14 +124,14 @@ async fn what_the_cluster_refuses() {
     assert!(invalid.to_string().contains("name: is empty"), "{invalid}");
     let three = (0..3).map(|_| hang("x").into()).collect();
     let body = serde_json::to_string(&orch_net::http::wire::Submission { tasks: three }).unwrap();
-    let full = bench.admin("POST", "/api/v1/tasks", &body).await;
+    let full = server.admin("POST", "/api/v1/tasks", &body).await;
     full.problem(429, "queue_full");
     assert!(full.head.contains("retry-after: "), "{full:?}");
     let four = (0..4).map(|_| hang("x").into()).collect();
     let large = client.submit(CommandId::generate(), four).await.unwrap_err();
     assert_eq!((large.status(), large.code()), (Some(413), Some("submission_too_large")));
-    bench.orch.shutdown().await.unwrap();
-    let closing = bench.admin("POST", "/api/v1/tasks", r#"{"tasks":[]}"#).await;
+    server.orchestrator.shutdown().await.unwrap();
+    let closing = server.admin("POST", "/api/v1/tasks", r#"{"tasks":[]}"#).await;
     closing.problem(503, "shutting_down");
 }
 
@@ -134,21 +139,21 @@ async fn what_the_cluster_refuses() {
 async fn a_full_disk_is_told_by_its_name() {
     let store = Arc::new(Layered(FullStore { inner: MemoryStore::default(), full: AtomicBool::new(false) }));
     let consensus = Arc::new(LocalConsensus::durable(store.clone()));
-    let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(quick());
-    let bench = Bench::serving(builder.build().await.unwrap(), server_config()).await;
-    let kept = bench.client().submit_one(hang("before")).await.unwrap().view.record.id;
+    let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(engine_config());
+    let server = TestServer::start(builder.build().await.unwrap(), server_config()).await;
+    let kept = server.client().submit_one(hang("before")).await.unwrap().view.record.id;
     store.0.full.store(true, Ordering::SeqCst);
     let spec = r#"{"name":"t","workload":{"kind":"program","program":"x"}}"#;
     for time in ["at first", "and whenever it is asked again"] {
-        let answer = bench.admin("POST", "/api/v1/tasks", spec).await;
+        let answer = server.admin("POST", "/api/v1/tasks", spec).await;
         let detail = answer.problem(507, "storage_full");
         assert!(detail.contains("no space") && !detail.contains("/somewhere"), "{time}: {detail}");
-        bench.admin("GET", "/readyz", "").await.problem(507, "storage_full");
+        server.admin("GET", "/readyz", "").await.problem(507, "storage_full");
     }
-    let error = bench.client().submit_one(hang("after")).await.unwrap_err();
+    let error = server.client().submit_one(hang("after")).await.unwrap_err();
     assert_eq!((error.status(), error.is_retryable()), (Some(507), false), "a person has to do something");
     assert_eq!(
-        bench.client().task(kept).await.unwrap().status,
+        server.client().task(kept).await.unwrap().status,
         TaskStatus::Pending,
         "what there is can be read"
     );
@@ -201,7 +206,7 @@ impl StoreLayer for FullStore {
 
 #[tokio::test]
 async fn an_idempotency_key_belongs_to_one_request() {
-    let bench = Bench::new().await;
+    let server = serving().await;
     let key = CommandId::generate();
     let headers = format!(
         "authorization: Bearer {ADMIN}\r\ncontent-type: application/json\r\nidempotency-key: {key}\r\n"
@@ -209,7 +214,7 @@ async fn an_idempotency_key_belongs_to_one_request() {
     let submit = async |program: &str| {
         let spec = format!(r#"{{"name":"t","workload":{{"kind":"program","program":"{program}"}}}}"#);
         let body = format!(r#"{{"tasks":[{{"spec":{spec}}}]}}"#);
-        bench.request("POST", "/api/v1/tasks", &headers, &body).await
+        server.request("POST", "/api/v1/tasks", &headers, &body).await
     };
     let first = submit("true").await;
     assert_eq!(first.status, 201, "{first:?}");
@@ -220,9 +225,9 @@ async fn an_idempotency_key_belongs_to_one_request() {
 #[tokio::test]
 async fn a_worker_learns_what_is_wrong() {
     use orch_core::engine::{Agent, AssignmentsQuery, ControlLink as _, LinkError, Registration};
-    let (bench, runtime) = (Bench::new().await, SimulatedRuntime::new());
-    let _worker = bench.worker(&runtime).await;
-    let link = |token: &str| HttpLink::new(&client_config(bench.address, token)).unwrap();
+    let (server, runtime) = (serving().await, SimulatedRuntime::new());
+    let _worker = worker(&server, &runtime).await;
+    let link = |token: &str| HttpLink::new(&client_config(server.address, token)).unwrap();
     let other =
         Agent::start(agent_config("a"), std::sync::Arc::new(runtime), std::sync::Arc::new(link(WORKER)));
     let error = other.registered().await.unwrap_err().to_string();
@@ -245,9 +250,9 @@ async fn a_worker_learns_what_is_wrong() {
     let unreachable = gone.assignments(&session, AssignmentsQuery::default()).await;
     assert!(matches!(unreachable, Err(LinkError::Unavailable(_))), "{unreachable:?}");
     let body = serde_json::to_string(&registration).unwrap();
-    bench.admin("POST", "/api/v1/agent/c/register", &body).await.problem(422, "refused");
+    server.admin("POST", "/api/v1/agent/c/register", &body).await.problem(422, "refused");
     let body = serde_json::json!({ "session": session }).to_string();
-    bench.admin("POST", "/api/v1/agent/c/heartbeat", &body).await.problem(422, "refused");
+    server.admin("POST", "/api/v1/agent/c/heartbeat", &body).await.problem(422, "refused");
 
     // Another process with the same data takes the node over, and the first one is told so.
     let (first, second) =
@@ -261,7 +266,7 @@ async fn a_worker_learns_what_is_wrong() {
     assert!(matches!(fenced, Err(LinkError::Fenced(_))), "{fenced:?}");
 
     // Once the orchestrator has ended, a worker asks again: another may answer at this address.
-    bench.orch.shutdown().await.unwrap();
+    server.orchestrator.shutdown().await.unwrap();
     let closed = first.register(registration).await;
     assert!(
         matches!(&closed, Err(LinkError::Unavailable(why)) if why.contains("shutting down")),
@@ -271,8 +276,8 @@ async fn a_worker_learns_what_is_wrong() {
 
 #[tokio::test]
 async fn the_description_and_the_routes_agree() {
-    let bench = Bench::new().await;
-    let document = bench.request("GET", "/openapi.json", "", "").await.json();
+    let server = serving().await;
+    let document = server.request("GET", "/openapi.json", "", "").await.json();
     let text = document.to_string();
     for reference in text.split("#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();
@@ -315,7 +320,7 @@ async fn the_description_and_the_routes_agree() {
     let described: Vec<String> = operations.iter().map(|(verb, path)| format!("{verb} {path}")).collect();
     assert_eq!(described, promised);
     for (verb, path) in operations.iter().filter(|(_, path)| *path != "/api/v1/events") {
-        let answer = bench.admin(verb, &path.replace("{id}", "x"), "").await;
+        let answer = server.admin(verb, &path.replace("{id}", "x"), "").await;
         assert!(
             answer.status != 405 && !answer.body.contains(r#""code":"unknown_route""#),
             "{path} {answer:?}"

@@ -1,10 +1,12 @@
 //! Encrypted connections with a certificate that nobody else knows.
 
-use orch_net::http::{Client, ClientConfig, ClientError, Server, ServerError, TlsFiles};
-
+use orch_net::http::{
+    Client, ClientConfig, ClientError, Server, ServerError, TlsFiles,
+    testkit::{ADMIN, TestServer, client_config, server_config},
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::bench::{ADMIN, Bench, client_config, hang, quick, server_config};
+use crate::bench::{hang, orchestrator, serving};
 
 #[tokio::test]
 async fn a_client_that_trusts_the_certificate_gets_through() {
@@ -13,24 +15,24 @@ async fn a_client_that_trusts_the_certificate_gets_through() {
     let (cert_pem, key_pem) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     std::fs::write(&cert_pem, certified.cert.pem()).unwrap();
     std::fs::write(&key_pem, certified.signing_key.serialize_pem()).unwrap();
-    let orch = orch_core::Orchestrator::builder().engine(quick()).build().await.unwrap();
+    let orch = orchestrator().await;
     let mut config = server_config();
     config.tls = Some(TlsFiles { cert_pem, key_pem });
-    let bench = Bench::serving(orch.clone(), config.clone()).await;
+    let server = TestServer::start(orch.clone(), config.clone()).await;
 
-    let url = format!("https://localhost:{}", bench.address.port());
+    let url = format!("https://localhost:{}", server.address.port());
     let mut client = ClientConfig::new(&url, ADMIN);
     client.timeouts.tries = 1;
     let error = Client::new(&client).unwrap().status().await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
 
     // The wrong scheme, either way.
-    let plain = client_config(bench.address, ADMIN);
+    let plain = client_config(server.address, ADMIN);
     let error = Client::new(&plain).unwrap().status().await.unwrap_err();
     assert_eq!((error.status(), error.code()), (Some(400), Some("tls_needed")), "{error}");
     assert!(error.to_string().contains("https://"), "{error}");
-    bench.admin("POST", "/api/v1/tasks", &"x".repeat(100_000)).await.problem(400, "tls_needed");
-    let without = Bench::new().await;
+    server.admin("POST", "/api/v1/tasks", &"x".repeat(100_000)).await.problem(400, "tls_needed");
+    let without = serving().await;
     let mut encrypted = ClientConfig::new(format!("https://{}", without.address), ADMIN);
     encrypted.timeouts.tries = 1;
     let error = Client::new(&encrypted).unwrap().status().await.unwrap_err();

@@ -1,6 +1,8 @@
 //! A worker or the manager is killed over containers that run.
 
-use crate::{own_engine::Containers, site::Site};
+use orch_docker::testkit::Containers;
+
+use crate::site::Site;
 
 #[test]
 fn a_worker_that_comes_back_adopts_its_containers() {

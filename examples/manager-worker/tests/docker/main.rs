@@ -9,6 +9,4 @@ mod failures;
 mod lab;
 mod legacy;
 mod outage;
-#[path = "../../../../orch-docker/tests/common/own_engine.rs"]
-mod own_engine;
 mod site;

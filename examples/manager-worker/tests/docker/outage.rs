@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use orch_kit::testing::wait_until_gone;
 use serde_json::json;
 
-use crate::{own_engine::Containers, site::Site};
+use orch_docker::testkit::Containers;
+
+use crate::site::Site;
 
 const GONE: &str = "the engine does not answer";
 

@@ -6,12 +6,10 @@ use std::{
     process::Command,
 };
 
+use orch_docker::testkit::{Containers, OwnEngine};
 use serde_json::{Value, json};
 
-use crate::{
-    lab::{Done, Lab, Service},
-    own_engine::{Containers, OwnEngine},
-};
+use crate::lab::{Done, Lab, Service};
 
 pub(crate) use orch_kit::testing::fixture;
 

@@ -1,5 +1,5 @@
 //! Our worker at a manager of rust-orch. Without an engine for images it can only fail their tasks; what runs
-//! is tested with Docker, and with simulated images in `orch-net`.
+//! is tested with Docker, and with simulated images in `tests/rust_orch`.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use orch_core::engine::LinkError;
+
 use crate::http::wire::ProblemInfo;
 
 /// Why a call has no answer. With [`ClientError::Problem`] the server said so; with the others it may have
@@ -59,6 +61,27 @@ impl ClientError {
             Self::Problem(problem) => matches!(problem.status, 408 | 429 | 502 | 503 | 504),
             Self::Unreachable(_) | Self::Timeout(_) => true,
             Self::Protocol(_) | Self::Config(_) => false,
+        }
+    }
+}
+
+/// The failure of a call as an agent takes it: refusals of the engine as themselves, anything else that
+/// trying again does not mend as a refusal, and the rest as a control side that is away.
+impl From<&ClientError> for LinkError {
+    fn from(error: &ClientError) -> Self {
+        match error {
+            ClientError::Problem(problem) if problem.code == "not_registered" => Self::NotRegistered,
+            ClientError::Problem(problem) if problem.code == "fenced" => Self::Fenced(problem.detail.clone()),
+            ClientError::Problem(problem) if problem.code == "name_taken" => {
+                Self::NameTaken(problem.detail.clone())
+            }
+            ClientError::Problem(problem) if problem.code == "refused" => {
+                Self::Refused(problem.detail.clone())
+            }
+            ClientError::Problem(_) | ClientError::Config(_) if !error.is_retryable() => {
+                Self::Refused(error.to_string())
+            }
+            _ => Self::Unavailable(error.to_string()),
         }
     }
 }

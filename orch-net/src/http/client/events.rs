@@ -7,8 +7,8 @@ use orch_core::{engine::Event, store::Revision};
 
 use super::{
     error::ClientError,
+    json_client::{Call, JsonClient},
     lines::LineStream,
-    transport::{Call, Transport},
 };
 use crate::http::{
     sse::{Frame, Frames},
@@ -40,7 +40,7 @@ pub struct Positioned {
 /// it ends the subscription.
 #[derive(Debug)]
 pub struct EventSubscription {
-    transport: Transport,
+    client: JsonClient,
     start: EventStart,
     lines: Option<LineStream>,
     frames: Frames,
@@ -50,10 +50,10 @@ pub struct EventSubscription {
 }
 
 impl EventSubscription {
-    pub(super) fn new(transport: Transport, start: EventStart) -> Self {
-        let backoff = transport.timeouts.backoff();
+    pub(super) fn new(client: JsonClient, start: EventStart) -> Self {
+        let backoff = client.timeouts.backoff();
         Self {
-            transport,
+            client,
             start,
             lines: None,
             frames: Frames::default(),
@@ -71,8 +71,8 @@ impl EventSubscription {
             EventStart::After(revision) => call = Call::get(format!("/api/v1/events?from={revision}")),
             EventStart::Position(position) => call = call.header("last-event-id", position.clone()),
         }
-        let timeouts = &self.transport.timeouts;
-        let response = self.transport.open(&call, timeouts.request).await?;
+        let timeouts = &self.client.timeouts;
+        let response = self.client.open(&call, timeouts.request).await?;
         self.lines = Some(LineStream::new(response, timeouts.idle));
         self.frames = Frames::default();
         // The first frame says where the stream starts, so that not even `Now` is lost with the connection.

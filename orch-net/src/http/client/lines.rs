@@ -6,7 +6,7 @@ use axum::http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::{error::ClientError, transport::unreachable};
+use super::{error::ClientError, json_client::unreachable};
 use crate::http::sse::Lines;
 
 /// A piece of output of half a mebibyte, four characters a byte, with room to spare.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::{
     config::ClientConfig,
     error::ClientError,
-    transport::{Call, Transport},
+    json_client::{Call, JsonClient},
 };
 use crate::http::wire::{Heartbeat, Observations, Question, Reports};
 
@@ -24,7 +24,7 @@ use crate::http::wire::{Heartbeat, Observations, Question, Reports};
 /// worker token.
 #[derive(Clone, Debug)]
 pub struct HttpLink {
-    transport: Transport,
+    client: JsonClient,
     token: watch::Sender<TokenState>,
 }
 
@@ -45,7 +45,7 @@ impl HttpLink {
     /// # Errors
     /// [`ClientError::Config`] when the configuration cannot work.
     pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
-        Ok(Self { transport: Transport::new(config)?, token: watch::Sender::new(TokenState::Untried) })
+        Ok(Self { client: JsonClient::of_api(config)?, token: watch::Sender::new(TokenState::Untried) })
     }
 
     /// State of the token at the server, now and whenever it changes.
@@ -55,11 +55,11 @@ impl HttpLink {
     }
 
     async fn send<T: DeserializeOwned>(&self, call: Call) -> Result<T, LinkError> {
-        self.send_within(call, self.transport.timeouts.request).await
+        self.send_within(call, self.client.timeouts.request).await
     }
 
     async fn send_within<T: DeserializeOwned>(&self, call: Call, timeout: Duration) -> Result<T, LinkError> {
-        let answer = self.transport.once(&call, timeout).await;
+        let answer = self.client.once(&call, timeout).await;
         let told = match &answer {
             Ok(_) => Some(TokenState::Accepted),
             Err(ClientError::Problem(problem)) => match problem.status {
@@ -79,26 +79,7 @@ impl HttpLink {
                 }
             });
         }
-        answer.map(|(_, answer)| answer).map_err(|error| link_error(&error))
-    }
-}
-
-pub(super) fn link_error(error: &ClientError) -> LinkError {
-    match error {
-        ClientError::Problem(problem) if problem.code == "not_registered" => LinkError::NotRegistered,
-        ClientError::Problem(problem) if problem.code == "fenced" => {
-            LinkError::Fenced(problem.detail.clone())
-        }
-        ClientError::Problem(problem) if problem.code == "name_taken" => {
-            LinkError::NameTaken(problem.detail.clone())
-        }
-        ClientError::Problem(problem) if problem.code == "refused" => {
-            LinkError::Refused(problem.detail.clone())
-        }
-        ClientError::Problem(_) | ClientError::Config(_) if !error.is_retryable() => {
-            LinkError::Refused(error.to_string())
-        }
-        _ => LinkError::Unavailable(error.to_string()),
+        answer.map(|(_, answer)| answer).map_err(|error| LinkError::from(&error))
     }
 }
 
@@ -121,7 +102,7 @@ impl ControlLink for HttpLink {
     ) -> Result<Assignments, LinkError> {
         let path = format!("/api/v1/agent/{}/assignments", session.node);
         let call = Call::post(path, &Question::new(session.clone(), query));
-        self.send_within(call, self.transport.timeouts.assignments).await
+        self.send_within(call, self.client.timeouts.assignments).await
     }
 
     async fn report(&self, session: &Session, reports: Vec<Report>) -> Result<Reported, LinkError> {

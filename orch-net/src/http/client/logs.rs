@@ -11,15 +11,15 @@ use orch_core::{
 
 use super::{
     error::ClientError,
+    json_client::{Call, JsonClient},
     lines::LineStream,
-    transport::{Call, Transport},
 };
 
 /// A task's output in the order in which it arrived. When the connection breaks it is opened again, and what
 /// was given already is passed over. Dropping it ends the reading.
 #[derive(Debug)]
 pub struct LogLines {
-    transport: Transport,
+    client: JsonClient,
     task: TaskId,
     range: OutputRange,
     /// The first piece that was given, where a tail was asked for.
@@ -50,10 +50,10 @@ impl Place {
 }
 
 impl LogLines {
-    pub(super) fn new(transport: Transport, task: TaskId, range: OutputRange) -> Self {
-        let backoff = transport.timeouts.backoff();
+    pub(super) fn new(client: JsonClient, task: TaskId, range: OutputRange) -> Self {
+        let backoff = client.timeouts.backoff();
         Self {
-            transport,
+            client,
             task,
             range,
             first: None,
@@ -82,8 +82,8 @@ impl LogLines {
             // The end is another one by now: what was given already tells where the tail began.
             (_, first) => self.skip_to = first,
         }
-        let timeouts = &self.transport.timeouts;
-        let response = self.transport.open(&Call::get(path), timeouts.request).await?;
+        let timeouts = &self.client.timeouts;
+        let response = self.client.open(&Call::get(path), timeouts.request).await?;
         self.lines = Some(LineStream::new(response, timeouts.idle));
         Ok(())
     }

@@ -3,11 +3,10 @@
 mod config;
 mod error;
 mod events;
-mod legacy;
+mod json_client;
 mod lines;
 mod link;
 mod logs;
-mod transport;
 
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use orch_core::{
 pub use config::{ClientConfig, Timeouts};
 pub use error::ClientError;
 pub use events::{EventStart, EventSubscription, Positioned};
-pub use legacy::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
+pub use json_client::{Call, JsonClient, JsonClientConfig};
 pub use link::{HttpLink, TokenState};
 pub use logs::LogLines;
 
@@ -29,7 +28,6 @@ use super::wire::{
     Cancellation, Decided, Drain, Explained, Explanation, NewTask, NodeInfo, NodeList, StatusInfo,
     Submission, Submitted, TaskInfo, TaskPage,
 };
-use transport::{Call, Transport};
 
 /// Calls a server. Cheap to clone; clones share connections.
 ///
@@ -37,7 +35,7 @@ use transport::{Call, Transport};
 /// the others are sent once. Any future may be dropped; what it asked for may happen all the same.
 #[derive(Clone, Debug)]
 pub struct Client {
-    transport: Transport,
+    client: JsonClient,
 }
 
 type Result<T> = std::result::Result<T, ClientError>;
@@ -48,7 +46,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Config`] when the configuration cannot work.
     pub fn new(config: &ClientConfig) -> Result<Self> {
-        Ok(Self { transport: Transport::new(config)? })
+        Ok(Self { client: JsonClient::of_api(config)? })
     }
 
     /// Takes tasks in, all or none. Repeating the call with the same command id is harmless, and is what this
@@ -60,7 +58,7 @@ impl Client {
         let call = Call::post("/api/v1/tasks", &Submission { tasks })
             .header("idempotency-key", command.to_string())
             .repeatable();
-        self.transport.call(call).await.map(|Submitted { tasks }| tasks)
+        self.client.call(call).await.map(|Submitted { tasks }| tasks)
     }
 
     /// Takes one task in.
@@ -77,7 +75,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn task(&self, task: TaskId) -> Result<TaskInfo> {
-        self.transport.call(Call::get(format!("/api/v1/tasks/{task}"))).await
+        self.client.call(Call::get(format!("/api/v1/tasks/{task}"))).await
     }
 
     /// A page of tasks in the filter's order. The filter's limit is at most 1000.
@@ -85,7 +83,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<TaskPage> {
-        self.transport.call(Call::get(format!("/api/v1/tasks?{}", query(filter)?))).await
+        self.client.call(Call::get(format!("/api/v1/tasks?{}", query(filter)?))).await
     }
 
     /// The same with the number of tasks on all pages together, and the reasons why the first hundred pending
@@ -95,7 +93,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn tasks_with_reasons(&self, filter: &TaskFilter) -> Result<TaskPage> {
         let path = format!("/api/v1/tasks?{}&count=true&explain=true", query(filter)?);
-        self.transport.call(Call::get(path)).await
+        self.client.call(Call::get(path)).await
     }
 
     /// Takes a task back.
@@ -114,9 +112,9 @@ impl Client {
     /// [`ClientError`] that trying again does not mend.
     pub async fn wait(&self, task: TaskId) -> Result<TaskInfo> {
         let call = Call::get(format!("/api/v1/tasks/{task}/wait"));
-        let mut backoff = self.transport.timeouts.backoff();
+        let mut backoff = self.client.timeouts.backoff();
         loop {
-            match self.transport.once(&call, self.transport.timeouts.long_poll).await {
+            match self.client.once(&call, self.client.timeouts.long_poll).await {
                 Ok((StatusCode::OK, finished)) => return Ok(finished),
                 // A server that is shutting down answers early.
                 Ok((_, TaskInfo { .. })) => backoff.reset(),
@@ -140,7 +138,7 @@ impl Client {
     /// # Errors
     /// As [`Client::logs`].
     pub async fn logs_in(&self, task: TaskId, range: OutputRange) -> Result<LogLines> {
-        let mut output = LogLines::new(self.transport.clone(), task, range);
+        let mut output = LogLines::new(self.client.clone(), task, range);
         output.connect().await?;
         Ok(output)
     }
@@ -151,7 +149,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn explain(&self, task: TaskId) -> Result<Option<Explanation>> {
         let call = Call::get(format!("/api/v1/tasks/{task}/explain"));
-        self.transport.call(call).await.map(|Explained { explanation, .. }| explanation)
+        self.client.call(call).await.map(|Explained { explanation, .. }| explanation)
     }
 
     /// All nodes in order of their ids.
@@ -159,7 +157,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn nodes(&self) -> Result<Vec<NodeInfo>> {
-        self.transport.call(Call::get("/api/v1/nodes")).await.map(|NodeList { nodes }| nodes)
+        self.client.call(Call::get("/api/v1/nodes")).await.map(|NodeList { nodes }| nodes)
     }
 
     /// A node as it is now.
@@ -167,7 +165,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn node(&self, node: &NodeId) -> Result<NodeInfo> {
-        self.transport.call(Call::get(format!("/api/v1/nodes/{node}"))).await
+        self.client.call(Call::get(format!("/api/v1/nodes/{node}"))).await
     }
 
     /// Lets a node keep what it has and take nothing new.
@@ -208,7 +206,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn status(&self) -> Result<StatusInfo> {
-        self.transport.call(Call::get("/api/v1/status")).await
+        self.client.call(Call::get("/api/v1/status")).await
     }
 
     /// Follows events. Returns when the server has said where the stream starts.
@@ -217,13 +215,13 @@ impl Client {
     /// [`ClientError`] when the first connection fails; with the code `events_compacted` when the events
     /// asked for are no longer kept.
     pub async fn events(&self, from: EventStart) -> Result<EventSubscription> {
-        let mut events = EventSubscription::new(self.transport.clone(), from);
+        let mut events = EventSubscription::new(self.client.clone(), from);
         events.connect().await?;
         Ok(events)
     }
 
     async fn decided(&self, call: Call) -> Result<Outcome> {
-        self.transport.call(call).await.map(|Decided { outcome }| outcome)
+        self.client.call(call).await.map(|Decided { outcome }| outcome)
     }
 }
 

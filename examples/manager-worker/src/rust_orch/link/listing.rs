@@ -4,7 +4,7 @@ use orch_core::model::{Limits, NodeId, TaskId, TaskSpec};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::http::legacy::{LegacyStatus, LegacyWork};
+use crate::rust_orch::wire::{Status, Work};
 
 /// Meaning of an entry for a node.
 #[derive(Debug)]
@@ -28,16 +28,16 @@ pub(super) fn read(entry: &Value, node: &NodeId) -> Result<Listed, String> {
         .ok_or("a task has no id")?
         .parse()
         .map_err(|error| format!("a task is passed over: {error}"))?;
-    let status = LegacyStatus::deserialize(&entry["status"])
+    let status = Status::deserialize(&entry["status"])
         .map_err(|error| format!("task {id} is passed over: status: {error}"))?;
     Ok(match status {
-        LegacyStatus::Scheduled => Listed::Ours(id, spec(entry).map(Box::new)),
+        Status::Scheduled => Listed::Ours(id, spec(entry).map(Box::new)),
         _ => Listed::NotOurs,
     })
 }
 
 fn spec(entry: &Value) -> Result<TaskSpec, String> {
-    let mut work = LegacyWork::deserialize(entry).map_err(|error| error.to_string())?;
+    let mut work = Work::deserialize(entry).map_err(|error| error.to_string())?;
     // Their manager calls it so itself.
     let named = work.name.take().filter(|name| !name.is_empty());
     work.name = Some(named.unwrap_or_else(|| "unnamed".into()));

@@ -1,10 +1,10 @@
-//! The manager's side of rust-orch, for its CLI and workers as they are in use today: three routes at the
+//! The manager's side, for the CLI and workers of rust-orch as they are in use today: three routes at the
 //! root, one JSON request a connection. The facts that its clients rely on are pinned by
-//! `tests/http/legacy.rs`.
+//! `tests/rust_orch/manager.rs`.
 
+mod handlers;
 mod offers;
 mod places;
-mod routes;
 mod task;
 mod worker;
 
@@ -17,21 +17,20 @@ use axum::{
 };
 use orch_core::{
     Orchestrator,
-    engine::ControlLink,
-    model::{NodeId, TaskSpec},
+    engine::{ControlLink, LinkError},
+    model::{NodeId, Session, TaskSpec},
 };
-
-use self::offers::Offers;
-use crate::http::{
-    api::Advice,
-    server::Mount,
+use orch_net::http::{
+    Advice, Mount,
     shell::{Access, Problem, Shell, guard, kinds},
 };
 
-/// Whether the clients and workers of rust-orch are served. Their requests carry no token: on loopback they
-/// need none (but are refused from web pages), elsewhere the admin token.
+use self::offers::Offers;
+
+/// Workers of rust-orch that a server has tasks for. Requests of its clients and workers carry no token: on
+/// loopback they need none (but are refused from web pages), elsewhere the admin token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LegacyConfig {
+pub struct Config {
     /// Workers that never register, by name; theirs is called `worker-1`. The server registers each of them
     /// as a node for images that is always there. Such a worker cannot be told to stop: a cancelled task
     /// counts as stopped at once, whatever its container does.
@@ -46,7 +45,7 @@ pub struct LegacyConfig {
     pub running_max: Option<u32>,
 }
 
-impl LegacyConfig {
+impl Config {
     /// Serves these workers.
     #[must_use]
     pub fn with_workers(workers: impl IntoIterator<Item = NodeId>) -> Self {
@@ -55,7 +54,7 @@ impl LegacyConfig {
 }
 
 /// Routes and workers of rust-orch, to be mounted in a server.
-pub fn rust_orch(config: LegacyConfig) -> impl FnOnce(&Shell, &Orchestrator) -> Mount {
+pub fn routes(config: Config) -> impl FnOnce(&Shell, &Orchestrator) -> Mount {
     move |shell, orchestrator| {
         let app: App = Arc::new(Manager {
             shell: shell.clone(),
@@ -67,8 +66,8 @@ pub fn rust_orch(config: LegacyConfig) -> impl FnOnce(&Shell, &Orchestrator) -> 
         // Everything else at these paths is 404, as with them.
         let unknown = async || Problem::new(kinds::UNKNOWN_ROUTE, "see GET /openapi.json for what there is");
         let router = Router::new()
-            .route("/tasks", get(routes::list).post(routes::submit).fallback(unknown))
-            .route("/tasks/{id}/status", put(routes::set_status).fallback(unknown))
+            .route("/tasks", get(handlers::list).post(handlers::submit).fallback(unknown))
+            .route("/tasks/{id}/status", put(handlers::set_status).fallback(unknown))
             .route_layer(from_fn_with_state((shell.clone(), Access::LocalOrAdmin), guard));
         let workers = app.config.workers.clone();
         let mount = Mount::new(router.with_state(app.clone())).advice(app.clone());
@@ -84,8 +83,16 @@ struct Manager {
     shell: Shell,
     orchestrator: Orchestrator,
     link: Arc<dyn ControlLink>,
-    config: LegacyConfig,
+    config: Config,
     offers: Offers,
+}
+
+impl Manager {
+    /// Session of a worker. It has none of its own: this server speaks for it.
+    fn session(&self, node: &NodeId) -> Result<Session, LinkError> {
+        let known = self.orchestrator.node(node).ok_or(LinkError::NotRegistered)?;
+        Ok(known.record.current_session())
+    }
 }
 
 impl Advice for Manager {

@@ -1,7 +1,4 @@
-//! A `dockerd` of a test's own, to kill, stop and fill. It needs the standard library and the engine's
-//! programs only, so that every crate's tests may include it by its path.
-
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+//! Tests on real engines: a `dockerd` of a test's own, to kill, stop and fill. Failures panic.
 
 use std::{
     fs::{self, File},
@@ -17,8 +14,10 @@ use tempfile::TempDir;
 /// Longer than an engine takes to start, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Engine with everything of its own: data, socket, containerd.
-pub(crate) struct OwnEngine {
+/// Engine with everything of its own: data, socket, containerd. Needs root and the programs of Docker. Its
+/// containers end with it.
+#[derive(Debug)]
+pub struct OwnEngine {
     home: TempDir,
     containers: Containers,
     daemon: Child,
@@ -26,7 +25,7 @@ pub(crate) struct OwnEngine {
 
 /// Fate of containers whose engine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Containers {
+pub enum Containers {
     /// They outlive it, as on nodes that upgrade their engine under running work (`--live-restore`).
     Outlive,
     /// The next start of the engine ends them, as engines do by default.
@@ -35,12 +34,14 @@ pub(crate) enum Containers {
 
 impl OwnEngine {
     /// Starts an engine without any image that keeps everything below `scratch`.
-    pub(crate) fn start(scratch: &Path, containers: Containers) -> Self {
+    #[must_use]
+    pub fn start(scratch: &Path, containers: Containers) -> Self {
         Self::start_in(make_home(scratch), containers)
     }
 
     /// Starts an engine whose disk is small.
-    pub(crate) fn start_on_a_small_disk(scratch: &Path) -> Self {
+    #[must_use]
+    pub fn start_on_a_small_disk(scratch: &Path) -> Self {
         let home = make_home(scratch);
         let data = home.path().join("data");
         fs::create_dir_all(&data).expect("a directory");
@@ -54,28 +55,29 @@ impl OwnEngine {
     }
 
     /// Loads an image that the engine at `host` has.
-    pub(crate) fn load_image(&self, host: &str, image: &str) {
+    pub fn load_image(&self, host: &str, image: &str) {
         sh(&format!("docker --host {host} save {image} | docker --host {} load >/dev/null", self.host()));
     }
 
     /// Fills its disk to the last byte.
-    pub(crate) fn fill_disk(&self) {
+    pub fn fill_disk(&self) {
         let filler = self.home.path().join("data/filler");
         sh(&format!("cat /dev/zero >{} 2>/dev/null || true", filler.display()));
     }
 
     /// Address for clients.
-    pub(crate) fn host(&self) -> String {
+    #[must_use]
+    pub fn host(&self) -> String {
         format!("unix://{}", socket(self.home.path()).display())
     }
 
     /// Sends it a signal such as `STOP`.
-    pub(crate) fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         sh(&format!("kill -{signal} {}", self.daemon.id()));
     }
 
     /// Kills the engine and its containerd without a shutdown.
-    pub(crate) fn crash(&mut self) {
+    pub fn crash(&mut self) {
         let pid_file = self.home.path().join("exec/containerd/containerd.pid");
         let containerd = fs::read_to_string(&pid_file).expect("it runs a containerd of its own");
         self.daemon.kill().and_then(|()| self.daemon.wait()).expect("it is ours to kill");
@@ -89,13 +91,13 @@ impl OwnEngine {
     }
 
     /// Shuts the engine down; it ends its containers first unless they outlive it.
-    pub(crate) fn shut_down(&mut self) {
+    pub fn shut_down(&mut self) {
         self.signal("TERM");
         self.daemon.wait().expect("it ends");
     }
 
     /// Starts it again.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.daemon = spawn(self.home.path(), self.containers).unwrap_or_else(|why| panic!("{why}"));
     }
 }

@@ -1,4 +1,4 @@
-//! The agent that a legacy worker does not have: it keeps the node in the cluster and answers for what the
+//! Agent in the place of a worker, which has none: it keeps the node in the cluster and answers for what the
 //! worker cannot be told.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
@@ -22,7 +22,7 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub(super) async fn keep(app: App, node: NodeId) {
     loop {
         if let Err(error) = session(&app, &node).await {
-            warn!(%node, %error, "a legacy worker's node is not in the cluster; trying again");
+            warn!(%node, %error, "a rust-orch worker's node is not in the cluster; trying again");
         }
         tokio::time::sleep(TRY_AGAIN_AFTER).await;
     }
@@ -30,7 +30,8 @@ pub(super) async fn keep(app: App, node: NodeId) {
 
 async fn session(app: &Manager, node: &NodeId) -> Result<(), LinkError> {
     let spec = spec(node, app.config.max_tasks);
-    // As the instance, the same in each life of the server: the worker's updates go on in the same session.
+    // As the instance, the same in each incarnation of the server, so that the worker's updates go on in the
+    // same session.
     let incarnation = IncarnationId::from_bytes(*spec.instance.as_bytes());
     // What the worker has nobody knows; what it was given it has.
     let registration = Registration { spec, incarnation, number: 1, held: Vec::new() };
@@ -73,7 +74,7 @@ fn spec(node: &NodeId, max_tasks: Option<NonZeroU32>) -> NodeSpec {
     let digest = Sha256::new().chain_update(b"orch legacy worker\0").chain_update(node.as_str()).finalize();
     let mut instance = [0; 16];
     instance.copy_from_slice(&digest[..16]);
-    // The same in each life of the server, so that the node keeps its tasks.
+    // The same in each incarnation of the server, so that the node keeps its tasks.
     let instance = InstanceId::from_bytes(instance);
     let capacity = Resources::new(CORES * 1000, MEMORY_BYTES);
     NodeSpec {

@@ -1,18 +1,18 @@
 //! Whole tasks, from their list to their end, with a real agent.
 
+use manager_worker::rust_orch::{Config, routes};
 use orch_core::{
     Orchestrator,
     model::{Exit, NodeId, TaskId},
     state::TaskStatus,
 };
-use orch_net::http::LegacyConfig;
+use orch_net::http::testkit::{TestServer, engine_config, server_config, soon, until};
 use serde_json::json;
 
 use super::{
-    Machine,
-    manager::{Manager, Manners},
+    Machine, attempt,
+    fake_manager::{Manager, Manners},
 };
-use crate::bench::{Bench, attempt, quick, running, server_config, soon, until};
 
 #[tokio::test]
 async fn what_is_scheduled_here_is_run_once_and_told_to_its_end() {
@@ -206,26 +206,27 @@ async fn bad_tasks_do_not_keep_good_ones_from_running() {
 
 #[tokio::test]
 async fn our_own_manager_serves_it() {
-    let legacy = LegacyConfig::with_workers([NodeId::new("worker-1").unwrap()]);
-    let orch = Orchestrator::builder().engine(quick()).build().await.unwrap();
-    let bench = Bench::of_rust_orch(orch, server_config(), legacy).await;
-    until(&bench.orch, || !bench.orch.nodes().is_empty()).await;
+    let config = Config::with_workers([NodeId::new("worker-1").unwrap()]);
+    let orch = Orchestrator::builder().engine(engine_config()).build().await.unwrap();
+    let server = TestServer::mounted(orch, server_config(), |server| server.mount(routes(config))).await;
+    until(&server.orchestrator, || !server.orchestrator.nodes().is_empty()).await;
     let machine = Machine::new();
-    let worker = machine.worker(bench.address).await;
+    let worker = machine.worker(server.address).await;
     let submit = async |image: &str| {
         let body = json!({ "name": "web", "image": image }).to_string();
-        let answer = bench.request("POST", "/tasks", "content-type: application/json\r\n", &body).await;
+        let answer = server.request("POST", "/tasks", "content-type: application/json\r\n", &body).await;
         answer.json()["id"].as_str().unwrap().parse::<TaskId>().unwrap()
     };
     let (long, fails) = (submit("hang").await, submit("false").await);
-    running(&bench.orch, long).await;
-    let failed = soon(bench.orch.wait(fails)).await.unwrap();
+    let status = || server.orchestrator.get(long).unwrap().status();
+    until(&server.orchestrator, || status() == TaskStatus::Running).await;
+    let failed = soon(server.orchestrator.wait(fails)).await.unwrap();
     assert_eq!(failed.record.last_end().unwrap().to_string(), "exit code 1");
     soon(worker.leave()).await;
 
-    let _worker = machine.worker(bench.address).await;
+    let _worker = machine.worker(server.address).await;
     machine.images.0.finish(attempt(long, 1), Exit::from_code(0));
-    let done = soon(bench.orch.wait(long)).await.unwrap();
+    let done = soon(server.orchestrator.wait(long)).await.unwrap();
     assert_eq!((done.status(), done.record.attempts_made), (TaskStatus::Succeeded, 1));
     assert_eq!(machine.starts().len(), 2);
 }

@@ -1,21 +1,22 @@
 //! Our worker at a manager of rust-orch.
 
+mod answers;
+mod fake_manager;
 mod images;
 mod life;
-mod link;
-mod manager;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
+use manager_worker::rust_orch::{Link, LinkConfig};
 use orch_core::{
     engine::{Agent, AgentHandle},
+    model::{AttemptId, TaskId},
     store::{MemoryStore, StateStore},
     testkit::Layered,
 };
-use orch_net::http::{LegacyLink, LegacyLinkConfig};
+use orch_net::http::testkit::{agent_config, soon};
 
 use self::images::Images;
-use crate::bench::{agent_config, soon};
 
 /// Things that survive a worker: its engine and its journal.
 #[derive(Clone, Debug)]
@@ -29,13 +30,13 @@ impl Machine {
         Self { images: Images::default(), store: Arc::new(MemoryStore::default()) }
     }
 
-    async fn link(&self, manager: SocketAddr) -> LegacyLink {
-        let config = LegacyLinkConfig {
+    async fn link(&self, manager: SocketAddr) -> Link {
+        let config = LinkConfig {
             poll_interval: Duration::from_millis(10),
             answer_bytes_max: 64 << 10,
-            ..LegacyLinkConfig::new(format!("http://{manager}/"))
+            ..LinkConfig::new(format!("http://{manager}/"))
         };
-        LegacyLink::open(&config, self.store.clone()).await.unwrap()
+        Link::open(&config, self.store.clone()).await.unwrap()
     }
 
     async fn worker(&self, manager: SocketAddr) -> AgentHandle {
@@ -49,4 +50,8 @@ impl Machine {
     fn starts(&self) -> Vec<String> {
         self.images.0.starts().iter().map(ToString::to_string).collect()
     }
+}
+
+fn attempt(task: TaskId, number: u32) -> AttemptId {
+    AttemptId { task, attempt: NonZeroU32::new(number).unwrap() }
 }

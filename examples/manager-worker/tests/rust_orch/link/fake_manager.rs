@@ -7,6 +7,7 @@ use std::{
 };
 
 use orch_core::model::TaskId;
+use orch_net::http::testkit::soon;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -14,8 +15,6 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
-
-use crate::bench::soon;
 
 /// Behaviour from now on.
 #[derive(Clone, Debug)]

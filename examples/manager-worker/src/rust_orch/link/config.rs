@@ -1,14 +1,13 @@
-//! [`LegacyLinkConfig`] and [`LegacyLinkError`].
+//! [`LinkConfig`] and [`OpenError`].
 
 use std::time::Duration;
 
 use orch_core::store::StoreError;
-
-use crate::http::client::ClientError;
+use orch_net::http::{ClientError, JsonClient, JsonClientConfig};
 
 /// Manager of rust-orch to work for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegacyLinkConfig {
+pub struct LinkConfig {
     /// `http://HOST:PORT`.
     pub base_url: String,
     /// Certificates in PEM form to trust instead of the public ones, for a manager behind a proxy with TLS.
@@ -21,7 +20,7 @@ pub struct LegacyLinkConfig {
     pub answer_bytes_max: usize,
 }
 
-impl LegacyLinkConfig {
+impl LinkConfig {
     /// The manager at this address, asked every five seconds as their own worker does, with defaults for the
     /// rest.
     pub fn new(base_url: impl Into<String>) -> Self {
@@ -33,12 +32,24 @@ impl LegacyLinkConfig {
             answer_bytes_max: 16 << 20,
         }
     }
+
+    /// Without a token, with one request a connection, and names of headers in the case that their parser
+    /// expects.
+    pub(super) fn client(&self) -> Result<JsonClient, ClientError> {
+        JsonClient::new(&JsonClientConfig {
+            ca_pem: self.ca_pem.clone(),
+            answer_bytes_max: self.answer_bytes_max,
+            keep_alive: false,
+            title_case_headers: true,
+            ..JsonClientConfig::new(&self.base_url)
+        })
+    }
 }
 
 /// Why a link cannot start.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-pub enum LegacyLinkError {
+pub enum OpenError {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(ClientError),

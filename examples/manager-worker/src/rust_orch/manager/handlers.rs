@@ -9,25 +9,24 @@ use axum::{
     http::StatusCode,
 };
 use orch_core::{
-    engine::{LinkError, Observation, ObservationKind, ReportAnswer, TaskFilter, TaskView, Unknown},
+    engine::{Observation, ObservationKind, ReportAnswer, TaskFilter, TaskView, Unknown},
     model::{
-        AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, Session, StartFailure, TaskId,
-        Timestamp,
+        AttemptEnd, AttemptId, CommandId, Exit, NodeId, Report, ReportKind, StartFailure, TaskId, Timestamp,
     },
     state::{NewTask, TaskStatus},
+};
+use orch_net::http::{
+    kinds,
+    shell::{Params, Problem, parse},
 };
 use serde::Deserialize;
 
 use super::{
     App, Manager,
     offers::{Offer, Offers},
-    task::LegacyTask,
+    task::Task,
 };
-use crate::http::{
-    api::kinds,
-    legacy::{LegacyStatus, LegacyWork},
-    shell::{Params, Problem, parse},
-};
+use crate::rust_orch::wire::{Status, Work};
 
 type Result<T> = std::result::Result<T, Problem>;
 
@@ -36,7 +35,7 @@ const LISTED_MAX: usize = 10_000;
 
 /// Their worker starts everything that it sees here under its name, whatever the status: only what is placed
 /// and was not seen running may be listed, unless `all` is asked for.
-pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answer<Vec<LegacyTask>>> {
+pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answer<Vec<Task>>> {
     let mut all = false;
     params.each(|name, text| {
         all |= name == "all" && matches!(text.as_str(), "1" | "true");
@@ -50,32 +49,32 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Answe
         let Some(last) = page.last() else { break };
         filter.after_seq = Some(last.record.seq);
         offers.extend(page.iter().filter(|_| !all).filter_map(|task| Offer::of(&app, task)));
-        newest.extend(page.iter().map(LegacyTask::from));
+        newest.extend(page.iter().map(Task::from));
         newest.drain(..newest.len().saturating_sub(LISTED_MAX));
     }
     if !all && let Err(problem) = Offers::note(&app, &offers).await {
-        tracing::warn!(?problem, "what legacy workers are told is not noted");
+        tracing::warn!(?problem, "what rust-orch workers are told is not noted");
     }
     Ok(Answer(newest.into()))
 }
 
-pub(super) async fn submit(State(app): State<App>, body: Body) -> Result<(StatusCode, Answer<LegacyTask>)> {
+pub(super) async fn submit(State(app): State<App>, body: Body) -> Result<(StatusCode, Answer<Task>)> {
     let body = app.shell.read(body, app.shell.limits().body_bytes_max).await?;
-    let spec = parse::<LegacyWork>(&body)?.into_spec()?;
+    let spec = parse::<Work>(&body)?.into_spec()?;
     let id = TaskId::generate();
     let new = vec![NewTask { id, spec: spec.into() }];
     app.orchestrator.submit_as(CommandId::generate(), new).await?;
-    Ok((StatusCode::CREATED, Answer(LegacyTask::from(&known(&app, id)?))))
+    Ok((StatusCode::CREATED, Answer(Task::from(&known(&app, id)?))))
 }
 
 /// Update of their worker about a task.
 #[derive(Debug, Deserialize)]
 pub(super) struct Update {
-    status: LegacyStatus,
+    status: Status,
     container_id: Option<String>,
 }
 
-/// Takes an update of a legacy worker in; answers when it is durable.
+/// Applies an update of a worker; answers when it is durable.
 pub(super) async fn set_status(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -85,16 +84,16 @@ pub(super) async fn set_status(
     let id: TaskId = id.parse().map_err(|_| unknown())?;
     let update: Update = parse(&app.shell.read(body, app.shell.limits().body_bytes_max).await?)?;
     let task = known(&app, id)?;
-    let (attempt, node) = attempt_at_legacy_worker(&app, &task)?;
+    let (attempt, node) = attempt_at_their_worker(&app, &task)?;
     match update.status {
-        LegacyStatus::Running => {
+        Status::Running => {
             started(&app, &task, attempt, &node, update.container_id.unwrap_or_default()).await?;
         }
-        LegacyStatus::Complete => ended(&app, attempt, node, exited(0)).await?,
-        LegacyStatus::Failed if task.running_since().is_some() => {
+        Status::Complete => ended(&app, attempt, node, exited(0)).await?,
+        Status::Failed if task.running_since().is_some() => {
             ended(&app, attempt, node, exited(1)).await?;
         }
-        LegacyStatus::Failed if app.offers.may_have_started(&task, attempt) => {
+        Status::Failed if app.offers.may_have_started(&task, attempt) => {
             started(&app, &task, attempt, &node, String::new()).await?;
             let words = format!(
                 "{node} could not start it, perhaps because it had done so and the manager did not hear of it: its container \
@@ -102,14 +101,14 @@ pub(super) async fn set_status(
                 attempt.task
             );
             let observation = Observation { attempt, kind: ObservationKind::Progress(words) };
-            app.link.observe(&session(&app, &node)?, vec![observation]).await?;
+            app.link.observe(&app.session(&node)?, vec![observation]).await?;
         }
-        LegacyStatus::Failed => {
+        Status::Failed => {
             let message = format!("{node} could not start it and did not say why");
             let failure = StartFailure { reason: "legacy_worker".into(), message, retryable: true };
             ended(&app, attempt, node, AttemptEnd::StartFailed { failure: failure.into() }).await?;
         }
-        LegacyStatus::Pending | LegacyStatus::Scheduled => {
+        Status::Pending | Status::Scheduled => {
             let detail = "a worker may say Running, Complete or Failed";
             return Err(Problem::new(kinds::MALFORMED, detail).at("status"));
         }
@@ -122,7 +121,7 @@ fn known(app: &Manager, id: TaskId) -> Result<TaskView> {
 }
 
 /// The update names no attempt and no worker. It can only be about the newest attempt.
-fn attempt_at_legacy_worker(app: &Manager, task: &TaskView) -> Result<(AttemptId, NodeId)> {
+fn attempt_at_their_worker(app: &Manager, task: &TaskView) -> Result<(AttemptId, NodeId)> {
     let last = task.record.attempts.last();
     match last.filter(|last| app.config.workers.contains(&last.node)) {
         Some(last) => Ok((AttemptId { task: task.record.id, attempt: last.number }, last.node.clone())),
@@ -140,7 +139,7 @@ async fn started(
     handle: String,
 ) -> Result<()> {
     let at = task.running_since().unwrap_or_else(Timestamp::now);
-    let session = session(app, node)?;
+    let session = app.session(node)?;
     if task.record.spec.timeouts.run.is_some() {
         let report = Report { attempt, node: node.clone(), kind: ReportKind::Started { at } };
         app.link.report(&session, vec![report]).await?;
@@ -155,16 +154,10 @@ async fn started(
 
 async fn ended(app: &Manager, attempt: AttemptId, node: NodeId, end: AttemptEnd) -> Result<()> {
     let report = Report { attempt, node: node.clone(), kind: ReportKind::Ended(end) };
-    match app.link.report(&session(app, &node)?, vec![report]).await?.answers.first() {
+    match app.link.report(&app.session(&node)?, vec![report]).await?.answers.first() {
         Some(ReportAnswer::Accepted) => Ok(()),
         _ => Err(stale(attempt)),
     }
-}
-
-/// The worker has no session of its own: this server speaks for it.
-pub(super) fn session(app: &Manager, node: &NodeId) -> Result<Session> {
-    let known = app.orchestrator.node(node).ok_or(LinkError::NotRegistered)?;
-    Ok(known.record.current_session())
 }
 
 fn exited(code: i32) -> AttemptEnd {

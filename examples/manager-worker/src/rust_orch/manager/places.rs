@@ -1,4 +1,4 @@
-//! The places of a legacy worker. It never tells of ends, so that its places are free again only by a rule of
+//! Places of a worker. It never tells of ends, so that its places are free again only by a rule of
 //! the operator's.
 
 use orch_core::{
@@ -38,13 +38,13 @@ pub(super) async fn free(app: &Manager, node: &NodeId, session: &Session) -> Res
         })
         .collect();
     if !done.is_empty() {
-        info!(%node, tasks = done.len(), "tasks of a legacy worker are taken for done");
+        info!(%node, tasks = done.len(), "tasks of a rust-orch worker are taken for done");
         app.link.report(session, done).await?;
     }
     Ok(())
 }
 
-/// Note on legacy workers that would take a task if they had a place for it.
+/// Note on workers that would take a task if they had a place for it.
 pub(super) fn why_full(app: &Manager, task: &TaskSpec) -> Option<String> {
     let nodes = app.config.workers.iter().filter_map(|worker| app.orchestrator.node(worker));
     let full = nodes.filter(|node| matches!(node.objections(task).as_slice(), [Objection::Full { .. }]));

@@ -22,23 +22,19 @@ use orch_core::{
     model::{AttemptEnd, Exit, NodeSpec, Report, ReportKind, Session, SharedSpec, TaskId},
     store::StateStore,
 };
+use orch_net::http::{Call, ClientError, JsonClient};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::{debug, warn};
 
-pub use self::config::{LegacyLinkConfig, LegacyLinkError};
+pub use self::config::{LinkConfig, OpenError};
 use self::{
-    journal::{Journal, Life},
+    journal::{Journal, TaskState},
     link_state::{Admission, LinkState, first},
     listing::Listed,
 };
-use super::{
-    error::ClientError,
-    link::link_error,
-    transport::{Call, Transport},
-};
-use crate::http::legacy::LegacyStatus;
+use crate::rust_orch::wire::Status;
 
 /// Joins an agent to a manager of rust-orch. The node's id must be the name that this manager gives tasks to;
 /// theirs is called `worker-1`.
@@ -47,8 +43,9 @@ use crate::http::legacy::LegacyStatus;
 /// lists. For that it keeps a journal in a store, which must be the same after a restart of the worker. At
 /// most as much is taken at a time as the node offers; the rest stays listed until there is room.
 #[derive(Debug)]
-pub struct LegacyLink {
-    transport: Transport,
+pub struct Link {
+    client: JsonClient,
+    request_timeout: Duration,
     poll_interval: Duration,
     /// Held while a request is under way, so that an update never crosses a list or another update.
     state: Mutex<LinkState>,
@@ -57,7 +54,7 @@ pub struct LegacyLink {
 /// Update of a worker about a task.
 #[derive(Serialize)]
 struct Update {
-    status: LegacyStatus,
+    status: Status,
     container_id: Option<String>,
 }
 
@@ -68,33 +65,30 @@ const CONTAINER_ID_MIN: usize = 8;
 const AGAIN_MAX: usize = 100;
 
 /// Answer of the manager to an update that it understood.
-enum Heard {
+enum UpdateAnswer {
     Acknowledged,
     /// It does not know the task, or it is no longer this worker's.
     Unknown,
 }
 
-impl LegacyLink {
+impl Link {
     /// Reads the journal. Connects when it is first used.
     ///
     /// # Errors
-    /// [`LegacyLinkError`] when the configuration cannot work or the journal cannot be read.
-    pub async fn open(
-        config: &LegacyLinkConfig,
-        store: Arc<dyn StateStore>,
-    ) -> Result<Self, LegacyLinkError> {
-        let transport = Transport::legacy(config).map_err(LegacyLinkError::Config)?;
-        let journal = Journal::open(store).await.map_err(LegacyLinkError::Journal)?;
+    /// [`OpenError`] when the configuration cannot work or the journal cannot be read.
+    pub async fn open(config: &LinkConfig, store: Arc<dyn StateStore>) -> Result<Self, OpenError> {
+        let client = config.client().map_err(OpenError::Config)?;
+        let journal = Journal::open(store).await.map_err(OpenError::Journal)?;
         let poll_interval = config.poll_interval.max(Duration::from_millis(10));
-        Ok(Self { transport, poll_interval, state: Mutex::new(LinkState::new(journal)) })
+        let state = Mutex::new(LinkState::new(journal));
+        Ok(Self { client, request_timeout: config.request_timeout, poll_interval, state })
     }
 
     /// Takes what is new, and repeats what the manager should know by now.
     async fn poll(&self, state: &mut LinkState, node: &NodeSpec) -> Result<(), LinkError> {
-        let timeout = self.transport.timeouts.request;
-        let answer = self.transport.once::<Vec<Value>>(&Call::get("/tasks"), timeout).await;
+        let answer = self.client.once::<Vec<Value>>(&Call::get("/tasks"), self.request_timeout).await;
         let (_, entries) = answer.map_err(|error| refusal(&error))?;
-        let (mut complaint, mut room) = (None, state.room(node));
+        let (mut complaint, mut free) = (None, state.free_capacity(node));
         let (mut taken, mut over) = (BTreeMap::new(), BTreeMap::new());
         for entry in &entries {
             let (task, spec) = match listing::read(entry, &node.id) {
@@ -107,51 +101,53 @@ impl LegacyLink {
             };
             match (state.journal.get(task), spec) {
                 // The update is lost: it has to be said again that it runs.
-                (Some(Life::Taken { .. } | Life::Ended { .. }), _) => drop(state.acknowledged.remove(&task)),
-                (Some(Life::Over { status, .. }), _) => drop(over.insert(task, *status)),
+                (Some(TaskState::Taken { .. } | TaskState::Ended { .. }), _) => {
+                    state.acknowledged.remove(&task);
+                }
+                (Some(TaskState::Over { status, .. }), _) => drop(over.insert(task, *status)),
                 (None, _) if taken.contains_key(&task) => {}
                 (None, Err(why)) => {
                     warn!(%task, %why, "a task cannot run");
-                    over.insert(task, LegacyStatus::Failed);
+                    over.insert(task, Status::Failed);
                 }
-                (None, Ok(spec)) => match room.admit(&spec.resources) {
+                (None, Ok(spec)) => match free.admit(&spec.resources) {
                     Admission::Now => drop(taken.insert(task, SharedSpec::from(*spec))),
                     Admission::Later => {}
                     Admission::Never => {
                         warn!(%task, "a task asks for more than this node has");
-                        over.insert(task, LegacyStatus::Failed);
+                        over.insert(task, Status::Failed);
                     }
                 },
             }
         }
         state.take(taken).await?;
         let over = over.into_iter().map(|(task, status)| (task, Some(status)));
-        let running: BTreeSet<TaskId> = state.unsaid().collect();
+        let running: BTreeSet<TaskId> = state.unacknowledged().collect();
         for (task, end) in over.chain(running.into_iter().map(|task| (task, None))) {
-            let told = match end {
-                Some(status) => self.tell_over(state, task, status).await,
-                None => self.tell_running(state, task).await,
+            let sent = match end {
+                Some(status) => self.send_over(state, task, status).await,
+                None => self.send_running(state, task).await,
             };
-            match told {
+            match sent {
                 // It is about one task only.
                 Err(LinkError::Refused(why)) => complaint = Some(format!("task {task}: {why}")),
-                told => told?,
+                sent => sent?,
             }
         }
         for _ in 0..state.refused.len().min(AGAIN_MAX) {
             let Some(&task) = state.refused.front() else { break };
             // It leaves the queue only when that is settled, as this may be given up at any time.
-            let told = match state.journal.get(task) {
-                Some(&Life::Ended { status, .. }) => self.tell_end(state, task, status).await.map(drop),
+            let sent = match state.journal.get(task) {
+                Some(&TaskState::Ended { status, .. }) => self.send_end(state, task, status).await.map(drop),
                 _ => Ok(()),
             };
-            match told.is_ok() {
+            match sent.is_ok() {
                 true => drop(state.refused.pop_front()),
                 false => state.refused.rotate_left(1),
             }
-            match told {
+            match sent {
                 Err(LinkError::Refused(why)) => complaint = Some(format!("how task {task} ended: {why}")),
-                told => told?,
+                sent => sent?,
             }
         }
         state.note(complaint);
@@ -159,12 +155,7 @@ impl LegacyLink {
     }
 
     /// Says how a task ended that never was the agent's, or that is listed though its end was acknowledged.
-    async fn tell_over(
-        &self,
-        state: &mut LinkState,
-        task: TaskId,
-        status: LegacyStatus,
-    ) -> Result<(), LinkError> {
+    async fn send_over(&self, state: &mut LinkState, task: TaskId, status: Status) -> Result<(), LinkError> {
         self.put(task, status, None).await?;
         match state.journal.get(task) {
             Some(_) => Ok(()),
@@ -173,51 +164,53 @@ impl LegacyLink {
     }
 
     /// Says that a task runs, unless that was acknowledged.
-    async fn tell_running(&self, state: &mut LinkState, task: TaskId) -> Result<(), LinkError> {
-        let Some(Life::Taken { handle: Some(handle), .. } | Life::Ended { handle: Some(handle), .. }) =
-            state.journal.get(task)
+    async fn send_running(&self, state: &mut LinkState, task: TaskId) -> Result<(), LinkError> {
+        let Some(
+            TaskState::Taken { handle: Some(handle), .. } | TaskState::Ended { handle: Some(handle), .. },
+        ) = state.journal.get(task)
         else {
             return Ok(());
         };
         if state.acknowledged.contains(&task) {
             return Ok(());
         }
-        match self.put(task, LegacyStatus::Running, Some(handle)).await? {
-            Heard::Acknowledged => drop(state.acknowledged.insert(task)),
-            Heard::Unknown => state.void(task).await?,
+        match self.put(task, Status::Running, Some(handle)).await? {
+            UpdateAnswer::Acknowledged => drop(state.acknowledged.insert(task)),
+            UpdateAnswer::Unknown => state.supersede(task).await?,
         }
         Ok(())
     }
 
     /// Says how a task ended that was the agent's, and before that that it ran.
-    async fn tell_end(
+    async fn send_end(
         &self,
         state: &mut LinkState,
         task: TaskId,
-        status: LegacyStatus,
-    ) -> Result<Heard, LinkError> {
-        match self.tell_running(state, task).await {
+        status: Status,
+    ) -> Result<UpdateAnswer, LinkError> {
+        match self.send_running(state, task).await {
             // It may know that already; the end is what matters.
             Err(LinkError::Refused(why)) => debug!(%task, %why, "not told that it ran"),
-            told => told?,
+            sent => sent?,
         }
-        let Some(Life::Taken { handle, .. } | Life::Ended { handle, .. }) = state.journal.get(task) else {
-            return Ok(Heard::Unknown);
+        let Some(TaskState::Taken { handle, .. } | TaskState::Ended { handle, .. }) = state.journal.get(task)
+        else {
+            return Ok(UpdateAnswer::Unknown);
         };
-        let heard = self.put(task, status, handle.as_deref()).await?;
-        let ended = match heard {
-            Heard::Acknowledged => status,
-            Heard::Unknown => LegacyStatus::Failed,
+        let answer = self.put(task, status, handle.as_deref()).await?;
+        let ended = match answer {
+            UpdateAnswer::Acknowledged => status,
+            UpdateAnswer::Unknown => Status::Failed,
         };
-        state.end(task, ended).await.map(|()| heard)
+        state.end(task, ended).await.map(|()| answer)
     }
 
     /// Sees to it that what the agent reports is not lost: the manager has it, or the journal.
     async fn settle(&self, state: &mut LinkState, report: &Report) -> Result<ReportAnswer, LinkError> {
         let task = report.attempt.task;
         let seen = match state.journal.get(task) {
-            Some(Life::Taken { handle, .. }) if report.attempt == first(task) => handle.is_some(),
-            Some(Life::Ended { .. } | Life::Over { .. }) if report.attempt == first(task) => {
+            Some(TaskState::Taken { handle, .. }) if report.attempt == first(task) => handle.is_some(),
+            Some(TaskState::Ended { .. } | TaskState::Over { .. }) if report.attempt == first(task) => {
                 return Ok(ReportAnswer::Accepted);
             }
             _ => return Ok(ReportAnswer::Stale),
@@ -233,16 +226,16 @@ impl LegacyLink {
             state.saw_running(task, task.to_string()).await?;
         }
         let status = match exit.is_some_and(Exit::is_success) {
-            true => LegacyStatus::Complete,
-            false => LegacyStatus::Failed,
+            true => Status::Complete,
+            false => Status::Failed,
         };
-        match self.tell_end(state, task, status).await {
-            Ok(Heard::Acknowledged) => Ok(ReportAnswer::Accepted),
-            Ok(Heard::Unknown) => Ok(ReportAnswer::Stale),
+        match self.send_end(state, task, status).await {
+            Ok(UpdateAnswer::Acknowledged) => Ok(ReportAnswer::Accepted),
+            Ok(UpdateAnswer::Unknown) => Ok(ReportAnswer::Stale),
             // It is about one task only: trying the whole batch again would hold up the ends of all others.
             Err(LinkError::Refused(why)) => {
                 warn!(%task, %why, "the end of a task is refused; it is said again with each poll");
-                state.put_off(task, status).await.map(|()| ReportAnswer::Accepted)
+                state.keep_refused(task, status).await.map(|()| ReportAnswer::Accepted)
             }
             Err(error) => Err(error),
         }
@@ -251,15 +244,15 @@ impl LegacyLink {
     async fn put(
         &self,
         task: TaskId,
-        status: LegacyStatus,
+        status: Status,
         container: Option<&str>,
-    ) -> Result<Heard, LinkError> {
+    ) -> Result<UpdateAnswer, LinkError> {
         let container_id = container.map(|id| format!("{id:0>CONTAINER_ID_MIN$}"));
         let call = Call::put(format!("/tasks/{task}/status"), &Update { status, container_id });
         // The status says it all; what else there is in the answer differs.
-        match self.transport.open(&call, self.transport.timeouts.request).await {
-            Ok(_) => Ok(Heard::Acknowledged),
-            Err(error) if matches!(error.status(), Some(404 | 409 | 410)) => Ok(Heard::Unknown),
+        match self.client.status(&call, self.request_timeout).await {
+            Ok(_) => Ok(UpdateAnswer::Acknowledged),
+            Err(error) if matches!(error.status(), Some(404 | 409 | 410)) => Ok(UpdateAnswer::Unknown),
             Err(error) => Err(refusal(&error)),
         }
     }
@@ -269,12 +262,12 @@ impl LegacyLink {
 fn refusal(error: &ClientError) -> LinkError {
     match error.status() {
         Some(status) if !error.is_retryable() => LinkError::Refused(format!("the manager answered {status}")),
-        _ => link_error(error),
+        _ => LinkError::from(error),
     }
 }
 
 #[async_trait]
-impl ControlLink for LegacyLink {
+impl ControlLink for Link {
     /// Answered here, like heartbeats: their manager takes every worker that it knows to be there.
     async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
         let mut state = self.state.lock().await;
@@ -292,7 +285,7 @@ impl ControlLink for LegacyLink {
         let mut state = self.state.lock().await;
         // What the journal names is taken over even while the manager is away.
         let Some(after) = state.known(query.after) else { return Ok(state.everything()) };
-        if state.has_told_all(after) {
+        if state.has_sent_all(after) {
             let due = state.next_poll;
             drop(state);
             tokio::time::sleep_until(due).await;
@@ -301,7 +294,7 @@ impl ControlLink for LegacyLink {
             let node = state.node.clone().ok_or(LinkError::NotRegistered)?;
             if let Err(error) = self.poll(&mut state, &node).await {
                 state.note(Some(error.to_string()));
-                if state.has_told_all(after) {
+                if state.has_sent_all(after) {
                     return Err(LinkError::Unavailable(error.to_string()));
                 }
             }
@@ -328,7 +321,7 @@ impl ControlLink for LegacyLink {
                 continue;
             }
             state.saw_running(attempt.task, handle).await?;
-            if let Err(error) = self.tell_running(&mut state, attempt.task).await {
+            if let Err(error) = self.send_running(&mut state, attempt.task).await {
                 debug!(%attempt, %error, "not told that it runs; trying again");
             }
         }

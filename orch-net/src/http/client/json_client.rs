@@ -1,4 +1,5 @@
-//! One request and its answer, and when a request is sent again.
+//! [`JsonClient`]: requests to one server and their answers, within bounds; [`Client`](super::Client) and
+//! links are made of it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -23,16 +24,85 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     config::{ClientConfig, Timeouts},
     error::ClientError,
-    legacy::LegacyLinkConfig,
 };
 use crate::http::wire::ProblemInfo;
 
-/// The largest answer that is taken, streams aside.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
-
-/// Connections to a server. Cheap to clone; clones share connections.
+/// Server that answers in JSON, and bounds on its answers.
 #[derive(Clone)]
-pub(super) struct Transport {
+pub struct JsonClientConfig {
+    /// `http://HOST:PORT` or `https://HOST:PORT`, perhaps with a path behind it.
+    pub base_url: String,
+    /// Headers of each request. Mark values that must not be printed as sensitive.
+    pub headers: HeaderMap,
+    /// Certificates in PEM form to trust instead of the public ones.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Bounds on time: `connect`, and for [`JsonClient::call`] `request` and those on tries.
+    pub timeouts: Timeouts,
+    /// Size of the largest answer that is taken, in bytes.
+    pub answer_bytes_max: usize,
+    /// Keep connections for further requests. Otherwise each request has one of its own, and says so
+    /// (`Connection: close`).
+    pub keep_alive: bool,
+    /// Write names of headers `Like-This`, for servers whose parsers know no other case.
+    pub title_case_headers: bool,
+}
+
+impl JsonClientConfig {
+    /// The server at this address, with kept connections, public certificates, and defaults for the rest.
+    pub fn new(base_url: impl Into<String>) -> Self {
+        Self {
+            base_url: base_url.into(),
+            headers: HeaderMap::new(),
+            ca_pem: None,
+            timeouts: Timeouts::default(),
+            answer_bytes_max: 256 << 20,
+            keep_alive: true,
+            title_case_headers: false,
+        }
+    }
+
+    /// The same with a bearer token in each request.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] when a header cannot hold the token.
+    pub fn bearer(mut self, token: &str) -> Result<Self, ClientError> {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| ClientError::Config("the token has characters that a header cannot hold".into()))?;
+        authorization.set_sensitive(true);
+        self.headers.insert(AUTHORIZATION, authorization);
+        Ok(self)
+    }
+}
+
+impl fmt::Debug for JsonClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonClientConfig")
+            .field("base_url", &self.base_url)
+            .field("headers", &self.headers)
+            .field("timeouts", &self.timeouts)
+            .field("answer_bytes_max", &self.answer_bytes_max)
+            .field("keep_alive", &self.keep_alive)
+            .field("title_case_headers", &self.title_case_headers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Client of one server that takes and gives JSON over HTTP/1.1, ours or any other: TLS, bounds on time and
+/// size, refusals as [`ClientError::Problem`]. Cheap to clone; clones share connections.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use orch_net::http::{Call, JsonClient, JsonClientConfig};
+///
+/// let client = JsonClient::new(&JsonClientConfig::new("https://scheduler.example"))?;
+/// let queued: Vec<String> = client.call(Call::get("/jobs?state=queued")).await?;
+/// for job in queued {
+///     client.call::<()>(Call::put(format!("/jobs/{job}/state"), &"running")).await?;
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct JsonClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: Arc<str>,
     /// Sent with each request.
@@ -41,15 +111,15 @@ pub(super) struct Transport {
     pub(super) timeouts: Timeouts,
 }
 
-impl fmt::Debug for Transport {
+impl fmt::Debug for JsonClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport").field("base", &self.base).finish_non_exhaustive()
+        f.debug_struct("JsonClient").field("base", &self.base).finish_non_exhaustive()
     }
 }
 
-/// A request that can be sent more than once.
+/// One request of a [`JsonClient`]. It can be sent more than once.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub struct Call {
     method: Method,
     path: String,
     body: Option<Bytes>,
@@ -59,66 +129,78 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn get(path: impl Into<String>) -> Self {
+    /// `GET` of a path, which begins with a slash and may have a query. Repeatable.
+    pub fn get(path: impl Into<String>) -> Self {
         let path = path.into();
         Self { method: Method::GET, path, body: None, headers: Vec::new(), repeatable: true }
     }
 
-    pub(super) fn delete(path: impl Into<String>) -> Self {
+    /// `DELETE` of a path.
+    pub fn delete(path: impl Into<String>) -> Self {
         Self { method: Method::DELETE, repeatable: false, ..Self::get(path) }
     }
 
-    pub(super) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
+    /// `POST` of the body's JSON form.
+    ///
+    /// # Panics
+    /// When the body has no JSON form.
+    pub fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("plain data has a JSON form");
         Self { method: Method::POST, body: Some(body.into()), repeatable: false, ..Self::get(path) }
     }
 
-    pub(super) fn put(path: impl Into<String>, body: &impl Serialize) -> Self {
+    /// `PUT` of the body's JSON form. Repeatable.
+    ///
+    /// # Panics
+    /// When the body has no JSON form.
+    pub fn put(path: impl Into<String>, body: &impl Serialize) -> Self {
         Self { method: Method::PUT, repeatable: true, ..Self::post(path, body) }
     }
 
-    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    /// The same with a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    pub(super) fn repeatable(self) -> Self {
+    /// The same, marked as harmless to send twice: [`JsonClient::call`] tries it again.
+    #[must_use]
+    pub fn repeatable(self) -> Self {
         Self { repeatable: true, ..self }
     }
 }
 
-impl Transport {
-    pub(super) fn new(config: &ClientConfig) -> Result<Self, ClientError> {
-        let mut authorization = HeaderValue::try_from(format!("Bearer {}", config.token))
-            .map_err(|_| ClientError::Config("the token has characters that a header cannot hold".into()))?;
-        authorization.set_sensitive(true);
+impl JsonClient {
+    /// Connects when it is first used.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] when the configuration cannot work.
+    pub fn new(config: &JsonClientConfig) -> Result<Self, ClientError> {
         let mut client = Client::builder(TokioExecutor::new());
-        client
+        let mut headers = config.headers.clone();
+        client.http1_title_case_headers(config.title_case_headers);
+        if config.keep_alive {
             // Shorter than servers keep idle connections, so that a request seldom meets one that is closing.
-            .pool_idle_timeout(Duration::from_secs(10))
-            .pool_timer(TokioTimer::new());
+            client.pool_idle_timeout(Duration::from_secs(10)).pool_timer(TokioTimer::new());
+        } else {
+            client.pool_max_idle_per_host(0);
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(Self {
             client: client.build(connector(config.ca_pem.as_deref(), &config.timeouts)?),
             base: base(&config.base_url)?,
-            headers: HeaderMap::from_iter([(AUTHORIZATION, authorization)]),
-            answer_bytes_max: ANSWER_BYTES_MAX,
+            headers,
+            answer_bytes_max: config.answer_bytes_max,
             timeouts: config.timeouts,
         })
     }
 
-    /// For a manager of rust-orch: no token, one request a connection, and header names in the case that a
-    /// simple parser expects.
-    pub(super) fn legacy(config: &LegacyLinkConfig) -> Result<Self, ClientError> {
-        let timeouts = Timeouts { request: config.request_timeout, ..Timeouts::default() };
-        let mut client = Client::builder(TokioExecutor::new());
-        client.pool_max_idle_per_host(0).http1_title_case_headers(true);
-        Ok(Self {
-            client: client.build(connector(config.ca_pem.as_deref(), &timeouts)?),
-            base: base(&config.base_url)?,
-            headers: HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]),
-            answer_bytes_max: config.answer_bytes_max,
-            timeouts,
-        })
+    /// A client of the API.
+    pub(super) fn of_api(config: &ClientConfig) -> Result<Self, ClientError> {
+        let ClientConfig { base_url, token, ca_pem, timeouts } = config.clone();
+        let config = JsonClientConfig { ca_pem, timeouts, ..JsonClientConfig::new(base_url) };
+        Self::new(&config.bearer(&token)?)
     }
 
     /// Sends once and gives the answer's head; a refusal is an error.
@@ -139,8 +221,20 @@ impl Transport {
         Err(ClientError::Problem(Box::new(serde_json::from_slice(&body).unwrap_or_else(|_| foreign(status)))))
     }
 
-    /// Sends once and gives the answer's status and body.
-    pub(super) async fn once<T: DeserializeOwned>(
+    /// Sends once and gives the answer's status. Its body is not read.
+    ///
+    /// # Errors
+    /// [`ClientError`]; after `timeout` without an answer [`ClientError::Timeout`].
+    pub async fn status(&self, call: &Call, timeout: Duration) -> Result<StatusCode, ClientError> {
+        self.open(call, timeout).await.map(|response| response.status())
+    }
+
+    /// Sends once and gives the answer's status and body. An empty body is the unit type's. Head and body may
+    /// take `timeout` each.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Protocol`] when the body is too large or has another form.
+    pub async fn once<T: DeserializeOwned>(
         &self,
         call: &Call,
         timeout: Duration,
@@ -155,8 +249,11 @@ impl Transport {
         Ok((status, parsed))
     }
 
-    /// Sends, again where that is harmless, and gives the answer's body.
-    pub(super) async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+    /// Sends within [`Timeouts::request`], again where that is harmless, and gives the answer's body.
+    ///
+    /// # Errors
+    /// [`ClientError`] of the last try.
+    pub async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let mut backoff = self.timeouts.backoff();
         for attempt in 1.. {
             match self.once(&call, self.timeouts.request).await {

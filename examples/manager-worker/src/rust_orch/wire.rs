@@ -1,20 +1,16 @@
-//! Types that both sides of rust-orch's protocol read: states of a task, and its requirements.
-
-mod manager;
+//! Types of the protocol that both sides read: states of a task, and its requirements.
 
 use std::collections::BTreeMap;
 
 use orch_core::model::TaskSpec;
 use serde::{Deserialize, Serialize};
 
-pub use self::manager::{LegacyConfig, rust_orch};
-
 const MEMORY_MIB_DEFAULT: u64 = 256;
 const CPU_CORES_DEFAULT: f64 = 0.5;
 
 /// A task's state as they write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum LegacyStatus {
+pub(super) enum Status {
     Pending,
     Scheduled,
     Running,
@@ -25,7 +21,7 @@ pub(super) enum LegacyStatus {
 
 /// Requirements of a task. Fields that are not known are passed over.
 #[derive(Debug, Deserialize)]
-pub(super) struct LegacyWork {
+pub(super) struct Work {
     pub(super) name: Option<String>,
     image: Option<String>,
     /// In MiB.
@@ -43,7 +39,7 @@ pub(super) struct BadField {
     pub(super) problem: String,
 }
 
-impl LegacyWork {
+impl Work {
     pub(super) fn into_spec(self) -> Result<TaskSpec, BadField> {
         let given = |text: Option<String>, field| {
             text.filter(|text| !text.is_empty())

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use manager_worker::rust_orch::{Link, LinkConfig, OpenError};
 use orch_core::{
     engine::{
         Assignments, AssignmentsQuery, ControlLink, Cursor, LinkError, Observation, ObservationKind,
@@ -15,14 +16,13 @@ use orch_core::{
     },
     store::{Key, MemoryStore, Revision, StateStore, Txn, Write},
 };
-use orch_net::http::{LegacyLink, LegacyLinkConfig, LegacyLinkError};
+use orch_net::http::testkit::{agent_config, soon};
 use serde_json::json;
 
 use super::{
-    Machine,
-    manager::{Manager, Manners},
+    Machine, attempt,
+    fake_manager::{Manager, Manners},
 };
-use crate::bench::{agent_config, attempt, soon};
 
 fn node() -> NodeSpec {
     agent_config("worker-1").node
@@ -37,7 +37,7 @@ fn session() -> Session {
 }
 
 /// Changes after the cursor, as soon as there are any.
-async fn news(link: &LegacyLink, after: Cursor) -> Assignments {
+async fn news(link: &Link, after: Cursor) -> Assignments {
     soon(async {
         loop {
             let told =
@@ -50,13 +50,13 @@ async fn news(link: &LegacyLink, after: Cursor) -> Assignments {
     .await
 }
 
-async fn ask(link: &LegacyLink, after: Option<Cursor>) -> Assignments {
+async fn ask(link: &Link, after: Option<Cursor>) -> Assignments {
     soon(link.assignments(&session(), AssignmentsQuery { after, ..AssignmentsQuery::default() }))
         .await
         .unwrap()
 }
 
-async fn say_running(link: &LegacyLink, attempt: AttemptId, handle: &str) {
+async fn say_running(link: &Link, attempt: AttemptId, handle: &str) {
     let kind = ObservationKind::Running { handle: handle.into(), at: Timestamp::now() };
     soon(link.observe(&session(), vec![Observation { attempt, kind }])).await.unwrap();
 }
@@ -66,11 +66,11 @@ fn success(attempt: AttemptId) -> Report {
     Report { attempt, node: node().id, kind }
 }
 
-async fn say_ended(link: &LegacyLink, attempt: AttemptId) -> Result<ReportAnswer, LinkError> {
+async fn say_ended(link: &Link, attempt: AttemptId) -> Result<ReportAnswer, LinkError> {
     soon(link.report(&session(), vec![success(attempt)])).await.map(|reported| reported.answers[0])
 }
 
-async fn joined(machine: &Machine, manager: &Manager) -> LegacyLink {
+async fn joined(machine: &Machine, manager: &Manager) -> Link {
     let link = machine.link(manager.address).await;
     link.register(registration(node())).await.unwrap();
     link
@@ -213,11 +213,11 @@ async fn a_node_that_never_registered_is_given_nothing() {
 #[tokio::test]
 async fn the_manager_is_left_alone_between_two_lists() {
     let (manager, machine) = (Manager::new().await, Machine::new());
-    let usual = LegacyLinkConfig::new(format!("http://{}", manager.address));
+    let usual = LinkConfig::new(format!("http://{}", manager.address));
     assert_eq!(usual.poll_interval, Duration::from_secs(5));
     let poll_interval = Duration::from_millis(300);
-    let config = LegacyLinkConfig { poll_interval, ..usual };
-    let link = LegacyLink::open(&config, machine.store.clone()).await.unwrap();
+    let config = LinkConfig { poll_interval, ..usual };
+    let link = Link::open(&config, machine.store.clone()).await.unwrap();
     link.register(registration(node())).await.unwrap();
     let mut cursor = ask(&link, None).await.cursor;
     let begin = Instant::now();
@@ -230,14 +230,14 @@ async fn the_manager_is_left_alone_between_two_lists() {
 #[tokio::test]
 async fn what_cannot_be_used_is_named() {
     let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
-    let refused = LegacyLink::open(&LegacyLinkConfig::new("ftp://x"), store.clone()).await.unwrap_err();
+    let refused = Link::open(&LinkConfig::new("ftp://x"), store.clone()).await.unwrap_err();
     assert!(refused.to_string().contains("base_url"), "{refused}");
     let key = Key::new(format!("legacy/tasks/{}", TaskId::generate())).unwrap();
     for record in [json!({}), json!({ "v": 2, "state": "over", "status": "Complete", "at": 1 })] {
         let write = Write::put(key.clone(), record.to_string());
         store.commit(Txn::of(vec![write])).await.unwrap();
-        let refused = LegacyLink::open(&LegacyLinkConfig::new("http://x"), store.clone()).await;
-        let Err(LegacyLinkError::Journal(why)) = refused else { panic!("{refused:?}") };
+        let refused = Link::open(&LinkConfig::new("http://x"), store.clone()).await;
+        let Err(OpenError::Journal(why)) = refused else { panic!("{refused:?}") };
         assert!(why.to_string().contains(key.as_str()), "{why}");
     }
 }

@@ -7,15 +7,13 @@ use orch_core::{
     model::{NodeId, TaskId, Timestamp, Workload},
     state::TaskStatus,
 };
+use orch_net::http::shell::{Problem, kinds};
 use serde::Serialize;
 
-use crate::http::{
-    legacy::{BadField, LegacyStatus},
-    shell::{Problem, kinds},
-};
+use crate::rust_orch::wire::{BadField, Status};
 
 #[derive(Debug, Serialize)]
-pub(super) struct LegacyTask {
+pub(super) struct Task {
     id: TaskId,
     name: String,
     image: String,
@@ -24,14 +22,14 @@ pub(super) struct LegacyTask {
     /// In cores.
     cpu: f64,
     env: BTreeMap<String, String>,
-    status: LegacyStatus,
+    status: Status,
     created_at: String,
     started_at: Option<String>,
     node_id: Option<NodeId>,
     container_id: Option<String>,
 }
 
-impl From<&TaskView> for LegacyTask {
+impl From<&TaskView> for Task {
     fn from(view: &TaskView) -> Self {
         let (record, observed) = (&view.record, view.observed.as_ref());
         let (spec, resources) = (&record.spec, &record.spec.resources);
@@ -40,11 +38,11 @@ impl From<&TaskView> for LegacyTask {
             Workload::Program { program } => program,
         };
         let status = match view.status() {
-            TaskStatus::Pending | TaskStatus::Backoff => LegacyStatus::Pending,
-            TaskStatus::Placed => LegacyStatus::Scheduled,
-            TaskStatus::Running | TaskStatus::Stopping => LegacyStatus::Running,
-            TaskStatus::Succeeded => LegacyStatus::Complete,
-            _ => LegacyStatus::Failed,
+            TaskStatus::Pending | TaskStatus::Backoff => Status::Pending,
+            TaskStatus::Placed => Status::Scheduled,
+            TaskStatus::Running | TaskStatus::Stopping => Status::Running,
+            TaskStatus::Succeeded => Status::Complete,
+            _ => Status::Failed,
         };
         let last_node = || record.attempts.last().map(|attempt| &attempt.node);
         let node = record.node().or_else(|| record.is_finished().then(last_node).flatten());
