@@ -10,6 +10,7 @@ pub(crate) fn check() -> Result {
     let text = std::fs::read_to_string(root().join("deny.toml")).context("deny.toml")?;
     let allowed = quoted(&text, "allow = [");
     let banned = quoted(&text, "deny = [");
+    let excepted = exceptions(&text);
     let mut tree = cargo(&["tree", "--workspace", "--all-features", "--target", "all", "--prefix", "none"]);
     let packages = read(tree.args(["--no-dedupe", "--format", "{p}\t{l}"]))?;
     let mut problems = BTreeSet::new();
@@ -21,6 +22,8 @@ pub(crate) fn check() -> Result {
         if banned.contains(name) {
             problems.insert(format!("{package} is banned by deny.toml"));
         }
+        let mut allowed = allowed.clone();
+        allowed.extend(excepted.iter().filter(|(of, _)| *of == name).map(|(_, licence)| licence));
         if !Expression::of(licence).satisfied_by(&allowed) {
             problems.insert(format!("{package} has the licence {licence:?}, which deny.toml does not allow"));
         }
@@ -35,6 +38,14 @@ pub(crate) fn check() -> Result {
 fn quoted<'a>(text: &'a str, list: &str) -> BTreeSet<&'a str> {
     let lines = text.lines().skip_while(|line| *line != list).skip(1).take_while(|line| *line != "]");
     lines.filter_map(|line| line.split('"').nth(1)).collect()
+}
+
+/// Licences that single crates may have, with the crates.
+fn exceptions(text: &str) -> Vec<(&str, &str)> {
+    let lines =
+        text.lines().skip_while(|line| *line != "exceptions = [").skip(1).take_while(|line| *line != "]");
+    let pairs = lines.map(|line| line.split('"').skip(1).step_by(2));
+    pairs.filter_map(|mut texts| Some((texts.next()?, texts.next()?))).collect()
 }
 
 /// Rest of an SPDX expression that is being parsed.
@@ -88,6 +99,12 @@ impl<'a> Expression<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crate_may_have_a_licence_of_its_own() {
+        let text = "exceptions = [\n  # why\n  { crate = \"a\", allow = [\"MPL-2.0\"] },\n]\n{ crate = \"b\", allow = [\"X\"] }";
+        assert_eq!(exceptions(text), [("a", "MPL-2.0")]);
+    }
 
     #[test]
     fn expressions_are_read_as_spdx_means_them() {

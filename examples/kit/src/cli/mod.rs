@@ -13,6 +13,7 @@ mod nodes;
 mod progress;
 mod resolve;
 mod run;
+mod selection;
 mod session;
 mod show;
 mod stop;

@@ -2,29 +2,19 @@
 
 use std::io::{BufRead as _, IsTerminal as _};
 
-use clap::{
-    Args,
-    builder::{PossibleValuesParser, TypedValueParser as _},
-};
-use orch_core::{
-    engine::TaskFilter,
-    model::{NodeId, TaskId},
-    state::TaskStatus,
-};
+use clap::Args;
+use orch_core::{engine::TaskFilter, model::TaskId, state::TaskStatus};
 use orch_net::http::{ClientError, wire::TaskInfo};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::{
     resolve::{Finder, Means, unfinished},
+    selection::Selection,
     session::Session,
     table,
 };
-use crate::{
-    config::units::{self, show_count},
-    failure::Failure,
-    say,
-};
+use crate::{config::units::show_count, failure::Failure, say};
 
 #[derive(Debug, Args)]
 pub struct StopArgs {
@@ -34,23 +24,8 @@ pub struct StopArgs {
     /// Every unfinished task; asks first.
     #[arg(long)]
     all: bool,
-    /// Those with this status; several are separated by commas.
-    #[arg(
-        long,
-        value_name = "STATUS",
-        value_delimiter = ',',
-        value_parser = PossibleValuesParser::new(unfinished().map(TaskStatus::as_str)).try_map(|text| text.parse::<TaskStatus>())
-    )]
-    status: Vec<TaskStatus>,
-    /// Those with this name.
-    #[arg(long)]
-    name: Option<String>,
-    /// Tasks that are on this node now.
-    #[arg(long)]
-    node: Option<NodeId>,
-    /// Tasks with this label.
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = units::pair)]
-    label: Option<(String, String)>,
+    #[command(flatten)]
+    selection: Selection,
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
@@ -99,29 +74,20 @@ async fn stop_named(session: &Session, args: &StopArgs, report: &mut Report<'_>)
 }
 
 async fn stop_all(session: &Session, args: &StopArgs, report: &mut Report<'_>) -> Result<(), Failure> {
-    let chosen =
-        !args.status.is_empty() || args.name.is_some() || args.node.is_some() || args.label.is_some();
-    if !chosen && !args.all {
+    let Selection { status, .. } = &args.selection;
+    if args.selection.is_empty() && !args.all {
         return Err(Failure::usage(
             "say which tasks: ids, names, --label, --status, --node, --name, or --all",
         ));
     }
-    let statuses = if args.status.is_empty() {
+    if let Some(over) = status.iter().find(|status| status.is_finished()) {
+        return Err(Failure::usage(format!("--status {over}: those are over, and cannot be cancelled")));
+    }
+    let mut filter = TaskFilter { newest_first: true, limit: PAGE, ..args.selection.filter(session) };
+    if status.is_empty() {
         // Those that are stopping need nothing more.
-        unfinished().filter(|status| *status != TaskStatus::Stopping).collect()
-    } else {
-        args.status.clone()
-    };
-    let mut filter = TaskFilter {
-        statuses,
-        namespace: session.namespace.clone(),
-        name: args.name.clone(),
-        node: args.node.clone(),
-        label: args.label.clone(),
-        newest_first: true,
-        limit: PAGE,
-        ..TaskFilter::default()
-    };
+        filter.statuses = unfinished().filter(|status| *status != TaskStatus::Stopping).collect();
+    }
     if args.all && !args.yes {
         let count = session.api.tasks_with_reasons(&TaskFilter { limit: 1, ..filter.clone() }).await?.total;
         match count.unwrap_or_default() {

@@ -2,44 +2,27 @@
 
 use std::time::Duration;
 
-use clap::{
-    Args,
-    builder::{PossibleValuesParser, TypedValueParser as _},
-};
-use orch_core::{engine::TaskFilter, model::NodeId, state::TaskStatus};
+use clap::Args;
+use orch_core::engine::TaskFilter;
 use orch_net::http::{Api, wire::TaskInfo};
 
 use super::{
     exit,
     progress::Progress,
     resolve::{Finder, Means},
+    selection::Selection,
     session::Session,
     table, why,
 };
 use crate::{
-    config::units::{self, show_count, show_duration},
+    config::units::{show_count, show_duration},
     failure::Failure,
 };
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Only tasks with this status; several are separated by commas.
-    #[arg(
-        long,
-        value_name = "STATUS",
-        value_delimiter = ',',
-        value_parser = PossibleValuesParser::new(TaskStatus::ALL.map(TaskStatus::as_str)).try_map(|text| text.parse::<TaskStatus>())
-    )]
-    status: Vec<TaskStatus>,
-    /// Only tasks with this name.
-    #[arg(long)]
-    name: Option<String>,
-    /// Only tasks on this node now.
-    #[arg(long)]
-    node: Option<NodeId>,
-    /// Only tasks with this label.
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = units::pair)]
-    label: Option<(String, String)>,
+    #[command(flatten)]
+    selection: Selection,
     /// At most this many.
     #[arg(long, value_name = "COUNT", default_value_t = LIMIT)]
     limit: usize,
@@ -57,15 +40,7 @@ const PAGE: usize = 1000;
 
 impl Default for ListArgs {
     fn default() -> Self {
-        Self {
-            status: Vec::new(),
-            name: None,
-            node: None,
-            label: None,
-            limit: LIMIT,
-            all: false,
-            oldest_first: false,
-        }
+        Self { selection: Selection::default(), limit: LIMIT, all: false, oldest_first: false }
     }
 }
 
@@ -73,14 +48,9 @@ pub(super) async fn list(session: &Session, args: ListArgs) -> Result<(), Failur
     let api = &*session.api;
     let limit = if args.all { usize::MAX } else { args.limit };
     let filter = TaskFilter {
-        statuses: args.status,
-        namespace: session.namespace.clone(),
-        name: args.name,
-        node: args.node,
-        label: args.label,
         newest_first: !args.oldest_first,
         limit: limit.clamp(1, PAGE),
-        ..TaskFilter::default()
+        ..args.selection.filter(session)
     };
     let (tasks, total) = collect(api, filter, limit).await?;
     match session.json {
