@@ -150,7 +150,7 @@ impl StateMachine for Values {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let bad = || MachineError { what: "a snapshot".into(), problem: "it is not ours".into() };
+        let bad = || MachineError::malformed("a snapshot", "it is not ours");
         let text = std::str::from_utf8(snapshot).map_err(|_| bad())?;
         let mut lines = text.lines();
         let time = lines.next().and_then(|time| time.parse().ok()).ok_or_else(bad)?;

@@ -1,16 +1,16 @@
 //! The protocol core against nonsense: bytes that are no messages, and messages that make no sense.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use orch_consensus::pbft::{
     Batch, Body, Certificate, Change, Checkpoint, CheckpointVote, Commands, Config, Digest, Effect, Epoch,
-    EpochStep, Fetch, Input, Membership, Message, Moment, NewView, Phase, PublicKey, Replica, ReplicaId,
-    Reply, Request, Seq, Setup, Signature, SnapshotRef, StableProof, Status, Summary, Supply, View,
-    ViewChange, Vote,
+    EpochStep, Fetch, Input, Membership, Message, MessageClass, Moment, NewView, Phase, PublicKey, Replica,
+    ReplicaId, Reply, Request, Seq, Setup, Signature, SnapshotRef, StableProof, Status, Summary, Supply,
+    View, ViewChange, Vote,
 };
 use orch_core::{model::Timestamp, testkit::Counter};
-use proptest::{collection::vec, option, prelude::*};
+use proptest::{collection::vec, option, prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 
 fn seq() -> impl Strategy<Value = Seq> {
     prop_oneof![4 => (0..20u64).prop_map(Seq), 1 => any::<u64>().prop_map(Seq)]
@@ -242,6 +242,17 @@ fn new_replica(byte: u8) -> Replica {
         .expect("the configuration is valid")
 }
 
+/// Kinds that can be read are exactly those with a class, and the strategy above makes each of them.
+#[test]
+fn every_kind_has_a_class() {
+    let mut runner = TestRunner::deterministic();
+    let message = message();
+    let made: BTreeSet<u8> =
+        (0..2000).map(|_| message.new_tree(&mut runner).unwrap().current().to_wire()[1]).collect();
+    let classed = (0..=u8::MAX).filter(|kind| MessageClass::of_wire(&[1, *kind]).is_some());
+    assert_eq!(made, classed.collect());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -256,6 +267,14 @@ proptest! {
         prop_assert_eq!(Message::from_wire(bytes.clone()), Ok(message));
         // A beginning of a message is none.
         prop_assert!(Message::from_wire(bytes.slice(..bytes.len() - 1)).is_err());
+    }
+
+    #[test]
+    fn the_class_of_a_message_is_told_by_its_first_bytes(message in message()) {
+        let bytes = message.to_wire();
+        prop_assert_eq!(MessageClass::of_wire(&bytes), Some(message.class()));
+        prop_assert_eq!(MessageClass::of_wire(&bytes[..2]), Some(message.class()));
+        prop_assert_eq!(MessageClass::of_wire(&bytes[..1]), None);
     }
 
     #[test]

@@ -20,9 +20,8 @@ use orch_core::{
     state::TaskStatus,
     store::{
         CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
-        Watch,
     },
-    testkit::{Layered, RuntimeLayer, SimulatedRuntime},
+    testkit::{Layered, RuntimeLayer, SimulatedRuntime, StoreLayer},
 };
 use tokio::sync::Notify;
 
@@ -57,9 +56,12 @@ async fn until(orch: &Orchestrator, what: &str, is_so: impl Fn() -> bool) {
 struct Slow(MemoryStore, Duration);
 
 #[async_trait]
-impl StateStore for Slow {
+impl StoreLayer for Slow {
+    fn below(&self) -> &dyn StateStore {
+        &self.0
+    }
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { shared: true, ..self.0.capabilities() }
+        self.0.capabilities().shared(true)
     }
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         tokio::time::sleep(self.1).await;
@@ -73,25 +75,16 @@ impl StateStore for Slow {
         tokio::time::sleep(self.1).await;
         self.0.commit(txn).await
     }
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.0.watch(prefix, from).await
-    }
     async fn revision(&self) -> Result<Revision, StoreError> {
         tokio::time::sleep(self.1).await;
         self.0.revision().await
-    }
-    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.0.compact(before).await
-    }
-    async fn close(&self) -> Result<(), StoreError> {
-        self.0.close().await
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_node_is_lost_and_a_living_one_is_not_however_slow_the_store_is() {
     for lag in [0, 200, 700, 1100].map(Duration::from_millis) {
-        let store: Arc<dyn StateStore> = Arc::new(Slow(MemoryStore::default(), lag));
+        let store: Arc<dyn StateStore> = Arc::new(Layered(Slow(MemoryStore::default(), lag)));
         let member = async |name: &str| {
             let consensus = Arc::new(StoreConsensus::named(store.clone(), name));
             Orchestrator::builder().store(store.clone()).consensus(consensus).build().await.unwrap()

@@ -19,11 +19,8 @@ use orch_core::{
     },
     runtime::{Found, FoundState, Runtime as _, RuntimeError},
     state::TaskStatus,
-    store::{
-        CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
-        Watch, Write,
-    },
-    testkit::{Layered, RuntimeLayer, SimulatedRuntime},
+    store::{Key, MemoryStore, StateStore, Txn, Write},
+    testkit::{Layered, RuntimeLayer, SimulatedRuntime, StoreLayer},
 };
 use tokio::sync::oneshot;
 
@@ -178,37 +175,15 @@ struct Held {
 }
 
 impl Held {
-    fn open(file: &Arc<MemoryStore>) -> (Arc<Self>, oneshot::Receiver<()>) {
+    fn open(file: &Arc<MemoryStore>) -> (Arc<Layered<Self>>, oneshot::Receiver<()>) {
         let (released, told) = oneshot::channel();
-        (Arc::new(Self { file: file.clone(), _released: released }), told)
+        (Arc::new(Layered(Self { file: file.clone(), _released: released })), told)
     }
 }
 
-#[async_trait]
-impl StateStore for Held {
-    fn capabilities(&self) -> StoreCapabilities {
-        self.file.capabilities()
-    }
-    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.file.get(key).await
-    }
-    async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.file.scan(prefix, after, limit).await
-    }
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
-        self.file.commit(txn).await
-    }
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.file.watch(prefix, from).await
-    }
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.file.revision().await
-    }
-    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.file.compact(before).await
-    }
-    async fn close(&self) -> Result<(), StoreError> {
-        self.file.close().await
+impl StoreLayer for Held {
+    fn below(&self) -> &dyn StateStore {
+        &*self.file
     }
 }
 

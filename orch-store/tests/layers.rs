@@ -81,7 +81,7 @@ impl Scripted {
 #[async_trait]
 impl StateStore for Scripted {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { name: "scripted", ..self.inner.capabilities() }
+        self.inner.capabilities().named("scripted")
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

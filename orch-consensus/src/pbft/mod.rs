@@ -16,27 +16,29 @@ mod member;
 
 #[cfg(feature = "simulation")]
 pub use self::core::fault::SeededFault;
+pub use self::core::{
+    ballot::VoteRefusal,
+    config::{Config, ConfigError},
+    ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View},
+    io::Refusal,
+    membership::{Change, Member, Membership, MembershipError},
+    quorum::Quorum,
+    statement::{Phase, Statement},
+};
 #[cfg(any(test, feature = "simulation"))]
 pub use self::core::{
     batch::{Batch, Body, Commands, Request},
     client::{Client, ClientEffect, ClientInput, ClientSetup},
-    io::{Answer, Effect, Event, Input, Moment, Refusal, To},
+    io::{Answer, Effect, Event, Input, Moment, To},
     membership::REPLICAS_MAX,
     message::{
-        Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
-        StableProof, Status, Summary, Supply, ViewChange, Vote,
+        Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, MessageClass, NewView, Reply,
+        SnapshotRef, StableProof, Status, Summary, Supply, ViewChange, Vote,
     },
     record::{Image, Record},
     replica::{RecoverError, Replica, Setup},
     statement::{Claim, Misbehaviour, STATEMENT_BYTES},
     wal,
-};
-pub use self::core::{
-    config::{Config, ConfigError},
-    ids::{Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View},
-    membership::{Change, Member, Membership, MembershipError},
-    quorum::Quorum,
-    statement::{Phase, Statement},
 };
 pub use member::{
     Directory, Disk, Ed25519Signer, Equivocation, PbftClient, PbftConfig, PbftConfigError, PbftConsensus,

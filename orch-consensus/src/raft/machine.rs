@@ -94,8 +94,7 @@ impl Replica {
             view,
             lease,
         };
-        let unreadable =
-            |error: io::Error| MachineError { what: "the snapshot".into(), problem: error.to_string() };
+        let unreadable = |error: io::Error| MachineError::unavailable("the snapshot", error);
         if let Some(image) = replica.store.newest().await.map_err(unreadable)? {
             let bytes = image.all().await.map_err(unreadable)?;
             let meta = replica.restore(&bytes)?;
@@ -111,8 +110,8 @@ impl Replica {
 
     /// Replaces the state by that of a snapshot.
     fn restore(&mut self, bytes: &Bytes) -> Result<Meta, MachineError> {
-        let opened = snapshot::open(bytes)
-            .map_err(|error| MachineError { what: "the snapshot".into(), problem: error.to_string() })?;
+        let opened =
+            snapshot::open(bytes).map_err(|error| MachineError::unparsable("the snapshot", error))?;
         self.machine().restore(&opened.machine)?;
         self.sessions = opened.sessions;
         self.applied = opened.meta.last_log_id;

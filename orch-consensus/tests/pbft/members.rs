@@ -1,5 +1,6 @@
 //! Members that come and go.
 
+use orch_consensus::pbft::{MembershipError, Refusal, VoteRefusal};
 use orch_core::consensus::{Consensus, ConsensusError, MemberRole, MembershipChange};
 
 use crate::group::{Group, Member, id, peer, shut_down};
@@ -71,6 +72,8 @@ async fn a_change_that_cannot_be_is_refused() {
     assert!(matches!(refused, Err(ConsensusError::Unsupported(_))), "{refused:?}");
     let twice = MembershipChange::add(id(2), peer(7), MemberRole::Voter);
     let refused = members[0].consensus.change_membership(twice).await;
-    assert!(matches!(refused, Err(ConsensusError::Refused(_))), "{refused:?}");
+    let Err(ConsensusError::Refused(cause)) = refused else { panic!("{refused:?}") };
+    let twice = MembershipError::Twice(id(2).to_string());
+    assert_eq!(cause.downcast_ref(), Some(&Refusal::Membership(VoteRefusal::Impossible(twice))));
     shut_down(members).await;
 }

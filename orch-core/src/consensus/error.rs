@@ -94,12 +94,73 @@ impl ConsensusError {
     }
 }
 
-/// Something that a machine was given to read and cannot.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} cannot be read: {problem}")]
-pub struct MachineError {
-    /// Name of the record or snapshot.
-    pub what: String,
-    /// Reason.
-    pub problem: String,
+/// Reasons why a machine cannot take in the records, snapshot or outcome that it was given.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// These bytes are damaged, cut off, or of something else.
+    #[error("{what} cannot be read: {problem}")]
+    Malformed {
+        /// Name of the record, snapshot or outcome.
+        what: String,
+        /// Fault of its bytes.
+        problem: String,
+        /// Error of the parser, where there is one.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// It has a format that this version does not know: usually a newer version wrote it.
+    #[error("{what} cannot be read: it has format {found}; this version reads format {known}")]
+    Format {
+        /// Name of the record or snapshot.
+        what: String,
+        /// Format that it has.
+        found: u8,
+        /// Newest format that this version reads.
+        known: u8,
+    },
+    /// It can be read, and contradicts other records.
+    #[error("{what} does not fit the other records: {problem}")]
+    Inconsistent {
+        /// Name of the task, node or spec.
+        what: String,
+        /// Contradiction.
+        problem: String,
+    },
+    /// Its bytes could not be had: the disk or the connection failed.
+    #[error("{what} could not be loaded")]
+    Unavailable {
+        /// Name of the record or snapshot.
+        what: String,
+        /// Error of the disk or connection.
+        #[source]
+        source: Cause,
+    },
+}
+
+impl MachineError {
+    /// [`MachineError::Malformed`], found by the machine itself.
+    #[must_use]
+    pub fn malformed(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Malformed { what: what.into(), problem: problem.into(), source: None }
+    }
+
+    /// [`MachineError::Malformed`], found by a parser.
+    #[must_use]
+    pub fn unparsable(what: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let problem = "it is not of the form that it should have".into();
+        Self::Malformed { what: what.into(), problem, source: Some(source.into().into()) }
+    }
+
+    /// [`MachineError::Inconsistent`].
+    #[must_use]
+    pub fn inconsistent(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Inconsistent { what: what.into(), problem: problem.into() }
+    }
+
+    /// [`MachineError::Unavailable`].
+    #[must_use]
+    pub fn unavailable(what: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable { what: what.into(), source: source.into().into() }
+    }
 }

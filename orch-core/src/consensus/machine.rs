@@ -67,7 +67,7 @@ pub trait StateMachine: Send + fmt::Debug + 'static {
 }
 
 fn no_records() -> MachineError {
-    MachineError { what: "a record".into(), problem: "this machine keeps none".into() }
+    MachineError::malformed("a record", "this machine keeps none")
 }
 
 /// Outcome and changes of a command.

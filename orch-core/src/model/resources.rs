@@ -1,6 +1,6 @@
 //! Resources that tasks request and nodes offer, in whole units, with arithmetic that cannot wrap.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::ControlFlow};
 
 use serde::{Deserialize, Serialize};
 
@@ -187,38 +187,49 @@ impl Held {
     #[must_use]
     #[inline]
     pub fn fits(&self, capacity: &Resources, request: &Resources) -> bool {
-        request.cpu_millis <= self.free_cpu_millis(capacity)
-            && request.memory_bytes <= self.free_memory_bytes(capacity)
-            && request.devices.iter().all(|(name, count)| *count <= self.free_devices(capacity, name))
-            && request.ports.iter().all(|port| !self.ports.contains_key(port))
+        self.shortage(capacity, request, |_| ControlFlow::Break(())).is_continue()
     }
 
     /// Every resource that is missing for `request` to fit; empty when it fits.
     #[must_use]
     pub fn shortages(&self, capacity: &Resources, request: &Resources) -> Vec<Shortage> {
         let mut missing = Vec::new();
+        let _ = self.shortage(capacity, request, |shortage| {
+            missing.push(shortage());
+            ControlFlow::Continue(())
+        });
+        missing
+    }
+
+    /// Hands over the shortage of each resource that is missing for `request` to fit, until it is told to
+    /// break.
+    #[inline]
+    pub(crate) fn shortage(
+        &self,
+        capacity: &Resources,
+        request: &Resources,
+        mut short: impl FnMut(&dyn Fn() -> Shortage) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let (needed, available) = (request.cpu_millis, self.free_cpu_millis(capacity));
         if needed > available {
-            missing.push(Shortage::Cpu { needed, available });
+            short(&|| Shortage::Cpu { needed, available })?;
         }
         let (needed, available) = (request.memory_bytes, self.free_memory_bytes(capacity));
         if needed > available {
-            missing.push(Shortage::Memory { needed, available });
+            short(&|| Shortage::Memory { needed, available })?;
         }
         for (name, needed) in &request.devices {
             let (needed, available) = (*needed, self.free_devices(capacity, name));
             if needed > available {
-                missing.push(Shortage::Device { name: name.clone(), needed, available });
+                short(&|| Shortage::Device { name: name.clone(), needed, available })?;
             }
         }
-        missing.extend(
-            request
-                .ports
-                .iter()
-                .filter(|port| self.ports.contains_key(port))
-                .map(|port| Shortage::Port { port: *port }),
-        );
-        missing
+        for port in &request.ports {
+            if self.ports.contains_key(port) {
+                short(&|| Shortage::Port { port: *port })?;
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// Whether everything held is within `capacity`.

@@ -30,15 +30,45 @@ use crate::model::{AttemptId, Exit, SharedSpec, StartFailure, Timestamp, WorkKin
 #[async_trait]
 pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Capabilities of this backend. Constant over its lifetime.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let capabilities = SimulatedRuntime::new().capabilities();
+    /// assert_eq!(capabilities.kind, WorkKind::Program);
+    /// assert!(capabilities.adopts && !capabilities.stats);
+    /// # });
+    /// ```
     fn capabilities(&self) -> RuntimeCapabilities;
 
     /// Prepares what `start` needs (pulls an image, for example). May take long; reports through `progress`.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("hang");
+    /// runtime.prepare(&work, &Progress::none()).await.unwrap();
+    /// assert!(runtime.list().await.unwrap().is_empty(), "nothing is started yet");
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`RuntimeError`] with a separate kind for each cause that people can act on.
     async fn prepare(&self, work: &Work, progress: &Progress) -> Result<(), RuntimeError>;
 
     /// Starts the attempt and returns when it runs.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("hang");
+    /// let started = runtime.start(&work).await.unwrap();
+    /// assert_eq!(runtime.start(&work).await.unwrap(), started, "it is there already");
+    /// assert_eq!(runtime.starts(), [work.attempt]);
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`RuntimeError`]; nothing is left running. [`RuntimeErrorKind::NotFound`] when the attempt may have
@@ -48,12 +78,33 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Adopts an attempt that an earlier incarnation of the agent started, whether it still runs or has
     /// ended, and returns the same as its start did. Never starts anything.
     ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("hang");
+    /// let started = runtime.start(&work).await.unwrap();
+    /// let next_incarnation = runtime.clone();
+    /// assert_eq!(next_incarnation.adopt(work.attempt).await.unwrap(), started);
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it is not here (any more), was never started, or was lost with the
     /// machine.
     async fn adopt(&self, attempt: AttemptId) -> Result<Started, RuntimeError>;
 
     /// Waits until the attempt has ended and returns its exit status. Cancel safe.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("exit 3");
+    /// runtime.start(&work).await.unwrap();
+    /// assert_eq!(runtime.wait(work.attempt).await.unwrap(), Exit::from_code(3));
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
@@ -62,11 +113,33 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Sends the stop signal of the attempt's spec, kills it when `grace` is over, and returns when it has
     /// ended.
     ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("hang");
+    /// runtime.start(&work).await.unwrap();
+    /// runtime.stop(work.attempt, std::time::Duration::from_secs(10)).await.unwrap();
+    /// assert!(!runtime.wait(work.attempt).await.unwrap().is_success());
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
     async fn stop(&self, attempt: AttemptId, grace: Duration) -> Result<(), RuntimeError>;
 
     /// Kills the attempt with all its processes at once, and returns when it has ended.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("hang");
+    /// runtime.start(&work).await.unwrap();
+    /// runtime.kill(work.attempt).await.unwrap();
+    /// assert_eq!(runtime.wait(work.attempt).await.unwrap(), Exit::from_code(137));
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started, is removed or is [lost](FoundState::Lost).
@@ -74,6 +147,19 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
 
     /// Removes the attempt and everything kept of it, killing it first when it runs. Removing an attempt that
     /// does not exist is a success.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("true");
+    /// runtime.start(&work).await.unwrap();
+    /// runtime.remove(work.attempt).await.unwrap();
+    /// let removed = runtime.wait(work.attempt).await.unwrap_err();
+    /// assert_eq!(removed.kind, RuntimeErrorKind::NotFound);
+    /// runtime.remove(work.attempt).await.unwrap();
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`RuntimeError`] when the engine failed to remove it.
@@ -83,11 +169,36 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// attempt has ended and everything was delivered, otherwise it ends with the output that exists now. A
     /// lost attempt may still have output, which does not grow.
     ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// # use futures_util::StreamExt as _;
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("say hello");
+    /// runtime.start(&work).await.unwrap();
+    /// let mut logs = runtime.logs(work.attempt, true).await.unwrap();
+    /// assert_eq!(logs.next().await.unwrap().unwrap().data, "hello\n");
+    /// assert!(logs.next().await.is_none());
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it was never started or is removed.
     async fn logs(&self, attempt: AttemptId, follow: bool) -> Result<Logs, RuntimeError>;
 
     /// Current resource usage of the attempt.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("hang");
+    /// runtime.start(&work).await.unwrap();
+    /// // This runtime does not declare the capability.
+    /// let unsupported = runtime.stats(work.attempt).await.unwrap_err();
+    /// assert_eq!(unsupported.kind, RuntimeErrorKind::Unsupported);
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`RuntimeErrorKind::NotFound`] when it does not run, [`RuntimeErrorKind::Unsupported`] where the
@@ -96,6 +207,17 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
 
     /// All attempts that this runtime has on the node, in order of their ids.
     ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// let work = SimulatedRuntime::work("hang");
+    /// runtime.start(&work).await.unwrap();
+    /// let found = runtime.list().await.unwrap();
+    /// assert_eq!((found[0].attempt, found[0].state), (work.attempt, FoundState::Running));
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`RuntimeError`] when the engine did not respond.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
@@ -103,6 +225,16 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Events of our attempts from now on. An attempt that is unhealthy already is reported at the beginning,
     /// and again when `start` finds it: the agent may not know of it before. Ends with an error item when the
     /// engine becomes unreachable; call again then.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::{model::*, runtime::*, testkit::SimulatedRuntime};
+    /// let runtime = SimulatedRuntime::new();
+    /// runtime.set_available(false);
+    /// let unavailable = runtime.events().await.err().unwrap();
+    /// assert_eq!(unavailable.kind, RuntimeErrorKind::Unavailable);
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`RuntimeError`] when the engine did not respond.

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{NodeView, Objection, Pending, Placement, Plan, Quality, Scheduler, Snapshot, Unplaced};
+use super::{
+    NodeView, Objection, Pending, Placement, Plan, Quality, Requirements, Scheduler, Snapshot, Unplaced,
+};
 use crate::model::{Resources, Shortage, TaskId, TaskSpec};
 
 /// Least growth of fragmentation. With `c` and `m` the free shares of cpu and memory of a node, its
@@ -109,9 +111,9 @@ const COMPARED: usize = 8;
 /// Best of the first [`COMPARED`] nodes that accept the task, searched from an index derived from its id, so
 /// that no node is preferred for its name.
 fn best(nodes: &Overlay<'_>, task: &Pending<'_>) -> Option<usize> {
-    let (start, kind) = (start(task.task, nodes.len()), task.spec.kind());
+    let (start, requirements) = (start(task.task, nodes.len()), Requirements::from(task.spec));
     let looked_at = (start..nodes.len()).chain(0..start);
-    let accepting = looked_at.filter(|at| nodes.get(*at).accepts_as(kind, task.spec)).take(COMPARED);
+    let accepting = looked_at.filter(|at| nodes.get(*at).meets(&requirements)).take(COMPARED);
     let scored = accepting.map(|at| {
         let node = nodes.get(at);
         (task.avoid == Some(node.id()), growth(node, &task.spec.resources), node.tasks, at)

@@ -1,5 +1,6 @@
 //! The [`Scheduler`] trait: assignment of tasks to nodes.
 
+mod filters;
 mod guarded;
 mod least_fragmentation;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Constraint, Held, NodeId, NodeRecord, Shortage, TaskId, TaskSpec, WorkKind};
 
+pub(crate) use filters::Requirements;
 pub(crate) use guarded::Guarded;
 pub use least_fragmentation::LeastFragmentation;
 
@@ -25,9 +27,30 @@ pub use least_fragmentation::LeastFragmentation;
 ///   pending.
 pub trait Scheduler: Send + Sync + fmt::Debug + 'static {
     /// Short name for messages: `least-fragmentation`.
+    ///
+    /// ```
+    /// # use orch_core::{model::*, scheduler::*};
+    /// assert_eq!(LeastFragmentation.name(), "least-fragmentation");
+    /// ```
     fn name(&self) -> &'static str;
 
     /// Places as many of `pending` as fit; they are given in the order in which tasks should go first.
+    ///
+    /// ```
+    /// # use orch_core::{model::*, scheduler::*};
+    /// # let instance = InstanceId::from_bytes([0; 16]);
+    /// # let capacity = Resources::new(1000, 1 << 30);
+    /// # let spec = NodeSpec::new(NodeId::new("n").unwrap(), instance, capacity, [WorkKind::Program]);
+    /// # let record = NodeRecord::new(spec, IncarnationId::from_bytes([0; 16]), Timestamp::ZERO);
+    /// # let nodes = [NodeView { record: std::sync::Arc::new(record), held: Held::default(), tasks: 0 }];
+    /// // One node with one core, and two tasks that ask for most of it.
+    /// let spec = TaskSpec::program("example", "true").cpu_millis(600);
+    /// let pending = |id| Pending { task: TaskId::from_bytes([id; 16]), spec: &spec, avoid: None };
+    /// let pending = [pending(1), pending(2)];
+    /// let plan = LeastFragmentation.plan(Snapshot { nodes: &nodes, explain: true }, &pending);
+    /// assert_eq!(plan.placements[0].node.as_str(), "n");
+    /// assert!(plan.unplaced[0].to_string().contains("cpu is in use"));
+    /// ```
     fn plan(&self, snapshot: Snapshot<'_>, pending: &[Pending<'_>]) -> Plan;
 }
 
@@ -68,16 +91,7 @@ impl NodeView {
     /// Whether `task` may run here and fits. Allocates nothing.
     #[must_use]
     pub fn accepts(&self, task: &TaskSpec) -> bool {
-        self.accepts_as(task.kind(), task)
-    }
-
-    /// As [`NodeView::accepts`], for a caller that asks many nodes and computed the kind once.
-    pub(crate) fn accepts_as(&self, kind: WorkKind, task: &TaskSpec) -> bool {
-        self.is_open()
-            && self.tasks < self.record.spec.max_tasks
-            && self.held.fits(&self.record.spec.capacity, &task.resources)
-            && kind.is_taken_by(&self.record.spec.kinds)
-            && task.constraints.iter().all(|constraint| self.satisfies(constraint))
+        self.meets(&task.into())
     }
 
     /// Whether the node's labels meet `constraint`.
@@ -90,48 +104,6 @@ impl NodeView {
             Constraint::Exists { label } => labels.contains_key(label),
             Constraint::Node { node } => self.id() == node,
         }
-    }
-
-    /// Every objection to placing `task` here now; empty when it can be placed.
-    #[must_use]
-    pub fn objections(&self, task: &TaskSpec) -> Vec<Objection> {
-        let mut objections = Vec::new();
-        match &self.record.spec.last_error {
-            Some(problem) => objections.push(Objection::Trouble { problem: problem.clone() }),
-            None if !self.is_open() => objections.push(Objection::Closed),
-            None => {}
-        }
-        if !task.kind().is_taken_by(&self.record.spec.kinds) {
-            objections.push(Objection::Kind { kind: task.kind() });
-        }
-        objections.extend(
-            task.constraints
-                .iter()
-                .filter(|constraint| !self.satisfies(constraint))
-                .map(|constraint| Objection::Constraint { constraint: constraint.clone() }),
-        );
-        let max_tasks = self.record.spec.max_tasks;
-        if self.tasks >= max_tasks {
-            objections.push(Objection::Full { max_tasks });
-        }
-        let capacity = &self.record.spec.capacity;
-        let never = Held::default().shortages(capacity, &task.resources);
-        for shortage in self.held.shortages(capacity, &task.resources) {
-            let too_small = never.iter().any(|other| same_resource(other, &shortage));
-            objections.push(match too_small {
-                true => Objection::TooSmall { shortage },
-                false => Objection::Busy { shortage },
-            });
-        }
-        objections
-    }
-}
-
-fn same_resource(a: &Shortage, b: &Shortage) -> bool {
-    match (a, b) {
-        (Shortage::Device { name: a, .. }, Shortage::Device { name: b, .. }) => a == b,
-        (Shortage::Port { port: a }, Shortage::Port { port: b }) => a == b,
-        _ => std::mem::discriminant(a) == std::mem::discriminant(b),
     }
 }
 

@@ -182,9 +182,11 @@ impl Change {
                 }
                 Unresolved::ById(task) => {
                     let spec = specs.get(&task.spec).cloned().or_else(|| known(task.spec));
-                    let spec = spec.ok_or_else(|| MachineError {
-                        what: format!("record tasks/{}", task.id),
-                        problem: format!("its spec, record specs/{}, is missing", task.spec),
+                    let spec = spec.ok_or_else(|| {
+                        MachineError::inconsistent(
+                            format!("record tasks/{}", task.id),
+                            format!("its spec, record specs/{}, is missing", task.spec),
+                        )
                     })?;
                     middle.push(Self::PutTask(Arc::new(task.with(spec))));
                 }
@@ -211,7 +213,7 @@ fn spec_of(
     let id: SpecId = name.parse().map_err(|_| bad(&write.key, "its key is no spec id"))?;
     let spec = match &write.value {
         Some(value) => {
-            let spec: TaskSpec = decode(value, VERSION).map_err(|problem| bad(&write.key, problem))?;
+            let spec: TaskSpec = decode(&write.key, value, VERSION)?;
             Some(known(id).unwrap_or_else(|| SharedSpec::stored(id, spec)))
         }
         None => known(id),
@@ -229,41 +231,42 @@ enum Unresolved<'a> {
 impl Unresolved<'_> {
     fn of(write: &Write) -> Result<Option<Self>, MachineError> {
         let Some((space, name)) = write.key.as_str().split_once('/') else { return Ok(None) };
-        let wrong = |problem: String| bad(&write.key, problem);
+        let key = &write.key;
         let change = match (space, &write.value) {
             ("tasks", Some(value)) => {
-                return match version_of(value).map_err(wrong)? {
-                    1 => decode(value, 1).map(Self::Inline),
-                    _ => decode(value, TASK_VERSION).map(Self::ById),
+                return match version_of(key, value)? {
+                    1 => decode(key, value, 1).map(Self::Inline),
+                    _ => decode(key, value, TASK_VERSION).map(Self::ById),
                 }
-                .map(Some)
-                .map_err(wrong);
+                .map(Some);
             }
             ("tasks", None) => {
-                Change::DeleteTask(name.parse().map_err(|_| bad(&write.key, "its key is no task id"))?)
+                Change::DeleteTask(name.parse().map_err(|_| bad(key, "its key is no task id"))?)
             }
-            ("nodes", Some(value)) => Change::PutNode(decode(value, VERSION).map_err(wrong)?),
+            ("nodes", Some(value)) => Change::PutNode(decode(key, value, VERSION)?),
             ("nodes", None) => {
-                Change::DeleteNode(name.parse().map_err(|_| bad(&write.key, "its key is no node id"))?)
+                Change::DeleteNode(name.parse().map_err(|_| bad(key, "its key is no node id"))?)
             }
             ("commands", value) => {
-                let slot = name.parse().map_err(|_| bad(&write.key, "its key is no number"))?;
+                let slot = name.parse().map_err(|_| bad(key, "its key is no number"))?;
                 match value {
-                    Some(value) => Change::PutCommand(slot, decode(value, VERSION).map_err(wrong)?),
+                    Some(value) => Change::PutCommand(slot, decode(key, value, VERSION)?),
                     None => Change::DeleteCommand(slot),
                 }
             }
-            ("meta", Some(value)) if name == "clock" => {
-                Change::PutClock(decode(value, VERSION).map_err(wrong)?)
-            }
+            ("meta", Some(value)) if name == "clock" => Change::PutClock(decode(key, value, VERSION)?),
             _ => return Ok(None),
         };
         Ok(Some(Self::Other(change)))
     }
 }
 
-fn bad(key: &Key, problem: impl Into<String>) -> MachineError {
-    MachineError { what: format!("record {key}"), problem: problem.into() }
+fn bad(key: &Key, problem: &str) -> MachineError {
+    MachineError::malformed(format!("record {key}"), problem)
+}
+
+fn unparsable(key: &Key, error: serde_json::Error) -> MachineError {
+    MachineError::unparsable(format!("record {key}"), error)
 }
 
 fn key(text: String) -> Key {
@@ -278,7 +281,7 @@ fn encode(v: u8, record: &impl Serialize) -> Bytes {
 }
 
 /// Reads the version from the beginning of a record, as we write it, without parsing the whole record.
-fn version_of(value: &[u8]) -> Result<u8, String> {
+fn version_of(key: &Key, value: &[u8]) -> Result<u8, MachineError> {
     if let Some([digit @ b'0'..=b'9', b',', ..]) = value.strip_prefix(br#"{"v":"#) {
         return Ok(digit - b'0');
     }
@@ -286,15 +289,15 @@ fn version_of(value: &[u8]) -> Result<u8, String> {
     struct Version {
         v: u8,
     }
-    let Version { v } = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    let Version { v } = serde_json::from_slice(value).map_err(|error| unparsable(key, error))?;
     Ok(v)
 }
 
-fn decode<T: DeserializeOwned>(value: &[u8], version: u8) -> Result<T, String> {
-    let v = version_of(value)?;
-    if v != version {
-        return Err(format!("it has format {v}; this version reads format {version}"));
+fn decode<T: DeserializeOwned>(key: &Key, value: &[u8], version: u8) -> Result<T, MachineError> {
+    let found = version_of(key, value)?;
+    if found != version {
+        return Err(MachineError::Format { what: format!("record {key}"), found, known: version });
     }
-    let stored: Stored<T> = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    let stored: Stored<T> = serde_json::from_slice(value).map_err(|error| unparsable(key, error))?;
     Ok(stored.record)
 }

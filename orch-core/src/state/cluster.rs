@@ -195,22 +195,20 @@ impl ClusterState {
             if let Change::PutTask(task) = &change
                 && let Some(other) = seqs.insert(task.seq, task.id)
             {
-                return Err(MachineError {
-                    what: format!("task {}", task.id),
-                    problem: format!("it has the sequence number of task {other}"),
-                });
+                return Err(MachineError::inconsistent(
+                    format!("task {}", task.id),
+                    format!("it has the sequence number of task {other}"),
+                ));
             }
             fresh.absorb(change);
         }
         if let Some((seq, task)) = seqs.last_key_value()
             && *seq >= fresh.clock.next_seq
         {
-            return Err(MachineError {
-                what: format!("task {task}"),
-                problem:
-                    "its sequence number was not given out yet: the record meta/clock is missing or too old"
-                        .into(),
-            });
+            return Err(MachineError::inconsistent(
+                format!("task {task}"),
+                "its sequence number was not given out yet: the record meta/clock is missing or too old",
+            ));
         }
         *self = fresh;
         Ok(())
@@ -220,24 +218,24 @@ impl ClusterState {
     pub(super) fn check_foreign(&self, change: &Change) -> Result<(), MachineError> {
         match change {
             Change::PutTask(task) => match task.node() {
-                Some(node) if self.nodes.get(node).is_none() => Err(MachineError {
-                    what: format!("task {}", task.id),
-                    problem: format!("it is placed on node {node}, which has no record"),
-                }),
+                Some(node) if self.nodes.get(node).is_none() => Err(MachineError::inconsistent(
+                    format!("task {}", task.id),
+                    format!("it is placed on node {node}, which has no record"),
+                )),
                 _ => Ok(()),
             },
             Change::DeleteSpec(spec) => match self.specs.tasks_of(spec.id()) {
                 0 => Ok(()),
-                tasks => Err(MachineError {
-                    what: format!("spec {}", spec.id()),
-                    problem: format!("it was deleted, and {tasks} tasks have it"),
-                }),
+                tasks => Err(MachineError::inconsistent(
+                    format!("spec {}", spec.id()),
+                    format!("it was deleted, and {tasks} tasks have it"),
+                )),
             },
             Change::DeleteNode(node) => match self.nodes.tasks_of(node).next() {
-                Some(task) => Err(MachineError {
-                    what: format!("node {node}"),
-                    problem: format!("it was deleted, and task {task} is placed on it"),
-                }),
+                Some(task) => Err(MachineError::inconsistent(
+                    format!("node {node}"),
+                    format!("it was deleted, and task {task} is placed on it"),
+                )),
                 None => Ok(()),
             },
             _ => Ok(()),

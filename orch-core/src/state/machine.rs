@@ -55,8 +55,7 @@ impl ClusterMachine {
     /// # Errors
     /// Bytes that this machine did not write.
     pub fn decode_outcome(outcome: &[u8]) -> Result<Result<Outcome, Rejection>, MachineError> {
-        serde_json::from_slice(outcome)
-            .map_err(|error| MachineError { what: "an outcome".into(), problem: error.to_string() })
+        serde_json::from_slice(outcome).map_err(|error| MachineError::unparsable("an outcome", error))
     }
 
     fn is_final(&self) -> bool {
@@ -146,7 +145,7 @@ impl StateMachine for ClusterMachine {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let too_short = || MachineError { what: "snapshot".into(), problem: "it is cut off".into() };
+        let too_short = || MachineError::malformed("snapshot", "it is cut off");
         let (revision, state) = snapshot.split_first_chunk::<8>().ok_or_else(too_short)?;
         self.state.restore(state)?;
         self.became(Revision(u64::from_be_bytes(*revision)));

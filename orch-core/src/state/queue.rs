@@ -22,7 +22,7 @@ use self::class::Class;
 use super::TaskRecord;
 use crate::{
     model::{Constraint, NodeId, NodeSpec, Resources, TaskId, WorkKind},
-    scheduler::NodeView,
+    scheduler::{NodeView, Requirements},
 };
 
 /// Everything that determines the nodes on which a task fits.
@@ -85,12 +85,11 @@ impl Shape {
 impl ClassKey {
     /// Whether the node takes tasks of this class that are small enough.
     fn is_admitted(&self, node: &NodeView) -> bool {
-        let spec = &node.record.spec;
-        node.is_open()
-            && node.tasks < spec.max_tasks
-            && self.kind.is_taken_by(&spec.kinds)
-            && node.held.fits(&spec.capacity, &self.resources)
-            && self.constraints.iter().all(|constraint| node.satisfies(constraint))
+        node.meets(&Requirements {
+            kind: self.kind,
+            resources: &self.resources,
+            constraints: &self.constraints,
+        })
     }
 
     /// Property that a node must have for the class to be searched.

@@ -20,6 +20,8 @@ use crate::{
 const CHUNK_BYTES: usize = 256 << 10;
 const FORMAT: u8 = 2;
 const CHUNK_HEADER: usize = 4 + 32;
+/// Name of it in errors.
+const WHAT: &str = "snapshot";
 
 pub(super) fn write(records: impl Iterator<Item = Change>) -> Vec<u8> {
     let (mut table, mut bodies, mut count) = (Vec::new(), Vec::new(), 0_u32);
@@ -44,7 +46,7 @@ pub(super) fn read(snapshot: &[u8]) -> Result<Vec<Change>, MachineError> {
     match *format {
         b'{' => return read_format_1(snapshot),
         FORMAT => {}
-        other => return Err(bad(format!("it has format {other}; this version reads format {FORMAT}"))),
+        found => return Err(MachineError::Format { what: WHAT.into(), found, known: FORMAT }),
     }
     let count = number(&mut rest)?;
     let table = take(&mut rest, count.checked_mul(CHUNK_HEADER).ok_or_else(cut_off)?)?;
@@ -59,7 +61,7 @@ pub(super) fn read(snapshot: &[u8]) -> Result<Vec<Change>, MachineError> {
             let (key, value) = (number(&mut chunk)?, number(&mut chunk)?);
             let (key, value) = (take(&mut chunk, key)?, take(&mut chunk, value)?);
             let key = std::str::from_utf8(key).map_err(|_| bad("a key is no text"))?;
-            let key = Key::new(key).map_err(|error| bad(error.to_string()))?;
+            let key = Key::new(key).map_err(unparsable)?;
             writes.push(Write::put(key, value.to_vec()));
         }
     }
@@ -111,7 +113,11 @@ fn cut_off() -> MachineError {
 }
 
 fn bad(problem: impl Into<String>) -> MachineError {
-    MachineError { what: "snapshot".into(), problem: problem.into() }
+    MachineError::malformed(WHAT, problem)
+}
+
+fn unparsable(error: impl std::error::Error + Send + Sync + 'static) -> MachineError {
+    MachineError::unparsable(WHAT, error)
 }
 
 #[derive(Deserialize)]
@@ -124,9 +130,9 @@ struct Format1 {
 }
 
 fn read_format_1(snapshot: &[u8]) -> Result<Vec<Change>, MachineError> {
-    let form: Format1 = serde_json::from_slice(snapshot).map_err(|error| bad(error.to_string()))?;
+    let form: Format1 = serde_json::from_slice(snapshot).map_err(unparsable)?;
     if form.v != 1 {
-        return Err(bad(format!("its JSON has format {}; this version reads format 1", form.v)));
+        return Err(MachineError::Format { what: WHAT.into(), found: form.v, known: FORMAT });
     }
     let large = form.tasks.iter().filter(|task| task.spec.is_large());
     let mut changes: Vec<_> = large.map(|task| Change::PutSpec(task.spec.clone())).collect();

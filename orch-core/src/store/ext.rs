@@ -9,13 +9,17 @@ pub trait StateStoreExt: StateStore {
     /// one. Each page is of one revision; records that are written between two pages may be missed.
     ///
     /// ```
-    /// # use orch_core::store::{MemoryStore, MemoryStoreConfig, StateStore, StateStoreExt, StoreError};
-    /// # async fn count(store: &dyn StateStore) -> Result<usize, StoreError> {
-    /// let (mut count, mut pages) = (0, store.pages("tasks/", 1000));
-    /// while let Some(page) = pages.next().await? {
-    ///     count += page.entries.len();
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::{Key, MemoryStore, StateStore, StateStoreExt, Write};
+    /// # let store = MemoryStore::default();
+    /// # let write = |number: u32| Write::put(Key::new(format!("tasks/{number}")).unwrap(), "");
+    /// # store.write_all((0..25).map(write).collect()).await.unwrap();
+    /// let (mut lengths, mut pages) = (Vec::new(), store.pages("tasks/", 10));
+    /// while let Some(page) = pages.next().await.unwrap() {
+    ///     lengths.push(page.entries.len());
     /// }
-    /// # Ok(count) }
+    /// assert_eq!(lengths, [10, 10, 5]);
+    /// # });
     /// ```
     fn pages<'a>(&'a self, prefix: &'a str, page_len: usize) -> Pages<'a, Self> {
         Pages { store: self, prefix, page_len: page_len.max(1), after: None, done: false }
@@ -23,6 +27,16 @@ pub trait StateStoreExt: StateStore {
 
     /// Commits writes without guards, in as many transactions as the store needs, one after the other. May be
     /// dropped; a part of them is committed then, as after an error.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// let store = MemoryStore::new(MemoryStoreConfig { max_txn_writes: 10, ..Default::default() });
+    /// let write = |number: u32| Write::put(Key::new(format!("tasks/{number}")).unwrap(), "");
+    /// store.write_all((0..25).map(write).collect()).await.unwrap();
+    /// assert_eq!(store.revision().await.unwrap(), Revision(3));
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`StoreError`] of the first transaction that fails.

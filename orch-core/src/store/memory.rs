@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    CommitError, Durability, Entry, History, HistoryBounds, Key, Page, Revision, StateStore,
-    StoreCapabilities, StoreError, Txn, Watch, Write,
+    CommitError, Entry, History, HistoryBounds, Key, Page, Revision, StateStore, StoreCapabilities,
+    StoreError, Txn, Watch, Write,
 };
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -117,14 +117,10 @@ impl Default for MemoryStore {
 #[async_trait]
 impl StateStore for MemoryStore {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities {
-            name: "memory",
-            compare_and_swap: true,
-            shared: false,
-            durability: Durability::Memory,
-            max_value_bytes: self.config.max_value_bytes,
-            max_txn_writes: self.config.max_txn_writes,
-        }
+        StoreCapabilities::new("memory")
+            .compare_and_swap(true)
+            .max_value_bytes(self.config.max_value_bytes)
+            .max_txn_writes(self.config.max_txn_writes)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

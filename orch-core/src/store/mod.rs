@@ -60,9 +60,29 @@ impl fmt::Display for Revision {
 #[async_trait]
 pub trait StateStore: Send + Sync + fmt::Debug + 'static {
     /// Promises of this backend. Constant while it is open.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// let capabilities = MemoryStore::default().capabilities();
+    /// assert!(capabilities.compare_and_swap && !capabilities.shared);
+    /// # });
+    /// ```
     fn capabilities(&self) -> StoreCapabilities;
 
     /// The record under `key`, if there is one.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// let store = MemoryStore::default();
+    /// let key = Key::new("tasks/1").unwrap();
+    /// assert!(store.get(&key).await.unwrap().is_none());
+    /// let written = store.commit(Txn::of(vec![Write::put(key.clone(), "one")])).await.unwrap();
+    /// let entry = store.get(&key).await.unwrap().unwrap();
+    /// assert_eq!((&entry.value[..], entry.version), (&b"one"[..], written));
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`StoreError`] when the backend cannot answer.
@@ -72,11 +92,39 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
     /// them. A page is a snapshot at its revision; two pages may be of different revisions. To read more than
     /// a page without missing a change, watch from the first page's revision.
     ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// let store = MemoryStore::default();
+    /// let put = |key: &str| Write::put(Key::new(key).unwrap(), "");
+    /// store.commit(Txn::of(vec![put("a/1"), put("a/2"), put("b/1")])).await.unwrap();
+    /// let page = store.scan("a/", None, 1).await.unwrap();
+    /// assert!(page.more);
+    /// let rest = store.scan("a/", Some(&page.entries[0].key), 10).await.unwrap();
+    /// assert_eq!(rest.entries[0].key.as_str(), "a/2");
+    /// assert!(!rest.more);
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError`] when the backend cannot answer.
     async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError>;
 
     /// Applies `txn` if all its guards hold.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// let store = MemoryStore::default();
+    /// let key = Key::new("leader").unwrap();
+    /// let claim = |name: &'static str| {
+    ///     Txn::of(vec![Write::put(key.clone(), name)]).guarded(Guard::Absent(key.clone()))
+    /// };
+    /// store.commit(claim("one")).await.unwrap();
+    /// let second = store.commit(claim("two")).await;
+    /// assert!(matches!(second, Err(CommitError::Conflict { .. })));
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`CommitError::Conflict`] names a guard that did not hold, nothing was written. With
@@ -87,11 +135,36 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
     /// Every change of keys under `prefix` in revisions after `from`, first those that have happened, then
     /// those to come. Ends when dropped, when the store closes, or after an error item.
     ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// # use futures_util::StreamExt as _;
+    /// let store = MemoryStore::default();
+    /// let mut watch = store.watch("tasks/", Revision::ZERO).await.unwrap();
+    /// let put = |key: &str| Txn::of(vec![Write::put(Key::new(key).unwrap(), "")]);
+    /// store.commit(put("nodes/1")).await.unwrap();
+    /// let revision = store.commit(put("tasks/1")).await.unwrap();
+    /// let batch = watch.next().await.unwrap().unwrap();
+    /// assert_eq!((batch.revision, batch.writes.len()), (revision, 1));
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError::Compacted`] when changes after `from` are no longer kept: scan again.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError>;
 
     /// The revision of the latest transaction.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// let store = MemoryStore::default();
+    /// assert_eq!(store.revision().await.unwrap(), Revision::ZERO);
+    /// let write = Write::put(Key::new("a").unwrap(), "");
+    /// let committed = store.commit(Txn::of(vec![write])).await.unwrap();
+    /// assert_eq!(store.revision().await.unwrap(), committed);
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`StoreError`] when the backend cannot answer.
@@ -100,12 +173,35 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
     /// Forgets the history before `before`; records stay. Watches that start earlier answer
     /// [`StoreError::Compacted`] from then on.
     ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// let store = MemoryStore::default();
+    /// let key = Key::new("a").unwrap();
+    /// store.commit(Txn::of(vec![Write::put(key.clone(), "old")])).await.unwrap();
+    /// let last = store.commit(Txn::of(vec![Write::put(key.clone(), "new")])).await.unwrap();
+    /// store.compact(last).await.unwrap();
+    /// assert!(matches!(store.watch("", Revision::ZERO).await, Err(StoreError::Compacted { .. })));
+    /// assert_eq!(store.get(&key).await.unwrap().unwrap().value, "new");
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError`] when the backend cannot do it.
     async fn compact(&self, before: Revision) -> Result<(), StoreError>;
 
     /// Finishes what was accepted and releases files, connections and locks. Later calls answer
     /// [`StoreError::Closed`]; closing twice is no error.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::store::*;
+    /// let store = MemoryStore::default();
+    /// store.close().await.unwrap();
+    /// assert!(matches!(store.revision().await, Err(StoreError::Closed)));
+    /// store.close().await.unwrap();
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`StoreError`] when the end could not be made durable.
@@ -116,7 +212,18 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
 pub type Watch = BoxStream<'static, Result<WatchBatch, StoreError>>;
 
 /// Promises of a store.
+///
+/// ```
+/// use orch_core::store::{Durability, StoreCapabilities};
+///
+/// let capabilities = StoreCapabilities::new("paper")
+///     .compare_and_swap(true)
+///     .durability(Durability::Sync)
+///     .max_value_bytes(64 << 10);
+/// assert!(!capabilities.shared);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreCapabilities {
     /// Short name for messages: `memory`, `redb`, `postgres`.
     pub name: &'static str,
@@ -130,6 +237,58 @@ pub struct StoreCapabilities {
     pub max_value_bytes: usize,
     /// The most writes of one transaction.
     pub max_txn_writes: usize,
+}
+
+impl StoreCapabilities {
+    /// Capabilities of a store with a `name` that has no compare-and-swap, belongs to one process, keeps
+    /// nothing beyond it, and takes values of up to 1 MiB and transactions of up to 1,024 writes.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            compare_and_swap: false,
+            shared: false,
+            durability: Durability::Memory,
+            max_value_bytes: 1 << 20,
+            max_txn_writes: 1024,
+        }
+    }
+
+    /// The same under this name.
+    #[must_use]
+    pub const fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// The same with guards that are checked in one total order, or not.
+    #[must_use]
+    pub const fn compare_and_swap(self, compare_and_swap: bool) -> Self {
+        Self { compare_and_swap, ..self }
+    }
+
+    /// The same with records that other processes may write to, or not.
+    #[must_use]
+    pub const fn shared(self, shared: bool) -> Self {
+        Self { shared, ..self }
+    }
+
+    /// The same with this durability.
+    #[must_use]
+    pub const fn durability(self, durability: Durability) -> Self {
+        Self { durability, ..self }
+    }
+
+    /// The same with this bound of values.
+    #[must_use]
+    pub const fn max_value_bytes(self, max_value_bytes: usize) -> Self {
+        Self { max_value_bytes, ..self }
+    }
+
+    /// The same with this bound of transactions.
+    #[must_use]
+    pub const fn max_txn_writes(self, max_txn_writes: usize) -> Self {
+        Self { max_txn_writes, ..self }
+    }
 }
 
 /// Failures that an acknowledged change survives.

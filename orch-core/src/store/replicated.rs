@@ -53,13 +53,12 @@ impl ReplicatedStore {
 impl StateStore for ReplicatedStore {
     fn capabilities(&self) -> StoreCapabilities {
         let consensus = self.consensus.capabilities();
-        StoreCapabilities {
-            name: "replicated",
-            durability: consensus.durability,
-            max_value_bytes: (consensus.max_command_bytes / 4).min(4 << 20),
-            max_txn_writes: 1024,
-            ..self.view().capabilities()
-        }
+        self.view()
+            .capabilities()
+            .named("replicated")
+            .durability(consensus.durability)
+            .max_value_bytes((consensus.max_command_bytes / 4).min(4 << 20))
+            .max_txn_writes(1024)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

@@ -222,8 +222,7 @@ impl Recorder {
     fn take_in(&mut self, writes: &[Write]) -> Result<(), MachineError> {
         for write in writes {
             let Some(place) = write.key.as_str().strip_prefix(PREFIX) else { continue };
-            let bad =
-                || MachineError { what: format!("record {}", write.key), problem: "it is not ours".into() };
+            let bad = || MachineError::malformed(format!("record {}", write.key), "it is not ours");
             let place: usize = place.parse().map_err(|_| bad())?;
             if place >= self.commands.len() {
                 self.commands.resize(place + 1, Bytes::new());

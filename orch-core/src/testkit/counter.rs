@@ -47,7 +47,7 @@ impl StateMachine for Counter {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let bad = || MachineError { what: "a counter".into(), problem: "it has not sixteen bytes".into() };
+        let bad = || MachineError::malformed("a counter", "it has not sixteen bytes");
         let (commands, rest) = snapshot.split_first_chunk().ok_or_else(bad)?;
         let time = rest.try_into().map_err(|_| bad())?;
         self.commands = u64::from_le_bytes(*commands);

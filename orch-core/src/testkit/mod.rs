@@ -14,7 +14,7 @@ pub mod store;
 pub mod transport;
 
 pub use counter::Counter;
-pub use layers::{Layered, OutputLayer, RuntimeLayer};
+pub use layers::{Layered, OutputLayer, RuntimeLayer, StoreLayer};
 pub use simulated::SimulatedRuntime;
 
 use crate::runtime::RuntimeError;

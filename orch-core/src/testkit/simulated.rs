@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::{
-    model::{AttemptId, Exit, Timestamp, WorkKind, Workload},
+    model::{AttemptId, Exit, TaskId, TaskSpec, Timestamp, WorkKind, Workload},
     runtime::{
         Found, FoundState, LogChunk, Logs, OutputStream, Progress, Runtime, RuntimeCapabilities,
         RuntimeError, RuntimeErrorKind, RuntimeEvents, Started, Usage, Work,
@@ -61,6 +62,15 @@ impl SimulatedRuntime {
         for attempt in self.attempts().values() {
             attempt.exit.send_modify(|_| {});
         }
+    }
+
+    /// First attempt of a new task that runs a program with its arguments, parted by blanks: `say hello`.
+    #[must_use]
+    pub fn work(command: &str) -> Work {
+        let (program, args) = command.split_once(' ').unwrap_or((command, ""));
+        let spec = TaskSpec::program("example", program).args(args.split_whitespace());
+        let attempt = AttemptId { task: TaskId::generate(), attempt: NonZeroU32::MIN };
+        Work { attempt, spec: spec.into(), secrets: BTreeMap::new() }
     }
 
     /// Ends a hanging attempt.

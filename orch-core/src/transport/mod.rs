@@ -74,12 +74,43 @@ pub struct Channel(pub u8);
 #[async_trait]
 pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// Capabilities of this backend. Constant over its lifetime.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::transport::*;
+    /// # let transport = InProcessNetwork::default().join(PeerId::from_bytes([1; 32]));
+    /// assert!(transport.capabilities().authenticated);
+    /// # });
+    /// ```
     fn capabilities(&self) -> TransportCapabilities;
 
     /// Id of the local peer.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::transport::*;
+    /// let one = PeerId::from_bytes([1; 32]);
+    /// let transport = InProcessNetwork::default().join(one);
+    /// assert_eq!(transport.local_peer(), one);
+    /// # });
+    /// ```
     fn local_peer(&self) -> PeerId;
 
     /// Hands one message over for `peer`. Success does not imply delivery.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::transport::*;
+    /// # let network = InProcessNetwork::default();
+    /// # let (one, two) = (PeerId::from_bytes([1; 32]), PeerId::from_bytes([2; 32]));
+    /// # let (a, b) = (network.join(one), network.join(two));
+    /// a.send(two, Channel(0), "hello".into()).await.unwrap();
+    /// assert_eq!(b.incoming().await.unwrap().message, "hello");
+    /// let nobody = PeerId::from_bytes([3; 32]);
+    /// let unknown = a.send(nobody, Channel(0), "hello".into()).await;
+    /// assert_eq!(unknown, Err(TransportError::UnknownPeer(nobody)));
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`TransportError`] when it is known already that the message will not be delivered.
@@ -87,6 +118,22 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
 
     /// Sends a request and waits for the peer's response, at most `timeout`. Dropping the future forgets the
     /// request; the peer may still act on it.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::transport::*;
+    /// # let network = InProcessNetwork::default();
+    /// # let (one, two) = (PeerId::from_bytes([1; 32]), PeerId::from_bytes([2; 32]));
+    /// # let (a, b) = (network.join(one), network.join(two));
+    /// let question = a.request(two, Channel(0), "2 + 2".into(), std::time::Duration::from_secs(10));
+    /// let respond = async {
+    ///     let incoming = b.incoming().await.unwrap();
+    ///     incoming.reply.unwrap().send("4".into());
+    /// };
+    /// let (answer, ()) = futures_util::join!(question, respond);
+    /// assert_eq!(answer.unwrap(), "4");
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`TransportError`]; after [`TransportError::Timeout`] the peer may have acted.
@@ -100,12 +147,51 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
 
     /// Receives the next message; `None` after [`Transport::close`]. Cancel safe. Several callers share the
     /// messages.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::transport::*;
+    /// # let network = InProcessNetwork::default();
+    /// # let (one, two) = (PeerId::from_bytes([1; 32]), PeerId::from_bytes([2; 32]));
+    /// # let (a, b) = (network.join(one), network.join(two));
+    /// a.send(two, Channel(7), "hello".into()).await.unwrap();
+    /// let incoming = b.incoming().await.unwrap();
+    /// assert_eq!((incoming.from, incoming.channel), (one, Channel(7)));
+    /// assert!(incoming.reply.is_none());
+    /// b.close().await;
+    /// assert!(b.incoming().await.is_none());
+    /// # });
+    /// ```
     async fn incoming(&self) -> Option<Incoming>;
 
     /// Peers that are reachable as far as is known, in order of their ids.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::transport::*;
+    /// # let network = InProcessNetwork::default();
+    /// # let (one, two) = (PeerId::from_bytes([1; 32]), PeerId::from_bytes([2; 32]));
+    /// # let (a, b) = (network.join(one), network.join(two));
+    /// assert_eq!(a.peers(), [two]);
+    /// b.close().await;
+    /// assert_eq!(a.peers(), []);
+    /// # });
+    /// ```
     fn peers(&self) -> Vec<PeerId>;
 
     /// Stops sending and receiving. Closing twice is no error.
+    ///
+    /// ```
+    /// # orch_core::block_on(async {
+    /// # use orch_core::transport::*;
+    /// # let network = InProcessNetwork::default();
+    /// # let (one, two) = (PeerId::from_bytes([1; 32]), PeerId::from_bytes([2; 32]));
+    /// # let (a, b) = (network.join(one), network.join(two));
+    /// a.close().await;
+    /// let late = a.send(two, Channel(0), "hello".into()).await;
+    /// assert_eq!(late, Err(TransportError::Closed));
+    /// # });
+    /// ```
     async fn close(&self);
 }
 

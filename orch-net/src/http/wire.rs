@@ -182,8 +182,8 @@ pub struct ConsensusInfo {
     /// Members by name.
     pub members: Vec<String>,
     /// Last error, until it passes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
+    #[serde(default, alias = "trouble", skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// An event, as the `data:` of a server-sent event.
@@ -312,6 +312,21 @@ pub struct ProblemInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_error_of_the_consensus_is_read_under_its_old_name() {
+        let info = ConsensusInfo {
+            applied: Revision(1),
+            leader: false,
+            members: Vec::new(),
+            last_error: Some("the store is full".into()),
+        };
+        let json = serde_json::to_string(&info).unwrap();
+        assert!(json.contains(r#""last_error":"the store is full""#), "{json}");
+        assert_eq!(serde_json::from_str::<ConsensusInfo>(&json).unwrap(), info);
+        let old = json.replace("last_error", "trouble");
+        assert_eq!(serde_json::from_str::<ConsensusInfo>(&old).unwrap(), info);
+    }
 
     #[test]
     fn an_event_survives_the_wire() {

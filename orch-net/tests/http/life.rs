@@ -2,16 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use orch_core::{
-    engine::{Agent, AgentHandle, Observation, ObservationKind, OutputRange, TaskFilter},
+    Orchestrator,
+    engine::{Agent, AgentHandle, EngineConfig, Observation, ObservationKind, OutputRange, TaskFilter},
     model::{CommandId, Exit, NodeId, TaskId, TaskSpec, Timestamp},
+    output::{MemoryOutput, NewOutput, OutputError, OutputStore},
     runtime::OutputStream,
     state::{Outcome, TaskStatus},
-    testkit::SimulatedRuntime,
+    store::StoreError,
+    testkit::{Layered, OutputLayer, SimulatedRuntime},
 };
 use orch_net::http::{
     Client, ClientConfig, HttpLink, Timeouts,
-    testkit::{ADMIN, TestServer, WORKER, agent_config, client_config, soon, until},
+    testkit::{
+        ADMIN, TestServer, WORKER, agent_config, client_config, engine_config, server_config, soon, until,
+    },
     wire::NewTask,
 };
 
@@ -294,5 +300,42 @@ async fn output_since_a_time_goes_on_through_a_disconnect() {
     assert_eq!((untimed.lines().count(), untimed.matches("time").count()), (3, 0), "{untimed}");
     for wrong in ["since=-1", "since=now", "timestamps=yes&format=json", "timestamps=true"] {
         logs(wrong).await.problem(400, "malformed_request");
+    }
+}
+
+/// Store of output on a disk that is full.
+#[derive(Debug)]
+struct Full(MemoryOutput);
+
+#[async_trait]
+impl OutputLayer for Full {
+    fn below(&self) -> &dyn OutputStore {
+        &self.0
+    }
+
+    async fn append(&self, _: Vec<NewOutput>) -> Result<(), OutputError> {
+        Err(OutputError::Store(StoreError::Closed))
+    }
+}
+
+#[tokio::test]
+async fn output_that_could_not_be_kept_is_told_in_each_form() {
+    let output = Arc::new(Layered(Full(MemoryOutput::new(1 << 20))));
+    let engine = EngineConfig { output_grace: Duration::ZERO, ..engine_config() };
+    let orch = Orchestrator::builder().output(output).engine(engine).build().await.unwrap();
+    let (server, runtime) = (TestServer::start(orch, server_config()).await, SimulatedRuntime::new());
+    let (client, _worker) = (server.client(), worker(&server, &runtime).await);
+    let said = client.submit_one(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
+    let task = said.view.record.id;
+    assert_eq!(soon(client.wait(task)).await.unwrap().status, TaskStatus::Succeeded);
+
+    let notice = "up to 6 bytes of the standard output of attempt 1 could not be kept";
+    let text = soon(client.logs(task, true).await.unwrap().text()).await.unwrap();
+    assert!(text.contains(notice), "{text}");
+    let chunk = soon(client.logs(task, false).await.unwrap().next()).await.unwrap().unwrap();
+    assert_eq!((chunk.offset, chunk.lost, chunk.data.len()), (6, 6, 0));
+    for (format, told) in [("text", notice), ("json", r#""lost":6"#)] {
+        let raw = server.admin("GET", &format!("/api/v1/tasks/{task}/logs?format={format}"), "").await;
+        assert!(raw.body.contains(told), "{raw:?}");
     }
 }

@@ -10,11 +10,8 @@ use orch_core::{
     consensus::LocalConsensus,
     model::{CommandId, IncarnationId, NodeId, Session, TaskId},
     state::{ClusterConfig, TaskStatus},
-    store::{
-        CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
-        Watch,
-    },
-    testkit::SimulatedRuntime,
+    store::{CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreError, Txn},
+    testkit::{Layered, SimulatedRuntime, StoreLayer},
 };
 use orch_net::http::{
     Client, HttpLink, TokenState,
@@ -140,12 +137,12 @@ async fn what_the_cluster_refuses() {
 
 #[tokio::test]
 async fn a_full_disk_is_told_by_its_name() {
-    let store = Arc::new(FullStore { inner: MemoryStore::default(), full: AtomicBool::new(false) });
+    let store = Arc::new(Layered(FullStore { inner: MemoryStore::default(), full: AtomicBool::new(false) }));
     let consensus = Arc::new(LocalConsensus::durable(store.clone()));
     let builder = Orchestrator::builder().store(store.clone()).consensus(consensus).engine(engine_config());
     let server = TestServer::start(builder.build().await.unwrap(), server_config()).await;
     let kept = server.client().submit_one(hang("before")).await.unwrap().view.record.id;
-    store.full.store(true, Ordering::SeqCst);
+    store.0.full.store(true, Ordering::SeqCst);
     let spec = r#"{"name":"t","workload":{"kind":"program","program":"x"}}"#;
     for time in ["at first", "and whenever it is asked again"] {
         let answer = server.admin("POST", "/api/v1/tasks", spec).await;
@@ -186,9 +183,9 @@ impl FullStore {
 }
 
 #[async_trait::async_trait]
-impl StateStore for FullStore {
-    fn capabilities(&self) -> StoreCapabilities {
-        self.inner.capabilities()
+impl StoreLayer for FullStore {
+    fn below(&self) -> &dyn StateStore {
+        &self.inner
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
@@ -204,22 +201,6 @@ impl StateStore for FullStore {
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         self.check()?;
         self.inner.commit(txn).await
-    }
-
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.inner.watch(prefix, from).await
-    }
-
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.inner.revision().await
-    }
-
-    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.inner.compact(before).await
-    }
-
-    async fn close(&self) -> Result<(), StoreError> {
-        self.inner.close().await
     }
 }
 

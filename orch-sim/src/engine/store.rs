@@ -55,7 +55,7 @@ async fn wait(millis: &AtomicU64) {
 #[async_trait]
 impl StateStore for LaggingStore {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { shared: true, ..self.shared.capabilities() }
+        self.shared.capabilities().shared(true)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

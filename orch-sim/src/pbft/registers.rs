@@ -148,7 +148,7 @@ impl StateMachine for Registers {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let bad = || MachineError { what: "snapshot".into(), problem: "it ends too early".into() };
+        let bad = || MachineError::malformed("snapshot", "it ends too early");
         let mut words =
             snapshot.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let mut next = || words.next().ok_or_else(bad);

@@ -1,11 +1,17 @@
 //! The newest revisions of a log that several processes append to, for watches.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use orch_core::store::{History, HistoryBounds, HistorySource, Revision, StoreError, Watch, WatchBatch};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 
 /// Revisions that are read at once.
 const CHUNK: usize = 256;
@@ -137,6 +143,63 @@ impl LogFollower {
         let fresh = Arc::new(History::new(at.oldest, at.head, HistoryBounds::default()));
         let old = std::mem::replace(&mut *self.history.lock(), fresh);
         old.fail(end);
+    }
+}
+
+/// Watches of an open store: its [`LogFollower`], and the task that follows the log and listens for wake-ups.
+/// Dropping it ends both.
+pub(crate) struct Watches {
+    follower: Arc<LogFollower>,
+    listening: JoinHandle<()>,
+    closed: AtomicBool,
+}
+
+impl Watches {
+    /// Runs `listen` in the background, which runs the follower as well.
+    pub(crate) fn start(
+        follower: Arc<LogFollower>,
+        listen: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Self { follower, listening: tokio::spawn(listen), closed: AtomicBool::new(false) }
+    }
+
+    /// [`StoreError::Closed`] once [`Watches::refuse_calls`] was called.
+    pub(crate) fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// The store closes: watches go on until [`Watches::end`].
+    pub(crate) fn refuse_calls(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Ends every watch.
+    pub(crate) fn end(&self) {
+        self.listening.abort();
+        self.follower.close();
+    }
+
+    /// There may be something new.
+    #[cfg(feature = "redis")]
+    pub(crate) fn wake(&self) {
+        self.follower.wake();
+    }
+
+    /// A watch as `StateStore::watch` promises it.
+    pub(crate) async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.check_open()?;
+        self.follower.watch(prefix, from).await
+    }
+
+    /// Reads everything that is there now.
+    pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
+        self.follower.catch_up().await
+    }
+}
+
+impl Drop for Watches {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

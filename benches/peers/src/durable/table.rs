@@ -76,5 +76,5 @@ fn read(snapshot: &[u8]) -> Option<Table> {
 }
 
 fn bad(what: &str) -> MachineError {
-    MachineError { what: what.into(), problem: "it is not ours".into() }
+    MachineError::malformed(what, "it is not ours")
 }

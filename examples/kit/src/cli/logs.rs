@@ -88,6 +88,9 @@ pub(super) async fn print_all(mut output: OutputChunks, mut stamps: Option<Stamp
             }
             OutputStream::Stderr => std::io::stderr().lock().write_all(&chunk.data)?,
         }
+        if let Some(notice) = chunk.notice() {
+            std::io::stderr().lock().write_all(notice.as_bytes())?;
+        }
     }
     Ok(())
 }
@@ -126,7 +129,7 @@ mod tests {
         let mut stamps = Stamps::default();
         let mut stamp = |stream, millis: Option<u64>, text: &'static str| {
             let (time, data) = (millis.map(Timestamp::from_millis), text.as_bytes().into());
-            let chunk = OutputChunk { attempt: NonZeroU32::MIN, stream, offset: 0, time, data };
+            let chunk = OutputChunk { attempt: NonZeroU32::MIN, stream, offset: 0, time, data, lost: 0 };
             String::from_utf8(stamps.stamp(&chunk)).unwrap()
         };
         let at = |second: u64| format!("1970-01-01T00:00:0{second}.000Z");

@@ -56,7 +56,7 @@ pub(super) async fn status(session: &Session) -> Result<(), Failure> {
         return table::print_json(&status);
     }
     let mut text = format!("{} {} at revision {}\n", session.style.server, status.version, status.revision);
-    for trouble in status.consensus.trouble.iter().chain(&status.scheduler_error) {
+    for trouble in status.consensus.last_error.iter().chain(&status.scheduler_error) {
         text += &format!("trouble: {}\n", table::one_line(trouble));
     }
     let rows = status.tasks.iter().map(|(status, count)| vec![status.to_string(), count.to_string()]);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 pub use orch_core::model::Moment;
 
 use super::{
+    ballot::VoteRefusal,
     ids::{Epoch, PublicKey, ReplicaId, Seq, View},
     membership::Change,
     message::Message,
@@ -93,8 +94,8 @@ pub enum Refusal {
     #[error("a command of {0} bytes does not fit into a batch")]
     TooLarge(usize),
     /// A change of members that cannot be.
-    #[error("{0}")]
-    Membership(String),
+    #[error(transparent)]
+    Membership(VoteRefusal),
     /// This replica left the group, or a later incarnation of it is known, while the command was on its way.
     /// It may have been executed.
     #[error("whether the command was executed is not known")]

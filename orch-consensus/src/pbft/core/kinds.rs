@@ -26,6 +26,30 @@ macro_rules! kinds {
             }
         }
     };
+    // The same with a class for each kind, which its number alone tells.
+    ($name:ident in $class:ident { $($number:literal => $kind:ident ( $($field:ident),* ) : $of:ident ),* $(,)? }) => {
+        kinds!($name { $($number => $kind($($field),*)),* });
+
+        impl $name {
+            /// Its class.
+            #[must_use]
+            pub const fn class(&self) -> $class {
+                match self {
+                    $(Self::$kind(..) => $class::$of,)*
+                }
+            }
+        }
+
+        impl $class {
+            /// Class of the kind with this number, if there is one.
+            const fn of_kind(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$of),)*
+                    _ => None,
+                }
+            }
+        }
+    };
 }
 
 pub(super) use kinds;

@@ -47,6 +47,18 @@ pub enum Message {
     Reply(Epoch, View, Arc<Reply>),
 }
 
+/// Priority of a message at its receiver. The table of kinds in `wire.rs` gives each message its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageClass {
+    /// Agreement or a read waits for it: it goes first.
+    Agreement,
+    /// Request, piece of the state or reply: it may be large, and is sent again when it is dropped.
+    Bulk,
+    /// Position, or query for a piece of the state: as [`MessageClass::Bulk`], and a future member may send
+    /// it.
+    Query,
+}
+
 /// A signed vote of a replica for a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vote {

@@ -1,5 +1,6 @@
 //! The protocol without input or output: a replica and a client as functions of what happens to them.
 
+pub(super) mod ballot;
 pub(super) mod batch;
 pub(super) mod client;
 mod clients;

@@ -8,11 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use orch_core::{
-    consensus::{Author, Context, StateMachine},
+    consensus::{Author, Context, MachineError, StateMachine},
     store::Revision,
 };
 
 use super::{
+    ballot::{VoteOutcome, VoteRefusal},
     batch::{Batch, Body, Request},
     clients::{Clients, Standing},
     config::Config,
@@ -53,10 +54,6 @@ pub(super) enum Executed {
     /// It is not executed.
     Refused,
 }
-
-/// Outcomes of a vote for a change of members.
-const RECORDED: &[u8] = b"taken down";
-const ADOPTED: &[u8] = b"adopted";
 
 impl Service {
     pub(super) fn new(machine: Box<dyn StateMachine>, membership: Membership) -> Self {
@@ -128,27 +125,29 @@ impl Service {
                 commands.iter().map(|command| self.machine.decide(&context, command).outcome).collect()
             }
             Body::Barrier => Vec::new(),
-            Body::Membership(change) => vec![self.vote(&request.client, change, config)],
+            Body::Membership(change) => vec![self.vote(&request.client, change, config).to_wire()],
         };
         Executed::Now(self.protocol.clients.done(request, self.protocol.executed, outcomes))
     }
 
     /// A change is adopted when f + 1 members voted for it, so that one of them is correct, and is in force
     /// from a checkpoint that lies beyond everything that may be in flight.
-    fn vote(&mut self, client: &PublicKey, change: &Change, config: &Config) -> Bytes {
+    fn vote(&mut self, client: &PublicKey, change: &Change, config: &Config) -> VoteOutcome {
         let protocol = &mut self.protocol;
         let Some(voter) = protocol.membership.by_key(client).map(|member| member.id) else {
-            return Bytes::from_static(b"refused: only members vote on members");
+            return VoteOutcome::Refused(VoteRefusal::NotAMember);
         };
         if let Some((_, next)) = &protocol.successor {
             // A vote for the change that the others voted for already gets what it wants.
             let same = protocol.membership.after(change).is_ok_and(|wanted| wanted == *next);
-            let other = b"refused: another change is not in force yet";
-            return Bytes::from_static(if same { ADOPTED } else { other });
+            return match same {
+                true => VoteOutcome::Adopted,
+                false => VoteOutcome::Refused(VoteRefusal::ChangeUnderway),
+            };
         }
         let next = match protocol.membership.after(change) {
             Ok(next) => next,
-            Err(error) => return format!("refused: {error}").into(),
+            Err(error) => return VoteOutcome::Refused(error.into()),
         };
         // One open vote of each member at a time keeps the table small.
         for voters in protocol.ballots.values_mut() {
@@ -158,13 +157,13 @@ impl Service {
         let voters = protocol.ballots.entry(change.to_bytes()).or_default();
         voters.insert(voter);
         if voters.len() < protocol.membership.quorum().weak() {
-            return Bytes::from_static(RECORDED);
+            return VoteOutcome::Recorded;
         }
         protocol.ballots.clear();
         let beyond = protocol.executed.0 + config.window;
         let at = beyond.next_multiple_of(config.checkpoint_interval);
         protocol.successor = Some((Seq(at), next));
-        Bytes::from_static(ADOPTED)
+        VoteOutcome::Adopted
     }
 
     /// Checkpoint that replicas vote for after [`Service::executed`].
@@ -202,10 +201,11 @@ impl Service {
     }
 
     /// Replaces the whole state. Nothing changes when it cannot be read.
-    pub(super) fn restore(&mut self, snapshot: Bytes) -> Result<(), Malformed> {
+    pub(super) fn restore(&mut self, snapshot: Bytes) -> Result<(), MachineError> {
         let mut input = Input(snapshot);
-        let protocol = Protocol::decode(&mut input)?;
-        self.machine.restore(&input.0).map_err(|_| Malformed("the machine cannot read its snapshot"))?;
+        let unparsable = |error| MachineError::unparsable("the part of the protocol in the snapshot", error);
+        let protocol = Protocol::decode(&mut input).map_err(unparsable)?;
+        self.machine.restore(&input.0)?;
         self.machine.commit(Revision(protocol.executed.0));
         self.protocol = protocol;
         Ok(())
@@ -215,12 +215,6 @@ impl Service {
 /// The next link of the chain over all batches.
 pub(super) fn link(chain: Digest, batch: Digest) -> Digest {
     Digest::of("orch pbft chain", &[&chain.0, &batch.0])
-}
-
-/// The error of a vote for a change of members that was refused.
-pub(super) fn refusal_of(outcome: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(outcome);
-    text.strip_prefix("refused: ").map(ToOwned::to_owned)
 }
 
 impl Encode for Protocol {

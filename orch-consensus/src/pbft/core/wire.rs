@@ -10,8 +10,8 @@ use super::{
     kinds::kinds,
     membership::Membership,
     message::{
-        Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, NewView, Reply, SnapshotRef,
-        StableProof, Status, Summary, Supply, ViewChange, Vote,
+        Certificate, Checkpoint, CheckpointVote, EpochStep, Fetch, Message, MessageClass, NewView, Reply,
+        SnapshotRef, StableProof, Status, Summary, Supply, ViewChange, Vote,
     },
     statement::{Claim, Misbehaviour, Phase, Statement},
 };
@@ -38,6 +38,18 @@ impl Message {
             return Err(Malformed("it has another version"));
         }
         Self::from_bytes(bytes.split_off(1))
+    }
+}
+
+impl MessageClass {
+    /// Class of the message that these bytes begin, without reading the rest. None of other versions and of
+    /// unknown kinds: [`Message::from_wire`] refuses those.
+    #[must_use]
+    pub fn of_wire(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [VERSION, kind, ..] => Self::of_kind(*kind),
+            _ => None,
+        }
     }
 }
 
@@ -198,21 +210,21 @@ impl Decode for Phase {
     }
 }
 
-kinds!(Message {
-    0 => Request(request),
-    1 => PrePrepare(batch, vote),
-    2 => Vote(vote),
-    3 => Checkpoint(vote),
-    4 => ViewChange(change),
-    5 => NewView(new),
-    6 => Stable(proof),
-    7 => Committed(certificate),
-    8 => Status(status),
-    9 => Fetch(fetch),
-    10 => Supply(supply),
-    11 => ReadQuery(id),
-    12 => ReadAnswer(id, prepared),
-    13 => Reply(epoch, view, reply),
+kinds!(Message in MessageClass {
+    0 => Request(request): Bulk,
+    1 => PrePrepare(batch, vote): Agreement,
+    2 => Vote(vote): Agreement,
+    3 => Checkpoint(vote): Agreement,
+    4 => ViewChange(change): Agreement,
+    5 => NewView(new): Agreement,
+    6 => Stable(proof): Bulk,
+    7 => Committed(certificate): Agreement,
+    8 => Status(status): Query,
+    9 => Fetch(fetch): Query,
+    10 => Supply(supply): Bulk,
+    11 => ReadQuery(id): Agreement,
+    12 => ReadAnswer(id, prepared): Agreement,
+    13 => Reply(epoch, view, reply): Bulk,
 });
 
 kinds!(Fetch {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::pbft::core::ids::PublicKey;
+use crate::pbft::core::{ids::PublicKey, message::MessageClass};
 
 /// Messages of one sender in the slow queue. One more is dropped; requests and queries for pieces of the
 /// state are sent again.
@@ -44,35 +44,19 @@ struct Queue {
     sender: Sender,
 }
 
-/// The kind of a message, by its second byte on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Fast,
-    Slow,
-    /// Slow, and non_members may ask it.
-    Question,
-}
-
-impl Kind {
-    fn of(message: &[u8]) -> Self {
-        match message.get(1) {
-            // Status and Fetch.
-            Some(8 | 9) => Self::Question,
-            // Request, Stable, Supply and Reply.
-            Some(0 | 6 | 10 | 13) => Self::Slow,
-            _ => Self::Fast,
-        }
-    }
-}
-
 impl PriorityQueues {
-    /// Adds a message, or drops it.
+    /// Adds a message, or drops it. One of an unknown kind or another version is dropped here.
     pub(super) fn push(&mut self, from: PublicKey, sender: Sender, message: Bytes) {
-        let kind = Kind::of(&message);
-        match (sender, kind) {
-            (Sender::Known, Kind::Fast) => self.fast.push_back((from, message)),
-            (Sender::Known, _) => self.push_slow(from, sender, message),
-            (Sender::NonMember, Kind::Question) if message.len() <= NON_MEMBER_BYTES_MAX => {
+        let Some(class) = MessageClass::of_wire(&message) else {
+            tracing::debug!(?from, "a message of an unknown kind is dropped");
+            return;
+        };
+        match (sender, class) {
+            (Sender::Known, MessageClass::Agreement) => self.fast.push_back((from, message)),
+            (Sender::Known, MessageClass::Bulk | MessageClass::Query) => {
+                self.push_slow(from, sender, message);
+            }
+            (Sender::NonMember, MessageClass::Query) if message.len() <= NON_MEMBER_BYTES_MAX => {
                 if self.non_members < NON_MEMBERS_MAX || self.slow.contains_key(&from) {
                     self.push_slow(from, sender, message);
                 }
@@ -145,17 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_what_the_wire_says() {
+    fn questions_of_non_members_fit_their_bound() {
         let fetch = Fetch::Batch(Seq(1), Batch::null().digest());
         let status =
             Status { epoch: Epoch(0), view: View(0), changing: false, stable: Seq(0), executed: Seq(0) };
         for question in [Message::Fetch(fetch), Message::Status(status)] {
-            assert_eq!(Kind::of(&question.to_wire()), Kind::Question);
+            assert_eq!(question.class(), MessageClass::Query);
             assert!(question.to_wire().len() <= NON_MEMBER_BYTES_MAX);
         }
-        assert_eq!(Kind::of(&request(1)), Kind::Slow);
-        assert_eq!(Kind::of(&query()), Kind::Fast);
-        assert_eq!(Kind::of(&[]), Kind::Fast, "it is refused when it is read");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_dropped() {
+        let mut queues = PriorityQueues::default();
+        let other_version = query().iter().map(|byte| byte.wrapping_add(1)).collect();
+        for unknown in [Bytes::new(), Bytes::from_static(&[1]), Bytes::from_static(&[1, 99]), other_version] {
+            queues.push(key(1), Sender::Known, unknown);
+        }
+        assert!(queues.is_empty());
     }
 
     #[test]

@@ -15,13 +15,16 @@ use super::{
     gossip::{self, Gossip, Pace},
     liveness::{Hearsay, Liveness},
     local_link::LocalLink,
+    lost_output::LostOutput,
     observations::{self, Observations},
     orchestrator::{Orchestrator, Parts},
     proposer::Proposer,
     view::{Publisher, View},
 };
 use crate::{
-    consensus::{Consensus, FaultModel, LocalConfig, LocalConsensus, StoreConsensus, StoreConsensusConfig},
+    consensus::{
+        Consensus, FaultModel, LocalConfig, LocalConsensus, Records, StoreConsensus, StoreConsensusConfig,
+    },
     engine::agent::{Agent, AgentConfig},
     environment::{Environment, System},
     model::AttemptId,
@@ -29,7 +32,7 @@ use crate::{
     runtime::Runtime,
     scheduler::{Guarded, LeastFragmentation, Scheduler},
     state::{ClusterConfig, ClusterMachine, ClusterState},
-    store::{Key, MemoryStore, StateStore},
+    store::{Durability, Key, MemoryStore, StateStore},
 };
 
 impl Orchestrator {
@@ -56,6 +59,7 @@ pub struct Builder {
     scheduler: Arc<dyn Scheduler>,
     consensus: Option<Arc<dyn Consensus>>,
     store: Option<Arc<dyn StateStore>>,
+    observations: Option<Arc<dyn StateStore>>,
     output: Option<Arc<dyn OutputStore>>,
     node: Option<(AgentConfig, Arc<dyn Runtime>)>,
     /// Number of nodes given; more than one is a mistake.
@@ -71,6 +75,7 @@ impl Default for Builder {
             scheduler: Arc::new(LeastFragmentation),
             consensus: None,
             store: None,
+            observations: None,
             output: None,
             node: None,
             nodes_given: 0,
@@ -104,10 +109,20 @@ impl Builder {
         self
     }
 
-    /// Store of the output of tasks. Default: in the store where one is given ([`StoreOutput`]), else in
-    /// memory ([`MemoryOutput`]), up to [`EngineConfig::output_bytes_max`]. With a durable store of one
-    /// process give a [`FileOutput`](crate::output::FileOutput), which takes a fraction of the disk; output
-    /// that the store holds from before is moved there.
+    /// Store of observations (all records below `observed/`), apart from the store of decisions. Default: the
+    /// store of [`Builder::store`]. It need not have compare-and-swap, unless members decide over one store:
+    /// they share this one as well, and write heartbeat digests to it. What a store of one process holds of
+    /// observations from before is moved.
+    #[must_use]
+    pub fn observations(mut self, store: Arc<dyn StateStore>) -> Self {
+        self.observations = Some(store);
+        self
+    }
+
+    /// Store of the output of tasks. Default: in the store of observations where one is given
+    /// ([`StoreOutput`]), else in memory ([`MemoryOutput`]), up to [`EngineConfig::output_bytes_max`]. With a
+    /// durable store of one process give a [`FileOutput`](crate::output::FileOutput), which takes a fraction
+    /// of the disk; output that the store holds from before is moved there.
     #[must_use]
     pub fn output(mut self, output: Arc<dyn OutputStore>) -> Self {
         self.output = Some(output);
@@ -207,36 +222,49 @@ impl Builder {
         let capabilities = consensus.capabilities();
         let shares_store = capabilities.shares_store();
         let digest_key = if shares_store { Some(self.check_member(&*consensus)?) } else { None };
-        let given = self.store.is_some();
-        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        self.check_observations(&*consensus)?;
+        let apart = self.observations.is_some();
+        let given = apart || self.store.is_some();
+        let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        let observed = self.observations.unwrap_or_else(|| store.clone());
         let epoch = u64::try_from(self.environment.random() & u128::from(u64::MAX)).expect("64 bits");
         let view = Arc::new(View::new(self.engine.events_kept, self.engine.changes_kept, epoch));
         let scheduler = Arc::new(Guarded::new(self.scheduler));
         let state = ClusterState::new(self.cluster, scheduler.clone());
         let machine = ClusterMachine::new(state, Box::new(Publisher(view.clone())));
         consensus.start(Box::new(machine)).await?;
-        observations::restore(&*store, &view).await?;
+        let moves = apart && observations::are_elsewhere(&*store, &*observed).await?;
+        if moves {
+            observations::move_out(&*store, &*observed).await?;
+        }
+        observations::restore(&*observed, &view).await?;
         let bytes_max = self.engine.output_bytes_max;
         let output: Arc<dyn OutputStore> = match self.output {
             Some(output) => {
-                settle_output(&*output, &*store, &*consensus, &view).await?;
+                settle_output(&*output, &*observed, &*consensus, &view).await?;
                 output
             }
-            None if given => Arc::new(StoreOutput::open(store.clone(), bytes_max).await?),
+            None if given => Arc::new(StoreOutput::open(observed.clone(), bytes_max).await?),
             None => Arc::new(MemoryOutput::new(bytes_max)),
         };
+        if moves {
+            move_output(&*output, &*store, &view).await?;
+        }
         let hearsay = match capabilities.fault_model == FaultModel::None || shares_store {
             true => Hearsay::Counts,
             false => Hearsay::SaysNothing,
         };
         let liveness = Arc::new(parking_lot::Mutex::new(Liveness::new(hearsay)));
         let proposer = Arc::new(Proposer::new(consensus.clone(), self.environment.clone()));
-        let observations = Arc::new(Observations::new(store.clone(), output.clone(), view.clone()));
+        let lost = Arc::new(LostOutput::new(observed.clone(), self.engine.output_grace));
+        lost.restore(|task| view.task(task).is_some()).await?;
+        let observations =
+            Arc::new(Observations::new(observed.clone(), output.clone(), lost.clone(), view.clone()));
         let (stop, stopped) = watch::channel(false);
         let EngineConfig { heartbeat_interval, node_timeout, assignments_wait, .. } = self.engine;
         let pace = Pace { heartbeat_interval, node_timeout };
-        let mut gossip =
-            digest_key.map(|key| Gossip::new(key, store.clone(), consensus.clone(), liveness.clone(), pace));
+        let mut gossip = digest_key
+            .map(|key| Gossip::new(key, observed.clone(), consensus.clone(), liveness.clone(), pace));
         if let Some(gossip) = &mut gossip {
             gossip.compare_clocks().await;
         }
@@ -263,8 +291,9 @@ impl Builder {
             consensus,
             proposer,
             scheduler,
-            store,
+            stores: [store, observed],
             output,
+            lost,
             view,
             link,
             config: self.engine,
@@ -326,7 +355,7 @@ impl Builder {
                 consensus.author().to_string()
             ))
         })?;
-        if self.store.is_none() {
+        if self.store.is_none() && self.observations.is_none() {
             return refuse(
                 "members that decide over one store tell each other in it which nodes they hear; give the store of the \
                  consensus to .store(...) too",
@@ -342,6 +371,35 @@ impl Builder {
             false => Ok(key),
         }
     }
+
+    /// Checks that a store of observations of its own can do what is asked of it.
+    fn check_observations(&self, consensus: &dyn Consensus) -> Result<()> {
+        let Some(observations) = &self.observations else { return Ok(()) };
+        let refuse = |why: String| Err(Error::Composition(why));
+        let (observations, consensus) = (observations.capabilities(), consensus.capabilities());
+        let name = observations.name;
+        if consensus.shares_store() && !(observations.shared && observations.compare_and_swap) {
+            return refuse(format!(
+                "members that decide over one store tell each other below observed/ which nodes they hear, which takes \
+                 a shared store with compare-and-swap; the {name} store given to .observations(...) is not one, leave \
+                 it out"
+            ));
+        }
+        if self.store.is_some() && consensus.records == Records::None {
+            return refuse(format!(
+                "the {} consensus keeps decisions itself, and observations go to .observations(...), so that nothing \
+                 would be kept in the store given to .store(...); leave it out",
+                consensus.name
+            ));
+        }
+        if self.consensus.is_none() && self.store.is_none() && observations.durability > Durability::Memory {
+            return refuse(format!(
+                "decisions would be in memory, and what was observed of their tasks would outlive them in the {name} \
+                 store; give a store of decisions to .store(...)"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Brings output that an earlier incarnation kept in the store to its place, and forgets that of tasks which
@@ -352,21 +410,28 @@ async fn settle_output(
     consensus: &dyn Consensus,
     view: &View,
 ) -> Result<()> {
-    if !store.capabilities().shared {
-        let limit = |id: AttemptId| Some(view.task(id.task)?.record.spec.output_limit_bytes);
-        let moved = move_out(store, output, limit).await?;
-        if moved > 0 {
-            // Its history is most of what it takes.
-            store.compact(store.revision().await?).await?;
-            info!(pieces = moved, "output was moved out of the state store");
-        }
-    }
+    move_output(output, store, view).await?;
     let capabilities = consensus.capabilities();
     // A member that is behind others does not know all tasks yet.
     if capabilities.fault_model == FaultModel::None && !capabilities.shares_store() {
         let mut gone = output.tasks().await;
         gone.retain(|task| view.task(*task).is_none());
         output.forget(&gone).await?;
+    }
+    Ok(())
+}
+
+/// Moves output that an earlier incarnation kept in a store of one process.
+async fn move_output(output: &dyn OutputStore, store: &dyn StateStore, view: &View) -> Result<()> {
+    if store.capabilities().shared {
+        return Ok(());
+    }
+    let limit = |id: AttemptId| Some(view.task(id.task)?.record.spec.output_limit_bytes);
+    let moved = move_out(store, output, limit).await?;
+    if moved > 0 {
+        // Its history is most of what it takes.
+        store.compact(store.revision().await?).await?;
+        info!(pieces = moved, "output was moved out of the state store");
     }
     Ok(())
 }

@@ -20,6 +20,12 @@ pub struct EngineConfig {
     /// Bytes of output of all tasks together where [`Builder::output`](super::Builder::output) is not given;
     /// the attempts that wrote first are forgotten first.
     pub output_bytes_max: u64,
+    /// Time for which output that cannot be kept, because a disk is full for example, is sent again by its
+    /// agent and holds up the ends of its attempts. Then it is given up, and readers are told
+    /// ([`OutputChunk::lost`](super::OutputChunk::lost)). Shorter than `report_slack_ms` of the
+    /// [`ClusterConfig`](crate::state::ClusterConfig), after which an attempt with a time limit is over
+    /// without its report.
+    pub output_grace: Duration,
     /// Time that a shutdown waits for what runs in this process.
     pub shutdown_grace: Duration,
 }
@@ -33,6 +39,7 @@ impl Default for EngineConfig {
             events_kept: 65_536,
             changes_kept: 4096,
             output_bytes_max: 256 << 20,
+            output_grace: Duration::from_secs(15),
             shutdown_grace: Duration::from_secs(30),
         }
     }

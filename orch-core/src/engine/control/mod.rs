@@ -10,6 +10,7 @@ mod events;
 mod gossip;
 mod liveness;
 mod local_link;
+mod lost_output;
 mod mailbox;
 mod observations;
 mod orchestrator;

@@ -17,6 +17,7 @@ use super::{
     error::{Error, Result, Unknown},
     event_stream::EventStream,
     local_link::LocalLink,
+    lost_output::LostOutput,
     output::{OutputRange, OutputReader},
     proposer::Proposer,
     tasks::{TaskFilter, TaskView},
@@ -88,8 +89,10 @@ pub(super) struct Parts {
     pub(super) consensus: Arc<dyn Consensus>,
     pub(super) proposer: Arc<Proposer>,
     pub(super) scheduler: Arc<Guarded>,
-    pub(super) store: Arc<dyn StateStore>,
+    /// Of decisions and of observations; often the same.
+    pub(super) stores: [Arc<dyn StateStore>; 2],
     pub(super) output: Arc<dyn OutputStore>,
+    pub(super) lost: Arc<LostOutput>,
     pub(super) view: Arc<View>,
     pub(super) link: Arc<LocalLink>,
     pub(super) config: EngineConfig,
@@ -224,7 +227,8 @@ impl Orchestrator {
         if self.get(task).is_none() {
             return Err(Unknown::Task(task).into());
         }
-        OutputReader::open(self.inner.output.clone(), &self.inner.view, task, range).await
+        let reader = OutputReader::open(self.inner.output.clone(), &self.inner.view, task, range).await?;
+        Ok(reader.with_losses(self.inner.lost.clone()))
     }
 
     /// Reasons why the task is pending; `None` when it is not.
@@ -396,7 +400,9 @@ impl Orchestrator {
         let synced = self.inner.output.sync().await;
         // A store that members share is the host's to close: others may go on.
         if !self.inner.consensus.capabilities().shares_store() {
-            self.inner.store.close().await?;
+            for store in &self.inner.stores {
+                store.close().await?;
+            }
         }
         Ok(synced?)
     }

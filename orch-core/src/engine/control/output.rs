@@ -11,7 +11,11 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{error::Error, view::View};
+use super::{
+    error::Error,
+    lost_output::{Loss, LostOutput},
+    view::View,
+};
 use crate::{
     model::{TaskId, Timestamp},
     output::{KeptOutput, OutputError, OutputPosition, OutputStore, OutputWatch, beyond},
@@ -34,6 +38,31 @@ pub struct OutputChunk {
     /// The bytes.
     #[serde(with = "crate::engine::link::text_bytes")]
     pub data: Bytes,
+    /// Bytes of this stream and attempt before `offset` that could not be kept, at the most; with no data. It
+    /// comes when everything that was kept is read. 0 in all other chunks.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl OutputChunk {
+    /// Line for people where output could not be kept; `None` in all other chunks.
+    #[must_use]
+    pub fn notice(&self) -> Option<String> {
+        let stream = match self.stream {
+            OutputStream::Stdout => "standard output",
+            OutputStream::Stderr => "standard error",
+        };
+        (self.lost > 0).then(|| {
+            format!(
+                "\n[orch: up to {} bytes of the {stream} of attempt {} could not be kept]\n",
+                self.lost, self.attempt
+            )
+        })
+    }
 }
 
 /// Part of a task's output.
@@ -75,6 +104,7 @@ pub struct OutputReader {
     last: Option<OutputPosition>,
     /// End of what was read of each attempt and stream.
     read: BTreeMap<(NonZeroU32, OutputStream), u64>,
+    lost: Option<Arc<LostOutput>>,
     state: State,
 }
 
@@ -85,6 +115,8 @@ enum State {
     Waiting(Follow),
     /// There may be more to read, and nothing more will come.
     Last,
+    /// Everything is read but what is known of losses.
+    Losses,
     Ended,
 }
 
@@ -93,6 +125,7 @@ impl State {
     fn read(self) -> Self {
         match self {
             Self::Behind(follow) => Self::Waiting(follow),
+            Self::Last => Self::Losses,
             _ => Self::Ended,
         }
     }
@@ -142,7 +175,13 @@ impl OutputReader {
             None => (before, None),
         };
         let read = read.into_iter().collect();
-        Ok(Self { output, task, range, first, ready: VecDeque::new(), last: first, read, state })
+        let (last, lost) = (first, None);
+        Ok(Self { output, task, range, first, ready: VecDeque::new(), last, read, lost, state })
+    }
+
+    /// The same, which tells of losses in the end.
+    pub(super) fn with_losses(self, lost: Arc<LostOutput>) -> Self {
+        Self { lost: Some(lost), ..self }
     }
 
     /// The next piece. When following, waits for it until the task has finished; otherwise `None` ends what
@@ -164,14 +203,17 @@ impl OutputReader {
         }
     }
 
-    /// Everything that is left, as text, both streams together. Bytes that are not UTF-8 are replaced.
+    /// Everything that is left, as text, both streams together, with the notices of what could not be kept.
+    /// Bytes that are not UTF-8 are replaced.
     ///
     /// # Errors
     /// As [`OutputReader::next`].
     pub async fn text(mut self) -> Result<String, Error> {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.next().await {
-            bytes.extend_from_slice(&chunk?.data);
+            let chunk = chunk?;
+            bytes.extend_from_slice(&chunk.data);
+            bytes.extend(chunk.notice().unwrap_or_default().into_bytes());
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -180,6 +222,14 @@ impl OutputReader {
     async fn step(&mut self) -> Result<(), OutputError> {
         match &mut self.state {
             State::Ended => {}
+            State::Losses => {
+                self.state = State::Ended;
+                if let Some(lost) = &self.lost {
+                    let mut losses = lost.of(self.task).await?;
+                    losses.retain(|loss| self.range.attempt.is_none_or(|of| loss.attempt == of));
+                    self.ready.extend(losses.into_iter().map(OutputChunk::from));
+                }
+            }
             State::Behind(_) | State::Last => {
                 let page = match self.output.read(self.task, self.last).await {
                     Ok(page) => page,
@@ -194,7 +244,7 @@ impl OutputReader {
                 page.chunks.into_iter().for_each(|piece| self.take(piece));
                 self.last = more.or(self.last);
                 if later {
-                    self.state = State::Ended;
+                    self.state = State::Losses;
                 } else if more.is_none() {
                     return self.turn(State::read);
                 }
@@ -246,9 +296,16 @@ impl OutputReader {
             *read = offset.saturating_add(data.len() as u64);
             if is_wanted {
                 let time = time.filter(|_| self.range.times);
-                self.ready.push_back(OutputChunk { attempt: position.attempt, stream, offset, time, data });
+                let attempt = position.attempt;
+                self.ready.push_back(OutputChunk { attempt, stream, offset, time, data, lost: 0 });
             }
         }
+    }
+}
+
+impl From<Loss> for OutputChunk {
+    fn from(Loss { attempt, stream, bytes, end }: Loss) -> Self {
+        Self { attempt, stream, offset: end, time: None, data: Bytes::new(), lost: bytes }
     }
 }
 

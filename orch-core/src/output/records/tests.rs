@@ -319,7 +319,7 @@ struct Shared(MemoryStore);
 #[async_trait]
 impl StateStore for Shared {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { shared: true, ..self.0.capabilities() }
+        self.0.capabilities().shared(true)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

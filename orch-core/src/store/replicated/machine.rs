@@ -161,7 +161,7 @@ impl StateMachine for KvMachine {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let cut = || MachineError { what: "snapshot".into(), problem: "it is cut off or damaged".into() };
+        let cut = || MachineError::malformed("snapshot", "it is cut off or damaged");
         let mut rest = snapshot;
         let head = Revision(take_number(&mut rest).ok_or_else(cut)?);
         let time = Timestamp::from_millis(take_number(&mut rest).ok_or_else(cut)?);
@@ -193,16 +193,15 @@ fn stamp(version: Revision, value: &[u8]) -> Bytes {
 }
 
 fn unstamp(key: &Key, stamped: &Bytes) -> Result<(Revision, Bytes), MachineError> {
-    let (version, _) = stamped.split_first_chunk::<8>().ok_or_else(|| MachineError {
-        what: format!("record {key}"),
-        problem: "it has no version in front".into(),
-    })?;
+    let (version, _) = stamped
+        .split_first_chunk::<8>()
+        .ok_or_else(|| MachineError::malformed(format!("record {key}"), "it has no version in front"))?;
     Ok((Revision(u64::from_be_bytes(*version)), stamped.slice(8..)))
 }
 
 fn read_head(write: &Write) -> Result<Revision, MachineError> {
     let value = write.value.as_deref().and_then(|value| <[u8; 8]>::try_from(value).ok());
-    let problem = || MachineError { what: format!("record {HEAD}"), problem: "it is no number".into() };
+    let problem = || MachineError::malformed(format!("record {HEAD}"), "it is no number");
     value.map(|bytes| Revision(u64::from_be_bytes(bytes))).ok_or_else(problem)
 }
 

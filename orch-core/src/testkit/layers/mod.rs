@@ -3,8 +3,9 @@
 
 mod output;
 mod runtime;
+mod store;
 
-pub use self::{output::OutputLayer, runtime::RuntimeLayer};
+pub use self::{output::OutputLayer, runtime::RuntimeLayer, store::StoreLayer};
 
 /// A layer as the part that it changes.
 #[derive(Clone, Debug, Default)]

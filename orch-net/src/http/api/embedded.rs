@@ -144,7 +144,7 @@ impl Embedded {
                 applied: status.consensus.applied,
                 leader: status.consensus.leader,
                 members: status.consensus.members.iter().map(ToString::to_string).collect(),
-                trouble: status.consensus.last_error,
+                last_error: status.consensus.last_error,
             },
         }
     }

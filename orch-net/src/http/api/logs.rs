@@ -25,7 +25,8 @@ const TAIL_MAX: u32 = 100_000;
 /// The form of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
-    /// The bytes as they were written, both streams together.
+    /// The bytes as they were written, both streams together. Where some could not be kept, a line at the end
+    /// says so.
     Text,
     /// A line of JSON for each piece; empty lines keep an idle connection alive.
     Json,
@@ -103,7 +104,7 @@ impl Output {
 
     fn encode(&self, chunk: OutputChunk) -> Bytes {
         match self.format {
-            Format::Text => chunk.data,
+            Format::Text => chunk.notice().map_or(chunk.data, Bytes::from),
             Format::Json => {
                 let mut line = serde_json::to_vec(&chunk).expect("plain data has a JSON form");
                 line.push(b'\n');

@@ -114,14 +114,17 @@ impl LogLines {
         None
     }
 
-    /// Everything that is left, as text, both streams together. Bytes that are not UTF-8 are replaced.
+    /// Everything that is left, as text, both streams together, with the notices of what could not be kept.
+    /// Bytes that are not UTF-8 are replaced.
     ///
     /// # Errors
     /// As [`LogLines::next`].
     pub async fn text(mut self) -> Result<String, ClientError> {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.next().await {
-            bytes.extend_from_slice(&chunk?.data);
+            let chunk = chunk?;
+            bytes.extend_from_slice(&chunk.data);
+            bytes.extend(chunk.notice().unwrap_or_default().into_bytes());
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -147,6 +150,10 @@ impl LogLines {
 
     /// Part of the chunk that was not given yet.
     fn new_part(&mut self, mut chunk: OutputChunk) -> Option<OutputChunk> {
+        // It comes after everything else.
+        if chunk.lost > 0 {
+            return Some(chunk);
+        }
         if let Some(place) = self.skip_to {
             if place.is_after(&chunk) {
                 return None;

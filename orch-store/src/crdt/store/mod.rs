@@ -244,14 +244,11 @@ impl CrdtStore {
 #[async_trait]
 impl StateStore for CrdtStore {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities {
-            name: NAME,
-            compare_and_swap: false,
-            shared: true,
-            durability: Durability::Sync,
-            max_value_bytes: VALUE_BYTES_MAX,
-            max_txn_writes: SEGMENT_ENTRIES_MAX,
-        }
+        StoreCapabilities::new(NAME)
+            .shared(true)
+            .durability(Durability::Sync)
+            .max_value_bytes(VALUE_BYTES_MAX)
+            .max_txn_writes(SEGMENT_ENTRIES_MAX)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

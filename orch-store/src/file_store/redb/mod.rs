@@ -70,14 +70,11 @@ impl FileStore<RedbEngine> {
             SyncPolicy::EachCommit => (Durability::Sync, None),
             SyncPolicy::Interval(interval) => (Durability::Memory, Some(interval)),
         };
-        let capabilities = StoreCapabilities {
-            name: RedbEngine::NAME,
-            compare_and_swap: true,
-            shared: false,
-            durability,
-            max_value_bytes: config.max_value_bytes,
-            max_txn_writes: config.max_txn_writes,
-        };
+        let capabilities = StoreCapabilities::new(RedbEngine::NAME)
+            .compare_and_swap(true)
+            .durability(durability)
+            .max_value_bytes(config.max_value_bytes)
+            .max_txn_writes(config.max_txn_writes);
         let (history_revisions, queue_bytes) = (config.history_revisions, config.queue_bytes);
         start(engine, bounds, Settings { capabilities, history_revisions, queue_bytes, sync_interval })
     }

@@ -63,14 +63,11 @@ impl FileStore<SqliteEngine> {
             // SQLite makes the files beside it with the same rights.
             prepare_file(&path).map_err(failed)?;
             let (engine, bounds) = SqliteEngine::open(&path, lock, config.readers.get())?;
-            let capabilities = StoreCapabilities {
-                name: SqliteEngine::NAME,
-                compare_and_swap: true,
-                shared: false,
-                durability: Durability::Sync,
-                max_value_bytes: config.max_value_bytes,
-                max_txn_writes: config.max_txn_writes,
-            };
+            let capabilities = StoreCapabilities::new(SqliteEngine::NAME)
+                .compare_and_swap(true)
+                .durability(Durability::Sync)
+                .max_value_bytes(config.max_value_bytes)
+                .max_txn_writes(config.max_txn_writes);
             let (history_revisions, queue_bytes) = (config.history_revisions, config.queue_bytes);
             let settings = Settings { capabilities, history_revisions, queue_bytes, sync_interval: None };
             start(engine, bounds, settings)

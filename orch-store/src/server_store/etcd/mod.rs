@@ -140,14 +140,12 @@ struct LogBounds {
 #[async_trait]
 impl StateStore for EtcdStore {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities {
-            name: error::NAME,
-            compare_and_swap: true,
-            shared: true,
-            durability: Durability::Sync,
-            max_value_bytes: self.config.max_value_bytes,
-            max_txn_writes: self.config.max_txn_writes,
-        }
+        StoreCapabilities::new(error::NAME)
+            .compare_and_swap(true)
+            .shared(true)
+            .durability(Durability::Sync)
+            .max_value_bytes(self.config.max_value_bytes)
+            .max_txn_writes(self.config.max_txn_writes)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

@@ -34,13 +34,7 @@ mod session;
 mod tls;
 mod writer;
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -62,7 +56,7 @@ use crate::{
     completion::completion,
     permits::QueuePermits,
     prefix,
-    server_store::log_follower::{LogChunk, LogFollower, SharedLog},
+    server_store::log_follower::{LogChunk, LogFollower, SharedLog, Watches},
 };
 
 /// Bytes of one transaction: they are one message to the server.
@@ -75,13 +69,11 @@ const LOG_BYTES: i64 = 16 << 20;
 /// was accepted in the background; [`StateStore::close`] waits for that.
 pub struct PostgresStore {
     readers: Arc<Readers>,
-    follower: Arc<LogFollower>,
+    watches: Watches,
     /// Queue of the writer; taken when the store closes.
     jobs: Mutex<Option<mpsc::Sender<Commit>>>,
     permits: QueuePermits,
     writing: Mutex<Option<JoinHandle<()>>>,
-    listening: JoinHandle<()>,
-    closed: AtomicBool,
     durability: Durability,
     config: PostgresStoreConfig,
 }
@@ -115,20 +107,14 @@ impl PostgresStore {
             last: Default::default(),
         };
         Ok(Self {
-            listening: tokio::spawn(listen(connector, Arc::clone(&follower), config.clone())),
+            watches: Watches::start(Arc::clone(&follower), listen(connector, follower, config.clone())),
             writing: Mutex::new(Some(tokio::spawn(writer.run()))),
             jobs: Mutex::new(Some(jobs)),
             permits,
-            closed: AtomicBool::new(false),
             readers,
-            follower,
             durability,
             config,
         })
-    }
-
-    fn check_open(&self) -> Result<(), StoreError> {
-        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
     }
 
     fn jobs(&self) -> Result<mpsc::Sender<Commit>, StoreError> {
@@ -140,18 +126,16 @@ impl PostgresStore {
 impl StateStore for PostgresStore {
     /// `durability` is `Group` when the server runs with `fsync=off`, which its operator has chosen then.
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities {
-            name: error::NAME,
-            compare_and_swap: true,
-            shared: true,
-            durability: self.durability,
-            max_value_bytes: self.config.max_value_bytes,
-            max_txn_writes: self.config.max_txn_writes,
-        }
+        StoreCapabilities::new(error::NAME)
+            .compare_and_swap(true)
+            .shared(true)
+            .durability(self.durability)
+            .max_value_bytes(self.config.max_value_bytes)
+            .max_txn_writes(self.config.max_txn_writes)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.check_open()?;
+        self.watches.check_open()?;
         let read = |session: Arc<session::Session>| async move {
             let row = session.client.query_opt(&session.statements.get, &[&key.as_str()]).await?;
             row.map(|row| Ok((bytes_in(&row, 0)?, revision_in(&row, 1)?))).transpose()
@@ -161,7 +145,7 @@ impl StateStore for PostgresStore {
     }
 
     async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.check_open()?;
+        self.watches.check_open()?;
         let after = after.map(Key::as_str).filter(|after| *after >= prefix);
         let (start, end) = (after.unwrap_or(prefix), prefix::end_of(prefix));
         let wanted = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
@@ -197,12 +181,11 @@ impl StateStore for PostgresStore {
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.check_open()?;
-        self.follower.watch(prefix, from).await
+        self.watches.watch(prefix, from).await
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
-        self.check_open()?;
+        self.watches.check_open()?;
         let read = |session: Arc<session::Session>| async move {
             revision_in(&session.client.query_one(&session.statements.revision, &[]).await?, 0)
         };
@@ -210,30 +193,22 @@ impl StateStore for PostgresStore {
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.check_open()?;
+        self.watches.check_open()?;
         compact(&self.readers, before).await?;
-        self.follower.catch_up().await
+        self.watches.catch_up().await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        self.closed.store(true, Ordering::Release);
+        self.watches.refuse_calls();
         self.jobs.lock().take();
         let writing = self.writing.lock().take();
         if let Some(writing) = writing {
             // It ends when the queue is empty.
             let _ = writing.await;
         }
-        self.listening.abort();
-        self.follower.close();
+        self.watches.end();
         self.readers.close().await;
         Ok(())
-    }
-}
-
-impl Drop for PostgresStore {
-    fn drop(&mut self) {
-        self.listening.abort();
-        self.follower.close();
     }
 }
 

@@ -32,7 +32,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -44,10 +44,7 @@ use orch_core::store::{
     Txn, Watch, WatchBatch, Write,
 };
 use redis::{RedisError, Script};
-use tokio::{
-    task::JoinHandle,
-    time::{Duration, Instant},
-};
+use tokio::time::{Duration, Instant};
 
 pub use self::config::{RedisServer, RedisStoreConfig};
 use self::{
@@ -59,7 +56,7 @@ use crate::{
     prefix,
     retention::trim_to,
     server_store::{
-        log_follower::{LogChunk, LogFollower, SharedLog},
+        log_follower::{LogChunk, LogFollower, SharedLog, Watches},
         retry::Attempts,
     },
 };
@@ -76,10 +73,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1);
 /// A [`StateStore`] in a Redis server, shared by any number of processes.
 pub struct RedisStore {
     server: Arc<Server>,
-    follower: Arc<LogFollower>,
+    watches: Watches,
     permits: QueuePermits,
-    listening: JoinHandle<()>,
-    closed: AtomicBool,
     /// Revision to which this process trimmed the log last.
     trimmed: AtomicU64,
     durability: Durability,
@@ -109,18 +104,12 @@ impl RedisStore {
             listen(connector, Arc::clone(&follower), server.channel.clone(), config.poll_interval);
         Ok(Self {
             server,
-            listening: tokio::spawn(listening),
-            follower,
+            watches: Watches::start(follower, listening),
             permits: QueuePermits::new(config.queue_bytes),
-            closed: AtomicBool::new(false),
             trimmed: AtomicU64::new(0),
             durability,
             config,
         })
-    }
-
-    fn check_open(&self) -> Result<(), StoreError> {
-        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
     }
 
     /// Forgets the oldest revisions when there are an eighth more than wanted.
@@ -141,18 +130,16 @@ impl RedisStore {
 impl StateStore for RedisStore {
     /// `durability` is what the server said when the store was opened.
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities {
-            name: error::NAME,
-            compare_and_swap: true,
-            shared: true,
-            durability: self.durability,
-            max_value_bytes: self.config.max_value_bytes,
-            max_txn_writes: self.config.max_txn_writes,
-        }
+        StoreCapabilities::new(error::NAME)
+            .compare_and_swap(true)
+            .shared(true)
+            .durability(self.durability)
+            .max_value_bytes(self.config.max_value_bytes)
+            .max_txn_writes(self.config.max_txn_writes)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.check_open()?;
+        self.watches.check_open()?;
         let read = |server: Arc<Server>| async move {
             let mut both = redis::pipe();
             both.atomic().hget(&server.values, key.as_str()).hget(&server.versions, key.as_str());
@@ -168,7 +155,7 @@ impl StateStore for RedisStore {
     }
 
     async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        self.check_open()?;
+        self.watches.check_open()?;
         let start = match after.map(Key::as_str).filter(|after| *after >= prefix) {
             Some(after) => format!("({after}"),
             None => format!("[{prefix}"),
@@ -197,7 +184,7 @@ impl StateStore for RedisStore {
 
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         txn.check(&self.capabilities())?;
-        self.check_open()?;
+        self.watches.check_open()?;
         let size = txn.size_bytes();
         if size > TXN_BYTES {
             let what = "the writes of a transaction, in bytes,".into();
@@ -214,7 +201,7 @@ impl StateStore for RedisStore {
                 Err(CommitError::Conflict { key: guard.key().clone() })
             }
             [revision] => {
-                self.follower.wake();
+                self.watches.wake();
                 self.trim(Revision(revision)).await;
                 Ok(Revision(revision))
             }
@@ -223,12 +210,11 @@ impl StateStore for RedisStore {
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.check_open()?;
-        self.follower.watch(prefix, from).await
+        self.watches.watch(prefix, from).await
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
-        self.check_open()?;
+        self.watches.check_open()?;
         let read = |server: Arc<Server>| async move {
             let revision = redis::cmd("HGET").arg(&server.meta).arg("revision").take();
             revision.query_async::<Option<u64>>(&mut server.connection.get().await?).await
@@ -237,23 +223,15 @@ impl StateStore for RedisStore {
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.check_open()?;
+        self.watches.check_open()?;
         self.server.compact(before).await?;
-        self.follower.catch_up().await
+        self.watches.catch_up().await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        self.closed.store(true, Ordering::Release);
-        self.listening.abort();
-        self.follower.close();
+        self.watches.refuse_calls();
+        self.watches.end();
         Ok(())
-    }
-}
-
-impl Drop for RedisStore {
-    fn drop(&mut self) {
-        self.listening.abort();
-        self.follower.close();
     }
 }
 

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::Replica;
 use crate::pbft::core::{
+    ballot::VoteOutcome,
     batch::{Body, Bundle, Request},
     io::{Answer, Effect, Moment, Refusal, To},
     membership::Change,
     message::{Message, Reply},
-    service::refusal_of,
 };
 
 /// Bundles that a replica that does not lead has on their way at a time; more commands wait and fill the next
@@ -140,9 +140,13 @@ impl Replica {
             }
             Purpose::Membership(token) => {
                 let outcome = reply.outcomes.first().cloned().unwrap_or_default();
-                let answer = match refusal_of(&outcome) {
-                    Some(problem) => Err(Refusal::Membership(problem)),
-                    None => Ok(Answer { seq: reply.seq, outcome }),
+                let answer = match VoteOutcome::from_wire(&outcome) {
+                    Some(VoteOutcome::Recorded | VoteOutcome::Adopted) => {
+                        Ok(Answer { seq: reply.seq, outcome })
+                    }
+                    Some(VoteOutcome::Refused(refusal)) => Err(Refusal::Membership(refusal)),
+                    // Not of this version: it was counted or not.
+                    None => Err(Refusal::Unknown),
                 };
                 out.push(Effect::Answer(token, answer));
             }

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use orch_core::consensus::MachineError;
+
 use super::{Replica, view_change::Changing};
-use crate::codec::Malformed;
 use crate::pbft::core::{
     batch::Batch,
     history::Snapshot,
@@ -16,9 +17,9 @@ use crate::pbft::core::{
 };
 
 /// Reason why a log cannot be recovered from.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("the snapshot in the log of this replica cannot be used")]
-pub struct RecoverError(#[from] Malformed);
+pub struct RecoverError(#[from] MachineError);
 
 /// Records of a log, sorted.
 #[derive(Default)]
