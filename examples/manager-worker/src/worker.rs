@@ -81,8 +81,8 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
     pub memory: Option<u64>,
     /// A device to offer, such as gpu=2. May be given several times.
-    #[arg(long, value_name = "NAME=COUNT", value_parser = units::pair)]
-    pub device: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME=COUNT", value_parser = units::counted)]
+    pub device: Vec<(String, u64)>,
     /// A label that constraints may match. May be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = units::pair)]
     pub label: Vec<(String, String)>,
@@ -141,9 +141,9 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     let node = NodeSpec {
         max_tasks: args.max_tasks,
         labels: args.label.iter().cloned().collect::<BTreeMap<_, _>>(),
-        ..NodeSpec::new(id.clone(), instance, capacity(&args)?, [capabilities.kind])
+        ..NodeSpec::new(id.clone(), instance, capacity(&args), [capabilities.kind])
     };
-    let token = if args.legacy.is_none() { Some(token(&args)?) } else { None };
+    let token = if args.legacy.is_none() { Some(token(&args).map_err(Failure::usage)?) } else { None };
     let (link, access) = link(&args, &manager, token.as_ref(), &data).await?;
     let mut agent_config = AgentConfig::new(node);
     agent_config.secrets = secrets;
@@ -199,8 +199,8 @@ async fn link(
     manager: &str,
     token: Option<&Token>,
     data: &DataDir,
-) -> Result<(Arc<dyn ControlLink>, Access), String> {
-    let ca_pem = args.ca.as_deref().map(secret::read_ca).transpose()?;
+) -> Result<(Arc<dyn ControlLink>, Access), Failure> {
+    let ca_pem = args.ca.as_deref().map(secret::read_ca).transpose().map_err(Failure::usage)?;
     let Some(token) = token else {
         let journal = RedbStore::open(RedbStoreConfig::new(data.path("legacy"))).await.map_err(explain)?;
         let config = rust_orch::LinkConfig {
@@ -296,15 +296,12 @@ async fn runtime(
     }
 }
 
-fn capacity(args: &WorkerArgs) -> Result<Resources, String> {
+fn capacity(args: &WorkerArgs) -> Resources {
     let mut capacity = local_capacity();
     capacity.cpu_millis = args.cpus.unwrap_or(capacity.cpu_millis);
     capacity.memory_bytes = args.memory.unwrap_or(capacity.memory_bytes);
-    for (name, count) in &args.device {
-        let count = units::count(count).map_err(|error| format!("--device {name}={count}: {error}"))?;
-        capacity.devices.insert(name.clone(), count);
-    }
-    Ok(capacity)
+    capacity.devices.extend(args.device.iter().cloned());
+    capacity
 }
 
 /// A token and its source.

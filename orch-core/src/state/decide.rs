@@ -1,7 +1,7 @@
 //! [`ClusterState::decide`]: the decision about a command, as changes of records.
 //!
 //! Each command has one function here. They change a [`Draft`]; the consequences of an ended attempt are in
-//! `life.rs`, placement in `place.rs`.
+//! `lifecycle.rs`, placement in `place.rs`.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -151,7 +151,7 @@ impl Connect {
                  directory with --token-file or {variable}"
             ),
             Cause::WeakToken => format!(
-                "the token of {token} is not enough for this at {url}: it opens the protocol of workers; give that of \
+                "the token of {token} is not enough for this at {url}: it opens the protocol of nodes; give that of \
                  {ADMIN_TOKEN} with --token-file or {variable}"
             ),
         };

@@ -30,11 +30,11 @@ pub struct LogRange {
     /// Only the output of this attempt; attempts are numbered from 1.
     #[arg(long, value_name = "NUMBER")]
     attempt: Option<NonZeroU32>,
-    /// Only output that the manager received since: an age such as 5min, or a time such as
+    /// Only output that was received since: an age such as 5min, or a time such as
     /// 2026-02-03T04:05:06Z.
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Timestamp>,
-    /// Prefix each line with the UTC time at which the manager received its beginning, or - where that is
+    /// Prefix each line with the UTC time at which its beginning was received, or - where that is
     /// unknown.
     #[arg(short, long)]
     timestamps: bool,

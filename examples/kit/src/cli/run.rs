@@ -43,7 +43,7 @@ struct SpecArgs {
     image: Option<String>,
     /// Arguments; those that begin with a dash go after --.
     args: Vec<String>,
-    /// Run a program of the worker's operating system instead of an image.
+    /// Run a program of the node's operating system instead of an image.
     #[arg(long)]
     program: bool,
     /// Replace the image's entry point by these words; give it once for each word.
@@ -56,8 +56,8 @@ struct SpecArgs {
     #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
     memory: Option<u64>,
     /// Devices, such as gpu=1.
-    #[arg(long, value_name = "NAME=COUNT", value_parser = units::pair)]
-    device: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME=COUNT", value_parser = units::counted)]
+    device: Vec<(String, u64)>,
     /// A host port of the node.
     #[arg(long, value_name = "PORT")]
     port: Vec<u16>,
@@ -107,7 +107,7 @@ struct SpecArgs {
     /// read-only.
     #[arg(long, value_name = "SOURCE:TARGET[:ro]", value_parser = mount)]
     mount: Vec<Mount>,
-    /// A secret that the worker holds, as an environment variable.
+    /// A secret that the node holds, as an environment variable.
     #[arg(long, value_name = "VARIABLE=SECRET", value_parser = units::pair)]
     secret: Vec<(String, String)>,
     /// The same as a file at an absolute path.
@@ -133,7 +133,7 @@ struct SpecArgs {
     /// Pull policy of the image.
     #[arg(long, value_enum)]
     pull: Option<Pull>,
-    /// Name of the registry credentials that the worker holds.
+    /// Name of the registry credentials that the node holds.
     #[arg(long, value_name = "SECRET")]
     registry_login: Option<String>,
 }
@@ -252,11 +252,7 @@ fn spec(args: SpecArgs) -> Result<TaskSpec, Failure> {
     spec = spec.args(args.args).priority(args.priority).max_attempts(args.attempts.get());
     spec.resources.cpu_millis = args.cpu.unwrap_or(0);
     spec.resources.memory_bytes = args.memory.unwrap_or(0);
-    for (name, count) in args.device {
-        let count = units::count(&count)
-            .map_err(|error| Failure::usage(format!("--device {name}={count}: {error}")))?;
-        spec.resources.devices.insert(name, count);
-    }
+    spec.resources.devices = args.device.into_iter().collect();
     for port in args.port {
         spec.resources = spec.resources.port(port);
     }

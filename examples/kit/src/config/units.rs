@@ -72,10 +72,7 @@ pub fn cores(text: &str) -> Result<u64, String> {
 }
 
 /// Whole number.
-///
-/// # Errors
-/// For people: what is wrong, and a form that is right.
-pub fn count(text: &str) -> Result<u64, String> {
+fn count(text: &str) -> Result<u64, String> {
     text.parse().map_err(|error| whole_error(text, &error))
 }
 
@@ -118,6 +115,15 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("it must be NAME=VALUE".into()),
     }
+}
+
+/// Pair `NAME=COUNT`.
+///
+/// # Errors
+/// For people: what is wrong, and a form that is right.
+pub fn counted(text: &str) -> Result<(String, u64), String> {
+    let (name, text) = pair(text)?;
+    Ok((name, count(&text)?))
 }
 
 fn split(text: &str) -> (&str, &str) {
@@ -206,6 +212,8 @@ mod tests {
             bytes("1.1234567890g"),
             Err("\"1.1234567890\" has more than 9 digits behind the point".into())
         );
+        assert_eq!(counted("gpu=2"), Ok(("gpu".into(), 2)));
+        assert!(counted("gpu=many").unwrap_err().contains("many") && counted("gpu").is_err());
         assert!(cores("1x").is_err() && cores("0.0005m").is_ok() && pair("=b").is_err());
     }
 

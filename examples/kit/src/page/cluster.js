@@ -240,7 +240,7 @@ function summary(status, nodes) {
   const ready = nodes.filter((node) => node.record.state !== "lost").length;
   const tasks = Object.entries(status.tasks).filter(([, count]) => count > 0);
   const counts = tasks.map(([name, count]) => `${count} ${name.replace(/[-_]/g, " ")}`).join(", ");
-  const error = status.consensus.last_error || status.consensus.trouble || status.scheduler_error;
+  const error = status.consensus.last_error || status.scheduler_error;
   return [`${ready} of ${nodes.length} nodes`, counts || "no tasks", error].filter(Boolean).join(" · ");
 }
 
