@@ -1,6 +1,6 @@
 //! The style as it is deployed, on this machine: one manager and its workers, as separate processes.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use orch_kit::{
@@ -31,6 +31,8 @@ pub struct ManagerAndWorkers {
     /// Further options of every worker.
     worker_options: Vec<String>,
     client: Client,
+    /// Parts that were killed and not healed.
+    down: BTreeSet<String>,
 }
 
 /// Starts the style and shows it at work.
@@ -62,7 +64,15 @@ impl ManagerAndWorkers {
         let token = secret::read(&processes.path(MANAGER).join(ADMIN_TOKEN)).map_err(explain)?;
         let client = Client::new(&ClientConfig::new(format!("http://{address}"), token)).map_err(explain)?;
         let worker_options = worker_options.iter().map(ToString::to_string).collect();
-        let mut deployment = Self { ground, processes, address, workers: Vec::new(), worker_options, client };
+        let mut deployment = Self {
+            ground,
+            processes,
+            address,
+            workers: Vec::new(),
+            worker_options,
+            client,
+            down: BTreeSet::new(),
+        };
         for number in 1..=workers {
             let worker = format!("worker-{number}");
             deployment.start_worker(&worker).await?;
@@ -129,18 +139,29 @@ impl Deployment for ManagerAndWorkers {
     }
 
     async fn kill(&mut self, part: &str) -> Result<(), String> {
-        self.processes.kill(part).await
+        self.processes.kill(part).await?;
+        self.down.insert(part.to_owned());
+        Ok(())
     }
 
     async fn heal(&mut self, part: &str) -> Result<(), String> {
         if part == MANAGER {
             let address = self.address.clone();
-            return start_manager(&mut self.processes, &address).await.map(drop);
+            start_manager(&mut self.processes, &address).await?;
+        } else {
+            self.start_worker(part).await?;
         }
-        self.start_worker(part).await
+        self.down.remove(part);
+        Ok(())
     }
 
-    async fn stop(self: Box<Self>) {
+    async fn stop(mut self: Box<Self>) {
+        // What a killed worker left running ends with a worker that takes it over.
+        for part in self.parts().all() {
+            if self.down.contains(&part) {
+                let _ = self.heal(&part).await;
+            }
+        }
         self.processes.stop().await;
     }
 }

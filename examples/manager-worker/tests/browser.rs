@@ -83,6 +83,47 @@ fn the_page_shows_the_cluster_to_who_has_the_token_and_follows_it() {
 }
 
 #[test]
+fn the_output_is_that_of_the_task_that_is_open_also_after_a_restart() {
+    orch_core::block_on(async {
+        let mut cluster = cluster().await;
+        let api = cluster.api();
+        for name in ["one", "two"] {
+            let script = format!("while :; do echo {name}; sleep 0.1; done");
+            let spec = TaskSpec::program(name, "/bin/sh").args(["-c", &script]);
+            api.submit_one(spec).await.unwrap();
+        }
+        let browser = Browser::open(&format!("{}/ui", cluster.url()), false).await;
+        sign_in(&browser, &cluster.admin_token().unwrap()).await;
+        browser.until(&format!("({}) && ({})", row("tasks", "one"), row("tasks", "two"))).await;
+        // Quicker than any answer comes, and one of them twice.
+        let button = |name: &str| format!("{}.querySelector('button').click()", row("tasks", name));
+        browser.value(&format!("[{}, {}, {}]", button("one"), button("two"), button("two"))).await;
+        let lines = "document.querySelector('#output').textContent.split('\\n').filter(Boolean)";
+        browser.until(&format!("{lines}.length > 5 && {lines}.every(line => line === 'two')")).await;
+        assert_eq!(browser.value("document.querySelector('#task-head').textContent").await, "two");
+
+        // The same lines are not shown twice when the connection was lost.
+        cluster.kill("manager").await.unwrap();
+        cluster.heal("manager").await.unwrap();
+        let seen = browser.value(&format!("{lines}.length")).await.as_u64().unwrap();
+        browser
+            .until(&format!("{lines}.length > {} && {lines}.every(line => line === 'two')", seen + 5))
+            .await;
+
+        // Who forgets the token leaves nothing of the cluster in the page, and nothing comes after it.
+        browser.click("#leave").await;
+        browser.type_into("#token", "typed afterwards").await;
+        // Something happens that the page would have shown.
+        let last = api.submit_one(TaskSpec::program("last", "true")).await.unwrap();
+        api.wait(last.view.record.id).await.unwrap();
+        let rest = "document.querySelectorAll('#nodes tr, #tasks tr, #facts dd').length + document.querySelector('#output').textContent.length";
+        assert_eq!(browser.value(rest).await, 0);
+        assert_eq!(browser.value("document.querySelector('#token').value").await, "typed afterwards");
+        Box::new(cluster).stop().await;
+    });
+}
+
+#[test]
 fn the_list_is_filtered_and_its_colours_follow_the_system() {
     orch_core::block_on(async {
         let cluster = cluster().await;

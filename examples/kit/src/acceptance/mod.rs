@@ -8,9 +8,14 @@ pub mod control;
 pub mod nodes;
 pub mod tasks;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, resume_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use orch_core::{
     engine::OutputRange,
     model::{Mount, MountSource, TaskId, TaskSpec},
@@ -36,7 +41,7 @@ macro_rules! acceptance {
             nodes::work_that_outlived_its_node_agent_is_adopted,
             control::what_was_acknowledged_survives_the_death_of_the_control_side,
             control::work_goes_on_while_the_control_side_is_away,
-            control::events_have_no_silent_gap,
+            control::events_come_in_order_and_have_no_silent_gap,
             control::everything_dies_at_once_and_nothing_is_lost,
         }
     };
@@ -66,9 +71,14 @@ where
     orch_core::block_on(async {
         let deployment = deployment.await.unwrap();
         let mut on = Case { api: deployment.api(), deployment };
-        let done = tokio::time::timeout(CASE_TIMEOUT, case(&mut on)).await;
+        // Also after a failure: what runs as a task does not end with its node's agent.
+        let work = AssertUnwindSafe(tokio::time::timeout(CASE_TIMEOUT, case(&mut on)));
+        let done = work.catch_unwind().await;
         on.deployment.stop().await;
-        assert!(done.is_ok(), "it hangs");
+        match done {
+            Ok(done) => assert!(done.is_ok(), "it hangs"),
+            Err(panic) => resume_unwind(panic),
+        }
     });
 }
 
@@ -81,12 +91,14 @@ pub struct Case {
 
 impl Case {
     /// A shell script as a task that asks for little. Before it begins, the attempt's name is noted, which
-    /// [`Case::starts`] tells. `passes NAME` waits until [`Case::open`] opens that gate.
+    /// [`Case::starts`] tells. `passes NAME` waits until [`Case::open`] opens that gate; [`Case::is_still`] tells
+    /// whether anything waits there.
     fn script(&self, name: &str, script: &str) -> TaskSpec {
         let scratch = self.deployment.scratch();
         let dir = scratch.display();
         let prelude = format!(
-            "echo $ORCH_ATTEMPT >> {dir}/{name}.starts; passes() {{ while [ ! -e {dir}/$1.open ]; do sleep 0.05; done; }}; "
+            "echo $ORCH_ATTEMPT >> {dir}/{name}.starts; passes() {{ while [ ! -e {dir}/$1.open ]; do \
+             [ -d {dir} ] || exit 1; echo >> {dir}/{name}.beats; sleep 0.05; done; }}; "
         );
         let mut spec =
             self.deployment.ground().shell(name, &(prelude + script)).cpu_millis(100).memory_mib(32);
@@ -101,6 +113,33 @@ impl Case {
     fn starts(&self, name: &str) -> Vec<String> {
         let noted = std::fs::read_to_string(self.deployment.scratch().join(format!("{name}.starts")));
         noted.unwrap_or_default().lines().map(Into::into).collect()
+    }
+
+    /// Waits until nothing of the script of this name waits at a gate any more, in any attempt.
+    fn is_still(&self, name: &str) {
+        /// Several rounds of the wait.
+        const QUIET: Duration = Duration::from_millis(500);
+        let path = self.deployment.scratch().join(format!("{name}.beats"));
+        let beats = || std::fs::metadata(&path).map_or(0, |file| file.len());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let (mut last, mut since) = (beats(), Instant::now());
+        while since.elapsed() < QUIET {
+            assert!(Instant::now() < deadline, "{name} still runs");
+            std::thread::park_timeout(Duration::from_millis(20));
+            if beats() != last {
+                (last, since) = (beats(), Instant::now());
+            }
+        }
+    }
+
+    /// Waits for a file that a script writes.
+    fn written(&self, name: &str) {
+        let path = self.deployment.scratch().join(name);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !path.exists() {
+            assert!(Instant::now() < deadline, "{name} was never written");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
     }
 
     fn open(&self, gate: &str) {

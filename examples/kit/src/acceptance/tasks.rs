@@ -32,6 +32,7 @@ pub async fn a_task_over_its_time_limit_is_ended(case: &mut Case) {
     let spec = case.script("slow", "passes never").run_timeout(Duration::from_millis(500));
     let task = case.submit(spec).await;
     case.ends(task, TaskStatus::TimedOut).await;
+    case.is_still("slow");
     assert_eq!(case.starts("slow").len(), 1);
 }
 
@@ -44,6 +45,7 @@ pub async fn a_cancelled_task_stops_and_the_others_go_on(case: &mut Case) {
     case.api.cancel(stops, "not wanted any more").await.unwrap();
     let done = case.ends(stops, TaskStatus::Cancelled).await;
     assert!(format!("{:?}", done.view.record.result()).contains("not wanted any more"));
+    case.is_still("stops");
     assert_eq!(case.api.cancel(stops, "").await.unwrap_err().code(), Some("already_finished"));
     case.open("end");
     case.ends(stays, TaskStatus::Succeeded).await;

@@ -96,7 +96,7 @@ impl Connect {
         let ca = self.ca.as_deref().or(target.context.as_ref().and_then(|context| context.ca.as_deref()));
         config.ca_pem = ca.map(secret::read_ca).transpose().map_err(Failure::usage)?;
         let api = Arc::new(Client::new(&config)?);
-        Ok(Session { json: self.json, namespace: self.namespace(style)?, ..Session::new(*style, api) })
+        Ok(Session::new(*style, api).json(self.json).namespace(self.namespace(style)?))
     }
 
     /// Selected namespace, if there is one.
@@ -151,7 +151,7 @@ impl Connect {
                  directory with --token-file or {variable}"
             ),
             Cause::WeakToken => format!(
-                "the token of {token} is not enough for this at {url}: it opens the protocol of nodes; give that of \
+                "the token of {token} is not enough for this at {url}; give that of the file \
                  {ADMIN_TOKEN} with --token-file or {variable}"
             ),
         };

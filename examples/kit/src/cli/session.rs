@@ -25,6 +25,18 @@ impl Session {
         Self { style, api, json: false, namespace: None }
     }
 
+    /// The same, printing JSON for programs.
+    #[must_use]
+    pub fn json(self, json: bool) -> Self {
+        Self { json, ..self }
+    }
+
+    /// The same, for tasks of this namespace only.
+    #[must_use]
+    pub fn namespace(self, namespace: Option<Namespace>) -> Self {
+        Self { namespace, ..self }
+    }
+
     /// Prints a line for people on standard error.
     pub(super) fn note(&self, line: impl std::fmt::Display) {
         say::note(&self.style, line);

@@ -1,6 +1,6 @@
 //! A TOML file of options.
 
-use std::{borrow::Cow, fs, path::Path};
+use std::{borrow::Cow, fmt, fs, io::Read as _, path::Path};
 
 use toml::de::{DeTable, DeValue};
 
@@ -8,9 +8,26 @@ use toml::de::{DeTable, DeValue};
 #[derive(Debug)]
 pub(super) struct File {
     path: String,
-    /// Name, line, and the values or what is wrong with them.
-    options: Vec<(String, usize, Result<Vec<String>, String>)>,
+    options: Vec<Entry>,
 }
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    line: usize,
+    value: Value,
+}
+
+/// Words of a value, or what is wrong with it.
+#[derive(Clone, Debug)]
+enum Value {
+    One(String),
+    Several(Vec<String>),
+    Wrong(String),
+}
+
+/// The largest file, in bytes.
+const BYTES_MAX: u64 = 1 << 20;
 
 impl File {
     /// Reads a file. Underscores in names count as dashes.
@@ -18,8 +35,17 @@ impl File {
     /// # Errors
     /// For people: it cannot be read, or is not TOML.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Self::parse(path.display().to_string(), &text)
+        let failed = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
+        let file = fs::File::open(path).map_err(|error| failed(&error))?;
+        if !file.metadata().map_err(|error| failed(&error))?.is_file() {
+            return Err(failed(&"it is no file"));
+        }
+        let mut text = String::new();
+        file.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
+        match text.len() as u64 > BYTES_MAX {
+            true => Err(failed(&"it is larger than a file of options can be")),
+            false => Self::parse(path.display().to_string(), &text),
+        }
     }
 
     fn parse(path: String, text: &str) -> Result<Self, String> {
@@ -28,44 +54,61 @@ impl File {
             let line = error.span().map(|span| format!(":{}", line_at(span.start))).unwrap_or_default();
             format!("{path}{line}: {}", error.message())
         })?;
-        let options = table.get_ref().iter().map(|(name, value)| {
-            (name.get_ref().replace('_', "-"), line_at(name.span().start), words(value.get_ref()))
-        });
-        Ok(Self { options: options.collect(), path })
+        let mut options: Vec<Entry> = Vec::new();
+        for (name, value) in table.get_ref() {
+            let (name, line) = (name.get_ref().replace('_', "-"), line_at(name.span().start));
+            if let Some(first) = options.iter().find(|entry| entry.name == name) {
+                return Err(format!("{path}:{line}: {name} is there already, in line {}", first.line));
+            }
+            options.push(Entry { name, line, value: words(value.get_ref()) });
+        }
+        options.sort_by_key(|entry| entry.line);
+        Ok(Self { options, path })
     }
 
     /// Names of the options in it.
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
-        self.options.iter().map(|(name, ..)| name)
+        self.options.iter().map(|entry| &entry.name)
     }
 
     /// File and line of an option.
     pub(super) fn origin(&self, name: &str) -> String {
-        let line = self.options.iter().find(|(key, ..)| key == name).map_or(1, |(_, line, _)| *line);
+        let line = self.entry(name).map_or(1, |entry| entry.line);
         format!("{}:{line}", self.path)
     }
 
-    /// Values of an option as they would be typed.
+    /// Values of an option as they would be typed. `several` is whether it may have more than one.
     ///
     /// # Errors
     /// For people: a value of a kind that cannot be typed.
-    pub(super) fn values(&self, name: &str) -> Result<Option<Vec<String>>, String> {
-        let found = self.options.iter().find(|(key, ..)| key == name);
-        let values = found.map(|(.., values)| values.clone()).transpose();
-        values.map_err(|error| format!("{}: {error}", self.origin(name)))
+    pub(super) fn values(&self, name: &str, several: bool) -> Result<Option<Vec<String>>, String> {
+        let Some(entry) = self.entry(name) else { return Ok(None) };
+        match entry.value.clone() {
+            Value::One(word) => Ok(Some(vec![word])),
+            Value::Several(words) if several => Ok(Some(words)),
+            Value::Several(_) => Err(format!("{}: it takes one value", self.origin(name))),
+            Value::Wrong(error) => Err(format!("{}: {error}", self.origin(name))),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.options.iter().find(|entry| entry.name == name)
     }
 }
 
-fn words(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+fn words(value: &DeValue<'_>) -> Value {
+    let several = |words: Result<Vec<String>, String>| words.map_or_else(Value::Wrong, Value::Several);
     match value {
-        DeValue::Array(all) => all.iter().map(|value| word(value.get_ref()).map(Cow::into_owned)).collect(),
+        DeValue::Array(all) => {
+            several(all.iter().map(|value| word(value.get_ref()).map(Cow::into_owned)).collect())
+        }
         DeValue::Table(all) => {
             let pair = |(name, value): (&toml::Spanned<_>, &toml::Spanned<_>)| {
                 Ok(format!("{}={}", name.get_ref(), word(value.get_ref())?))
             };
-            all.iter().map(pair).collect()
+            several(all.iter().map(pair).collect())
         }
-        value => word(value).map(|word| vec![word.into_owned()]),
+        value => word(value).map_or_else(Value::Wrong, |word| Value::One(word.into_owned())),
     }
 }
 

@@ -22,7 +22,8 @@ use crate::style::Style;
 /// The option `--config`, for the options of a service.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigFile {
-    /// TOML file with further options by their long names; flags and variables have precedence.
+    /// TOML file with further options by their long names. Each option can also be given by a variable, such as
+    /// ORCH_WORKER_MAX_TASKS for the worker of orch. Flags come first, then variables, then the file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -72,10 +73,17 @@ pub fn parse_subcommands(
 }
 
 fn parse_with(mut command: Command, mut argv: Vec<OsString>, extras: &[Extra]) -> Result<ArgMatches, Error> {
-    argv.extend(extras.iter().flat_map(|extra| extra.words.iter().cloned()));
+    // Services have no arguments, which would begin behind two dashes.
+    let end = argv.iter().position(|word| word == "--").unwrap_or(argv.len());
+    let typed = argv.clone();
+    argv.splice(end..end, extras.iter().flat_map(|extra| extra.words.iter().cloned()));
     command.try_get_matches_from_mut(argv).map_err(|error| {
-        let origin = extras.iter().find(|extra| is_about(&error, &extra.name)).map(|extra| &extra.origin);
-        match origin {
+        let named =
+            extras.iter().find(|extra| is_about(&error, &extra.name)).map(|extra| extra.origin.clone());
+        // What is missing for an extra option is not named by it.
+        let by_extras = || command.clone().try_get_matches_from(typed).is_ok();
+        let all = || extras.iter().map(|extra| extra.origin.as_str()).collect::<Vec<_>>().join(", ");
+        match named.or_else(|| (!extras.is_empty() && by_extras()).then(all)) {
             None => error,
             Some(origin) => {
                 let text = error.to_string();
@@ -102,9 +110,16 @@ fn is_about(error: &Error, name: &str) -> bool {
 fn extras(style: &Style, service: &str, command: &Command, given: &ArgMatches) -> Result<Vec<Extra>, Error> {
     let wrong = |text: String| command.clone().error(ErrorKind::InvalidValue, text);
     let prefix = format!("{}_{}", style.variables, spelled(service));
-    let config = variable(&format!("{prefix}_CONFIG")).map(PathBuf::from);
-    let config = given.get_one::<PathBuf>("config").cloned().or(config);
-    let file = config.map(|path| File::read(&path)).transpose().map_err(wrong)?;
+    let config_variable = format!("{prefix}_CONFIG");
+    let file = match (given.get_one::<PathBuf>("config"), variable(&config_variable)) {
+        (Some(path), _) => Some(File::read(path)),
+        (None, Some(path)) => {
+            let named = |error| format!("{config_variable}: {error}");
+            Some(File::read(path.as_ref()).map_err(named))
+        }
+        (None, None) => None,
+    };
+    let file = file.transpose().map_err(wrong)?;
     let options = || command.get_arguments().filter_map(|arg| Some((arg, option_name(arg)?)));
     let known: Vec<&str> = options().map(|(_, name)| name).collect();
     if let Some(unknown) = file.iter().flat_map(File::keys).find(|key| !known.contains(&&***key)) {
@@ -120,12 +135,16 @@ fn extras(style: &Style, service: &str, command: &Command, given: &ArgMatches) -
             continue;
         }
         let variable_name = format!("{prefix}_{}", spelled(name));
+        if std::env::var_os(&variable_name).is_some_and(|value| value.to_str().is_none()) {
+            return Err(wrong(format!("{variable_name}: it is not UTF-8")));
+        }
         let (values, origin) = match (variable(&variable_name), &file) {
             (Some(text), _) if takes_several(arg) => {
-                (text.split(',').map(|word| word.trim().to_owned()).collect(), variable_name)
+                let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+                (words.map(Into::into).collect(), variable_name)
             }
-            (Some(text), _) => (vec![text], variable_name),
-            (None, Some(file)) => match file.values(name).map_err(wrong)? {
+            (Some(text), _) => (vec![text.trim().into()], variable_name),
+            (None, Some(file)) => match file.values(name, takes_several(arg)).map_err(wrong)? {
                 Some(values) => (values, file.origin(name)),
                 None => continue,
             },
@@ -194,6 +213,10 @@ mod tests {
         drain: bool,
         #[arg(long)]
         label: Vec<String>,
+        #[arg(long, requires = "needed")]
+        needy: Option<u32>,
+        #[arg(long)]
+        needed: Option<u32>,
     }
 
     /// Options of this file and these flags, in short; or the error.
@@ -219,6 +242,7 @@ mod tests {
         assert_eq!(read("label = [\"a=1\", \"b=2\"]", &[]).unwrap(), "1 false false a=1 b=2");
         assert_eq!(read("[label]\na = 1\nb = \"x y\"", &[]).unwrap(), "1 false false a=1 b=x y");
         assert_eq!(read("label = [\"a=1\"]", &["--label", "c=3"]).unwrap(), "1 false false c=3");
+        assert_eq!(read("tasks = 7", &["--keep", "--"]).unwrap(), "7 true false ");
     }
 
     #[test]
@@ -226,12 +250,21 @@ mod tests {
         for (file, flags, words) in [
             ("\n\ntasks = \"many\"", &[][..], "FILE:3: invalid value 'many' for '--tasks <TASKS>'"),
             ("tasks = -1", &[], "FILE:1: invalid value '-1'"),
-            ("taks = 1", &[], "FILE:1: there is no option \"taks\"; there are tasks, keep, drain, label"),
+            (
+                "taks = 1",
+                &[],
+                "FILE:1: there is no option \"taks\"; there are tasks, keep, drain, label, needy",
+            ),
             ("config = \"x\"", &[], "FILE:1: there is no option \"config\""),
             ("\nkeep = 3", &[], "FILE:2: it must be true or false"),
             ("tasks = 1979-05-27", &[], "FILE:1: a datetime is not expected here"),
             ("tasks = 1\ntasks = 2", &[], "FILE:2: duplicate key"),
             ("tasks = ", &[], "FILE:1: "),
+            ("tasks = 1\n\nta_sks = 2", &[], "FILE:3: there is no option"),
+            ("some-thing = 1\nsome_thing = 2", &[], "FILE:2: some-thing is there already, in line 1"),
+            ("tasks = []", &[], "FILE:1: it takes one value"),
+            ("\ntasks = { a = 1 }", &[], "FILE:2: it takes one value"),
+            ("\nneedy = 1", &[], "FILE:2: the following required arguments were not provided"),
             ("keep = true", &["--drain"], "FILE:1: the argument '--drain' cannot be used with '--keep'"),
         ] {
             let error = read(file, flags).unwrap_err();

@@ -10,7 +10,11 @@ use futures_util::StreamExt as _;
 use orch_net::http::EventStart;
 
 use self::load::Load;
-use crate::{deployment::Deployment, say::announce, service::explain};
+use crate::{
+    deployment::Deployment,
+    say::announce,
+    service::{explain, shutdown},
+};
 
 /// Options of a demonstration.
 #[derive(Clone, Debug, Args)]
@@ -31,9 +35,13 @@ const TIME_LIMIT: Duration = Duration::from_secs(55);
 /// # Errors
 /// For people: the deviation from the expected result.
 pub async fn run(mut deployment: Box<dyn Deployment>) -> Result<(), String> {
-    let result = tokio::time::timeout(TIME_LIMIT, show(&mut *deployment)).await;
+    let result = tokio::select! {
+        result = tokio::time::timeout(TIME_LIMIT, show(&mut *deployment)) => result
+            .unwrap_or_else(|_| Err(format!("the demonstration did not end within {TIME_LIMIT:?}"))),
+        requested = shutdown::requested() => Err(requested.map_or_else(explain, |()| "it was ended".into())),
+    };
     deployment.stop().await;
-    result.unwrap_or_else(|_| Err(format!("the demonstration did not end within {TIME_LIMIT:?}")))
+    result
 }
 
 async fn show(deployment: &mut dyn Deployment) -> Result<(), String> {

@@ -19,8 +19,17 @@ pub use self::{
 pub struct Parts {
     /// Processes that decide: servers, replicas.
     pub control: Vec<String>,
-    /// Processes that run tasks, by the name of their node. A part may be in both lists.
+    /// Processes that run tasks, by the name of their node. Where nodes decide as well, they are in both lists.
     pub nodes: Vec<String>,
+}
+
+impl Parts {
+    /// Every part once, the control side first.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().filter(|node| !self.control.contains(node));
+        self.control.iter().chain(nodes).cloned().collect()
+    }
 }
 
 /// A style on this machine: its control side and its nodes, each of which can be killed and brought back.
@@ -42,12 +51,12 @@ pub trait Deployment: Send {
     /// Runtime of its tasks.
     fn ground(&self) -> &Ground;
 
-    /// Kills a part as a power cut would. What it runs may go on.
+    /// Kills a part with SIGKILL: it cannot do anything more. What it runs may go on.
     async fn kill(&mut self, part: &str) -> Result<(), String>;
 
     /// Starts a killed part again on what it kept, and waits until it is ready.
     async fn heal(&mut self, part: &str) -> Result<(), String>;
 
-    /// Ends everything, gracefully first, and removes what it kept.
+    /// Ends everything, gracefully first, with what killed parts left running, and removes what it kept.
     async fn stop(self: Box<Self>);
 }

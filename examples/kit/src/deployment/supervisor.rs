@@ -1,10 +1,6 @@
 //! [`Supervisor`]: processes of a deployment.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -19,7 +15,8 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// Time for a graceful end.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// Processes by name, in a directory of their own that is removed at the end. None of them outlives it.
+/// Processes by name, in a directory of their own that is removed at the end. They end with it, however it is
+/// dropped; what they run as tasks ends with [`Supervisor::stop`].
 #[derive(Debug)]
 pub struct Supervisor {
     style: Style,
@@ -47,12 +44,19 @@ impl Supervisor {
         self.dir.join(name)
     }
 
-    /// A command of the program. Logs of warnings only, unless the environment asks for more.
+    /// A command of the program, without the options that the environment has for a user's own services. Logs of
+    /// errors only, unless the environment asks for more.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
         let log = self.style.variable("LOG");
         let filter = std::env::var(&log).unwrap_or_else(|_| "error".into());
         let mut command = Command::new(&self.program);
+        let prefix = format!("{}_", self.style.variables);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with(&prefix) {
+                command.env_remove(name);
+            }
+        }
         command.args(args).env(log, filter).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         command
     }
@@ -64,8 +68,11 @@ impl Supervisor {
     pub async fn start(&mut self, part: &str, mut command: Command, ready: &str) -> Result<String, String> {
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", self.program.display()))?;
         let line = ready_line(part, &mut child, ready).await?;
-        self.parts.retain(|(name, _)| name != part);
-        self.parts.push((part.into(), child));
+        match self.parts.iter_mut().find(|(name, _)| name == part) {
+            // Keeps its place, so that parts end in the opposite order of their first start.
+            Some((_, old)) => *old = child,
+            None => self.parts.push((part.into(), child)),
+        }
         Ok(line)
     }
 
@@ -86,17 +93,14 @@ impl Supervisor {
             end(&mut child).await;
         }
     }
-
-    /// Directory of all parts.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
 }
 
-/// Processes end with `kill_on_drop`; the directory is removed here.
+/// Kills what still runs before the directory is removed, or it would write there again.
 impl Drop for Supervisor {
     fn drop(&mut self) {
+        for (_, child) in &mut self.parts {
+            let _ = child.start_kill();
+        }
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

@@ -3,10 +3,14 @@
 "use strict";
 
 const PAGE = 100;
-// The most output that is shown, in characters.
+// The most rows of tasks, the most output that is shown (in characters), and times in milliseconds: between
+// two refreshes, of an answer, of silence of the events, and before something is tried again.
+const ROWS_MAX = 1000;
 const OUTPUT_MAX = 200000;
-// Changes are shown at most this often, in milliseconds.
 const EVERY = 700;
+const ANSWER_WITHIN = 15000;
+const SILENCE_MAX = 45000;
+const RETRY_DELAY = 2000;
 const STATUSES = ["pending", "backoff", "placed", "running", "stopping", "disconnected", "succeeded", "failed", "timed-out", "cancelled"];
 const LOOKS = {
   succeeded: "good", running: "busy", placed: "busy", stopping: "wait", pending: "wait", backoff: "wait", disconnected: "wait",
@@ -15,7 +19,8 @@ const LOOKS = {
 };
 
 const at = (id) => document.getElementById(id);
-const state = { token: sessionStorage.getItem("token"), wanted: PAGE, task: null, output: null, live: null, changed: false, showing: false };
+const pause = (time) => new Promise((resume) => setTimeout(resume, time));
+const words = (text) => text.replace(/[-_]/g, " ");
 
 function element(name, properties, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -23,28 +28,70 @@ function element(name, properties, ...children) {
   return made;
 }
 
-class Refused extends Error {}
-
-async function call(path, options = {}) {
-  const headers = { ...options.headers, authorization: `Bearer ${state.token}` };
-  const answer = await fetch(`/api/v1${path}`, { ...options, headers, cache: "no-store" });
-  if (answer.status === 401 || answer.status === 403) {
-    const problem = await answer.json().catch(() => ({}));
-    throw new Refused(problem.detail || "the token is refused");
-  }
-  if (!answer.ok) {
-    const problem = await answer.json().catch(() => ({}));
-    throw new Error(problem.detail || problem.title || `the server answered ${answer.status}`);
-  }
-  return answer;
+// The text is set only where it is another one: a live region would say it again.
+function tell(id, text) {
+  if (at(id).textContent !== text) at(id).textContent = text;
 }
 
-const get = async (path) => (await call(path)).json();
-const post = (path, body) =>
-  call(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+// ---- calls
+
+class Refused extends Error {}
+class Gone extends Error {}
+
+// One use of a token, from its entry until it is forgotten. What belongs to an earlier one is dropped.
+class Session {
+  constructor(token) {
+    this.token = token;
+    this.ended = new AbortController();
+    this.wanted = PAGE;
+    this.task = null;
+    this.follower = null;
+    this.changed = false;
+    this.showing = false;
+  }
+
+  get isOver() {
+    return this.ended.signal.aborted;
+  }
+
+  // `within` bounds the time until the answer begins; a stream has no bound on its length.
+  async call(path, options = {}, within = ANSWER_WITHIN) {
+    const signals = [this.ended.signal];
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), within);
+    signals.push(late.signal);
+    if (options.signal) signals.push(options.signal);
+    const headers = { ...options.headers, authorization: `Bearer ${this.token}` };
+    let answer;
+    try {
+      answer = await fetch(`/api/v1${path}`, { ...options, headers, cache: "no-store", signal: AbortSignal.any(signals) });
+    } catch (error) {
+      throw late.signal.aborted ? new Error("the server does not answer") : new Error("the server cannot be reached");
+    } finally {
+      clearTimeout(timer);
+    }
+    if (answer.ok) return answer;
+    const problem = await answer.json().catch(() => ({}));
+    const detail = problem.detail || problem.title || `the server answered ${answer.status}`;
+    if (answer.status === 401 || answer.status === 403) throw new Refused(detail);
+    throw answer.status === 404 ? new Gone(detail) : new Error(detail);
+  }
+
+  async get(path) {
+    return (await this.call(path)).json();
+  }
+
+  post(path, body) {
+    return this.call(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  }
+}
+
+let session = null;
+
+// ---- values
 
 function badge(status) {
-  return element("span", { className: `badge ${LOOKS[status] || "idle"}`, textContent: status.replace(/[-_]/g, " ") });
+  return element("span", { className: `badge ${LOOKS[status] || "idle"}`, textContent: words(status) });
 }
 
 function ago(millis) {
@@ -59,16 +106,51 @@ const time = (millis) => (millis === undefined || millis === null ? "" : new Dat
 const cores = (millis) => String(Math.round(millis) / 1000);
 const memory = (bytes) => (bytes >= 10 * 2 ** 30 ? `${Math.floor(bytes / 2 ** 30)}G` : `${Math.floor(bytes / 2 ** 20)}M`);
 
-function used(free, all, show) {
+// ---- rows, which stay while their key does, so that focus and clicks are not lost by a refresh
+
+function showRows(table, columns, entries, none) {
+  const body = at(table);
+  const before = new Map([...body.children].map((row) => [row.dataset.key, row]));
+  const rows = entries.map(({ key, cells, title }) => {
+    const row = before.get(key) || element("tr", {});
+    row.dataset.key = key;
+    if (title) row.title = title;
+    cells.forEach((cell, number) => {
+      const old = row.children[number];
+      if (!old) row.append(cell);
+      else if (old.outerHTML !== cell.outerHTML) old.replaceWith(cell);
+    });
+    return row;
+  });
+  if (rows.length === 0) rows.push(element("tr", {}, element("td", { colSpan: columns, className: "empty", textContent: none })));
+  const same = rows.length === body.children.length && rows.every((row, number) => row === body.children[number]);
+  if (!same) body.replaceChildren(...rows);
+}
+
+function cell(text, className = "") {
+  return element("td", { className, textContent: text === undefined || text === null ? "" : String(text) });
+}
+
+// A button whose meaning is in its data: one handler for each table finds it.
+function action(text, deed, key, label) {
+  const made = element("button", { type: "button", textContent: text });
+  Object.assign(made.dataset, { deed, key });
+  if (label) made.setAttribute("aria-label", label);
+  return made;
+}
+
+function used(what, free, all, show) {
+  const text = `${show(all - free)} of ${show(all)}`;
   const meter = element("meter", { min: 0, max: Math.max(all, 1), value: all - free });
-  return element("td", {}, meter, `${show(all - free)} of ${show(all)}`);
+  meter.setAttribute("aria-label", `${what}: ${text} in use`);
+  return element("td", {}, meter, text);
 }
 
 // ---- nodes
 
 function nodeState(node) {
-  const { state: known, scheduling, spec } = node.record;
-  if (known === "lost") return "lost";
+  const { state, scheduling, spec } = node.record;
+  if (state === "lost") return "lost";
   if (spec.last_error) return "degraded";
   const mode = scheduling ? scheduling.mode : "open";
   if (mode === "open") return "ready";
@@ -76,24 +158,22 @@ function nodeState(node) {
   return node.tasks === 0 ? "drained" : "draining";
 }
 
-function nodeRow(node) {
+function nodeEntry(node) {
   const { spec } = node.record;
   const now = nodeState(node);
+  const deed = now === "ready" || now === "degraded" ? "cordon" : "uncordon";
+  const button = action(deed === "cordon" ? "Cordon" : "Uncordon", deed, spec.id, `${deed} ${spec.id}`);
   const labels = Object.entries(spec.labels || {}).map(([name, value]) => `${name}=${value}`).join(", ");
-  const open = now === "ready" || now === "degraded";
-  const path = `/nodes/${encodeURIComponent(spec.id)}/${open ? "cordon" : "uncordon"}`;
-  const button = element("button", { type: "button", textContent: open ? "Cordon" : "Uncordon" });
-  button.addEventListener("click", () => act(() => post(path, null)));
-  return element(
-    "tr", {},
-    element("td", { className: "node", textContent: spec.id }),
-    element("td", { title: spec.last_error || "" }, badge(now)),
-    element("td", { className: "number", textContent: node.tasks }),
-    used(node.free_cpu_millis, spec.capacity.cpu_millis || 0, cores),
-    used(node.free_memory_bytes, spec.capacity.memory_bytes || 0, memory),
-    element("td", { className: "wide", textContent: labels }),
+  const cells = [
+    cell(spec.id, "node"),
+    element("td", {}, badge(now)),
+    cell(node.tasks, "number"),
+    used("CPU", node.free_cpu_millis, spec.capacity.cpu_millis || 0, cores),
+    used("memory", node.free_memory_bytes, spec.capacity.memory_bytes || 0, memory),
+    cell(labels, "wide"),
     element("td", {}, now === "lost" ? null : button),
-  );
+  ];
+  return { key: spec.id, cells, title: spec.last_error || "" };
 }
 
 // ---- tasks
@@ -105,7 +185,7 @@ function endText(end) {
     case "start_failed": return `could not start: ${end.failure.message}`;
     case "unhealthy": return `unhealthy: ${end.output}`;
     case "lost": return `lost: ${end.message}`;
-    default: return end.end.replace(/[-_]/g, " ");
+    default: return words(end.end);
   }
 }
 
@@ -116,9 +196,8 @@ function lastEnd(record) {
 
 function why(task) {
   if (task.explanation) return task.explanation.text;
-  if (task.status === "failed") return lastEnd(task.record);
+  if (["failed", "pending", "backoff"].includes(task.status)) return lastEnd(task.record);
   if (task.status === "cancelled") return task.record.state.reason || "";
-  if (["pending", "backoff"].includes(task.status)) return lastEnd(task.record);
   return (task.observed && task.observed.progress) || "";
 }
 
@@ -127,110 +206,138 @@ function nodeOf(record) {
   return record.state.node || (attempts.length ? attempts[attempts.length - 1].node : "");
 }
 
-function taskRow(task) {
+function taskEntry(task) {
   const { record } = task;
-  const name = element("button", { type: "button", className: "link", textContent: record.spec.name });
-  name.addEventListener("click", () => openTask(record.id));
-  return element(
-    "tr", {},
+  const name = action(record.spec.name, "open", record.id);
+  name.className = "link";
+  const cells = [
     element("td", { className: "wide" }, name),
     element("td", { className: "id", title: record.id, textContent: record.id.slice(0, 8) }),
     element("td", {}, badge(task.status)),
-    element("td", { className: "node", textContent: nodeOf(record) }),
-    element("td", { className: "number", textContent: record.attempts_made || "" }),
+    cell(nodeOf(record), "node"),
+    cell(record.attempts_made || "", "number"),
     element("td", { title: time(record.submitted_at), textContent: ago(record.submitted_at) }),
-    element("td", { className: "wide", textContent: why(task) }),
-  );
+    cell(why(task), "wide"),
+  ];
+  return { key: record.id, cells };
 }
 
-function emptyRow(columns, text) {
-  return element("tr", {}, element("td", { colSpan: columns, className: "empty", textContent: text }));
-}
-
-async function loadTasks() {
-  const query = new URLSearchParams({ order: "newest", count: "true", explain: "true", limit: Math.min(state.wanted, 1000) });
+// Pages until as many tasks are there as are wanted: a page with large tasks ends early.
+async function loadTasks(of) {
+  const query = new URLSearchParams({ order: "newest", explain: "true" });
   if (at("status").value) query.set("status", at("status").value);
   if (at("name").value.trim()) query.set("name", at("name").value.trim());
-  return get(`/tasks?${query}`);
+  const all = { tasks: [], total: 0, next: null };
+  do {
+    query.set("limit", of.wanted - all.tasks.length);
+    query.set("count", all.next === null);
+    if (all.next !== null) query.set("after", all.next);
+    const page = await of.get(`/tasks?${query}`);
+    all.tasks.push(...page.tasks);
+    if (all.next === null) all.total = page.total;
+    all.next = page.next;
+  } while (all.next && all.tasks.length < of.wanted);
+  return all;
 }
 
 // ---- one task
 
-async function openTask(id) {
-  stopOutput();
-  state.task = id;
+function openTask(of, id) {
+  stopOutput(of);
+  of.task = id;
+  at("task").hidden = true;
   at("output").textContent = "";
-  await act(showTask);
-  at("task").scrollIntoView({ block: "nearest" });
-  followOutput(id);
+  followOutput(of, id);
+  act(of, async () => {
+    await showTask(of);
+    if (of.task === id) at("task").scrollIntoView({ block: "nearest" });
+  });
 }
 
-function closeTask() {
-  stopOutput();
-  state.task = null;
+function closeTask(of) {
+  stopOutput(of);
+  of.task = null;
   at("task").hidden = true;
 }
 
-async function showTask() {
-  const id = state.task;
+async function showTask(of) {
+  const id = of.task;
   if (!id) return;
-  const task = await get(`/tasks/${id}`);
-  if (state.task !== id) return;
-  if (task.status === "pending") task.explanation = (await get(`/tasks/${id}/explain`)).explanation;
+  let task;
+  try {
+    task = await of.get(`/tasks/${id}`);
+    if (task.status === "pending") task.explanation = (await of.get(`/tasks/${id}/explain`)).explanation;
+  } catch (error) {
+    if (!(error instanceof Gone)) throw error;
+    if (of.task === id) {
+      closeTask(of);
+      tell("notice", "The task that was open is no longer kept.");
+    }
+    return;
+  }
+  if (of.task !== id || of.isOver) return;
   const { record } = task;
   const { spec } = record;
   const work = spec.workload.image || spec.workload.program || "";
   const facts = {
     id: record.id,
     namespace: spec.namespace || "default",
-    status: task.status.replace(/[-_]/g, " "),
+    status: words(task.status),
     why: why(task),
     runs: [work, ...(spec.args || [])].join(" "),
     submitted: time(record.submitted_at),
     node: nodeOf(record),
     handle: task.observed && task.observed.handle,
   };
-  at("task-head").textContent = spec.name;
+  tell("task-head", spec.name);
   at("facts").replaceChildren(
     ...Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [
       element("dt", { textContent: name }), element("dd", { textContent: value }),
     ]),
   );
-  const attempts = (record.attempts || []).map((attempt) => element(
-    "tr", {},
-    element("td", { className: "number", textContent: attempt.number }),
-    element("td", { className: "node", textContent: attempt.node }),
-    element("td", { textContent: time(attempt.placed_at) }),
-    element("td", { textContent: time(attempt.ended_at) }),
-    element("td", { className: "wide", textContent: endText(attempt.end) }),
-  ));
-  at("attempts").replaceChildren(...(attempts.length ? attempts : [emptyRow(5, "No attempt yet.")]));
+  const attempts = (record.attempts || []).map((attempt) => ({
+    key: String(attempt.number),
+    cells: [
+      cell(attempt.number, "number"), cell(attempt.node, "node"), cell(time(attempt.placed_at)),
+      cell(time(attempt.ended_at)), cell(endText(attempt.end), "wide"),
+    ],
+  }));
+  showRows("attempts", 5, attempts, "No attempt yet.");
+  Object.assign(at("cancel").dataset, { key: id, name: spec.name });
   at("cancel").hidden = record.state.phase === "finished" || task.status === "stopping";
   at("task").hidden = false;
 }
 
-function stopOutput() {
-  if (state.output) state.output.abort();
-  state.output = null;
+function stopOutput(of) {
+  if (of.follower) of.follower.abort();
+  of.follower = null;
 }
 
-async function followOutput(id) {
-  const reading = new AbortController();
-  state.output = reading;
+// Shows the last lines and what follows. When the connection breaks, the last lines are read again.
+async function followOutput(of, id) {
+  const follower = new AbortController();
+  of.follower = follower;
   const shown = at("output");
-  try {
-    const answer = await call(`/tasks/${id}/logs?follow=true&tail=1000`, { signal: reading.signal });
-    const chunks = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (;;) {
-      const { value, done } = await chunks.read();
-      if (done) break;
-      const atEnd = shown.scrollHeight - shown.scrollTop - shown.clientHeight < 40;
-      shown.textContent = (shown.textContent + value).slice(-OUTPUT_MAX);
-      if (atEnd) shown.scrollTop = shown.scrollHeight;
+  const isCurrent = () => of.follower === follower && !of.isOver;
+  while (isCurrent()) {
+    try {
+      const answer = await of.call(`/tasks/${id}/logs?follow=true&tail=1000`, { signal: follower.signal });
+      const chunks = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      if (isCurrent()) shown.textContent = "";
+      for (;;) {
+        const { value, done } = await chunks.read();
+        if (!isCurrent()) return;
+        if (done) break;
+        const atEnd = shown.scrollHeight - shown.scrollTop - shown.clientHeight < 40;
+        shown.textContent = (shown.textContent + value).slice(-OUTPUT_MAX);
+        if (atEnd) shown.scrollTop = shown.scrollHeight;
+      }
+      if (!shown.textContent) shown.textContent = "It printed nothing.";
+      return;
+    } catch (error) {
+      if (!isCurrent() || error instanceof Gone || error instanceof Refused) return;
     }
-    if (!shown.textContent) shown.textContent = "It printed nothing.";
-  } catch (error) {
-    if (!reading.signal.aborted) shown.textContent += `\n[output broke off: ${error.message}]`;
+    await pause(RETRY_DELAY);
   }
 }
 
@@ -239,109 +346,155 @@ async function followOutput(id) {
 function summary(status, nodes) {
   const ready = nodes.filter((node) => node.record.state !== "lost").length;
   const tasks = Object.entries(status.tasks).filter(([, count]) => count > 0);
-  const counts = tasks.map(([name, count]) => `${count} ${name.replace(/[-_]/g, " ")}`).join(", ");
+  const counts = tasks.map(([name, count]) => `${count} ${words(name)}`).join(", ");
   const error = status.consensus.last_error || status.scheduler_error;
   return [`${ready} of ${nodes.length} nodes`, counts || "no tasks", error].filter(Boolean).join(" · ");
 }
 
-async function refresh() {
-  const [status, { nodes }, page] = await Promise.all([get("/status"), get("/nodes"), loadTasks(), showTask()]);
-  at("summary").textContent = summary(status, nodes);
-  at("nodes").replaceChildren(...(nodes.length ? nodes.map(nodeRow) : [emptyRow(7, "No node has joined yet.")]));
-  at("tasks").replaceChildren(...(page.tasks.length ? page.tasks.map(taskRow) : [emptyRow(7, "No task is like that.")]));
-  at("total").textContent = page.total > page.tasks.length ? `${page.tasks.length} of ${page.total}` : `${page.total}`;
-  at("more").hidden = !page.next || state.wanted >= 1000;
+async function refresh(of) {
+  const [status, { nodes }, page] =
+    await Promise.all([of.get("/status"), of.get("/nodes"), loadTasks(of), showTask(of)]);
+  if (of.isOver) return;
+  tell("summary", summary(status, nodes));
+  tell("trouble", "");
+  showRows("nodes", 7, nodes.map(nodeEntry), "No node has joined yet.");
+  showRows("tasks", 7, page.tasks.map(taskEntry), "No task is like that.");
+  tell("total", page.total > page.tasks.length ? `${page.tasks.length} of ${page.total}` : `${page.total}`);
+  at("more").hidden = !page.next || of.wanted >= ROWS_MAX;
 }
 
-// Does something the user asked for, then shows what is there; a failure is told, and a refused token asked for again.
-async function act(work) {
+// Does something the user asked for, then shows what is there. A failure is told, and a refused token asked
+// for again.
+async function act(of, work) {
   try {
     await work();
-    if (work !== refresh) await refresh();
+    if (!of.isOver) await refresh(of);
     return true;
   } catch (error) {
+    if (of.isOver) return false;
     if (error instanceof Refused) leave(error.message);
-    else at("summary").textContent = error.message;
+    else tell("trouble", error.message);
     return false;
   }
 }
 
 // Shows what is there before long. What changes while that is under way is shown after it.
-async function soon() {
-  state.changed = true;
-  if (state.showing) return;
-  state.showing = true;
-  while (state.changed) {
-    await new Promise((resume) => setTimeout(resume, EVERY));
-    state.changed = false;
-    await act(refresh);
+async function soon(of) {
+  of.changed = true;
+  if (of.showing) return;
+  of.showing = true;
+  while (of.changed && !of.isOver) {
+    await pause(EVERY);
+    of.changed = false;
+    if (!of.isOver) await act(of, async () => {});
   }
-  state.showing = false;
+  of.showing = false;
 }
 
-// Something changes: each event asks for a refresh. When the connection breaks it is opened again.
-async function live() {
-  const listening = new AbortController();
-  state.live = listening;
-  while (!listening.signal.aborted) {
+// Each event asks for a refresh. A connection that breaks or falls silent is opened again.
+async function live(of) {
+  while (!of.isOver) {
+    const listening = new AbortController();
+    let silence;
+    const heard = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => listening.abort(), SILENCE_MAX);
+    };
     try {
-      const answer = await call("/events", { signal: listening.signal });
+      const answer = await of.call("/events", { signal: listening.signal });
       const chunks = answer.body.getReader();
-      soon();
-      while (!(await chunks.read()).done) soon();
+      do {
+        heard();
+        soon(of);
+      } while (!(await chunks.read()).done);
     } catch (error) {
+      if (of.isOver) return;
       if (error instanceof Refused) return leave(error.message);
-      if (listening.signal.aborted) return;
-      at("summary").textContent = "The server cannot be reached; trying again.";
+      tell("trouble", "The server cannot be reached; trying again.");
+    } finally {
+      clearTimeout(silence);
     }
-    await new Promise((resume) => setTimeout(resume, 2000));
+    await pause(RETRY_DELAY);
   }
 }
+
+// What the tab keeps. A browser may forbid it; then the token is asked for at each visit.
+const kept = {
+  get: () => { try { return sessionStorage.getItem("token"); } catch { return null; } },
+  set: (token) => { try { sessionStorage.setItem("token", token); } catch { /* it is asked for again */ } },
+  remove: () => { try { sessionStorage.removeItem("token"); } catch { /* nothing is kept */ } },
+};
 
 async function enter(token) {
-  state.token = token;
-  at("refused").textContent = "";
-  if (!(await act(refresh))) return;
-  sessionStorage.setItem("token", token);
+  if (session) session.ended.abort();
+  const of = new Session(token);
+  session = of;
+  tell("refused", "");
   at("enter").hidden = true;
   at("cluster").hidden = false;
   at("leave").hidden = false;
-  live();
+  const isThere = await act(of, async () => {});
+  if (of.isOver) return;
+  if (isThere) kept.set(token);
+  live(of);
 }
 
 function leave(reason) {
-  closeTask();
-  if (state.live) state.live.abort();
-  sessionStorage.removeItem("token");
-  state.token = null;
-  at("summary").textContent = "";
+  if (session) {
+    closeTask(session);
+    session.ended.abort();
+  }
+  session = null;
+  kept.remove();
+  for (const id of ["nodes", "tasks", "facts", "attempts"]) at(id).replaceChildren();
+  for (const id of ["summary", "trouble", "notice", "total", "task-head", "output"]) tell(id, "");
   at("cluster").hidden = true;
   at("leave").hidden = true;
   at("enter").hidden = false;
   at("token").value = "";
-  at("refused").textContent = reason || "";
+  tell("refused", reason || "");
   at("token").focus();
 }
 
-at("status").append(...STATUSES.map((status) => element("option", { value: status, textContent: status.replace(/[-_]/g, " ") })));
+const DEEDS = {
+  open: (of, id) => openTask(of, id),
+  cordon: (of, id) => act(of, () => of.post(`/nodes/${encodeURIComponent(id)}/cordon`, null)),
+  uncordon: (of, id) => act(of, () => of.post(`/nodes/${encodeURIComponent(id)}/uncordon`, null)),
+};
+
+at("status").append(...STATUSES.map((status) => element("option", { value: status, textContent: words(status) })));
 at("enter").addEventListener("submit", (event) => {
   event.preventDefault();
-  enter(at("token").value.trim());
+  const token = at("token").value.trim();
+  // What a header cannot hold is no token.
+  if (/^[\x21-\x7e]+$/.test(token)) enter(token);
+  else tell("refused", "a token has letters, digits and signs only");
 });
 at("filter").addEventListener("submit", (event) => event.preventDefault());
-for (const change of ["input", "change"]) at("filter").addEventListener(change, () => {
-  state.wanted = PAGE;
-  soon();
+// Some ways of choosing from a list send the latter only.
+for (const change of ["input", "change"]) {
+  at("filter").addEventListener(change, () => {
+    session.wanted = PAGE;
+    soon(session);
+  });
+}
+at("cluster").addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-deed]");
+  if (button && session) DEEDS[button.dataset.deed](session, button.dataset.key);
 });
 at("more").addEventListener("click", () => {
-  state.wanted += PAGE;
-  act(refresh);
+  session.wanted = Math.min(session.wanted + PAGE, ROWS_MAX);
+  act(session, async () => {});
 });
 at("leave").addEventListener("click", () => leave());
-at("close").addEventListener("click", closeTask);
+at("close").addEventListener("click", () => closeTask(session));
 at("cancel").addEventListener("click", () => {
-  const id = state.task;
-  if (id && confirm("Cancel this task?")) act(() => post(`/tasks/${id}/cancel`, { reason: "cancelled on the page" }));
+  const { key, name } = at("cancel").dataset;
+  const of = session;
+  if (confirm(`Cancel the task ${name}?`)) {
+    act(of, () => of.post(`/tasks/${key}/cancel`, { reason: "cancelled on the page" }));
+  }
 });
-if (state.token) enter(state.token);
+const token = kept.get();
+if (token) enter(token);
 else leave();

@@ -46,8 +46,9 @@ impl Browser {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .unwrap();
-        client.goto(url).await.unwrap();
-        Self { client, driver }
+        let browser = Self { client, driver };
+        browser.client.goto(url).await.unwrap();
+        browser
     }
 
     async fn find(&self, css: &str) -> Element {
@@ -56,7 +57,10 @@ impl Browser {
 
     /// Clicks on the first element of this selector.
     pub async fn click(&self, css: &str) {
-        self.find(css).await.click().await.unwrap();
+        // A refresh of the page may replace an element that was just found.
+        while let Err(error) = self.find(css).await.click().await {
+            assert!(error.is_stale_element_reference(), "{css}: {error}");
+        }
     }
 
     /// Types into the first element of this selector.
@@ -91,11 +95,6 @@ impl Browser {
     /// Loads the page again.
     pub async fn reload(&self) {
         self.client.refresh().await.unwrap();
-    }
-
-    /// Picture of the page, PNG.
-    pub async fn picture(&self) -> Vec<u8> {
-        self.client.screenshot().await.unwrap()
     }
 }
 
