@@ -91,8 +91,8 @@ pub struct Case {
 
 impl Case {
     /// A shell script as a task that asks for little. Before it begins, the attempt's name is noted, which
-    /// [`Case::starts`] tells. `passes NAME` waits until [`Case::open`] opens that gate; [`Case::is_still`] tells
-    /// whether anything waits there.
+    /// [`Case::starts`] tells. `passes NAME` waits until [`Case::open`] opens that gate; [`Case::is_still`]
+    /// tells whether anything waits there.
     fn script(&self, name: &str, script: &str) -> TaskSpec {
         let scratch = self.deployment.scratch();
         let dir = scratch.display();

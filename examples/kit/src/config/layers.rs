@@ -22,8 +22,8 @@ use crate::style::Style;
 /// The option `--config`, for the options of a service.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigFile {
-    /// TOML file with further options by their long names. Each option can also be given by a variable, such as
-    /// ORCH_WORKER_MAX_TASKS for the worker of orch. Flags come first, then variables, then the file.
+    /// TOML file with further options by their long names. Each option can also be given by a variable, such
+    /// as ORCH_WORKER_MAX_TASKS for the worker of orch. Flags come first, then variables, then the file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -19,7 +19,8 @@ pub use self::{
 pub struct Parts {
     /// Processes that decide: servers, replicas.
     pub control: Vec<String>,
-    /// Processes that run tasks, by the name of their node. Where nodes decide as well, they are in both lists.
+    /// Processes that run tasks, by the name of their node. Where nodes decide as well, they are in both
+    /// lists.
     pub nodes: Vec<String>,
 }
 

@@ -44,8 +44,8 @@ impl Supervisor {
         self.dir.join(name)
     }
 
-    /// A command of the program, without the options that the environment has for a user's own services. Logs of
-    /// errors only, unless the environment asks for more.
+    /// A command of the program, without the options that the environment has for a user's own services. Logs
+    /// of errors only, unless the environment asks for more.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
         let log = self.style.variable("LOG");
