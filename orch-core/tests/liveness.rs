@@ -15,23 +15,39 @@ use orch_core::{
         Agent, AgentConfig, AgentHandle, Assignments, AssignmentsQuery, ControlLink, LinkError, Observation,
         Registered, Registration, Reported,
     },
-    model::{AttemptEnd, NodeId, NodeLossPolicy, NodeState, Report, Resources, Session, TaskSpec, WorkKind},
-    runtime::{Progress, RuntimeError, RuntimeErrorKind, Work},
+    model::{
+        AttemptEnd, NodeId, NodeLossPolicy, NodeState, Report, Resources, RestartPolicy, Session, TaskSpec,
+        WorkKind,
+    },
+    runtime::{Progress, Runtime, RuntimeError, RuntimeErrorKind, Work},
     state::TaskStatus,
     store::{
         CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
     },
     testkit::{Layered, RuntimeLayer, SimulatedRuntime, StoreLayer},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Longer than anything here takes, so that a hang is reported with its name.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 async fn join(link: Arc<dyn ControlLink>, node: &str) -> AgentHandle {
+    join_with(link, &config(node), &SimulatedRuntime::new()).await
+}
+
+/// The configuration of a node, which its agent keeps when it is started again.
+fn config(node: &str) -> AgentConfig {
     let mut config = AgentConfig::local(node, [WorkKind::Program]).unwrap();
     config.node.capacity = Resources::new(4000, 4 << 30);
-    let agent = Agent::start(config, Arc::new(SimulatedRuntime::new()), link);
+    config
+}
+
+async fn join_with(
+    link: Arc<dyn ControlLink>,
+    config: &AgentConfig,
+    runtime: &SimulatedRuntime,
+) -> AgentHandle {
+    let agent = Agent::start(config.clone(), Arc::new(runtime.clone()), link);
     agent.registered().await.unwrap();
     agent
 }
@@ -117,6 +133,8 @@ enum Way {
     Cut,
     /// Calls get no response, except an outdated one: the last assignments that had work.
     Mute,
+    /// Assignments are late: they come once the node takes nothing new any more.
+    Late,
 }
 
 #[derive(Debug)]
@@ -126,12 +144,15 @@ struct Road {
     old: Mutex<Option<Assignments>>,
     /// Notified of registrations and reports that get no response.
     unanswered: Notify,
+    /// Set by a registration that takes nothing new.
+    drains: watch::Sender<bool>,
 }
 
 impl Road {
     fn to(orch: &Orchestrator, way: Way) -> Arc<Self> {
         let (link, way) = (orch.link(), Mutex::new(way));
-        Arc::new(Self { link, way, old: Mutex::default(), unanswered: Notify::new() })
+        let (old, unanswered, drains) = (Mutex::default(), Notify::new(), watch::Sender::new(false));
+        Arc::new(Self { link, way, old, unanswered, drains })
     }
 
     fn set(&self, way: Way) {
@@ -164,7 +185,10 @@ impl Road {
 impl ControlLink for Road {
     async fn register(&self, registration: Registration) -> Result<Registered, LinkError> {
         self.pass_noticed().await?;
-        self.link.register(registration).await
+        let drains = registration.spec.max_tasks == 0;
+        let registered = self.link.register(registration).await;
+        self.drains.send_replace(drains);
+        registered
     }
     async fn heartbeat(&self, session: &Session) -> Result<(), LinkError> {
         self.pass().await?;
@@ -180,6 +204,9 @@ impl ControlLink for Road {
             return Ok(old);
         }
         self.pass().await?;
+        if self.is(Way::Late) {
+            self.drains.subscribe().wait_for(|drains| *drains).await.unwrap();
+        }
         let answer = self.link.assignments(session, query).await?;
         if !answer.run.is_empty() {
             *self.old.lock().unwrap() = Some(answer.clone());
@@ -263,4 +290,19 @@ async fn an_agent_leaves_while_it_repeats_how_work_ended() {
     link.set(Way::Mute);
     tokio::time::timeout(PATIENCE, link.unanswered.notified()).await.expect("it reports the end again");
     tokio::time::timeout(PATIENCE, agent.leave()).await.expect("it never ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_drained_before_its_first_assignments_stops_what_was_left() {
+    let (orch, runtime) = (Orchestrator::builder().build().await.unwrap(), SimulatedRuntime::new());
+    let config = config("a");
+    let agent = join_with(orch.link(), &config, &runtime).await;
+    let task = orch.submit(TaskSpec::program("t", "hang").restart(RestartPolicy::Never)).await.unwrap();
+    until(&orch, "it never runs", || orch.get(task).unwrap().status() == TaskStatus::Running).await;
+    agent.leave().await;
+    let again = join_with(Road::to(&orch, Way::Late), &config, &runtime).await;
+    tokio::time::timeout(PATIENCE, again.drain(Duration::from_secs(1))).await.expect("it never ends");
+    assert_eq!(runtime.list().await.unwrap(), []);
+    let done = tokio::time::timeout(PATIENCE, orch.wait(task)).await.expect("it never ends").unwrap();
+    assert_eq!((done.record.last_end(), runtime.starts().len()), (Some(&AttemptEnd::Stopped), 1));
 }

@@ -284,7 +284,7 @@ impl Agent {
         let asked = ask(link.clone(), self.session.subscribe(), position.query(self.at_least));
         tokio::pin!(heartbeats, asked);
         loop {
-            if self.draining.is_some() && self.running.is_empty() && self.errands.is_empty() {
+            if self.is_drained() {
                 return SessionEnd::Over;
             }
             let stop_at = self.draining.filter(|_| !self.stopping);
@@ -311,8 +311,7 @@ impl Agent {
                 command = self.commands.next() => match command {
                     AgentCommand::Drain(grace) => {
                         self.draining = Some(Instant::now() + grace);
-                        let longest = self.attempts.values().map(|driven| driven.stop_grace).max();
-                        self.stop_grace.send_replace(longest.unwrap_or_default());
+                        self.tell_stop_grace();
                         // Where that is not heard, what is placed here waits for the agent's next
                         // incarnation.
                         if let Err(error) = self.tell_what_it_offers().await {
@@ -331,6 +330,22 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Whether an agent that drains has nothing left, from an earlier incarnation neither.
+    fn is_drained(&self) -> bool {
+        let is_empty = self.running.is_empty() && self.errands.is_empty() && self.found.is_empty();
+        self.draining.is_some() && is_empty
+    }
+
+    /// Says how long the work that is here may take to stop.
+    fn tell_stop_grace(&self) {
+        let longest = self.attempts.values().map(|driven| driven.stop_grace).max().unwrap_or_default();
+        self.stop_grace.send_if_modified(|grace| {
+            let longer = longest > *grace;
+            *grace = longest.max(*grace);
+            longer
+        });
     }
 
     fn note_done(&mut self, done: Done) {
@@ -382,10 +397,15 @@ impl Agent {
                 None => {}
             }
         }
-        if self.draining.is_none() {
-            for assignment in run {
-                self.drive(assignment, Desired::Running);
+        for assignment in run {
+            // One that drains takes over what is here, to stop it in time, and nothing else.
+            if self.draining.is_none() || self.found.contains_key(&assignment.attempt) {
+                let desired = if self.stopping { Desired::Stopped } else { Desired::Running };
+                self.drive(assignment, desired);
             }
+        }
+        if self.draining.is_some() {
+            self.tell_stop_grace();
         }
         for attempt in stop {
             match self.attempts.get(&attempt) {
