@@ -17,6 +17,7 @@ pub mod demo;
 pub mod deployment;
 mod failure;
 pub mod page;
+mod retry;
 pub mod say;
 pub mod service;
 mod style;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use manager_worker::deployment::ManagerAndWorkers;
 use orch_core::{
-    engine::TaskFilter,
-    model::{NodeId, Scheduling, TaskSpec},
+    model::{CommandId, NodeId, Scheduling, TaskSpec},
     state::TaskStatus,
 };
 use orch_kit::{
@@ -124,23 +123,30 @@ fn the_output_is_that_of_the_task_that_is_open_also_after_a_restart() {
 }
 
 #[test]
-fn the_list_is_filtered_and_its_colours_follow_the_system() {
+fn the_list_is_paged_and_filtered_and_its_colours_follow_the_system() {
     orch_core::block_on(async {
         let cluster = cluster().await;
         let api = cluster.api();
+        // More than a page, of which none can run; large enough that an answer does not take them all.
+        let filler = |number| TaskSpec::program(format!("filler-{number}"), "true").cpu_millis(64_000);
+        let large = |spec: TaskSpec| spec.args(["x".repeat(60_000)]);
+        for tens in 0..11 {
+            let tasks = (0..10).map(|number| large(filler(tens * 10 + number)).into()).collect();
+            api.submit(CommandId::generate(), tasks).await.unwrap();
+        }
         for name in ["one", "two"] {
             let task = api.submit_one(TaskSpec::program(name, "true")).await.unwrap();
             api.wait(task.view.record.id).await.unwrap();
         }
-        assert_eq!(
-            api.tasks(&TaskFilter { limit: 10, ..TaskFilter::default() }).await.unwrap().tasks.len(),
-            2
-        );
         let mut grounds = Vec::new();
         for dark in [false, true] {
             let browser = Browser::open(&format!("{}/ui", cluster.url()), dark).await;
             sign_in(&browser, &cluster.admin_token().unwrap()).await;
             browser.until(&row("tasks", "two")).await;
+            browser.until("document.querySelector('#total').textContent === '100 of 112'").await;
+            browser.click("#more").await;
+            browser.until("document.querySelectorAll('#tasks tr').length === 112").await;
+            browser.until("document.querySelector('#more').hidden").await;
             browser.type_into("#name", "one").await;
             browser.until(&format!("({}) && !({})", row("tasks", "one"), row("tasks", "two"))).await;
             browser.click("#status option[value=failed]").await;

@@ -21,9 +21,12 @@ use orch_core::{
     model::{Mount, MountSource, TaskId, TaskSpec},
     state::TaskStatus,
 };
-use orch_net::http::{Api, ClientError, EventStart, wire::TaskInfo};
+use orch_net::http::{Api, EventStart, wire::TaskInfo};
 
-use crate::deployment::{Deployment, Ground};
+use crate::{
+    deployment::{Deployment, Ground},
+    retry::until_answered,
+};
 
 /// Makes a test of each case, on deployments that the expression starts: a future of
 /// `Result<impl Deployment, String>`.
@@ -123,6 +126,7 @@ impl Case {
         let beats = || std::fs::metadata(&path).map_or(0, |file| file.len());
         let deadline = Instant::now() + Duration::from_secs(20);
         let (mut last, mut since) = (beats(), Instant::now());
+        assert!(last > 0, "{name} never waited at a gate, so that nothing can be seen to be gone");
         while since.elapsed() < QUIET {
             assert!(Instant::now() < deadline, "{name} still runs");
             std::thread::park_timeout(Duration::from_millis(20));
@@ -164,9 +168,9 @@ impl Case {
     /// Waits until the task is like this, looking after each event.
     async fn until(&self, task: TaskId, is_so: impl Fn(&TaskInfo) -> bool) {
         loop {
-            let mut events = again(|| self.api.events(EventStart::Now)).await;
+            let mut events = until_answered(|| self.api.events(EventStart::Now)).await.unwrap();
             loop {
-                if is_so(&again(|| self.api.task(task)).await) {
+                if is_so(&until_answered(|| self.api.task(task)).await.unwrap()) {
                     return;
                 }
                 if !matches!(events.next().await, Some(Ok(_))) {
@@ -195,16 +199,5 @@ impl Case {
 
     async fn heal(&mut self, part: &str) {
         self.deployment.heal(part).await.unwrap();
-    }
-}
-
-/// Repeats a call while the cluster does not answer.
-async fn again<T, F: Future<Output = Result<T, ClientError>>>(call: impl Fn() -> F) -> T {
-    const RETRY_DELAY: Duration = Duration::from_millis(50);
-    loop {
-        match call().await {
-            Err(error) if error.is_retryable() => tokio::time::sleep(RETRY_DELAY).await,
-            answer => return answer.unwrap(),
-        }
     }
 }

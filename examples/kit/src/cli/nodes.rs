@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use orch_core::model::{NodeId, NodeState, Scheduling};
-use orch_net::http::{ClientError, EventStart, wire::NodeInfo};
+use orch_net::http::{EventStart, wire::NodeInfo};
 use serde_json::json;
 
 use super::{progress::Progress, session::Session, table};
-use crate::failure::Failure;
+use crate::{failure::Failure, retry::until_answered};
 
 pub(super) async fn list(session: &Session) -> Result<(), Failure> {
     let nodes = session.api.nodes().await?;
@@ -79,9 +79,9 @@ pub(super) async fn drain(
 
 async fn wait_until_empty(session: &Session, node: &NodeId) -> Result<(), Failure> {
     let (api, progress) = (&*session.api, Progress::new());
-    let mut events = when_it_answers(|| api.events(EventStart::Now)).await?;
+    let mut events = until_answered(|| api.events(EventStart::Now)).await?;
     loop {
-        let nodes = when_it_answers(|| api.nodes()).await?;
+        let nodes = until_answered(|| api.nodes()).await?;
         let Some(known) = nodes.iter().find(|known| known.record.spec.id == *node) else {
             return Err(Failure::unknown(format!("node {node} was removed")));
         };
@@ -93,24 +93,10 @@ async fn wait_until_empty(session: &Session, node: &NodeId) -> Result<(), Failur
             Some(Ok(_)) => {}
             // A manager that was restarted has no earlier events. The node itself is checked next.
             Some(Err(error)) if error.code() == Some("events_compacted") => {
-                events = when_it_answers(|| api.events(EventStart::Now)).await?;
+                events = until_answered(|| api.events(EventStart::Now)).await?;
             }
             Some(Err(error)) => return Err(error.into()),
             None => return Err(Failure::other(format!("the {} ended", session.style.server))),
-        }
-    }
-}
-
-/// Retries a call while the manager is unreachable, for example during its restart.
-async fn when_it_answers<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
-where
-    F: Future<Output = Result<T, ClientError>>,
-{
-    const RETRY_DELAY: Duration = Duration::from_secs(1);
-    loop {
-        match call().await {
-            Err(error) if error.is_retryable() => tokio::time::sleep(RETRY_DELAY).await,
-            answer => return answer,
         }
     }
 }

@@ -8,7 +8,7 @@
 //! the file, and words separated by commas in a variable; one of the form `NAME=VALUE` may be a table. Paths
 //! are those that would be typed, relative to the working directory.
 
-use std::{ffi::OsString, fmt, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, Error,
@@ -22,8 +22,8 @@ use crate::style::Style;
 /// The option `--config`, for the options of a service.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigFile {
-    /// TOML file with further options by their long names. Each option can also be given by a variable, such
-    /// as ORCH_WORKER_MAX_TASKS for the worker of orch. Flags come first, then variables, then the file.
+    /// TOML file with further options by their long names.
+    // The parser of a service adds the names of its variables.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -48,6 +48,7 @@ pub fn parse(
     command: Command,
     argv: Vec<OsString>,
 ) -> Result<ArgMatches, Error> {
+    let command = describe(command, style, service);
     let given = command.clone().ignore_errors(true).try_get_matches_from(&argv)?;
     let extras = extras(style, service, &command, &given)?;
     parse_with(command, argv, &extras)
@@ -60,9 +61,12 @@ pub fn parse(
 pub fn parse_subcommands(
     style: &Style,
     services: &[&str],
-    command: Command,
+    mut command: Command,
     argv: Vec<OsString>,
 ) -> Result<ArgMatches, Error> {
+    for service in services {
+        command = command.mut_subcommand(service, |command| describe(command, style, service));
+    }
     let given = command.clone().ignore_errors(true).try_get_matches_from(&argv)?;
     let service = given.subcommand().filter(|(name, _)| services.contains(name));
     let extras = match service.and_then(|(name, given)| Some((name, given, command.find_subcommand(name)?))) {
@@ -70,6 +74,21 @@ pub fn parse_subcommands(
         None => Vec::new(),
     };
     parse_with(command, argv, &extras)
+}
+
+/// Says in the help of `--config` which variables the service reads.
+fn describe(command: Command, style: &Style, service: &str) -> Command {
+    let prefix = prefix(style, service);
+    let help = format!(
+        "TOML file with further options by their long names. Each option can also be given by a variable, {prefix}_ and its name \
+         in capitals with underscores. A flag comes before a variable, and that before the file. [default: {prefix}_CONFIG]"
+    );
+    command.mut_arg("config", |arg| arg.help(help))
+}
+
+/// Beginning of the names of a service's variables: `ORCH_MANAGER`.
+fn prefix(style: &Style, service: &str) -> String {
+    style.variable(&spelled(service))
 }
 
 fn parse_with(mut command: Command, mut argv: Vec<OsString>, extras: &[Extra]) -> Result<ArgMatches, Error> {
@@ -109,7 +128,7 @@ fn is_about(error: &Error, name: &str) -> bool {
 /// Options that were not given on the command line, from the environment and the file.
 fn extras(style: &Style, service: &str, command: &Command, given: &ArgMatches) -> Result<Vec<Extra>, Error> {
     let wrong = |text: String| command.clone().error(ErrorKind::InvalidValue, text);
-    let prefix = format!("{}_{}", style.variables, spelled(service));
+    let prefix = prefix(style, service);
     let config_variable = format!("{prefix}_CONFIG");
     let file = match (given.get_one::<PathBuf>("config"), variable(&config_variable)) {
         (Some(path), _) => Some(File::read(path)),
@@ -129,31 +148,35 @@ fn extras(style: &Style, service: &str, command: &Command, given: &ArgMatches) -
             known.join(", ")
         )));
     }
+    let is_typed = |arg: &Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
     let mut extras = Vec::new();
-    for (arg, name) in options() {
-        if given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
-            continue;
-        }
-        let variable_name = format!("{prefix}_{}", spelled(name));
-        if std::env::var_os(&variable_name).is_some_and(|value| value.to_str().is_none()) {
-            return Err(wrong(format!("{variable_name}: it is not UTF-8")));
-        }
-        let (values, origin) = match (variable(&variable_name), &file) {
-            (Some(text), _) if takes_several(arg) => {
-                let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-                (words.map(Into::into).collect(), variable_name)
+    for (arg, name) in options().filter(|(arg, _)| !is_typed(arg)) {
+        let of_variable = values_of(&format!("{prefix}_{}", spelled(name)), arg).map_err(wrong)?;
+        let of_file = || match &file {
+            Some(file) => {
+                Ok(file.values(name, takes_several(arg))?.map(|values| (values, file.origin(name))))
             }
-            (Some(text), _) => (vec![text.trim().into()], variable_name),
-            (None, Some(file)) => match file.values(name, takes_several(arg)).map_err(wrong)? {
-                Some(values) => (values, file.origin(name)),
-                None => continue,
-            },
-            (None, None) => continue,
+            None => Ok(None),
         };
+        let found = of_variable.map_or_else(of_file, |found| Ok(Some(found))).map_err(wrong)?;
+        let Some((values, origin)) = found else { continue };
         let words = words(arg, name, values).map_err(|error| wrong(format!("{origin}: {error}")))?;
         extras.push(Extra { name: name.to_owned(), words, origin });
     }
     Ok(extras)
+}
+
+/// Values of a variable, and its name as their origin.
+fn values_of(name: &str, arg: &Arg) -> Result<Option<(Vec<String>, String)>, String> {
+    if std::env::var_os(name).is_some_and(|value| value.to_str().is_none()) {
+        return Err(format!("{name}: it is not UTF-8"));
+    }
+    let Some(text) = variable(name) else { return Ok(None) };
+    let words = match takes_several(arg) {
+        true => text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(Into::into).collect(),
+        false => vec![text.trim().to_owned()],
+    };
+    Ok(Some((words, name.to_owned())))
 }
 
 /// Long name of an option that other sources may give.
@@ -168,23 +191,15 @@ fn takes_several(arg: &Arg) -> bool {
 }
 
 /// The option as it would be typed.
-fn words(arg: &Arg, name: &str, values: Vec<String>) -> Result<Vec<OsString>, NotABoolean> {
+fn words(arg: &Arg, name: &str, values: Vec<String>) -> Result<Vec<OsString>, &'static str> {
     if !arg.get_action().takes_values() {
         return match values.as_slice() {
             [value] if value == "true" => Ok(vec![format!("--{name}").into()]),
             [value] if value == "false" => Ok(Vec::new()),
-            _ => Err(NotABoolean),
+            _ => Err("it must be true or false"),
         };
     }
     Ok(values.into_iter().map(|value| format!("--{name}={value}").into()).collect())
-}
-
-struct NotABoolean;
-
-impl fmt::Display for NotABoolean {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it must be true or false")
-    }
 }
 
 /// In the form of a variable's name.

@@ -1,22 +1,44 @@
 //! The demonstration, without an engine.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixListener,
     path::Path,
     process::Command,
 };
 
-use crate::lab::Done;
+use crate::lab::{Done, Service};
 
 #[test]
 fn it_works_with_processes_and_checks_itself() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
     command.args(["demo", "--process"]);
+    // Options of the user's own services are not for the demonstration's.
+    command.envs([("ORCH_MANAGER_CONFIG", "/nowhere"), ("ORCH_WORKER_DEVICE", "nonsense")]);
     let done = Done::of(command);
     assert_eq!(done.code, 0, "{}{}", done.out, done.err);
     assert!(done.out.contains("plain processes"), "{}", done.out);
     assert!(done.out.contains("Nothing was lost and nothing ran twice."), "{}", done.out);
+}
+
+#[test]
+fn when_it_is_ended_it_leaves_nothing_behind() {
+    let (temporary, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+    command.args(["demo", "--process"]).env("TMPDIR", temporary.path()).current_dir(home.path());
+    // A worker is dead by then, and its task goes on without it.
+    let demo = Service::start(command, "is killed while it runs");
+    let processes = || fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
+    // Whatever it started works where it does.
+    let are_its = || processes().filter(|process| is_link_to(&process.join("cwd"), home.path())).count();
+    assert!(are_its() > 3, "the parts and the task");
+    assert_eq!(demo.terminate().code(), Some(1));
+    assert_eq!((are_its(), fs::read_dir(temporary.path()).unwrap().count()), (0, 0));
+}
+
+fn is_link_to(link: &Path, target: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|found| found == target)
 }
 
 /// An engine that answers, has no image and can fetch none.
