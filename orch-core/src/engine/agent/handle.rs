@@ -70,8 +70,8 @@ impl AgentHandle {
     }
 
     /// Takes nothing new, waits up to `grace` for what runs, stops the rest and waits for that to be
-    /// reported, then ends. What an earlier incarnation left running is taken over for that. Stopping takes up to the longest grace that a task there asks for; then a report
-    /// has half a minute to get through.
+    /// reported, then ends. What an earlier incarnation left running is taken over for that. Stopping takes
+    /// up to the longest grace that a task there asks for; then a report has half a minute to get through.
     pub async fn drain(mut self, grace: Duration) {
         self.drain_within(grace).await;
     }
