@@ -20,7 +20,7 @@ const CHUNK: usize = 256;
 #[async_trait]
 pub(crate) trait SharedLog: Send + Sync + 'static {
     /// The revisions after `after`, each of them, at most `limit`, at least one if there is one. None when
-    /// `after` is before the chunk's `oldest`. All of one moment.
+    /// `after` is before the chunk's `oldest`, or when the one that follows is lost. All of one moment.
     async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError>;
 }
 
@@ -32,6 +32,21 @@ pub(crate) struct LogChunk {
     pub(crate) head: Revision,
     /// One after the other, those without changes too.
     pub(crate) batches: Vec<WatchBatch>,
+}
+
+/// Reads a part of a log that makes progress: one that lacks the revision after `after`, because somebody
+/// deleted it on the server, keeps nothing before its newest revision.
+async fn read(log: &dyn SharedLog, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
+    let chunk = log.read(after, limit).await?;
+    let follows = chunk.batches.first().is_some_and(|batch| batch.revision == after.next());
+    if follows || after < chunk.oldest || chunk.head <= after {
+        return Ok(chunk);
+    }
+    tracing::warn!(
+        revision = after.next().0,
+        "the log has lost a revision; watches before its end have to scan again"
+    );
+    Ok(LogChunk { oldest: chunk.head, head: chunk.head, batches: Vec::new() })
 }
 
 /// Follows a [`SharedLog`]: reads what is new when somebody says so ([`LogFollower::wake`]), and now and then
@@ -89,7 +104,7 @@ impl LogFollower {
         loop {
             let history = self.history();
             let before = history.head();
-            let chunk = self.log.read(before, CHUNK).await?;
+            let chunk = read(&*self.log, before, CHUNK).await?;
             if chunk.head < before {
                 self.begin_anew(&chunk, went_back(before, chunk.head));
                 return Ok(());
@@ -216,7 +231,7 @@ struct Past(Arc<dyn SharedLog>);
 #[async_trait]
 impl HistorySource for Past {
     async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-        let chunk = self.0.read(after, limit).await?;
+        let chunk = read(&*self.0, after, limit).await?;
         if after < chunk.oldest {
             return Err(StoreError::Compacted { oldest: chunk.oldest });
         }
@@ -243,6 +258,8 @@ mod tests {
     struct Server {
         head: AtomicUsize,
         reads: AtomicUsize,
+        /// Revision that the log has lost; none is 0.
+        lost: AtomicUsize,
     }
 
     #[async_trait]
@@ -250,7 +267,9 @@ mod tests {
         async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
             self.reads.fetch_add(1, Ordering::Relaxed);
             let head = self.head.load(Ordering::Relaxed) as u64;
-            let batches = (after.0 + 1..=head).take(limit).map(batch).collect();
+            let lost = self.lost.load(Ordering::Relaxed) as u64;
+            let there = (after.0 + 1..=head).take_while(|revision| *revision != lost);
+            let batches = there.take(limit).map(batch).collect();
             Ok(LogChunk { oldest: Revision::ZERO, head: Revision(head), batches })
         }
     }
@@ -314,5 +333,27 @@ mod tests {
         let seen =
             tokio::select! { seen = seen => seen, () = follows => unreachable!("it follows for ever") };
         assert!(matches!(seen.last(), Some(Err(StoreError::Corrupt(_)))), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_revision_ends_watches_before_it_and_later_ones_go_on() {
+        let server = Arc::new(Server::default());
+        let (follower, watch) = follow(&server).await;
+        server.head.store(3, Ordering::Relaxed);
+        server.lost.store(2, Ordering::Relaxed);
+        follower.catch_up().await.unwrap();
+        let seen = watch.collect::<Vec<_>>().await;
+        assert_eq!(seen[0].as_ref().unwrap(), &batch(1));
+        let compacted = |end| matches!(end, Some(StoreError::Compacted { oldest: Revision(3) }));
+        assert!(compacted(seen.into_iter().nth(1).and_then(Result::err)));
+        let watch = follower.watch("", Revision(3)).await.unwrap();
+        follower.committed(vec![batch(4)]);
+        assert_eq!(watch.take(1).map(Result::unwrap).collect::<Vec<_>>().await, [batch(4)]);
+
+        // A process that starts now has nothing of it in memory.
+        let follower = LogFollower::start(Arc::clone(&server) as _).await.unwrap();
+        let watch = follower.watch("", Revision(1)).await.unwrap();
+        assert!(compacted(watch.collect::<Vec<_>>().await.pop().and_then(Result::err)));
+        assert!(server.reads.load(Ordering::Relaxed) < 10, "a log that makes no progress is left alone");
     }
 }
