@@ -104,13 +104,20 @@ impl LogFollower {
         loop {
             let history = self.history();
             let before = history.head();
-            let chunk = read(&*self.log, before, CHUNK).await?;
+            let chunk = match read(&*self.log, before, CHUNK).await {
+                Err(damage @ StoreError::Corrupt(_)) => {
+                    self.begin_anew(history.oldest(), before, damage.clone());
+                    return Err(damage);
+                }
+                chunk => chunk?,
+            };
             if chunk.head < before {
-                self.begin_anew(&chunk, went_back(before, chunk.head));
+                self.begin_anew(chunk.oldest, chunk.head, went_back(before, chunk.head));
                 return Ok(());
             }
             if before < chunk.oldest {
-                self.begin_anew(&chunk, StoreError::Compacted { oldest: chunk.oldest });
+                let end = StoreError::Compacted { oldest: chunk.oldest };
+                self.begin_anew(chunk.oldest, chunk.head, end);
                 return Ok(());
             }
             let reached = self.append(chunk.batches);
@@ -154,8 +161,9 @@ impl LogFollower {
         Arc::clone(&self.history.lock())
     }
 
-    fn begin_anew(&self, at: &LogChunk, end: StoreError) {
-        let fresh = Arc::new(History::new(at.oldest, at.head, HistoryBounds::default()));
+    /// Ends every watch with `end`.
+    fn begin_anew(&self, oldest: Revision, head: Revision, end: StoreError) {
+        let fresh = Arc::new(History::new(oldest, head, HistoryBounds::default()));
         let old = std::mem::replace(&mut *self.history.lock(), fresh);
         old.fail(end);
     }
