@@ -30,6 +30,9 @@ pub(super) trait Engine: StoreFile {
     /// Runs `work` in one transaction on a log with these `bounds`, and commits it with the bounds that it
     /// returns; the log is trimmed to them. Nothing is written when they are the same. With `synced` all of
     /// it survives a power cut, otherwise after the next [`Engine::sync`].
+    ///
+    /// # Errors
+    /// Those that stop the store ([`StoreFile::fail`]), and refusals that left the file as it was.
     fn write(
         &self,
         bounds: LogBounds,
@@ -70,6 +73,7 @@ pub(super) struct LogBounds {
 
 impl LogBounds {
     /// Bounds of a new store.
+    #[cfg(feature = "redb")]
     pub(super) const EMPTY: Self = Self { oldest: Revision::ZERO, head: Revision::ZERO };
 }
 

@@ -10,7 +10,10 @@ use super::{
     super::{
         engine::{Batch, Engine, LogBounds},
         error::{Cause, backend, corrupt, newer_format},
-        redb_file::{NAME, RedbFile, error::reading},
+        redb_file::{
+            NAME, RedbFile,
+            error::{below, reading},
+        },
         status::{FileStatus, StoreFile},
     },
     codec,
@@ -42,9 +45,8 @@ impl RedbEngine {
             Found::Bounds(bounds) => bounds,
             Found::Format(found) => return Err(newer_format(path, found, FORMAT)),
             Found::Foreign => return Err(corrupt(path, "another program's tables are in it")),
-            Found::Nothing => create_tables(&database).map_err(|source| {
-                backend(NAME, "opening", false, Cause::Write { path: path.into(), source: source.into() })
-            })?,
+            Found::Nothing => create_tables(&database)
+                .map_err(|source| backend(NAME, "opening", false, Cause::write(path, below(source))))?,
         };
         Ok((Self { file: RedbFile::new(path, database) }, bounds))
     }
@@ -217,7 +219,8 @@ fn read_bounds(database: &Database) -> Result<Found, redb::Error> {
     }
 }
 
-fn create_tables(database: &Database) -> Result<LogBounds, redb::Error> {
+/// Makes the tables of an empty store.
+pub(super) fn create_tables(database: &Database) -> Result<LogBounds, redb::Error> {
     let transaction = database.begin_write()?;
     {
         transaction.open_table(RECORDS)?;

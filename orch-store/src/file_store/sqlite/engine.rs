@@ -1,8 +1,14 @@
 //! The file: its tables, and what is read from and written to it. Everything here blocks.
 
-use std::{fmt, fs::File, path::Path};
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
+use orch_base::files;
 use orch_core::store::{Entry, Key, Page, Revision, StoreError, WatchBatch, Write};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params, types::Type};
@@ -10,10 +16,12 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params, type
 use super::{
     super::{
         engine::{Batch, Engine, LogBounds},
-        error::{corrupt, newer_format},
+        error::{corrupt, newer_format, opening},
+        open::prepare_file,
         status::{FileStatus, StoreFile},
     },
     error,
+    lock::DirLock,
 };
 use crate::prefix;
 
@@ -34,24 +42,51 @@ pub struct SqliteEngine {
     status: FileStatus,
     writer: Mutex<Option<Connection>>,
     readers: Readers,
-    /// Locked for as long as this is there.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<DirLock>>,
 }
 
 impl SqliteEngine {
-    /// Opens the file at `path`, which must exist (empty when it is new), for the holder of `lock`.
-    pub(super) fn open(path: &Path, lock: File, readers: usize) -> Result<(Self, LogBounds), StoreError> {
+    /// Makes the file at `path`, with the tables of an empty store, for the holder of the lock. It gets its
+    /// name when it is complete, so that an empty file of that name is never a new store.
+    pub(super) fn make(path: &Path) -> Result<(), StoreError> {
+        let beside = |suffix: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        if beside("-wal").exists() {
+            return Err(corrupt(path, "it is missing, while its orch.sqlite-wal is there"));
+        }
+        let staged = beside(".new");
+        let prepared = [&staged, &beside(".new-journal")]
+            .into_iter()
+            // Left by a crash.
+            .try_for_each(|left| match fs::remove_file(left) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            })
+            .and_then(|()| prepare_file(&staged));
+        prepared.map_err(|error| opening(error::NAME, path, error))?;
+        connect(&staged)
+            .and_then(|mut connection| create(&mut connection))
+            .map_err(|error| error::database(path, error))?;
+        let named = File::open(&staged)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&staged, path))
+            .and_then(|()| files::sync_dir(files::directory_of(path)));
+        named.map_err(|error| opening(error::NAME, path, error))
+    }
+
+    /// Opens the file at `path`, which must exist, for the holder of `lock`.
+    pub(super) fn open(path: &Path, lock: DirLock, readers: usize) -> Result<(Self, LogBounds), StoreError> {
         let failed = |error| error::database(path, error);
-        let mut writer = connect(path).map_err(failed)?;
+        let writer = connect(path).map_err(failed)?;
         writer.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         let bounds = match find(&writer).map_err(failed)? {
             Found::Format(FORMAT) => bounds_of(&writer).map_err(failed)?,
             Found::Format(other) => return Err(newer_format(path, other, FORMAT)),
             Found::Foreign => return Err(corrupt(path, "another program's tables are in it")),
-            Found::Nothing => {
-                create(&mut writer).map_err(failed)?;
-                LogBounds::EMPTY
-            }
+            Found::Nothing => return Err(corrupt(path, "its tables are missing")),
         };
         let free: Result<Vec<_>, _> = (0..readers).map(|_| connect(path)).collect();
         let engine = Self {
@@ -165,15 +200,34 @@ impl Engine for SqliteEngine {
                     let mut trim = transaction.prepare_cached("DELETE FROM log WHERE revision <= ?")?;
                     trim.execute([number(reached.oldest)])?;
                 }
-                let mut meta = transaction.prepare_cached("UPDATE meta SET revision = ?, oldest = ?")?;
-                meta.execute([number(reached.head), number(reached.oldest)])?;
+                // Another process that got past the lock would have decided on the same revisions.
+                let mut meta = transaction.prepare_cached(
+                    "UPDATE meta SET revision = ?, oldest = ? WHERE revision = ? AND oldest = ?",
+                )?;
+                let (to, from) = (reached, bounds);
+                let changed = meta.execute([to.head, to.oldest, from.head, from.oldest].map(number))?;
+                if changed != 1 {
+                    return Err(rusqlite::Error::StatementChangedRows(changed));
+                }
             }
             transaction.commit()?;
             Ok(reached)
         };
-        let result = write(self.writer.lock().as_mut().ok_or_else(|| self.status.closed_error())?);
-        result.map_err(|source: rusqlite::Error| {
-            let failure = self.status.write_error("committing", source);
+        let (result, rolled_back) = {
+            let mut writer = self.writer.lock();
+            let connection = writer.as_mut().ok_or_else(|| self.status.closed_error())?;
+            (write(connection), connection.is_autocommit())
+        };
+        result.map_err(|source| {
+            let path = self.status.path();
+            // SQLite leaves a transaction open that it cannot go on with because of a lock, also in COMMIT.
+            if error::is_held(&source) && rolled_back {
+                return error::held(path, "committing", source);
+            }
+            let failure = match source {
+                rusqlite::Error::StatementChangedRows(_) => error::overtaken(path),
+                source => self.status.write_error("committing", error::below(source)),
+            };
             self.fail(failure.clone());
             failure
         })
@@ -341,5 +395,10 @@ impl SqliteEngine {
     pub(super) fn limit_pages(&self, pages: i64) {
         let writer = self.writer.lock();
         writer.as_ref().unwrap().pragma_update(None, "max_page_count", pages).unwrap();
+    }
+
+    /// Locks of others are waited for this long.
+    pub(super) fn limit_wait(&self, wait: std::time::Duration) {
+        self.writer.lock().as_ref().unwrap().busy_timeout(wait).unwrap();
     }
 }
