@@ -208,7 +208,8 @@ pub(crate) async fn a_damaged_file_is_named_and_left_alone<B: FileBackend>() {
     store.close().await.unwrap();
     let good = fs::read(&file).unwrap();
     let text = b"dear diary, this is not a database at all".to_vec();
-    for (what, bad) in [("text", text)].into_iter().chain(B::damaged(&good)) {
+    let empty = ("empty, as a file system leaves it that lost its content", Vec::new());
+    for (what, bad) in [("text", text), empty].into_iter().chain(B::damaged(&good)) {
         fs::write(&file, &bad).unwrap();
         let error = opening_fails::<B>(dir.path()).await;
         assert!(matches!(error, StoreError::Corrupt(_)), "{what}: {}", full(&error));

@@ -76,6 +76,7 @@ async fn stops_and_recovers(
     disk: &SimDisk,
     break_it: impl FnOnce(&mut State),
     mend: impl FnOnce(&mut State),
+    says: &str,
 ) {
     let store = open(disk).unwrap();
     store.commit(numbered(1)).await.unwrap();
@@ -95,6 +96,7 @@ async fn stops_and_recovers(
     assert!(failure.outcome_unknown() && !failure.is_retryable(), "{failure:?}");
     let cause = std::error::Error::source(&failure).unwrap().to_string();
     assert!(cause.contains("simulated.redb") && cause.contains("open the store again"), "{cause}");
+    assert!(cause.contains(says), "{cause}");
 
     let Err(CommitError::Store(after)) = store.commit(numbered(2)).await else {
         panic!("a failed store must stop")
@@ -129,12 +131,18 @@ fn next_number() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_stops_the_store_and_loses_nothing_acknowledged() {
-    stops_and_recovers(&SimDisk::default(), |disk| disk.broken_sync = true, |disk| disk.broken_sync = false)
-        .await;
+    let says = "did not take the change";
+    stops_and_recovers(
+        &SimDisk::default(),
+        |disk| disk.broken_sync = true,
+        |disk| disk.broken_sync = false,
+        says,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     let capacity = |disk: &mut State| disk.capacity = Some(disk.bytes.len() + (1 << 20));
-    stops_and_recovers(&SimDisk::default(), capacity, |disk| disk.capacity = None).await;
+    stops_and_recovers(&SimDisk::default(), capacity, |disk| disk.capacity = None, "the disk is full").await;
 }
