@@ -13,10 +13,10 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
     store.commit(put("kept", b"1".to_vec())).await.unwrap();
-    let watch = store.watch("", orch_core::store::Revision::ZERO).await.unwrap();
+    let watch = store.watch("", orch_core::store::Position::ZERO).await.unwrap();
     store.writer.file().limit_pages(64);
 
-    let mut last = store.revision().await.unwrap();
+    let mut last = store.head().await.unwrap();
     let failure = loop {
         match store.commit(put(&format!("fill/{last}"), vec![7; 10_000])).await {
             Ok(revision) => last = revision,
@@ -38,7 +38,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     store.close().await.unwrap();
 
     let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-    assert_eq!(store.revision().await.unwrap(), last, "what was acknowledged must be there");
+    assert_eq!(store.head().await.unwrap(), last, "what was acknowledged must be there");
     store.commit(put("after", Vec::new())).await.unwrap();
 }
 
@@ -46,7 +46,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
 async fn a_lock_of_another_program_refuses_commits_and_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-    let revision = store.commit(put("a", b"1".to_vec())).await.unwrap();
+    let position = store.commit(put("a", b"1".to_vec())).await.unwrap();
     store.writer.file().limit_wait(std::time::Duration::from_millis(10));
     let other = rusqlite::Connection::open(dir.path().join("orch.sqlite")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -56,9 +56,10 @@ async fn a_lock_of_another_program_refuses_commits_and_stops_nothing() {
     assert!(error.is_retryable() && !error.outcome_unknown(), "{error:?}");
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("another program holds a lock") && cause.contains("orch.sqlite"), "{cause}");
-    assert!(store.compact(revision).await.unwrap_err().is_retryable());
+    assert!(store.compact(position.revision).await.unwrap_err().is_retryable());
     assert_eq!(store.get(&Key::new("a").unwrap()).await.unwrap().unwrap().value, "1");
     other.execute_batch("ROLLBACK").unwrap();
-    assert_eq!(store.commit(put("a", b"3".to_vec())).await.unwrap(), revision.next());
+    let next = store.commit(put("a", b"3".to_vec())).await.unwrap();
+    assert_eq!(next.revision, position.revision.next());
     store.close().await.unwrap();
 }
