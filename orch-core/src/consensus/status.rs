@@ -1,6 +1,9 @@
 //! Capabilities and status of a consensus.
 
+use std::fmt;
+
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::MemberId;
 use crate::store::{Durability, Revision};
@@ -124,7 +127,7 @@ pub struct ConsensusStatus {
 }
 
 /// History of a store that was replaced by an older or another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostHistory {
     /// Newest revision that was known.
     pub expected: Revision,
@@ -132,6 +135,19 @@ pub struct LostHistory {
     pub found: Revision,
     /// Times that it happened since this replica was started.
     pub times: u64,
+}
+
+/// What happened, for people.
+impl fmt::Display for LostHistory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { expected, found, times } = self;
+        let again = if *times == 1 { String::new() } else { format!(" ({times} times since the start)") };
+        write!(
+            f,
+            "the store came back with another history{again}: it was known up to revision {expected} and was at {found} when \
+             that was noticed; what was decided in between is lost, also where it was acknowledged"
+        )
+    }
 }
 
 impl ConsensusStatus {

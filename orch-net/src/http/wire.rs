@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use orch_core::{
+    consensus::LostHistory,
     engine::{AssignmentsQuery, Cursor, Event, EventKind, Observation, ObservationKind, TaskView},
     model::{AttemptId, NodeId, NodeRecord, Report, Session, TaskId, TaskSpec},
     scheduler::{NodeView, Unplaced},
@@ -184,6 +185,9 @@ pub struct ConsensusInfo {
     /// Last error, until it passes.
     #[serde(default, alias = "trouble", skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The last time that the store came back with another history, since the server was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_history: Option<LostHistory>,
 }
 
 /// An event, as the `data:` of a server-sent event.
@@ -320,6 +324,7 @@ mod tests {
             leader: false,
             members: Vec::new(),
             last_error: Some("the store is full".into()),
+            lost_history: None,
         };
         let json = serde_json::to_string(&info).unwrap();
         assert!(json.contains(r#""last_error":"the store is full""#), "{json}");

@@ -1,7 +1,9 @@
 //! Checksums of records and log entries: a flipped bit on the disk is damage, not another value.
 
 use crc32fast::Hasher;
-use orch_core::store::{Key, Position};
+#[cfg(feature = "sqlite")]
+use orch_core::store::Key;
+use orch_core::store::Position;
 
 /// CRC-32 of a record, of its key and version too, so that no record passes for another.
 pub(super) fn of_record(key: &str, version: Position, value: &[u8]) -> u32 {
@@ -9,12 +11,14 @@ pub(super) fn of_record(key: &str, version: Position, value: &[u8]) -> u32 {
 }
 
 /// CRC-32 of one change of a revision; none for a deletion is another value than an empty one.
+#[cfg(feature = "sqlite")]
 pub(super) fn of_change(key: &Key, position: Position, value: Option<&[u8]>) -> u32 {
     let kind: &[u8] = if value.is_some() { &[1] } else { &[2] };
     sum(position, &[key.as_str().as_bytes(), kind, value.unwrap_or_default()])
 }
 
 /// CRC-32 of all changes of a revision.
+#[cfg(feature = "redb")]
 pub(super) fn of_entry(position: Position, entry: &[u8]) -> u32 {
     sum(position, &[entry])
 }

@@ -56,7 +56,8 @@ pub(super) async fn status(session: &Session) -> Result<(), Failure> {
         return table::print_json(&status);
     }
     let mut text = format!("{} {} at revision {}\n", session.style.server, status.version, status.revision);
-    for trouble in status.consensus.last_error.iter().chain(&status.scheduler_error) {
+    let lost = status.consensus.lost_history.map(|lost| lost.to_string());
+    for trouble in status.consensus.last_error.iter().chain(&status.scheduler_error).chain(&lost) {
         text += &format!("trouble: {}\n", table::one_line(trouble));
     }
     let rows = status.tasks.iter().map(|(status, count)| vec![status.to_string(), count.to_string()]);

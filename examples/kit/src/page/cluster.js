@@ -347,7 +347,9 @@ function summary(status, nodes) {
   const ready = nodes.filter((node) => node.record.state !== "lost").length;
   const tasks = Object.entries(status.tasks).filter(([, count]) => count > 0);
   const counts = tasks.map(([name, count]) => `${count} ${words(name)}`).join(", ");
-  const error = status.consensus.last_error || status.scheduler_error;
+  const lost = status.consensus.lost_history;
+  const error = status.consensus.last_error || status.scheduler_error ||
+    (lost && `the store came back at revision ${lost.found}: decisions up to revision ${lost.expected} may be lost`);
   return [`${ready} of ${nodes.length} nodes`, counts || "no tasks", error].filter(Boolean).join(" · ");
 }
 

@@ -145,6 +145,7 @@ impl Embedded {
                 leader: status.consensus.leader,
                 members: status.consensus.members.iter().map(ToString::to_string).collect(),
                 last_error: status.consensus.last_error,
+                lost_history: status.consensus.lost_history,
             },
         }
     }

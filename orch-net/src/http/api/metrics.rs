@@ -36,6 +36,13 @@ fn text(app: &App) -> String {
     text.line(format_args!("orch_consensus_applied {}", status.consensus.applied));
     text.family("orch_consensus_leader", "gauge", "Whether this member takes proposals itself.");
     text.line(format_args!("orch_consensus_leader {}", u8::from(status.consensus.leader)));
+    text.family(
+        "orch_consensus_lost_histories_total",
+        "counter",
+        "Times that the store came back with another history, with decisions lost.",
+    );
+    let lost = status.consensus.lost_history.map_or(0, |lost| lost.times);
+    text.line(format_args!("orch_consensus_lost_histories_total {lost}"));
     text.family("orch_http_requests_total", "counter", "Answers by method, route and status.");
     let metrics = app.shell.metrics();
     for ((method, route, status), count) in metrics.requests() {
