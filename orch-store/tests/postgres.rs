@@ -196,6 +196,21 @@ async fn a_hot_record_takes_every_change_of_a_group() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_that_no_key_has_finds_nothing() {
+    let store = open(&fresh()).await;
+    store.commit(put("a", "1")).await.unwrap();
+    let long = "x".repeat(100_000);
+    for prefix in ["a\0", "\0", "\u{1}", "a\\", "/", "a//", "..", "a\n", &long] {
+        let page = store.scan(prefix, None, 10).await.unwrap();
+        assert_eq!((page.revision, page.entries.len(), page.more), (Revision(1), 0, false), "{prefix:?}");
+        let mut watch = store.watch(prefix, Revision::ZERO).await.unwrap();
+        let mut all = store.watch("", Revision::ZERO).await.unwrap();
+        all.next().await.unwrap().unwrap();
+        assert!(futures_util::poll!(watch.next()).is_pending(), "{prefix:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn people_can_read_everything_with_psql() {
     let config = fresh();
     let store = open(&config).await;
@@ -289,7 +304,7 @@ async fn a_schema_of_the_first_format_is_brought_up_to_date() {
     let claim = put("b", "y").guarded(Guard::Version(key("a"), Revision(1)));
     assert_eq!(store.commit(claim).await.unwrap(), Revision(2));
     let format: i32 = client.query_one("SELECT format FROM meta", &[]).await.unwrap().get(0);
-    assert_eq!(format, 2);
+    assert_eq!(format, 3);
 }
 
 /// Whatever isolation is usual in the database: what is decided is decided on what is there.

@@ -20,13 +20,37 @@
 //! process commits are fed from memory; those of others are woken by `NOTIFY` and read the log, so that a
 //! lost notification costs them [`PostgresStoreConfig::poll_interval`] and nothing else.
 //!
-//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`].
-//! Reads are tried again on a new connection.
+//! A commit is one statement, and so are several that wait together: it happens as a whole or not at all. One
+//! whose connection is lost before the answer, whose session or server ends with the answer, or that takes
+//! longer than [`PostgresStoreConfig::timeout`], is reported with [`StoreError::outcome_unknown`]. One that
+//! waits for a lock that somebody holds (a forgotten transaction in `psql`) is refused while nothing has
+//! happened, with an error that names the session. Reads are tried again on a new connection.
+//!
+//! # Durability
+//!
+//! Declared is what an acknowledged commit survives with the settings that the server has when the store is
+//! opened. A URL with several hosts means that a standby may take over:
+//!
+//! | settings | one host | several hosts |
+//! |---|---|---|
+//! | `fsync=off` | `Group` | `Group` |
+//! | no `synchronous_standby_names` | `Sync` | `Group`: a standby that takes over may lack the newest commits |
+//! | with them, `synchronous_commit` is `on` or `remote_apply` | `Sync` | `Sync` |
+//! | with them, `remote_write` or `local` | `Sync` | `Group`: the standby has it in memory at best |
+//!
+//! `synchronous_commit=off` is not used: sessions of the store set it to `on`. `local` and `remote_write` are
+//! left as the operator chose them. The standby that takes over must be one that commits wait for. An address
+//! that moves between servers (a virtual IP, a name, a proxy) looks like one host: name the hosts instead.
+//!
+//! The writer looks at the settings with each connection that it makes, and refuses to commit on a server
+//! that is less durable than was declared, for example after a standby took over that has no standby of its
+//! own yet. A commit whose wait for the standby an operator ended has an unknown outcome.
 //!
 //! Connection poolers that hand a connection to somebody else between transactions (PgBouncer's transaction
 //! mode) cannot be used: statements are prepared, and notifications listened for.
 
 mod config;
+mod durability;
 mod error;
 mod plan;
 mod schema;
@@ -44,13 +68,14 @@ use orch_core::store::{
 };
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Error, Row, types::ToSql};
 
 pub use self::config::{PostgresServer, PostgresStoreConfig};
 use self::{
+    durability::Settings,
     error::Cause,
-    session::{Connector, OnNews, Readers, channel},
-    writer::{Commit, Writer},
+    session::{Connector, Declared, OnNews, Readers, channel},
+    writer::{Commit, Retention, Writer},
 };
 use crate::{
     completion::completion,
@@ -64,6 +89,9 @@ const TXN_BYTES: usize = 128 << 20;
 
 /// Bytes of the log that are read at once.
 const LOG_BYTES: i64 = 16 << 20;
+
+/// Revisions that are forgotten at once.
+const COMPACTED: i64 = 1024;
 
 /// A [`StateStore`] in a PostgreSQL database, shared by any number of processes. Dropping it finishes what
 /// was accepted in the background; [`StateStore::close`] waits for that.
@@ -90,8 +118,16 @@ impl PostgresStore {
         config.check()?;
         let connector = Arc::new(Connector::new(&config)?);
         let mut client = connector.retry_until_deadline(|| connector.connect(None)).await?;
-        schema::prepare(&mut client, &config.schema).await?;
-        let durability = durability(&client).await.map_err(|error| error::statement("opening", error))?;
+        let declared = async {
+            schema::prepare(&mut client, &config.schema).await?;
+            let settings = Settings::of(&client).await.map_err(|error| error::statement("opening", error))?;
+            let hosts = config.server.count();
+            Ok(Declared { durability: settings.durability(hosts), hosts })
+        };
+        // Each of its statements may wait for another process that opens the store.
+        let limit = config.timeout * 2;
+        let declared = tokio::time::timeout(limit, declared).await;
+        let declared = declared.map_err(|_| error::backend("opening", true, Cause::Silent(limit)))??;
         drop(client);
         let readers = Arc::new(Readers::new(Arc::clone(&connector), config.readers));
         let follower = Arc::new(LogFollower::start(Arc::new(Log(Arc::clone(&readers)))).await?);
@@ -102,8 +138,8 @@ impl PostgresStore {
             readers: Arc::clone(&readers),
             follower: Arc::clone(&follower),
             jobs: queue,
-            keep: config.history_revisions,
-            trimmed: Revision::ZERO,
+            declared,
+            retention: Retention::new(config.history_revisions, config.history_bytes),
             last: Default::default(),
         };
         Ok(Self {
@@ -112,7 +148,7 @@ impl PostgresStore {
             jobs: Mutex::new(Some(jobs)),
             permits,
             readers,
-            durability,
+            durability: declared.durability,
             config,
         })
     }
@@ -124,7 +160,7 @@ impl PostgresStore {
 
 #[async_trait]
 impl StateStore for PostgresStore {
-    /// `durability` is `Group` when the server runs with `fsync=off`, which its operator has chosen then.
+    /// `durability` is that of the module's table, for the settings of the server when the store was opened.
     fn capabilities(&self) -> StoreCapabilities {
         StoreCapabilities::new(error::NAME)
             .compare_and_swap(true)
@@ -136,25 +172,24 @@ impl StateStore for PostgresStore {
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.watches.check_open()?;
-        let read = |session: Arc<session::Session>| async move {
-            let row = session.client.query_opt(&session.statements.get, &[&key.as_str()]).await?;
-            row.map(|row| Ok((bytes_in(&row, 0)?, revision_in(&row, 1)?))).transpose()
+        let rows = self.readers.query("reading", |all| &all.get, &[&key.as_str()]).await?;
+        let entry = |row: &Row| {
+            Ok(Entry { key: key.clone(), value: bytes_in(row, 0)?, version: revision_in(row, 1)? })
         };
-        let found = self.readers.read("reading", read).await?;
-        Ok(found.map(|(value, version)| Entry { key: key.clone(), value, version }))
+        let entry = rows.first().map(entry).transpose();
+        entry.map_err(|error| error::statement("reading", error))
     }
 
     async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        if !prefix::may_begin_a_key(prefix) {
+            return Ok(Page { revision: self.revision().await?, entries: Vec::new(), more: false });
+        }
         self.watches.check_open()?;
         let after = after.map(Key::as_str).filter(|after| *after >= prefix);
         let (start, end) = (after.unwrap_or(prefix), prefix::end_of(prefix));
         let wanted = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
-        let end = &end;
-        let read = |session: Arc<session::Session>| async move {
-            let scan = &session.statements.scan;
-            session.client.query(scan, &[&start, &after, &end, &wanted]).await
-        };
-        let rows = self.readers.read("scanning", read).await?;
+        let parameters: [&(dyn ToSql + Sync); 4] = [&start, &after, &end, &wanted];
+        let rows = self.readers.query("scanning", |all| &all.scan, &parameters).await?;
         let mut page = page_of(&rows)?;
         page.more = page.entries.len() > limit;
         page.entries.truncate(limit);
@@ -186,10 +221,9 @@ impl StateStore for PostgresStore {
 
     async fn revision(&self) -> Result<Revision, StoreError> {
         self.watches.check_open()?;
-        let read = |session: Arc<session::Session>| async move {
-            revision_in(&session.client.query_one(&session.statements.revision, &[]).await?, 0)
-        };
-        self.readers.read("reading the revision", read).await
+        let rows = self.readers.query("reading the revision", |all| &all.revision, &[]).await?;
+        let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
+        revision_in(first, 0).map_err(|error| error::statement("reading the revision", error))
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -259,11 +293,8 @@ struct Log(Arc<Readers>);
 impl SharedLog for Log {
     async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
         let last = Revision(after.0.saturating_add(limit as u64));
-        let read = |session: Arc<session::Session>| async move {
-            let log = &session.statements.log;
-            session.client.query(log, &[&number(after), &number(last), &LOG_BYTES]).await
-        };
-        let rows = self.0.read("reading the log", read).await?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&number(after), &number(last), &LOG_BYTES];
+        let rows = self.0.query("reading the log", |all| &all.log, &parameters).await?;
         let damaged = |error: Error| error::statement("reading the log", error);
         let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
         let (oldest, head) =
@@ -293,16 +324,13 @@ impl SharedLog for Log {
 }
 
 async fn compact(readers: &Readers, before: Revision) -> Result<(), StoreError> {
-    let compact = |session: Arc<session::Session>| async move {
-        session.client.execute(&session.statements.compact, &[&number(before)]).await
-    };
-    readers.read("compacting", compact).await.map(drop)
-}
-
-/// Durability of an acknowledged commit on this server.
-async fn durability(client: &tokio_postgres::Client) -> Result<Durability, Error> {
-    let fsync: String = client.query_one("SHOW fsync", &[]).await?.try_get(0)?;
-    Ok(if fsync == "on" { Durability::Sync } else { Durability::Group })
+    let mut done = false;
+    while !done {
+        let rows = readers.query("compacting", |all| &all.compact, &[&number(before), &COMPACTED]).await?;
+        let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
+        done = first.try_get(0).map_err(|error| error::statement("compacting", error))?;
+    }
+    Ok(())
 }
 
 fn page_of(rows: &[Row]) -> Result<Page, StoreError> {
@@ -319,6 +347,7 @@ fn page_of(rows: &[Row]) -> Result<Page, StoreError> {
             });
         }
     }
+    page.entries.sort_by(|one, other| one.key.cmp(&other.key));
     Ok(page)
 }
 

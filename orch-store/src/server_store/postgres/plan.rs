@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use orch_core::store::{CommitError, Guard, Key, Revision, Txn, WatchBatch, Write};
 use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 
-/// Statements of one group. Transactions on one key that follow each other take one each.
+/// Steps of one group. Transactions on one key that follow each other take one each.
 const STEPS_MAX: usize = 16;
 
 /// A group of transactions, cut into steps that follow each other. A transaction is in a later step than
@@ -25,7 +25,7 @@ pub(super) struct Plan {
     deletes: bool,
 }
 
-/// Input of one statement: lists of transactions, guards and writes, as the function `apply` takes them.
+/// Input of one call: lists of transactions, guards and writes, as the function `apply` takes them.
 #[derive(Default)]
 pub(super) struct Step {
     /// Indices of its transactions in the group.
@@ -36,11 +36,20 @@ pub(super) struct Step {
 }
 
 /// Columns.
-#[derive(Default)]
-struct Lists<T> {
+struct Lists<T, K = Text> {
     txns: Vec<i32>,
-    keys: Vec<Text>,
+    keys: Vec<K>,
     values: Vec<T>,
+}
+
+/// Input of several steps, as the function `apply_all` takes it.
+#[derive(Default)]
+pub(super) struct Steps<'a> {
+    counts: Vec<i32>,
+    guard_counts: Vec<i32>,
+    write_counts: Vec<i32>,
+    guards: Lists<&'a Option<i64>, &'a Text>,
+    writes: Lists<&'a Option<Value>, &'a Text>,
 }
 
 /// A key as PostgreSQL takes it.
@@ -136,6 +145,52 @@ impl Step {
         }
         self.indices.push(index);
         self.count += 1;
+    }
+}
+
+impl<'a> Steps<'a> {
+    /// The lists of these steps, one after the other.
+    pub(super) fn of(steps: &'a [Step]) -> Self {
+        let length = |list: &[i32]| i32::try_from(list.len()).unwrap_or(i32::MAX);
+        let mut all = Self::default();
+        for step in steps {
+            all.counts.push(step.count);
+            all.guard_counts.push(length(&step.guards.txns));
+            all.write_counts.push(length(&step.writes.txns));
+            all.guards.extend(&step.guards);
+            all.writes.extend(&step.writes);
+        }
+        all
+    }
+
+    /// The values of `$1` to `$9`.
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 9] {
+        let (guards, writes) = (&self.guards, &self.writes);
+        [
+            &self.counts,
+            &self.guard_counts,
+            &self.write_counts,
+            &guards.txns,
+            &guards.keys,
+            &guards.values,
+            &writes.txns,
+            &writes.keys,
+            &writes.values,
+        ]
+    }
+}
+
+impl<T, K> Default for Lists<T, K> {
+    fn default() -> Self {
+        Self { txns: Vec::new(), keys: Vec::new(), values: Vec::new() }
+    }
+}
+
+impl<'a, T> Lists<&'a T, &'a Text> {
+    fn extend(&mut self, other: &'a Lists<T>) {
+        self.txns.extend(&other.txns);
+        self.keys.extend(&other.keys);
+        self.values.extend(&other.values);
     }
 }
 
