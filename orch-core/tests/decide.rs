@@ -504,6 +504,30 @@ fn a_clock_that_is_far_ahead_does_not_move_the_cluster() {
 }
 
 #[test]
+fn nodes_lost_between_attempts_that_end_by_themselves_do_not_add_up() {
+    let mut cluster = Cluster::with_node();
+    cluster.command(1, register("other")).unwrap();
+    let task = cluster.submit(2, TaskSpec::program("job", "work").restart(RestartPolicy::Always));
+    let mut now = 2;
+    let mut lose = |cluster: &mut Cluster, now: &mut u64| {
+        *now += 10_000;
+        let on = cluster.task(task).node().unwrap().to_string();
+        cluster.lose(*now, &on);
+        cluster.command(*now + 1000, register(&on)).unwrap();
+    };
+    for _ in 0..3 {
+        (0..15).for_each(|_| lose(&mut cluster, &mut now));
+        assert_eq!(cluster.task(task).status(), TaskStatus::Placed);
+        now += 10_000;
+        cluster.end(now, task, AttemptEnd::Exited { exit: Exit::from_code(0) }).unwrap();
+        now += 60_000;
+        cluster.command(now, Command::Tick).unwrap();
+    }
+    (0..16).for_each(|_| lose(&mut cluster, &mut now));
+    assert_eq!(cluster.task(task).status(), TaskStatus::Failed, "it seems to crash its nodes");
+}
+
+#[test]
 fn what_went_wrong_long_ago_is_forgotten() {
     let mut cluster = Cluster::with_node();
     cluster.command(1, register("other")).unwrap();

@@ -22,7 +22,7 @@ use orch_core::{
     runtime::{Progress, Runtime, RuntimeError, RuntimeErrorKind, Work},
     state::TaskStatus,
     store::{
-        CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
+        CommitError, Entry, Key, MemoryStore, Page, Position, StateStore, StoreCapabilities, StoreError, Txn,
     },
     testkit::{Layered, RuntimeLayer, SimulatedRuntime, StoreLayer},
 };
@@ -87,13 +87,13 @@ impl StoreLayer for Slow {
         tokio::time::sleep(self.1).await;
         self.0.scan(prefix, after, limit).await
     }
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         tokio::time::sleep(self.1).await;
         self.0.commit(txn).await
     }
-    async fn revision(&self) -> Result<Revision, StoreError> {
+    async fn head(&self) -> Result<Position, StoreError> {
         tokio::time::sleep(self.1).await;
-        self.0.revision().await
+        self.0.head().await
     }
 }
 

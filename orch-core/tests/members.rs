@@ -135,7 +135,7 @@ async fn what_members_tell_is_cleaned_up_and_need_not_be_readable() {
     };
     assert_eq!(keys().await, [told("one")], "what nobody repeats is deleted");
     drop(one);
-    let mut changes = store.watch("observed/members/", store.revision().await.unwrap()).await.unwrap();
+    let mut changes = store.watch("observed/members/", store.head().await.unwrap()).await.unwrap();
     while !keys().await.is_empty() {
         futures_util::StreamExt::next(&mut changes).await.unwrap().unwrap();
     }

@@ -11,7 +11,7 @@ use orch_core::{
     engine::{Agent, AgentConfig, Builder},
     model::{AttemptId, Resources, TaskId, TaskSpec, WorkKind},
     state::TaskStatus,
-    store::{Durability, MemoryStore, Revision, StateStore, StoreCapabilities},
+    store::{Durability, MemoryStore, Position, StateStore, StoreCapabilities},
     testkit::{Layered, SimulatedRuntime, StoreLayer},
 };
 
@@ -59,7 +59,7 @@ async fn run(orch: &Orchestrator, observations: &Arc<dyn StateStore>) -> (TaskId
     let runs = orch.submit(TaskSpec::program("runs", "hang")).await.unwrap();
     let said = orch.submit(TaskSpec::program("said", "say").args(["words"])).await.unwrap();
     orch.wait(said).await.unwrap();
-    let mut written = observations.watch(&observed(runs), Revision::ZERO).await.unwrap();
+    let mut written = observations.watch(&observed(runs), Position::ZERO).await.unwrap();
     written.next().await.unwrap().unwrap();
     agent.leave().await;
     (runs, said)
@@ -141,7 +141,7 @@ async fn compositions_that_cannot_work_are_refused() {
 async fn members_of_one_store_meet_in_the_store_of_observations() {
     let (decisions, observations) = (memory(), Handle::of(&memory(), |declared| declared.shared(true)));
     let shared = Handle::of(&decisions, |declared| declared.shared(true));
-    let mut digests = observations.watch("observed/members/", Revision::ZERO).await.unwrap();
+    let mut digests = observations.watch("observed/members/", Position::ZERO).await.unwrap();
     let consensus = Arc::new(StoreConsensus::named(shared.clone(), "one"));
     let builder = Orchestrator::builder().store(shared).consensus(consensus);
     let member = builder.observations(observations.clone()).build().await.unwrap();

@@ -49,7 +49,7 @@ async fn records_and_versions_outlive_the_process_where_the_consensus_is_durable
     assert_eq!((&entry.value[..], entry.version), (&b"3"[..], last));
     assert_eq!(store.get(&key("b")).await.unwrap(), None);
     let next = Txn::of(vec![Write::put(key("a"), "4")]).guarded(Guard::Version(key("a"), last));
-    assert_eq!(store.commit(next).await.unwrap(), last.next());
+    assert_eq!(store.commit(next).await.unwrap().revision, last.revision.next());
     let reserved = store.commit(Txn::of(vec![Write::put(key("replicated-store/head"), "x")])).await;
     assert!(reserved.unwrap_err().to_string().contains("the store's own"));
 }

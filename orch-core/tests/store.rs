@@ -6,7 +6,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
-    store::{Key, MemoryStore, MemoryStoreConfig, Revision, StateStore, StoreError, Txn, Write},
+    store::{Key, MemoryStore, MemoryStoreConfig, Position, StateStore, StoreError, Txn, Write},
     testkit::store::{StoreHarness, run_all},
 };
 
@@ -36,17 +36,17 @@ async fn a_watch_that_fell_out_of_the_history_is_told_to_scan_again() {
     };
     let store = MemoryStore::new(config);
     let put = || Txn::of(vec![Write::put(Key::new("k").unwrap(), "v")]);
-    let mut slow = store.watch("", Revision::ZERO).await.unwrap();
-    let mut quick = store.watch("", Revision::ZERO).await.unwrap();
-    for n in 1..=11 {
-        store.commit(put()).await.unwrap();
-        assert_eq!(quick.next().await.unwrap().unwrap().revision, Revision(n));
+    let mut slow = store.watch("", Position::ZERO).await.unwrap();
+    let mut quick = store.watch("", Position::ZERO).await.unwrap();
+    let mut positions = Vec::new();
+    for _ in 1..=11 {
+        positions.push(store.commit(put()).await.unwrap());
+        assert_eq!(quick.next().await.unwrap().unwrap().position, *positions.last().unwrap());
     }
-    assert!(matches!(slow.next().await, Some(Err(StoreError::Compacted { oldest: Revision(1) }))));
+    let Some(Err(StoreError::Compacted { oldest })) = slow.next().await else { panic!("it is too slow") };
+    assert_eq!(oldest, positions[0]);
     assert!(slow.next().await.is_none(), "an error ends the watch");
-    assert!(matches!(store.watch("", Revision::ZERO).await.map(|_| ()), Err(StoreError::Compacted { .. })));
-    assert_eq!(
-        store.watch("", Revision(1)).await.unwrap().next().await.unwrap().unwrap().revision,
-        Revision(2)
-    );
+    assert!(matches!(store.watch("", Position::ZERO).await.map(|_| ()), Err(StoreError::Compacted { .. })));
+    let mut watch = store.watch("", oldest).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().position, positions[1]);
 }

@@ -12,7 +12,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Committed, ConsensusError, ConsensusStatus, Context, HybridClock, MemberId, StateMachine};
+use super::{
+    Committed, ConsensusError, ConsensusStatus, Context, HybridClock, LostHistory, MemberId, StateMachine,
+};
 use crate::{
     environment::Environment,
     store::{Key, Revision, StateStore, StateStoreExt as _, StoreError, Write},
@@ -124,6 +126,14 @@ impl Reporter {
     pub(super) fn applied(&self, revision: Revision) {
         self.change(|status| {
             (status.applied, status.leader, status.last_error) = (revision, true, None);
+        });
+    }
+
+    /// The history that was known up to `expected` is not the store's any more, which is at `found`.
+    pub(super) fn history_lost(&self, expected: Revision, found: Revision) {
+        self.change(|status| {
+            let times = status.lost_history.map_or(0, |lost| lost.times) + 1;
+            status.lost_history = Some(LostHistory { expected, found, times });
         });
     }
 
@@ -248,9 +258,9 @@ pub(super) async fn read_all(store: &dyn StateStore, prefixes: &[&str]) -> Resul
     for prefix in prefixes {
         let mut pages = store.pages(prefix, PAGE);
         while let Some(page) = pages.next().await? {
-            first.get_or_insert(page.revision);
+            first.get_or_insert(page.position.revision);
             for entry in page.entries {
-                written = written.max(entry.version);
+                written = written.max(entry.version.revision);
                 records.push(Write::put(entry.key, entry.value));
             }
         }

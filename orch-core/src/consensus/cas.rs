@@ -16,7 +16,8 @@ use super::{
     head::{Head, head_key},
 };
 use crate::store::{
-    CommitError, Entry, Key, Revision, StateStore, StoreError, Txn, Watch, WatchBatch, Write,
+    CommitError, CommitId, Entry, Key, Position, ReadLevel, Revision, StateStore, StoreError, Txn, Watch,
+    WatchBatch, Write,
 };
 use crate::{
     environment::{Environment, System},
@@ -113,8 +114,9 @@ impl Consensus for StoreConsensus {
             environment: self.config.environment.clone(),
             author: self.author(),
             machine,
-            applied: Revision::ZERO,
+            applied: Position::ZERO,
             head: None,
+            seen: None,
             watch: futures_util::stream::empty().boxed(),
             reporter: self.proposals.reporter(),
         };
@@ -160,9 +162,11 @@ struct Replica {
     environment: Arc<dyn Environment>,
     author: Author,
     /// Everything up to here is in the machine.
-    applied: Revision,
+    applied: Position,
     /// The record `consensus/head` that the machine's state belongs to.
     head: Option<Head>,
+    /// The last one that was read or written, also when nothing is known any more.
+    seen: Option<Head>,
     watch: Watch,
     reporter: Reporter,
 }
@@ -194,10 +198,10 @@ impl Replica {
 
     /// Nothing is known any more: everything is read again, with the next command or after a moment.
     fn invalidate(&mut self) {
-        (self.head, self.applied) = (None, Revision::ZERO);
+        (self.head, self.applied) = (None, Position::ZERO);
         let missed = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            Err(StoreError::Compacted { oldest: Revision::ZERO })
+            Err(StoreError::Compacted { oldest: Position::ZERO })
         };
         self.watch = futures_util::stream::once(missed).boxed();
     }
@@ -210,18 +214,18 @@ impl Replica {
             self.invalidate();
             return;
         }
-        self.reporter.applied(self.applied);
-        batch.finish(self.applied);
+        self.reporter.applied(self.applied.revision);
+        batch.finish(self.applied.revision);
     }
 
     async fn commit_all(&mut self, batch: &mut Batch, races_max: u32) -> Result<(), ConsensusError> {
-        if self.applied == Revision::ZERO || !batch.barriers.is_empty() {
+        if self.applied == Position::ZERO || !batch.barriers.is_empty() {
             self.catch_up().await?;
         }
         while !batch.proposals.is_empty() {
             let outcomes = self.decide_and_swap(batch, races_max).await?;
-            self.reporter.applied(self.applied);
-            batch.commit(self.applied, outcomes);
+            self.reporter.applied(self.applied.revision);
+            batch.commit(self.applied.revision, outcomes);
         }
         Ok(())
     }
@@ -234,7 +238,7 @@ impl Replica {
             if writes.is_empty() {
                 // No guard says that this was decided on the latest state.
                 if self.is_current().await? {
-                    self.machine.commit(self.applied);
+                    self.machine.commit(self.applied.revision);
                     return Ok(outcomes);
                 }
                 self.machine.rollback();
@@ -243,14 +247,16 @@ impl Replica {
             }
             let (guard, next) = Head::after(self.head.as_ref(), || self.environment.random());
             writes.push(Write::put(head_key(), next.clone()));
-            match self.store.commit(Txn::of(writes).guarded(guard)).await {
-                Ok(revision) => {
-                    self.machine.commit(revision);
-                    (self.applied, self.head) = (revision, Some(Head::read(revision, &next)?));
+            match self.commit(Txn::of(writes).guarded(guard)).await {
+                Ok(position) => {
+                    self.machine.commit(position.revision);
+                    let head = Head::read(position, &next)?;
+                    self.seen = Some(head.clone());
+                    (self.applied, self.head) = (position, Some(head));
                     self.clock.reach(self.machine.time());
                     return Ok(outcomes);
                 }
-                Err(CommitError::Conflict { .. }) => {
+                Err(CommitError::Conflict { .. } | CommitError::Contention { .. }) => {
                     self.machine.rollback();
                     self.catch_up().await?;
                 }
@@ -263,28 +269,54 @@ impl Replica {
         Err(ConsensusError::Contention(races_max))
     }
 
+    /// Commits `txn`. If the answer is lost, the store is asked what became of it: one that was not applied
+    /// is a lost race, and will not come later.
+    async fn commit(&mut self, txn: Txn) -> Result<Position, CommitError> {
+        const TRIES: u32 = 3;
+        let id = CommitId((self.environment.random() as u64).max(1));
+        let (since, settles) = (self.applied.revision, self.store.capabilities().outcomes);
+        let lost = match self.store.commit(txn.named(id)).await {
+            Err(CommitError::Store(error)) if error.outcome_unknown() && settles => error,
+            done => return done,
+        };
+        for _ in 0..TRIES {
+            match self.store.outcome(id, since).await {
+                Ok(Some(position)) => return Ok(position),
+                Ok(None) => return Err(CommitError::Contention { races: 1 }),
+                Err(error) if error.is_retryable() => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(_) => break,
+            }
+        }
+        Err(lost.into())
+    }
+
+    /// The record `consensus/head` of now.
+    async fn newest_head(&mut self) -> Result<Option<Head>, ConsensusError> {
+        if self.store.capabilities().reads == ReadLevel::Local {
+            self.store.head().await?;
+        }
+        read(self.store.get(&head_key()).await?.as_ref())
+    }
+
     /// True when no other member has decided anything since.
     async fn is_current(&mut self) -> Result<bool, ConsensusError> {
-        let head = read(self.store.get(&head_key()).await?.as_ref())?;
+        let head = self.newest_head().await?;
         Ok(head == self.head || EngineFault::EmptyDecisionsNotChecked.is_made())
     }
 
     /// Applies everything that was decided anywhere before this call.
     async fn catch_up(&mut self) -> Result<(), ConsensusError> {
-        let head = read(self.store.get(&head_key()).await?.as_ref())?;
-        let known = self.head.as_ref();
-        // A head that is older than what was read from it, or another one with the same version: the store
-        // holds another history.
-        let replaced = match (&head, known) {
-            (Some(head), Some(known)) => head.version() < known.version() || head.differs_from(known),
+        let head = self.newest_head().await?;
+        let replaced = match (&head, &self.head) {
+            (Some(head), Some(known)) => head.replaces(known),
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        if self.applied == Revision::ZERO || replaced {
+        if self.applied == Position::ZERO || replaced {
             return self.reload().await;
         }
         let Some(head) = head else { return Ok(()) };
-        while self.applied < head.version() {
+        while self.applied.revision < head.version().revision {
             let next = self.watch.next().await;
             self.follow(next).await?;
         }
@@ -295,28 +327,47 @@ impl Replica {
         match next {
             Some(Ok(batch)) => self.apply(&batch).await,
             Some(Err(StoreError::Compacted { .. })) => self.reload().await,
+            Some(Err(StoreError::Diverged { expected, head })) => {
+                self.history_lost(expected.revision, head.revision);
+                // Said once.
+                self.seen = None;
+                self.reload().await
+            }
             Some(Err(error)) => Err(error.into()),
             None => Err(StoreError::Closed.into()),
         }
     }
 
+    /// Nothing is decided on what is known here: every decision is guarded by the head, whose position no
+    /// commit of the other history has.
+    fn history_lost(&self, expected: Revision, found: Revision) {
+        error!(
+            %expected, %found,
+            "the store came back with another history than the one that was known up to here: what was decided since is \
+             lost, also where it was acknowledged; going on from what is there"
+        );
+        self.reporter.history_lost(expected, found);
+    }
+
     async fn apply(&mut self, batch: &WatchBatch) -> Result<(), ConsensusError> {
-        if batch.revision <= self.applied {
+        if batch.position.revision <= self.applied.revision {
             return Ok(());
         }
         let head = batch.writes.iter().find(|write| write.key == head_key());
         if let Some(Some(value)) = head.map(|write| &write.value) {
-            let head = Head::read(batch.revision, value)?;
+            let head = Head::read(batch.position, value)?;
             if !head.follows(self.head.as_ref()) {
-                warn!("the store's history was replaced; reading it again");
+                self.history_lost(self.applied.revision, head.version().revision);
+                self.seen = None;
                 return self.reload().await;
             }
-            self.machine.absorb(batch.revision, &batch.writes)?;
+            self.machine.absorb(batch.position.revision, &batch.writes)?;
             self.clock.reach(self.machine.time());
+            self.seen = Some(head.clone());
             self.head = Some(head);
         }
-        self.applied = batch.revision;
-        self.reporter.applied(self.applied);
+        self.applied = batch.position;
+        self.reporter.applied(self.applied.revision);
         Ok(())
     }
 
@@ -326,41 +377,47 @@ impl Replica {
     async fn reload(&mut self) -> Result<(), ConsensusError> {
         const TRIES: u32 = 10;
         for _ in 0..TRIES {
-            let start = self.store.revision().await?;
+            let start = self.store.head().await?;
             let mut watch = self.store.watch("", start).await?;
             let loaded = read_all(&*self.store, self.machine.prefixes()).await?;
             let mut records: BTreeMap<Key, Option<_>> =
                 loaded.records.into_iter().map(|write| (write.key, write.value)).collect();
             let last = read(self.store.get(&head_key()).await?.as_ref())?;
-            let until = last.as_ref().map_or(Revision::ZERO, Head::version);
-            if until > start && EngineFault::StartNeedsQuiet.is_made() {
+            let until = last.as_ref().map_or(Position::ZERO, Head::version);
+            if until.revision > start.revision && EngineFault::StartNeedsQuiet.is_made() {
                 continue;
             }
-            let (mut at, mut compacted) = (start, false);
-            while at < until && !compacted {
+            let (mut at, mut stale) = (start, false);
+            while at.revision < until.revision && !stale {
                 match watch.next().await {
                     Some(Ok(batch)) => {
-                        at = batch.revision;
+                        at = batch.position;
                         let ours = |key: &Key| {
                             self.machine.prefixes().iter().any(|prefix| key.as_str().starts_with(prefix))
                         };
                         let writes = batch.writes.into_iter().filter(|write| ours(&write.key));
                         records.extend(writes.map(|write| (write.key, write.value)));
                     }
-                    Some(Err(StoreError::Compacted { .. })) => compacted = true,
+                    Some(Err(error)) if error.is_stale_position() => stale = true,
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(StoreError::Closed.into()),
                 }
             }
-            if compacted || at > until.max(start) {
+            if stale || at.revision > until.revision.max(start.revision) {
                 continue;
             }
             let there = records.into_iter().filter(|(_, value)| value.is_some());
             let records: Vec<Write> = there.map(|(key, value)| Write { key, value }).collect();
-            self.machine.load(until, &records)?;
+            if let Some(seen) = &self.seen
+                && last.as_ref().is_none_or(|last| last.replaces(seen))
+            {
+                self.history_lost(seen.version().revision, until.revision);
+            }
+            self.machine.load(until.revision, &records)?;
             self.clock.reach(self.machine.time());
+            self.seen.clone_from(&last);
             (self.watch, self.head, self.applied) = (watch, last, at);
-            self.reporter.applied(at);
+            self.reporter.applied(at.revision);
             return Ok(());
         }
         Err(ConsensusError::Contention(TRIES))

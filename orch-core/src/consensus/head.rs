@@ -9,14 +9,14 @@ use uuid::Uuid;
 use super::ConsensusError;
 use crate::{
     hex::to_hex,
-    store::{Guard, Key, Revision, StoreError},
+    store::{Guard, Key, Position, StoreError},
 };
 
 /// The head as one member has read it. Each names its history and the hash of the one before, so that a
 /// member notices when the store was replaced by another, older or newer one, under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    version: Revision,
+    version: Position,
     hash: [u8; 32],
     content: Content,
 }
@@ -53,7 +53,7 @@ impl Head {
     }
 
     /// Reads the head that was written at `version`.
-    pub(super) fn read(version: Revision, value: &[u8]) -> Result<Self, ConsensusError> {
+    pub(super) fn read(version: Position, value: &[u8]) -> Result<Self, ConsensusError> {
         let corrupt = |problem: String| StoreError::Corrupt(format!("consensus/head {problem}"));
         let content: Content =
             serde_json::from_slice(value).map_err(|error| corrupt(format!("cannot be read: {error}")))?;
@@ -64,7 +64,7 @@ impl Head {
         Ok(Self { version, hash: Sha256::digest(value).into(), content })
     }
 
-    pub(super) fn version(&self) -> Revision {
+    pub(super) fn version(&self) -> Position {
         self.version
     }
 
@@ -75,9 +75,11 @@ impl Head {
         self.content.batches == known.content.batches + 1 && linked
     }
 
-    /// True for another head with the version of `known`.
-    pub(super) fn differs_from(&self, known: &Self) -> bool {
-        self.version == known.version && self != known
+    /// True if this one, read after `known`, shows that the store's history was replaced: it is older, or
+    /// another one with the same revision or number.
+    pub(super) fn replaces(&self, known: &Self) -> bool {
+        let (revision, seen) = (self.version.revision, known.version.revision);
+        revision < seen || self.content.batches <= known.content.batches && self != known
     }
 }
 
@@ -88,10 +90,15 @@ pub(super) fn head_key() -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Incarnation, Revision};
+
+    fn at(revision: u64) -> Position {
+        Position::new(Revision(revision), Incarnation(revision))
+    }
 
     fn next(known: Option<&Head>, version: u64) -> Head {
         let (_, value) = Head::after(known, || Uuid::new_v4().as_u128());
-        Head::read(Revision(version), &value).unwrap()
+        Head::read(at(version), &value).unwrap()
     }
 
     #[test]
@@ -102,18 +109,19 @@ mod tests {
         assert!(!second.follows(None), "what came before is not known");
         assert!(!second.follows(Some(&other)), "of another history");
         assert!(!next(Some(&second), 9).follows(Some(&first)), "one is missing");
-        assert!(other.differs_from(&first) && !first.differs_from(&first));
+        assert!(other.replaces(&first) && !first.replaces(&first) && !second.replaces(&first));
+        assert!(first.replaces(&second), "it went back");
         let third = next(Some(&second), 9);
         assert!(third.follows(Some(&second)) && !second.follows(Some(&third)));
     }
 
     #[test]
     fn a_head_of_the_first_format_is_followed() {
-        let old = Head::read(Revision(3), br#"{"v":1,"batches":41}"#).unwrap();
+        let old = Head::read(at(3), br#"{"v":1,"batches":41}"#).unwrap();
         assert!(next(Some(&old), 4).follows(Some(&old)));
-        let older = Head::read(Revision(2), br#"{"v":1,"batches":40}"#).unwrap();
+        let older = Head::read(at(2), br#"{"v":1,"batches":40}"#).unwrap();
         assert!(old.follows(Some(&older)));
-        let newer = Head::read(Revision(3), br#"{"v":3,"batches":41}"#).unwrap_err();
+        let newer = Head::read(at(3), br#"{"v":3,"batches":41}"#).unwrap_err();
         assert!(std::error::Error::source(&newer).unwrap().to_string().contains("has format 3"), "{newer:?}");
     }
 }

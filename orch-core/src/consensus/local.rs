@@ -153,6 +153,7 @@ async fn claim_store(store: &dyn StateStore) -> Result<Guard, ConsensusError> {
     match store.commit(claim).await {
         Ok(version) => Ok(Guard::Version(owner_key(), version)),
         Err(CommitError::Store(error)) => Err(error.into()),
+        Err(CommitError::Contention { races }) => Err(ConsensusError::Contention(races)),
         Err(CommitError::Conflict { .. }) => unreachable!("there are no guards"),
     }
 }
@@ -201,7 +202,8 @@ impl LocalLoop {
                 Some(_) if writes.is_empty() => Ok(self.revision),
                 Some(store) => {
                     let guards = self.claim.iter().cloned();
-                    store.commit(guards.fold(Txn::of(writes), Txn::guarded)).await
+                    let committed = store.commit(guards.fold(Txn::of(writes), Txn::guarded)).await;
+                    committed.map(|position| position.revision)
                 }
             };
             match committed {
@@ -224,6 +226,11 @@ impl LocalLoop {
         self.machine.rollback();
         let error = match error {
             CommitError::Store(error) => error,
+            CommitError::Contention { races } => {
+                // Nothing happened, and nobody else decides here.
+                batch.fail(&ConsensusError::Contention(races));
+                return Ok(());
+            }
             CommitError::Conflict { .. } => {
                 let taken =
                     "another orchestrator has opened this store since; one store belongs to one at a time";

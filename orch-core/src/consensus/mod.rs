@@ -34,7 +34,7 @@ pub use error::{Cause, ConsensusError, MachineError};
 pub use local::{LocalConfig, LocalConsensus};
 pub use machine::{Changes, Decision, StateMachine};
 pub use member::{MemberId, MemberIdError, MemberRole, MembershipChange};
-pub use status::{ConsensusCapabilities, ConsensusStatus, Evidence, FaultModel, Records};
+pub use status::{ConsensusCapabilities, ConsensusStatus, Evidence, FaultModel, LostHistory, Records};
 
 /// Puts commands in one order and gives them to a [`StateMachine`]. The contract is between a backend and the
 /// engine.

@@ -118,6 +118,20 @@ pub struct ConsensusStatus {
     pub members: Vec<MemberId>,
     /// Last error, as long as it stands in the way.
     pub last_error: Option<String>,
+    /// The last time that its store came back with another history. Decisions may be lost that were
+    /// acknowledged; the replica has gone on from what is there.
+    pub lost_history: Option<LostHistory>,
+}
+
+/// History of a store that was replaced by an older or another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostHistory {
+    /// Newest revision that was known.
+    pub expected: Revision,
+    /// Newest revision of the decisions in the store when that was noticed.
+    pub found: Revision,
+    /// Times that it happened since this replica was started.
+    pub times: u64,
 }
 
 impl ConsensusStatus {

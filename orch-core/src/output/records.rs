@@ -111,7 +111,7 @@ impl StoreOutput {
                 Ok(()) => break,
                 // Another member received output of the attempt, too: what is here is not all there is.
                 Err(CommitError::Conflict { .. }) => {}
-                Err(CommitError::Store(error)) => return Err(error),
+                Err(error) => return Err(error.of_unguarded(self.limits.name)),
             }
         }
         index.unsure.clear();
@@ -159,7 +159,7 @@ impl OutputStore for StoreOutput {
     }
 
     async fn follow(&self, task: TaskId) -> Result<OutputWatch, OutputError> {
-        let watch = self.store.watch(&prefix(task), self.store.revision().await?).await?;
+        let watch = self.store.watch(&prefix(task), self.store.head().await?).await?;
         let appended = |batch: Result<crate::store::WatchBatch, StoreError>| match batch {
             Ok(batch) => batch.writes.iter().any(|write| write.value.is_some()).then_some(Ok(())),
             Err(error) => Some(Err(error.into())),
@@ -174,10 +174,7 @@ impl OutputStore for StoreOutput {
         for task in tasks {
             index.forget(*task, &mut writes);
         }
-        self.commit(writes).await.map_err(|error| match error {
-            CommitError::Store(error) => error,
-            CommitError::Conflict { .. } => unreachable!("deletions have no guards"),
-        })?;
+        self.commit(writes).await.map_err(|error| error.of_unguarded(self.limits.name))?;
         index.unsure.clear();
         Ok(())
     }

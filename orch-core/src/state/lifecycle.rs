@@ -27,6 +27,10 @@ impl Draft<'_> {
                 }
             }
         }
+        // Its node has outlived it: nodes were not lost for its sake.
+        if matches!(end, AttemptEnd::Exited { .. }) {
+            task.node_losses = 0;
+        }
         let stop = task.stop.take().map(|stop| stop.reason);
         let success = matches!(end, AttemptEnd::Exited { exit } if exit.is_success());
         match (stop, end) {

@@ -1,6 +1,6 @@
 //! Operations on any store that are made of several calls.
 
-use super::{CommitError, Key, Page, StateStore, StoreError, Txn, Write, txn_chunks::chunked_txns};
+use super::{Key, Page, StateStore, StoreError, Txn, Write, txn_chunks::chunked_txns};
 
 /// Operations of every [`StateStore`] that are made of several calls. For users; backends implement nothing
 /// of it.
@@ -53,11 +53,8 @@ pub trait StateStoreExt: StateStore {
 impl<S: StateStore + ?Sized> StateStoreExt for S {}
 
 async fn commit_unguarded(store: &(impl StateStore + ?Sized), txn: Txn) -> Result<(), StoreError> {
-    match store.commit(txn).await {
-        Ok(_) => Ok(()),
-        Err(CommitError::Store(error)) => Err(error),
-        Err(CommitError::Conflict { .. }) => unreachable!("there are no guards"),
-    }
+    let committed = store.commit(txn).await;
+    committed.map(drop).map_err(|error| error.of_unguarded(store.capabilities().name))
 }
 
 /// Pages of a scan; see [`StateStoreExt::pages`].

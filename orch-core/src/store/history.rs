@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use super::{Revision, StoreError, Watch, WatchBatch, Write};
+use super::{Incarnation, Position, Revision, StoreError, Watch, WatchBatch, Write};
 
 /// Revisions that a watch looks at before it lets others go on.
 const CHUNK: usize = 256;
@@ -16,7 +16,8 @@ const CHUNK: usize = 256;
 /// nothing, falls back to the [`HistorySource`] of the backend when the log has moved past it, and ends with
 /// [`StoreError::Compacted`] when that has no answer either.
 ///
-/// Revisions MUST be appended in order and without gaps.
+/// Revisions MUST be appended in order and without gaps. Each has the incarnation that it was committed with,
+/// so that a watch from a position of another history is [`StoreError::Diverged`].
 pub struct History {
     log: Mutex<Log>,
     progress: watch::Sender<Progress>,
@@ -46,25 +47,28 @@ pub trait HistorySource: Send + Sync + 'static {
     /// with all its writes, whatever their keys.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] when they are kept no longer.
-    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError>;
+    /// [`StoreError::Compacted`] when they are kept no longer; [`StoreError::Diverged`] when `after` is not a
+    /// position of this history.
+    async fn read_revisions(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError>;
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 struct Log {
-    /// The revisions `head - batches.len() + 1 ..= head`.
-    batches: VecDeque<Arc<[Write]>>,
+    /// The revisions after `start`, up to `head`.
+    batches: VecDeque<(Incarnation, Arc<[Write]>)>,
     /// Their keys and values together.
     bytes: usize,
-    /// The newest revision.
-    head: Revision,
+    /// Everything after this position is in memory.
+    start: Position,
+    /// The newest position.
+    head: Position,
     /// The earliest start of a watch. Never later than `head`.
-    oldest: Revision,
+    oldest: Position,
 }
 
 #[derive(Clone, Debug)]
 struct Progress {
-    head: Revision,
+    head: Position,
     end: Option<End>,
 }
 
@@ -78,23 +82,33 @@ impl History {
     /// A log that goes on after `head`, from which a watch may start at `oldest` or later, within
     /// `bounds`.
     #[must_use]
-    pub fn new(oldest: Revision, head: Revision, bounds: HistoryBounds) -> Self {
-        let log = Log { head, oldest: oldest.min(head), ..Log::default() };
+    pub fn new(oldest: Position, head: Position, bounds: HistoryBounds) -> Self {
+        let oldest = if oldest.revision < head.revision { oldest } else { head };
+        let log = Log { batches: VecDeque::new(), bytes: 0, start: head, head, oldest };
         Self { log: Mutex::new(log), progress: watch::Sender::new(Progress { head, end: None }), bounds }
     }
 
-    /// Adds the next revision with its writes, in byte order of keys, and wakes the watches. Returns it.
-    pub fn append(&self, writes: Vec<Write>) -> Revision {
-        self.extend([writes])
+    /// A history of its own that goes on from the same log.
+    #[must_use]
+    pub(super) fn fork(&self) -> Self {
+        let log = self.log().clone();
+        let progress = Progress { head: log.head, end: None };
+        Self { log: Mutex::new(log), progress: watch::Sender::new(progress), bounds: self.bounds }
+    }
+
+    /// Adds the next revision with its incarnation and its writes, in byte order of keys, and wakes the
+    /// watches. Returns its position.
+    pub fn append(&self, incarnation: Incarnation, writes: Vec<Write>) -> Position {
+        self.extend([(incarnation, writes)])
     }
 
     /// Adds the next revisions, each as [`History::append`] does, and wakes the watches once. Returns the
-    /// newest revision.
-    pub fn extend(&self, revisions: impl IntoIterator<Item = Vec<Write>>) -> Revision {
+    /// newest position.
+    pub fn extend(&self, revisions: impl IntoIterator<Item = (Incarnation, Vec<Write>)>) -> Position {
         let head = {
             let mut log = self.log();
-            for writes in revisions {
-                log.push(writes, self.bounds);
+            for (incarnation, writes) in revisions {
+                log.push(incarnation, writes, self.bounds);
             }
             log.head
         };
@@ -102,27 +116,49 @@ impl History {
         head
     }
 
-    /// Moves the earliest start of a watch forward to `oldest`, at most to the newest revision. Never moves
+    /// Moves the earliest start of a watch forward to `oldest`, at most to the newest position. Never moves
     /// it back.
-    pub fn forget(&self, oldest: Revision) {
+    pub fn forget(&self, oldest: Position) {
         let mut log = self.log();
-        log.oldest = oldest.clamp(log.oldest, log.head);
-        let keep = usize::try_from(log.head.0 - log.oldest.0).unwrap_or(usize::MAX);
-        while log.batches.len() > keep {
+        if oldest.revision <= log.oldest.revision {
+            return;
+        }
+        log.oldest = if oldest.revision < log.head.revision { oldest } else { log.head };
+        while log.start.revision < log.oldest.revision {
             log.drop_oldest();
         }
     }
 
-    /// The newest revision.
+    /// The newest position.
     #[must_use]
-    pub fn head(&self) -> Revision {
+    pub fn head(&self) -> Position {
         self.log().head
     }
 
-    /// The earliest revision from which a watch may start.
+    /// The earliest position from which a watch may start.
     #[must_use]
-    pub fn oldest(&self) -> Revision {
+    pub fn oldest(&self) -> Position {
         self.log().oldest
+    }
+
+    /// The position with this revision, where it is known in memory.
+    #[must_use]
+    pub fn at(&self, revision: Revision) -> Option<Position> {
+        self.log().at(revision)
+    }
+
+    /// The position of the commit with this incarnation among the revisions after `since`.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] when not all of these are in memory, and it is not among the others.
+    pub fn find(&self, incarnation: Incarnation, since: Revision) -> Result<Option<Position>, StoreError> {
+        let log = self.log();
+        let start = log.oldest(false);
+        let mut after = log.positions().filter(|position| position.revision > since);
+        match after.find(|position| position.incarnation == incarnation) {
+            None if since < start.revision => Err(StoreError::Compacted { oldest: start }),
+            found => Ok(found),
+        }
     }
 
     /// Ends every watch once it has delivered what is in memory of what happened.
@@ -139,17 +175,15 @@ impl History {
     /// longer in memory is compacted.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] when `from` is too early.
+    /// [`StoreError::Compacted`] when `from` is too early, [`StoreError::Diverged`] when it is of another
+    /// history. What only the source knows ends the watch with its first item.
     pub fn watch(
         self: &Arc<Self>,
         source: Option<Arc<dyn HistorySource>>,
         prefix: &str,
-        from: Revision,
+        from: Position,
     ) -> Result<Watch, StoreError> {
-        let oldest = self.log().oldest(source.is_some());
-        if from < oldest {
-            return Err(StoreError::Compacted { oldest });
-        }
+        self.log().check(from, source.is_some())?;
         let watcher = Watcher {
             progress: self.progress.subscribe(),
             history: Arc::clone(self),
@@ -191,19 +225,47 @@ impl fmt::Debug for History {
 }
 
 impl Log {
-    fn oldest(&self, with_source: bool) -> Revision {
-        if with_source { self.oldest } else { self.oldest.max(self.start()) }
+    fn oldest(&self, with_source: bool) -> Position {
+        let in_memory = self.start.revision <= self.oldest.revision;
+        if with_source || in_memory { self.oldest } else { self.start }
     }
 
-    /// Everything after this revision is in memory.
-    fn start(&self) -> Revision {
-        Revision(self.head.0 - self.batches.len() as u64)
+    /// The position with this revision, where it is known.
+    fn at(&self, revision: Revision) -> Option<Position> {
+        for known in [self.oldest, self.start] {
+            if known.revision == revision {
+                return Some(known);
+            }
+        }
+        let index = revision.0.checked_sub(self.start.revision.0 + 1)?;
+        let (incarnation, _) = self.batches.get(usize::try_from(index).ok()?)?;
+        Some(Position::new(revision, *incarnation))
     }
 
-    fn push(&mut self, writes: Vec<Write>, bounds: HistoryBounds) {
-        self.head = self.head.next();
+    /// Refuses positions that no watch can start from, as far as that is known.
+    fn check(&self, from: Position, with_source: bool) -> Result<(), StoreError> {
+        let oldest = self.oldest(with_source);
+        if from.revision < oldest.revision {
+            return Err(StoreError::Compacted { oldest });
+        }
+        let known = self.at(from.revision);
+        match from.revision > self.head.revision || known.is_some_and(|known| known != from) {
+            true => Err(StoreError::Diverged { expected: from, head: self.head }),
+            false => Ok(()),
+        }
+    }
+
+    /// All positions in memory.
+    fn positions(&self) -> impl Iterator<Item = Position> {
+        let revisions = self.start.revision.0 + 1..;
+        let incarnations = self.batches.iter().map(|(incarnation, _)| *incarnation);
+        revisions.zip(incarnations).map(|(revision, known)| Position::new(Revision(revision), known))
+    }
+
+    fn push(&mut self, incarnation: Incarnation, writes: Vec<Write>, bounds: HistoryBounds) {
+        self.head = Position::new(self.head.revision.next(), incarnation);
         self.bytes += bytes_of(&writes);
-        self.batches.push_back(writes.into());
+        self.batches.push_back((incarnation, writes.into()));
         while self.batches.len() > bounds.revisions.get()
             || self.bytes > bounds.bytes && self.batches.len() > 1
         {
@@ -212,14 +274,20 @@ impl Log {
     }
 
     fn drop_oldest(&mut self) {
-        self.bytes -= self.batches.pop_front().map_or(0, |writes| bytes_of(&writes));
+        if let Some((incarnation, writes)) = self.batches.pop_front() {
+            self.bytes -= bytes_of(&writes);
+            self.start = Position::new(self.start.revision.next(), incarnation);
+        }
     }
 
-    /// At most [`CHUNK`] revisions after `after`, which is not before [`Log::start`].
-    fn chunk(&self, after: Revision) -> Vec<(Revision, Arc<[Write]>)> {
-        let skip = usize::try_from(after.0 - self.start().0).unwrap_or(usize::MAX);
-        let batches = self.batches.iter().skip(skip).take(CHUNK).cloned();
-        batches.zip(after.0 + 1..).map(|(writes, revision)| (Revision(revision), writes)).collect()
+    /// At most [`CHUNK`] revisions after `after`, which is not before `start`.
+    fn chunk(&self, after: Revision) -> Vec<(Position, Arc<[Write]>)> {
+        let skip = usize::try_from(after.0 - self.start.revision.0).unwrap_or(usize::MAX);
+        let batches = self.batches.iter().skip(skip).take(CHUNK).cloned().zip(after.0 + 1..);
+        let chunk = batches.map(|((incarnation, writes), revision)| {
+            (Position::new(Revision(revision), incarnation), writes)
+        });
+        chunk.collect()
     }
 }
 
@@ -233,7 +301,7 @@ struct Watcher {
     source: Option<Arc<dyn HistorySource>>,
     progress: watch::Receiver<Progress>,
     prefix: Box<str>,
-    after: Revision,
+    after: Position,
     ready: VecDeque<WatchBatch>,
 }
 
@@ -244,7 +312,7 @@ impl Watcher {
                 return Ok(Some(batch));
             }
             let Progress { head, end } = self.progress.borrow_and_update().clone();
-            if self.after < head {
+            if self.after.revision < head.revision {
                 match self.read().await {
                     // The store closed while this watch was still in the past: the rest can be watched later.
                     Err(StoreError::Closed) => return Ok(None),
@@ -266,29 +334,26 @@ impl Watcher {
     async fn read(&mut self) -> Result<(), StoreError> {
         let in_memory = {
             let log = self.history.log();
-            let oldest = log.oldest(self.source.is_some());
-            if self.after < oldest {
-                return Err(StoreError::Compacted { oldest });
-            }
-            (self.after >= log.start()).then(|| log.chunk(self.after))
+            log.check(self.after, self.source.is_some())?;
+            (self.after.revision >= log.start.revision).then(|| log.chunk(self.after.revision))
         };
-        for (revision, writes) in in_memory.iter().flatten() {
-            self.take(*revision, writes);
+        for (position, writes) in in_memory.iter().flatten() {
+            self.take(*position, writes);
         }
         if let (None, Some(source)) = (in_memory, self.source.clone()) {
             for batch in source.read_revisions(self.after, CHUNK).await? {
-                self.take(batch.revision, &batch.writes);
+                self.take(batch.position, &batch.writes);
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, revision: Revision, writes: &[Write]) {
-        self.after = revision;
+    fn take(&mut self, position: Position, writes: &[Write]) {
+        self.after = position;
         let writes: Vec<_> =
             writes.iter().filter(|write| write.key.as_str().starts_with(&*self.prefix)).cloned().collect();
         if !writes.is_empty() {
-            self.ready.push_back(WatchBatch { revision, writes });
+            self.ready.push_back(WatchBatch { position, writes });
         }
     }
 }

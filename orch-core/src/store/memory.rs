@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    CommitError, Entry, History, HistoryBounds, Key, Page, Revision, StateStore, StoreCapabilities,
-    StoreError, Txn, Watch, Write,
+    CommitError, CommitId, Entry, History, HistoryBounds, Incarnation, Key, Page, Position, Revision,
+    SettledIds, StateStore, StoreCapabilities, StoreError, Txn, Watch, Write,
 };
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -46,7 +46,8 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Records {
-    by_key: BTreeMap<Key, (Revision, Bytes)>,
+    by_key: BTreeMap<Key, (Position, Bytes)>,
+    settled: SettledIds,
     closed: bool,
 }
 
@@ -55,22 +56,37 @@ impl MemoryStore {
     #[must_use]
     pub fn new(config: MemoryStoreConfig) -> Self {
         let bounds = HistoryBounds { revisions: config.history_revisions, bytes: config.history_bytes };
-        let history = History::new(Revision::ZERO, Revision::ZERO, bounds);
+        let history = History::new(Position::ZERO, Position::ZERO, bounds);
         Self { records: RwLock::default(), history: Arc::new(history), config }
     }
 
+    /// A copy of what it holds now, with its history, as a backup of it would be. What is committed to one of
+    /// both later is not in the other, and has other positions.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let records = self.records.read();
+        let by_key = records.by_key.clone();
+        let (settled, closed) = (records.settled.clone(), records.closed);
+        let history = Arc::new(self.history.fork());
+        Self {
+            records: RwLock::new(Records { by_key, settled, closed }),
+            history,
+            config: self.config.clone(),
+        }
+    }
+
     /// A store that holds these records already, with no history before `head`.
-    pub(super) fn restored(by_key: BTreeMap<Key, (Revision, Bytes)>, head: Revision) -> Self {
+    pub(super) fn restored(by_key: BTreeMap<Key, (Position, Bytes)>, head: Position) -> Self {
         let config = MemoryStoreConfig::default();
         let bounds = HistoryBounds { revisions: config.history_revisions, bytes: config.history_bytes };
         let history = Arc::new(History::new(head, head, bounds));
-        Self { records: RwLock::new(Records { by_key, closed: false }), history, config }
+        Self { records: RwLock::new(Records { by_key, ..Records::default() }), history, config }
     }
 
     /// Makes writes that were decided elsewhere.
-    pub(super) fn apply(&self, writes: Vec<Write>) -> Revision {
+    pub(super) fn apply(&self, incarnation: Incarnation, writes: Vec<Write>) {
         let mut records = self.records.write();
-        self.write_down(&mut records, Txn::of(writes))
+        self.write_down(&mut records, incarnation, Txn::of(writes));
     }
 
     /// Ends all watches: another store has replaced this one.
@@ -78,13 +94,13 @@ impl MemoryStore {
         self.history.fail(StoreError::Compacted { oldest: self.history.head() });
     }
 
-    fn write_down(&self, records: &mut Records, txn: Txn) -> Revision {
-        let revision = self.history.head().next();
+    fn write_down(&self, records: &mut Records, incarnation: Incarnation, txn: Txn) -> Position {
+        let position = Position::new(self.history.head().revision.next(), incarnation);
         let mut changes = Vec::with_capacity(txn.writes.len());
         for (key, value) in txn.into_net_writes() {
             let changed = match &value {
                 Some(value) => {
-                    records.by_key.insert(key.clone(), (revision, value.clone()));
+                    records.by_key.insert(key.clone(), (position, value.clone()));
                     true
                 }
                 None => records.by_key.remove(&key).is_some(),
@@ -93,8 +109,8 @@ impl MemoryStore {
                 changes.push(Write { key, value });
             }
         }
-        self.history.append(changes);
-        revision
+        self.history.append(incarnation, changes);
+        position
     }
 
     fn read(&self) -> Result<RwLockReadGuard<'_, Records>, StoreError> {
@@ -119,6 +135,7 @@ impl StateStore for MemoryStore {
     fn capabilities(&self) -> StoreCapabilities {
         StoreCapabilities::new("memory")
             .compare_and_swap(true)
+            .outcomes(true)
             .max_value_bytes(self.config.max_value_bytes)
             .max_txn_writes(self.config.max_txn_writes)
     }
@@ -141,33 +158,48 @@ impl StateStore for MemoryStore {
         let entries = found.by_ref().take(limit).map(entry).collect();
         let more = found.next().is_some();
         // Commits hold the lock of the records, so that this is the revision of what was just read.
-        Ok(Page { revision: self.history.head(), entries, more })
+        Ok(Page { position: self.history.head(), entries, more })
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         txn.check(&self.capabilities())?;
         let mut records = self.write()?;
+        records.settled.check(txn.id)?;
         for guard in &txn.guards {
             if !guard.holds(records.by_key.get(guard.key()).map(|(version, _)| *version)) {
                 return Err(CommitError::Conflict { key: guard.key().clone() });
             }
         }
-        Ok(self.write_down(&mut records, txn))
+        let id = txn.id.unwrap_or_else(CommitId::random);
+        Ok(self.write_down(&mut records, Incarnation(id.0), txn))
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         let _open = self.read()?;
         self.history.watch(None, prefix, from)
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
+    async fn head(&self) -> Result<Position, StoreError> {
         let _open = self.read()?;
         Ok(self.history.head())
     }
 
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        let mut records = self.write()?;
+        let found = self.history.find(Incarnation(id.0), since)?;
+        if found.is_none() {
+            records.settled.insert(id);
+        }
+        Ok(found)
+    }
+
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         let _open = self.write()?;
-        self.history.forget(before);
+        let before = before.min(self.history.head().revision);
+        // What is not in memory is forgotten already.
+        if let Some(oldest) = self.history.at(before) {
+            self.history.forget(oldest);
+        }
         Ok(())
     }
 
@@ -180,6 +212,6 @@ impl StateStore for MemoryStore {
     }
 }
 
-fn entry((key, (version, value)): (&Key, &(Revision, Bytes))) -> Entry {
+fn entry((key, (version, value)): (&Key, &(Position, Bytes))) -> Entry {
     Entry { key: key.clone(), value: value.clone(), version: *version }
 }

@@ -3,18 +3,20 @@
 
 mod command;
 mod machine;
+mod recent;
+mod stamp;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use self::{
-    command::{Outcome, decode_outcome, encode},
+    command::{Command, Outcome, decode_outcome, encode},
     machine::KvMachine,
 };
 use super::{
-    CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
-    Watch,
+    CommitError, CommitId, Entry, Key, MemoryStore, Page, Position, Revision, StateStore, StoreCapabilities,
+    StoreError, Txn, Watch,
 };
 use crate::consensus::{Consensus, ConsensusError};
 use parking_lot::RwLock;
@@ -36,6 +38,12 @@ impl ReplicatedStore {
         let view = Arc::new(RwLock::new(Arc::new(MemoryStore::default())));
         consensus.start(Box::new(KvMachine::new(view.clone()))).await?;
         Ok(Self { consensus, view })
+    }
+
+    async fn decide(&self, operation: &'static str, command: Command) -> Result<Outcome, StoreError> {
+        let committed = self.consensus.propose(encode(&command)).await;
+        let committed = committed.map_err(|error| failed(operation, error))?;
+        decode_outcome(&committed.outcome).ok_or_else(unreadable)
     }
 
     fn view(&self) -> Arc<MemoryStore> {
@@ -69,26 +77,38 @@ impl StateStore for ReplicatedStore {
         self.fresh().await?.scan(prefix, after, limit).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         txn.check(&self.capabilities())?;
         if let Some(write) = txn.writes.iter().find(|write| machine::is_reserved(&write.key)) {
             return Err(StoreError::Corrupt(format!("the key {} is the store's own", write.key)).into());
         }
-        let committed =
-            self.consensus.propose(encode(&txn)).await.map_err(|error| failed("a commit", error))?;
-        match decode_outcome(&committed.outcome) {
-            Some(Outcome::Committed(revision)) => Ok(revision),
-            Some(Outcome::Conflict(key)) => Err(CommitError::Conflict { key }),
-            None => Err(StoreError::Corrupt("the outcome of a commit cannot be read".into()).into()),
+        // All members have to draw the same one.
+        let id = txn.id.unwrap_or_else(CommitId::random);
+        match self.decide("a commit", Command::Commit(txn.named(id))).await? {
+            Outcome::Committed(position) => Ok(position),
+            Outcome::Conflict(key) => {
+                Err(CommitError::Conflict { key: Key::new(key).map_err(|_| unreadable())? })
+            }
+            Outcome::Refused(id) => Err(StoreError::Settled { id }.into()),
+            _ => Err(unreadable().into()),
         }
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.fresh().await?.watch(prefix, from).await
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.fresh().await?.revision().await
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.fresh().await?.head().await
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        match self.decide("asking for an outcome", Command::Settle { id, since }).await? {
+            Outcome::Found(position) => Ok(Some(position)),
+            Outcome::NotFound => Ok(None),
+            Outcome::Compacted(oldest) => Err(StoreError::Compacted { oldest }),
+            _ => Err(unreadable()),
+        }
     }
 
     /// Forgets this member's history; others keep theirs.
@@ -100,6 +120,10 @@ impl StateStore for ReplicatedStore {
         self.consensus.shutdown().await;
         self.view().close().await
     }
+}
+
+fn unreadable() -> StoreError {
+    StoreError::Corrupt("the outcome of a command of the replicated store cannot be read".into())
 }
 
 fn failed(operation: &'static str, error: ConsensusError) -> StoreError {

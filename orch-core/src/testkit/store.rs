@@ -4,6 +4,7 @@
 //! own, so that one of them can be run alone.
 
 mod linear;
+mod positions;
 mod records;
 mod reopen;
 mod watches;
@@ -14,9 +15,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use crate::store::{CommitError, Key, Revision, StateStore, StoreError, Txn, Watch, WatchBatch, Write};
+use crate::store::{CommitError, Key, Position, StateStore, StoreError, Txn, Watch, WatchBatch, Write};
 
 pub use linear::{a_disturbance_loses_nothing, compare_and_swap_is_linearizable};
+pub use positions::{outcomes_are_settled, positions_of_another_history_are_refused};
 pub use records::{
     closed_store_says_so, concurrent_writers_never_lose_an_update, conflict_writes_nothing, deletes_remove,
     guards_look_at_the_state_before, hostile_keys_stay_apart, last_write_of_a_key_wins, limits_are_enforced,
@@ -71,8 +73,15 @@ pub async fn run_all(harness: &dyn StoreHarness) {
     case("watches_of_the_future_wait", watches_of_the_future_wait(harness)).await;
     case("watches_filter_by_prefix", watches_filter_by_prefix(harness)).await;
     case("watches_agree_while_writers_write", watches_agree_while_writers_write(harness)).await;
-    case("compaction_ends_late_watches", compaction_ends_late_watches(harness)).await;
-    if harness.open("capabilities").await.capabilities().compare_and_swap {
+    case("positions_of_another_history_are_refused", positions_of_another_history_are_refused(harness)).await;
+    let capabilities = harness.open("capabilities").await.capabilities();
+    if capabilities.compacts {
+        case("compaction_ends_late_watches", compaction_ends_late_watches(harness)).await;
+    }
+    if capabilities.outcomes {
+        case("outcomes_are_settled", outcomes_are_settled(harness)).await;
+    }
+    if capabilities.compare_and_swap {
         case("guards_look_at_the_state_before", guards_look_at_the_state_before(harness)).await;
         case("conflict_writes_nothing", conflict_writes_nothing(harness)).await;
         case("concurrent_writers_never_lose_an_update", concurrent_writers_never_lose_an_update(harness))
@@ -102,11 +111,11 @@ fn put(at: &str, value: &str) -> Write {
     Write::put(key(at), Bytes::copy_from_slice(value.as_bytes()))
 }
 
-async fn must_commit(store: &dyn StateStore, txn: Txn) -> Revision {
+async fn must_commit(store: &dyn StateStore, txn: Txn) -> Position {
     store.commit(txn).await.expect("a transaction without a reason to fail must be committed")
 }
 
-async fn must_put(store: &dyn StateStore, at: &str, value: &str) -> Revision {
+async fn must_put(store: &dyn StateStore, at: &str, value: &str) -> Position {
     must_commit(store, Txn::of(vec![put(at, value)])).await
 }
 

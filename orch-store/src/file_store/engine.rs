@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use orch_core::store::{Entry, Key, Page, Revision, StoreError, Txn, WatchBatch, Write};
+use orch_core::store::{
+    CommitId, Entry, Incarnation, Key, Page, Position, Revision, StoreError, Txn, WatchBatch, Write,
+};
 
 use super::status::StoreFile;
 
@@ -24,8 +26,15 @@ pub(super) trait Engine: StoreFile {
     /// The revisions after `after`, at most `limit`.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] when the log begins later.
-    fn read_log(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError>;
+    /// [`StoreError::Compacted`] when the log begins later; [`StoreError::Diverged`] when it does not have
+    /// `after`.
+    fn read_log(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError>;
+
+    /// The position with this incarnation among the revisions after `since`.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] when the log begins later, and it is not in it.
+    fn find(&self, incarnation: Incarnation, since: Revision) -> Result<Option<Position>, StoreError>;
 
     /// Runs `work` in one transaction on a log with these `bounds`, and commits it with the bounds that it
     /// returns; the log is trimmed to them. Nothing is written when they are the same. With `synced` all of
@@ -46,42 +55,57 @@ pub(super) trait Batch {
     /// Error of the library below.
     type Error;
 
-    /// Revision that wrote the record of this key, if there is one.
-    fn version(&mut self, key: &Key) -> Result<Option<Revision>, Self::Error>;
+    /// Commit that wrote the record of this key, if there is one.
+    fn version(&mut self, key: &Key) -> Result<Option<Position>, Self::Error>;
 
     /// Writes the record of this key.
-    fn put(&mut self, key: &Key, value: &[u8], version: Revision) -> Result<(), Self::Error>;
+    fn put(&mut self, key: &Key, value: &[u8], version: Position) -> Result<(), Self::Error>;
 
     /// Deletes the record; false when there was none.
     fn delete(&mut self, key: &Key) -> Result<bool, Self::Error>;
 
     /// Adds the next revision to the log.
-    fn append_log(&mut self, revision: Revision, writes: &[Write]) -> Result<(), Self::Error>;
+    fn append_log(&mut self, position: Position, writes: &[Write]) -> Result<(), Self::Error>;
+
+    /// The position of a revision in the log.
+    fn position(&mut self, revision: Revision) -> Result<Position, Self::Error>;
 }
 
-/// First and last revision of a log.
+/// First and last position of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LogBounds {
     /// The earliest start of a watch: the log holds exactly the revisions `oldest + 1 ..= head`.
-    pub(super) oldest: Revision,
-    /// The newest revision.
-    pub(super) head: Revision,
+    pub(super) oldest: Position,
+    /// The newest position.
+    pub(super) head: Position,
 }
 
 impl LogBounds {
     /// Bounds of a new store.
-    pub(super) const EMPTY: Self = Self { oldest: Revision::ZERO, head: Revision::ZERO };
+    pub(super) const EMPTY: Self = Self { oldest: Position::ZERO, head: Position::ZERO };
+
+    /// Refuses positions that a log with these bounds does not have. `found` is what it has at the revision.
+    pub(super) fn check(self, after: Position, found: Option<Position>) -> Result<(), StoreError> {
+        if after.revision < self.oldest.revision {
+            return Err(StoreError::Compacted { oldest: self.oldest });
+        }
+        match found == Some(after) {
+            true => Ok(()),
+            false => Err(StoreError::Diverged { expected: after, head: self.head }),
+        }
+    }
 }
 
 /// Outcome of one transaction of a commit group.
 pub(super) enum TxnOutcome {
-    /// Its changes, in byte order of keys.
-    Applied(Vec<Write>),
+    /// Its position and its changes, in byte order of keys.
+    Applied(Position, Vec<Write>),
     /// The key of a guard that did not hold.
     Conflict(Key),
 }
 
-/// Decides a transaction on what those before it left, and applies it as `revision` if its guards hold.
+/// Decides a transaction on what those before it left, and applies it as `revision` if its guards hold. Each
+/// commit is its own incarnation.
 pub(super) fn apply<E>(
     batch: &mut dyn Batch<Error = E>,
     revision: Revision,
@@ -93,12 +117,13 @@ pub(super) fn apply<E>(
             return Ok(TxnOutcome::Conflict(guard.key().clone()));
         }
     }
+    let position = Position::of(revision, txn.id.unwrap_or_else(CommitId::random));
     let net: BTreeMap<_, _> = txn.into_net_writes();
     let mut changes = Vec::with_capacity(net.len());
     for (key, value) in net {
         let changed = match &value {
             Some(value) => {
-                batch.put(&key, value, revision)?;
+                batch.put(&key, value, position)?;
                 true
             }
             None => batch.delete(&key)?,
@@ -107,6 +132,6 @@ pub(super) fn apply<E>(
             changes.push(Write { key, value });
         }
     }
-    batch.append_log(revision, &changes)?;
-    Ok(TxnOutcome::Applied(changes))
+    batch.append_log(position, &changes)?;
+    Ok(TxnOutcome::Applied(position, changes))
 }

@@ -4,6 +4,8 @@
 //! of its own.
 
 #[cfg(any(feature = "redb", feature = "sqlite"))]
+mod checksum;
+#[cfg(any(feature = "redb", feature = "sqlite"))]
 mod engine;
 pub(crate) mod error;
 pub(crate) mod open;

@@ -4,8 +4,8 @@ use std::{fmt, num::NonZeroU64, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use orch_core::store::{
-    CommitError, Entry, History, HistoryBounds, HistorySource, Key, Page, Revision, StateStore,
-    StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
+    CommitError, CommitId, Entry, History, HistoryBounds, HistorySource, Key, Page, Position, Revision,
+    SettledIds, StateStore, StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
 };
 
 use super::{
@@ -52,6 +52,7 @@ pub(super) fn start<E: Engine>(
         sync_interval: settings.sync_interval,
         sync_due: None,
         window: Default::default(),
+        settled: SettledIds::default(),
     };
     let name = format!("orch-store-{}", E::NAME);
     let writer = WriterThread::spawn(&name, engine, Arc::clone(&history), move |jobs| writer.run(&jobs))?;
@@ -75,22 +76,26 @@ impl<E: Engine> StateStore for FileStore<E> {
         self.writer.read(move |engine| engine.scan(&prefix, after.as_ref(), limit)).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         txn.check(&self.capabilities)?;
         self.writer.check_open()?;
         let permits = self.permits.acquire(txn.size_bytes()).await?;
         self.writer.commit(|sender| Job::Commit(Commit { txn, sender, _permits: permits })).await
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.writer.check_open()?;
         let log = Arc::new(LogOnDisk(Arc::clone(self.writer.file())));
         self.history.watch(Some(log), prefix, from)
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
+    async fn head(&self) -> Result<Position, StoreError> {
         self.writer.check_open()?;
         Ok(self.history.head())
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.writer.call(false, |sender| Job::Outcome { id, since, sender }).await?
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -117,7 +122,7 @@ struct LogOnDisk<E>(Arc<E>);
 
 #[async_trait]
 impl<E: Engine> HistorySource for LogOnDisk<E> {
-    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+    async fn read_revisions(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let engine = Arc::clone(&self.0);
         blocking(move || engine.read_log(after, limit)).await
     }

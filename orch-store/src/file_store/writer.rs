@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use orch_core::store::{CommitError, History, Revision, StoreError, Txn};
+use orch_core::store::{
+    CommitError, CommitId, History, Incarnation, Position, Revision, SettledIds, StoreError, Txn,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::engine::{self, Engine, LogBounds, TxnOutcome};
@@ -26,13 +28,24 @@ const GROUP_MAX: usize = 2048;
 /// Job of the writer. Each is completed once it is as durable as it gets.
 pub(super) enum Job {
     Commit(Commit),
-    Compact { before: Revision, sender: oneshot::Sender<Result<(), StoreError>> },
-    Close { sender: oneshot::Sender<Result<(), StoreError>> },
+    /// Asks what became of a commit, after all that were queued before.
+    Outcome {
+        id: CommitId,
+        since: Revision,
+        sender: oneshot::Sender<Result<Option<Position>, StoreError>>,
+    },
+    Compact {
+        before: Revision,
+        sender: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Close {
+        sender: oneshot::Sender<Result<(), StoreError>>,
+    },
 }
 
 pub(super) struct Commit {
     pub(super) txn: Txn,
-    pub(super) sender: CompletionSender<Result<Revision, CommitError>>,
+    pub(super) sender: CompletionSender<Result<Position, CommitError>>,
     /// Its part of the queue's bound.
     pub(super) _permits: OwnedSemaphorePermit,
 }
@@ -48,6 +61,8 @@ pub(super) struct Writer<E> {
     /// Time at which the oldest unsynced commit must be on the disk.
     pub(super) sync_due: Option<Instant>,
     pub(super) window: CommitWindow,
+    /// Commits that were asked for and will not happen. Forgotten with the process, as are their requests.
+    pub(super) settled: SettledIds,
 }
 
 impl<E: Engine> Writer<E> {
@@ -63,6 +78,14 @@ impl<E: Engine> Writer<E> {
                     let done = self.commit(group);
                     self.window = CommitWindow::after(size, begin);
                     done
+                }
+                Job::Outcome { id, since, sender } => {
+                    let found = self.engine.find(Incarnation(id.0), since);
+                    if let Ok(None) = found {
+                        self.settled.insert(id);
+                    }
+                    let _ = sender.send(found);
+                    Ok(())
                 }
                 Job::Compact { before, sender } => {
                     let done = self.compact(before);
@@ -113,19 +136,30 @@ impl<E: Engine> Writer<E> {
         None
     }
 
-    fn commit(&mut self, mut group: Vec<Commit>) -> Result<(), StoreError> {
+    fn commit(&mut self, group: Vec<Commit>) -> Result<(), StoreError> {
         let (bounds, keep) = (self.bounds, self.keep);
+        let (mut group, settled): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|commit| self.settled.check(commit.txn.id).is_ok());
+        let refusals = settled.into_iter().filter_map(|commit| {
+            let refusal = self.settled.check(commit.txn.id).err()?;
+            Some((commit.sender, Err(refusal.into())))
+        });
+        complete_all(refusals);
         let mut outcomes = Vec::with_capacity(group.len());
         let written = self.engine.write(bounds, self.sync_interval.is_none(), |batch| {
             let mut head = bounds.head;
             for commit in &mut group {
-                let outcome = engine::apply(batch, head.next(), std::mem::take(&mut commit.txn))?;
-                if matches!(outcome, TxnOutcome::Applied(_)) {
-                    head = head.next();
+                let txn = std::mem::take(&mut commit.txn);
+                let outcome = engine::apply(batch, head.revision.next(), txn)?;
+                if let TxnOutcome::Applied(position, _) = outcome {
+                    head = position;
                 }
                 outcomes.push(outcome);
             }
-            let oldest = trim_to(bounds.oldest, head, keep).unwrap_or(bounds.oldest);
+            let oldest = match trim_to(bounds.oldest.revision, head.revision, keep) {
+                Some(oldest) => batch.position(oldest)?,
+                None => bounds.oldest,
+            };
             Ok(LogBounds { oldest, head })
         });
         match written {
@@ -143,9 +177,13 @@ impl<E: Engine> Writer<E> {
 
     fn compact(&mut self, before: Revision) -> Result<(), StoreError> {
         let bounds = self.bounds;
-        let oldest = before.clamp(bounds.oldest, bounds.head);
+        let before = before.clamp(bounds.oldest.revision, bounds.head.revision);
         let synced = self.sync_interval.is_none();
-        let reached = self.engine.write(bounds, synced, |_| Ok(LogBounds { oldest, ..bounds }))?;
+        let reached = self.engine.write(bounds, synced, |batch| {
+            let kept = before == bounds.oldest.revision;
+            let oldest = if kept { bounds.oldest } else { batch.position(before)? };
+            Ok(LogBounds { oldest, ..bounds })
+        })?;
         self.reach(reached);
         self.history.forget(reached.oldest);
         Ok(())
@@ -153,12 +191,11 @@ impl<E: Engine> Writer<E> {
 
     /// Shows watches what a group on the disk has changed, and completes its commits.
     fn publish(&self, group: Vec<Commit>, outcomes: Vec<TxnOutcome>) {
-        let (mut head, mut changes) = (self.history.head(), Vec::new());
+        let mut changes = Vec::new();
         let result_of = |outcome| match outcome {
-            TxnOutcome::Applied(writes) => {
-                changes.push(writes);
-                head = head.next();
-                Ok(head)
+            TxnOutcome::Applied(position, writes) => {
+                changes.push((position.incarnation, writes));
+                Ok(position)
             }
             TxnOutcome::Conflict(key) => Err(CommitError::Conflict { key }),
         };

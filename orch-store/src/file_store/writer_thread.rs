@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use orch_core::store::{CommitError, History, Revision, StoreError};
+use orch_core::store::{CommitError, History, Position, StoreError};
 use tokio::sync::oneshot;
 
 use super::{open::blocking, status::StoreFile};
@@ -78,8 +78,8 @@ impl<F: StoreFile, J: Send + 'static> WriterThread<F, J> {
     /// Queues a commit, and waits for its outcome.
     pub(crate) async fn commit(
         &self,
-        job: impl FnOnce(CompletionSender<Result<Revision, CommitError>>) -> J,
-    ) -> Result<Revision, CommitError> {
+        job: impl FnOnce(CompletionSender<Result<Position, CommitError>>) -> J,
+    ) -> Result<Position, CommitError> {
         let (sender, receiver) = completion();
         self.jobs.send(job(sender)).map_err(|_| self.ended(false))?;
         receiver.await.unwrap_or_else(|| Err(self.ended(true).into()))

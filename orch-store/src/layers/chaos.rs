@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use orch_core::store::{Revision, StateStore, StoreError, Watch};
+use orch_core::store::{Position, StateStore, StoreError, Watch};
 
 use super::{Call, Failure, Layer, Layered, Operation};
 
@@ -79,7 +79,7 @@ impl Layer for Faulty {
         answer
     }
 
-    fn watching(&self, store: &Arc<dyn StateStore>, prefix: &str, _: Revision, watch: Watch) -> Watch {
+    fn watching(&self, store: &Arc<dyn StateStore>, prefix: &str, _: Position, watch: Watch) -> Watch {
         let (dice, often) = (Arc::clone(&self.dice), self.faults.broken_watches);
         let (store, prefix) = (store.capabilities().name, Box::<str>::from(prefix));
         let items = stream::unfold(Some(watch), move |watch| {

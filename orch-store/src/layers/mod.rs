@@ -24,7 +24,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use orch_core::store::{
-    CommitError, Entry, Key, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn, Watch,
+    CommitError, CommitId, Entry, Key, Page, Position, Revision, StateStore, StoreCapabilities, StoreError,
+    Txn, Watch,
 };
 
 pub use self::{
@@ -54,7 +55,7 @@ trait Layer: Send + Sync + fmt::Debug + 'static {
     ) -> Result<T, E>;
 
     /// Wraps a watch that the inner store has started.
-    fn watching(&self, _store: &Arc<dyn StateStore>, _prefix: &str, _from: Revision, watch: Watch) -> Watch {
+    fn watching(&self, _store: &Arc<dyn StateStore>, _prefix: &str, _from: Position, watch: Watch) -> Watch {
         watch
     }
 }
@@ -75,14 +76,23 @@ enum Operation {
     Scan,
     Commit,
     Watch,
-    Revision,
+    Head,
+    Outcome,
     Compact,
     Close,
 }
 
 impl Operation {
-    const ALL: [Self; 7] =
-        [Self::Get, Self::Scan, Self::Commit, Self::Watch, Self::Revision, Self::Compact, Self::Close];
+    const ALL: [Self; 8] = [
+        Self::Get,
+        Self::Scan,
+        Self::Commit,
+        Self::Watch,
+        Self::Head,
+        Self::Outcome,
+        Self::Compact,
+        Self::Close,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -90,7 +100,8 @@ impl Operation {
             Self::Scan => "scan",
             Self::Commit => "commit",
             Self::Watch => "watch",
-            Self::Revision => "revision",
+            Self::Head => "head",
+            Self::Outcome => "outcome",
             Self::Compact => "compact",
             Self::Close => "close",
         }
@@ -129,7 +140,7 @@ impl Failure for StoreError {
 impl Failure for CommitError {
     fn of_store(&self) -> Option<&StoreError> {
         match self {
-            Self::Conflict { .. } => None,
+            Self::Conflict { .. } | Self::Contention { .. } => None,
             Self::Store(error) => Some(error),
         }
     }
@@ -160,20 +171,24 @@ impl<L: Layer> StateStore for Layered<L> {
         self.layer.around(call, || self.store.scan(prefix, after, limit)).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         let at = txn.writes.first().map_or("", |write| write.key.as_str());
         let call = self.call(Operation::Commit, at);
         self.layer.around(call, || self.store.commit(txn.clone())).await
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         let call = self.call(Operation::Watch, prefix);
         let watch = self.layer.around(call, || self.store.watch(prefix, from)).await?;
         Ok(self.layer.watching(&self.store, prefix, from, watch))
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.layer.around(self.call(Operation::Revision, ""), || self.store.revision()).await
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.layer.around(self.call(Operation::Head, ""), || self.store.head()).await
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.layer.around(self.call(Operation::Outcome, ""), || self.store.outcome(id, since)).await
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use orch_base::backoff::Backoff;
-use orch_core::store::{Revision, StateStore, StoreError, Watch};
+use orch_core::store::{Position, StateStore, StoreError, Watch};
 
 use super::{Call, Failure, Layer, Layered};
 
@@ -76,7 +76,7 @@ impl Layer for Retry {
         }
     }
 
-    fn watching(&self, store: &Arc<dyn StateStore>, prefix: &str, from: Revision, watch: Watch) -> Watch {
+    fn watching(&self, store: &Arc<dyn StateStore>, prefix: &str, from: Position, watch: Watch) -> Watch {
         let again = Again {
             store: Arc::clone(store),
             policy: self.clone(),
@@ -102,7 +102,7 @@ struct Again {
     policy: Retry,
     prefix: Box<str>,
     /// Everything up to here was delivered.
-    after: Revision,
+    after: Position,
     watch: Watch,
     /// In a row, without a batch in between.
     failures: u32,
@@ -114,7 +114,7 @@ impl Again {
         loop {
             let error = match self.watch.next().await? {
                 Ok(batch) => {
-                    (self.after, self.failures) = (batch.revision, 0);
+                    (self.after, self.failures) = (batch.position, 0);
                     self.backoff.reset();
                     return Some(Ok(batch));
                 }

@@ -22,7 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use orch_core::store::{Guard, Key, KeyError, Revision, StateStore, StoreError};
+use orch_core::store::{CommitError, Guard, Key, KeyError, Position, StateStore, StoreError};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -86,12 +86,24 @@ fn failed(store: &dyn StateStore, cause: impl std::error::Error + Send + Sync + 
     }
 }
 
+/// The store was busy with others; a moment later it may do.
+pub(crate) fn busy(store: &dyn StateStore, cause: CommitError) -> StoreError {
+    StoreError::Backend {
+        store: store.capabilities().name,
+        operation: "renewing a lease",
+        retryable: true,
+        outcome_unknown: false,
+        source: Arc::new(cause),
+    }
+}
+
 /// A lease that was taken. It is renewed in the background until it is dropped, released or lost.
 #[derive(Debug)]
 pub struct Lease {
     hold: Arc<dyn Hold>,
     guard: Guard,
-    held: watch::Receiver<bool>,
+    /// Time until which it is held for sure; `None` once it is lost.
+    held: watch::Receiver<Option<Instant>>,
     renewing: JoinHandle<()>,
 }
 
@@ -117,7 +129,7 @@ impl Lease {
             match try_take().await {
                 Ok(Some(taken)) => return Ok(Self::held(taken, config)),
                 Ok(None) => {}
-                Err(error) if error.is_retryable() || matches!(error, StoreError::Compacted { .. }) => {
+                Err(error) if error.is_retryable() || error.is_stale_position() => {
                     sleep(config.duration / 6).await;
                 }
                 Err(error) => return Err(error),
@@ -131,16 +143,17 @@ impl Lease {
         self.guard.clone()
     }
 
-    /// True if it is held, as far as this process knows by now.
+    /// True if it is held, as far as this process knows by now. False also where this process slept beyond
+    /// its end and has not renewed it since.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        *self.held.borrow()
+        self.held.borrow().is_some_and(|end| Instant::now() < end)
     }
 
     /// Waits until it is lost. May be dropped.
     pub async fn lost(&self) {
         // An end of the task that renews is a loss, too.
-        let _ = self.held.clone().wait_for(|held| !held).await;
+        let _ = self.held.clone().wait_for(Option::is_none).await;
     }
 
     /// Gives it back, so that somebody else has it at once. Nothing happens if it was lost.
@@ -153,7 +166,7 @@ impl Lease {
     }
 
     fn held(taken: Taken, config: &LeaseConfig) -> Self {
-        let (sender, held) = watch::channel(true);
+        let (sender, held) = watch::channel(Some(taken.since + config.duration * 2 / 3));
         let guard = Guard::Version(config.holder.clone(), taken.version);
         let hold = Arc::clone(&taken.hold);
         let renewing = tokio::spawn(renew(taken, config.clone(), sender));
@@ -181,19 +194,22 @@ pub(crate) trait Hold: Send + Sync + fmt::Debug + 'static {
 pub(crate) struct Taken {
     pub(crate) hold: Arc<dyn Hold>,
     /// That of the holder's record, which nobody writes but who takes the lease.
-    pub(crate) version: Revision,
+    pub(crate) version: Position,
     /// A moment before it was asked for: the others count from a later one.
     pub(crate) since: Instant,
 }
 
 /// Renews until it cannot, and says so.
-async fn renew(taken: Taken, config: LeaseConfig, held: watch::Sender<bool>) {
+async fn renew(taken: Taken, config: LeaseConfig, held: watch::Sender<Option<Instant>>) {
     let mut end = taken.since + config.duration * 2 / 3;
     loop {
         sleep_until((end - config.duration / 2).max(Instant::now())).await;
         let asked = Instant::now();
         match timeout_at(end, taken.hold.renew()).await {
-            Ok(Ok(true)) => end = asked + config.duration * 2 / 3,
+            Ok(Ok(true)) => {
+                end = asked + config.duration * 2 / 3;
+                held.send_replace(Some(end));
+            }
             Ok(Ok(false)) | Err(_) => break,
             Ok(Err(error)) => {
                 tracing::debug!(%error, lease = %config.holder, "could not be renewed; trying again");
@@ -204,5 +220,5 @@ async fn renew(taken: Taken, config: LeaseConfig, held: watch::Sender<bool>) {
         }
     }
     tracing::warn!(lease = %config.holder, "the lease is lost");
-    held.send_replace(false);
+    held.send_replace(None);
 }

@@ -7,10 +7,10 @@ use std::sync::{
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use orch_core::store::{CommitError, Guard, Key, Revision, StateStore, StoreError, Txn, Write};
+use orch_core::store::{CommitError, Guard, Key, Position, StateStore, StoreError, Txn, Write};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Hold, LeaseConfig, Taken, failed};
+use super::{Hold, LeaseConfig, Taken, busy, failed};
 
 /// Takes the lease if it is free, or once it has not been renewed for its duration. `None` when somebody was
 /// quicker, or it was renewed.
@@ -25,7 +25,7 @@ pub(super) async fn try_take(
         return Err(failed(&*store, KeptElsewhere));
     }
     if holder.is_some() {
-        let mut changes = store.watch(config.prefix(), page.revision).await?;
+        let mut changes = store.watch(config.prefix(), page.position).await?;
         match timeout_at(Instant::now() + config.duration, changes.next()).await {
             Ok(Some(Err(error))) => return Err(error),
             Ok(None) => return Err(StoreError::Closed),
@@ -34,7 +34,7 @@ pub(super) async fn try_take(
             Err(_) => {}
         }
     }
-    let guard = |key: &Key, version: Option<Revision>| match version {
+    let guard = |key: &Key, version: Option<Position>| match version {
         Some(version) => Guard::Version(key.clone(), version),
         None => Guard::Absent(key.clone()),
     };
@@ -44,7 +44,7 @@ pub(super) async fn try_take(
     let since = Instant::now();
     let version = match store.commit(txn).await {
         Ok(version) => Some(version),
-        Err(CommitError::Conflict { .. }) => None,
+        Err(CommitError::Conflict { .. } | CommitError::Contention { .. }) => None,
         Err(CommitError::Store(error)) if error.outcome_unknown() => {
             let found = store.get(&config.holder).await?.filter(|entry| entry.value == mark.as_bytes());
             found.map(|entry| entry.version)
@@ -73,7 +73,7 @@ fn renewal(config: &LeaseConfig, count: u64) -> Write {
 struct Records {
     store: Arc<dyn StateStore>,
     config: LeaseConfig,
-    version: Revision,
+    version: Position,
     renewals: AtomicU64,
 }
 
@@ -84,6 +84,7 @@ impl Records {
         match self.store.commit(Txn::of(writes).guarded(guard)).await {
             Ok(_) => Ok(true),
             Err(CommitError::Conflict { .. }) => Ok(false),
+            Err(lost @ CommitError::Contention { .. }) => Err(busy(&*self.store, lost)),
             Err(CommitError::Store(error)) => Err(error),
         }
     }

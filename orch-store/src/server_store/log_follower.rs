@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use orch_core::store::{History, HistoryBounds, HistorySource, Revision, StoreError, Watch, WatchBatch};
+use orch_core::store::{History, HistoryBounds, HistorySource, Position, StoreError, Watch, WatchBatch};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -20,25 +20,40 @@ const CHUNK: usize = 256;
 #[async_trait]
 pub(crate) trait SharedLog: Send + Sync + 'static {
     /// The revisions after `after`, each of them, at most `limit`, at least one if there is one. None when
-    /// `after` is before the chunk's `oldest`. All of one moment.
-    async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError>;
+    /// `after` is before the chunk's `oldest`, or no position of the log. All of one moment.
+    async fn read(&self, after: Position, limit: usize) -> Result<LogChunk, StoreError>;
 }
 
 /// A part of a log.
 pub(crate) struct LogChunk {
     /// The earliest start of a watch.
-    pub(crate) oldest: Revision,
-    /// The newest revision.
-    pub(crate) head: Revision,
+    pub(crate) oldest: Position,
+    /// The newest position.
+    pub(crate) head: Position,
+    /// The commit that the log has at the revision after which it was read; `None` where it has none.
+    pub(crate) start: Option<Position>,
     /// One after the other, those without changes too.
     pub(crate) batches: Vec<WatchBatch>,
+}
+
+impl LogChunk {
+    /// Refuses what was not read from `after` on.
+    fn check(&self, after: Position) -> Result<(), StoreError> {
+        if after.revision < self.oldest.revision {
+            return Err(StoreError::Compacted { oldest: self.oldest });
+        }
+        match self.start == Some(after) {
+            true => Ok(()),
+            false => Err(StoreError::Diverged { expected: after, head: self.head }),
+        }
+    }
 }
 
 /// Follows a [`SharedLog`]: reads what is new when somebody says so ([`LogFollower::wake`]), and now and then
 /// without.
 pub(crate) struct LogFollower {
     log: Arc<dyn SharedLog>,
-    /// Replaced when the log was compacted beyond what was read of it.
+    /// Replaced when the log was compacted beyond what was read of it, or has another history.
     history: Mutex<Arc<History>>,
     reading: tokio::sync::Mutex<()>,
     wake_up: Notify,
@@ -47,7 +62,7 @@ pub(crate) struct LogFollower {
 impl LogFollower {
     /// Begins at the end of the log.
     pub(crate) async fn start(log: Arc<dyn SharedLog>) -> Result<Self, StoreError> {
-        let LogChunk { oldest, head, .. } = log.read(Revision::ZERO, 1).await?;
+        let LogChunk { oldest, head, .. } = log.read(Position::ZERO, 1).await?;
         let history = Mutex::new(Arc::new(History::new(oldest, head, HistoryBounds::default())));
         Ok(Self { log, history, reading: tokio::sync::Mutex::default(), wake_up: Notify::new() })
     }
@@ -77,7 +92,7 @@ impl LogFollower {
     /// not follow directly on what is known, because somebody else has committed in between, the log is read.
     #[cfg(feature = "postgres")]
     pub(crate) fn committed(&self, batches: Vec<WatchBatch>) {
-        let Some(last) = batches.last().map(|batch| batch.revision) else { return };
+        let Some(last) = batches.last().map(|batch| batch.position) else { return };
         if self.append(batches) != last {
             self.wake();
         }
@@ -90,24 +105,20 @@ impl LogFollower {
             let history = self.history();
             let before = history.head();
             let chunk = self.log.read(before, CHUNK).await?;
-            if chunk.head < before {
-                self.begin_anew(&chunk, went_back(before, chunk.head));
-                return Ok(());
-            }
-            if before < chunk.oldest {
-                self.begin_anew(&chunk, StoreError::Compacted { oldest: chunk.oldest });
+            if let Err(end) = chunk.check(before) {
+                self.begin_anew(&chunk, end);
                 return Ok(());
             }
             let reached = self.append(chunk.batches);
             history.forget(chunk.oldest);
-            if reached >= chunk.head {
+            if reached.revision >= chunk.head.revision {
                 return Ok(());
             }
         }
     }
 
     /// A watch as `StateStore::watch` promises it.
-    pub(crate) async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    pub(crate) async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.catch_up().await?;
         let past: Arc<dyn HistorySource> = Arc::new(Past(Arc::clone(&self.log)));
         let watch = self.history().watch(Some(past), prefix, from);
@@ -123,14 +134,14 @@ impl LogFollower {
 
     /// Adds those that are next to what is known: others are known already, or come too early. Returns the
     /// newest revision then.
-    fn append(&self, batches: Vec<WatchBatch>) -> Revision {
+    fn append(&self, batches: Vec<WatchBatch>) -> Position {
         // Held to the end: whoever reads the log and whoever commits may come at once.
         let history = self.history.lock();
-        let mut next = history.head().next();
-        history.extend(batches.into_iter().filter_map(|batch| {
-            (batch.revision == next).then(|| {
+        let mut next = history.head().revision.next();
+        history.extend(batches.into_iter().filter_map(|WatchBatch { position, writes }| {
+            (position.revision == next).then(|| {
                 next = next.next();
-                batch.writes
+                (position.incarnation, writes)
             })
         }))
     }
@@ -186,7 +197,7 @@ impl Watches {
     }
 
     /// A watch as `StateStore::watch` promises it.
-    pub(crate) async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    pub(crate) async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.check_open()?;
         self.follower.watch(prefix, from).await
     }
@@ -203,39 +214,34 @@ impl Drop for Watches {
     }
 }
 
-fn went_back(observed: Revision, found: Revision) -> StoreError {
-    StoreError::Corrupt(format!(
-        "the store is at revision {found} and was at {observed} before: it was restored from an older copy, and what was \
-         acknowledged in between is lost; start again whatever relies on it"
-    ))
-}
-
 /// Revisions that are not in memory any more.
 struct Past(Arc<dyn SharedLog>);
 
 #[async_trait]
 impl HistorySource for Past {
-    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+    async fn read_revisions(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
         let chunk = self.0.read(after, limit).await?;
-        if after < chunk.oldest {
-            return Err(StoreError::Compacted { oldest: chunk.oldest });
-        }
+        chunk.check(after)?;
         Ok(chunk.batches)
     }
 }
 
 #[cfg(all(test, feature = "postgres"))]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use futures_util::StreamExt as _;
-    use orch_core::store::{Key, Write};
+    use orch_core::store::{Incarnation, Key, Revision, Write};
 
     use super::*;
 
+    fn at(revision: u64) -> Position {
+        Position::new(Revision(revision), Incarnation(if revision == 0 { 0 } else { 7 }))
+    }
+
     fn batch(revision: u64) -> WatchBatch {
         let write = Write::put(Key::new("a").expect("a valid key"), revision.to_string());
-        WatchBatch { revision: Revision(revision), writes: vec![write] }
+        WatchBatch { position: at(revision), writes: vec![write] }
     }
 
     /// A log with so many revisions.
@@ -243,22 +249,33 @@ mod tests {
     struct Server {
         head: AtomicUsize,
         reads: AtomicUsize,
+        /// All its revisions are of another history.
+        replaced: AtomicBool,
     }
 
     #[async_trait]
     impl SharedLog for Server {
-        async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
+        async fn read(&self, after: Position, limit: usize) -> Result<LogChunk, StoreError> {
             self.reads.fetch_add(1, Ordering::Relaxed);
+            let replaced = self.replaced.load(Ordering::Relaxed);
+            let of_log = |revision| match replaced && revision > 0 {
+                true => Position { incarnation: Incarnation(8), ..at(revision) },
+                false => at(revision),
+            };
             let head = self.head.load(Ordering::Relaxed) as u64;
-            let batches = (after.0 + 1..=head).take(limit).map(batch).collect();
-            Ok(LogChunk { oldest: Revision::ZERO, head: Revision(head), batches })
+            let start = (after.revision.0 <= head).then(|| of_log(after.revision.0));
+            let batches = (after.revision.0 + 1..=head)
+                .take(limit)
+                .map(|revision| WatchBatch { position: of_log(revision), ..batch(revision) });
+            let batches = if start == Some(after) { batches.collect() } else { Vec::new() };
+            Ok(LogChunk { oldest: Position::ZERO, head: of_log(head), start, batches })
         }
     }
 
     /// A follower and a watch of everything.
     async fn follow(server: &Arc<Server>) -> (LogFollower, Watch) {
         let follower = LogFollower::start(Arc::clone(server) as _).await.expect("the log can be read");
-        let watch = follower.watch("", Revision::ZERO).await.expect("nothing is compacted");
+        let watch = follower.watch("", Position::ZERO).await.expect("nothing is compacted");
         server.reads.store(0, Ordering::Relaxed);
         (follower, watch)
     }
@@ -313,6 +330,25 @@ mod tests {
         let seen = watch.collect::<Vec<_>>();
         let seen =
             tokio::select! { seen = seen => seen, () = follows => unreachable!("it follows for ever") };
-        assert!(matches!(seen.last(), Some(Err(StoreError::Corrupt(_)))), "{seen:?}");
+        assert!(matches!(seen.last(), Some(Err(StoreError::Diverged { .. }))), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_went_on_from_an_older_state_is_noticed_behind_and_beyond_what_is_known() {
+        for head in [2, 5] {
+            let server = Arc::new(Server::default());
+            let (follower, watch) = follow(&server).await;
+            server.head.store(3, Ordering::Relaxed);
+            follower.catch_up().await.unwrap();
+            server.head.store(head, Ordering::Relaxed);
+            server.replaced.store(true, Ordering::Relaxed);
+            follower.catch_up().await.unwrap();
+            let seen: Vec<_> = watch.collect().await;
+            assert!(seen[..3].iter().all(Result::is_ok), "what was known before is delivered: {seen:?}");
+            let Some(Err(StoreError::Diverged { expected, .. })) = seen.get(3) else { panic!("{seen:?}") };
+            assert_eq!(*expected, at(3));
+            let again = follower.watch("", at(3)).await.map(drop);
+            assert!(matches!(again, Err(StoreError::Diverged { .. })), "{again:?}");
+        }
     }
 }

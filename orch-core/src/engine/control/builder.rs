@@ -430,7 +430,7 @@ async fn move_output(output: &dyn OutputStore, store: &dyn StateStore, view: &Vi
     let moved = move_out(store, output, limit).await?;
     if moved > 0 {
         // Its history is most of what it takes.
-        store.compact(store.revision().await?).await?;
+        store.compact(store.head().await?.revision).await?;
         info!(pieces = moved, "output was moved out of the state store");
     }
     Ok(())

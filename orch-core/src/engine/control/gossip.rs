@@ -16,7 +16,7 @@ use super::liveness::Liveness;
 use crate::{
     consensus::{Author, Consensus},
     model::{NodeId, Timestamp},
-    store::{CommitError, Guard, Key, KeyError, Revision, StateStore, Txn, Write},
+    store::{CommitError, Guard, Key, KeyError, Position, StateStore, Txn, Write},
 };
 
 const PREFIX: &str = "observed/members/";
@@ -61,7 +61,7 @@ pub(super) struct Gossip {
     /// Time of its last digest.
     written_at: Option<Instant>,
     /// Version of each digest when it was last looked at, and since when it has it. Its own is no news.
-    known: HashMap<Key, (Revision, Instant)>,
+    known: HashMap<Key, (Position, Instant)>,
     /// Time of each of the others, and when it was read.
     clocks: HashMap<Key, (Timestamp, Instant)>,
 }

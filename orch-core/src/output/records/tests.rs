@@ -9,7 +9,7 @@ use super::{
     OutputStream::{Stderr, Stdout},
     *,
 };
-use crate::store::{MemoryStore, MemoryStoreConfig, Page, Revision, Txn, Watch};
+use crate::store::{CommitId, MemoryStore, MemoryStoreConfig, Page, Position, Revision, Txn, Watch};
 
 /// Fate of a commit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,13 +61,13 @@ impl StateStore for Faulty {
         self.inner.scan(prefix, after, limit).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         let size = |write: &Write| write.value.as_ref().map_or(0, Bytes::len);
         let max = self.capabilities().max_value_bytes;
         assert!(txn.writes.iter().map(size).sum::<usize>() <= max, "too large as a whole");
         let fault = self.fault();
         let happens = matches!(fault, Fault::None | Fault::Unknown | Fault::Silent { happened: true });
-        let committed = if happens { self.inner.commit(txn).await? } else { Revision::ZERO };
+        let committed = if happens { self.inner.commit(txn).await? } else { Position::ZERO };
         match fault {
             Fault::None => Ok(committed),
             Fault::Silent { .. } => std::future::pending().await,
@@ -81,12 +81,16 @@ impl StateStore for Faulty {
         }
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.inner.watch(prefix, from).await
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.inner.revision().await
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.inner.head().await
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.inner.outcome(id, since).await
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -330,16 +334,20 @@ impl StateStore for Shared {
         self.0.scan(prefix, after, limit).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         self.0.commit(txn).await
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.0.watch(prefix, from).await
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.0.revision().await
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.0.head().await
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.0.outcome(id, since).await
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {

@@ -2,44 +2,58 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::command::{Outcome, decode, encode_outcome};
+use super::{
+    command::{Command, Outcome, decode, encode_outcome},
+    recent::RecentCommits,
+    stamp::{stamp, stamp_alone, take_number, take_position, unstamp, unstamp_alone},
+};
 use crate::{
     consensus::{Context, Decision, MachineError, StateMachine},
     model::Timestamp,
-    store::{Key, MemoryStore, Revision, Write},
+    store::{CommitId, Incarnation, Key, MemoryStore, Position, Revision, SettledIds, Txn, Write},
 };
 use parking_lot::RwLock;
 
-/// Key of the latest transaction's number when the consensus keeps records.
+/// Key of the latest transaction's position when the consensus keeps records.
 const HEAD: &str = "replicated-store/head";
+/// Key of the ids of transactions that were settled as not applied.
+const SETTLED: &str = "replicated-store/settled";
 
 /// Keys that are not the users': our own, and those of a consensus that keeps records in a store.
 pub(super) fn is_reserved(key: &Key) -> bool {
     key.as_str().starts_with("replicated-store/") || key.as_str().starts_with("consensus/")
 }
 
-type Records = BTreeMap<Key, (Revision, Bytes)>;
+type Records = BTreeMap<Key, (Position, Bytes)>;
 
 /// Decides on `records`; what is final is put into `view`, where readers and watches see it.
 #[derive(Debug)]
 pub(super) struct KvMachine {
     records: Records,
-    head: Revision,
+    recent: RecentCommits,
+    settled: SettledIds,
     time: Timestamp,
     view: Arc<RwLock<Arc<MemoryStore>>>,
     /// Transactions since the last commit, and what takes them back.
-    tentative: Vec<Vec<Write>>,
-    undo: Vec<(Key, Option<(Revision, Bytes)>)>,
+    tentative: Vec<(Incarnation, Vec<Write>)>,
+    undo: Vec<Undo>,
+}
+
+#[derive(Debug)]
+enum Undo {
+    Record(Key, Option<(Position, Bytes)>),
+    Settled(SettledIds),
 }
 
 impl KvMachine {
     pub(super) fn new(view: Arc<RwLock<Arc<MemoryStore>>>) -> Self {
         Self {
             records: Records::new(),
-            head: Revision::ZERO,
+            recent: RecentCommits::after(Position::ZERO),
+            settled: SettledIds::default(),
             time: Timestamp::ZERO,
             view,
             tentative: Vec::new(),
@@ -47,16 +61,72 @@ impl KvMachine {
         }
     }
 
-    fn put(&mut self, version: Revision, key: Key, value: Option<Bytes>) {
-        let before = match value {
-            Some(value) => self.records.insert(key.clone(), (version, value)),
-            None => self.records.remove(&key),
-        };
-        self.undo.push((key, before));
+    /// Decides a transaction.
+    fn commit_txn(&mut self, txn: Txn) -> Decision {
+        if self.settled.check(txn.id).is_err() {
+            return without_changes(&Outcome::Refused(txn.id.unwrap_or(CommitId(0))));
+        }
+        let stored = |key: &Key| self.records.get(key).map(|(version, _)| *version);
+        if let Some(guard) = txn.guards.iter().find(|guard| !guard.holds(stored(guard.key()))) {
+            return without_changes(&Outcome::Conflict(guard.key().to_string()));
+        }
+        let incarnation = Incarnation(txn.id.map_or(0, |id| id.0));
+        let (version, writes) = (self.recent.push(incarnation), txn.into_net_writes());
+        let mut changes = vec![Write::put(own_key(HEAD), stamp_alone(version))];
+        let mut done = Vec::with_capacity(writes.len());
+        for (key, value) in writes {
+            changes
+                .push(Write { key: key.clone(), value: value.as_ref().map(|value| stamp(version, value)) });
+            done.push(Write { key: key.clone(), value: value.clone() });
+            let before = match value {
+                Some(value) => self.records.insert(key.clone(), (version, value)),
+                None => self.records.remove(&key),
+            };
+            self.undo.push(Undo::Record(key, before));
+        }
+        self.tentative.push((incarnation, done));
+        Decision { outcome: encode_outcome(&Outcome::Committed(version)), changes: changes.into() }
+    }
+
+    /// Decides what became of the transaction `id`, which was made after `since`.
+    fn settle(&mut self, id: CommitId, since: Revision) -> Decision {
+        let mut after = self.recent.iter().filter(|position| position.revision > since);
+        if let Some(found) = after.find(|position| position.incarnation == Incarnation(id.0)) {
+            return without_changes(&Outcome::Found(found));
+        }
+        if since < self.recent.start().revision {
+            return without_changes(&Outcome::Compacted(self.recent.start()));
+        }
+        self.undo.push(Undo::Settled(self.settled.clone()));
+        self.settled.insert(id);
+        let ids: Vec<u8> = self.settled.iter().flat_map(|id| id.0.to_be_bytes()).collect();
+        let changes = vec![Write::put(own_key(SETTLED), ids)];
+        Decision { outcome: encode_outcome(&Outcome::NotFound), changes: changes.into() }
+    }
+
+    /// Takes in one record of our own, or of a user.
+    fn take(&mut self, write: &Write) -> Result<(), MachineError> {
+        let Write { key, value } = write;
+        match (key.as_str(), value) {
+            (HEAD, Some(value)) => self.recent = RecentCommits::after(unstamp_alone(HEAD, value)?),
+            (SETTLED, Some(value)) => self.settled = read_settled(value)?,
+            _ if is_reserved(key) => {}
+            (_, Some(value)) => {
+                let record = unstamp(key.as_str(), value)?;
+                self.records.insert(key.clone(), record);
+            }
+            (_, None) => drop(self.records.remove(key)),
+        }
+        Ok(())
+    }
+
+    /// Empty, with the view of this one.
+    fn blank(&self) -> Self {
+        Self { time: self.time, ..Self::new(self.view.clone()) }
     }
 
     fn show(&self) {
-        let view = MemoryStore::restored(self.records.clone(), self.head);
+        let view = MemoryStore::restored(self.records.clone(), self.recent.head());
         let before = std::mem::replace(&mut *self.view.write(), Arc::new(view));
         before.supersede();
     }
@@ -65,60 +135,37 @@ impl KvMachine {
 impl StateMachine for KvMachine {
     fn decide(&mut self, context: &Context<'_>, command: &[u8]) -> Decision {
         self.time = self.time.max(context.time);
-        let Some(txn) = decode(command) else {
-            return Decision { outcome: Bytes::new(), changes: Vec::new().into() };
-        };
-        let stored = |key: &Key| self.records.get(key).map(|(version, _)| *version);
-        if let Some(guard) = txn.guards.iter().find(|guard| !guard.holds(stored(guard.key()))) {
-            let outcome = encode_outcome(&Outcome::Conflict(guard.key().clone()));
-            return Decision { outcome, changes: Vec::new().into() };
+        match decode(command) {
+            Some(Command::Commit(txn)) => self.commit_txn(txn),
+            Some(Command::Settle { id, since }) => self.settle(id, since),
+            None => Decision { outcome: Bytes::new(), changes: Vec::new().into() },
         }
-        self.head = self.head.next();
-        let (version, writes) = (self.head, txn.into_net_writes());
-        let mut changes =
-            vec![Write::put(Key::new(HEAD).expect("a valid key"), version.0.to_be_bytes().to_vec())];
-        let mut done = Vec::with_capacity(writes.len());
-        for (key, value) in writes {
-            changes
-                .push(Write { key: key.clone(), value: value.as_ref().map(|value| stamp(version, value)) });
-            done.push(Write { key: key.clone(), value: value.clone() });
-            self.put(version, key, value);
-        }
-        self.tentative.push(done);
-        Decision { outcome: encode_outcome(&Outcome::Committed(version)), changes: changes.into() }
     }
 
     fn commit(&mut self, _: Revision) {
         self.undo.clear();
+        self.recent.trim();
         let view = self.view.read().clone();
-        for writes in self.tentative.drain(..) {
-            view.apply(writes);
+        for (incarnation, writes) in self.tentative.drain(..) {
+            view.apply(incarnation, writes);
         }
     }
 
     fn rollback(&mut self) {
-        self.head = Revision(self.head.0 - self.tentative.len() as u64);
-        self.tentative.clear();
-        for (key, before) in self.undo.drain(..).rev() {
-            match before {
-                Some(before) => self.records.insert(key, before),
-                None => self.records.remove(&key),
-            };
+        for _ in self.tentative.drain(..) {
+            self.recent.pop();
+        }
+        for undo in self.undo.drain(..).rev() {
+            match undo {
+                Undo::Record(key, Some(before)) => drop(self.records.insert(key, before)),
+                Undo::Record(key, None) => drop(self.records.remove(&key)),
+                Undo::Settled(before) => self.settled = before,
+            }
         }
     }
 
     fn absorb(&mut self, _: Revision, writes: &[Write]) -> Result<(), MachineError> {
-        for write in writes {
-            if write.key.as_str() == HEAD {
-                self.head = read_head(write)?;
-            } else if !is_reserved(&write.key) {
-                let record = write.value.as_ref().map(|value| unstamp(&write.key, value)).transpose()?;
-                match record {
-                    Some(record) => self.records.insert(write.key.clone(), record),
-                    None => self.records.remove(&write.key),
-                };
-            }
-        }
+        writes.iter().try_for_each(|write| self.take(write))?;
         // A batch of another member may hold several transactions; watches here start anew after it.
         self.show();
         Ok(())
@@ -133,24 +180,24 @@ impl StateMachine for KvMachine {
     }
 
     fn load(&mut self, _: Revision, records: &[Write]) -> Result<(), MachineError> {
-        let (mut loaded, mut head) = (Records::new(), Revision::ZERO);
-        for write in records {
-            match &write.value {
-                Some(_) if write.key.as_str() == HEAD => head = read_head(write)?,
-                Some(_) if is_reserved(&write.key) => {}
-                Some(value) => drop(loaded.insert(write.key.clone(), unstamp(&write.key, value)?)),
-                None => {}
-            }
-        }
-        (self.records, self.head) = (loaded, head);
-        (self.tentative, self.undo) = (Vec::new(), Vec::new());
+        let mut loaded = self.blank();
+        records.iter().try_for_each(|write| loaded.take(write))?;
+        *self = loaded;
         self.show();
         Ok(())
     }
 
+    /// The start of the recent transactions and their incarnations, the time, the settled ids, and the
+    /// records. Format 1, which is read too, has the newest revision, the time and the records.
     fn snapshot(&self) -> Vec<u8> {
-        let mut bytes = self.head.0.to_be_bytes().to_vec();
+        let mut bytes = stamp_alone(self.recent.start()).to_vec();
         bytes.extend(self.time.as_millis().to_be_bytes());
+        let mut list = |numbers: Vec<u64>| {
+            bytes.extend((numbers.len() as u64).to_be_bytes());
+            bytes.extend(numbers.into_iter().flat_map(u64::to_be_bytes));
+        };
+        list(self.recent.iter().map(|position| position.incarnation.0).collect());
+        list(self.settled.iter().map(|id| id.0).collect());
         for (key, (version, value)) in &self.records {
             for part in [key.as_str().as_bytes(), &stamp(*version, value)] {
                 bytes.extend((part.len() as u64).to_be_bytes());
@@ -162,19 +209,25 @@ impl StateMachine for KvMachine {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
         let cut = || MachineError::malformed("snapshot", "it is cut off or damaged");
+        let mut restored = self.blank();
         let mut rest = snapshot;
-        let head = Revision(take_number(&mut rest).ok_or_else(cut)?);
-        let time = Timestamp::from_millis(take_number(&mut rest).ok_or_else(cut)?);
-        let mut records = Records::new();
+        let of_format_1 = snapshot.first().is_some_and(|byte| byte & 0x80 == 0);
+        restored.recent = RecentCommits::after(take_position(&mut rest).ok_or_else(cut)?);
+        restored.time = Timestamp::from_millis(take_number(&mut rest).ok_or_else(cut)?);
+        if !of_format_1 {
+            for incarnation in take_list(&mut rest).ok_or_else(cut)? {
+                restored.recent.push(Incarnation(incarnation));
+            }
+            restored.settled = take_list(&mut rest).ok_or_else(cut)?.into_iter().map(CommitId).collect();
+        }
         while !rest.is_empty() {
             let key = take_part(&mut rest).and_then(|text| Key::new(std::str::from_utf8(text).ok()?).ok());
             let key = key.ok_or_else(cut)?;
             let value = Bytes::copy_from_slice(take_part(&mut rest).ok_or_else(cut)?);
-            let record = unstamp(&key, &value)?;
-            records.insert(key, record);
+            let record = unstamp(key.as_str(), &value)?;
+            restored.records.insert(key, record);
         }
-        (self.records, self.head, self.time) = (records, head, time);
-        (self.tentative, self.undo) = (Vec::new(), Vec::new());
+        *self = restored;
         self.show();
         Ok(())
     }
@@ -184,31 +237,26 @@ impl StateMachine for KvMachine {
     }
 }
 
-/// A record where a consensus keeps records: its version, then its value.
-fn stamp(version: Revision, value: &[u8]) -> Bytes {
-    let mut stamped = BytesMut::with_capacity(8 + value.len());
-    stamped.extend_from_slice(&version.0.to_be_bytes());
-    stamped.extend_from_slice(value);
-    stamped.freeze()
+fn own_key(text: &str) -> Key {
+    Key::new(text).expect("a valid key")
 }
 
-fn unstamp(key: &Key, stamped: &Bytes) -> Result<(Revision, Bytes), MachineError> {
-    let (version, _) = stamped
-        .split_first_chunk::<8>()
-        .ok_or_else(|| MachineError::malformed(format!("record {key}"), "it has no version in front"))?;
-    Ok((Revision(u64::from_be_bytes(*version)), stamped.slice(8..)))
+fn without_changes(outcome: &Outcome) -> Decision {
+    Decision { outcome: encode_outcome(outcome), changes: Vec::new().into() }
 }
 
-fn read_head(write: &Write) -> Result<Revision, MachineError> {
-    let value = write.value.as_deref().and_then(|value| <[u8; 8]>::try_from(value).ok());
-    let problem = || MachineError::malformed(format!("record {HEAD}"), "it is no number");
-    value.map(|bytes| Revision(u64::from_be_bytes(bytes))).ok_or_else(problem)
+fn read_settled(value: &[u8]) -> Result<SettledIds, MachineError> {
+    let (ids, rest) = value.as_chunks::<8>();
+    match rest.is_empty() {
+        true => Ok(ids.iter().map(|id| CommitId(u64::from_be_bytes(*id))).collect()),
+        false => Err(MachineError::malformed(format!("record {SETTLED}"), "it is no list of numbers")),
+    }
 }
 
-fn take_number(rest: &mut &[u8]) -> Option<u64> {
-    let (number, tail) = rest.split_first_chunk::<8>()?;
-    *rest = tail;
-    Some(u64::from_be_bytes(*number))
+fn take_list(rest: &mut &[u8]) -> Option<Vec<u64>> {
+    let length = take_number(rest)?;
+    // Nothing is reserved on the word of a length.
+    (0..length).map(|_| take_number(rest)).collect()
 }
 
 fn take_part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {

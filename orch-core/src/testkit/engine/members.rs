@@ -12,7 +12,7 @@ use crate::{
     engine::{EventKind, EventStream, TaskView},
     model::{Exit, TaskId, TaskSpec},
     state::TaskStatus,
-    store::Revision,
+    store::{Position, Revision},
     testkit::SimulatedRuntime,
 };
 
@@ -141,7 +141,7 @@ pub(super) async fn records_outlive_the_orchestrator(harness: &dyn EngineHarness
     running(&before, task).await;
     // An observation of an agent is visible at once; the agent must stay until it is written.
     let written = format!("observed/attempts/{}", attempt(task, 1));
-    parts.store.watch(&written, Revision::ZERO).await.unwrap().next().await.unwrap().unwrap();
+    parts.store.watch(&written, Position::ZERO).await.unwrap().next().await.unwrap().unwrap();
     agent.leave().await;
     before.shutdown().await.unwrap();
 

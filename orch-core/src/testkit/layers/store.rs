@@ -6,7 +6,8 @@ use async_trait::async_trait;
 
 use super::Layered;
 use crate::store::{
-    CommitError, Entry, Key, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn, Watch,
+    CommitError, CommitId, Entry, Key, Page, Position, Revision, StateStore, StoreCapabilities, StoreError,
+    Txn, Watch,
 };
 
 /// Change of a store of records for a test, such as one that is slow, full, or shared.
@@ -40,16 +41,16 @@ pub trait StoreLayer: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// As there.
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         self.below().commit(txn).await
     }
 
-    /// As [`StateStore::revision`].
+    /// As [`StateStore::head`].
     ///
     /// # Errors
     /// As there.
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.below().revision().await
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.below().head().await
     }
 }
 
@@ -67,16 +68,20 @@ impl<L: StoreLayer> StateStore for Layered<L> {
         self.0.scan(prefix, after, limit).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         self.0.commit(txn).await
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.0.below().watch(prefix, from).await
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.0.revision().await
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.0.head().await
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.0.below().outcome(id, since).await
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {

@@ -17,7 +17,7 @@ use std::{
 use futures_util::StreamExt;
 
 use super::{StoreHarness, key, put};
-use crate::store::{CommitError, Guard, Key, Revision, StateStore, StoreError, Txn};
+use crate::store::{CommitError, Guard, Key, Position, Revision, StateStore, StoreError, Txn};
 
 const WRITERS: usize = 16;
 /// Few keys, so that writers conflict.
@@ -142,17 +142,21 @@ async fn step(store: &dyn StateStore, writer: usize, attempts: &mut Vec<Attempt>
             return false;
         }
     };
-    let from = seen.as_ref().map(|entry| entry.version);
+    let version = seen.as_ref().map(|entry| entry.version);
+    let from = version.map(|version| version.revision);
     let value = seen.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
     let what = What::Read { version: from, value };
     attempts.push(Attempt { key: key.clone(), asked, answered: Instant::now(), what });
 
     let value = format!("{writer}-{}", attempts.len());
-    let guard = from.map_or_else(|| Guard::Absent(key.clone()), |from| Guard::Version(key.clone(), from));
+    let guard = match version {
+        Some(version) => Guard::Version(key.clone(), version),
+        None => Guard::Absent(key.clone()),
+    };
     let asked = Instant::now();
     let outcome = match store.commit(Txn::of(vec![put(key.as_str(), &value)]).guarded(guard)).await {
-        Ok(revision) => Outcome::Done(revision),
-        Err(CommitError::Conflict { .. }) => Outcome::Refused,
+        Ok(position) => Outcome::Done(position.revision),
+        Err(CommitError::Conflict { .. } | CommitError::Contention { .. }) => Outcome::Refused,
         Err(CommitError::Store(error)) => {
             must_be_passing(&error);
             if error.outcome_unknown() { Outcome::Unknown } else { Outcome::Refused }
@@ -173,7 +177,7 @@ fn must_be_passing(error: &StoreError) {
 
 /// Every change, over as many watches as necessary.
 async fn watch_all(store: Arc<dyn StateStore>) -> Vec<Change> {
-    let (mut changes, mut after) = (Vec::new(), Revision::ZERO);
+    let (mut changes, mut after) = (Vec::new(), Position::ZERO);
     loop {
         let mut watch = match store.watch("r/", after).await {
             Ok(watch) => watch,
@@ -191,15 +195,16 @@ async fn watch_all(store: Arc<dyn StateStore>) -> Vec<Change> {
                     break;
                 }
             };
-            assert!(batch.revision > after, "revision {} came after {after}", batch.revision);
-            after = batch.revision;
+            let position = batch.position;
+            assert!(position.revision > after.revision, "revision {position} came after {after}");
+            after = position;
             for write in batch.writes {
                 if write.key.as_str() == "r/end" {
                     return changes;
                 }
                 let value = write.value.expect("nobody deletes");
                 let value = String::from_utf8_lossy(&value).into_owned();
-                changes.push(Change { key: write.key, revision: after, value });
+                changes.push(Change { key: write.key, revision: after.revision, value });
             }
         }
     }

@@ -5,24 +5,20 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 
 use super::{StoreHarness, assert_closed, assert_too_large, key, must_commit, must_put, next, put, value_of};
-use crate::store::{CommitError, Guard, Key, Page, Revision, StateStore, Txn, Write};
+use crate::store::{CommitError, Guard, Key, Page, Position, Revision, StateStore, Txn, Write};
 
 /// A record is read as it was written, with the revision of its writing.
 pub async fn puts_can_be_read(harness: &dyn StoreHarness) {
     let store = harness.open("puts").await;
     assert_eq!(value_of(&*store, "a").await, None, "a new store must be empty");
-    assert_eq!(
-        store.revision().await.expect("revision"),
-        Revision::ZERO,
-        "a new store must be at revision zero"
-    );
+    assert_eq!(store.head().await.expect("revision"), Position::ZERO, "a new store must be at revision zero");
     let first = must_put(&*store, "a", "1").await;
     let second = must_commit(&*store, Txn::of(vec![put("b", "2"), put("c/d", "")])).await;
     for (at, value, version) in [("a", "1", first), ("b", "2", second), ("c/d", "", second)] {
         let entry = store.get(&key(at)).await.expect("get").expect("what was put must be there");
         assert_eq!((entry.key.as_str(), &*entry.value, entry.version), (at, value.as_bytes(), version));
     }
-    assert_eq!(store.revision().await.expect("revision"), second, "the latest commit must be visible");
+    assert_eq!(store.head().await.expect("revision"), second, "the latest commit must be visible");
 }
 
 /// A delete removes a record, and succeeds for one that does not exist.
@@ -40,7 +36,7 @@ pub async fn revisions_increase(harness: &dyn StoreHarness) {
     let store = harness.open("revisions").await;
     let mut last = Revision::ZERO;
     for round in 0..20 {
-        let revision = must_put(&*store, "same", &round.to_string()).await;
+        let revision = must_put(&*store, "same", &round.to_string()).await.revision;
         assert!(revision > last, "revision {revision} after {last}");
         last = revision;
     }
@@ -115,7 +111,8 @@ pub async fn guards_look_at_the_state_before(harness: &dyn StoreHarness) {
     let first = must_commit(&*store, create()).await;
     assert_conflict(store.commit(create()).await, "a");
     let change = |version| Txn::of(vec![put("a", "2")]).guarded(Guard::Version(key("a"), version));
-    assert_conflict(store.commit(change(Revision(first.0 + 1))).await, "a");
+    let later = Position { revision: first.revision.next(), ..first };
+    assert_conflict(store.commit(change(later)).await, "a");
     let second = must_commit(&*store, change(first)).await;
     assert_conflict(store.commit(change(first)).await, "a");
     let both = Txn::of(vec![put("a", "3")])
@@ -140,7 +137,7 @@ pub async fn conflict_writes_nothing(harness: &dyn StoreHarness) {
     assert_eq!(value_of(&*store, "a").await.as_deref(), Some("1"));
     assert_eq!(value_of(&*store, "b").await, None);
     if !store.capabilities().shared {
-        assert_eq!(store.revision().await.expect("revision"), before, "a conflict must not take a revision");
+        assert_eq!(store.head().await.expect("revision"), before, "a conflict must not take a revision");
     }
 }
 
@@ -173,9 +170,9 @@ async fn count(store: Arc<dyn StateStore>, times: usize) -> Vec<(Revision, u64)>
         let txn = Txn::of(vec![put("counter", &value.to_string())])
             .guarded(Guard::Version(seen.key.clone(), seen.version));
         match store.commit(txn).await {
-            Ok(revision) => {
+            Ok(Position { revision, .. }) => {
                 let now = store.get(&seen.key).await.expect("get").expect("the counter is there");
-                assert!(now.version >= revision, "a read after a commit must not be older than it");
+                assert!(now.version.revision >= revision, "a read after a commit must not be older than it");
                 done.push((revision, value));
             }
             Err(CommitError::Conflict { .. }) => {}
@@ -242,7 +239,7 @@ pub async fn values_come_back_as_they_were(harness: &dyn StoreHarness) {
     let value = |size: usize| {
         (0..size).map(|n| u8::try_from((n + size) % 256).expect("below 256")).collect::<Bytes>()
     };
-    let mut watch = store.watch("v/", Revision::ZERO).await.expect("watch");
+    let mut watch = store.watch("v/", Position::ZERO).await.expect("watch");
     for size in &sizes {
         let write = Write::put(key(&format!("v/{size}")), value(*size));
         must_commit(&*store, Txn::of(vec![write.clone()])).await;
@@ -276,7 +273,7 @@ pub async fn limits_are_enforced(harness: &dyn StoreHarness) {
 pub async fn closed_store_says_so(harness: &dyn StoreHarness) {
     let store = harness.open("closed").await;
     let last = must_put(&*store, "a", "1").await;
-    let watch = store.watch("", Revision::ZERO).await.expect("watch");
+    let watch = store.watch("", Position::ZERO).await.expect("watch");
     store.close().await.expect("close");
     let batches: Vec<_> = futures_util::StreamExt::collect(watch).await;
     assert!(batches.len() <= 1, "a watch must end when its store closes: {batches:?}");
@@ -284,8 +281,8 @@ pub async fn closed_store_says_so(harness: &dyn StoreHarness) {
     assert_closed("get", &store.get(&key("a")).await);
     assert_closed("scan", &store.scan("", None, 1).await);
     assert_closed("watch", &store.watch("", last).await.map(|_| ()));
-    assert_closed("revision", &store.revision().await);
-    assert_closed("compact", &store.compact(last).await);
+    assert_closed("revision", &store.head().await);
+    assert_closed("compact", &store.compact(last.revision).await);
     match store.commit(Txn::of(vec![put("a", "2")])).await {
         Err(CommitError::Store(error)) => assert_closed::<()>("commit", &Err(error)),
         other => panic!("commit of a closed store must answer Closed, not {other:?}"),
@@ -297,7 +294,7 @@ fn names_of(page: &Page) -> Vec<&str> {
 }
 
 #[track_caller]
-fn assert_conflict(result: Result<Revision, CommitError>, at: &str) {
+fn assert_conflict(result: Result<Position, CommitError>, at: &str) {
     match result {
         Err(CommitError::Conflict { key }) => assert_eq!(key.as_str(), at, "the conflict must name the key"),
         other => panic!("expected a conflict at {at}, got {other:?}"),

@@ -315,5 +315,10 @@ fn bytes_of(leaves: &[Leaf]) -> usize {
 
 fn holds<T: Tables>(tables: &T, guard: &Guard) -> Result<bool, T::Error> {
     let record = tables.record(guard.key().as_str())?;
-    Ok(guard.holds(record.filter(|record| record.value.is_some()).map(|record| record.version)))
+    let stored = record.filter(|record| record.value.is_some()).map(|record| record.version);
+    Ok(match guard {
+        Guard::Absent(_) => stored.is_none(),
+        // That it is of this file's history was checked before.
+        Guard::Version(_, version) => stored == Some(version.revision),
+    })
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use orch_core::store::{Entry, Key, Page, Revision};
+use orch_core::store::{CommitId, Entry, Incarnation, Key, Page, Position, Revision};
 use redb::{
     Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
     TableError, WriteTransaction,
@@ -28,6 +28,8 @@ const GARBAGE: TableDefinition<'_, SegmentKey, &[u8]> = TableDefinition::new("ga
 const VIEW: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("view");
 /// In [`META`]: what a replica writes there. Where it is missing, the file is another program's.
 const REPLICA: &str = "replica";
+/// In [`META`]: the file's own incarnation, which its revisions belong to. No other file counts as it does.
+const INCARNATION: &str = "incarnation";
 
 /// Kind of tables found in a file.
 pub(super) enum Found {
@@ -79,6 +81,18 @@ impl<'txn> DiskTables<'txn> {
         })
     }
 
+    /// The file's incarnation, drawn when there is none.
+    pub(super) fn incarnation(&mut self) -> Result<Incarnation, redb::Error> {
+        let found = self.meta.get(INCARNATION)?.map(|found| incarnation_of(found.value())).transpose()?;
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let CommitId(drawn) = CommitId::random();
+        self.meta.insert(INCARNATION, drawn.to_le_bytes().as_slice())?;
+        self.changed = true;
+        Ok(Incarnation(drawn))
+    }
+
     /// True if anything was written.
     pub(super) fn changed(&self) -> bool {
         self.changed
@@ -110,6 +124,11 @@ impl<'txn> DiskTables<'txn> {
         }
         Ok(bounds)
     }
+}
+
+fn incarnation_of(bytes: &[u8]) -> Result<Incarnation, redb::Error> {
+    let number = bytes.try_into().map_err(|_| corrupt("the incarnation"))?;
+    Ok(Incarnation(u64::from_le_bytes(number)))
 }
 
 fn bytes_of(found: Option<redb::AccessGuard<'_, &'static [u8]>>) -> Option<Bytes> {
@@ -222,17 +241,28 @@ impl Tables for DiskTables<'_> {
 pub(super) struct DiskView {
     transaction: ReadTransaction,
     view: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    incarnation: Incarnation,
+}
+
+/// The position of a revision of a file with this incarnation.
+pub(super) fn position(revision: Revision, incarnation: Incarnation) -> Position {
+    match revision {
+        Revision::ZERO => Position::ZERO,
+        revision => Position::new(revision, incarnation),
+    }
 }
 
 impl DiskView {
-    pub(super) fn open(database: &Database) -> Result<Self, redb::Error> {
+    /// The tables of a file with this incarnation.
+    pub(super) fn open(database: &Database, incarnation: Incarnation) -> Result<Self, redb::Error> {
         let transaction = database.begin_read()?;
-        Ok(Self { view: transaction.open_table(VIEW)?, transaction })
+        Ok(Self { view: transaction.open_table(VIEW)?, transaction, incarnation })
     }
 
     pub(super) fn entry(&self, key: &Key) -> Result<Option<Entry>, redb::Error> {
         let Some(record) = self.record(key.as_str())? else { return Ok(None) };
         let Record { version, value, .. } = record;
+        let version = position(version, self.incarnation);
         Ok(value.map(|value| Entry { key: key.clone(), value, version }))
     }
 
@@ -248,7 +278,8 @@ impl DiskView {
             Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
             _ => Bound::Included(prefix),
         };
-        let mut page = Page { revision, entries: Vec::new(), more: false };
+        let position_of = |revision| position(revision, self.incarnation);
+        let mut page = Page { position: position_of(revision), entries: Vec::new(), more: false };
         for found in self.view.range::<&[u8]>((start.map(str::as_bytes), Bound::Unbounded))? {
             let (key, record) = found?;
             if !key.value().starts_with(prefix.as_bytes()) {
@@ -263,7 +294,7 @@ impl DiskView {
             }
             let key = std::str::from_utf8(key.value()).ok().and_then(|key| Key::new(key).ok());
             let key = key.ok_or_else(|| corrupt("a key"))?;
-            page.entries.push(Entry { key, value, version });
+            page.entries.push(Entry { key, value, version: position_of(version) });
         }
         Ok(page)
     }

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use orch_base::codec::{Input, Malformed, put_bytes, put_list, put_short_text};
-use orch_core::store::{Revision, StoreError, WatchBatch, Write};
+use orch_core::store::{Incarnation, Revision, StoreError, WatchBatch, Write};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
-use super::segments::{Segments, corrupt};
+use super::{
+    disk::position,
+    segments::{Segments, corrupt},
+};
 use crate::{
     crdt::{
         applied::{Applied, Kept, Leaves},
@@ -162,15 +165,17 @@ impl LogBounds {
 /// The revisions after `after`, at most `limit`, at least one.
 pub(super) fn read_log(
     file: &RedbFile,
+    incarnation: Incarnation,
     after: Revision,
     limit: usize,
 ) -> Result<Vec<WatchBatch>, StoreError> {
-    let found = file.read(|database| read(database, after, limit))?;
-    found.map_err(|oldest| StoreError::Compacted { oldest })
+    let found = file.read(|database| read(database, incarnation, after, limit))?;
+    found.map_err(|oldest| StoreError::Compacted { oldest: position(oldest, incarnation) })
 }
 
 fn read(
     database: &Database,
+    incarnation: Incarnation,
     after: Revision,
     limit: usize,
 ) -> Result<Result<Vec<WatchBatch>, Revision>, redb::Error> {
@@ -196,7 +201,8 @@ fn read(
                 }
                 latest.iter().for_each(|(_, segment)| revised.gather(segment));
             }
-            batches.push(WatchBatch { revision: revised.revision, writes: revised.here });
+            batches
+                .push(WatchBatch { position: position(revised.revision, incarnation), writes: revised.here });
         }
     }
     Ok(Ok(batches))

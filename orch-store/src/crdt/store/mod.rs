@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use orch_core::{
     store::{
-        CommitError, Durability, Entry, History, HistoryBounds, HistorySource, Key, Page, Revision,
-        StateStore, StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
+        CommitError, CommitId, Durability, Entry, Guard, History, HistoryBounds, HistorySource, Incarnation,
+        Key, Page, Position, Revision, StateStore, StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
     },
     transport::{Channel, PeerId, Transport},
 };
@@ -25,7 +25,7 @@ use redb::Database;
 
 pub use self::config::CrdtStoreConfig;
 use self::{
-    disk::{DiskTables, DiskView, Found},
+    disk::{DiskTables, DiskView, Found, position},
     error::NAME,
     log::Keep,
     network::Network,
@@ -59,6 +59,8 @@ const FILE: &str = "crdt.redb";
 pub struct CrdtStore {
     writer: WriterThread<RedbFile, Job>,
     history: Arc<History>,
+    /// The file's own, which all its revisions have.
+    incarnation: Incarnation,
     /// Of transactions, and of messages.
     permits: QueuePermits,
     messages: QueuePermits,
@@ -132,31 +134,34 @@ impl CrdtStore {
         }
         let author = key.author();
         let file = RedbFile::new(path, database);
-        let (replica, oldest) = file.write("opening", |database| {
+        let (replica, oldest, incarnation) = file.write("opening", |database| {
             let transaction = database.begin_write()?;
             let mut tables = DiskTables::open(&transaction)?;
             let replica = Replica::open(&mut tables, config.replica.clone(), key)?;
-            let (oldest, changed) = (tables.bounds().oldest, tables.changed());
+            let (oldest, incarnation) = (tables.bounds().oldest, tables.incarnation()?);
+            let changed = tables.changed();
             drop(tables);
             if changed && replica.is_ok() {
                 transaction.commit()?;
             } else {
                 transaction.abort()?;
             }
-            Ok((replica, oldest))
+            Ok((replica, oldest, incarnation))
         })?;
         let replica = replica.map_err(|error| match error {
             OpenError::Newer { found, known } => newer_format(path, found, known),
             other => StoreError::Corrupt(format!("{}: {other}", path.display())),
         })?;
         let file = Arc::new(file);
-        let history = Arc::new(History::new(oldest, replica.revision(), HistoryBounds::default()));
+        let (oldest, head) = (position(oldest, incarnation), position(replica.revision(), incarnation));
+        let history = Arc::new(History::new(oldest, head, HistoryBounds::default()));
         let (outgoing, to_send) = tokio::sync::mpsc::channel(config.queue_messages.max(1));
         let queue = || QueuePermits::new(config.queue_bytes);
         let writer = Writer {
             replica,
             file: Arc::clone(&file),
             history: Arc::clone(&history),
+            incarnation,
             outgoing,
             sending: queue(),
             keep: Keep { revisions: config.history_revisions.get(), bytes: config.history_bytes },
@@ -167,7 +172,7 @@ impl CrdtStore {
         let run = move |jobs| writer.run(&jobs);
         let writer = WriterThread::spawn("orch-crdt-writer", file, Arc::clone(&history), run)?;
         let (permits, messages) = (queue(), queue());
-        Ok((Self { writer, history, permits, messages, network: None, author, config }, to_send))
+        Ok((Self { writer, history, incarnation, permits, messages, network: None, author, config }, to_send))
     }
 
     /// Our name: the public key.
@@ -237,7 +242,10 @@ impl CrdtStore {
         &self,
         read: impl FnOnce(&DiskView) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.writer.read(move |file| file.read(|database| read(&DiskView::open(database)?))).await
+        let incarnation = self.incarnation;
+        self.writer
+            .read(move |file| file.read(|database| read(&DiskView::open(database, incarnation)?)))
+            .await
     }
 }
 
@@ -247,6 +255,7 @@ impl StateStore for CrdtStore {
         StoreCapabilities::new(NAME)
             .shared(true)
             .durability(Durability::Sync)
+            .reads(orch_core::store::ReadLevel::Local)
             .max_value_bytes(VALUE_BYTES_MAX)
             .max_txn_writes(SEGMENT_ENTRIES_MAX)
     }
@@ -261,22 +270,36 @@ impl StateStore for CrdtStore {
         self.view(move |view| view.scan(&prefix, after.as_ref(), limit, view.revision()?)).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         txn.check(&self.capabilities())?;
+        let foreign =
+            |guard: &&Guard| matches!(guard, Guard::Version(_, at) if at.incarnation != self.incarnation);
+        if let Some(guard) = txn.guards.iter().find(foreign) {
+            return Err(CommitError::Conflict { key: guard.key().clone() });
+        }
         self.writer.check_open()?;
         let permits = self.permits.acquire(txn.size_bytes()).await?;
         let txn = Prepared::hash_cooperatively(txn).await;
         self.writer.commit(|sender| Job::Commit { txn, sender, permits }).await
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.writer.check_open()?;
-        self.history.watch(Some(Arc::new(Log(Arc::clone(self.writer.file())))), prefix, from)
+        if from.revision > Revision::ZERO && from.incarnation != self.incarnation {
+            return Err(StoreError::Diverged { expected: from, head: self.history.head() });
+        }
+        let log = Log { file: Arc::clone(self.writer.file()), incarnation: self.incarnation };
+        self.history.watch(Some(Arc::new(log)), prefix, from)
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
+    async fn head(&self) -> Result<Position, StoreError> {
         self.writer.check_open()?;
         Ok(self.history.head())
+    }
+
+    /// Not offered: an author's own transactions are in the log under no name.
+    async fn outcome(&self, _: CommitId, _: Revision) -> Result<Option<Position>, StoreError> {
+        Err(StoreError::Unsupported { store: NAME, what: "asking for the outcome of a commit" })
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -290,13 +313,16 @@ impl StateStore for CrdtStore {
 }
 
 /// The log on disk, for watches that begin in the past or fell behind.
-struct Log(Arc<RedbFile>);
+struct Log {
+    file: Arc<RedbFile>,
+    incarnation: Incarnation,
+}
 
 #[async_trait]
 impl HistorySource for Log {
-    async fn read_revisions(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-        let file = Arc::clone(&self.0);
-        blocking(move || log::read_log(&file, after, limit)).await
+    async fn read_revisions(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+        let (file, incarnation) = (Arc::clone(&self.file), self.incarnation);
+        blocking(move || log::read_log(&file, incarnation, after.revision, limit)).await
     }
 }
 

@@ -13,13 +13,13 @@ use std::{
 use bytes::Bytes;
 use orch_core::{
     model::{Moment, Timestamp},
-    store::{CommitError, History, Revision},
+    store::{CommitError, History, Incarnation, Position, Revision},
     transport::PeerId,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc::Sender, oneshot};
 
 use super::{
-    disk::DiskTables,
+    disk::{DiskTables, position},
     error::refused,
     log::{Keep, LogBounds},
 };
@@ -38,7 +38,7 @@ use crate::{
 const GROUP_MAX: usize = 8192;
 
 /// Sender of the outcome of a commit.
-type CommitSender = CompletionSender<Result<Revision, CommitError>>;
+type CommitSender = CompletionSender<Result<Position, CommitError>>;
 
 /// Job of the writer. Each is completed once it is durable.
 pub(super) enum Job {
@@ -54,6 +54,7 @@ pub(super) struct Writer {
     pub(super) replica: Replica,
     pub(super) file: Arc<RedbFile>,
     pub(super) history: Arc<History>,
+    pub(super) incarnation: Incarnation,
     /// Queue to the network, and its permits; messages beyond are dropped.
     pub(super) outgoing: Sender<Envelope>,
     pub(super) sending: QueuePermits,
@@ -88,7 +89,7 @@ struct Group {
     applied: Vec<Applied>,
     events: Vec<Event>,
     sends: Vec<Envelope>,
-    commits: Vec<(CommitSender, Result<Revision, CommitError>)>,
+    commits: Vec<(CommitSender, Result<Position, CommitError>)>,
     replies: Vec<Reply>,
     bounds: LogBounds,
     /// Released when the group is done.
@@ -206,7 +207,7 @@ impl Writer {
         self.hold(&mut out, group);
         for (outcome, sender) in outcomes.into_iter().zip(group.committing.drain(..)) {
             let outcome = match outcome {
-                TxnOutcome::Applied(revision) => Ok(revision),
+                TxnOutcome::Applied(revision) => Ok(position(revision, self.incarnation)),
                 TxnOutcome::Conflict(key) => Err(CommitError::Conflict { key }),
                 TxnOutcome::Refused(refusal) => Err(refused(refusal).into()),
             };
@@ -235,8 +236,8 @@ impl Writer {
     /// Tells everybody what the disk now holds.
     fn complete(&self, group: Group) {
         for applied in group.applied {
-            let revision = self.history.append(applied.writes);
-            debug_assert_eq!(revision, applied.revision);
+            let position = self.history.append(self.incarnation, applied.writes);
+            debug_assert_eq!(position.revision, applied.revision);
         }
         for envelope in group.sends {
             // Without a network there is nobody who takes it.
@@ -244,7 +245,7 @@ impl Writer {
         }
         group.events.iter().for_each(log_event);
         // A completed commit must not show an older start of the log than there is.
-        self.history.forget(group.bounds.oldest);
+        self.history.forget(position(group.bounds.oldest, self.incarnation));
         complete_all(group.commits);
         for reply in group.replies {
             // Whoever gave up waiting does not want it.

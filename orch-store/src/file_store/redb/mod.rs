@@ -8,6 +8,7 @@ mod codec;
 mod compact;
 mod config;
 mod engine;
+mod migrate;
 #[cfg(test)]
 mod tests;
 
