@@ -31,7 +31,11 @@ impl Settings {
     /// for a primary that is lost: what only the primary had on its disk is lost as well then.
     pub(super) fn durability(&self, hosts: usize) -> Durability {
         let synced = self.fsync && self.synchronous_commit != "off";
-        if self.replicated() || synced && hosts <= 1 { Durability::Sync } else { Durability::Group }
+        match (self.replicated(), synced && hosts <= 1) {
+            (true, _) => Durability::Replicated,
+            (false, true) => Durability::Sync,
+            (false, false) => Durability::Group,
+        }
     }
 }
 
@@ -59,8 +63,8 @@ mod tests {
         };
         for (commit, standbys, one, two) in [
             ("on", false, Durability::Sync, Durability::Group),
-            ("on", true, Durability::Sync, Durability::Sync),
-            ("remote_apply", true, Durability::Sync, Durability::Sync),
+            ("on", true, Durability::Replicated, Durability::Replicated),
+            ("remote_apply", true, Durability::Replicated, Durability::Replicated),
             ("remote_apply", false, Durability::Sync, Durability::Group),
             ("remote_write", true, Durability::Sync, Durability::Group),
             ("local", true, Durability::Sync, Durability::Group),

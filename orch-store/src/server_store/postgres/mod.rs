@@ -58,13 +58,13 @@ mod session;
 mod tls;
 mod writer;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use orch_core::store::{
-    CommitError, Durability, Entry, Key, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
-    Watch, WatchBatch, Write,
+    CommitError, CommitId, Durability, Entry, Incarnation, Key, Page, Position, Revision, StateStore,
+    StoreCapabilities, StoreError, Txn, Watch, WatchBatch, Write,
 };
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -89,6 +89,9 @@ const TXN_BYTES: usize = 128 << 20;
 
 /// Bytes of the log that are read at once.
 const LOG_BYTES: i64 = 16 << 20;
+
+/// Time after which a commit is seen by watches of other processes: a notification, and a reading of the log.
+const WATCH_LATENCY: Duration = Duration::from_millis(5);
 
 /// Revisions that are forgotten at once.
 const COMPACTED: i64 = 1024;
@@ -166,6 +169,8 @@ impl StateStore for PostgresStore {
             .compare_and_swap(true)
             .shared(true)
             .durability(self.durability)
+            .watch_latency(WATCH_LATENCY)
+            .outcomes(true)
             .max_value_bytes(self.config.max_value_bytes)
             .max_txn_writes(self.config.max_txn_writes)
     }
@@ -174,7 +179,7 @@ impl StateStore for PostgresStore {
         self.watches.check_open()?;
         let rows = self.readers.query("reading", |all| &all.get, &[&key.as_str()]).await?;
         let entry = |row: &Row| {
-            Ok(Entry { key: key.clone(), value: bytes_in(row, 0)?, version: revision_in(row, 1)? })
+            Ok(Entry { key: key.clone(), value: bytes_in(row, 0)?, version: position_in(row, 1, 2)? })
         };
         let entry = rows.first().map(entry).transpose();
         entry.map_err(|error| error::statement("reading", error))
@@ -182,7 +187,7 @@ impl StateStore for PostgresStore {
 
     async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
         if !prefix::may_begin_a_key(prefix) {
-            return Ok(Page { revision: self.revision().await?, entries: Vec::new(), more: false });
+            return Ok(Page { position: self.head().await?, entries: Vec::new(), more: false });
         }
         self.watches.check_open()?;
         let after = after.map(Key::as_str).filter(|after| *after >= prefix);
@@ -196,7 +201,7 @@ impl StateStore for PostgresStore {
         Ok(page)
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         txn.check(&self.capabilities())?;
         let bytes = txn.size_bytes();
         if bytes > TXN_BYTES {
@@ -215,15 +220,29 @@ impl StateStore for PostgresStore {
         receiver.await.unwrap_or_else(|| Err(writer_ended()))
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.watches.watch(prefix, from).await
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
+    async fn head(&self) -> Result<Position, StoreError> {
         self.watches.check_open()?;
-        let rows = self.readers.query("reading the revision", |all| &all.revision, &[]).await?;
+        let rows = self.readers.query("reading the revision", |all| &all.head, &[]).await?;
         let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
-        revision_in(first, 0).map_err(|error| error::statement("reading the revision", error))
+        position_in(first, 0, 1).map_err(|error| error::statement("reading the revision", error))
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.watches.check_open()?;
+        let parameters: [&(dyn ToSql + Sync); 2] = [&id.0.cast_signed(), &number(since)];
+        let rows = self.readers.query("asking for an outcome", |all| &all.settle, &parameters).await?;
+        let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
+        let damaged = |error: Error| error::statement("asking for an outcome", error);
+        let found = first.try_get::<_, Option<i64>>(0).map_err(damaged)?;
+        let oldest = position_in(first, 1, 2).map_err(damaged)?;
+        match found {
+            None if since < oldest.revision => Err(StoreError::Compacted { oldest }),
+            found => Ok(found.map(|found| Position::of(revision(found), id))),
+        }
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -291,33 +310,44 @@ struct Log(Arc<Readers>);
 
 #[async_trait]
 impl SharedLog for Log {
-    async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
-        let last = Revision(after.0.saturating_add(limit as u64));
-        let parameters: [&(dyn ToSql + Sync); 3] = [&number(after), &number(last), &LOG_BYTES];
+    async fn read(&self, after: Position, limit: usize) -> Result<LogChunk, StoreError> {
+        let start = after.revision;
+        let last = Revision(start.0.saturating_add(limit as u64));
+        let parameters: [&(dyn ToSql + Sync); 3] = [&number(start), &number(last), &LOG_BYTES];
         let rows = self.0.query("reading the log", |all| &all.log, &parameters).await?;
         let damaged = |error: Error| error::statement("reading the log", error);
         let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
-        let (oldest, head) =
-            (revision_in(first, 0).map_err(damaged)?, revision_in(first, 1).map_err(damaged)?);
-        let cut = first.try_get::<_, Option<i64>>(2).map_err(damaged)?.map(revision);
-        let mut chunk = LogChunk { oldest, head, batches: Vec::new() };
-        if after < oldest {
+        let oldest = position_in(first, 0, 1).map_err(damaged)?;
+        let head = position_in(first, 2, 3).map_err(damaged)?;
+        let logged = first.try_get::<_, Option<i64>>(4).map_err(damaged)?;
+        let cut = first.try_get::<_, Option<i64>>(5).map_err(damaged)?.map(revision);
+        let start = match start {
+            start if start == oldest.revision => Some(oldest),
+            start if start > head.revision => None,
+            // Before there were ids, commits that changed nothing left nothing.
+            start => Some(Position::new(start, incarnation(logged.unwrap_or(0)))),
+        };
+        let mut chunk = LogChunk { oldest, head, start, batches: Vec::new() };
+        if start != Some(after) || after.revision < oldest.revision {
             return Ok(chunk);
         }
-        let end = last.min(head).min(Revision(cut.map_or(u64::MAX, |cut| cut.0 - 1)));
-        chunk.batches = (after.0 + 1..=end.0)
-            .map(|revision| WatchBatch { revision: Revision(revision), writes: Vec::new() })
-            .collect();
+        let end = last.min(head.revision).min(Revision(cut.map_or(u64::MAX, |cut| cut.0 - 1)));
+        let empty = |revision| WatchBatch {
+            position: Position::new(Revision(revision), Incarnation(0)),
+            writes: Vec::new(),
+        };
+        chunk.batches = (after.revision.0 + 1..=end.0).map(empty).collect();
         for row in &rows {
-            let Some(at) = row.try_get::<_, Option<i64>>(3).map_err(damaged)? else { continue };
-            let key = key_in(row, 4)?;
-            let value = row.try_get::<_, Option<&[u8]>>(5).map_err(damaged)?.map(Bytes::copy_from_slice);
-            let index = usize::try_from(revision(at).0 - after.0 - 1).unwrap_or(usize::MAX);
+            let Some(at) = row.try_get::<_, Option<i64>>(6).map_err(damaged)? else { continue };
+            let index = usize::try_from(revision(at).0 - after.revision.0 - 1).unwrap_or(usize::MAX);
             let batch = chunk.batches.get_mut(index);
-            batch
-                .ok_or_else(|| error::corrupt("the log goes beyond the newest revision"))?
-                .writes
-                .push(Write { key, value });
+            let batch = batch.ok_or_else(|| error::corrupt("the log goes beyond the newest revision"))?;
+            batch.position.incarnation = incarnation(row.try_get(7).map_err(damaged)?);
+            if row.try_get::<_, &str>(8).map_err(damaged)?.is_empty() {
+                continue;
+            }
+            let value = row.try_get::<_, Option<&[u8]>>(9).map_err(damaged)?.map(Bytes::copy_from_slice);
+            batch.writes.push(Write { key: key_in(row, 8)?, value });
         }
         Ok(chunk)
     }
@@ -326,7 +356,7 @@ impl SharedLog for Log {
 async fn compact(readers: &Readers, before: Revision) -> Result<(), StoreError> {
     let mut done = false;
     while !done {
-        let rows = readers.query("compacting", |all| &all.compact, &[&number(before), &COMPACTED]).await?;
+        let rows = readers.query("compacting", |all| &all.forget, &[&number(before), &COMPACTED]).await?;
         let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
         done = first.try_get(0).map_err(|error| error::statement("compacting", error))?;
     }
@@ -337,13 +367,13 @@ fn page_of(rows: &[Row]) -> Result<Page, StoreError> {
     let damaged = |error: Error| error::statement("scanning", error);
     let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
     let mut page =
-        Page { revision: revision_in(first, 0).map_err(damaged)?, entries: Vec::new(), more: false };
+        Page { position: position_in(first, 0, 1).map_err(damaged)?, entries: Vec::new(), more: false };
     for row in rows {
-        if row.try_get::<_, Option<&str>>(1).map_err(damaged)?.is_some() {
+        if row.try_get::<_, Option<&str>>(2).map_err(damaged)?.is_some() {
             page.entries.push(Entry {
-                key: key_in(row, 1)?,
-                value: bytes_in(row, 2).map_err(damaged)?,
-                version: revision_in(row, 3).map_err(damaged)?,
+                key: key_in(row, 2)?,
+                value: bytes_in(row, 3).map_err(damaged)?,
+                version: position_in(row, 4, 5).map_err(damaged)?,
             });
         }
     }
@@ -360,8 +390,14 @@ fn bytes_in(row: &Row, column: usize) -> Result<Bytes, Error> {
     row.try_get(column).map(Bytes::copy_from_slice)
 }
 
-fn revision_in(row: &Row, column: usize) -> Result<Revision, Error> {
-    row.try_get(column).map(revision)
+/// A position in a column of revisions and one of ids.
+fn position_in(row: &Row, at: usize, commit: usize) -> Result<Position, Error> {
+    Ok(Position::new(revision(row.try_get(at)?), incarnation(row.try_get(commit)?)))
+}
+
+/// Ids are stored as numbers with a sign.
+fn incarnation(number: i64) -> Incarnation {
+    Incarnation(number.cast_unsigned())
 }
 
 /// As the database counts.

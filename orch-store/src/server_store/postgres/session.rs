@@ -85,12 +85,13 @@ impl Session {
 pub(super) struct Statements {
     pub(super) get: Statement,
     pub(super) scan: Statement,
-    pub(super) revision: Statement,
+    pub(super) head: Statement,
     pub(super) log: Statement,
-    pub(super) compact: Statement,
+    pub(super) forget: Statement,
+    pub(super) settle: Statement,
     pub(super) surplus: Statement,
-    pub(super) apply: Statement,
-    pub(super) apply_all: Statement,
+    pub(super) apply_step: Statement,
+    pub(super) apply_steps: Statement,
 }
 
 /// Makes connections.
@@ -259,26 +260,29 @@ fn set_up(schema: &str, timeout: Duration) -> String {
 
 impl Statements {
     async fn prepare(client: &Client, schema: &str, mark: &str) -> Result<Self, Error> {
-        let channel = channel(schema);
-        let apply =
-            format!("SELECT revisions, places FROM apply($1, $2, $3, $4, $5, $6, $7, '{channel}', '{mark}')");
-        let apply_all = format!(
-            "SELECT revisions, places FROM apply_all($1, $2, $3, $4, $5, $6, $7, $8, $9, '{channel}', '{mark}')"
-        );
+        let call = |function: &str, parameters: usize| {
+            let parameters: Vec<String> = (1..=parameters).map(|number| format!("${number}")).collect();
+            let (parameters, channel) = (parameters.join(", "), channel(schema));
+            format!(
+                "SELECT revisions, places, head, head_commit FROM {function}({parameters}, '{channel}', '{mark}')"
+            )
+        };
+        let (step, steps) = (call("apply_step", 9), call("apply_steps", 12));
         let prepare = |sql| client.prepare(sql);
-        let (get, scan, revision, log) = futures_util::try_join!(
-            prepare("SELECT value, version FROM records WHERE key = $1"),
+        let (get, scan, head, log) = futures_util::try_join!(
+            prepare("SELECT value, version, commit FROM records WHERE key = $1"),
             prepare(include_str!("sql/scan.sql")),
-            prepare("SELECT revision FROM meta"),
+            prepare("SELECT revision, commit FROM meta"),
             prepare(include_str!("sql/log.sql")),
         )?;
-        let (compact, surplus, apply, apply_all) = futures_util::try_join!(
-            prepare(include_str!("sql/compact.sql")),
+        let (forget, settle, surplus, apply_step, apply_steps) = futures_util::try_join!(
+            prepare("SELECT forget($1, $2)"),
+            prepare("SELECT found, oldest, oldest_commit FROM settle($1, $2)"),
             prepare(include_str!("sql/surplus.sql")),
-            prepare(&apply),
-            prepare(&apply_all),
+            prepare(&step),
+            prepare(&steps),
         )?;
-        Ok(Self { get, scan, revision, log, compact, surplus, apply, apply_all })
+        Ok(Self { get, scan, head, log, forget, settle, surplus, apply_step, apply_steps })
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{num::NonZeroU64, pin::pin, sync::Arc, time::Instant};
 
 use futures_util::future::join;
-use orch_core::store::{CommitError, Revision, StoreError, Txn};
+use orch_core::store::{CommitError, Position, Revision, StoreError, Txn};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::{Duration, timeout},
@@ -38,7 +38,7 @@ pub(super) struct Commit {
     pub(super) txn: Txn,
     /// Bytes of its keys and values.
     pub(super) bytes: usize,
-    pub(super) sender: CompletionSender<Result<Revision, CommitError>>,
+    pub(super) sender: CompletionSender<Result<Position, CommitError>>,
     /// Its part of the queue's bound.
     pub(super) _permits: OwnedSemaphorePermit,
 }
@@ -86,12 +86,12 @@ impl Writer {
             let done = self.execute(&mut session, &plan, bytes).await;
             self.last = CommitWindow::after(group.len(), begin);
             match done {
-                Ok(outcomes) => {
+                Ok(Applied { before, outcomes }) => {
                     match plan.into_batches(&outcomes) {
-                        Some(batches) => self.follower.committed(batches),
+                        Some(batches) => self.follower.committed(before, batches),
                         None => self.follower.wake(),
                     }
-                    let head = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).max().copied();
+                    let head = outcomes.iter().flatten().map(|at| at.revision).max();
                     complete_all(group.into_iter().map(|commit| commit.sender).zip(outcomes));
                     self.trim(head, bytes as u64).await;
                 }
@@ -137,13 +137,13 @@ impl Writer {
         session: &mut Option<Session>,
         plan: &Plan,
         bytes: usize,
-    ) -> Result<Vec<Result<Revision, CommitError>>, StoreError> {
+    ) -> Result<Applied, StoreError> {
         let ready = match session.take().filter(Session::is_usable) {
             Some(session) => session,
             None => self.connector.writing_session(self.declared).await?,
         };
         let done = self.answer(&ready, plan, bytes).await.and_then(|rows| {
-            outcomes_of(plan, &rows).map_err(|source| error::lost_commit(Cause::Client { source }))
+            Applied::of(plan, &rows).map_err(|source| error::lost_commit(Cause::Client { source }))
         });
         // With an answer that is missing or makes no sense the connection may be anywhere: it is not used again.
         if !done.as_ref().is_err_and(StoreError::outcome_unknown) {
@@ -219,27 +219,44 @@ async fn surplus(readers: &Readers, bytes: u64) -> Result<Option<Revision>, Stor
 /// Has the database decide and apply the plan: one row for each step.
 async fn ask(session: &Session, plan: &Plan) -> Result<Vec<Row>, Error> {
     let Session { client, statements, .. } = session;
+    let quiet = [plan.quiet()];
     match plan.steps() {
-        [step] => client.query(&statements.apply, &step.parameters()).await,
-        steps => client.query(&statements.apply_all, &Steps::of(steps).parameters()).await,
+        [step] => client.query(&statements.apply_step, &[&step.parameters()[..], &quiet].concat()).await,
+        steps => {
+            let steps = Steps::of(steps);
+            client.query(&statements.apply_steps, &[&steps.parameters()[..], &quiet].concat()).await
+        }
     }
 }
 
-/// One answer for each transaction of the plan, in the order of their coming.
-fn outcomes_of(plan: &Plan, rows: &[Row]) -> Result<Vec<Result<Revision, CommitError>>, Error> {
-    let mut outcomes: Vec<_> = std::iter::repeat_with(|| None).take(plan.len()).collect();
-    for (step, row) in plan.steps().iter().zip(rows) {
-        let revisions: Vec<Option<i64>> = row.try_get(0)?;
-        // None when all guards held.
-        let failed: Option<Vec<Option<i64>>> = row.try_get(1)?;
-        for (txn, revision) in revisions.into_iter().enumerate() {
-            let guard = || failed.as_ref().and_then(|failed| failed[txn]).unwrap_or(1);
-            outcomes[step.index_of(txn)] = Some(match revision {
-                Some(revision) => Ok(super::revision(revision)),
-                None => Err(CommitError::Conflict { key: step.guard(guard()).clone() }),
-            });
+/// What became of a plan.
+struct Applied {
+    /// The newest position of before.
+    before: Position,
+    /// One for each transaction, in the order of their coming.
+    outcomes: Vec<Result<Position, CommitError>>,
+}
+
+impl Applied {
+    fn of(plan: &Plan, rows: &[Row]) -> Result<Self, Error> {
+        let before = rows.first().map(|row| super::position_in(row, 2, 3)).transpose()?.unwrap_or_default();
+        let mut outcomes: Vec<_> = std::iter::repeat_with(|| None).take(plan.len()).collect();
+        for (step, row) in plan.steps().iter().zip(rows) {
+            let revisions: Vec<Option<i64>> = row.try_get(0)?;
+            // None when all guards held.
+            let failed: Option<Vec<Option<i64>>> = row.try_get(1)?;
+            for (txn, revision) in revisions.into_iter().enumerate() {
+                let id = step.id_of(txn);
+                let guard = || failed.as_ref().and_then(|failed| failed[txn]).unwrap_or(1);
+                outcomes[step.index_of(txn)] = Some(match revision {
+                    Some(revision) => Ok(Position::of(super::revision(revision), id)),
+                    None if guard() == 0 => Err(StoreError::Settled { id }.into()),
+                    None => Err(CommitError::Conflict { key: step.guard(guard()).clone() }),
+                });
+            }
         }
+        let each =
+            outcomes.into_iter().map(|outcome| outcome.expect("each transaction is applied or failed"));
+        Ok(Self { before, outcomes: each.collect() })
     }
-    let each = outcomes.into_iter().map(|outcome| outcome.expect("each transaction is applied or failed"));
-    Ok(each.collect())
 }
