@@ -41,7 +41,7 @@ async fn main() -> Outcome<()> {
             let _ = output.flush().await;
         }
     });
-    let mut changes = store.watch("", store.revision().await?).await?;
+    let mut changes = store.watch("", store.head().await?).await?;
     let tell = say.clone();
     let telling = tokio::spawn(async move {
         while let Some(Ok(batch)) = changes.next().await {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use orch_core::{
-    store::{CommitError, Key, Revision, StateStore, StoreError, Txn, WatchBatch, Write},
+    store::{CommitError, Key, Position, Revision, StateStore, StoreError, Txn, WatchBatch, Write},
     testkit::store::{StoreHarness, run_all},
 };
 use orch_store::crdt::{AuthorKey, CrdtStore, CrdtStoreConfig, Hash, Owned, Refusal, ReplicaConfig};
@@ -108,15 +108,15 @@ async fn a_store_of_another_group_or_kind_is_refused() {
 
 /// The history of a store, from the earliest possible beginning to its newest revision.
 async fn history(store: &CrdtStore) -> Vec<WatchBatch> {
-    let from = match store.watch("", Revision::ZERO).await {
-        Ok(_) => Revision::ZERO,
+    let from = match store.watch("", Position::ZERO).await {
+        Ok(_) => Position::ZERO,
         Err(StoreError::Compacted { oldest }) => oldest,
         Err(error) => panic!("{error}"),
     };
-    let end = store.revision().await.unwrap();
+    let end = store.head().await.unwrap();
     let mut watch = store.watch("", from).await.unwrap();
     let mut batches: Vec<WatchBatch> = Vec::new();
-    while batches.last().is_none_or(|batch| batch.revision < end) {
+    while batches.last().is_none_or(|batch| batch.position.revision < end.revision) {
         batches.push(watch.next().await.unwrap().unwrap());
     }
     batches
@@ -135,7 +135,7 @@ async fn history_is_read_again_from_segments_that_are_kept_for_it() {
     };
     for _ in 0..8 {
         let store = CrdtStore::open(config.clone(), author(1)).await.unwrap();
-        let mut watch = store.watch("", store.revision().await.unwrap()).await.unwrap();
+        let mut watch = store.watch("", store.head().await.unwrap()).await.unwrap();
         for _ in 0..6 {
             // Transactions that come together share a segment, and write the same keys in it again.
             let txns: Vec<_> = (0..5)
@@ -156,7 +156,7 @@ async fn history_is_read_again_from_segments_that_are_kept_for_it() {
                 futures_util::future::join_all(txns.into_iter().map(|txn| store.commit(txn))).await;
             for _ in committed.into_iter().map(Result::unwrap) {
                 let batch = watch.next().await.unwrap().unwrap();
-                expected.insert(batch.revision, batch.writes);
+                expected.insert(batch.position, batch.writes);
             }
         }
         drop(watch);
@@ -166,8 +166,8 @@ async fn history_is_read_again_from_segments_that_are_kept_for_it() {
         let store = CrdtStore::open(config.clone(), author(1)).await.unwrap();
         let batches = history(&store).await;
         assert!(batches.len() >= 30, "{} revisions", batches.len());
-        for WatchBatch { revision, writes } in batches {
-            assert_eq!(writes, expected[&revision], "revision {revision}");
+        for WatchBatch { position, writes } in batches {
+            assert_eq!(writes, expected[&position.revision], "revision {position}");
         }
         store.close().await.unwrap();
     }

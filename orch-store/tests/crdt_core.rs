@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crdt_group::{Chaos, Group, delete, key, put};
 use orch_core::{
     model::Timestamp,
-    store::{Guard, Revision, Txn, Write},
+    store::{Guard, Incarnation, Position, Revision, Txn, Write},
 };
 use orch_store::crdt::{
     Decision, DecisionError, Difference, Event, Head, MemoryTables, Message, Owned, Range, ReadLevel,
@@ -151,7 +151,7 @@ fn guards_look_at_this_replica() {
     let first = Txn::of(vec![Write::put(key("k"), "1")]).guarded(Guard::Absent(key("k")));
     assert_eq!(group.write(0, first.clone()), TxnOutcome::Applied(Revision(1)));
     assert_eq!(group.write(0, first), TxnOutcome::Conflict(key("k")));
-    let again = put("k", "2").guarded(Guard::Version(key("k"), Revision(1)));
+    let again = put("k", "2").guarded(Guard::Version(key("k"), Position::new(Revision(1), Incarnation(0))));
     assert_eq!(group.write(0, again), TxnOutcome::Applied(Revision(2)));
 }
 
@@ -215,7 +215,7 @@ fn forged_segments_are_refused_whatever_was_changed() {
         let segments = vec![bad.into()];
         group.give(1, *from, Message::Supply { author: *author, after: *after, more: *more, segments });
         assert_eq!(group.read(1, "a"), None, "byte {at} was changed");
-        assert_eq!(group.members[1].replica.revision(), Revision::ZERO, "byte {at} was changed");
+        assert_eq!(group.members[1].replica.revision(), Position::ZERO, "byte {at} was changed");
     }
     // The same from a group of another name.
     let mut other = Group::new(2, 7);

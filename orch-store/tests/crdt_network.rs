@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use orch_core::{
-    store::{CommitError, Key, Revision, StateStore, Txn, Write},
+    store::{CommitError, Key, Position, StateStore, Txn, Write},
     transport::{
         Channel, Demux, DemuxConfig, Faults, InProcessConfig, InProcessNetwork, Incoming, PeerId, Transport,
         TransportCapabilities, TransportError,
@@ -61,7 +61,7 @@ async fn open(network: &InProcessNetwork, dir: &Path, seed: u8, members: &[u8]) 
 }
 
 /// Commits, again where the store says that this may work.
-async fn commit(store: &CrdtStore, txn: Txn) -> Revision {
+async fn commit(store: &CrdtStore, txn: Txn) -> Position {
     loop {
         match store.commit(txn.clone()).await {
             Ok(revision) => return revision,
@@ -73,7 +73,7 @@ async fn commit(store: &CrdtStore, txn: Txn) -> Revision {
 
 /// Waits until a key has a value here.
 async fn sees(store: &CrdtStore, at: &str, value: &str) {
-    let mut watch = store.watch(at, store.revision().await.unwrap()).await.unwrap();
+    let mut watch = store.watch(at, store.head().await.unwrap()).await.unwrap();
     while store.get(&key(at)).await.unwrap().is_none_or(|entry| entry.value != value) {
         watch.next().await.unwrap().unwrap();
     }
@@ -185,13 +185,13 @@ async fn who_was_away_and_who_is_new_get_what_is_left() {
         }
         commit(&stays, Txn::of(vec![Write::delete(key("deleted"))])).await;
         let end = commit(&stays, put("end", "x")).await;
-        assert!(end.0 >= 42);
+        assert!(end.revision.0 >= 42);
 
         let back = open(&network, dir.path(), 2, &[1, 2]).await;
         sees(&back, "end", "x").await;
         status_with(&back, |status| status.complete).await;
         assert_eq!(view(&back).await, view(&stays).await);
-        assert!(back.revision().await.unwrap().0 < 35, "it got what is left, not all that ever was");
+        assert!(back.head().await.unwrap().revision.0 < 35, "it got what is left, not all that ever was");
 
         let new = open(&network, dir.path(), 3, &[1, 2]).await;
         for store in [&stays, &back, &new] {

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use orch_core::{
     store::{
-        CommitError, Entry, Guard, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities,
-        StoreError, Txn, Watch, Write,
+        CommitError, CommitId, Entry, Guard, Incarnation, Key, MemoryStore, Page, Position, Revision,
+        StateStore, StoreCapabilities, StoreError, Txn, Watch, Write,
     },
     testkit::store::{StoreHarness, run_all},
 };
@@ -94,13 +94,13 @@ impl StateStore for Scripted {
         self.inner.scan(prefix, after, limit).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         let step = self.step("commit").await?;
         let done = self.inner.commit(txn).await;
         if matches!(step, Step::LoseAnswer) { Err(failure(true, true).into()) } else { done }
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         let step = self.step("watch").await?;
         let watch = self.inner.watch(prefix, from).await?;
         Ok(match step {
@@ -111,9 +111,14 @@ impl StateStore for Scripted {
         })
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.step("revision").await?;
-        self.inner.revision().await
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.step("head").await?;
+        self.inner.head().await
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.step("outcome").await?;
+        self.inner.outcome(id, since).await
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -148,7 +153,8 @@ const AGAIN: Step = Step::Refuse { retryable: true };
 #[tokio::test(start_paused = true)]
 async fn retry_goes_by_the_word_of_the_error() {
     let store = Scripted::with([AGAIN, AGAIN]);
-    assert_eq!(layers::retry(store.clone(), Retry::default()).commit(put()).await.unwrap(), Revision(1));
+    let committed = layers::retry(store.clone(), Retry::default()).commit(put()).await.unwrap();
+    assert_eq!(committed.revision, Revision(1));
     assert_eq!(store.calls(), 3);
 
     let store = Scripted::with([Step::Refuse { retryable: false }]);
@@ -156,12 +162,12 @@ async fn retry_goes_by_the_word_of_the_error() {
     assert_eq!(store.calls(), 1, "what does not help is not tried");
 
     let store = Scripted::with([AGAIN; 4]);
-    let error = layers::retry(store.clone(), quick(3)).revision().await.unwrap_err();
+    let error = layers::retry(store.clone(), quick(3)).head().await.unwrap_err();
     assert!(error.is_retryable(), "the last error is the answer: {error}");
     assert_eq!(store.calls(), 3);
 
     let store = Scripted::with([]);
-    let guarded = put().guarded(Guard::Version(key(), Revision(7)));
+    let guarded = put().guarded(Guard::Version(key(), Position::new(Revision(7), Incarnation(0))));
     let lost = layers::retry(store.clone(), Retry::default()).commit(guarded).await;
     assert!(matches!(lost, Err(CommitError::Conflict { .. })));
     assert_eq!(store.calls(), 1, "a lost race is an answer");
@@ -175,7 +181,7 @@ async fn retry_leaves_a_commit_alone_that_may_have_happened() {
         panic!("the answer was lost")
     };
     assert!(error.outcome_unknown());
-    assert_eq!((store.calls(), store.inner.revision().await.unwrap()), (1, Revision(1)));
+    assert_eq!((store.calls(), store.inner.head().await.unwrap().revision), (1, Revision(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +193,7 @@ async fn retry_waits_longer_each_time_up_to_its_bound() {
     };
     let store = layers::retry(Scripted::with([AGAIN; 6]), policy);
     let begin = tokio::time::Instant::now();
-    store.revision().await.unwrap_err();
+    store.head().await.unwrap_err();
     // 1, 2, 4, 4 and 4 seconds, each up to a half shorter.
     let waited = begin.elapsed();
     assert!((Duration::from_millis(7_500)..=Duration::from_secs(15)).contains(&waited), "{waited:?}");
@@ -199,13 +205,13 @@ async fn a_watch_goes_on_where_it_broke() {
     for _ in 0..5 {
         store.inner.commit(put()).await.unwrap();
     }
-    let watch = layers::retry(store.clone(), quick(4)).watch("", Revision::ZERO).await.unwrap();
+    let watch = layers::retry(store.clone(), quick(4)).watch("", Position::ZERO).await.unwrap();
     let seen: Vec<_> = watch.take(5).map(|item| item.unwrap().revision.0).collect().await;
     assert_eq!(seen, [1, 2, 3, 4, 5], "once each, without a gap");
     assert_eq!(store.calls(), 4);
 
     let store = Scripted::with([Step::BreakAfter(0); 9]);
-    let watch = layers::retry(store.clone(), quick(3)).watch("", Revision::ZERO).await.unwrap();
+    let watch = layers::retry(store.clone(), quick(3)).watch("", Position::ZERO).await.unwrap();
     let items: Vec<_> = watch.collect().await;
     assert!(items.len() == 1 && items[0].is_err(), "a watch that never works ends with its error: {items:?}");
     assert_eq!(store.calls(), 3);
@@ -222,7 +228,7 @@ async fn timeout_ends_a_call_and_says_what_is_known() {
     assert!(error.to_string().contains("get") && cause.contains("within 3s"), "{error}: {cause}");
     let Err(CommitError::Store(error)) = store.commit(put()).await else { panic!("nobody answered") };
     assert!(error.outcome_unknown(), "a commit that was not answered may have happened");
-    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
     assert!(
         tokio::time::timeout(Duration::from_secs(60), watch.next()).await.is_err(),
         "a watch may be silent"
@@ -317,7 +323,7 @@ async fn chaos_makes_the_same_faults_for_the_same_seed() {
                 Err(_) => 'n',
             });
         }
-        let happened = below.inner.revision().await.unwrap().0;
+        let happened = below.inner.head().await.unwrap().0;
         let not_refused = outcomes.iter().filter(|outcome| **outcome != 'n').count() as u64;
         assert_eq!(happened, not_refused, "what is refused does not happen, what is not answered does");
         outcomes.into_iter().collect::<String>()

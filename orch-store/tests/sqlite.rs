@@ -7,14 +7,14 @@ use std::{marker::PhantomData, num::NonZeroU64, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use orch_core::{
-    store::{StateStore, StoreError},
+    store::{CommitError, StateStore, StoreError},
     testkit::store::run_all,
 };
 use orch_store::sqlite::{SqliteStore, SqliteStoreConfig};
 
 use common::{
     file_store::{Below, FileBackend, file_store_suite},
-    put,
+    full, key, put,
 };
 
 struct Sqlite;
@@ -94,4 +94,61 @@ async fn more_readers_than_connections_all_get_an_answer() {
     for reader in readers.collect::<Vec<_>>() {
         assert_eq!(reader.await.unwrap(), 1);
     }
+}
+
+async fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(SqliteStoreConfig::new(dir)).await
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_removed_lock_file_lets_no_second_store_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    std::fs::remove_file(dir.path().join("orch.lock")).unwrap();
+    assert!(matches!(open(dir.path()).await, Err(StoreError::Locked(_))));
+    store.close().await.unwrap();
+    open(dir.path()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_another_process_overtook_stops_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    store.commit(put("a", "1")).await.unwrap();
+    make(&dir.path().join("orch.sqlite"), "UPDATE records SET value = x'61'; UPDATE meta SET revision = 2");
+    let Err(CommitError::Store(error)) = store.commit(put("b", "1")).await else {
+        panic!("revision 2 is theirs")
+    };
+    assert!(matches!(&error, StoreError::Locked(text) if text.contains("another process")), "{error}");
+    assert!(!error.outcome_unknown());
+    assert!(full(&store.get(&key("a")).await.unwrap_err()).contains("another process"));
+    store.close().await.unwrap();
+    let store = open(dir.path()).await.unwrap();
+    assert_eq!(store.head().await.unwrap().0, 2);
+    assert_eq!(store.scan("", None, 10).await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test]
+async fn a_crash_while_the_store_is_made_leaves_a_directory_that_can_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in [("orch.sqlite.new", &b"half of"[..]), ("orch.sqlite.new-journal", b"something")] {
+        std::fs::write(dir.path().join(name), content).unwrap();
+    }
+    let store = open(dir.path()).await.unwrap();
+    store.commit(put("a", "1")).await.unwrap();
+    store.close().await.unwrap();
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["orch.lock", "orch.sqlite"]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_lost_beside_its_log_is_no_new_store() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("orch.sqlite-wal"), "commits").unwrap();
+    let error = open(dir.path()).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Corrupt(text) if text.contains("orch.sqlite-wal")), "{error}");
+    assert!(!dir.path().join("orch.sqlite").exists());
 }

@@ -39,6 +39,9 @@ pub(super) trait Engine: StoreFile {
     /// Runs `work` in one transaction on a log with these `bounds`, and commits it with the bounds that it
     /// returns; the log is trimmed to them. Nothing is written when they are the same. With `synced` all of
     /// it survives a power cut, otherwise after the next [`Engine::sync`].
+    ///
+    /// # Errors
+    /// Those that stop the store ([`StoreFile::fail`]), and refusals that left the file as it was.
     fn write(
         &self,
         bounds: LogBounds,
@@ -82,6 +85,7 @@ pub(super) struct LogBounds {
 
 impl LogBounds {
     /// Bounds of a new store.
+    #[cfg(feature = "redb")]
     pub(super) const EMPTY: Self = Self { oldest: Position::ZERO, head: Position::ZERO };
 
     /// Refuses positions that a log with these bounds does not have. `found` is what it has at the revision.

@@ -19,12 +19,31 @@ pub(crate) enum Cause {
     Open { path: PathBuf, source: io::Error },
     #[error("{}: the disk did not take the change; make sure that it works and has free space, then open the store again", path.display())]
     Write { path: PathBuf, source: EngineError },
+    #[error(
+        "{}: the disk is full, or what this user may store there: free some space (8 MiB are enough to delete records), then \
+         open the store again", path.display()
+    )]
+    Full { path: PathBuf, source: EngineError },
     #[error("{}: cannot be read", path.display())]
     Read { path: PathBuf, source: EngineError },
     #[error("{}: the store stopped after a failure; open it again", path.display())]
     Stopped { path: PathBuf, source: StoreError },
     #[error("{}: the store's writer ended unexpectedly; open the store again", path.display())]
     Writer { path: PathBuf },
+}
+
+impl Cause {
+    /// Cause of a write that failed.
+    pub(crate) fn write(path: &Path, source: impl Into<EngineError>) -> Self {
+        let (path, source) = (path.into(), source.into());
+        if is_full(&*source) { Self::Full { path, source } } else { Self::Write { path, source } }
+    }
+}
+
+/// True if a write found no space.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
 /// An error of the backend `store`, from a cause that passes only when the store is opened again.

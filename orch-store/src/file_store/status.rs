@@ -61,8 +61,7 @@ impl FileStatus {
 
     /// Error of a write that failed, which may or may not be on the disk.
     pub(crate) fn write_error(&self, operation: &'static str, source: impl Into<EngineError>) -> StoreError {
-        let cause = Cause::Write { path: self.path.clone(), source: source.into() };
-        error::backend(self.backend, operation, true, cause)
+        error::backend(self.backend, operation, true, Cause::write(&self.path, source))
     }
 
     /// Error of a call whose writer ended without a failure of the file.

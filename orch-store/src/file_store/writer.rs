@@ -70,14 +70,13 @@ impl<E: Engine> Writer<E> {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let mut next = None;
         while let Some(job) = next.take().or_else(|| self.wait(jobs)) {
-            let done = match job {
+            match job {
                 Job::Commit(first) => {
                     let mut group = vec![first];
                     next = self.gather(jobs, &mut group);
                     let (size, begin) = (group.len(), Instant::now());
-                    let done = self.commit(group);
+                    self.commit(group);
                     self.window = CommitWindow::after(size, begin);
-                    done
                 }
                 Job::Outcome { id, since, sender } => {
                     let found = self.engine.find(Incarnation(id.0), since);
@@ -85,12 +84,9 @@ impl<E: Engine> Writer<E> {
                         self.settled.insert(id);
                     }
                     let _ = sender.send(found);
-                    Ok(())
                 }
                 Job::Compact { before, sender } => {
-                    let done = self.compact(before);
-                    let _ = sender.send(done.clone());
-                    done
+                    let _ = sender.send(self.compact(before));
                 }
                 Job::Close { sender } => {
                     let done = self.sync();
@@ -98,8 +94,9 @@ impl<E: Engine> Writer<E> {
                     let _ = sender.send(done);
                     return;
                 }
-            };
-            if done.is_err() {
+            }
+            // A refusal that left the file as it was is none.
+            if self.engine.status().failure().is_some() {
                 return;
             }
         }
@@ -136,7 +133,7 @@ impl<E: Engine> Writer<E> {
         None
     }
 
-    fn commit(&mut self, group: Vec<Commit>) -> Result<(), StoreError> {
+    fn commit(&mut self, group: Vec<Commit>) {
         let (bounds, keep) = (self.bounds, self.keep);
         let (mut group, settled): (Vec<_>, Vec<_>) =
             group.into_iter().partition(|commit| self.settled.check(commit.txn.id).is_ok());
@@ -166,11 +163,9 @@ impl<E: Engine> Writer<E> {
             Ok(reached) => {
                 self.reach(reached);
                 self.publish(group, outcomes);
-                Ok(())
             }
             Err(error) => {
                 complete_all(group.into_iter().map(|commit| (commit.sender, Err(error.clone().into()))));
-                Err(error)
             }
         }
     }

@@ -20,7 +20,8 @@ const CHUNK: usize = 256;
 #[async_trait]
 pub(crate) trait SharedLog: Send + Sync + 'static {
     /// The revisions after `after`, each of them, at most `limit`, at least one if there is one. None when
-    /// `after` is before the chunk's `oldest`, or no position of the log. All of one moment.
+    /// `after` is before the chunk's `oldest`, when it is no position of the log, or when the revision that
+    /// follows is lost. All of one moment.
     async fn read(&self, after: Position, limit: usize) -> Result<LogChunk, StoreError>;
 }
 
@@ -47,6 +48,22 @@ impl LogChunk {
             false => Err(StoreError::Diverged { expected: after, head: self.head }),
         }
     }
+}
+
+/// Reads a part of a log that makes progress: one that lacks the revision after `after`, because somebody
+/// deleted it on the server, keeps nothing before its newest revision.
+async fn read(log: &dyn SharedLog, after: Position, limit: usize) -> Result<LogChunk, StoreError> {
+    let chunk = log.read(after, limit).await?;
+    let next = after.revision.next();
+    let follows = chunk.batches.first().is_some_and(|batch| batch.position.revision == next);
+    if follows || chunk.check(after).is_err() || chunk.head.revision <= after.revision {
+        return Ok(chunk);
+    }
+    tracing::warn!(
+        revision = next.0,
+        "the log has lost a revision; watches before its end have to scan again"
+    );
+    Ok(LogChunk { oldest: chunk.head, head: chunk.head, start: None, batches: Vec::new() })
 }
 
 /// Follows a [`SharedLog`]: reads what is new when somebody says so ([`LogFollower::wake`]), and now and then
@@ -105,9 +122,15 @@ impl LogFollower {
         loop {
             let history = self.history();
             let before = history.head();
-            let chunk = self.log.read(before, CHUNK).await?;
+            let chunk = match read(&*self.log, before, CHUNK).await {
+                Err(damage @ StoreError::Corrupt(_)) => {
+                    self.begin_anew(history.oldest(), before, damage.clone());
+                    return Err(damage);
+                }
+                chunk => chunk?,
+            };
             if let Err(end) = chunk.check(before) {
-                self.begin_anew(&chunk, end);
+                self.begin_anew(chunk.oldest, chunk.head, end);
                 return Ok(());
             }
             let reached = self.append(None, chunk.batches);
@@ -155,8 +178,9 @@ impl LogFollower {
         Arc::clone(&self.history.lock())
     }
 
-    fn begin_anew(&self, at: &LogChunk, end: StoreError) {
-        let fresh = Arc::new(History::new(at.oldest, at.head, HistoryBounds::default()));
+    /// Ends every watch with `end`.
+    fn begin_anew(&self, oldest: Position, head: Position, end: StoreError) {
+        let fresh = Arc::new(History::new(oldest, head, HistoryBounds::default()));
         let old = std::mem::replace(&mut *self.history.lock(), fresh);
         old.fail(end);
     }
@@ -225,7 +249,7 @@ struct Past(Arc<dyn SharedLog>);
 #[async_trait]
 impl HistorySource for Past {
     async fn read_revisions(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-        let chunk = self.0.read(after, limit).await?;
+        let chunk = read(&*self.0, after, limit).await?;
         chunk.check(after)?;
         Ok(chunk.batches)
     }
@@ -256,6 +280,8 @@ mod tests {
         reads: AtomicUsize,
         /// All its revisions are of another history.
         replaced: AtomicBool,
+        /// Revision that the log has lost; none is 0.
+        lost: AtomicUsize,
     }
 
     #[async_trait]
@@ -268,8 +294,10 @@ mod tests {
                 false => at(revision),
             };
             let head = self.head.load(Ordering::Relaxed) as u64;
+            let lost = self.lost.load(Ordering::Relaxed) as u64;
             let start = (after.revision.0 <= head).then(|| of_log(after.revision.0));
             let batches = (after.revision.0 + 1..=head)
+                .take_while(|revision| *revision != lost)
                 .take(limit)
                 .map(|revision| WatchBatch { position: of_log(revision), ..batch(revision) });
             let batches = if start == Some(after) { batches.collect() } else { Vec::new() };
@@ -355,5 +383,27 @@ mod tests {
             let again = follower.watch("", at(3)).await.map(drop);
             assert!(matches!(again, Err(StoreError::Diverged { .. })), "{again:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_lost_revision_ends_watches_before_it_and_later_ones_go_on() {
+        let server = Arc::new(Server::default());
+        let (follower, watch) = follow(&server).await;
+        server.head.store(3, Ordering::Relaxed);
+        server.lost.store(2, Ordering::Relaxed);
+        follower.catch_up().await.unwrap();
+        let seen = watch.collect::<Vec<_>>().await;
+        assert_eq!(seen[0].as_ref().unwrap(), &batch(1));
+        let compacted = |end| matches!(end, Some(StoreError::Compacted { oldest }) if oldest == at(3));
+        assert!(compacted(seen.into_iter().nth(1).and_then(Result::err)));
+        let watch = follower.watch("", at(3)).await.unwrap();
+        follower.committed(vec![batch(4)]);
+        assert_eq!(watch.take(1).map(Result::unwrap).collect::<Vec<_>>().await, [batch(4)]);
+
+        // A process that starts now has nothing of it in memory.
+        let follower = LogFollower::start(Arc::clone(&server) as _).await.unwrap();
+        let watch = follower.watch("", at(1)).await.unwrap();
+        assert!(compacted(watch.collect::<Vec<_>>().await.pop().and_then(Result::err)));
+        assert!(server.reads.load(Ordering::Relaxed) < 10, "a log that makes no progress is left alone");
     }
 }

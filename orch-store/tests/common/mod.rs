@@ -8,6 +8,8 @@
 )]
 
 pub(crate) mod file_store;
+#[cfg(feature = "redis")]
+pub(crate) mod redis_server;
 pub(crate) mod server_store;
 
 use std::{

@@ -6,7 +6,7 @@ use std::{fs::File, num::NonZeroU64, sync::Arc};
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all};
 use orch_core::{
-    store::{CommitError, Guard, Revision, StateStore, StoreError},
+    store::{CommitError, Guard, Position, Revision, StateStore, StoreError},
     testkit::store::StoreHarness,
 };
 
@@ -138,24 +138,24 @@ pub(crate) async fn processes_share_one_order<B: ServerBackend>() {
     assert!(stores[0].capabilities().shared);
     let mut watches = Vec::new();
     for store in &stores {
-        watches.push(store.watch("", Revision::ZERO).await.unwrap());
+        watches.push(store.watch("", Position::ZERO).await.unwrap());
     }
     let writers = stores.iter().enumerate().flat_map(|(number, store)| {
         let commit =
             move |n| async move { store.commit(put(&format!("k/{number}/{n}"), "v")).await.unwrap() };
         (0..B::COMMITS).map(commit)
     });
-    let mut revisions = join_all(writers).await;
-    revisions.sort();
+    let mut positions = join_all(writers).await;
+    positions.sort_by_key(|position| position.revision);
     if B::DENSE {
-        let dense: Vec<_> = (1..=3 * B::COMMITS as u64).map(Revision).collect();
-        assert_eq!(revisions, dense, "each revision is given once");
+        let dense = (1..=3 * B::COMMITS as u64).map(Revision);
+        assert!(positions.iter().map(|position| position.revision).eq(dense), "each revision is given once");
     }
     let mut observed = Vec::new();
     for watch in watches {
         observed.push(watch.take(3 * B::COMMITS).map(Result::unwrap).collect::<Vec<_>>().await);
     }
-    assert!(observed[0].iter().map(|batch| batch.revision).eq(revisions), "in order and without a gap");
+    assert!(observed[0].iter().map(|batch| batch.position).eq(positions), "in order and without a gap");
     assert!(observed.iter().all(|other| *other == observed[0]));
 }
 
@@ -177,8 +177,8 @@ pub(crate) async fn of_many_claims_at_once_one_wins_each<B: ServerBackend>() {
         assert_eq!(lost.count(), 3, "claim {n}: {four:?}");
     }
     if B::DENSE {
-        let head = stores[0].revision().await.unwrap();
-        assert_eq!(head, Revision(B::CLAIMS as u64 / 4), "a lost claim takes no revision");
+        let head = stores[0].head().await.unwrap();
+        assert_eq!(head.revision, Revision(B::CLAIMS as u64 / 4), "a lost claim takes no revision");
     }
 }
 
@@ -190,8 +190,8 @@ pub(crate) async fn what_one_process_compacts_is_compacted_for_all<B: ServerBack
     for n in 0..10 {
         revisions.push(one.commit(put("a", &n.to_string())).await.unwrap());
     }
-    drop(two.watch("", Revision::ZERO).await.unwrap());
-    one.compact(revisions[3]).await.unwrap();
+    drop(two.watch("", Position::ZERO).await.unwrap());
+    one.compact(revisions[3].revision).await.unwrap();
     let early = two.watch("", revisions[2]).await.err();
     assert!(matches!(early, Some(StoreError::Compacted { oldest }) if oldest == revisions[3]), "{early:?}");
     assert_eq!(two.watch("", revisions[3]).await.unwrap().take(6).count().await, 6);
@@ -211,22 +211,26 @@ pub(crate) async fn the_log_is_trimmed<B: LogOnServer>() {
     for n in 0..100 {
         store.commit(put("a", &n.to_string())).await.unwrap();
     }
-    let Some(StoreError::Compacted { oldest }) = store.watch("", Revision::ZERO).await.err() else {
+    let Some(StoreError::Compacted { oldest }) = store.watch("", Position::ZERO).await.err() else {
         panic!("the log must have been trimmed")
     };
-    assert!((50..=60).contains(&oldest.0), "{oldest}");
-    assert!(B::log_is_exact(&config, oldest).await, "what is left of the log is what may be watched");
+    assert!((50..=60).contains(&oldest.revision.0), "{oldest}");
+    assert!(
+        B::log_is_exact(&config, oldest.revision).await,
+        "what is left of the log is what may be watched"
+    );
 }
 
 pub(crate) async fn a_restored_older_state_is_noticed<B: LogOnServer>() {
     let _turn = B::turn(false).await;
     let config = B::fresh();
     let store = open::<B>(&config).await;
-    let watch = store.watch("", Revision::ZERO).await.unwrap();
+    let watch = store.watch("", Position::ZERO).await.unwrap();
     store.commit(put("a", "1")).await.unwrap();
     store.commit(put("a", "2")).await.unwrap();
-    drop(store.watch("", Revision::ZERO).await.unwrap());
+    drop(store.watch("", Position::ZERO).await.unwrap());
     B::go_back(&config).await;
     let last = watch.collect::<Vec<_>>().await.pop();
-    assert!(matches!(&last, Some(Err(StoreError::Corrupt(text))) if text.contains("older copy")), "{last:?}");
+    let Some(Err(error @ StoreError::Diverged { .. })) = &last else { panic!("{last:?}") };
+    assert!(error.to_string().contains("older copy"), "{error}");
 }

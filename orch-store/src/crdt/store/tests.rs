@@ -5,7 +5,7 @@ use std::path::Path;
 use futures_util::StreamExt;
 use orch_core::{
     model::Moment,
-    store::{CommitError, Key, Revision, StateStore, StoreError, Txn, Write},
+    store::{CommitError, Key, Position, Revision, StateStore, StoreError, Txn, Write},
 };
 
 use super::{CrdtStore, CrdtStoreConfig};
@@ -88,14 +88,14 @@ async fn nothing_acknowledged_or_sent_is_lost_by_a_crash_at_any_write() {
         let n = n.to_string();
         let own = vec![put("last", &n), put("mirror", &n), put(&format!("each/{n}"), &"x".repeat(300))];
         let revision = store.commit(Txn::of(own)).await.unwrap();
-        disk.change(|state| state.steps.push(Step::Acknowledged(revision)));
+        disk.change(|state| state.steps.push(Step::Acknowledged(revision.revision)));
         let theirs = vec![put("theirs", &n), put("theirs-mirror", &n), put("shared", &n)];
         let message = peer.write(Txn::of(theirs));
         let mut watch = store.watch("theirs", revision).await.unwrap();
         let permits = store.messages.acquire(0).await.unwrap();
         let message = message.encode().into();
         store.writer.jobs().send(super::Job::Receive { from: author(2).author(), message, permits }).unwrap();
-        let seen = watch.next().await.unwrap().unwrap().revision;
+        let seen = watch.next().await.unwrap().unwrap().position.revision;
         disk.change(|state| state.steps.push(Step::Acknowledged(seen)));
     }
     store.close().await.unwrap();
@@ -115,7 +115,7 @@ async fn nothing_acknowledged_or_sent_is_lost_by_a_crash_at_any_write() {
             let at = format!("crash after step {cut} of {total}, seed {seed}");
             let store = open(&SimDisk::with(disk.change(|state| state.after_crash(cut, seed))));
             let (store, _) = store.unwrap_or_else(|error| panic!("{at}: {error}"));
-            let Revision(kept) = store.revision().await.unwrap();
+            let Revision(kept) = store.head().await.unwrap().revision;
             assert!(kept >= acknowledged.unwrap_or(0), "{at}: {kept} kept, {acknowledged:?} acknowledged");
             let (ours, theirs) = (kept.div_ceil(2), kept / 2);
             let expected = |n: u64| (n > 0).then(|| n.to_string());
@@ -127,7 +127,7 @@ async fn nothing_acknowledged_or_sent_is_lost_by_a_crash_at_any_write() {
             let status = store.status().await.unwrap();
             let head = |id| status.authors.iter().find(|author| author.id == id).unwrap().head.position;
             assert_eq!((head(author(1).author()), head(author(2).author())), (ours, theirs), "{at}");
-            let history = store.watch("", Revision::ZERO).await.unwrap().take(usize::try_from(kept).unwrap());
+            let history = store.watch("", Position::ZERO).await.unwrap().take(usize::try_from(kept).unwrap());
             let whole =
                 history.all(|item| std::future::ready(item.is_ok_and(|batch| batch.writes.len() == 3)));
             assert!(whole.await, "{at}: the log must have every revision, as a whole");
@@ -153,7 +153,7 @@ async fn a_failed_sync_stops_the_store_and_sends_nothing() {
     let disk = SimDisk::default();
     let (store, mut outgoing) = open(&disk).unwrap();
     store.commit(Txn::of(vec![put("k", "1")])).await.unwrap();
-    let watch = store.watch("k", Revision::ZERO).await.unwrap();
+    let watch = store.watch("k", Position::ZERO).await.unwrap();
     disk.change(|state| state.broken_sync = true);
     let Err(CommitError::Store(failure)) = store.commit(Txn::of(vec![put("k", "2")])).await else {
         panic!("it cannot be durable")
@@ -186,7 +186,7 @@ async fn history_outlives_the_segments_that_a_decision_takes_back() {
     let disk = SimDisk::default();
     let (store, _outgoing) = open(&disk).unwrap();
     let mut peer = Peer::new();
-    let mut live = store.watch("", Revision::ZERO).await.unwrap();
+    let mut live = store.watch("", Position::ZERO).await.unwrap();
     let mut seen = Vec::new();
     let mut head = None;
     for value in ["stays", "goes"] {
@@ -205,6 +205,6 @@ async fn history_outlives_the_segments_that_a_decision_takes_back() {
     store.close().await.unwrap();
     let kept = disk.change(|state| state.after_crash(state.steps.len(), 1));
     let (store, _outgoing) = open(&SimDisk::with(kept)).unwrap();
-    let again: Vec<_> = store.watch("", Revision::ZERO).await.unwrap().take(3).collect().await;
+    let again: Vec<_> = store.watch("", Position::ZERO).await.unwrap().take(3).collect().await;
     assert_eq!(again.into_iter().map(Result::unwrap).collect::<Vec<_>>(), seen);
 }

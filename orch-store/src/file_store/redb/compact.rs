@@ -41,7 +41,7 @@ mod tests {
         }
         store.commit(Txn::of((0..39).map(|n| Write::delete(key(n))).collect())).await.unwrap();
         // The last one lies at the end of the file and keeps it large.
-        store.compact(store.revision().await.unwrap()).await.unwrap();
+        store.compact(store.head().await.unwrap().revision).await.unwrap();
         store.close().await.unwrap();
         let before = size();
         assert!(before > WORTH, "{before}");

@@ -11,7 +11,10 @@ use super::{
         checksum,
         engine::{Batch, Engine, LogBounds},
         error::{Cause, backend, corrupt, newer_format},
-        redb_file::{NAME, RedbFile, error::reading},
+        redb_file::{
+            NAME, RedbFile,
+            error::{below, reading},
+        },
         status::{FileStatus, StoreFile},
     },
     codec, migrate,
@@ -44,9 +47,8 @@ pub struct RedbEngine {
 impl RedbEngine {
     /// Takes over a database that was just opened from `path`, new or not.
     pub(super) fn new(path: &Path, database: Database) -> Result<(Self, LogBounds), StoreError> {
-        let writing = |source: redb::Error| {
-            backend(NAME, "opening", false, Cause::Write { path: path.into(), source: source.into() })
-        };
+        let writing =
+            |source: redb::Error| backend(NAME, "opening", false, Cause::write(path, below(source)));
         let found = find_format(&database).map_err(|error| reading(path, error))?;
         if matches!(found, Found::Format(1)) {
             migrate::from_1(&database).map_err(writing)?;
@@ -305,7 +307,8 @@ fn put_bounds(meta: &mut Table<'_, &'static str, u64>, bounds: LogBounds) -> Res
     Ok(())
 }
 
-fn create_tables(database: &Database) -> Result<LogBounds, redb::Error> {
+/// Makes the tables of an empty store.
+pub(super) fn create_tables(database: &Database) -> Result<LogBounds, redb::Error> {
     let transaction = database.begin_write()?;
     {
         transaction.open_table(RECORDS)?;

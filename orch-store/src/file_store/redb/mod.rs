@@ -9,6 +9,7 @@ mod compact;
 mod config;
 mod engine;
 mod migrate;
+mod new_file;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use super::{
     FileStore,
     engine::Engine as _,
     error::opening,
-    open::{blocking, prepare_dir, prepare_file},
+    open::{blocking, is_there, prepare_dir},
     redb_file,
     store::{Settings, start},
 };
@@ -47,8 +48,10 @@ impl FileStore<RedbEngine> {
     pub async fn open(config: RedbStoreConfig) -> Result<Self, StoreError> {
         blocking(move || {
             let path = config.dir.join(FILE);
-            let prepared = prepare_dir(&config.dir).and_then(|()| prepare_file(&path));
-            prepared.map_err(|error| opening(RedbEngine::NAME, &path, error))?;
+            prepare_dir(&config.dir).map_err(|error| opening(RedbEngine::NAME, &path, error))?;
+            if !is_there(RedbEngine::NAME, &path)? {
+                new_file::make(&path)?;
+            }
             let open = || {
                 let create = || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path);
                 redb_file::open(&path, create)
@@ -73,6 +76,7 @@ impl FileStore<RedbEngine> {
         };
         let capabilities = StoreCapabilities::new(RedbEngine::NAME)
             .compare_and_swap(true)
+            .outcomes(true)
             .durability(durability)
             .max_value_bytes(config.max_value_bytes)
             .max_txn_writes(config.max_txn_writes);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use futures_util::StreamExt;
-use orch_core::store::{CommitError, Key, Revision, StateStore, StoreError, Txn, Write};
+use orch_core::store::{CommitError, Key, Position, Revision, StateStore, StoreError, Txn, Write};
 
 use super::{RedbStore, RedbStoreConfig};
 use crate::file_store::redb_file::sim_disk::{SimDisk, State, Step};
@@ -37,7 +37,7 @@ async fn nothing_acknowledged_is_lost_by_a_crash_at_any_write() {
     let store = open(&disk).unwrap();
     let made = disk.change(|state| state.steps.len());
     for n in 1..=COMMITS {
-        let revision = store.commit(numbered(n)).await.unwrap();
+        let Position { revision, .. } = store.commit(numbered(n)).await.unwrap();
         assert_eq!(revision, Revision(n));
         disk.change(|state| state.steps.push(Step::Acknowledged(revision)));
     }
@@ -54,14 +54,14 @@ async fn nothing_acknowledged_is_lost_by_a_crash_at_any_write() {
             let at = format!("crash after step {cut} of {total}, seed {seed}");
             let store = open(&SimDisk::with(disk.change(|state| state.after_crash(cut, seed))));
             let store = store.unwrap_or_else(|error| panic!("{at}: {error}"));
-            let Revision(kept) = store.revision().await.unwrap();
+            let Revision(kept) = store.head().await.unwrap().revision;
             assert!(kept >= acknowledged.unwrap_or(0), "{at}: {kept} kept, {acknowledged:?} acknowledged");
             let expected = (kept > 0).then(|| kept.to_string());
             assert_eq!(text(&store, "last").await, expected, "{at}");
             assert_eq!(text(&store, "mirror").await, expected, "{at}: half a transaction");
             let each = store.scan("each/", None, 100).await.unwrap().entries.len() as u64;
             assert_eq!(each, kept, "{at}");
-            let history = store.watch("", Revision::ZERO).await.unwrap().take(usize::try_from(kept).unwrap());
+            let history = store.watch("", Position::ZERO).await.unwrap().take(usize::try_from(kept).unwrap());
             let whole =
                 history.all(|item| std::future::ready(item.is_ok_and(|batch| batch.writes.len() == 3)));
             assert!(whole.await, "{at}: the log must have every commit, as a whole");
@@ -76,10 +76,11 @@ async fn stops_and_recovers(
     disk: &SimDisk,
     break_it: impl FnOnce(&mut State),
     mend: impl FnOnce(&mut State),
+    says: &str,
 ) {
     let store = open(disk).unwrap();
     store.commit(numbered(1)).await.unwrap();
-    let watch = store.watch("last", Revision::ZERO).await.unwrap();
+    let watch = store.watch("last", Position::ZERO).await.unwrap();
     disk.change(break_it);
     let failure = loop {
         let large = put("large", &"y".repeat(1 << 20));
@@ -95,6 +96,7 @@ async fn stops_and_recovers(
     assert!(failure.outcome_unknown() && !failure.is_retryable(), "{failure:?}");
     let cause = std::error::Error::source(&failure).unwrap().to_string();
     assert!(cause.contains("simulated.redb") && cause.contains("open the store again"), "{cause}");
+    assert!(cause.contains(says), "{cause}");
 
     let Err(CommitError::Store(after)) = store.commit(numbered(2)).await else {
         panic!("a failed store must stop")
@@ -129,12 +131,18 @@ fn next_number() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_stops_the_store_and_loses_nothing_acknowledged() {
-    stops_and_recovers(&SimDisk::default(), |disk| disk.broken_sync = true, |disk| disk.broken_sync = false)
-        .await;
+    let says = "did not take the change";
+    stops_and_recovers(
+        &SimDisk::default(),
+        |disk| disk.broken_sync = true,
+        |disk| disk.broken_sync = false,
+        says,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     let capacity = |disk: &mut State| disk.capacity = Some(disk.bytes.len() + (1 << 20));
-    stops_and_recovers(&SimDisk::default(), capacity, |disk| disk.capacity = None).await;
+    stops_and_recovers(&SimDisk::default(), capacity, |disk| disk.capacity = None, "the disk is full").await;
 }

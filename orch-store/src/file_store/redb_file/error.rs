@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use orch_core::store::StoreError;
 
 use super::{
-    super::error::{Cause, backend, corrupt, locked, opening},
+    super::error::{Cause, EngineError, backend, corrupt, locked, opening},
     NAME,
 };
 
@@ -28,5 +28,13 @@ pub(crate) fn reading(path: &Path, error: redb::Error) -> StoreError {
     match error {
         redb::Error::Corrupted(reason) => corrupt(path, reason),
         source => backend(NAME, "reading", false, Cause::Read { path: path.into(), source: source.into() }),
+    }
+}
+
+/// Error of a write, or of the disk below it.
+pub(crate) fn below(error: redb::Error) -> EngineError {
+    match error {
+        redb::Error::Io(error) => error.into(),
+        error => error.into(),
     }
 }

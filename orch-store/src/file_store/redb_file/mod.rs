@@ -54,7 +54,7 @@ impl RedbFile {
             write(database.as_ref().ok_or_else(|| self.status.closed_error())?)
         };
         result.map_err(|source| {
-            let failure = self.status.write_error(operation, source);
+            let failure = self.status.write_error(operation, error::below(source));
             self.fail(failure.clone());
             failure
         })

@@ -1,29 +1,40 @@
 //! The file: its tables, and what is read from and written to it. Everything here blocks.
 
-use std::{fmt, fs::File, path::Path};
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
-use orch_core::store::{Entry, Key, Page, Revision, StoreError, WatchBatch, Write};
+use orch_base::files;
+use orch_core::store::{Entry, Incarnation, Key, Page, Position, Revision, StoreError, WatchBatch, Write};
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params, types::Type};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     super::{
+        checksum,
         engine::{Batch, Engine, LogBounds},
-        error::{corrupt, newer_format},
+        error::{corrupt, newer_format, opening},
+        open::prepare_file,
         status::{FileStatus, StoreFile},
     },
+    batch::SqliteBatch,
     error,
+    lock::DirLock,
+    rows::{
+        check_sum, entry_of, incarnation_of, key_of, number, position_in, record_columns, revision_of, signed,
+    },
 };
 use crate::prefix;
 
 /// Marks the file as one of ours: "orch" in ASCII.
 const APPLICATION: i64 = 0x6f72_6368;
 
-/// The newest format that this version reads, and the one it writes.
-const FORMAT: i64 = 1;
-
-const SCHEMA: &str = include_str!("schema.sql");
+/// Migrations, from each format to the next. The format of a file is the number of migrations made.
+const STEPS: [&str; 2] = [include_str!("schema-1.sql"), include_str!("schema-2.sql")];
 
 /// Statements that a connection keeps prepared: all there are.
 const PREPARED: usize = 16;
@@ -34,24 +45,55 @@ pub struct SqliteEngine {
     status: FileStatus,
     writer: Mutex<Option<Connection>>,
     readers: Readers,
-    /// Locked for as long as this is there.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<DirLock>>,
 }
 
 impl SqliteEngine {
-    /// Opens the file at `path`, which must exist (empty when it is new), for the holder of `lock`.
-    pub(super) fn open(path: &Path, lock: File, readers: usize) -> Result<(Self, LogBounds), StoreError> {
+    /// Makes the file at `path`, with the tables of an empty store, for the holder of the lock. It gets its
+    /// name when it is complete, so that an empty file of that name is never a new store.
+    pub(super) fn make(path: &Path) -> Result<(), StoreError> {
+        let beside = |suffix: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        if beside("-wal").exists() {
+            return Err(corrupt(path, "it is missing, while its orch.sqlite-wal is there"));
+        }
+        let staged = beside(".new");
+        let prepared = [&staged, &beside(".new-journal")]
+            .into_iter()
+            // Left by a crash.
+            .try_for_each(|left| match fs::remove_file(left) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            })
+            .and_then(|()| prepare_file(&staged));
+        prepared.map_err(|error| opening(error::NAME, path, error))?;
+        connect(&staged)
+            .and_then(|mut connection| create(&mut connection))
+            .map_err(|error| error::database(path, error))?;
+        let named = File::open(&staged)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&staged, path))
+            .and_then(|()| files::sync_dir(files::directory_of(path)));
+        named.map_err(|error| opening(error::NAME, path, error))
+    }
+
+    /// Opens the file at `path`, which must exist, for the holder of `lock`.
+    pub(super) fn open(path: &Path, lock: DirLock, readers: usize) -> Result<(Self, LogBounds), StoreError> {
         let failed = |error| error::database(path, error);
         let mut writer = connect(path).map_err(failed)?;
         writer.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
         let bounds = match find(&writer).map_err(failed)? {
-            Found::Format(FORMAT) => bounds_of(&writer).map_err(failed)?,
-            Found::Format(other) => return Err(newer_format(path, other, FORMAT)),
-            Found::Foreign => return Err(corrupt(path, "another program's tables are in it")),
-            Found::Nothing => {
-                create(&mut writer).map_err(failed)?;
-                LogBounds::EMPTY
+            Found::Format(done) => {
+                let steps = usize::try_from(done).ok().and_then(|done| STEPS.get(done..));
+                let steps = steps.ok_or_else(|| newer_format(path, done, STEPS.len()))?;
+                migrate(&mut writer, steps).map_err(failed)?;
+                bounds_of(&writer).map_err(failed)?
             }
+            Found::Foreign => return Err(corrupt(path, "another program's tables are in it")),
+            Found::Nothing => return Err(corrupt(path, "its tables are missing")),
         };
         let free: Result<Vec<_>, _> = (0..readers).map(|_| connect(path)).collect();
         let engine = Self {
@@ -95,15 +137,22 @@ impl Engine for SqliteEngine {
 
     fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.read(|connection| {
-            let mut query =
-                connection.prepare_cached("SELECT key, value, version FROM records WHERE key = ?")?;
+            let mut query = connection.prepare_cached(concat!(
+                "SELECT ",
+                record_columns!(),
+                " FROM records WHERE key = ?"
+            ))?;
             query.query_row([key.as_str()], entry_of).optional()
         })
     }
 
     fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
-        const QUERY: &str = "SELECT key, value, version FROM records \
-            WHERE key >= ?1 AND (?2 IS NULL OR key > ?2) AND (?3 IS NULL OR key < ?3) ORDER BY key LIMIT ?4";
+        const QUERY: &str = concat!(
+            "SELECT ",
+            record_columns!(),
+            " FROM records WHERE key >= ?1 AND (?2 IS NULL OR key > ?2) AND (?3 IS NULL OR key < ?3) \
+             ORDER BY key LIMIT ?4"
+        );
         let (start, after) = match after.map(Key::as_str) {
             Some(after) if after >= prefix => (after, Some(after)),
             _ => (prefix, None),
@@ -112,39 +161,79 @@ impl Engine for SqliteEngine {
         self.read(|connection| {
             // One snapshot for the revision and the records.
             let snapshot = connection.unchecked_transaction()?;
-            let revision = bounds_of(&snapshot)?.head;
+            let position = bounds_of(&snapshot)?.head;
             let mut query = snapshot.prepare_cached(QUERY)?;
             let found = query.query_map(params![start, after, prefix::end_of(prefix), wanted], entry_of)?;
             let mut entries = found.collect::<Result<Vec<_>, _>>()?;
             let more = entries.len() > limit;
             entries.truncate(limit);
-            Ok(Page { revision, entries, more })
+            Ok(Page { position, entries, more })
         })
     }
 
-    fn read_log(&self, after: Revision, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
-        let found = self.read(|connection| {
+    fn read_log(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+        self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let LogBounds { oldest, head } = bounds_of(&snapshot)?;
-            if after < oldest {
-                return Ok(Err(oldest));
+            let bounds = bounds_of(&snapshot)?;
+            let found = match after.revision <= bounds.head.revision {
+                true => Some(position_of(&snapshot, bounds, after.revision)?),
+                false => None,
+            };
+            if let Err(refusal) = bounds.check(after, found) {
+                return Ok(Err(refusal));
             }
-            let last = Revision(head.0.min(after.0.saturating_add(limit as u64)));
+            let after = after.revision;
+            let last = Revision(bounds.head.revision.0.min(after.0.saturating_add(limit as u64)));
             let mut batches: Vec<_> = (after.0 + 1..=last.0)
-                .map(|revision| WatchBatch { revision: Revision(revision), writes: Vec::new() })
+                .map(|revision| WatchBatch {
+                    position: Position::new(Revision(revision), Incarnation(0)),
+                    writes: Vec::new(),
+                })
                 .collect();
+            let batch_of = |row: &Row<'_>| {
+                Ok::<_, rusqlite::Error>(
+                    usize::try_from(revision_of(row, 0)?.0 - after.0 - 1).unwrap_or(usize::MAX),
+                )
+            };
             let mut query = snapshot.prepare_cached(
-                "SELECT revision, key, value FROM log WHERE revision > ? AND revision <= ? ORDER BY revision, key",
+                "SELECT revision, incarnation FROM commits WHERE revision > ? AND revision <= ?",
             )?;
             let mut rows = query.query(params![number(after), number(last)])?;
             while let Some(row) = rows.next()? {
-                let index = usize::try_from(revision_of(row, 0)?.0 - after.0 - 1).unwrap_or(usize::MAX);
+                batches[batch_of(row)?].position.incarnation = incarnation_of(row, 1)?;
+            }
+            let mut query = snapshot.prepare_cached(
+                "SELECT revision, key, value, checksum FROM log WHERE revision > ? AND revision <= ? \
+                 ORDER BY revision, key",
+            )?;
+            let mut rows = query.query(params![number(after), number(last)])?;
+            while let Some(row) = rows.next()? {
+                let batch = &mut batches[batch_of(row)?];
                 let value = row.get::<_, Option<Vec<u8>>>(2)?.map(Bytes::from);
-                batches[index].writes.push(Write { key: key_of(row, 1)?, value });
+                let key = key_of(row, 1)?;
+                let sum = checksum::of_change(&key, batch.position, value.as_deref());
+                check_sum(row, 3, sum, &key)?;
+                batch.writes.push(Write { key, value });
             }
             Ok(Ok(batches))
-        })?;
-        found.map_err(|oldest| StoreError::Compacted { oldest })
+        })?
+    }
+
+    fn find(&self, incarnation: Incarnation, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.read(|connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let LogBounds { oldest, .. } = bounds_of(&snapshot)?;
+            let mut query = snapshot.prepare_cached(
+                "SELECT revision FROM commits WHERE revision > ? AND incarnation = ? LIMIT 1",
+            )?;
+            let since_number = number(since);
+            let found = query.query_row([since_number, signed(incarnation)], |row| revision_of(row, 0));
+            Ok(match found.optional()? {
+                Some(revision) => Ok(Some(Position::new(revision, incarnation))),
+                None if since < oldest.revision => Err(StoreError::Compacted { oldest }),
+                None => Ok(None),
+            })
+        })?
     }
 
     /// SQLite syncs each commit.
@@ -157,23 +246,49 @@ impl Engine for SqliteEngine {
         let write = |connection: &mut Connection| {
             let transaction =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let mut batch = SqliteBatch::prepare(&transaction)?;
+            let mut batch = SqliteBatch::prepare(&transaction, bounds)?;
             let reached = work(&mut batch)?;
             drop(batch);
             if reached != bounds {
-                if reached.oldest > bounds.oldest {
-                    let mut trim = transaction.prepare_cached("DELETE FROM log WHERE revision <= ?")?;
-                    trim.execute([number(reached.oldest)])?;
+                if reached.oldest.revision > bounds.oldest.revision {
+                    for trim in
+                        ["DELETE FROM log WHERE revision <= ?", "DELETE FROM commits WHERE revision <= ?"]
+                    {
+                        transaction.prepare_cached(trim)?.execute([number(reached.oldest.revision)])?;
+                    }
                 }
-                let mut meta = transaction.prepare_cached("UPDATE meta SET revision = ?, oldest = ?")?;
-                meta.execute([number(reached.head), number(reached.oldest)])?;
+                // Another process that got past the lock would have decided on the same revisions.
+                let mut meta = transaction.prepare_cached(
+                    "UPDATE meta SET revision = ?1, incarnation = ?2, oldest = ?3, oldest_incarnation = ?4 \
+                     WHERE revision = ?5 AND incarnation = ?6 AND oldest = ?7 AND oldest_incarnation = ?8",
+                )?;
+                let four = |LogBounds { head, oldest }: LogBounds| {
+                    [head, oldest].map(|at| [number(at.revision), signed(at.incarnation)]).concat()
+                };
+                let changed =
+                    meta.execute(rusqlite::params_from_iter([four(reached), four(bounds)].concat()))?;
+                if changed != 1 {
+                    return Err(rusqlite::Error::StatementChangedRows(changed));
+                }
             }
             transaction.commit()?;
             Ok(reached)
         };
-        let result = write(self.writer.lock().as_mut().ok_or_else(|| self.status.closed_error())?);
-        result.map_err(|source: rusqlite::Error| {
-            let failure = self.status.write_error("committing", source);
+        let (result, rolled_back) = {
+            let mut writer = self.writer.lock();
+            let connection = writer.as_mut().ok_or_else(|| self.status.closed_error())?;
+            (write(connection), connection.is_autocommit())
+        };
+        result.map_err(|source| {
+            let path = self.status.path();
+            // SQLite leaves a transaction open that it cannot go on with because of a lock, also in COMMIT.
+            if error::is_held(&source) && rolled_back {
+                return error::held(path, "committing", source);
+            }
+            let failure = match source {
+                rusqlite::Error::StatementChangedRows(_) => error::overtaken(path),
+                source => self.status.write_error("committing", error::below(source)),
+            };
             self.fail(failure.clone());
             failure
         })
@@ -258,81 +373,44 @@ fn find(connection: &Connection) -> rusqlite::Result<Found> {
 
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
-    transaction.pragma_update(None, "user_version", FORMAT)?;
+    migrate_in(&transaction, &STEPS)?;
     transaction.commit()
 }
 
+/// Brings a file of an earlier version up to date.
+fn migrate(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<()> {
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    migrate_in(&transaction, steps)?;
+    transaction.commit()
+}
+
+fn migrate_in(transaction: &rusqlite::Transaction<'_>, steps: &[&str]) -> rusqlite::Result<()> {
+    steps.iter().try_for_each(|step| transaction.execute_batch(step))?;
+    transaction.pragma_update(None, "user_version", i64::try_from(STEPS.len()).unwrap_or(i64::MAX))
+}
+
 fn bounds_of(connection: &Connection) -> rusqlite::Result<LogBounds> {
-    let mut query = connection.prepare_cached("SELECT oldest, revision FROM meta")?;
-    query.query_row([], |row| Ok(LogBounds { oldest: revision_of(row, 0)?, head: revision_of(row, 1)? }))
+    let mut query =
+        connection.prepare_cached("SELECT oldest, oldest_incarnation, revision, incarnation FROM meta")?;
+    query.query_row([], |row| Ok(LogBounds { oldest: position_in(row, 0)?, head: position_in(row, 2)? }))
 }
 
-/// Prepared statements of one transaction that writes.
-struct SqliteBatch<'a> {
-    version: CachedStatement<'a>,
-    put: CachedStatement<'a>,
-    delete: CachedStatement<'a>,
-    log: CachedStatement<'a>,
-}
-
-impl<'a> SqliteBatch<'a> {
-    fn prepare(connection: &'a Connection) -> rusqlite::Result<Self> {
-        Ok(Self {
-            version: connection.prepare_cached("SELECT version FROM records WHERE key = ?")?,
-            put: connection.prepare_cached(
-                "INSERT INTO records (key, value, version) VALUES (?, ?, ?) \
-                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version",
-            )?,
-            delete: connection.prepare_cached("DELETE FROM records WHERE key = ?")?,
-            log: connection.prepare_cached("INSERT INTO log (revision, key, value) VALUES (?, ?, ?)")?,
-        })
+/// The position of a revision of the log with these bounds.
+pub(super) fn position_of(
+    connection: &Connection,
+    bounds: LogBounds,
+    revision: Revision,
+) -> rusqlite::Result<Position> {
+    if revision == bounds.oldest.revision {
+        return Ok(bounds.oldest);
     }
-}
-
-impl Batch for SqliteBatch<'_> {
-    type Error = rusqlite::Error;
-
-    fn version(&mut self, key: &Key) -> rusqlite::Result<Option<Revision>> {
-        self.version.query_row([key.as_str()], |row| revision_of(row, 0)).optional()
-    }
-
-    fn put(&mut self, key: &Key, value: &[u8], version: Revision) -> rusqlite::Result<()> {
-        self.put.execute(params![key.as_str(), value, number(version)])?;
-        Ok(())
-    }
-
-    fn delete(&mut self, key: &Key) -> rusqlite::Result<bool> {
-        Ok(self.delete.execute([key.as_str()])? > 0)
-    }
-
-    fn append_log(&mut self, revision: Revision, writes: &[Write]) -> rusqlite::Result<()> {
-        for Write { key, value } in writes {
-            self.log.execute(params![number(revision), key.as_str(), value.as_deref()])?;
-        }
-        Ok(())
-    }
-}
-
-/// As SQLite counts.
-fn number(revision: Revision) -> i64 {
-    i64::try_from(revision.0).unwrap_or(i64::MAX)
-}
-
-fn revision_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Revision> {
-    let number: i64 = row.get(column)?;
-    u64::try_from(number).map(Revision).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
-}
-
-fn key_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Key> {
-    let text = row.get_ref(column)?.as_str()?;
-    Key::new(text)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
-}
-
-fn entry_of(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    Ok(Entry { key: key_of(row, 0)?, value: row.get::<_, Vec<u8>>(1)?.into(), version: revision_of(row, 2)? })
+    let mut query = connection.prepare_cached("SELECT incarnation FROM commits WHERE revision = ?")?;
+    let found = query.query_row([number(revision)], |row| incarnation_of(row, 0)).optional()?;
+    Ok(Position::new(revision, found.unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -341,5 +419,10 @@ impl SqliteEngine {
     pub(super) fn limit_pages(&self, pages: i64) {
         let writer = self.writer.lock();
         writer.as_ref().unwrap().pragma_update(None, "max_page_count", pages).unwrap();
+    }
+
+    /// Locks of others are waited for this long.
+    pub(super) fn limit_wait(&self, wait: std::time::Duration) {
+        self.writer.lock().as_ref().unwrap().busy_timeout(wait).unwrap();
     }
 }

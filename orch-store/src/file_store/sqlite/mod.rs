@@ -6,43 +6,46 @@
 //! |---|---|
 //! | `records` | key, value, and the revision that wrote it |
 //! | `log` | what each of the newest revisions changed, for watches |
+//! | `commits` | the id of each commit in the log |
 //! | `meta` | the newest revision, and where the log begins |
 //! | `readable` | a view of the records as text |
 //!
 //! The file is in WAL mode and synced before each acknowledgement (`synchronous=FULL`), so that acknowledged
 //! commits survive a power cut. Commits that wait together share one sync. One process at a time writes: it
-//! holds a lock on `orch.lock` beside the file, and a second one is answered [`StoreError::Locked`]. The
-//! directory has to be on a disk of this machine.
+//! holds a lock on `orch.lock` beside the file and on the directory, and a second one is answered
+//! [`StoreError::Locked`]. One that writes all the same stops the first with that error, at its next commit and
+//! before that writes anything. The directory has to be on a disk of this machine.
+//!
+//! A program that looks may hold up commits while it holds a lock on the file; after ten seconds they are
+//! refused, retryable, with nothing written. An empty file is damage: a new store gets its name when it is
+//! complete.
 //!
 //! A commit that fails on the disk is reported with [`StoreError::outcome_unknown`], and the store stops
 //! there: it answers every further call with the failure, and opening it again shows what is on the disk.
 
+mod batch;
 mod config;
 mod engine;
 mod error;
+mod lock;
+mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs::{File, TryLockError},
-    path::Path,
-};
-
-use orch_base::files::private;
 use orch_core::store::{Durability, StoreCapabilities, StoreError};
 
+use self::lock::DirLock;
 pub use self::{config::SqliteStoreConfig, engine::SqliteEngine};
 use super::{
     FileStore,
     engine::Engine as _,
-    error::{locked, opening},
-    open::{blocking, prepare_dir, prepare_file},
+    error::opening,
+    open::{blocking, is_there, prepare_dir},
     store::{Settings, start},
 };
 
-/// The file in the store's directory, and the one that its writer locks.
+/// The file in the store's directory.
 const FILE: &str = "orch.sqlite";
-const LOCK: &str = "orch.lock";
 
 /// A durable [`StateStore`](orch_core::store::StateStore) in one SQLite file, for one process.
 pub type SqliteStore = FileStore<SqliteEngine>;
@@ -59,12 +62,14 @@ impl FileStore<SqliteEngine> {
             let path = config.dir.join(FILE);
             let failed = |error| opening(SqliteEngine::NAME, &path, error);
             prepare_dir(&config.dir).map_err(failed)?;
-            let lock = lock(&config.dir, &path)?;
-            // SQLite makes the files beside it with the same rights.
-            prepare_file(&path).map_err(failed)?;
+            let lock = DirLock::take(&config.dir, &path)?;
+            if !is_there(SqliteEngine::NAME, &path)? {
+                SqliteEngine::make(&path)?;
+            }
             let (engine, bounds) = SqliteEngine::open(&path, lock, config.readers.get())?;
             let capabilities = StoreCapabilities::new(SqliteEngine::NAME)
                 .compare_and_swap(true)
+                .outcomes(true)
                 .durability(Durability::Sync)
                 .max_value_bytes(config.max_value_bytes)
                 .max_txn_writes(config.max_txn_writes);
@@ -73,16 +78,5 @@ impl FileStore<SqliteEngine> {
             start(engine, bounds, settings)
         })
         .await
-    }
-}
-
-/// Takes the lock of the one process that writes.
-fn lock(dir: &Path, file: &Path) -> Result<File, StoreError> {
-    let failed = |error| opening(SqliteEngine::NAME, file, error);
-    let lock = private().write(true).create(true).truncate(false).open(dir.join(LOCK)).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(locked(file)),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }

@@ -1,4 +1,4 @@
-//! The store on a full disk.
+//! The store on a full disk, and beside a program that holds a lock on its file.
 
 use orch_core::store::{CommitError, Key, StateStore, StoreError, Txn, Write};
 
@@ -13,10 +13,10 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
     store.commit(put("kept", b"1".to_vec())).await.unwrap();
-    let watch = store.watch("", orch_core::store::Revision::ZERO).await.unwrap();
+    let watch = store.watch("", orch_core::store::Position::ZERO).await.unwrap();
     store.writer.file().limit_pages(64);
 
-    let mut last = store.revision().await.unwrap();
+    let mut last = store.head().await.unwrap();
     let failure = loop {
         match store.commit(put(&format!("fill/{last}"), vec![7; 10_000])).await {
             Ok(revision) => last = revision,
@@ -27,6 +27,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     assert!(failure.outcome_unknown() && !failure.is_retryable(), "{failure:?}");
     let cause = std::error::Error::source(&failure).unwrap().to_string();
     assert!(cause.contains("orch.sqlite") && cause.contains("open the store again"), "{cause}");
+    assert!(cause.contains("the disk is full"), "{cause}");
     let Err(CommitError::Store(after)) = store.commit(put("after", Vec::new())).await else {
         panic!("a failed store must stop")
     };
@@ -37,6 +38,28 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     store.close().await.unwrap();
 
     let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
-    assert_eq!(store.revision().await.unwrap(), last, "what was acknowledged must be there");
+    assert_eq!(store.head().await.unwrap(), last, "what was acknowledged must be there");
     store.commit(put("after", Vec::new())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_of_another_program_refuses_commits_and_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(SqliteStoreConfig::new(dir.path())).await.unwrap();
+    let position = store.commit(put("a", b"1".to_vec())).await.unwrap();
+    store.writer.file().limit_wait(std::time::Duration::from_millis(10));
+    let other = rusqlite::Connection::open(dir.path().join("orch.sqlite")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let Err(CommitError::Store(error)) = store.commit(put("a", b"2".to_vec())).await else {
+        panic!("another program has the file")
+    };
+    assert!(error.is_retryable() && !error.outcome_unknown(), "{error:?}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("another program holds a lock") && cause.contains("orch.sqlite"), "{cause}");
+    assert!(store.compact(position.revision).await.unwrap_err().is_retryable());
+    assert_eq!(store.get(&Key::new("a").unwrap()).await.unwrap().unwrap().value, "1");
+    other.execute_batch("ROLLBACK").unwrap();
+    let next = store.commit(put("a", b"3".to_vec())).await.unwrap();
+    assert_eq!(next.revision, position.revision.next());
+    store.close().await.unwrap();
 }

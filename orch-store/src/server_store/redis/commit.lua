@@ -2,7 +2,31 @@
 -- KEYS: values, versions, index, log, meta. ARGV: the channel; the number of guards; for each its key and the version it
 -- wants, empty for none; then for each write its key, 1 or 0 for a deletion, and its value.
 -- Returns {revision} or {0, the number of the guard that failed}.
+-- What a script has written stays when it fails later. So all that can fail is asked before the first write; memory is, too:
+-- the server asks for that before a script begins.
 local values, versions, index, log, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local function ask(command, key, ...)
+    local answer = redis.pcall(command, key, ...)
+    if type(answer) == 'table' and answer.err then
+        error(redis.error_reply('DAMAGED ' .. key .. ': ' .. answer.err))
+    end
+    return answer
+end
+local known = ask('HMGET', meta, 'revision', 'oldest')
+local head, oldest = tonumber(known[1] or '0'), tonumber(known[2] or '0')
+local records = ask('ZCARD', index)
+if ask('HLEN', values) ~= records or ask('HLEN', versions) ~= records then
+    return redis.error_reply('DAMAGED ' .. values .. ', ' .. versions .. ' and ' .. index .. ' hold different records')
+end
+if not known[1] and records > 0 then
+    return redis.error_reply('DAMAGED ' .. meta .. ' is missing')
+end
+local length = ask('XLEN', log)
+if length < head - oldest then
+    return redis.error_reply('LOST ' .. log)
+elseif length > head - oldest then
+    return redis.error_reply('DAMAGED ' .. log .. ' goes on after revision ' .. string.format('%.0f', head))
+end
 local at = 3
 for guard = 1, tonumber(ARGV[2]) do
     local version = redis.call('HGET', versions, ARGV[at]) or ''
@@ -11,25 +35,36 @@ for guard = 1, tonumber(ARGV[2]) do
     end
     at = at + 2
 end
-local revision = string.format('%.0f', redis.call('HINCRBY', meta, 'revision', 1))
--- What changed, for watches. An entry needs a field, also when nothing did.
-local changes = {'revision', revision}
+local revision = string.format('%.0f', head + 1)
+-- What changes, for watches. An entry needs a field, also when nothing does.
+local first, changes = at, {'revision', revision}
+while at <= #ARGV do
+    local key = ARGV[at]
+    if ARGV[at + 1] == '1' then
+        changes[#changes + 1] = 'put ' .. key
+        changes[#changes + 1] = ARGV[at + 2]
+    elseif redis.call('HEXISTS', values, key) == 1 then
+        changes[#changes + 1] = 'delete ' .. key
+        changes[#changes + 1] = ''
+    end
+    at = at + 3
+end
+-- The first write is the only one that can fail: the log may have had a later revision once.
+ask('XADD', log, revision .. '-0', unpack(changes))
+redis.call('HSET', meta, 'revision', revision)
+at = first
 while at <= #ARGV do
     local key = ARGV[at]
     if ARGV[at + 1] == '1' then
         redis.call('HSET', values, key, ARGV[at + 2])
         redis.call('HSET', versions, key, revision)
         redis.call('ZADD', index, 0, key)
-        changes[#changes + 1] = 'put ' .. key
-        changes[#changes + 1] = ARGV[at + 2]
-    elseif redis.call('HDEL', values, key) == 1 then
+    else
+        redis.call('HDEL', values, key)
         redis.call('HDEL', versions, key)
         redis.call('ZREM', index, key)
-        changes[#changes + 1] = 'delete ' .. key
-        changes[#changes + 1] = ''
     end
     at = at + 3
 end
-redis.call('XADD', log, revision .. '-0', unpack(changes))
 redis.call('PUBLISH', ARGV[1], revision)
 return {tonumber(revision)}

@@ -21,6 +21,9 @@ pub struct RedisStoreConfig {
     /// Revisions that are kept at least for watches. Some eighth more may be there: the log is trimmed in
     /// steps.
     pub history_revisions: NonZeroU64,
+    /// Memory that the log of those revisions may take on the server, in bytes: it is trimmed beyond, in steps
+    /// of an eighth, also when fewer revisions are left then. Each process may add a sixteenth before it looks.
+    pub history_bytes: u64,
     /// The largest value in bytes.
     pub max_value_bytes: usize,
     /// The most writes, and the most guards, of one transaction; at most 1,000, which is what a script can
@@ -93,6 +96,7 @@ impl RedisStoreConfig {
             server: RedisServer { info, tls: files },
             namespace,
             history_revisions: const { NonZeroU64::new(65_536).expect("not zero") },
+            history_bytes: 256 << 20,
             max_value_bytes: 4 << 20,
             max_txn_writes: MAX_TXN_WRITES,
             queue_bytes: 16 << 20,

@@ -68,8 +68,17 @@ impl Connector {
         Ok(Self { client, tls, timeout: config.timeout })
     }
 
-    /// For requests and their answers.
+    /// For requests and their answers. A server that throws records away is refused: that may have been set
+    /// since the last connection.
     async fn commands(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut connection = self.connect().await?;
+        match eviction_policy(&mut connection).await? {
+            Some(policy) if policy.starts_with("allkeys") => Err(error::evicts(&policy)),
+            _ => Ok(connection),
+        }
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
         let settings = AsyncConnectionConfig::new();
         let settings =
             settings.set_connection_timeout(Some(self.timeout)).set_response_timeout(Some(self.timeout));
@@ -110,5 +119,31 @@ impl Connector {
         timeout(self.timeout, made)
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+    }
+}
+
+/// The server's `maxmemory-policy`; `None` where it is hidden.
+async fn eviction_policy(connection: &mut MultiplexedConnection) -> Result<Option<String>, RedisError> {
+    let info = redis::cmd("INFO").arg("memory").query_async::<String>(connection).await;
+    let policy = match info {
+        Ok(info) => info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::to_owned),
+        Err(error) if error::is_passing(&error) => return Err(error),
+        Err(_) => None,
+    };
+    match policy {
+        Some(policy) => Ok(Some(policy)),
+        None => setting(connection, "maxmemory-policy").await,
+    }
+}
+
+/// A setting of the server; `None` where they are hidden, as hosted servers do.
+pub(super) async fn setting(
+    connection: &mut MultiplexedConnection,
+    name: &str,
+) -> Result<Option<String>, RedisError> {
+    match redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await {
+        Ok(pairs) => Ok(Vec::<String>::into_iter(pairs).nth(1)),
+        Err(error) if error::is_passing(&error) => Err(error),
+        Err(_) => Ok(None),
     }
 }

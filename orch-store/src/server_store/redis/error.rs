@@ -26,6 +26,11 @@ pub(super) enum Cause {
     Stranger { source: RedisError },
     #[error("no connection to the server within {retry_deadline:?}; check its address, and that it runs")]
     Unreachable { retry_deadline: Duration, source: RedisError },
+    #[error(
+        "the memory of the server is full, nothing was written; raise its maxmemory, delete records, or compact the store: \
+         its log takes up to history_bytes of that memory"
+    )]
+    Full { source: RedisError },
     #[error("the server refused, or the connection to it broke")]
     Server { source: RedisError },
 }
@@ -35,12 +40,13 @@ pub(super) fn backend(operation: &'static str, retryable: bool, cause: Cause) ->
 }
 
 pub(super) fn command(operation: &'static str, source: RedisError) -> StoreError {
-    match source.kind() {
+    match (source.kind(), source.code()) {
         _ if is_stranger(&source) => backend(operation, false, Cause::Stranger { source }),
-        ErrorKind::UnexpectedReturnType | ErrorKind::Parse => corrupt(&source),
-        ErrorKind::Server(ServerErrorKind::ResponseError) if source.code() == Some("WRONGTYPE") => {
-            corrupt(&source)
-        }
+        (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => corrupt(&source),
+        (_, Some("DAMAGED")) => corrupt(source.detail().unwrap_or_default()),
+        (_, Some("LOST")) => lost_log(source.detail().unwrap_or_default()),
+        (_, Some("WRONGTYPE")) => corrupt(&source),
+        (_, Some("OOM")) => backend(operation, true, Cause::Full { source }),
         _ => backend(operation, is_passing(&source), Cause::Server { source }),
     }
 }
@@ -93,4 +99,19 @@ pub(super) fn corrupt(reason: impl std::fmt::Display) -> StoreError {
         "the namespace is damaged or not a store of orch ({reason}); it was left as it is: restore it from a backup, or \
          name another namespace to begin with an empty store"
     ))
+}
+
+/// Error of a log that has lost revisions while the records are there.
+fn lost_log(log: &str) -> StoreError {
+    StoreError::Corrupt(format!(
+        "{log} has lost revisions, somebody deleted or trimmed it; the records are there and can be read, and nothing is \
+         written until the store is compacted up to its newest revision, which gives the lost history up for good"
+    ))
+}
+
+/// Error of a server that throws records away.
+pub(super) fn evicts(policy: &str) -> RedisError {
+    let reason =
+        "the server throws records away when its memory is full; set its maxmemory-policy to noeviction";
+    RedisError::from((ErrorKind::InvalidClientConfig, reason, format!("now it is {policy}")))
 }

@@ -1,13 +1,17 @@
 #!lua flags=no-writes
--- KEYS: log, meta. ARGV: the revision to begin after, the most revisions, and the bytes after which it is enough.
+-- KEYS: log, meta, index. ARGV: the revision to begin after, the most revisions, and the bytes after which it is enough.
 -- Returns the oldest and the newest revision, and entries of the log as XRANGE does.
 local oldest = redis.call('HGET', KEYS[2], 'oldest') or '0'
-local head = redis.call('HGET', KEYS[2], 'revision') or '0'
+local head = redis.call('HGET', KEYS[2], 'revision')
+if not head and (redis.call('EXISTS', KEYS[1], KEYS[3]) > 0) then
+    return redis.error_reply('DAMAGED ' .. KEYS[2] .. ' is missing')
+end
+head = head or '0'
 local after, left, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local entries = {}
 while left > 0 and bytes > 0 and after >= tonumber(oldest) do
     local start = string.format('%.0f-0', after + 1)
-    local found = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', math.min(left, 16))
+    local found = redis.call('XRANGE', KEYS[1], start, head, 'COUNT', math.min(left, 16))
     if #found == 0 then
         break
     end

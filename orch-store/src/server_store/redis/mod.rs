@@ -19,6 +19,16 @@
 //! each revision, and `{orch}:meta` the newest revision and where the log begins. Each call is one script,
 //! which Redis runs alone: that is the order of commits.
 //!
+//! Scripts are not rolled back, so that of a commit asks for all that can fail before it writes: types of the
+//! keys, as many values as versions, a log that reaches from where it begins to the newest revision. What is
+//! damaged is answered with [`StoreError::Corrupt`], and nothing is written. A log that lost revisions ends
+//! watches with [`StoreError::Compacted`]; commits go on once the store is compacted up to its newest revision.
+//!
+//! A server that throws records away when its memory is full (`maxmemory-policy allkeys-…`) is refused with
+//! each new connection; the `volatile-…` policies leave our keys alone, which never expire. One whose memory
+//! is full refuses puts, retryable, and nothing is written; deletes and compaction go on and free memory. The
+//! log takes part of it: [`RedisStoreConfig::history_bytes`].
+//!
 //! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`].
 //! Reads are tried again. Connections are encrypted where the URL begins with `rediss:`. Without that keep
 //! the server on a network of its own: records and the password can be read on their way.
@@ -48,7 +58,7 @@ use tokio::time::{Duration, Instant};
 
 pub use self::config::{RedisServer, RedisStoreConfig};
 use self::{
-    connection::{Connection, Connector},
+    connection::{Connection, Connector, setting},
     error::Cause,
 };
 use crate::{
@@ -77,6 +87,8 @@ pub struct RedisStore {
     permits: QueuePermits,
     /// Revision to which this process trimmed the log last.
     trimmed: AtomicU64,
+    /// Bytes that this process has added to the log since it looked at its size.
+    appended: AtomicU64,
     durability: Durability,
     config: RedisStoreConfig,
 }
@@ -94,11 +106,6 @@ impl RedisStore {
         let connection = Connection::new(Arc::clone(&connector));
         let server = Arc::new(Server::new(connection, &config));
         let durability = server.read("opening", |server| async move { server.durability().await }).await?;
-        let durability = durability.ok_or_else(|| {
-            let reason =
-                "the server throws records away when its memory is full; set maxmemory-policy to noeviction";
-            error::backend("opening", false, Cause::Setting(reason))
-        })?;
         let follower = Arc::new(LogFollower::start(Arc::new(Log(Arc::clone(&server)))).await?);
         let listening =
             listen(connector, Arc::clone(&follower), server.channel.clone(), config.poll_interval);
@@ -107,20 +114,35 @@ impl RedisStore {
             watches: Watches::start(follower, listening),
             permits: QueuePermits::new(config.queue_bytes),
             trimmed: AtomicU64::new(0),
+            // Others may have left it too large.
+            appended: AtomicU64::new(config.history_bytes),
             durability,
             config,
         })
     }
 
-    /// Forgets the oldest revisions when there are an eighth more than wanted.
-    async fn trim(&self, head: Revision) {
+    /// Forgets the oldest revisions when there are an eighth more than wanted, and when this process has added
+    /// `size` bytes to many others and the log has become too large.
+    async fn trim(&self, head: Revision, size: usize) {
         let trimmed = self.trimmed.load(Ordering::Relaxed);
-        let Some(before) = trim_to(Revision(trimmed), head, self.config.history_revisions) else { return };
-        let mine = self.trimmed.compare_exchange(trimmed, before.0, Ordering::Relaxed, Ordering::Relaxed);
-        if mine.is_ok()
-            && let Err(error) = self.server.compact(before).await
-        {
-            self.trimmed.store(trimmed, Ordering::Relaxed);
+        let before = trim_to(Revision(trimmed), head, self.config.history_revisions).filter(|before| {
+            let (order, failed) = (Ordering::Relaxed, Ordering::Relaxed);
+            self.trimmed.compare_exchange(trimmed, before.0, order, failed).is_ok()
+        });
+        let appended = self.appended.fetch_add(size as u64, Ordering::Relaxed) + size as u64;
+        let look = appended > self.config.history_bytes / 16
+            && self.appended.swap(0, Ordering::Relaxed) > self.config.history_bytes / 16;
+        if before.is_none() && !look {
+            return;
+        }
+        let most = look.then_some(self.config.history_bytes);
+        if let Err(error) = self.server.compact(before.unwrap_or(Revision::ZERO), most).await {
+            if before.is_some() {
+                self.trimmed.store(trimmed, Ordering::Relaxed);
+            }
+            if look {
+                self.appended.fetch_add(appended, Ordering::Relaxed);
+            }
             tracing::warn!(%error, "the log could not be trimmed; it is tried again");
         }
     }
@@ -202,7 +224,7 @@ impl StateStore for RedisStore {
             }
             [revision] => {
                 self.watches.wake();
-                self.trim(Revision(revision)).await;
+                self.trim(Revision(revision), size).await;
                 Ok(Revision(revision))
             }
             _ => Err(error::corrupt("the answer to a commit cannot be read").into()),
@@ -215,16 +237,12 @@ impl StateStore for RedisStore {
 
     async fn revision(&self) -> Result<Revision, StoreError> {
         self.watches.check_open()?;
-        let read = |server: Arc<Server>| async move {
-            let revision = redis::cmd("HGET").arg(&server.meta).arg("revision").take();
-            revision.query_async::<Option<u64>>(&mut server.connection.get().await?).await
-        };
-        Ok(Revision(self.server.read("reading the revision", read).await?.unwrap_or(0)))
+        Ok(Log(Arc::clone(&self.server)).read(Revision::ZERO, 0).await?.head)
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         self.watches.check_open()?;
-        self.server.compact(before).await?;
+        self.server.compact(before, None).await?;
         self.watches.catch_up().await
     }
 
@@ -256,10 +274,14 @@ struct Server {
 
 struct Scripts {
     commit: Script,
+    /// The same for transactions that only delete: also when the server's memory is full.
+    delete: Script,
     scan: Script,
     log: Script,
     compact: Script,
 }
+
+const COMMIT: &str = include_str!("commit.lua");
 
 impl Server {
     fn new(connection: Connection, config: &RedisStoreConfig) -> Self {
@@ -268,7 +290,8 @@ impl Server {
         Self {
             connection,
             scripts: Scripts {
-                commit: Script::new(include_str!("commit.lua")),
+                commit: Script::new(COMMIT),
+                delete: Script::new(&COMMIT.replacen("#!lua", "#!lua flags=allow-oom", 1)),
                 scan: Script::new(include_str!("scan.lua")),
                 log: Script::new(include_str!("log.lua")),
                 compact: Script::new(include_str!("compact.lua")),
@@ -308,7 +331,9 @@ impl Server {
     }
 
     async fn commit(&self, guards: &[Guard], writes: Txn) -> Result<Vec<u64>, StoreError> {
-        let mut commit = self.scripts.commit.prepare_invoke();
+        let deletes = !writes.writes.is_empty() && writes.writes.iter().all(|write| write.value.is_none());
+        let script = if deletes { &self.scripts.delete } else { &self.scripts.commit };
+        let mut commit = script.prepare_invoke();
         commit.key(&self.values).key(&self.versions).key(&self.index).key(&self.log).key(&self.meta);
         commit.arg(&self.channel).arg(guards.len());
         for guard in guards {
@@ -345,37 +370,26 @@ impl Server {
         }
     }
 
-    async fn compact(self: &Arc<Self>, before: Revision) -> Result<(), StoreError> {
+    /// Forgets the log up to `before`, and more when it takes more than `most` bytes of memory.
+    async fn compact(self: &Arc<Self>, before: Revision, most: Option<u64>) -> Result<(), StoreError> {
         let compact = |server: Arc<Self>| async move {
             let mut compact = server.scripts.compact.prepare_invoke();
-            compact.key(&server.log).key(&server.meta).arg(before.0);
+            compact.key(&server.log).key(&server.meta).arg(before.0).arg(most);
             compact.invoke_async::<()>(&mut server.connection.get().await?).await
         };
         self.read("compacting", compact).await
     }
 
-    /// Durability by the server's settings. `None` when it would evict records.
-    async fn durability(&self) -> Result<Option<Durability>, RedisError> {
+    /// Durability by the server's settings.
+    async fn durability(&self) -> Result<Durability, RedisError> {
         let mut connection = self.connection.get().await?;
-        let mut ask = async |name: &str| {
-            let answer = redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut connection).await;
-            match answer {
-                Ok(pairs) => Ok(Vec::<String>::into_iter(pairs).nth(1)),
-                // Hosted servers hide their settings.
-                Err(error) if !error::is_passing(&error) => Ok(None),
-                Err(error) => Err(error),
-            }
-        };
-        let eviction = ask("maxmemory-policy").await?;
-        if eviction.is_some_and(|policy| policy.starts_with("allkeys")) {
-            return Ok(None);
-        }
-        let (append, sync) = (ask("appendonly").await?, ask("appendfsync").await?);
-        Ok(Some(match (append.as_deref(), sync.as_deref()) {
+        let append = setting(&mut connection, "appendonly").await?;
+        let sync = setting(&mut connection, "appendfsync").await?;
+        Ok(match (append.as_deref(), sync.as_deref()) {
             (Some("yes"), Some("always")) => Durability::Sync,
             (Some("yes"), Some("everysec")) => Durability::Group,
             _ => Durability::Memory,
-        }))
+        })
     }
 }
 
@@ -390,14 +404,15 @@ impl SharedLog for Log {
     async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
         let read = |server: Arc<Server>| async move {
             let mut log = server.scripts.log.prepare_invoke();
-            log.key(&server.log).key(&server.meta).arg(after.0).arg(limit).arg(LOG_BYTES);
+            log.key(&server.log).key(&server.meta).key(&server.index).arg(after.0).arg(limit).arg(LOG_BYTES);
             log.invoke_async::<(u64, u64, Vec<LogEntry>)>(&mut server.connection.get().await?).await
         };
         let (oldest, head, entries) = self.0.read("reading the log", read).await?;
         let mut chunk = LogChunk { oldest: Revision(oldest), head: Revision(head), batches: Vec::new() };
         for (expected, (id, fields)) in (after.0 + 1..).zip(entries) {
             if id.strip_suffix("-0").and_then(|revision| revision.parse().ok()) != Some(expected) {
-                return Err(error::corrupt(format!("the log has {id} where {expected}-0 is expected")));
+                // Somebody deleted the one before.
+                break;
             }
             let writes = writes_of(&fields)?;
             chunk.batches.push(WatchBatch { revision: Revision(expected), writes });

@@ -2,7 +2,11 @@
 -- KEYS: values, versions, index, meta. ARGV: the range as ZRANGEBYLEX takes it, and the most records.
 -- Returns the revision, then key, value and version of each record.
 local found = redis.call('ZRANGEBYLEX', KEYS[3], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
-local page = {redis.call('HGET', KEYS[4], 'revision') or '0'}
+local revision = redis.call('HGET', KEYS[4], 'revision')
+if not revision and #found > 0 then
+    return redis.error_reply('DAMAGED ' .. KEYS[4] .. ' is missing')
+end
+local page = {revision or '0'}
 for _, key in ipairs(found) do
     page[#page + 1] = key
     page[#page + 1] = redis.call('HGET', KEYS[1], key)
