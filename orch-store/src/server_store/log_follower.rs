@@ -380,7 +380,10 @@ mod tests {
             assert!(seen[..3].iter().all(Result::is_ok), "what was known before is delivered: {seen:?}");
             let Some(Err(StoreError::Diverged { expected, .. })) = seen.get(3) else { panic!("{seen:?}") };
             assert_eq!(*expected, at(3));
-            let again = follower.watch("", at(3)).await.map(drop);
+            let again = match follower.watch("", at(3)).await {
+                Ok(mut watch) => watch.next().await.expect("it ends with an error").map(drop),
+                Err(error) => Err(error),
+            };
             assert!(matches!(again, Err(StoreError::Diverged { .. })), "{again:?}");
         }
     }
@@ -397,7 +400,7 @@ mod tests {
         let compacted = |end| matches!(end, Some(StoreError::Compacted { oldest }) if oldest == at(3));
         assert!(compacted(seen.into_iter().nth(1).and_then(Result::err)));
         let watch = follower.watch("", at(3)).await.unwrap();
-        follower.committed(vec![batch(4)]);
+        follower.committed(at(3), vec![batch(4)]);
         assert_eq!(watch.take(1).map(Result::unwrap).collect::<Vec<_>>().await, [batch(4)]);
 
         // A process that starts now has nothing of it in memory.

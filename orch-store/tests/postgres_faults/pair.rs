@@ -85,8 +85,10 @@ impl Pair {
         self.primary.wait_for(&format!("SELECT current_setting('{name}') = '{value}'"));
     }
 
-    /// Cuts the standby off: it receives nothing any more.
+    /// Cuts the standby off: it has everything up to now, and receives nothing any more.
     pub(crate) fn cut_off(&self) {
+        let now = self.primary.psql("SELECT pg_current_wal_flush_lsn()");
+        self.primary.wait_for(&format!("SELECT bool_and(replay_lsn >= '{now}') FROM pg_stat_replication"));
         self.standby.psql("ALTER SYSTEM SET primary_conninfo = ''");
         // What is given on the command line goes first: the file does after a restart without it.
         self.standby.restart();

@@ -1,7 +1,14 @@
 //! Proxy between a store and its server that speaks enough of PostgreSQL's protocol to answer in the server's
 //! place.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -10,6 +17,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::Notify,
 };
 
 /// Misbehaviour of the server, once for the next commit or until it is taken back.
@@ -19,6 +27,8 @@ pub(crate) enum Fault {
     PanicAfterCommit,
     /// It refuses the first statement of the next commit.
     RefuseFirst,
+    /// The next commit is held on its way, until [`Proxy::release`].
+    Hold,
     /// No answer comes through, and none ever on the connections that were used meanwhile.
     Silence,
 }
@@ -27,6 +37,7 @@ pub(crate) struct Proxy {
     /// As `host:port`.
     pub(crate) address: String,
     fault: Arc<Mutex<Option<Fault>>>,
+    released: Arc<Notify>,
 }
 
 impl Proxy {
@@ -35,14 +46,20 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let fault = Arc::new(Mutex::new(None));
-        let shared = Arc::clone(&fault);
+        let released = Arc::new(Notify::new());
+        let shared = (Arc::clone(&fault), Arc::clone(&released));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&server).await.unwrap();
-                tokio::spawn(relay(client, server, Arc::clone(&shared)));
+                tokio::spawn(relay(client, server, shared.clone()));
             }
         });
-        Self { address, fault }
+        Self { address, fault, released }
+    }
+
+    /// Lets the commit go on that is held, or the next one that would be.
+    pub(crate) fn release(&self) {
+        self.released.notify_one();
     }
 
     pub(crate) fn set(&self, fault: impl Into<Option<Fault>>) {
@@ -53,18 +70,35 @@ impl Proxy {
 /// What the two directions of a connection share.
 struct Shared {
     fault: Arc<Mutex<Option<Fault>>>,
+    released: Arc<Notify>,
     to_client: tokio::sync::Mutex<OwnedWriteHalf>,
-    /// The answer to the commit under way is replaced.
-    panics: Mutex<bool>,
+    /// Requests that were sent, with the start of the session as the first. Each is answered by a `Z` at last.
+    requests: AtomicU64,
+    /// Number of the request whose answer is replaced.
+    panics: AtomicU64,
 }
 
-async fn relay(client: TcpStream, server: TcpStream, fault: Arc<Mutex<Option<Fault>>>) {
+impl Shared {
+    /// That of the commit that comes now.
+    fn take_fault(&self) -> Option<Fault> {
+        let mut fault = self.fault.lock();
+        if *fault == Some(Fault::Silence) { *fault } else { fault.take() }
+    }
+}
+
+async fn relay(
+    client: TcpStream,
+    server: TcpStream,
+    (fault, released): (Arc<Mutex<Option<Fault>>>, Arc<Notify>),
+) {
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let shared = Shared { fault, to_client: tokio::sync::Mutex::new(to_client), panics: Mutex::new(false) };
+    let to_client = tokio::sync::Mutex::new(to_client);
+    let (requests_sent, panics) = (AtomicU64::new(1), AtomicU64::new(u64::MAX));
+    let shared = Shared { fault, released, to_client, requests: requests_sent, panics };
     // With either of them both connections end.
     tokio::select! {
         _ = requests(from_client, to_server, &shared) => {}
@@ -88,16 +122,22 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
         match message[0] {
             b'P' => drop(statements.insert(text(), text())),
             b'B' if commits(statements.get(&(text(), text()).1)) => {
-                let mut fault = shared.fault.lock();
-                refusing |= *fault == Some(Fault::RefuseFirst);
-                *shared.panics.lock() |= *fault == Some(Fault::PanicAfterCommit);
-                if *fault != Some(Fault::Silence) {
-                    *fault = None;
+                let fault = shared.take_fault();
+                refusing |= fault == Some(Fault::RefuseFirst);
+                if fault == Some(Fault::PanicAfterCommit) {
+                    let number = shared.requests.load(Ordering::Relaxed) + 1;
+                    shared.panics.store(number, Ordering::Relaxed);
+                }
+                if fault == Some(Fault::Hold) {
+                    shared.released.notified().await;
                 }
             }
             _ => {}
         }
         if !refusing {
+            if matches!(message[0], b'S' | b'Q') {
+                shared.requests.fetch_add(1, Ordering::Relaxed);
+            }
             to.write_all(&message).await?;
         } else if message[0] == b'S' {
             refusing = false;
@@ -109,11 +149,12 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
 }
 
 async fn answers(mut from: OwnedReadHalf, shared: &Shared) -> io::Result<()> {
-    let mut silent = false;
+    let (mut silent, mut answered) = (false, 0);
     loop {
         let message = message(&mut from).await?;
         silent |= *shared.fault.lock() == Some(Fault::Silence);
-        let panics = *shared.panics.lock();
+        let panics = shared.panics.load(Ordering::Relaxed) == answered + 1;
+        answered += u64::from(message[0] == b'Z');
         if silent || panics && message[0] != b'Z' {
             continue;
         }

@@ -320,7 +320,8 @@ impl SharedLog for Log {
         let oldest = position_in(first, 0, 1).map_err(damaged)?;
         let head = position_in(first, 2, 3).map_err(damaged)?;
         let logged = first.try_get::<_, Option<i64>>(4).map_err(damaged)?;
-        let cut = first.try_get::<_, Option<i64>>(5).map_err(damaged)?.map(revision);
+        let unnamed = revision(first.try_get(5).map_err(damaged)?);
+        let cut = first.try_get::<_, Option<i64>>(6).map_err(damaged)?.map(revision);
         let start = match start {
             start if start == oldest.revision => Some(oldest),
             start if start > head.revision => None,
@@ -338,17 +339,22 @@ impl SharedLog for Log {
         };
         chunk.batches = (after.revision.0 + 1..=end.0).map(empty).collect();
         for row in &rows {
-            let Some(at) = row.try_get::<_, Option<i64>>(6).map_err(damaged)? else { continue };
+            let Some(at) = row.try_get::<_, Option<i64>>(7).map_err(damaged)? else { continue };
             let index = usize::try_from(revision(at).0 - after.revision.0 - 1).unwrap_or(usize::MAX);
             let batch = chunk.batches.get_mut(index);
             let batch = batch.ok_or_else(|| error::corrupt("the log goes beyond the newest revision"))?;
-            batch.position.incarnation = incarnation(row.try_get(7).map_err(damaged)?);
-            if row.try_get::<_, &str>(8).map_err(damaged)?.is_empty() {
+            batch.position.incarnation = incarnation(row.try_get(8).map_err(damaged)?);
+            if row.try_get::<_, &str>(9).map_err(damaged)?.is_empty() {
                 continue;
             }
-            let value = row.try_get::<_, Option<&[u8]>>(9).map_err(damaged)?.map(Bytes::copy_from_slice);
-            batch.writes.push(Write { key: key_in(row, 8)?, value });
+            let value = row.try_get::<_, Option<&[u8]>>(10).map_err(damaged)?.map(Bytes::copy_from_slice);
+            batch.writes.push(Write { key: key_in(row, 9)?, value });
         }
+        // Somebody deleted it: what comes after it does not follow.
+        let lost = chunk.batches.iter().position(|WatchBatch { position, .. }| {
+            position.incarnation == Incarnation(0) && position.revision > unnamed
+        });
+        chunk.batches.truncate(lost.unwrap_or(usize::MAX));
         Ok(chunk)
     }
 }

@@ -277,7 +277,7 @@ impl Statements {
         )?;
         let (forget, settle, surplus, apply_step, apply_steps) = futures_util::try_join!(
             prepare("SELECT forget($1, $2)"),
-            prepare("SELECT found, oldest, oldest_commit FROM settle($1, $2)"),
+            prepare("SELECT at, oldest, oldest_commit FROM settle($1, $2)"),
             prepare(include_str!("sql/surplus.sql")),
             prepare(&step),
             prepare(&steps),

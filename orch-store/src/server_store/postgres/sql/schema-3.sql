@@ -6,9 +6,11 @@ COMMENT ON COLUMN records.commit IS 'the id of the commit that wrote it';
 ALTER TABLE log ADD COLUMN commit bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN log.commit IS 'the id of the commit; one that changed nothing has one row, with an empty key';
 ALTER TABLE meta ADD COLUMN commit bigint NOT NULL DEFAULT 0, ADD COLUMN oldest_commit bigint NOT NULL DEFAULT 0,
-    ADD COLUMN settled boolean NOT NULL DEFAULT false;
+    ADD COLUMN unnamed bigint NOT NULL DEFAULT 0, ADD COLUMN settled boolean NOT NULL DEFAULT false;
+UPDATE meta SET unnamed = revision;
 COMMENT ON COLUMN meta.commit IS 'the id of the commit of the newest revision';
 COMMENT ON COLUMN meta.oldest_commit IS 'the id of the commit of the oldest revision';
+COMMENT ON COLUMN meta.unnamed IS 'the newest revision without an id; each after it has a row in the log at least';
 COMMENT ON COLUMN meta.settled IS 'there are ids in the table settled';
 
 CREATE TABLE settled (
@@ -145,7 +147,7 @@ END $$;
 
 -- Looks for the revision of a commit. When there is none, and all after `since` are kept, the commit is refused from now
 -- on: its request may still be on its way. The newest 1,024 such ids are remembered.
-CREATE FUNCTION settle(id int8, since int8, OUT found int8, OUT oldest int8, OUT oldest_commit int8)
+CREATE FUNCTION settle(id int8, since int8, OUT at int8, OUT oldest int8, OUT oldest_commit int8)
 LANGUAGE plpgsql AS $$
 DECLARE
     known int8;
@@ -154,14 +156,14 @@ BEGIN
     -- Most of the log is looked at before others are held up. `since` may be of a history that is lost: the commit may
     -- have an earlier revision then.
     SELECT least(since, meta.revision) INTO known FROM meta;
-    SELECT log.revision INTO found FROM log WHERE log.revision <= known AND log.commit = id LIMIT 1;
+    SELECT log.revision INTO at FROM log WHERE log.revision <= known AND log.commit = id LIMIT 1;
     -- Also where it was found: this transaction is answered when that commit is as durable as any other.
     PERFORM FROM meta FOR NO KEY UPDATE;
-    IF found IS NULL THEN
-        SELECT log.revision INTO found FROM log WHERE log.revision > known AND log.commit = id LIMIT 1;
+    IF at IS NULL THEN
+        SELECT log.revision INTO at FROM log WHERE log.revision > known AND log.commit = id LIMIT 1;
     END IF;
     SELECT meta.oldest, meta.oldest_commit INTO oldest, oldest_commit FROM meta;
-    IF found IS NULL AND since >= oldest AND NOT EXISTS (SELECT FROM settled WHERE settled.commit = id) THEN
+    IF at IS NULL AND since >= oldest AND NOT EXISTS (SELECT FROM settled WHERE settled.commit = id) THEN
         SELECT coalesce(max(settled.place), 0) + 1 INTO newest FROM settled;
         INSERT INTO settled (commit, place) VALUES (id, newest);
         DELETE FROM settled WHERE settled.place <= newest - 1024;
