@@ -1,5 +1,5 @@
-//! A primary with a physical standby, on free ports of loopback, for one test: it may kill the one and promote
-//! the other.
+//! A primary with a physical standby, on free ports of loopback, for one test: it may kill the one and
+//! promote the other.
 
 use std::{
     fs,

@@ -72,7 +72,8 @@ struct Shared {
     fault: Arc<Mutex<Option<Fault>>>,
     released: Arc<Notify>,
     to_client: tokio::sync::Mutex<OwnedWriteHalf>,
-    /// Requests that were sent, with the start of the session as the first. Each is answered by a `Z` at last.
+    /// Requests that were sent, with the start of the session as the first. Each is answered by a `Z` at
+    /// last.
     requests: AtomicU64,
     /// Number of the request whose answer is replaced.
     panics: AtomicU64,

@@ -27,8 +27,8 @@ impl Settings {
         self.fsync && self.standbys && waits
     }
 
-    /// Durability of an answered commit, where the URL names so many hosts. With several, a standby takes over
-    /// for a primary that is lost: what only the primary had on its disk is lost as well then.
+    /// Durability of an answered commit, where the URL names so many hosts. With several, a standby takes
+    /// over for a primary that is lost: what only the primary had on its disk is lost as well then.
     pub(super) fn durability(&self, hosts: usize) -> Durability {
         let synced = self.fsync && self.synchronous_commit != "off";
         match (self.replicated(), synced && hosts <= 1) {

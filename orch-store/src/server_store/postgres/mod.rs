@@ -3,15 +3,17 @@
 //!
 //! | name | holds |
 //! |---|---|
-//! | `records` | key, value, and the revision that wrote it |
-//! | `log` | what each of the newest revisions changed, for watches |
-//! | `meta` | the format, the newest revision, and where the log begins |
+//! | `records` | key, value, and the revision and the id of the commit that wrote it |
+//! | `log` | what each of the newest commits changed, for watches |
+//! | `meta` | the format, the newest commit, and where the log begins |
+//! | `settled` | ids of commits that were asked for before they arrived, and are refused |
 //! | `readable` | a view of the records with values as text, for `psql` |
-//! | `apply` | the function that decides and applies commits |
+//! | `apply_step`, `apply_steps` | the functions that decide and apply commits |
+//! | `settle`, `forget` | those that settle outcomes and trim the log |
 //!
 //! All are in a schema of their own (`orch` unless the URL says otherwise), which is made and brought up to
-//! date when the store is opened. Changing records by hand goes past the revisions and the log, so that no
-//! watch would show it.
+//! date when the store is opened. A process of an earlier version that still runs is told so with its next
+//! commit. Changing records by hand goes past the revisions and the log, so that no watch would show it.
 //!
 //! Every commit locks the one row of `meta`, takes its revision from there and releases the row at the end.
 //! So revisions become visible in their order, and a watch that has delivered 7 never delivers a 6. Commits
@@ -34,8 +36,8 @@
 //! | settings | one host | several hosts |
 //! |---|---|---|
 //! | `fsync=off` | `Group` | `Group` |
-//! | no `synchronous_standby_names` | `Sync` | `Group`: a standby that takes over may lack the newest commits |
-//! | with them, `synchronous_commit` is `on` or `remote_apply` | `Sync` | `Sync` |
+//! | no `synchronous_standby_names` | `Sync` | `Group`: a standby that takes over may lack commits |
+//! | with them, `synchronous_commit` is `on` or `remote_apply` | `Replicated` | `Replicated` |
 //! | with them, `remote_write` or `local` | `Sync` | `Group`: the standby has it in memory at best |
 //!
 //! `synchronous_commit=off` is not used: sessions of the store set it to `on`. `local` and `remote_write` are
@@ -46,6 +48,10 @@
 //! that is less durable than was declared, for example after a standby took over that has no standby of its
 //! own yet. A commit whose wait for the standby an operator ended has an unknown outcome.
 //!
+//! A server that comes back older, from a backup or as a standby that was behind, gives out revisions again.
+//! The ids beside them tell: guards with positions of lost commits do not hold, and watches end with
+//! [`StoreError::Diverged`]. A takeover by a standby that has everything is no loss, and watches go on.
+//!
 //! Connection poolers that hand a connection to somebody else between transactions (PgBouncer's transaction
 //! mode) cannot be used: statements are prepared, and notifications listened for.
 
@@ -53,6 +59,7 @@ mod config;
 mod durability;
 mod error;
 mod plan;
+mod readers;
 mod schema;
 mod session;
 mod tls;
@@ -74,7 +81,8 @@ pub use self::config::{PostgresServer, PostgresStoreConfig};
 use self::{
     durability::Settings,
     error::Cause,
-    session::{Connector, Declared, OnNews, Readers, channel},
+    readers::Readers,
+    session::{Connector, Declared, OnNews, channel},
     writer::{Commit, Retention, Writer},
 };
 use crate::{

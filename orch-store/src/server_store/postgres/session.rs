@@ -3,18 +3,17 @@
 use std::{
     future::{Future, poll_fn},
     hash::{BuildHasher as _, RandomState},
-    num::NonZeroUsize,
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::TryStreamExt as _;
 use orch_core::store::{Durability, StoreError};
-use tokio::{sync::Mutex, time::timeout};
+use tokio::time::timeout;
 use tokio_postgres::{
     AsyncMessage, Client, Error, Row, Statement,
     error::{DbError, Severity},
@@ -61,7 +60,7 @@ impl Session {
     }
 
     /// Rows of a statement. Each of them may take that long.
-    async fn rows(
+    pub(super) async fn rows(
         &self,
         statement: &Statement,
         parameters: &[&(dyn ToSql + Sync)],
@@ -244,7 +243,8 @@ pub(super) struct Declared {
 fn set_up(schema: &str, timeout: Duration) -> String {
     // Each statement of a commit sees what was committed before it. Statements are planned once, perhaps
     // while the tables are small, and must stay good when they are large. A client waits for a lock no longer
-    // than `timeout`, with time left for the answer and for a second lock: so it learns that nothing happened.
+    // than `timeout`, with time left for the answer and for a second lock: so it learns that nothing
+    // happened.
     // What nobody waits for any more must not hold up everybody else for long.
     let (lock, statement) = (timeout.as_millis() * 2 / 5, timeout.as_millis() * 12);
     format!(
@@ -289,71 +289,4 @@ impl Statements {
 /// Notification channel of a store's commits.
 pub(super) fn channel(schema: &str) -> String {
     format!("orch_{schema}")
-}
-
-/// A few connections that serve many readers: requests follow each other on a connection without waiting for
-/// answers.
-pub(super) struct Readers {
-    connector: Arc<Connector>,
-    slots: Box<[Mutex<Option<Arc<Session>>>]>,
-    next: AtomicUsize,
-}
-
-/// Choice of a pooled connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Freshness {
-    Any,
-    New,
-}
-
-impl Readers {
-    pub(super) fn new(connector: Arc<Connector>, count: NonZeroUsize) -> Self {
-        let slots = (0..count.get()).map(|_| Mutex::new(None)).collect();
-        Self { connector, slots, next: AtomicUsize::new(0) }
-    }
-
-    /// Rows of a statement that may be carried out twice: once more on a new connection when the first was lost
-    /// under it, or was silent, because the others may have been lost with it and not know it yet.
-    pub(super) async fn query(
-        &self,
-        operation: &'static str,
-        statement: fn(&Statements) -> &Statement,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, StoreError> {
-        let mut freshness = Freshness::Any;
-        loop {
-            let session = self.session(freshness).await?;
-            let limit = self.connector.timeout;
-            let cause = match session.rows(statement(&session.statements), parameters, limit).await {
-                Ok(rows) => return Ok(rows),
-                Err(cause) => cause,
-            };
-            let lost = match &cause {
-                Cause::Client { source } => error::is_connection(source),
-                _ => true,
-            };
-            if !lost || freshness == Freshness::New {
-                return Err(match cause {
-                    Cause::Client { source } => error::statement(operation, source),
-                    cause => error::backend(operation, true, cause),
-                });
-            }
-            freshness = Freshness::New;
-        }
-    }
-
-    pub(super) async fn close(&self) {
-        for slot in &self.slots {
-            slot.lock().await.take();
-        }
-    }
-
-    async fn session(&self, freshness: Freshness) -> Result<Arc<Session>, StoreError> {
-        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
-        let mut slot = self.slots[index].lock().await;
-        match &*slot {
-            Some(session) if freshness == Freshness::Any && session.is_usable() => Ok(Arc::clone(session)),
-            _ => Ok(Arc::clone(slot.insert(Arc::new(self.connector.session().await?)))),
-        }
-    }
 }

@@ -1,6 +1,6 @@
-//! The one task that writes. It takes what is queued and commits it by one statement, which is a transaction of
-//! the database with that: a group costs one round trip and one sync, no part of it can happen without the
-//! others, and the row that orders the commits of all processes is never held for the time of a client.
+//! The one task that writes. It takes what is queued and commits it by one statement, which is a transaction
+//! of the database with that: a group costs one round trip and one sync, no part of it can happen without
+//! the others, and the row that orders the commits of all processes is never held for the time of a client.
 //! Meanwhile the next group gathers by itself.
 
 use std::{num::NonZeroU64, pin::pin, sync::Arc, time::Instant};
@@ -16,7 +16,8 @@ use tokio_postgres::{Error, Row};
 use super::{
     error::{self, Cause},
     plan::{Plan, Steps},
-    session::{Connector, Declared, Readers, Session},
+    readers::Readers,
+    session::{Connector, Declared, Session},
 };
 use crate::{
     commit_window::CommitWindow,
@@ -145,7 +146,8 @@ impl Writer {
         let done = self.answer(&ready, plan, bytes).await.and_then(|rows| {
             Applied::of(plan, &rows).map_err(|source| error::lost_commit(Cause::Client { source }))
         });
-        // With an answer that is missing or makes no sense the connection may be anywhere: it is not used again.
+        // With an answer that is missing or makes no sense the connection may be anywhere: it is not used
+        // again.
         if !done.as_ref().is_err_and(StoreError::outcome_unknown) {
             *session = Some(ready);
         }
