@@ -42,6 +42,7 @@ CREATE FUNCTION apply_step(
 ) LANGUAGE plpgsql AS $$
 DECLARE
     refusing boolean;
+    late int4[] := '{}';
     reached int8;
 BEGIN
     -- The lock comes first: each statement after it sees all that was committed before.
@@ -50,21 +51,25 @@ BEGIN
         reached := head + cardinality(commits);
         revisions := ARRAY(SELECT generate_series(head + 1, reached));
     ELSE
-        WITH refused AS (
+        IF refusing THEN
+            late := ARRAY(
+                SELECT txn.number - 1 FROM unnest(commits) WITH ORDINALITY AS txn (commit, number)
+                JOIN settled USING (commit)
+            );
+        END IF;
+        WITH failed AS (
             -- No version: nothing may be there.
-            SELECT guard.txn, guard.place
+            SELECT guard.txn, min(guard.place) AS place
             FROM unnest(guard_txns, guard_keys, guard_versions, guard_commits) WITH ORDINALITY
                 AS guard (txn, key, version, commit, place)
             LEFT JOIN records ON records.key = guard.key
             WHERE records.version IS DISTINCT FROM guard.version OR records.commit IS DISTINCT FROM guard.commit
-            UNION ALL
-            SELECT txn.number - 1, 0 FROM unnest(commits) WITH ORDINALITY AS txn (commit, number)
-            WHERE refusing AND EXISTS (SELECT FROM settled WHERE settled.commit = txn.commit)
-        ), failed AS (
-            SELECT refused.txn, min(refused.place) AS place FROM refused GROUP BY refused.txn
-        ), decided AS (
-            SELECT txn.txn, failed.place, head + count(*) FILTER (WHERE failed.place IS NULL) OVER (ORDER BY txn.txn) AS after
+            GROUP BY guard.txn
+        ), checked AS (
+            SELECT txn.txn, CASE WHEN txn.txn = ANY (late) THEN 0 ELSE failed.place END AS place
             FROM generate_series(0, cardinality(commits) - 1) AS txn (txn) LEFT JOIN failed USING (txn)
+        ), decided AS (
+            SELECT txn, place, head + count(*) FILTER (WHERE place IS NULL) OVER (ORDER BY txn) AS after FROM checked
         )
         SELECT array_agg(CASE WHEN decided.place IS NULL THEN decided.after END ORDER BY decided.txn),
             array_agg(decided.place ORDER BY decided.txn), max(decided.after)
