@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod disturbed;
 mod pair;
 mod proxy;
 
