@@ -94,7 +94,10 @@ impl Writer {
                     }
                     let head = outcomes.iter().flatten().map(|at| at.revision).max();
                     complete_all(group.into_iter().map(|commit| commit.sender).zip(outcomes));
-                    self.trim(head, bytes as u64).await;
+                    // The next group waits for it.
+                    if timeout(self.connector.timeout, self.trim(head, bytes as u64)).await.is_err() {
+                        tracing::warn!("the log could not be trimmed in time; it is tried again");
+                    }
                 }
                 Err(error) => {
                     // It may have happened, and the word of our own commits is not listened for.
