@@ -3,8 +3,8 @@
 #[cfg(feature = "postgres")]
 use orch_core::store::Key;
 
-/// False for texts that no key starts with because of their length or their characters: a server may not take
-/// them as a text.
+/// False for texts that no key starts with because of their length or their characters: a server may not
+/// take them as a text.
 #[cfg(feature = "postgres")]
 pub(crate) fn may_begin_a_key(prefix: &str) -> bool {
     prefix.len() <= Key::MAX_LEN && !prefix.chars().any(|c| c.is_control() || c == '\\')

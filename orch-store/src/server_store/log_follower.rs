@@ -156,8 +156,8 @@ impl LogFollower {
         self.history().close();
     }
 
-    /// Adds those that are next to what is known: others are known already, or come too early. Adds none where
-    /// something else than `before` is known. Returns the newest position then.
+    /// Adds those that are next to what is known: others are known already, or come too early. Adds none
+    /// where something else than `before` is known. Returns the newest position then.
     fn append(&self, before: Option<Position>, batches: Vec<WatchBatch>) -> Position {
         // Held to the end: whoever reads the log and whoever commits may come at once.
         let history = self.history.lock();

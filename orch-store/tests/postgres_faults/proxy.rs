@@ -67,7 +67,7 @@ impl Proxy {
     }
 }
 
-/// What the two directions of a connection share.
+/// State that the two directions of a connection share.
 struct Shared {
     fault: Arc<Mutex<Option<Fault>>>,
     released: Arc<Notify>,

@@ -234,7 +234,7 @@ async fn ask(session: &Session, plan: &Plan) -> Result<Vec<Row>, Error> {
     }
 }
 
-/// What became of a plan.
+/// Outcomes of a plan.
 struct Applied {
     /// The newest position of before.
     before: Position,
