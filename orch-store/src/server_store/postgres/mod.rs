@@ -291,7 +291,11 @@ async fn listen(connector: Arc<Connector>, follower: Arc<LogFollower>, config: P
             });
             let listen = || async {
                 let client = connector.connect(Some(Arc::clone(&on_news))).await?;
-                client.batch_execute(&format!("LISTEN {}", channel(&config.schema))).await?;
+                let listen = format!("LISTEN {}", channel(&config.schema));
+                match tokio::time::timeout(config.timeout, client.batch_execute(&listen)).await {
+                    Ok(listens) => listens?,
+                    Err(_) => return Err(Cause::Silent(config.timeout)),
+                }
                 Ok(client)
             };
             match connector.retry_until_deadline(listen).await {

@@ -184,7 +184,8 @@ impl Writer {
             let client = self.connector.connect(None).await?;
             Ok::<_, Cause>(client.query(include_str!("sql/holders.sql"), &[&process]).await?)
         };
-        let rows = timeout(self.connector.timeout, ask).await.ok()?.ok().filter(|rows| !rows.is_empty())?;
+        let rows =
+            timeout(self.connector.timeout / 2, ask).await.ok()?.ok().filter(|rows| !rows.is_empty())?;
         let holders: Vec<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
         let holders = holders.join("; ");
         tracing::warn!(holders, "commits wait for a lock");
