@@ -74,14 +74,14 @@ async fn a_standby_that_was_behind_takes_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_server_answers_in_time() {
     let proxy = Proxy::before(server().1).await;
-    let config = PostgresStoreConfig { timeout: Duration::from_millis(500), ..at(&proxy.address) };
+    let config = PostgresStoreConfig { timeout: Duration::from_secs(1), ..at(&proxy.address) };
     let disturbed = Disturbed { config, by: By::Proxy(proxy) };
     a_store_that_is_held_up_answers_in_time(&disturbed, Disturbance::Slow).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_store_answers_in_time() {
-    let config = PostgresStoreConfig { timeout: Duration::from_millis(500), ..at(&server().1) };
+    let config = PostgresStoreConfig { timeout: Duration::from_secs(1), ..at(&server().1) };
     let holder = psql(&variable("ORCH_TEST_POSTGRES"), &config.schema).await;
     let disturbed = Disturbed { config, by: By::Holder(Mutex::new(holder)) };
     a_store_that_is_held_up_answers_in_time(&disturbed, Disturbance::Locked).await;

@@ -171,7 +171,7 @@ async fn a_server_that_is_silent_is_not_waited_for_without_end() {
 async fn a_host_that_takes_connections_and_says_nothing_is_passed_over() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let hosts = format!("{},{}", silent.local_addr().unwrap(), server().1);
-    let config = PostgresStoreConfig { timeout: Duration::from_millis(500), ..at(&hosts) };
+    let config = PostgresStoreConfig { timeout: Duration::from_secs(1), ..at(&hosts) };
     let store = open(&config).await;
     store.commit(put("a", "1")).await.unwrap();
 }
@@ -316,7 +316,7 @@ async fn the_outcome_of_a_commit_whose_answer_was_lost_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_was_settled_is_refused_when_it_arrives() {
-    let (proxy, config, store) = behind_proxy(Duration::from_millis(500)).await;
+    let (proxy, config, store) = behind_proxy(Duration::from_secs(1)).await;
     let operator = psql(&variable("ORCH_TEST_POSTGRES"), &config.schema).await;
     for settled in [false, true] {
         let before = store.commit(put("a", "before")).await.unwrap();

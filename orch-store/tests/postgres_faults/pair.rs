@@ -130,11 +130,9 @@ impl Server {
     fn kill(&self) {
         let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap();
         let process = text.lines().next().unwrap().to_owned();
-        let children = Command::new("pgrep").args(["-P", &process]).output().unwrap();
-        let children = String::from_utf8(children.stdout).unwrap();
         // First the one that would start others again. One of the others may have ended by itself.
-        let _ =
-            Command::new("kill").arg("-9").arg(process).args(children.split_whitespace()).output().unwrap();
+        let children = children_of(&process).join(" ");
+        Command::new("sh").args(["-c", &format!("kill -9 {process} {children}")]).output().unwrap();
         until("the primary is gone", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err());
     }
 
@@ -169,6 +167,16 @@ fn program(name: &str) -> Command {
     // The user may not be allowed in the current directory.
     command.current_dir("/");
     command
+}
+
+fn children_of(process: &str) -> Vec<String> {
+    let parent = format!("PPid:\t{process}");
+    let child = |entry: fs::DirEntry| {
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        let id = entry.file_name().into_string().ok()?;
+        status.lines().any(|line| line == parent).then_some(id)
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter_map(child).collect()
 }
 
 fn is_root() -> bool {
