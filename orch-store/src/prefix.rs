@@ -1,4 +1,14 @@
-//! End of the range of keys that start with a prefix.
+//! Prefixes of keys: the end of the range of keys that start with one.
+
+#[cfg(feature = "postgres")]
+use orch_core::store::Key;
+
+/// False for texts that no key starts with because of their length or their characters: a server may not
+/// take them as a text.
+#[cfg(feature = "postgres")]
+pub(crate) fn may_begin_a_key(prefix: &str) -> bool {
+    prefix.len() <= Key::MAX_LEN && !prefix.chars().any(|c| c.is_control() || c == '\\')
+}
 
 /// The first text, in byte order, after everything that starts with `prefix`; `None` when nothing comes after
 /// it.

@@ -12,7 +12,10 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all};
 use orch_core::{
-    store::{CommitError, Durability, Guard, Revision, StateStore, StoreError, Txn, WatchBatch, Write},
+    store::{
+        CommitError, Durability, Guard, Incarnation, Position, Revision, StateStore, StoreError, Txn,
+        WatchBatch, Write,
+    },
     testkit::store::{StoreHarness, run_all},
 };
 use orch_store::postgres::{PostgresStore, PostgresStoreConfig};
@@ -92,7 +95,8 @@ impl LogOnServer for Postgres {
     }
 
     async fn go_back(config: &PostgresStoreConfig) {
-        let back = "UPDATE meta SET revision = 1; DELETE FROM log";
+        let back = "DELETE FROM log WHERE revision > 1; \
+            UPDATE meta SET revision = 1, commit = (SELECT commit FROM log WHERE revision = 1)";
         psql(&config.schema).await.batch_execute(back).await.unwrap();
     }
 }
@@ -125,8 +129,8 @@ async fn a_crash_of_the_server_loses_nothing() {
     let store = harness.open("after").await;
     let before = store.commit(put("a", "1")).await.unwrap();
     harness.disturb().await;
-    assert_eq!(store.revision().await.unwrap(), before);
-    assert_eq!(store.commit(put("a", "2")).await.unwrap(), before.next());
+    assert_eq!(store.head().await.unwrap(), before);
+    assert_eq!(store.commit(put("a", "2")).await.unwrap().revision, before.revision.next());
 }
 
 /// On one thread, so that all are asked for before the first is sent.
@@ -152,7 +156,7 @@ async fn commits_in_turns_reach_the_watches_of_both_without_a_gap() {
     let stores = [open(&config).await, open(&config).await];
     let mut watches = Vec::new();
     for store in &stores {
-        watches.push(store.watch("", Revision::ZERO).await.unwrap());
+        watches.push(store.watch("", Position::ZERO).await.unwrap());
     }
     let mut expected = Vec::new();
     for n in 0..60 {
@@ -170,9 +174,9 @@ async fn commits_in_turns_reach_the_watches_of_both_without_a_gap() {
             .filter(|write| write.value.is_some() || there && write.key.as_str() != "never")
             .cloned()
             .collect();
-        let revision = store.commit(txn).await.unwrap();
+        let position = store.commit(txn).await.unwrap();
         if !writes.is_empty() {
-            expected.push(WatchBatch { revision, writes });
+            expected.push(WatchBatch { position, writes });
         }
     }
     for watch in watches {
@@ -186,13 +190,32 @@ async fn a_hot_record_takes_every_change_of_a_group() {
     let store = open(&fresh()).await;
     let all = (0..100).map(|n| {
         let store = Arc::clone(&store);
-        async move { store.commit(put("hot", &n.to_string())).await.unwrap() }
+        async move { store.commit(put("hot", &n.to_string())).await.unwrap().revision }
     });
     let mut revisions = join_all(all).await;
     revisions.sort();
     assert_eq!(revisions, (1..=100).map(Revision).collect::<Vec<_>>());
     let entry = store.get(&key("hot")).await.unwrap().unwrap();
-    assert_eq!(entry.version, Revision(100));
+    assert_eq!(entry.version.revision, Revision(100));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_that_no_key_has_finds_nothing() {
+    let store = open(&fresh()).await;
+    store.commit(put("a", "1")).await.unwrap();
+    let long = "x".repeat(100_000);
+    for prefix in ["a\0", "\0", "\u{1}", "a\\", "/", "a//", "..", "a\n", &long] {
+        let page = store.scan(prefix, None, 10).await.unwrap();
+        assert_eq!(
+            (page.position.revision, page.entries.len(), page.more),
+            (Revision(1), 0, false),
+            "{prefix:?}"
+        );
+        let mut watch = store.watch(prefix, Position::ZERO).await.unwrap();
+        let mut all = store.watch("", Position::ZERO).await.unwrap();
+        all.next().await.unwrap().unwrap();
+        assert!(futures_util::poll!(watch.next()).is_pending(), "{prefix:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,25 +245,22 @@ async fn lost_connections_are_made_again_and_watches_miss_nothing() {
     let named = at(&server(), &format!("application_name={}", config.schema));
     let config = PostgresStoreConfig { schema: config.schema, ..named };
     let store = open(&config).await;
-    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
     let client = psql(&config.schema).await;
     for round in 1..=5 {
-        store.commit(put("a", &round.to_string())).await.unwrap();
-        assert_eq!(watch.next().await.unwrap().unwrap().revision, Revision(2 * round - 1));
+        let first = store.commit(put("a", &round.to_string())).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().unwrap().position.revision, Revision(2 * round - 1));
         cut_all(&client).await;
         assert!(store.get(&key("a")).await.unwrap().is_some(), "a read is tried again");
         // A commit that finds its connection gone before it begins is made on a new one.
         let second = loop {
-            match store
-                .commit(put("a", "again").guarded(Guard::Version(key("a"), Revision(2 * round - 1))))
-                .await
-            {
+            match store.commit(put("a", "again").guarded(Guard::Version(key("a"), first))).await {
                 Err(CommitError::Store(error)) if error.is_retryable() => {}
                 done => break done,
             }
         };
         assert!(matches!(second, Ok(_) | Err(CommitError::Conflict { .. })), "{second:?}");
-        assert_eq!(watch.next().await.unwrap().unwrap().revision, Revision(2 * round));
+        assert_eq!(watch.next().await.unwrap().unwrap().position.revision, Revision(2 * round));
     }
 }
 
@@ -248,22 +268,22 @@ async fn lost_connections_are_made_again_and_watches_miss_nothing() {
 async fn a_watch_needs_no_notification() {
     let config = PostgresStoreConfig { poll_interval: Duration::from_millis(50), ..fresh() };
     let store = open(&config).await;
-    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
     // A change as a store makes it, without its NOTIFY.
-    let silently = "WITH head AS (UPDATE meta SET revision = revision + 1 RETURNING revision) \
-        INSERT INTO log SELECT revision, 'a', 'x' FROM head";
+    let silently = "WITH head AS (UPDATE meta SET revision = revision + 1, commit = 7 RETURNING revision, commit) \
+        INSERT INTO log SELECT revision, 'a', 'x', commit FROM head";
     psql(&config.schema).await.execute(silently, &[]).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap().revision, Revision(1));
+    assert_eq!(watch.next().await.unwrap().unwrap().position.revision, Revision(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notification_wakes_the_watches_of_other_processes() {
     let config = PostgresStoreConfig { poll_interval: Duration::from_secs(600), ..fresh() };
     let (one, two) = (open(&config).await, open(&config).await);
-    let mut watch = two.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = two.watch("", Position::ZERO).await.unwrap();
     for n in 1..=20 {
         one.commit(put("a", "x")).await.unwrap();
-        assert_eq!(watch.next().await.unwrap().unwrap().revision, Revision(n));
+        assert_eq!(watch.next().await.unwrap().unwrap().position.revision, Revision(n));
     }
 }
 
@@ -271,7 +291,7 @@ async fn a_notification_wakes_the_watches_of_other_processes() {
 async fn processes_that_open_a_new_schema_at_once_make_it_once() {
     let config = fresh();
     for store in join_all((0..8).map(|_| open(&config))).await {
-        assert_eq!(store.revision().await.unwrap(), Revision::ZERO);
+        assert_eq!(store.head().await.unwrap(), Position::ZERO);
     }
 }
 
@@ -285,11 +305,12 @@ async fn a_schema_of_the_first_format_is_brought_up_to_date() {
     let old = "INSERT INTO records VALUES ('a', 'x', 1); INSERT INTO log VALUES (1, 'a', 'x'); UPDATE meta SET revision = 1";
     client.batch_execute(old).await.unwrap();
     let store = open(&config).await;
-    assert_eq!(store.get(&key("a")).await.unwrap().unwrap().version, Revision(1));
-    let claim = put("b", "y").guarded(Guard::Version(key("a"), Revision(1)));
-    assert_eq!(store.commit(claim).await.unwrap(), Revision(2));
+    let first = Position::new(Revision(1), Incarnation(0));
+    assert_eq!(store.get(&key("a")).await.unwrap().unwrap().version, first);
+    let claim = put("b", "y").guarded(Guard::Version(key("a"), first));
+    assert_eq!(store.commit(claim).await.unwrap().revision, Revision(2));
     let format: i32 = client.query_one("SELECT format FROM meta", &[]).await.unwrap().get(0);
-    assert_eq!(format, 2);
+    assert_eq!(format, 3);
 }
 
 /// Whatever isolation is usual in the database: what is decided is decided on what is there.
@@ -301,7 +322,7 @@ async fn a_database_that_isolates_more_by_itself_changes_nothing() {
     let stores = join_all((0..3).map(|_| open(&strict))).await;
     let all = (0..90).map(|n| {
         let store = &stores[n % 3];
-        async move { store.commit(put("hot", &n.to_string())).await.unwrap() }
+        async move { store.commit(put("hot", &n.to_string())).await.unwrap().revision }
     });
     let mut revisions = join_all(all).await;
     revisions.sort();
@@ -357,7 +378,7 @@ async fn a_role_needs_no_more_than_its_schema() {
         .unwrap();
     let (_, host) = server().split_once('@').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     let store = open(&at(&format!("postgres://{role}:secret@{host}"), &format!("schema={schema}"))).await;
-    assert_eq!(store.commit(put("a", "1")).await.unwrap(), Revision(1));
+    assert_eq!(store.commit(put("a", "1")).await.unwrap().revision, Revision(1));
 }
 
 #[tokio::test]
@@ -391,7 +412,7 @@ async fn encrypted(server: &str, parameters: &str) -> Result<bool, String> {
     let config =
         PostgresStoreConfig { schema: unused_name(), retry_deadline: Duration::from_millis(50), ..config };
     let store = PostgresStore::open(config).await.map_err(|error| full(&error))?;
-    store.revision().await.unwrap();
+    store.head().await.unwrap();
     let query =
         "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = $1";
     Ok(psql("public").await.query_one(query, &[&name]).await.unwrap().get(0))

@@ -106,11 +106,12 @@ impl LogFollower {
     }
 
     /// Takes in what this process has committed itself, without asking the server for it again. If it does
-    /// not follow directly on what is known, because somebody else has committed in between, the log is read.
+    /// not follow directly on what is known, because somebody else has committed in between or the server has
+    /// another history, the log is read. `before` is the newest position that the server had before.
     #[cfg(feature = "postgres")]
-    pub(crate) fn committed(&self, batches: Vec<WatchBatch>) {
+    pub(crate) fn committed(&self, before: Position, batches: Vec<WatchBatch>) {
         let Some(last) = batches.last().map(|batch| batch.position) else { return };
-        if self.append(batches) != last {
+        if self.append(Some(before), batches) != last {
             self.wake();
         }
     }
@@ -132,7 +133,7 @@ impl LogFollower {
                 self.begin_anew(chunk.oldest, chunk.head, end);
                 return Ok(());
             }
-            let reached = self.append(chunk.batches);
+            let reached = self.append(None, chunk.batches);
             history.forget(chunk.oldest);
             if reached.revision >= chunk.head.revision {
                 return Ok(());
@@ -155,11 +156,15 @@ impl LogFollower {
         self.history().close();
     }
 
-    /// Adds those that are next to what is known: others are known already, or come too early. Returns the
-    /// newest revision then.
-    fn append(&self, batches: Vec<WatchBatch>) -> Position {
+    /// Adds those that are next to what is known: others are known already, or come too early. Adds none
+    /// where something else than `before` is known. Returns the newest position then.
+    fn append(&self, before: Option<Position>, batches: Vec<WatchBatch>) -> Position {
         // Held to the end: whoever reads the log and whoever commits may come at once.
         let history = self.history.lock();
+        let known = history.head();
+        if before.is_some_and(|before| before != known) {
+            return known;
+        }
         let mut next = history.head().revision.next();
         history.extend(batches.into_iter().filter_map(|WatchBatch { position, writes }| {
             (position.revision == next).then(|| {
@@ -312,8 +317,8 @@ mod tests {
     async fn what_follows_on_what_is_known_is_not_asked_for() {
         let server = Arc::new(Server::default());
         let (follower, watch) = follow(&server).await;
-        follower.committed(vec![batch(1), batch(2)]);
-        follower.committed(vec![batch(3)]);
+        follower.committed(at(0), vec![batch(1), batch(2)]);
+        follower.committed(at(2), vec![batch(3)]);
         let seen: Vec<_> = watch.take(3).map(Result::unwrap).collect().await;
         assert_eq!(seen, [batch(1), batch(2), batch(3)]);
         assert_eq!(server.reads.load(Ordering::Relaxed), 0);
@@ -325,8 +330,8 @@ mod tests {
         let (follower, watch) = follow(&server).await;
         server.head.store(3, Ordering::Relaxed);
         // Somebody else committed the second.
-        follower.committed(vec![batch(1), batch(3)]);
-        follower.committed(vec![batch(3)]);
+        follower.committed(at(0), vec![batch(1)]);
+        follower.committed(at(2), vec![batch(3)]);
         let follows = follower.run(Duration::from_secs(600));
         let seen = watch.take(3).map(Result::unwrap).collect::<Vec<_>>();
         let seen =
@@ -340,8 +345,8 @@ mod tests {
         let (follower, watch) = follow(&server).await;
         server.head.store(2, Ordering::Relaxed);
         follower.catch_up().await.unwrap();
-        follower.committed(vec![batch(1), batch(2)]);
-        follower.committed(vec![batch(3)]);
+        follower.committed(at(0), vec![batch(1), batch(2)]);
+        follower.committed(at(2), vec![batch(3)]);
         let seen: Vec<_> = watch.take(3).map(Result::unwrap).collect().await;
         assert_eq!(seen, [batch(1), batch(2), batch(3)]);
     }
@@ -350,10 +355,10 @@ mod tests {
     async fn a_commit_behind_what_is_known_shows_that_the_server_went_back() {
         let server = Arc::new(Server::default());
         let (follower, watch) = follow(&server).await;
-        follower.committed(vec![batch(1), batch(2)]);
+        follower.committed(at(0), vec![batch(1), batch(2)]);
         // Restored to its beginning, where this is the first commit again.
         server.head.store(1, Ordering::Relaxed);
-        follower.committed(vec![batch(1)]);
+        follower.committed(at(0), vec![batch(1)]);
         let follows = follower.run(Duration::from_secs(600));
         let seen = watch.collect::<Vec<_>>();
         let seen =
@@ -375,7 +380,10 @@ mod tests {
             assert!(seen[..3].iter().all(Result::is_ok), "what was known before is delivered: {seen:?}");
             let Some(Err(StoreError::Diverged { expected, .. })) = seen.get(3) else { panic!("{seen:?}") };
             assert_eq!(*expected, at(3));
-            let again = follower.watch("", at(3)).await.map(drop);
+            let again = match follower.watch("", at(3)).await {
+                Ok(mut watch) => watch.next().await.expect("it ends with an error").map(drop),
+                Err(error) => Err(error),
+            };
             assert!(matches!(again, Err(StoreError::Diverged { .. })), "{again:?}");
         }
     }
@@ -392,7 +400,7 @@ mod tests {
         let compacted = |end| matches!(end, Some(StoreError::Compacted { oldest }) if oldest == at(3));
         assert!(compacted(seen.into_iter().nth(1).and_then(Result::err)));
         let watch = follower.watch("", at(3)).await.unwrap();
-        follower.committed(vec![batch(4)]);
+        follower.committed(at(3), vec![batch(4)]);
         assert_eq!(watch.take(1).map(Result::unwrap).collect::<Vec<_>>().await, [batch(4)]);
 
         // A process that starts now has nothing of it in memory.

@@ -9,7 +9,7 @@ use std::{
 
 use orch_core::store::StoreError;
 use percent_encoding::percent_decode_str;
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
 
 use super::{
     error::{self, Cause},
@@ -30,6 +30,9 @@ pub struct PostgresStoreConfig {
     /// Revisions that are kept at least for watches. Some eighth more may be there: the log is trimmed in
     /// steps.
     pub history_revisions: NonZeroU64,
+    /// Bytes of keys and values that are kept at most for watches, also where that is fewer revisions. The
+    /// log is measured now and then: each process that writes may add an eighth.
+    pub history_bytes: u64,
     /// The largest value in bytes.
     pub max_value_bytes: usize,
     /// The most writes, and the most guards, of one transaction.
@@ -37,6 +40,11 @@ pub struct PostgresStoreConfig {
     /// Bytes of transactions that wait for the server. A `commit` beyond waits for permits. Each counts for
     /// at least 1 KiB.
     pub queue_bytes: usize,
+    /// Time limit of one answer of the server: of a commit, of the start of a page, and of each further row.
+    /// Large transactions have longer, by a second for each 4 MiB. Of a commit that takes longer nobody knows
+    /// the outcome. Who waits for a lock is refused after two fifths of this, and nothing has happened then;
+    /// a page that takes twelve times this is given up by the server.
+    pub timeout: Duration,
     /// Time for which a call tries to connect again after the connection was lost.
     pub retry_deadline: Duration,
     /// Watches poll at this interval also without notifications. A lost notification costs them
@@ -110,7 +118,9 @@ impl PostgresStoreConfig {
             history_revisions: const { NonZeroU64::new(65_536).expect("not zero") },
             max_value_bytes: 4 << 20,
             max_txn_writes: 65_536,
+            history_bytes: 1 << 30,
             queue_bytes: 16 << 20,
+            timeout: Duration::from_secs(5),
             retry_deadline: Duration::from_secs(10),
             poll_interval: Duration::from_secs(1),
         };
@@ -128,6 +138,60 @@ impl PostgresStoreConfig {
                 Err(error::backend("reading the configuration", false, Cause::Url(reason)))
             }
         }
+    }
+}
+
+impl PostgresServer {
+    /// A configuration for each host, in the order of the URL: a host that takes connections and says nothing
+    /// must not keep others from being tried.
+    pub(super) fn hosts(&self) -> Vec<tokio_postgres::Config> {
+        let all = &self.config;
+        let (names, addresses) = (all.get_hosts(), all.get_hostaddrs());
+        let count = names.len().max(addresses.len());
+        let in_order = all.get_load_balance_hosts() == LoadBalanceHosts::Disable;
+        let ports_fit = all.get_ports().len() <= 1 || all.get_ports().len() == count;
+        if count <= 1 || !in_order || !ports_fit || !names.is_empty() && names.len() != count {
+            return vec![all.clone()];
+        }
+        let one = |number: usize| {
+            let mut one = self.without_hosts();
+            match names.get(number) {
+                Some(Host::Tcp(name)) => drop(one.host(name)),
+                #[cfg(unix)]
+                Some(Host::Unix(path)) => drop(one.host_path(path)),
+                None => {}
+            }
+            addresses.get(number).map(|address| one.hostaddr(*address));
+            all.get_ports().get(number).or(all.get_ports().first()).map(|port| one.port(*port));
+            one
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// The number of hosts that the URL names.
+    pub(super) fn count(&self) -> usize {
+        self.config.get_hosts().len().max(self.config.get_hostaddrs().len())
+    }
+
+    fn without_hosts(&self) -> tokio_postgres::Config {
+        let (all, mut config) = (&self.config, tokio_postgres::Config::new());
+        all.get_user().map(|user| config.user(user));
+        all.get_password().map(|password| config.password(password));
+        all.get_dbname().map(|name| config.dbname(name));
+        all.get_options().map(|options| config.options(options));
+        all.get_application_name().map(|name| config.application_name(name));
+        all.get_connect_timeout().map(|timeout| config.connect_timeout(*timeout));
+        all.get_tcp_user_timeout().map(|timeout| config.tcp_user_timeout(*timeout));
+        all.get_keepalives_interval().map(|interval| config.keepalives_interval(interval));
+        all.get_keepalives_retries().map(|retries| config.keepalives_retries(retries));
+        config
+            .ssl_mode(all.get_ssl_mode())
+            .ssl_negotiation(all.get_ssl_negotiation())
+            .keepalives(all.get_keepalives())
+            .keepalives_idle(all.get_keepalives_idle())
+            .target_session_attrs(all.get_target_session_attrs())
+            .channel_binding(all.get_channel_binding());
+        config
     }
 }
 

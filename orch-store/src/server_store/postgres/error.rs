@@ -2,8 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use orch_core::store::StoreError;
-use tokio_postgres::{Error, error::SqlState};
+use orch_core::store::{Durability, StoreError};
+use tokio_postgres::{
+    Error,
+    error::{DbError, Severity, SqlState},
+};
 
 /// The backend's name in messages.
 pub(super) const NAME: &str = "postgres";
@@ -18,9 +21,18 @@ pub(super) enum Cause {
     #[error("the URL of the server cannot be understood")]
     Parameters { source: Error },
     #[error("no connection to the server within {retry_deadline:?}; check its address, and that it runs")]
-    Unreachable { retry_deadline: Duration, source: Error },
+    Unreachable { retry_deadline: Duration, source: Box<Cause> },
     #[error("the server did not answer within {0:?}")]
     Silent(Duration),
+    #[error("another session holds a lock that commits need; end its transaction, or the session: {holders}")]
+    Held { holders: String, source: Error },
+    #[error(
+        "the server's settings ({settings}) do not make a commit as durable as was declared when the store was opened \
+         ({declared:?}); change them, or open the store again"
+    )]
+    Weaker { settings: String, declared: Durability },
+    #[error("somebody ended the commit's wait for a standby, which may not have it")]
+    Unreplicated,
     #[error("TLS cannot be used")]
     Tls { source: rustls::Error },
     #[error("sslrootcert {}: not a file with certificates in PEM form", path.display())]
@@ -44,14 +56,47 @@ pub(super) fn statement(operation: &'static str, source: Error) -> StoreError {
     }
 }
 
+/// Error of the one statement of a commit, which is a transaction by itself.
+pub(super) fn commit(source: Error, holders: Option<String>) -> StoreError {
+    let said = source.as_db_error();
+    match said.and_then(DbError::parsed_severity) {
+        // The server rolled it back, and goes on.
+        Some(Severity::Error) => match (said.map(DbError::code), holders) {
+            (Some(&SqlState::LOCK_NOT_AVAILABLE), Some(holders)) => {
+                backend("committing", true, Cause::Held { holders, source })
+            }
+            _ => statement("committing", source),
+        },
+        // The session ends, or the whole server: perhaps after the commit was written.
+        _ => lost_commit(Cause::Client { source }),
+    }
+}
+
 /// Error of a commit that was sent and whose response is missing.
-pub(super) fn lost_commit(source: Error) -> StoreError {
+pub(super) fn lost_commit(cause: Cause) -> StoreError {
     StoreError::Backend {
         store: NAME,
         operation: "committing",
         retryable: true,
         outcome_unknown: true,
-        source: Arc::new(Cause::Client { source }),
+        source: Arc::new(cause),
+    }
+}
+
+/// Error of an attempt to connect.
+pub(super) fn connecting(cause: Cause) -> StoreError {
+    match cause {
+        Cause::Client { source } => statement("connecting", source),
+        cause => backend("connecting", may_pass(&cause), cause),
+    }
+}
+
+/// True if another attempt may work a moment later.
+pub(super) fn may_pass(cause: &Cause) -> bool {
+    match cause {
+        Cause::Client { source } => is_passing(source),
+        Cause::Silent(_) | Cause::Unreachable { .. } | Cause::Weaker { .. } => true,
+        _ => false,
     }
 }
 
@@ -81,6 +126,18 @@ fn damage(error: &Error) -> Option<String> {
     let class = &said.code().code()[..2];
     (class == "XX" || said.code() == &SqlState::UNDEFINED_TABLE || said.code() == &SqlState::UNDEFINED_COLUMN)
         .then(|| said.message().to_owned())
+}
+
+/// True if somebody holds a lock for longer than is waited for it.
+pub(super) fn is_lock(cause: &Cause) -> bool {
+    let Cause::Client { source } = cause else { return false };
+    source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+impl From<Error> for Cause {
+    fn from(source: Error) -> Self {
+        Self::Client { source }
+    }
 }
 
 pub(super) fn corrupt(reason: impl std::fmt::Display) -> StoreError {

@@ -3,15 +3,17 @@
 //!
 //! | name | holds |
 //! |---|---|
-//! | `records` | key, value, and the revision that wrote it |
-//! | `log` | what each of the newest revisions changed, for watches |
-//! | `meta` | the format, the newest revision, and where the log begins |
+//! | `records` | key, value, and the revision and the id of the commit that wrote it |
+//! | `log` | what each of the newest commits changed, for watches |
+//! | `meta` | the format, the newest commit, and where the log begins |
+//! | `settled` | ids of commits that were asked for before they arrived, and are refused |
 //! | `readable` | a view of the records with values as text, for `psql` |
-//! | `apply` | the function that decides and applies commits |
+//! | `apply_step`, `apply_steps` | the functions that decide and apply commits |
+//! | `settle`, `forget` | those that settle outcomes and trim the log |
 //!
 //! All are in a schema of their own (`orch` unless the URL says otherwise), which is made and brought up to
-//! date when the store is opened. Changing records by hand goes past the revisions and the log, so that no
-//! watch would show it.
+//! date when the store is opened. A process of an earlier version that still runs is told so with its next
+//! commit. Changing records by hand goes past the revisions and the log, so that no watch would show it.
 //!
 //! Every commit locks the one row of `meta`, takes its revision from there and releases the row at the end.
 //! So revisions become visible in their order, and a watch that has delivered 7 never delivers a 6. Commits
@@ -20,37 +22,68 @@
 //! process commits are fed from memory; those of others are woken by `NOTIFY` and read the log, so that a
 //! lost notification costs them [`PostgresStoreConfig::poll_interval`] and nothing else.
 //!
-//! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`].
-//! Reads are tried again on a new connection.
+//! A commit is one statement, and so are several that wait together: it happens as a whole or not at all. One
+//! whose connection is lost before the answer, whose session or server ends with the answer, or that takes
+//! longer than [`PostgresStoreConfig::timeout`], is reported with [`StoreError::outcome_unknown`]. One that
+//! waits for a lock that somebody holds (a forgotten transaction in `psql`) is refused while nothing has
+//! happened, with an error that names the session. Reads are tried again on a new connection.
+//!
+//! # Durability
+//!
+//! Declared is what an acknowledged commit survives with the settings that the server has when the store is
+//! opened. A URL with several hosts means that a standby may take over:
+//!
+//! | settings | one host | several hosts |
+//! |---|---|---|
+//! | `fsync=off` | `Group` | `Group` |
+//! | no `synchronous_standby_names` | `Sync` | `Group`: a standby that takes over may lack commits |
+//! | with them, `synchronous_commit` is `on` or `remote_apply` | `Replicated` | `Replicated` |
+//! | with them, `remote_write` or `local` | `Sync` | `Group`: the standby has it in memory at best |
+//!
+//! `synchronous_commit=off` is not used: sessions of the store set it to `on`. `local` and `remote_write` are
+//! left as the operator chose them. The standby that takes over must be one that commits wait for. An address
+//! that moves between servers (a virtual IP, a name, a proxy) looks like one host: name the hosts instead.
+//!
+//! The writer looks at the settings with each connection that it makes, and refuses to commit on a server
+//! that is less durable than was declared, for example after a standby took over that has no standby of its
+//! own yet. A commit whose wait for the standby an operator ended has an unknown outcome.
+//!
+//! A server that comes back older, from a backup or as a standby that was behind, gives out revisions again.
+//! The ids beside them tell: guards with positions of lost commits do not hold, and watches end with
+//! [`StoreError::Diverged`]. A takeover by a standby that has everything is no loss, and watches go on.
 //!
 //! Connection poolers that hand a connection to somebody else between transactions (PgBouncer's transaction
 //! mode) cannot be used: statements are prepared, and notifications listened for.
 
 mod config;
+mod durability;
 mod error;
 mod plan;
+mod readers;
 mod schema;
 mod session;
 mod tls;
 mod writer;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use orch_core::store::{
-    CommitError, Durability, Entry, Key, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
-    Watch, WatchBatch, Write,
+    CommitError, CommitId, Durability, Entry, Incarnation, Key, Page, Position, Revision, StateStore,
+    StoreCapabilities, StoreError, Txn, Watch, WatchBatch, Write,
 };
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Error, Row, types::ToSql};
 
 pub use self::config::{PostgresServer, PostgresStoreConfig};
 use self::{
+    durability::Settings,
     error::Cause,
-    session::{Connector, OnNews, Readers, channel},
-    writer::{Commit, Writer},
+    readers::Readers,
+    session::{Connector, Declared, OnNews, channel},
+    writer::{Commit, Retention, Writer},
 };
 use crate::{
     completion::completion,
@@ -64,6 +97,12 @@ const TXN_BYTES: usize = 128 << 20;
 
 /// Bytes of the log that are read at once.
 const LOG_BYTES: i64 = 16 << 20;
+
+/// Time after which a commit is seen by watches of other processes: a notification, and a reading of the log.
+const WATCH_LATENCY: Duration = Duration::from_millis(5);
+
+/// Revisions that are forgotten at once.
+const COMPACTED: i64 = 1024;
 
 /// A [`StateStore`] in a PostgreSQL database, shared by any number of processes. Dropping it finishes what
 /// was accepted in the background; [`StateStore::close`] waits for that.
@@ -90,8 +129,16 @@ impl PostgresStore {
         config.check()?;
         let connector = Arc::new(Connector::new(&config)?);
         let mut client = connector.retry_until_deadline(|| connector.connect(None)).await?;
-        schema::prepare(&mut client, &config.schema).await?;
-        let durability = durability(&client).await.map_err(|error| error::statement("opening", error))?;
+        let declared = async {
+            schema::prepare(&mut client, &config.schema).await?;
+            let settings = Settings::of(&client).await.map_err(|error| error::statement("opening", error))?;
+            let hosts = config.server.count();
+            Ok(Declared { durability: settings.durability(hosts), hosts })
+        };
+        // Each of its statements may wait for another process that opens the store.
+        let limit = config.timeout * 2;
+        let declared = tokio::time::timeout(limit, declared).await;
+        let declared = declared.map_err(|_| error::backend("opening", true, Cause::Silent(limit)))??;
         drop(client);
         let readers = Arc::new(Readers::new(Arc::clone(&connector), config.readers));
         let follower = Arc::new(LogFollower::start(Arc::new(Log(Arc::clone(&readers)))).await?);
@@ -102,8 +149,8 @@ impl PostgresStore {
             readers: Arc::clone(&readers),
             follower: Arc::clone(&follower),
             jobs: queue,
-            keep: config.history_revisions,
-            trimmed: Revision::ZERO,
+            declared,
+            retention: Retention::new(config.history_revisions, config.history_bytes),
             last: Default::default(),
         };
         Ok(Self {
@@ -112,7 +159,7 @@ impl PostgresStore {
             jobs: Mutex::new(Some(jobs)),
             permits,
             readers,
-            durability,
+            durability: declared.durability,
             config,
         })
     }
@@ -124,44 +171,45 @@ impl PostgresStore {
 
 #[async_trait]
 impl StateStore for PostgresStore {
-    /// `durability` is `Group` when the server runs with `fsync=off`, which its operator has chosen then.
+    /// `durability` is that of the module's table, for the settings of the server when the store was opened.
     fn capabilities(&self) -> StoreCapabilities {
         StoreCapabilities::new(error::NAME)
             .compare_and_swap(true)
             .shared(true)
             .durability(self.durability)
+            .watch_latency(WATCH_LATENCY)
+            .outcomes(true)
             .max_value_bytes(self.config.max_value_bytes)
             .max_txn_writes(self.config.max_txn_writes)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.watches.check_open()?;
-        let read = |session: Arc<session::Session>| async move {
-            let row = session.client.query_opt(&session.statements.get, &[&key.as_str()]).await?;
-            row.map(|row| Ok((bytes_in(&row, 0)?, revision_in(&row, 1)?))).transpose()
+        let rows = self.readers.query("reading", |all| &all.get, &[&key.as_str()]).await?;
+        let entry = |row: &Row| {
+            Ok(Entry { key: key.clone(), value: bytes_in(row, 0)?, version: position_in(row, 1, 2)? })
         };
-        let found = self.readers.read("reading", read).await?;
-        Ok(found.map(|(value, version)| Entry { key: key.clone(), value, version }))
+        let entry = rows.first().map(entry).transpose();
+        entry.map_err(|error| error::statement("reading", error))
     }
 
     async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
+        if !prefix::may_begin_a_key(prefix) {
+            return Ok(Page { position: self.head().await?, entries: Vec::new(), more: false });
+        }
         self.watches.check_open()?;
         let after = after.map(Key::as_str).filter(|after| *after >= prefix);
         let (start, end) = (after.unwrap_or(prefix), prefix::end_of(prefix));
         let wanted = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
-        let end = &end;
-        let read = |session: Arc<session::Session>| async move {
-            let scan = &session.statements.scan;
-            session.client.query(scan, &[&start, &after, &end, &wanted]).await
-        };
-        let rows = self.readers.read("scanning", read).await?;
+        let parameters: [&(dyn ToSql + Sync); 4] = [&start, &after, &end, &wanted];
+        let rows = self.readers.query("scanning", |all| &all.scan, &parameters).await?;
         let mut page = page_of(&rows)?;
         page.more = page.entries.len() > limit;
         page.entries.truncate(limit);
         Ok(page)
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         txn.check(&self.capabilities())?;
         let bytes = txn.size_bytes();
         if bytes > TXN_BYTES {
@@ -180,16 +228,29 @@ impl StateStore for PostgresStore {
         receiver.await.unwrap_or_else(|| Err(writer_ended()))
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.watches.watch(prefix, from).await
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
+    async fn head(&self) -> Result<Position, StoreError> {
         self.watches.check_open()?;
-        let read = |session: Arc<session::Session>| async move {
-            revision_in(&session.client.query_one(&session.statements.revision, &[]).await?, 0)
-        };
-        self.readers.read("reading the revision", read).await
+        let rows = self.readers.query("reading the revision", |all| &all.head, &[]).await?;
+        let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
+        position_in(first, 0, 1).map_err(|error| error::statement("reading the revision", error))
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.watches.check_open()?;
+        let parameters: [&(dyn ToSql + Sync); 2] = [&id.0.cast_signed(), &number(since)];
+        let rows = self.readers.query("asking for an outcome", |all| &all.settle, &parameters).await?;
+        let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
+        let damaged = |error: Error| error::statement("asking for an outcome", error);
+        let found = first.try_get::<_, Option<i64>>(0).map_err(damaged)?;
+        let oldest = position_in(first, 1, 2).map_err(damaged)?;
+        match found {
+            None if since < oldest.revision => Err(StoreError::Compacted { oldest }),
+            found => Ok(found.map(|found| Position::of(revision(found), id))),
+        }
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -230,7 +291,11 @@ async fn listen(connector: Arc<Connector>, follower: Arc<LogFollower>, config: P
             });
             let listen = || async {
                 let client = connector.connect(Some(Arc::clone(&on_news))).await?;
-                client.batch_execute(&format!("LISTEN {}", channel(&config.schema))).await?;
+                let listen = format!("LISTEN {}", channel(&config.schema));
+                match tokio::time::timeout(config.timeout, client.batch_execute(&listen)).await {
+                    Ok(listens) => listens?,
+                    Err(_) => return Err(Cause::Silent(config.timeout)),
+                }
                 Ok(client)
             };
             match connector.retry_until_deadline(listen).await {
@@ -257,68 +322,80 @@ struct Log(Arc<Readers>);
 
 #[async_trait]
 impl SharedLog for Log {
-    async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
-        let last = Revision(after.0.saturating_add(limit as u64));
-        let read = |session: Arc<session::Session>| async move {
-            let log = &session.statements.log;
-            session.client.query(log, &[&number(after), &number(last), &LOG_BYTES]).await
-        };
-        let rows = self.0.read("reading the log", read).await?;
+    async fn read(&self, after: Position, limit: usize) -> Result<LogChunk, StoreError> {
+        let start = after.revision;
+        let last = Revision(start.0.saturating_add(limit as u64));
+        let parameters: [&(dyn ToSql + Sync); 3] = [&number(start), &number(last), &LOG_BYTES];
+        let rows = self.0.query("reading the log", |all| &all.log, &parameters).await?;
         let damaged = |error: Error| error::statement("reading the log", error);
         let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
-        let (oldest, head) =
-            (revision_in(first, 0).map_err(damaged)?, revision_in(first, 1).map_err(damaged)?);
-        let cut = first.try_get::<_, Option<i64>>(2).map_err(damaged)?.map(revision);
-        let mut chunk = LogChunk { oldest, head, batches: Vec::new() };
-        if after < oldest {
+        let oldest = position_in(first, 0, 1).map_err(damaged)?;
+        let head = position_in(first, 2, 3).map_err(damaged)?;
+        let logged = first.try_get::<_, Option<i64>>(4).map_err(damaged)?;
+        let unnamed = revision(first.try_get(5).map_err(damaged)?);
+        let cut = first.try_get::<_, Option<i64>>(6).map_err(damaged)?.map(revision);
+        let start = match start {
+            start if start == oldest.revision => Some(oldest),
+            start if start > head.revision => None,
+            // Before there were ids, commits that changed nothing left nothing.
+            start => Some(Position::new(start, incarnation(logged.unwrap_or(0)))),
+        };
+        let mut chunk = LogChunk { oldest, head, start, batches: Vec::new() };
+        if start != Some(after) || after.revision < oldest.revision {
             return Ok(chunk);
         }
-        let end = last.min(head).min(Revision(cut.map_or(u64::MAX, |cut| cut.0 - 1)));
-        chunk.batches = (after.0 + 1..=end.0)
-            .map(|revision| WatchBatch { revision: Revision(revision), writes: Vec::new() })
-            .collect();
+        let end = last.min(head.revision).min(Revision(cut.map_or(u64::MAX, |cut| cut.0 - 1)));
+        let empty = |revision| WatchBatch {
+            position: Position::new(Revision(revision), Incarnation(0)),
+            writes: Vec::new(),
+        };
+        chunk.batches = (after.revision.0 + 1..=end.0).map(empty).collect();
         for row in &rows {
-            let Some(at) = row.try_get::<_, Option<i64>>(3).map_err(damaged)? else { continue };
-            let key = key_in(row, 4)?;
-            let value = row.try_get::<_, Option<&[u8]>>(5).map_err(damaged)?.map(Bytes::copy_from_slice);
-            let index = usize::try_from(revision(at).0 - after.0 - 1).unwrap_or(usize::MAX);
+            let Some(at) = row.try_get::<_, Option<i64>>(7).map_err(damaged)? else { continue };
+            let index = usize::try_from(revision(at).0 - after.revision.0 - 1).unwrap_or(usize::MAX);
             let batch = chunk.batches.get_mut(index);
-            batch
-                .ok_or_else(|| error::corrupt("the log goes beyond the newest revision"))?
-                .writes
-                .push(Write { key, value });
+            let batch = batch.ok_or_else(|| error::corrupt("the log goes beyond the newest revision"))?;
+            batch.position.incarnation = incarnation(row.try_get(8).map_err(damaged)?);
+            if row.try_get::<_, &str>(9).map_err(damaged)?.is_empty() {
+                continue;
+            }
+            let value = row.try_get::<_, Option<&[u8]>>(10).map_err(damaged)?.map(Bytes::copy_from_slice);
+            batch.writes.push(Write { key: key_in(row, 9)?, value });
         }
+        // Somebody deleted it: what comes after it does not follow.
+        let lost = chunk.batches.iter().position(|WatchBatch { position, .. }| {
+            position.incarnation == Incarnation(0) && position.revision > unnamed
+        });
+        chunk.batches.truncate(lost.unwrap_or(usize::MAX));
         Ok(chunk)
     }
 }
 
 async fn compact(readers: &Readers, before: Revision) -> Result<(), StoreError> {
-    let compact = |session: Arc<session::Session>| async move {
-        session.client.execute(&session.statements.compact, &[&number(before)]).await
-    };
-    readers.read("compacting", compact).await.map(drop)
-}
-
-/// Durability of an acknowledged commit on this server.
-async fn durability(client: &tokio_postgres::Client) -> Result<Durability, Error> {
-    let fsync: String = client.query_one("SHOW fsync", &[]).await?.try_get(0)?;
-    Ok(if fsync == "on" { Durability::Sync } else { Durability::Group })
+    let mut done = false;
+    while !done {
+        let rows = readers.query("compacting", |all| &all.forget, &[&number(before), &COMPACTED]).await?;
+        let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
+        done = first.try_get(0).map_err(|error| error::statement("compacting", error))?;
+    }
+    Ok(())
 }
 
 fn page_of(rows: &[Row]) -> Result<Page, StoreError> {
     let damaged = |error: Error| error::statement("scanning", error);
     let first = rows.first().ok_or_else(|| error::corrupt("meta is empty"))?;
     let mut page =
-        Page { revision: revision_in(first, 0).map_err(damaged)?, entries: Vec::new(), more: false };
+        Page { position: position_in(first, 0, 1).map_err(damaged)?, entries: Vec::new(), more: false };
     for row in rows {
-        if row.try_get::<_, Option<&str>>(1).map_err(damaged)?.is_some() {
+        if row.try_get::<_, Option<&str>>(2).map_err(damaged)?.is_some() {
             page.entries.push(Entry {
-                key: key_in(row, 1)?,
-                value: bytes_in(row, 2).map_err(damaged)?,
-                version: revision_in(row, 3).map_err(damaged)?,
+                key: key_in(row, 2)?,
+                value: bytes_in(row, 3).map_err(damaged)?,
+                version: position_in(row, 4, 5).map_err(damaged)?,
             });
         }
     }
+    page.entries.sort_by(|one, other| one.key.cmp(&other.key));
     Ok(page)
 }
 
@@ -331,8 +408,14 @@ fn bytes_in(row: &Row, column: usize) -> Result<Bytes, Error> {
     row.try_get(column).map(Bytes::copy_from_slice)
 }
 
-fn revision_in(row: &Row, column: usize) -> Result<Revision, Error> {
-    row.try_get(column).map(revision)
+/// A position in a column of revisions and one of ids.
+fn position_in(row: &Row, at: usize, commit: usize) -> Result<Position, Error> {
+    Ok(Position::new(revision(row.try_get(at)?), incarnation(row.try_get(commit)?)))
+}
+
+/// Ids are stored as numbers with a sign.
+fn incarnation(number: i64) -> Incarnation {
+    Incarnation(number.cast_unsigned())
 }
 
 /// As the database counts.

@@ -6,10 +6,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use orch_core::store::{CommitError, Guard, Key, Revision, Txn, WatchBatch, Write};
+use orch_core::store::{CommitError, CommitId, Guard, Key, Position, Txn, WatchBatch, Write};
 use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 
-/// Statements of one group. Transactions on one key that follow each other take one each.
+/// Steps of one group. Transactions on one key that follow each other take one each.
 const STEPS_MAX: usize = 16;
 
 /// A group of transactions, cut into steps that follow each other. A transaction is in a later step than
@@ -23,24 +23,40 @@ pub(super) struct Plan {
     count: usize,
     /// Only the database knows whether there is something to delete.
     deletes: bool,
+    /// Some transaction may change nothing.
+    quiet: bool,
 }
 
-/// Input of one statement: lists of transactions, guards and writes, as the function `apply` takes them.
+/// Input of one call: lists of transactions, guards and writes, as the function `apply_step` takes
+/// them.
 #[derive(Default)]
 pub(super) struct Step {
     /// Indices of its transactions in the group.
     indices: Vec<usize>,
+    /// Their ids.
+    commits: Vec<i64>,
     guards: Lists<Option<i64>>,
+    guard_commits: Vec<Option<i64>>,
     writes: Lists<Option<Value>>,
-    count: i32,
 }
 
 /// Columns.
-#[derive(Default)]
-struct Lists<T> {
+struct Lists<T, K = Text> {
     txns: Vec<i32>,
-    keys: Vec<Text>,
+    keys: Vec<K>,
     values: Vec<T>,
+}
+
+/// Input of several steps, as the function `apply_steps` takes it.
+#[derive(Default)]
+pub(super) struct Steps<'a> {
+    counts: Vec<i32>,
+    guard_counts: Vec<i32>,
+    write_counts: Vec<i32>,
+    commits: Vec<i64>,
+    guard_commits: Vec<Option<i64>>,
+    guards: Lists<&'a Option<i64>, &'a Text>,
+    writes: Lists<&'a Option<Value>, &'a Text>,
 }
 
 /// A key as PostgreSQL takes it.
@@ -63,6 +79,7 @@ impl Plan {
         if at == self.steps.len() {
             self.steps.push(Step::default());
         }
+        self.quiet |= txn.writes.iter().all(|write| write.value.is_none());
         for write in &txn.writes {
             self.deletes |= write.value.is_none();
             self.free.insert(write.key.clone(), at + 1);
@@ -76,26 +93,33 @@ impl Plan {
         &self.steps
     }
 
+    /// Some transaction may change nothing: the database looks for that.
+    pub(super) fn quiet(&self) -> &(dyn ToSql + Sync) {
+        // A deletion in a transaction that writes something as well is looked for, too.
+        if self.quiet || self.deletes { &true } else { &false }
+    }
+
     /// Changes of the applied transactions, in the order of revisions; `None` when they are not known
     /// here.
-    pub(super) fn into_batches(self, outcomes: &[Result<Revision, CommitError>]) -> Option<Vec<WatchBatch>> {
+    pub(super) fn into_batches(self, outcomes: &[Result<Position, CommitError>]) -> Option<Vec<WatchBatch>> {
         if self.deletes {
             return None;
         }
         let mut batches = BTreeMap::new();
         for step in self.steps {
-            for revision in step.indices.iter().filter_map(|index| outcomes[*index].as_ref().ok()) {
-                batches.insert(*revision, Vec::new());
+            for at in step.indices.iter().filter_map(|index| outcomes[*index].as_ref().ok()) {
+                batches.insert(at.revision, WatchBatch { position: *at, writes: Vec::new() });
             }
             let Lists { txns, keys, values } = step.writes;
             for ((txn, Text(key)), value) in txns.into_iter().zip(keys).zip(values) {
                 let index = step.indices[usize::try_from(txn).unwrap_or(usize::MAX)];
-                if let Some(writes) = outcomes[index].as_ref().ok().and_then(|at| batches.get_mut(at)) {
-                    writes.push(Write { key, value: value.map(|Value(value)| value) });
+                let at = outcomes[index].as_ref().ok();
+                if let Some(batch) = at.and_then(|at| batches.get_mut(&at.revision)) {
+                    batch.writes.push(Write { key, value: value.map(|Value(value)| value) });
                 }
             }
         }
-        Some(batches.into_iter().map(|(revision, writes)| WatchBatch { revision, writes }).collect())
+        Some(batches.into_values().collect())
     }
 
     /// Transactions.
@@ -105,10 +129,24 @@ impl Plan {
 }
 
 impl Step {
-    /// The values of `$1` to `$7`.
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 7] {
+    /// The values of `$1` to `$8`.
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 8] {
         let (guards, writes) = (&self.guards, &self.writes);
-        [&self.count, &guards.txns, &guards.keys, &guards.values, &writes.txns, &writes.keys, &writes.values]
+        [
+            &self.commits,
+            &guards.txns,
+            &guards.keys,
+            &guards.values,
+            &self.guard_commits,
+            &writes.txns,
+            &writes.keys,
+            &writes.values,
+        ]
+    }
+
+    /// Id of the transaction with this number.
+    pub(super) fn id_of(&self, txn: usize) -> CommitId {
+        CommitId(self.commits[txn].cast_unsigned())
     }
 
     /// Index in the group of the transaction with this number.
@@ -122,20 +160,76 @@ impl Step {
     }
 
     fn add(&mut self, index: usize, txn: Txn) {
-        let number = self.count;
+        let number = length(&self.commits);
+        self.commits.push(txn.id.unwrap_or_else(CommitId::random).0.cast_signed());
         for guard in &txn.guards {
-            let version = match guard {
-                Guard::Absent(_) => None,
+            let (version, commit) = match guard {
+                Guard::Absent(_) => (None, None),
                 // One that nothing has: no record was written by a revision below zero.
-                Guard::Version(_, Revision(version)) => Some(i64::try_from(*version).unwrap_or(-1)),
+                Guard::Version(_, Position { revision, incarnation }) => {
+                    (Some(i64::try_from(revision.0).unwrap_or(-1)), Some(incarnation.0.cast_signed()))
+                }
             };
             self.guards.push(number, guard.key().clone(), version);
+            self.guard_commits.push(commit);
         }
         for (key, value) in txn.into_net_writes() {
             self.writes.push(number, key, value.map(Value));
         }
         self.indices.push(index);
-        self.count += 1;
+    }
+}
+
+impl<'a> Steps<'a> {
+    /// The lists of these steps, one after the other.
+    pub(super) fn of(steps: &'a [Step]) -> Self {
+        let mut all = Self::default();
+        for step in steps {
+            all.counts.push(length(&step.commits));
+            all.guard_counts.push(length(&step.guards.txns));
+            all.write_counts.push(length(&step.writes.txns));
+            all.commits.extend(&step.commits);
+            all.guard_commits.extend(&step.guard_commits);
+            all.guards.extend(&step.guards);
+            all.writes.extend(&step.writes);
+        }
+        all
+    }
+
+    /// The values of `$1` to `$11`.
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 11] {
+        let (guards, writes) = (&self.guards, &self.writes);
+        [
+            &self.counts,
+            &self.guard_counts,
+            &self.write_counts,
+            &self.commits,
+            &guards.txns,
+            &guards.keys,
+            &guards.values,
+            &self.guard_commits,
+            &writes.txns,
+            &writes.keys,
+            &writes.values,
+        ]
+    }
+}
+
+fn length<T>(list: &[T]) -> i32 {
+    i32::try_from(list.len()).unwrap_or(i32::MAX)
+}
+
+impl<T, K> Default for Lists<T, K> {
+    fn default() -> Self {
+        Self { txns: Vec::new(), keys: Vec::new(), values: Vec::new() }
+    }
+}
+
+impl<'a, T> Lists<&'a T, &'a Text> {
+    fn extend(&mut self, other: &'a Lists<T>) {
+        self.txns.extend(&other.txns);
+        self.keys.extend(&other.keys);
+        self.values.extend(&other.values);
     }
 }
 
@@ -178,7 +272,7 @@ mod tests {
         let added = txns.iter().take_while(|(guards, writes)| {
             let writes = writes.iter().map(|name| Write::put(key(name), "")).collect();
             let guards = guards.iter().map(|name| Guard::Absent(key(name))).collect();
-            plan.add(&mut Txn { guards, writes })
+            plan.add(&mut Txn { guards, ..Txn::of(writes) })
         });
         let added = added.count();
         (plan.steps().iter().map(|step| step.indices.clone()).collect(), added)

@@ -6,7 +6,8 @@ use tokio_postgres::{Client, Error};
 use super::error::{self, Cause};
 
 /// Migrations, from each format to the next. The format of a store is the number of migrations made.
-const STEPS: [&str; 2] = [include_str!("sql/schema-1.sql"), include_str!("sql/schema-2.sql")];
+const STEPS: [&str; 3] =
+    [include_str!("sql/schema-1.sql"), include_str!("sql/schema-2.sql"), include_str!("sql/schema-3.sql")];
 
 /// Makes `schema` and its tables, or checks those that are there. One process at a time does.
 pub(super) async fn prepare(client: &mut Client, schema: &str) -> Result<(), StoreError> {

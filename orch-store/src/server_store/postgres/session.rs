@@ -3,22 +3,28 @@
 use std::{
     future::{Future, poll_fn},
     hash::{BuildHasher as _, RandomState},
-    num::NonZeroUsize,
+    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use orch_core::store::StoreError;
-use tokio::sync::Mutex;
-use tokio_postgres::{AsyncMessage, Client, Error, Statement};
+use futures_util::TryStreamExt as _;
+use orch_core::store::{Durability, StoreError};
+use tokio::time::timeout;
+use tokio_postgres::{
+    AsyncMessage, Client, Error, Row, Statement,
+    error::{DbError, Severity},
+    types::ToSql,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     super::retry::Attempts,
     config::PostgresStoreConfig,
+    durability::Settings,
     error::{self, Cause},
 };
 
@@ -32,25 +38,70 @@ pub(super) type OnNews = Arc<dyn Fn() + Send + Sync>;
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) statements: Statements,
+    /// Process of the server that serves it.
+    pub(super) process: i32,
+    /// Its commits are answered when a standby has them, as it was set up when it was made.
+    pub(super) replicated: bool,
+    /// The server warned.
+    warned: Arc<AtomicBool>,
+    /// It did not answer in time.
+    silent: AtomicBool,
+}
+
+impl Session {
+    /// True if nothing is known against it.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.client.is_closed() && !self.silent.load(Ordering::Relaxed)
+    }
+
+    /// True if the server warned since this was asked last.
+    pub(super) fn take_warned(&self) -> bool {
+        self.warned.swap(false, Ordering::Relaxed)
+    }
+
+    /// Rows of a statement. Each of them may take that long.
+    pub(super) async fn rows(
+        &self,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+        limit: Duration,
+    ) -> Result<Vec<Row>, Cause> {
+        let silent = |_| {
+            self.silent.store(true, Ordering::Relaxed);
+            Cause::Silent(limit)
+        };
+        let parameters = parameters.iter().copied();
+        let asked = timeout(limit, self.client.query_raw(statement, parameters)).await;
+        let (mut stream, mut rows) = (pin!(asked.map_err(silent)??), Vec::new());
+        while let Some(row) = timeout(limit, stream.try_next()).await.map_err(silent)?? {
+            rows.push(row);
+        }
+        Ok(rows)
+    }
 }
 
 /// All statements that the store has for its tables.
 pub(super) struct Statements {
     pub(super) get: Statement,
     pub(super) scan: Statement,
-    pub(super) revision: Statement,
+    pub(super) head: Statement,
     pub(super) log: Statement,
-    pub(super) compact: Statement,
-    pub(super) begin: Statement,
-    pub(super) apply: Statement,
-    pub(super) commit: Statement,
+    pub(super) forget: Statement,
+    pub(super) settle: Statement,
+    pub(super) surplus: Statement,
+    pub(super) apply_step: Statement,
+    pub(super) apply_steps: Statement,
 }
 
 /// Makes connections.
 pub(super) struct Connector {
-    server: tokio_postgres::Config,
+    /// A configuration for each host.
+    hosts: Vec<tokio_postgres::Config>,
     tls: MakeRustlsConnect,
+    set_up: String,
     schema: String,
+    /// Time limit of an answer.
+    pub(super) timeout: Duration,
     retry_deadline: Duration,
     /// Payload of the notifications of this store's own commits, which are not listened for.
     mark: String,
@@ -60,14 +111,42 @@ impl Connector {
     pub(super) fn new(config: &PostgresStoreConfig) -> Result<Self, StoreError> {
         let tls =
             config.server.trust.connector().map_err(|cause| error::backend("connecting", false, cause))?;
-        let PostgresStoreConfig { server, schema, retry_deadline, .. } = config.clone();
+        let PostgresStoreConfig { server, schema, retry_deadline, timeout, .. } = config.clone();
         let mark = format!("{:016x}", RandomState::new().hash_one(&schema));
-        Ok(Self { server: server.config, tls, schema, retry_deadline, mark })
+        let (hosts, set_up) = (server.hosts(), set_up(&schema, timeout));
+        Ok(Self { hosts, tls, set_up, schema, timeout, retry_deadline, mark })
     }
 
-    /// A connection without prepared statements; the schema may be missing.
-    pub(super) async fn connect(&self, on_news: Option<OnNews>) -> Result<Client, Error> {
-        let (client, mut connection) = self.server.connect(self.tls.clone()).await?;
+    /// A connection without prepared statements, to the first host that has one; the schema may be missing.
+    pub(super) async fn connect(&self, on_news: Option<OnNews>) -> Result<Client, Cause> {
+        self.connect_noting(on_news, Arc::default()).await
+    }
+
+    async fn connect_noting(
+        &self,
+        on_news: Option<OnNews>,
+        warned: Arc<AtomicBool>,
+    ) -> Result<Client, Cause> {
+        let mut failed = Cause::Silent(self.timeout);
+        for host in &self.hosts {
+            let connect = self.connect_to(host, on_news.clone(), Arc::clone(&warned));
+            match timeout(self.timeout, connect).await {
+                Ok(Ok(client)) => return Ok(client),
+                Ok(Err(source)) => failed = Cause::Client { source },
+                // It takes the connection and then says nothing.
+                Err(_) => failed = Cause::Silent(self.timeout),
+            }
+        }
+        Err(failed)
+    }
+
+    async fn connect_to(
+        &self,
+        host: &tokio_postgres::Config,
+        on_news: Option<OnNews>,
+        warned: Arc<AtomicBool>,
+    ) -> Result<Client, Error> {
+        let (client, mut connection) = host.connect(self.tls.clone()).await?;
         let mark = self.mark.clone();
         // Ends with the client, or when the connection is lost.
         tokio::spawn(async move {
@@ -75,7 +154,12 @@ impl Connector {
                 match (message, &on_news) {
                     (AsyncMessage::Notification(said), _) if said.payload() == mark => {}
                     (AsyncMessage::Notification(_), Some(on_news)) => on_news(),
-                    (AsyncMessage::Notice(notice), _) => tracing::debug!(%notice, "the server says"),
+                    (AsyncMessage::Notice(notice), _) => {
+                        tracing::debug!(%notice, "the server says");
+                        if DbError::parsed_severity(&notice) == Some(Severity::Warning) {
+                            warned.store(true, Ordering::Relaxed);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -83,131 +167,126 @@ impl Connector {
             // Waiters for notifications must poll now.
             on_news.iter().for_each(|on_news| on_news());
         });
-        // Each statement of a commit sees what was committed before it, whatever is usual in this database. A
-        // connection that hangs in the middle of one must not hold up everybody else. Statements are planned
-        // once, perhaps while the tables are small, and must stay good when they are large.
-        let set_up = format!(
-            "SET search_path TO {}; SET default_transaction_isolation TO 'read committed'; \
-             SET default_transaction_read_only TO off; SET idle_in_transaction_session_timeout TO '15s'; \
-             SET enable_seqscan TO off; SET jit TO off; SET plan_cache_mode TO force_generic_plan; \
-             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
-            self.schema
-        );
-        client.batch_execute(&set_up).await?;
+        client.batch_execute(&self.set_up).await?;
         Ok(client)
     }
 
-    /// A connection as readers and the writer need it. Tries again until the retry deadline.
+    /// A connection as readers need it. Tries again until the retry deadline.
     pub(super) async fn session(&self) -> Result<Session, StoreError> {
-        let try_once = async || {
-            let client = self.connect(None).await?;
-            let statements = Statements::prepare(&client, &self.schema, &self.mark).await?;
-            Ok(Session { client, statements })
+        self.retry_until_deadline(|| self.session_now()).await
+    }
+
+    /// A connection as the writer needs it: its commits must be at least as durable as was declared. Tries
+    /// again until the retry deadline.
+    pub(super) async fn writing_session(&self, declared: Declared) -> Result<Session, StoreError> {
+        let mut session = self.session().await?;
+        let settings = timeout(self.timeout, Settings::of(&session.client)).await;
+        let settings = match settings.map_err(|_| Cause::Silent(self.timeout)) {
+            Ok(Ok(settings)) => settings,
+            Ok(Err(source)) => return Err(error::connecting(source.into())),
+            Err(silent) => return Err(error::connecting(silent)),
         };
-        self.retry_until_deadline(try_once).await
+        if settings.durability(declared.hosts) < declared.durability {
+            let (settings, declared) = (settings.to_string(), declared.durability);
+            return Err(error::connecting(Cause::Weaker { settings, declared }));
+        }
+        session.replicated = settings.replicated();
+        Ok(session)
+    }
+
+    async fn session_now(&self) -> Result<Session, Cause> {
+        let warned = Arc::new(AtomicBool::new(false));
+        let client = self.connect_noting(None, Arc::clone(&warned)).await?;
+        let prepare = async {
+            let statements = Statements::prepare(&client, &self.schema, &self.mark).await?;
+            let process = client.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
+            Ok::<_, Error>((statements, process))
+        };
+        let prepared = timeout(self.timeout, prepare).await;
+        let (statements, process) = prepared.map_err(|_| Cause::Silent(self.timeout))??;
+        Ok(Session { client, statements, process, replicated: false, warned, silent: AtomicBool::new(false) })
     }
 
     /// Does what needs a connection of its own until it works, its failure does not pass, or the retry
     /// deadline has passed.
-    pub(super) async fn retry_until_deadline<T, F: Future<Output = Result<T, Error>>>(
+    pub(super) async fn retry_until_deadline<T, F: Future<Output = Result<T, Cause>>>(
         &self,
         mut connect: impl FnMut() -> F,
     ) -> Result<T, StoreError> {
         let mut attempts = Attempts::within(self.retry_deadline, LONGEST_DELAY);
         loop {
-            // A server that takes the connection and then says nothing.
-            let limit = self.retry_deadline.max(LONGEST_DELAY);
-            let source = match tokio::time::timeout(limit, connect()).await {
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(error)) => error,
-                Err(_) => return Err(error::backend("connecting", true, Cause::Silent(limit))),
+            let cause = match connect().await {
+                Ok(done) => return Ok(done),
+                Err(cause) => cause,
             };
-            if !error::is_passing(&source) {
-                return Err(error::statement("connecting", source));
+            if !error::may_pass(&cause) || error::is_lock(&cause) {
+                return Err(error::connecting(cause));
             }
             if !attempts.again().await {
-                let cause = Cause::Unreachable { retry_deadline: self.retry_deadline, source };
-                return Err(error::backend("connecting", true, cause));
+                let cause =
+                    Cause::Unreachable { retry_deadline: self.retry_deadline, source: Box::new(cause) };
+                return Err(error::connecting(cause));
             }
         }
     }
 }
 
+/// Durability that was declared when the store was opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Declared {
+    pub(super) durability: Durability,
+    /// The number of hosts in the URL.
+    pub(super) hosts: usize,
+}
+
+/// Settings of each session, whatever is usual in its database.
+fn set_up(schema: &str, timeout: Duration) -> String {
+    // Each statement of a commit sees what was committed before it. Statements are planned once, perhaps
+    // while the tables are small, and must stay good when they are large. A client waits for a lock no longer
+    // than `timeout`, with time left for the answer and for a second lock: so it learns that nothing
+    // happened.
+    // What nobody waits for any more must not hold up everybody else for long.
+    let (lock, statement) = (timeout.as_millis() * 2 / 5, timeout.as_millis() * 12);
+    format!(
+        "SET search_path TO {schema}; SET default_transaction_isolation TO 'read committed'; \
+         SET default_transaction_read_only TO off; SET idle_in_transaction_session_timeout TO '15s'; \
+         SET lock_timeout TO {}; SET statement_timeout TO {}; \
+         SET enable_seqscan TO off; SET jit TO off; SET plan_cache_mode TO force_generic_plan; \
+         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+        lock.clamp(1, i32::MAX as u128),
+        statement.clamp(1, i32::MAX as u128),
+    )
+}
+
 impl Statements {
     async fn prepare(client: &Client, schema: &str, mark: &str) -> Result<Self, Error> {
-        let apply = format!(
-            "SELECT revisions, places FROM apply($1, $2, $3, $4, $5, $6, $7, '{}', '{mark}')",
-            channel(schema)
-        );
+        let call = |function: &str, parameters: usize| {
+            let parameters: Vec<String> = (1..=parameters).map(|number| format!("${number}")).collect();
+            let (parameters, channel) = (parameters.join(", "), channel(schema));
+            format!(
+                "SELECT revisions, places, head, head_commit FROM {function}({parameters}, '{channel}', '{mark}')"
+            )
+        };
+        let (step, steps) = (call("apply_step", 9), call("apply_steps", 12));
         let prepare = |sql| client.prepare(sql);
-        let (get, scan, revision, log, compact) = futures_util::try_join!(
-            prepare("SELECT value, version FROM records WHERE key = $1"),
+        let (get, scan, head, log) = futures_util::try_join!(
+            prepare("SELECT value, version, commit FROM records WHERE key = $1"),
             prepare(include_str!("sql/scan.sql")),
-            prepare("SELECT revision FROM meta"),
+            prepare("SELECT revision, commit FROM meta"),
             prepare(include_str!("sql/log.sql")),
-            prepare(include_str!("sql/compact.sql")),
         )?;
-        let (begin, apply, commit) =
-            futures_util::try_join!(prepare("BEGIN"), prepare(&apply), prepare("COMMIT"))?;
-        Ok(Self { get, scan, revision, log, compact, begin, apply, commit })
+        let (forget, settle, surplus, apply_step, apply_steps) = futures_util::try_join!(
+            prepare("SELECT forget($1, $2)"),
+            prepare("SELECT at, oldest, oldest_commit FROM settle($1, $2)"),
+            prepare(include_str!("sql/surplus.sql")),
+            prepare(&step),
+            prepare(&steps),
+        )?;
+        Ok(Self { get, scan, head, log, forget, settle, surplus, apply_step, apply_steps })
     }
 }
 
 /// Notification channel of a store's commits.
 pub(super) fn channel(schema: &str) -> String {
     format!("orch_{schema}")
-}
-
-/// A few connections that serve many readers: requests follow each other on a connection without waiting for
-/// answers.
-pub(super) struct Readers {
-    connector: Arc<Connector>,
-    slots: Box<[Mutex<Option<Arc<Session>>>]>,
-    next: AtomicUsize,
-}
-
-/// Choice of a pooled connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Freshness {
-    Any,
-    New,
-}
-
-impl Readers {
-    pub(super) fn new(connector: Arc<Connector>, count: NonZeroUsize) -> Self {
-        let slots = (0..count.get()).map(|_| Mutex::new(None)).collect();
-        Self { connector, slots, next: AtomicUsize::new(0) }
-    }
-
-    /// Runs `read`, which changes nothing, and once more when the connection was lost under it: on a new one,
-    /// because the others may have been lost with it and not know it yet.
-    pub(super) async fn read<T, F: Future<Output = Result<T, Error>>>(
-        &self,
-        operation: &'static str,
-        read: impl Fn(Arc<Session>) -> F,
-    ) -> Result<T, StoreError> {
-        match read(self.session(Freshness::Any).await?).await {
-            Err(error) if error::is_connection(&error) => {}
-            done => return done.map_err(|error| error::statement(operation, error)),
-        }
-        let session = self.session(Freshness::New).await?;
-        read(session).await.map_err(|error| error::statement(operation, error))
-    }
-
-    pub(super) async fn close(&self) {
-        for slot in &self.slots {
-            slot.lock().await.take();
-        }
-    }
-
-    async fn session(&self, freshness: Freshness) -> Result<Arc<Session>, StoreError> {
-        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
-        let mut slot = self.slots[index].lock().await;
-        match &*slot {
-            Some(session) if freshness == Freshness::Any && !session.client.is_closed() => {
-                Ok(Arc::clone(session))
-            }
-            _ => Ok(Arc::clone(slot.insert(Arc::new(self.connector.session().await?)))),
-        }
-    }
 }

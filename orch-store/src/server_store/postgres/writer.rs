@@ -1,19 +1,23 @@
-//! The one task that writes. It takes what is queued and commits it as one transaction of the database, by
-//! one statement or by several that are sent together without waiting for answers in between: a group costs
-//! one round trip and one sync, and the row that orders the commits of all processes is never held for the
-//! time of a client. Meanwhile the next group gathers by itself.
+//! The one task that writes. It takes what is queued and commits it by one statement, which is a transaction
+//! of the database with that: a group costs one round trip and one sync, no part of it can happen without
+//! the others, and the row that orders the commits of all processes is never held for the time of a client.
+//! Meanwhile the next group gathers by itself.
 
-use std::{future::poll_fn, iter::once, num::NonZeroU64, pin::Pin, sync::Arc, task::Poll, time::Instant};
+use std::{num::NonZeroU64, pin::pin, sync::Arc, time::Instant};
 
-use futures_util::future::{FutureExt as _, MaybeDone, maybe_done};
-use orch_core::store::{CommitError, Revision, StoreError, Txn};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_postgres::{Error, Row, Statement};
+use futures_util::future::join;
+use orch_core::store::{CommitError, Position, Revision, StoreError, Txn};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{Duration, timeout},
+};
+use tokio_postgres::{Error, Row};
 
 use super::{
-    error,
-    plan::Plan,
-    session::{Connector, Readers, Session},
+    error::{self, Cause},
+    plan::{Plan, Steps},
+    readers::Readers,
+    session::{Connector, Declared, Session},
 };
 use crate::{
     commit_window::CommitWindow,
@@ -27,12 +31,15 @@ const GROUP_MAX: usize = 1024;
 /// And their bytes, unless one alone has more.
 const GROUP_BYTES: usize = 8 << 20;
 
+/// Bytes that the slowest connection and server take in a second: large groups may take that much longer.
+const BYTES_PER_SECOND: u64 = 4 << 20;
+
 /// A transaction and who waits for it.
 pub(super) struct Commit {
     pub(super) txn: Txn,
     /// Bytes of its keys and values.
     pub(super) bytes: usize,
-    pub(super) sender: CompletionSender<Result<Revision, CommitError>>,
+    pub(super) sender: CompletionSender<Result<Position, CommitError>>,
     /// Its part of the queue's bound.
     pub(super) _permits: OwnedSemaphorePermit,
 }
@@ -42,10 +49,26 @@ pub(super) struct Writer {
     pub(super) readers: Arc<Readers>,
     pub(super) follower: Arc<LogFollower>,
     pub(super) jobs: mpsc::Receiver<Commit>,
-    pub(super) keep: NonZeroU64,
-    /// Revision to which this process trimmed the log last.
-    pub(super) trimmed: Revision,
+    pub(super) declared: Declared,
+    pub(super) retention: Retention,
     pub(super) last: CommitWindow,
+}
+
+/// Bounds of the log, and what this process knows of it.
+pub(super) struct Retention {
+    revisions: NonZeroU64,
+    bytes: u64,
+    /// Revision to which this process trimmed the log last.
+    trimmed: Revision,
+    /// Bytes that this process may have added since it measured the log.
+    unmeasured: u64,
+}
+
+impl Retention {
+    /// The log of others is measured with the first commit.
+    pub(super) fn new(revisions: NonZeroU64, bytes: u64) -> Self {
+        Self { revisions, bytes, trimmed: Revision::ZERO, unmeasured: bytes }
+    }
 }
 
 impl Writer {
@@ -60,17 +83,21 @@ impl Writer {
             self.wait_for_more().await;
             let (group, plan) = self.gather(first, &mut next);
             let begin = Instant::now();
-            let done = self.execute(&mut session, &plan).await;
+            let bytes = group.iter().map(|commit| commit.bytes).sum();
+            let done = self.execute(&mut session, &plan, bytes).await;
             self.last = CommitWindow::after(group.len(), begin);
             match done {
-                Ok(outcomes) => {
+                Ok(Applied { before, outcomes }) => {
                     match plan.into_batches(&outcomes) {
-                        Some(batches) => self.follower.committed(batches),
+                        Some(batches) => self.follower.committed(before, batches),
                         None => self.follower.wake(),
                     }
-                    let head = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).max().copied();
+                    let head = outcomes.iter().flatten().map(|at| at.revision).max();
                     complete_all(group.into_iter().map(|commit| commit.sender).zip(outcomes));
-                    self.trim(head).await;
+                    // The next group waits for it.
+                    if timeout(self.connector.timeout, self.trim(head, bytes as u64)).await.is_err() {
+                        tracing::warn!("the log could not be trimmed in time; it is tried again");
+                    }
                 }
                 Err(error) => {
                     // It may have happened, and the word of our own commits is not listened for.
@@ -113,95 +140,129 @@ impl Writer {
         &self,
         session: &mut Option<Session>,
         plan: &Plan,
-    ) -> Result<Vec<Result<Revision, CommitError>>, StoreError> {
-        let ready = match session.take().filter(|session| !session.client.is_closed()) {
+        bytes: usize,
+    ) -> Result<Applied, StoreError> {
+        let ready = match session.take().filter(Session::is_usable) {
             Some(session) => session,
-            None => self.connector.session().await?,
+            None => self.connector.writing_session(self.declared).await?,
         };
-        let outcomes = pipeline(&ready, plan).await?;
-        // After a failure a connection may be anywhere in its transaction: it is not used again.
-        *session = Some(ready);
-        Ok(outcomes)
+        let done = self.answer(&ready, plan, bytes).await.and_then(|rows| {
+            Applied::of(plan, &rows).map_err(|source| error::lost_commit(Cause::Client { source }))
+        });
+        // With an answer that is missing or makes no sense the connection may be anywhere: it is not used
+        // again.
+        if !done.as_ref().is_err_and(StoreError::outcome_unknown) {
+            *session = Some(ready);
+        }
+        done
+    }
+
+    /// The rows of a plan, unless it is known that it was not applied, or nothing is.
+    async fn answer(&self, session: &Session, plan: &Plan, bytes: usize) -> Result<Vec<Row>, StoreError> {
+        session.take_warned();
+        let patience = self.connector.timeout / 5;
+        let limit = self.connector.timeout + Duration::from_secs(bytes as u64 / BYTES_PER_SECOND);
+        let mut answer = pin!(ask(session, plan));
+        let (answered, holders) = match timeout(patience, &mut answer).await {
+            Ok(answered) => (Ok(answered), None),
+            Err(_) => join(timeout(limit - patience, answer), self.holders(session.process)).await,
+        };
+        let rows = match answered {
+            Ok(rows) => rows.map_err(|error| error::commit(error, holders))?,
+            Err(_) => return Err(error::lost_commit(Cause::Silent(limit))),
+        };
+        match session.replicated && session.take_warned() {
+            true => Err(error::lost_commit(Cause::Unreplicated)),
+            false => Ok(rows),
+        }
+    }
+
+    /// Sessions for which a session of ours waits, if any.
+    async fn holders(&self, process: i32) -> Option<String> {
+        // Statements of a pooled connection may have to wait for the same lock before they are prepared.
+        let ask = async {
+            let client = self.connector.connect(None).await?;
+            Ok::<_, Cause>(client.query(include_str!("sql/holders.sql"), &[&process]).await?)
+        };
+        let rows =
+            timeout(self.connector.timeout / 2, ask).await.ok()?.ok().filter(|rows| !rows.is_empty())?;
+        let holders: Vec<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+        let holders = holders.join("; ");
+        tracing::warn!(holders, "commits wait for a lock");
+        Some(holders)
     }
 
     /// Forgets the oldest revisions when there are an eighth more than wanted.
-    async fn trim(&mut self, head: Option<Revision>) {
-        let Some(head) = head else { return };
-        let Some(before) = trim_to(self.trimmed, head, self.keep) else { return };
+    async fn trim(&mut self, head: Option<Revision>, bytes: u64) {
+        let (Some(head), kept) = (head, &mut self.retention) else { return };
+        kept.unmeasured = kept.unmeasured.saturating_add(bytes);
+        let mut before = trim_to(kept.trimmed, head, kept.revisions);
+        if kept.unmeasured > kept.bytes / 8 {
+            match surplus(&self.readers, kept.bytes).await {
+                Ok(surplus) => {
+                    kept.unmeasured = 0;
+                    before = before.max(surplus);
+                }
+                Err(error) => tracing::warn!(%error, "the log could not be measured; it is tried again"),
+            }
+        }
+        let Some(before) = before else { return };
         match super::compact(&self.readers, before).await {
-            Ok(()) => self.trimmed = before,
+            Ok(()) => kept.trimmed = kept.trimmed.max(before),
             Err(error) => tracing::warn!(%error, "the log could not be trimmed; it is tried again"),
         }
     }
 }
 
-/// Has the database decide and apply the plan. One step is a statement by itself, and a transaction with
-/// that; several are sent at once, between the begin and the end of a transaction.
-async fn pipeline(session: &Session, plan: &Plan) -> Result<Vec<Result<Revision, CommitError>>, StoreError> {
-    let Session { client, statements } = session;
-    let plain = |statement: &Statement| {
-        let statement = statement.clone();
-        async move { client.query(&statement, &[]).await }.boxed()
-    };
-    let steps = plan.steps().iter().map(|step| {
-        let apply = &statements.apply;
-        async move { client.query(apply, &step.parameters()).await }.boxed()
-    });
-    let alone = plan.steps().len() == 1;
-    let statements_sent = match alone {
-        true => steps.collect(),
-        false => once(plain(&statements.begin)).chain(steps).chain([plain(&statements.commit)]).collect(),
-    };
-    let mut answers = in_order(statements_sent).await;
+/// The newest revision that has to go for the log to hold no more than these bytes.
+async fn surplus(readers: &Readers, bytes: u64) -> Result<Option<Revision>, StoreError> {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let rows = readers.query("measuring the log", |all| &all.surplus, &[&bytes]).await?;
+    let number = rows.first().map(|row| row.try_get(0)).transpose();
+    Ok(number.map_err(|error| error::statement("measuring the log", error))?.map(super::revision))
+}
 
-    let last = answers.pop().unwrap_or(Ok(Vec::new()));
-    // A statement that failed before makes COMMIT roll back, and succeed at that.
-    let before: Result<Vec<_>, _> = answers.into_iter().collect();
-    match (before, last) {
-        (Ok(_), Ok(rows)) if alone => outcomes_of(plan, &[rows]).map_err(error::lost_commit),
-        (Ok(rows), Ok(_)) => outcomes_of(plan, &rows[1..]).map_err(error::lost_commit),
-        // The server said that a statement failed: what came after it was not carried out.
-        (Err(error), _) if error.as_db_error().is_some() => Err(error::statement("committing", error)),
-        // And nothing of one that is a transaction, unless the server goes down, which it may do after that.
-        (Ok(_), Err(error)) if alone && !error::is_connection(&error) => {
-            Err(error::statement("committing", error))
+/// Has the database decide and apply the plan: one row for each step.
+async fn ask(session: &Session, plan: &Plan) -> Result<Vec<Row>, Error> {
+    let Session { client, statements, .. } = session;
+    let quiet = [plan.quiet()];
+    match plan.steps() {
+        [step] => client.query(&statements.apply_step, &[&step.parameters()[..], &quiet].concat()).await,
+        steps => {
+            let steps = Steps::of(steps);
+            client.query(&statements.apply_steps, &[&steps.parameters()[..], &quiet].concat()).await
         }
-        (Err(error), _) | (Ok(_), Err(error)) => Err(error::lost_commit(error)),
     }
 }
 
-/// One answer for each transaction of the plan, in the order of their coming.
-fn outcomes_of(plan: &Plan, rows: &[Vec<Row>]) -> Result<Vec<Result<Revision, CommitError>>, Error> {
-    let mut outcomes: Vec<_> = std::iter::repeat_with(|| None).take(plan.len()).collect();
-    for (step, row) in plan.steps().iter().zip(rows.iter().flatten()) {
-        let revisions: Vec<Option<i64>> = row.try_get(0)?;
-        // None when all guards held.
-        let failed: Option<Vec<Option<i64>>> = row.try_get(1)?;
-        for (txn, revision) in revisions.into_iter().enumerate() {
-            let guard = || failed.as_ref().and_then(|failed| failed[txn]).unwrap_or(1);
-            outcomes[step.index_of(txn)] = Some(match revision {
-                Some(revision) => Ok(super::revision(revision)),
-                None => Err(CommitError::Conflict { key: step.guard(guard()).clone() }),
-            });
-        }
-    }
-    let each = outcomes.into_iter().map(|outcome| outcome.expect("each transaction is applied or failed"));
-    Ok(each.collect())
+/// Outcomes of a plan.
+struct Applied {
+    /// The newest position of before.
+    before: Position,
+    /// One for each transaction, in the order of their coming.
+    outcomes: Vec<Result<Position, CommitError>>,
 }
 
-/// Polls the futures in their order, so that their requests are sent in it, until all are done.
-async fn in_order<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output>
-where
-    F::Output: Unpin,
-{
-    let mut each: Vec<MaybeDone<F>> = futures.into_iter().map(maybe_done).collect();
-    poll_fn(|cx| {
-        let mut done = true;
-        for one in &mut each {
-            done &= one.poll_unpin(cx).is_ready();
+impl Applied {
+    fn of(plan: &Plan, rows: &[Row]) -> Result<Self, Error> {
+        let before = rows.first().map(|row| super::position_in(row, 2, 3)).transpose()?.unwrap_or_default();
+        let mut outcomes: Vec<_> = std::iter::repeat_with(|| None).take(plan.len()).collect();
+        for (step, row) in plan.steps().iter().zip(rows) {
+            let revisions: Vec<Option<i64>> = row.try_get(0)?;
+            // None when all guards held.
+            let failed: Option<Vec<Option<i64>>> = row.try_get(1)?;
+            for (txn, revision) in revisions.into_iter().enumerate() {
+                let id = step.id_of(txn);
+                let guard = || failed.as_ref().and_then(|failed| failed[txn]).unwrap_or(1);
+                outcomes[step.index_of(txn)] = Some(match revision {
+                    Some(revision) => Ok(Position::of(super::revision(revision), id)),
+                    None if guard() == 0 => Err(StoreError::Settled { id }.into()),
+                    None => Err(CommitError::Conflict { key: step.guard(guard()).clone() }),
+                });
+            }
         }
-        if done { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    each.iter_mut().map(|one| Pin::new(one).take_output().expect("all are done")).collect()
+        let each =
+            outcomes.into_iter().map(|outcome| outcome.expect("each transaction is applied or failed"));
+        Ok(Self { before, outcomes: each.collect() })
+    }
 }
