@@ -13,8 +13,8 @@
 //! The file is in WAL mode and synced before each acknowledgement (`synchronous=FULL`), so that acknowledged
 //! commits survive a power cut. Commits that wait together share one sync. One process at a time writes: it
 //! holds a lock on `orch.lock` beside the file and on the directory, and a second one is answered
-//! [`StoreError::Locked`]. One that writes all the same stops the first with that error, at its next commit and
-//! before that writes anything. The directory has to be on a disk of this machine.
+//! [`StoreError::Locked`]. One that writes all the same stops the first with that error, at its next commit
+//! and before that writes anything. The directory has to be on a disk of this machine.
 //!
 //! A program that looks may hold up commits while it holds a lock on the file; after ten seconds they are
 //! refused, retryable, with nothing written. An empty file is damage: a new store gets its name when it is
