@@ -206,7 +206,7 @@ async fn a_watch_goes_on_where_it_broke() {
         store.inner.commit(put()).await.unwrap();
     }
     let watch = layers::retry(store.clone(), quick(4)).watch("", Position::ZERO).await.unwrap();
-    let seen: Vec<_> = watch.take(5).map(|item| item.unwrap().revision.0).collect().await;
+    let seen: Vec<_> = watch.take(5).map(|item| item.unwrap().position.revision.0).collect().await;
     assert_eq!(seen, [1, 2, 3, 4, 5], "once each, without a gap");
     assert_eq!(store.calls(), 4);
 
@@ -323,7 +323,7 @@ async fn chaos_makes_the_same_faults_for_the_same_seed() {
                 Err(_) => 'n',
             });
         }
-        let happened = below.inner.head().await.unwrap().0;
+        let happened = below.inner.head().await.unwrap().revision.0;
         let not_refused = outcomes.iter().filter(|outcome| **outcome != 'n').count() as u64;
         assert_eq!(happened, not_refused, "what is refused does not happen, what is not answered does");
         outcomes.into_iter().collect::<String>()

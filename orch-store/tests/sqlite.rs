@@ -116,7 +116,7 @@ async fn a_store_that_another_process_overtook_stops_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
     store.commit(put("a", "1")).await.unwrap();
-    make(&dir.path().join("orch.sqlite"), "UPDATE records SET value = x'61'; UPDATE meta SET revision = 2");
+    make(&dir.path().join("orch.sqlite"), "UPDATE meta SET revision = 2");
     let Err(CommitError::Store(error)) = store.commit(put("b", "1")).await else {
         panic!("revision 2 is theirs")
     };
@@ -125,7 +125,7 @@ async fn a_store_that_another_process_overtook_stops_and_writes_nothing() {
     assert!(full(&store.get(&key("a")).await.unwrap_err()).contains("another process"));
     store.close().await.unwrap();
     let store = open(dir.path()).await.unwrap();
-    assert_eq!(store.head().await.unwrap().0, 2);
+    assert_eq!(store.head().await.unwrap().revision.0, 2);
     assert_eq!(store.scan("", None, 10).await.unwrap().entries.len(), 1);
 }
 
