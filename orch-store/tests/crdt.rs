@@ -156,7 +156,7 @@ async fn history_is_read_again_from_segments_that_are_kept_for_it() {
                 futures_util::future::join_all(txns.into_iter().map(|txn| store.commit(txn))).await;
             for _ in committed.into_iter().map(Result::unwrap) {
                 let batch = watch.next().await.unwrap().unwrap();
-                expected.insert(batch.position, batch.writes);
+                expected.insert(batch.position.revision, batch.writes);
             }
         }
         drop(watch);

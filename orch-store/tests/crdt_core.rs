@@ -215,7 +215,7 @@ fn forged_segments_are_refused_whatever_was_changed() {
         let segments = vec![bad.into()];
         group.give(1, *from, Message::Supply { author: *author, after: *after, more: *more, segments });
         assert_eq!(group.read(1, "a"), None, "byte {at} was changed");
-        assert_eq!(group.members[1].replica.revision(), Position::ZERO, "byte {at} was changed");
+        assert_eq!(group.members[1].replica.revision(), Revision::ZERO, "byte {at} was changed");
     }
     // The same from a group of another name.
     let mut other = Group::new(2, 7);
