@@ -139,7 +139,7 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
 }
 
 /// Tests of orch-store that need a server.
-const SERVED: [&str; 4] = ["engine", "etcd", "postgres", "redis"];
+const SERVED: [&str; 6] = ["engine", "etcd", "postgres", "redis", "redis_faults", "redis_histories"];
 
 /// Integration tests of a package but these.
 fn tests_of(package: &str, left_out: &[&str]) -> Result<Vec<String>> {
