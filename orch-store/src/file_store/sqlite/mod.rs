@@ -20,6 +20,9 @@
 //! refused, retryable, with nothing written. An empty file is damage: a new store gets its name when it is
 //! complete.
 //!
+//! On a full disk not even a delete could be written. So 8 MiB are kept in `orch.sqlite.reserve`, which is
+//! removed when the disk is full, and made again when the store is opened and there is space.
+//!
 //! A commit that fails on the disk is reported with [`StoreError::outcome_unknown`], and the store stops
 //! there: it answers every further call with the failure, and opening it again shows what is on the disk.
 
@@ -41,6 +44,7 @@ use super::{
     engine::Engine as _,
     error::opening,
     open::{blocking, is_there, prepare_dir},
+    reserve,
     store::{Settings, start},
 };
 
@@ -66,7 +70,9 @@ impl FileStore<SqliteEngine> {
             if !is_there(SqliteEngine::NAME, &path)? {
                 SqliteEngine::make(&path)?;
             }
-            let (engine, bounds) = SqliteEngine::open(&path, lock, config.readers.get())?;
+            let opened = SqliteEngine::open(&path, lock, config.readers.get());
+            let (engine, bounds) = opened.inspect_err(|failure| reserve::release_for(&path, failure))?;
+            reserve::keep(&path);
             let capabilities = StoreCapabilities::new(SqliteEngine::NAME)
                 .compare_and_swap(true)
                 .outcomes(true)
