@@ -509,7 +509,7 @@ fn nodes_lost_between_attempts_that_end_by_themselves_do_not_add_up() {
     cluster.command(1, register("other")).unwrap();
     let task = cluster.submit(2, TaskSpec::program("job", "work").restart(RestartPolicy::Always));
     let mut now = 2;
-    let mut lose = |cluster: &mut Cluster, now: &mut u64| {
+    let lose = |cluster: &mut Cluster, now: &mut u64| {
         *now += 10_000;
         let on = cluster.task(task).node().unwrap().to_string();
         cluster.lose(*now, &on);

@@ -1,13 +1,20 @@
 //! The memory store against the conformance suite, and its own bounds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
     store::{Key, MemoryStore, MemoryStoreConfig, Position, StateStore, StoreError, Txn, Write},
-    testkit::store::{StoreHarness, run_all},
+    testkit::{
+        Backup, RewindableStore,
+        store::{Disturbance, StoreHarness, a_store_that_comes_back_older_says_so, run_all},
+    },
 };
 
 struct Memory;
@@ -26,6 +33,47 @@ impl StoreHarness for Memory {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_store_conforms() {
     run_all(&Memory).await;
+}
+
+/// Stores by name, each of which can be brought back to an earlier state.
+#[derive(Default)]
+struct Rewindable {
+    stores: Mutex<BTreeMap<String, RewindableStore>>,
+    backups: Mutex<BTreeMap<String, Backup>>,
+}
+
+impl Rewindable {
+    fn store(&self, name: &str) -> RewindableStore {
+        self.stores.lock().unwrap().entry(name.into()).or_default().clone()
+    }
+}
+
+#[async_trait]
+impl StoreHarness for Rewindable {
+    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
+        Arc::new(self.store(name))
+    }
+
+    fn reopens(&self) -> bool {
+        false
+    }
+
+    fn disturbances(&self) -> &[Disturbance] {
+        &[Disturbance::ComesBackOlder]
+    }
+
+    async fn begin(&self, _: Disturbance, name: &str) {
+        self.backups.lock().unwrap().insert(name.into(), self.store(name).backup());
+    }
+
+    async fn end(&self, _: Disturbance, name: &str) {
+        self.store(name).restore(&self.backups.lock().unwrap()[name]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_store_that_comes_back_older_says_so() {
+    a_store_that_comes_back_older_says_so(&Rewindable::default()).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{fs::File, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all};
 use orch_core::{
-    store::{Guard, Revision, StateStore, StoreError},
+    store::{Guard, Position, StateStore, StoreError},
     testkit::store::run_all,
 };
 use orch_store::etcd::{EtcdLogin, EtcdStore, EtcdStoreConfig};
@@ -127,12 +127,12 @@ async fn neighbours_in_the_cluster_do_not_see_each_other() {
     let _turn = turn(false).await;
     let (one, two) = (open(&cluster()).await, open(&cluster()).await);
     one.commit(put("a", "1")).await.unwrap();
-    assert_eq!(two.revision().await.unwrap(), Revision::ZERO);
+    assert_eq!(two.head().await.unwrap(), Position::ZERO);
     assert!(two.scan("", None, 10).await.unwrap().entries.is_empty());
-    let mut watch = two.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = two.watch("", Position::ZERO).await.unwrap();
     one.commit(put("a", "2")).await.unwrap();
     let mine = two.commit(put("b", "1")).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap().revision, mine);
+    assert_eq!(watch.next().await.unwrap().unwrap().position, mine);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,11 +145,11 @@ async fn what_one_store_compacts_is_compacted_for_no_neighbour() {
         revisions.push(one.commit(put("a", &n.to_string())).await.unwrap());
         other.commit(put("a", &n.to_string())).await.unwrap();
     }
-    one.compact(revisions[4]).await.unwrap();
+    one.compact(revisions[4].revision).await.unwrap();
     let early = two.watch("", revisions[3]).await.err();
     assert!(matches!(early, Some(StoreError::Compacted { oldest }) if oldest == revisions[4]), "{early:?}");
     assert_eq!(two.watch("", revisions[4]).await.unwrap().take(5).count().await, 5);
-    assert_eq!(other.watch("", Revision::ZERO).await.unwrap().take(10).count().await, 10);
+    assert_eq!(other.watch("", Position::ZERO).await.unwrap().take(10).count().await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,9 +158,9 @@ async fn a_member_that_is_not_there_is_passed_over() {
     let mut config = cluster();
     config.members.insert(0, "127.0.0.1:1".into());
     let store = open(&config).await;
-    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
     let revision = store.commit(put("a", "1")).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision);
+    assert_eq!(watch.next().await.unwrap().unwrap().position, revision);
 }
 
 #[tokio::test]
@@ -200,9 +200,9 @@ async fn certificates_say_who_is_who() {
     };
     let identity = format!("cert={files}/client.pem&key={files}/client.key");
     let store = at(&format!("ca={files}/ca.pem&{identity}")).await.unwrap();
-    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
     let revision = store.commit(put("a", "1")).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision);
+    assert_eq!(watch.next().await.unwrap().unwrap().position, revision);
 
     for (parameters, says) in [
         (identity.clone(), "within"),
@@ -225,7 +225,7 @@ fn closed() -> EtcdStoreConfig {
 async fn a_password_lets_in_and_a_login_that_ended_is_made_again() {
     let store = open(&closed()).await;
     let begin = std::time::Instant::now();
-    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
     let mut count = 0;
     // A login of this server lasts a second.
     while begin.elapsed() < Duration::from_secs(3) {
@@ -233,7 +233,7 @@ async fn a_password_lets_in_and_a_login_that_ended_is_made_again() {
         count += written.into_iter().map(Result::unwrap).count();
     }
     store.scan("", None, 10).await.unwrap();
-    let late = store.watch("", Revision::ZERO).await.unwrap();
+    let late = store.watch("", Position::ZERO).await.unwrap();
     assert_eq!(watch.by_ref().take(count).map(Result::unwrap).count().await, count);
     assert_eq!(late.take(count).map(Result::unwrap).count().await, count);
 }
@@ -278,9 +278,9 @@ async fn who_loses_a_right_hears_of_it_in_reads_commits_and_watches() {
     let login = Some(EtcdLogin { user: name.clone(), password: "hidden".into() });
     let store = open(&EtcdStoreConfig { namespace, login, ..closed() }).await;
     store.commit(put("a", "1")).await.unwrap();
-    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
     watch.next().await.unwrap().unwrap();
-    let later = store.watch("", Revision::ZERO).await.unwrap();
+    let later = store.watch("", Position::ZERO).await.unwrap();
 
     as_root(&["role", "revoke-permission", &name, "--prefix=true", &below]).await;
     let refused = store.commit(put("a", "2")).await.unwrap_err();
@@ -292,5 +292,5 @@ async fn who_loses_a_right_hears_of_it_in_reads_commits_and_watches() {
 
     as_root(&["role", "grant-permission", &name, "--prefix=true", "readwrite", &below]).await;
     let revision = store.commit(put("a", "3")).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision, "a watch that had begun goes on");
+    assert_eq!(watch.next().await.unwrap().unwrap().position, revision, "a watch that had begun goes on");
 }

@@ -56,11 +56,11 @@ async fn a_holder_that_renews_keeps_it_without_a_revision_and_one_that_is_gone_d
     let namespace = fresh();
     let (one, two) = (open(&namespace).await, open(&namespace).await);
     let first = one.lease(config("one")).await.unwrap();
-    let taken = one.revision().await.unwrap();
+    let taken = one.head().await.unwrap();
     let mut second = tokio::spawn(async move { two.lease(config("two")).await.unwrap() });
     assert!(timeout(2 * DURATION, &mut second).await.is_err(), "it is held");
     assert!(first.is_held());
-    assert_eq!(one.revision().await.unwrap(), taken, "renewals are no commits");
+    assert_eq!(one.head().await.unwrap(), taken, "renewals are no commits");
     one.commit(put("work", "done").guarded(first.guard())).await.unwrap();
 
     let (guard, gone) = (first.guard(), Instant::now());

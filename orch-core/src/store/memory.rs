@@ -94,6 +94,13 @@ impl MemoryStore {
         self.history.fail(StoreError::Compacted { oldest: self.history.head() });
     }
 
+    /// Ends all watches: what it has is lost, and `other` is there instead.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn replace_by(&self, other: &Self) {
+        let (expected, head) = (self.history.head(), other.history.head());
+        self.history.fail(StoreError::Diverged { expected, head });
+    }
+
     fn write_down(&self, records: &mut Records, incarnation: Incarnation, txn: Txn) -> Position {
         let position = Position::new(self.history.head().revision.next(), incarnation);
         let mut changes = Vec::with_capacity(txn.writes.len());

@@ -7,6 +7,7 @@ mod counter;
 pub mod engine;
 mod layers;
 pub mod output;
+mod rewindable;
 pub mod runtime;
 pub mod scheduler;
 mod simulated;
@@ -15,6 +16,7 @@ pub mod transport;
 
 pub use counter::Counter;
 pub use layers::{Layered, OutputLayer, RuntimeLayer, StoreLayer};
+pub use rewindable::{Backup, RewindableStore};
 pub use simulated::SimulatedRuntime;
 
 use crate::runtime::RuntimeError;

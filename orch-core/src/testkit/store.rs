@@ -3,6 +3,7 @@
 //! Call [`run_all`] from a test of the backend, on a multi-threaded runtime. Each case is a function of its
 //! own, so that one of them can be run alone.
 
+mod disturbances;
 mod linear;
 mod positions;
 mod records;
@@ -17,6 +18,10 @@ use futures_util::StreamExt;
 
 use crate::store::{CommitError, Key, Position, StateStore, StoreError, Txn, Watch, WatchBatch, Write};
 
+pub use disturbances::{
+    Disturbance, a_full_store_says_so_and_loses_nothing, a_store_that_comes_back_older_says_so,
+    a_store_that_is_held_up_answers_in_time,
+};
 pub use linear::{a_disturbance_loses_nothing, compare_and_swap_is_linearizable};
 pub use positions::{outcomes_are_settled, positions_of_another_history_are_refused};
 pub use records::{
@@ -52,6 +57,22 @@ pub trait StoreHarness: Send + Sync {
     /// Disturbs the servers behind the stores while they work (restarts a server, kills one of several nodes)
     /// and returns when they are back. Stores that are open stay open.
     async fn disturb(&self) {}
+
+    /// Faults that [`StoreHarness::begin`] can make. The suite has a case for each.
+    fn disturbances(&self) -> &[Disturbance] {
+        &[]
+    }
+
+    /// Begins a fault of what is behind the store called `name`, and returns when it is there.
+    async fn begin(&self, what: Disturbance, name: &str) {
+        let _ = (what, name);
+    }
+
+    /// Ends it. A store that belongs to one process is closed when the fault is
+    /// [`Disturbance::ComesBackOlder`].
+    async fn end(&self, what: Disturbance, name: &str) {
+        let _ = (what, name);
+    }
 }
 
 /// Runs every case that the backend's capabilities require.
@@ -90,6 +111,9 @@ pub async fn run_all(harness: &dyn StoreHarness) {
         if harness.disturbs() {
             case("a_disturbance_loses_nothing", a_disturbance_loses_nothing(harness)).await;
         }
+    }
+    for what in harness.disturbances() {
+        case(&format!("{what:?}"), disturbances::run(harness, *what)).await;
     }
     if harness.reopens() {
         case("reopening_finds_everything", reopening_finds_everything(harness)).await;

@@ -7,6 +7,8 @@
     reason = "each test uses a part of it"
 )]
 
+#[cfg(feature = "etcd")]
+pub(crate) mod etcd_server;
 pub(crate) mod file_store;
 #[cfg(feature = "redis")]
 pub(crate) mod redis_server;

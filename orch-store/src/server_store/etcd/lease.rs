@@ -11,14 +11,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use orch_core::store::{CommitError, Guard, Revision, StateStore as _, StoreError, Txn, Write};
+use orch_core::store::{CommitError, CommitId, Guard, Position, StateStore as _, StoreError, Txn, Write};
 use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
     EtcdStore,
     error::{self, Cause},
-    one, revision,
+    one, position,
     watch::{self, Range},
     wire::{self, Compare, PutRequest, Request},
 };
@@ -42,6 +42,7 @@ async fn try_take(store: Arc<EtcdStore>, config: LeaseConfig) -> Result<Option<T
     let name = config.prefix().trim_end_matches('/');
     let alive: Bytes = format!("{}/{name}", store.config.namespace).into();
     let at = |key| one(store.at(key));
+    let history = &store.members.history;
     let ranges = vec![one(alive.clone()), at(&config.holder), at(&config.renewed)];
     let (now, found) = store.read(OPERATION, ranges).await?;
     if !found[2].kvs.is_empty() {
@@ -57,22 +58,26 @@ async fn try_take(store: Arc<EtcdStore>, config: LeaseConfig) -> Result<Option<T
     let mark = config.mark();
     let previous = found[1].kvs.first().map_or(0, |kv| kv.mod_revision);
     let holder = store.at(&config.holder);
+    let (incarnation, id) = (history.current(), CommitId::random());
     let take = wire::TxnRequest {
         compare: vec![
             Compare::unchanged_since(alive.clone(), 0),
             Compare::unchanged_since(holder.clone(), previous),
+            history.unchanged(),
         ],
         success: [
             PutRequest { lease: granted.id, ..PutRequest::new(alive, mark.clone()) },
             PutRequest::new(holder, mark.clone()),
-            PutRequest::new(store.head.clone(), ""),
+            PutRequest::new(history.head.clone(), id.to_string()),
         ]
         .map(|put| Request::Put(put).into())
         .into(),
         failure: Vec::new(),
     };
     let version = match store.members.change(take).await {
-        Ok(answer) => answer.header.filter(|_| answer.succeeded).map(|header| revision(header.revision)),
+        Ok(answer) => {
+            answer.header.filter(|_| answer.succeeded).map(|header| position(header.revision, incarnation))
+        }
         Err(error) if error.outcome_unknown() => {
             let found = store.get(&config.holder).await?.filter(|entry| entry.value == mark.as_bytes());
             found.map(|entry| entry.version)
@@ -95,7 +100,9 @@ const OPERATION: &str = "taking a lease";
 
 /// Waits until the key, which was there before the revision `start`, has ended.
 async fn end_of(store: &EtcdStore, alive: Bytes, start: i64) -> Result<(), StoreError> {
-    let range = Range { hidden: store.config.namespace.len() + 1, key: alive, end: Bytes::new(), start };
+    let incarnation = store.members.history.current();
+    let hidden = store.config.namespace.len() + 1;
+    let range = Range { hidden, key: alive, end: Bytes::new(), start, incarnation };
     let mut changes = watch::watch(Arc::clone(&store.members), range, store.open.subscribe());
     while let Some(batch) = changes.next().await {
         if batch?.writes.iter().any(|write| write.value.is_none()) {
@@ -127,7 +134,7 @@ fn seconds(duration: Duration) -> i64 {
 struct Granted {
     store: Arc<EtcdStore>,
     config: LeaseConfig,
-    version: Revision,
+    version: Position,
     id: i64,
 }
 
@@ -146,7 +153,9 @@ impl Hold for Granted {
         let holder = self.config.holder.clone();
         let guard = Guard::Version(holder.clone(), self.version);
         match self.store.commit(Txn::of(vec![Write::delete(holder)]).guarded(guard)).await {
-            Ok(_) | Err(CommitError::Conflict { .. }) => revoke(&self.store, self.id).await,
+            Ok(_) | Err(CommitError::Conflict { .. } | CommitError::Contention { .. }) => {
+                revoke(&self.store, self.id).await
+            }
             Err(CommitError::Store(error)) => Err(error),
         }
     }

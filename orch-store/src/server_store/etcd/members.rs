@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,14 +18,16 @@ use tokio::sync::Semaphore;
 use tonic::{
     Status, Streaming,
     metadata::AsciiMetadataValue,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 
 use super::{
     super::retry::Attempts,
     call::Caller,
     config::{EtcdStoreConfig, EtcdTls},
+    connection::{Connection, Member},
     error::{self, Cause, Remedy},
+    history::History,
     login::Login,
     wire,
 };
@@ -31,7 +36,9 @@ use super::{
 const LONGEST_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) struct Members {
-    channels: Vec<Channel>,
+    members: Vec<Member>,
+    /// Compared with what is at the other end of each new connection.
+    pub(super) history: History,
     /// Counts up with each change of the member; which one it is is the rest of a division.
     current: AtomicUsize,
     login: Option<Login>,
@@ -44,6 +51,8 @@ pub(super) struct Members {
 pub(super) struct Opened {
     pub(super) inbound: Streaming<wire::WatchResponse>,
     pub(super) token: Option<AsciiMetadataValue>,
+    /// The connection that it is on.
+    pub(super) connection: Arc<Connection>,
 }
 
 /// A call that failed, and what to do about it.
@@ -57,7 +66,7 @@ impl Members {
         config.check()?;
         let tls = config.tls.as_ref().map(tls_of).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let channel = |member: &String| {
+        let member = |member: &String| {
             let mut endpoint = Endpoint::from_shared(format!("{scheme}://{member}")).map_err(|source| {
                 error::backend("connecting", false, Cause::Address { member: member.clone(), source })
             })?;
@@ -67,14 +76,15 @@ impl Members {
                     set.map_err(|source| error::backend("connecting", false, Cause::Tls { source }))?;
             }
             // A member that vanished without a word is noticed after a few seconds.
-            let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).tcp_nodelay(true);
+            let endpoint = endpoint.connect_timeout(Duration::from_secs(2));
             let endpoint =
                 endpoint.http2_keep_alive_interval(Duration::from_secs(5)).keep_alive_while_idle(true);
-            Ok(endpoint.keep_alive_timeout(Duration::from_secs(3)).connect_lazy())
+            Ok(Member::new(endpoint.keep_alive_timeout(Duration::from_secs(3))))
         };
-        let channels = config.members.iter().map(channel).collect::<Result<Vec<_>, StoreError>>()?;
+        let members = config.members.iter().map(member).collect::<Result<Vec<_>, StoreError>>()?;
         Ok(Self {
-            channels,
+            members,
+            history: History::new(&config.namespace),
             current: AtomicUsize::new(0),
             login: config.login.clone().map(Login::new),
             requests: Semaphore::new(config.requests.get()),
@@ -132,15 +142,18 @@ impl Members {
         &self,
         requests: impl Stream<Item = wire::WatchRequest> + Send + 'static,
     ) -> (usize, Result<Opened, Status>) {
-        let (turn, channel) = self.channel();
+        let (turn, connection) = self.connection();
         let opened = async {
-            let caller = self.logged_in(channel).await.map_err(|failure| failure.status)?;
+            let caller = self.ready(&connection).await.map_err(|failure| failure.status)?;
             let token = caller.token.clone();
             let inbound = caller.streaming(wire::WATCH, requests).await;
             let inbound = inbound.inspect_err(|status| self.log_out_if(status, token.as_ref()))?;
-            Ok(Opened { inbound, token })
+            Ok(Opened { inbound, token, connection: Arc::clone(&connection) })
         };
         let opened = tokio::time::timeout(self.timeout, opened).await;
+        if !matches!(opened, Ok(Ok(_))) {
+            self.lose(turn, &connection);
+        }
         (turn, opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("the watch did not begin"))))
     }
 
@@ -149,6 +162,11 @@ impl Members {
         if let (Some(login), Some(token)) = (&self.login, token) {
             login.forget(token);
         }
+    }
+
+    /// The member of this turn may be another one the next time.
+    pub(super) fn lose(&self, turn: usize, connection: &Arc<Connection>) {
+        self.members[turn % self.members.len()].lose(connection);
     }
 
     /// The member of this turn does not answer: it is somebody else's turn. Many that find out together move
@@ -171,12 +189,13 @@ impl Members {
         let _permit = self.requests.acquire().await.map_err(|_| StoreError::Closed)?;
         let mut attempts = Attempts::within(self.retry_deadline, LONGEST_DELAY);
         loop {
-            let (turn, channel) = self.channel();
-            let failure = match self.call(channel, &call).await {
+            let (turn, connection) = self.connection();
+            let failure = match self.call(&connection, &call).await {
                 Ok(answer) => return Ok(Ok(answer)),
                 Err(failure) => failure,
             };
             if matches!(failure.remedy, Remedy::Elsewhere | Remedy::Unknown) {
+                self.lose(turn, &connection);
                 self.pass_on(turn);
             }
             if !again(failure.remedy) {
@@ -189,11 +208,11 @@ impl Members {
         }
     }
 
-    async fn call<A, F>(&self, channel: Channel, call: impl Fn(Caller) -> F) -> Result<A, Failure>
+    async fn call<A, F>(&self, connection: &Connection, call: impl Fn(Caller) -> F) -> Result<A, Failure>
     where
         F: Future<Output = Result<A, Status>>,
     {
-        let caller = self.logged_in(channel).await?;
+        let caller = self.ready(connection).await?;
         let token = caller.token.clone();
         let answer = tokio::time::timeout(self.timeout, call(caller)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the member did not answer")));
@@ -203,18 +222,31 @@ impl Members {
         })
     }
 
-    async fn logged_in(&self, channel: Channel) -> Result<Caller, Failure> {
-        let Some(login) = &self.login else { return Ok(Caller { channel, token: None }) };
-        let token = tokio::time::timeout(self.timeout, login.token(&channel)).await;
-        let token = token.unwrap_or_else(|_| Err(Status::deadline_exceeded("the member did not answer")));
-        match token {
-            Ok(token) => Ok(Caller { channel, token: Some(token) }),
-            // What comes after a login was not sent.
-            Err(status) => match error::remedy(&status) {
-                Remedy::Unknown => Err(Failure { remedy: Remedy::Elsewhere, status }),
-                remedy => Err(Failure { remedy, status }),
-            },
+    /// A caller that is logged in, on a connection whose other end has the known history.
+    async fn ready(&self, connection: &Connection) -> Result<Caller, Failure> {
+        let silent = |_| Err(Status::deadline_exceeded("the member did not answer"));
+        // What comes after was not sent.
+        let unsent = |status| match error::remedy(&status) {
+            Remedy::Unknown => Failure { remedy: Remedy::Elsewhere, status },
+            remedy => Failure { remedy, status },
+        };
+        let token = match &self.login {
+            None => None,
+            Some(login) => {
+                let token = tokio::time::timeout(self.timeout, login.token(&connection.channel)).await;
+                Some(token.unwrap_or_else(silent).map_err(unsent)?)
+            }
+        };
+        let caller = || Caller { channel: connection.channel.clone(), token: token.clone() };
+        let verify = connection.verified.get_or_try_init(|| self.history.verify(caller));
+        let verified = tokio::time::timeout(self.timeout, verify).await;
+        let verified =
+            verified.unwrap_or_else(|_| Err(Status::deadline_exceeded("the member did not answer")));
+        if let Err(status) = verified {
+            self.log_out_if(&status, token.as_ref());
+            return Err(unsent(status));
         }
+        Ok(caller())
     }
 
     fn log_out_if(&self, status: &Status, token: Option<&AsciiMetadataValue>) {
@@ -235,9 +267,9 @@ impl Members {
         }
     }
 
-    fn channel(&self) -> (usize, Channel) {
+    fn connection(&self) -> (usize, Arc<Connection>) {
         let turn = self.current.load(Ordering::Relaxed);
-        (turn, self.channels[turn % self.channels.len()].clone())
+        (turn, self.members[turn % self.members.len()].connection())
     }
 }
 

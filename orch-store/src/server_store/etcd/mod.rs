@@ -2,8 +2,14 @@
 //! records.
 //!
 //! A record `tasks/1` is the key `orch/records/tasks/1` (with the namespace `orch`), so that `etcdctl get
-//! --prefix orch/records/` shows them all. Two more keys are the store's own: `orch/head`, which each commit
-//! writes and whose revision is the store's, and `orch/oldest`, which says where watches may start.
+//! --prefix orch/records/` shows them all. Other keys are the store's own: `orch/head`, which each commit
+//! writes with its id and whose revision is the store's; `orch/oldest`, which says where watches may start;
+//! `orch/incarnation`, the identity of the store's history; and below `orch/settled/`, for an hour, the ids of
+//! commits that were asked for and did not happen.
+//!
+//! A cluster that is restored from a snapshot gives out revisions again. It is noticed by the next process
+//! that has seen more of it: on each new connection a head that was seen is looked for in the cluster's
+//! history. If it is not there, the store gets a new incarnation, which all commits compare.
 //!
 //! Revisions are those of the cluster, which counts all that is written to it: they go up, with gaps. A
 //! commit is one transaction of etcd, so that it is as durable as etcd: synced by most of its members. A
@@ -17,7 +23,9 @@
 
 mod call;
 mod config;
+mod connection;
 mod error;
+mod history;
 #[cfg(feature = "lease")]
 mod lease;
 mod login;
@@ -25,13 +33,14 @@ mod members;
 mod watch;
 mod wire;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use orch_core::store::{
-    CommitError, Durability, Entry, Guard, Key, Page, Revision, StateStore, StoreCapabilities, StoreError,
-    Txn, Watch,
+    CommitError, CommitId, Durability, Entry, Guard, Incarnation, Key, Page, Position, Revision, StateStore,
+    StoreCapabilities, StoreError, Txn, Watch, WatchBatch,
 };
 use tokio::sync::watch::Sender;
 use tonic::Code;
@@ -47,13 +56,21 @@ use self::{
 };
 use crate::prefix;
 
+/// Time that a change takes to the watches of another process while nothing fails.
+const WATCH_LATENCY: Duration = Duration::from_millis(10);
+
+/// Seconds for which a commit that was settled is refused when it arrives: no request is on its way for so
+/// long.
+const SETTLED_SECONDS: i64 = 3600;
+
+const SETTLING: &str = "settling a commit";
+
 /// A [`StateStore`] in an etcd cluster, shared by any number of processes.
 pub struct EtcdStore {
     members: Arc<Members>,
     /// False once the store is closed; watches end with it.
     open: Sender<bool>,
     records: String,
-    head: Bytes,
     oldest: Bytes,
     config: EtcdStoreConfig,
 }
@@ -69,11 +86,10 @@ impl EtcdStore {
             members: Arc::new(Members::new(&config)?),
             open: Sender::new(true),
             records: format!("{namespace}/records/"),
-            head: format!("{namespace}/head").into(),
             oldest: format!("{namespace}/oldest").into(),
             config,
         };
-        store.revision().await?;
+        store.head().await?;
         Ok(store)
     }
 
@@ -84,6 +100,11 @@ impl EtcdStore {
     /// The key in etcd.
     fn at(&self, key: &Key) -> Bytes {
         format!("{}{key}", self.records).into()
+    }
+
+    /// The key of a commit that was settled as not applied.
+    fn settled(&self, id: CommitId) -> Bytes {
+        format!("{}/settled/{id}", self.config.namespace).into()
     }
 
     /// Reads several ranges of one moment, which is the revision of the cluster that comes first.
@@ -105,11 +126,18 @@ impl EtcdStore {
         }
     }
 
-    /// Reads the store's own two records.
+    /// Reads the store's own records.
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
-        let own = vec![one(self.head.clone()), one(self.oldest.clone())];
-        let (now, found) = self.read("reading the revision", own).await?;
+        let history = &self.members.history;
+        let own = [&history.head, &self.oldest, &history.incarnation].map(|key| one(key.clone()));
+        let (now, found) = self.read("reading the revision", own.into()).await?;
+        let incarnation = found[2].kvs.first().and_then(|kv| history::read(&kv.value));
+        let incarnation = incarnation.ok_or_else(|| self.without_incarnation())?;
+        history.reach(incarnation);
         let head = found[0].kvs.first();
+        if let Some(kv) = head {
+            history.observe(incarnation, kv.mod_revision, kv.value.clone());
+        }
         let oldest = found[1].kvs.first();
         let number =
             oldest.map(|kv| String::from_utf8_lossy(&kv.value).parse()).transpose().map_err(|_| {
@@ -117,6 +145,7 @@ impl EtcdStore {
                 StoreError::Corrupt(format!("{key} is not a number; delete it"))
             })?;
         Ok(LogBounds {
+            incarnation,
             head: head.map_or(0, |kv| kv.mod_revision),
             first: head.map_or(now + 1, |kv| kv.create_revision),
             oldest: number.unwrap_or(0),
@@ -127,6 +156,7 @@ impl EtcdStore {
 
 /// Bounds of the store's log among the revisions of the cluster.
 struct LogBounds {
+    incarnation: Incarnation,
     /// The newest one.
     head: i64,
     /// The first one there is or can be.
@@ -143,16 +173,22 @@ impl StateStore for EtcdStore {
         StoreCapabilities::new(error::NAME)
             .compare_and_swap(true)
             .shared(true)
-            .durability(Durability::Sync)
+            .durability(match self.config.members.len() {
+                1 => Durability::Sync,
+                _ => Durability::Replicated,
+            })
+            .outcomes(true)
+            .watch_latency(WATCH_LATENCY)
             .max_value_bytes(self.config.max_value_bytes)
             .max_txn_writes(self.config.max_txn_writes)
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.check_open()?;
+        let incarnation = self.members.history.current();
         let range = one(self.at(key));
         let found: RangeResponse = self.members.ask("reading", wire::RANGE, range).await?;
-        found.kvs.into_iter().next().map(|kv| entry(kv, self.records.len())).transpose()
+        found.kvs.into_iter().next().map(|kv| self.entry(kv, incarnation)).transpose()
     }
 
     async fn scan(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Page, StoreError> {
@@ -163,21 +199,28 @@ impl StateStore for EtcdStore {
         };
         let range_end = self.end(prefix);
         if start.as_bytes() >= &range_end[..] {
-            return Ok(Page { revision: self.revision().await?, entries: Vec::new(), more: false });
+            return Ok(Page { position: self.head().await?, entries: Vec::new(), more: false });
         }
         // Zero would be no limit: what is there tells whether there is more.
         let wanted = i64::try_from(limit.max(1)).unwrap_or(i64::MAX);
-        let range = RangeRequest { key: start.into(), range_end, limit: wanted, keys_only: limit == 0 };
-        let (_, mut found) = self.read("scanning", vec![range, one(self.head.clone())]).await?;
+        let range =
+            RangeRequest { key: start.into(), range_end, limit: wanted, revision: 0, keys_only: limit == 0 };
+        let history = &self.members.history;
+        // Of before the call: what is read may be of an older history than it, never of a later one.
+        let incarnation = history.current();
+        let (_, mut found) = self.read("scanning", vec![range, one(history.head.clone())]).await?;
         let head = found.pop().and_then(|head| head.kvs.into_iter().next());
+        if let Some(kv) = &head {
+            history.observe(incarnation, kv.mod_revision, kv.value.clone());
+        }
         let page = found.pop().unwrap_or_default();
         let more = page.more || page.kvs.len() > limit;
-        let entries = page.kvs.into_iter().take(limit).map(|kv| entry(kv, self.records.len()));
-        let revision = revision(head.map_or(0, |kv| kv.mod_revision));
-        Ok(Page { revision, entries: entries.collect::<Result<_, _>>()?, more })
+        let entries = page.kvs.into_iter().take(limit).map(|kv| self.entry(kv, incarnation));
+        let position = position(head.map_or(0, |kv| kv.mod_revision), incarnation);
+        Ok(Page { position, entries: entries.collect::<Result<_, _>>()?, more })
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         txn.check(&self.capabilities())?;
         self.check_open()?;
         let size = txn.size_bytes();
@@ -191,65 +234,104 @@ impl StateStore for EtcdStore {
             }
             .into());
         }
-        let guards = txn.guards.clone();
-        let compare = guards.iter().map(|guard| {
-            let version = match guard {
-                Guard::Absent(_) => 0,
-                // No record has a revision below zero, and zero means that there is none.
-                Guard::Version(_, version) => {
-                    Some(number(*version)).filter(|version| *version > 0).unwrap_or(-1)
-                }
-            };
-            Compare::unchanged_since(self.at(guard.key()), version)
-        });
-        let failure = guards
-            .iter()
-            .map(|guard| Request::Range(RangeRequest { keys_only: true, ..one(self.at(guard.key())) }));
-        let request = wire::TxnRequest {
-            compare: compare.collect(),
-            failure: failure.map(Into::into).collect(),
-            success: txn
-                .into_net_writes()
-                .into_iter()
-                .map(|(key, value)| match value {
-                    Some(value) => Request::Put(PutRequest::new(self.at(&key), value)),
-                    None => Request::Delete(DeleteRangeRequest { key: self.at(&key) }),
-                })
-                .chain([Request::Put(PutRequest::new(self.head.clone(), Bytes::new()))])
-                .map(Into::into)
-                .collect(),
-        };
-        let answer = self.members.change(request).await?;
-        if answer.succeeded {
-            let header = answer.header.ok_or_else(|| error::backend("committing", false, Cause::Answer))?;
-            return Ok(revision(header.revision));
-        }
-        let stored = ranges_of(answer).map(|range| range.kvs.first().map(|kv| revision(kv.mod_revision)));
-        let failed = guards.iter().zip(stored).find(|(guard, stored)| !guard.holds(*stored));
-        match failed {
-            Some((guard, _)) => Err(CommitError::Conflict { key: guard.key().clone() }),
-            None => Err(error::backend("committing", false, Cause::Answer).into()),
+        let named = txn.id;
+        let id = named.unwrap_or_else(CommitId::random);
+        let (guards, writes) = (txn.guards.clone(), txn.into_net_writes());
+        let mut writes: Vec<wire::RequestOp> = writes
+            .into_iter()
+            .map(|(key, value)| match value {
+                Some(value) => Request::Put(PutRequest::new(self.at(&key), value)),
+                None => Request::Delete(DeleteRangeRequest { key: self.at(&key) }),
+            })
+            .map(Into::into)
+            .collect();
+        let history = &self.members.history;
+        let head = PutRequest::new(history.head.clone(), id.to_string());
+        writes.push(Request::Put(head).into());
+        loop {
+            let incarnation = history.current();
+            let foreign =
+                |guard: &&Guard| matches!(guard, Guard::Version(_, at) if at.incarnation != incarnation);
+            if let Some(guard) = guards.iter().find(foreign) {
+                return Err(CommitError::Conflict { key: guard.key().clone() });
+            }
+            let request = self.request(&guards, named, writes.clone());
+            let answer = self.members.change(request).await?;
+            if answer.succeeded {
+                let header =
+                    answer.header.ok_or_else(|| error::backend("committing", false, Cause::Answer))?;
+                history.observe(incarnation, header.revision, id.to_string().into());
+                return Ok(position(header.revision, incarnation));
+            }
+            let mut ranges = ranges_of(answer);
+            let mut next = || ranges.next().and_then(|range| range.kvs.into_iter().next());
+            let failed = guards
+                .iter()
+                .find(|guard| !guard.holds(next().map(|kv| position(kv.mod_revision, incarnation))));
+            if let Some(guard) = failed {
+                return Err(CommitError::Conflict { key: guard.key().clone() });
+            }
+            let now = next().and_then(|kv| history::read(&kv.value));
+            history.reach(now.ok_or_else(|| self.without_incarnation())?);
+            if next().is_some() {
+                return Err(StoreError::Settled { id }.into());
+            }
+            if history.current() == incarnation {
+                return Err(error::backend("committing", false, Cause::Answer).into());
+            }
         }
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         let bounds = self.bounds().await?;
-        if number(from) < bounds.oldest {
-            return Err(StoreError::Compacted { oldest: revision(bounds.oldest) });
+        let head = position(bounds.head, bounds.incarnation);
+        let foreign = from.revision > Revision::ZERO && from.incarnation != bounds.incarnation;
+        if foreign || from.revision > head.revision {
+            return Err(StoreError::Diverged { expected: from, head });
+        }
+        if number(from.revision) < bounds.oldest {
+            return Err(StoreError::Compacted { oldest: position(bounds.oldest, bounds.incarnation) });
         }
         // What was in the cluster before the store's first commit is not the store's, and may be compacted
         // already.
-        let start = number(from.next()).max(bounds.first);
+        let start = number(from.revision.next()).max(bounds.first);
         let key = format!("{}{prefix}", self.records).into();
-        let range = Range { hidden: self.records.len(), key, end: self.end(prefix), start };
+        let incarnation = bounds.incarnation;
+        let range = Range { hidden: self.records.len(), key, end: self.end(prefix), start, incarnation };
         Ok(watch::watch(Arc::clone(&self.members), range, self.open.subscribe()))
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.check_open()?;
-        let found: RangeResponse =
-            self.members.ask("reading the revision", wire::RANGE, one(self.head.clone())).await?;
-        Ok(revision(found.kvs.first().map_or(0, |kv| kv.mod_revision)))
+    async fn head(&self) -> Result<Position, StoreError> {
+        let bounds = self.bounds().await?;
+        Ok(position(bounds.head, bounds.incarnation))
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        let mut after = number(since);
+        loop {
+            let bounds = self.bounds().await?;
+            if after < bounds.oldest {
+                return Err(StoreError::Compacted { oldest: position(bounds.oldest, bounds.incarnation) });
+            }
+            if let Some(found) = self.find(id, after, &bounds).await? {
+                return Ok(Some(position(found, bounds.incarnation)));
+            }
+            let grant = wire::LeaseGrantRequest { ttl: SETTLED_SECONDS };
+            let granted: wire::LeaseGrantResponse =
+                self.members.ask(SETTLING, wire::LEASE_GRANT, grant).await?;
+            let settled = PutRequest { lease: granted.id, ..PutRequest::new(self.settled(id), "") };
+            // If nothing came since, this comes before all that is still on its way.
+            let settle = wire::TxnRequest {
+                compare: vec![Compare::unchanged_since(self.members.history.head.clone(), bounds.head)],
+                success: vec![Request::Put(settled).into()],
+                failure: Vec::new(),
+            };
+            let answer: wire::TxnResponse = self.members.ask(SETTLING, wire::TXN, settle).await?;
+            if answer.succeeded {
+                return Ok(None);
+            }
+            after = after.max(bounds.head);
+        }
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -283,6 +365,74 @@ impl StateStore for EtcdStore {
 }
 
 impl EtcdStore {
+    /// The transaction of a commit: guards, then that the history is the known one, and that it was not settled
+    /// before. If it fails, it answers with what each of these looked at.
+    fn request(
+        &self,
+        guards: &[Guard],
+        named: Option<CommitId>,
+        success: Vec<wire::RequestOp>,
+    ) -> wire::TxnRequest {
+        let history = &self.members.history;
+        let mut compare: Vec<_> = guards
+            .iter()
+            .map(|guard| {
+                let version = match guard {
+                    Guard::Absent(_) => 0,
+                    // No record has a revision below zero, and zero means that there is none.
+                    Guard::Version(_, version) => {
+                        Some(number(version.revision)).filter(|version| *version > 0).unwrap_or(-1)
+                    }
+                };
+                Compare::unchanged_since(self.at(guard.key()), version)
+            })
+            .collect();
+        let keys_only = |key| RangeRequest { keys_only: true, ..one(key) };
+        let mut failure: Vec<_> = guards.iter().map(|guard| keys_only(self.at(guard.key()))).collect();
+        compare.push(history.unchanged());
+        failure.push(one(history.incarnation.clone()));
+        if let Some(id) = named {
+            compare.push(Compare::unchanged_since(self.settled(id), 0));
+            failure.push(keys_only(self.settled(id)));
+        }
+        let failure = failure.into_iter().map(|range| Request::Range(range).into()).collect();
+        wire::TxnRequest { compare, success, failure }
+    }
+
+    /// The revision of the commit `id` among those after `after`, up to the head.
+    async fn find(&self, id: CommitId, after: i64, bounds: &LogBounds) -> Result<Option<i64>, StoreError> {
+        if bounds.head <= after {
+            return Ok(None);
+        }
+        let (head, name) = (self.members.history.head.clone(), id.to_string());
+        let (start, hidden) = ((after + 1).max(bounds.first), self.config.namespace.len() + 1);
+        let range = Range { hidden, key: head, end: Bytes::new(), start, incarnation: bounds.incarnation };
+        let mut heads = watch::watch(Arc::clone(&self.members), range, self.open.subscribe());
+        while let Some(batch) = heads.next().await {
+            let WatchBatch { position, writes } = batch?;
+            let revision = number(position.revision);
+            if writes.iter().any(|write| write.value.as_deref() == Some(name.as_bytes())) {
+                return Ok(Some(revision));
+            }
+            if revision >= bounds.head {
+                return Ok(None);
+            }
+        }
+        Err(StoreError::Closed)
+    }
+
+    fn entry(&self, kv: KeyValue, incarnation: Incarnation) -> Result<Entry, StoreError> {
+        let key = key_of(&kv.key, self.records.len())?;
+        Ok(Entry { key, value: kv.value, version: position(kv.mod_revision, incarnation) })
+    }
+
+    fn without_incarnation(&self) -> StoreError {
+        let key = String::from_utf8_lossy(&self.members.history.incarnation).into_owned();
+        StoreError::Corrupt(format!(
+            "{key} was deleted or altered while the store was in use; open the store again"
+        ))
+    }
+
     /// The end of the keys in etcd that begin with `prefix`.
     fn end(&self, prefix: &str) -> Bytes {
         let end = prefix::end_of(&format!("{}{prefix}", self.records));
@@ -314,8 +464,12 @@ fn ranges_of(answer: wire::TxnResponse) -> impl Iterator<Item = RangeResponse> {
     answer.responses.into_iter().filter_map(|op| op.response.map(|Response::Range(range)| range))
 }
 
-fn entry(kv: KeyValue, hidden: usize) -> Result<Entry, StoreError> {
-    Ok(Entry { key: key_of(&kv.key, hidden)?, value: kv.value, version: revision(kv.mod_revision) })
+/// The position of a revision of etcd; zero is before the first commit, in every history.
+fn position(number: i64, incarnation: Incarnation) -> Position {
+    match revision(number) {
+        Revision::ZERO => Position::ZERO,
+        revision => Position::new(revision, incarnation),
+    }
 }
 
 /// As etcd counts.

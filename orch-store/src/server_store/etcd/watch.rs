@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use orch_base::backoff::Backoff;
-use orch_core::store::{Key, StoreError, Watch, WatchBatch, Write};
+use orch_core::store::{Incarnation, Key, Position, StoreError, Watch, WatchBatch, Write};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -27,7 +27,14 @@ pub(super) struct Range {
     pub(super) end: Bytes,
     /// The first revision to deliver.
     pub(super) start: i64,
+    /// That of the history that is watched.
+    pub(super) incarnation: Incarnation,
 }
+
+/// Names of the two watches of a stream: that of the range, and that of the store's own keys `head` and
+/// `incarnation`, by which it is known when the stream breaks how far the history went.
+const RANGE: i64 = 1;
+const HISTORY: i64 = 2;
 
 /// The changes in `range`, until the other end of `open` says false or is dropped.
 pub(super) fn watch(members: Arc<Members>, range: Range, open: watch::Receiver<bool>) -> Watch {
@@ -77,6 +84,7 @@ impl Watching {
                 return Ok(batch);
             }
             match self.receive().await {
+                Ok(response) if response.watch_id == HISTORY => self.take_history(response)?,
                 Ok(response) => self.take(response)?,
                 Err(status) if self.is_denied(&status) => return Err(error::refused("watching", status)),
                 Err(status) => {
@@ -91,26 +99,39 @@ impl Watching {
         }
     }
 
+    /// The two watches of a stream.
+    fn requests(&self) -> [wire::WatchRequest; 2] {
+        let history = &self.members.history;
+        let end = [&history.incarnation[..], b"\0"].concat();
+        let create = |watch_id, key: &Bytes, range_end: Bytes, start_revision| wire::WatchRequest {
+            create: Some(wire::WatchCreateRequest {
+                key: key.clone(),
+                range_end,
+                start_revision,
+                progress_notify: watch_id == RANGE,
+                watch_id,
+            }),
+        };
+        [
+            create(HISTORY, &history.head, end.into(), self.range.start),
+            create(RANGE, &self.range.key, self.range.end.clone(), self.range.start),
+        ]
+    }
+
     async fn receive(&mut self) -> Result<wire::WatchResponse, Status> {
         let (turn, opened) = match &mut self.inbound {
             Some((turn, opened)) => (*turn, opened),
-            none => {
-                let create = wire::WatchCreateRequest {
-                    key: self.range.key.clone(),
-                    range_end: self.range.end.clone(),
-                    start_revision: self.range.start,
-                    progress_notify: true,
-                };
+            None => {
                 // The stream of requests must not end before the watch does.
-                let request = wire::WatchRequest { create: Some(create) };
-                let requests = stream::iter([request]).chain(stream::pending());
+                let requests = stream::iter(self.requests()).chain(stream::pending());
                 let (turn, opened) = self.members.stream(requests).await;
                 let opened = opened.inspect_err(|_| self.members.pass_on(turn))?;
-                (turn, &mut none.insert((turn, opened)).1)
+                (turn, &mut self.inbound.insert((turn, opened)).1)
             }
         };
         let received = opened.inbound.message().await;
         if received.is_err() {
+            self.members.lose(turn, &opened.connection);
             self.members.pass_on(turn);
         }
         let response = received?.ok_or_else(|| Status::unavailable("the member ended the stream"))?;
@@ -133,20 +154,49 @@ impl Watching {
         }
     }
 
+    /// Remembers how far the history went, and ends when it was found to have gone back.
+    fn take_history(&mut self, response: wire::WatchResponse) -> Result<(), StoreError> {
+        let history = &self.members.history;
+        for kv in response.events.into_iter().filter_map(|event| event.kv) {
+            if kv.key == history.head {
+                history.observe(self.range.incarnation, kv.mod_revision, kv.value);
+            } else if let Some(incarnation) = super::history::read(&kv.value) {
+                history.reach(incarnation);
+            }
+        }
+        self.check_history()
+    }
+
+    fn check_history(&self) -> Result<(), StoreError> {
+        let (expected, current) = (self.range.incarnation, self.members.history.current());
+        if expected == current {
+            return Ok(());
+        }
+        // The newest position of the other history is not known here; whoever scans learns it.
+        let expected = super::position(self.range.start - 1, expected);
+        Err(StoreError::Diverged { expected, head: Position::new(expected.revision, current) })
+    }
+
     fn take(&mut self, response: wire::WatchResponse) -> Result<(), StoreError> {
+        self.check_history()?;
         if response.compact_revision > 0 {
-            return Err(StoreError::Compacted { oldest: super::revision(response.compact_revision) });
+            let oldest = super::position(response.compact_revision, self.range.incarnation);
+            return Err(StoreError::Compacted { oldest });
         }
         (self.failed, self.denied) = (false, false);
         self.backoff.reset();
         for event in response.events {
             let (kind, Some(kv)) = (event.kind, event.kv) else { continue };
-            let revision = super::revision(kv.mod_revision);
+            // A member that was restored may send what was delivered before.
+            if kv.mod_revision < self.range.start {
+                continue;
+            }
+            let position = super::position(kv.mod_revision, self.range.incarnation);
             let key = super::key_of(&kv.key, self.range.hidden)?;
             let write = Write { key, value: (kind != wire::Event::DELETE).then_some(kv.value) };
             match self.ready.back_mut() {
-                Some(batch) if batch.revision == revision => batch.writes.push(write),
-                _ => self.ready.push_back(WatchBatch { revision, writes: vec![write] }),
+                Some(batch) if batch.position == position => batch.writes.push(write),
+                _ => self.ready.push_back(WatchBatch { position, writes: vec![write] }),
             }
         }
         for batch in &mut self.ready {
@@ -154,7 +204,7 @@ impl Watching {
         }
         // Without events, the header says how far the member has looked: nothing up to there is missing.
         let observed = match (self.ready.back(), response.header, response.created) {
-            (Some(batch), ..) => super::number(batch.revision),
+            (Some(batch), ..) => super::number(batch.position.revision),
             (None, Some(header), false) => header.revision,
             _ => return Ok(()),
         };

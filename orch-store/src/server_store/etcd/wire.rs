@@ -11,7 +11,6 @@ pub(super) const TXN: &str = "/etcdserverpb.KV/Txn";
 pub(super) const COMPACT: &str = "/etcdserverpb.KV/Compact";
 pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub(super) const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
-#[cfg(feature = "lease")]
 pub(super) const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 #[cfg(feature = "lease")]
 pub(super) const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
@@ -47,6 +46,9 @@ pub(super) struct RangeRequest {
     /// Zero is no limit.
     #[prost(int64, tag = "3")]
     pub(super) limit: i64,
+    /// The revision that is looked at; zero for the newest.
+    #[prost(int64, tag = "4")]
+    pub(super) revision: i64,
     #[prost(bool, tag = "8")]
     pub(super) keys_only: bool,
 }
@@ -117,7 +119,7 @@ pub(super) enum Response {
     Range(RangeResponse),
 }
 
-/// That a key was last written by a revision; by zero, that it is not there.
+/// That a key was last written by a revision (by zero, that it is not there), or has a value.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Compare {
     #[prost(int32, tag = "1")]
@@ -129,14 +131,21 @@ pub(super) struct Compare {
     /// A part of a `oneof`, which is written down also when it is zero.
     #[prost(int64, optional, tag = "6")]
     pub(super) mod_revision: Option<i64>,
+    #[prost(bytes = "bytes", optional, tag = "7")]
+    pub(super) value: Option<Bytes>,
 }
 
 impl Compare {
     const EQUAL: i32 = 0;
     const MOD: i32 = 2;
+    const VALUE: i32 = 3;
 
     pub(super) fn unchanged_since(key: Bytes, revision: i64) -> Self {
-        Self { result: Self::EQUAL, target: Self::MOD, key, mod_revision: Some(revision) }
+        Self { result: Self::EQUAL, target: Self::MOD, key, mod_revision: Some(revision), value: None }
+    }
+
+    pub(super) fn has_value(key: Bytes, value: impl Into<Bytes>) -> Self {
+        Self { result: Self::EQUAL, target: Self::VALUE, key, mod_revision: None, value: Some(value.into()) }
     }
 }
 
@@ -183,12 +192,17 @@ pub(super) struct WatchCreateRequest {
     pub(super) start_revision: i64,
     #[prost(bool, tag = "4")]
     pub(super) progress_notify: bool,
+    /// Name of the watch on its stream.
+    #[prost(int64, tag = "7")]
+    pub(super) watch_id: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct WatchResponse {
     #[prost(message, optional, tag = "1")]
     pub(super) header: Option<ResponseHeader>,
+    #[prost(int64, tag = "2")]
+    pub(super) watch_id: i64,
     #[prost(bool, tag = "3")]
     pub(super) created: bool,
     #[prost(bool, tag = "4")]
@@ -246,7 +260,6 @@ impl fmt::Debug for AuthenticateResponse {
     }
 }
 
-#[cfg(feature = "lease")]
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeaseGrantRequest {
     /// In seconds. The server may give more.
@@ -254,7 +267,6 @@ pub(super) struct LeaseGrantRequest {
     pub(super) ttl: i64,
 }
 
-#[cfg(feature = "lease")]
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeaseGrantResponse {
     #[prost(int64, tag = "2")]

@@ -1,0 +1,208 @@
+//! Stores whose servers, disks and neighbours misbehave.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+
+use super::{StoreHarness, key, must_commit, must_put, next, positions::must_diverge, put, value_of};
+use crate::store::{
+    CommitError, CommitId, Entry, Guard, Position, StateStore, StoreError, Txn, Watch, Write,
+};
+
+/// Fault of what is behind a store. A harness begins and ends it ([`StoreHarness::begin`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disturbance {
+    /// At its end the store's content is what it was at its beginning: a backup was restored, or a standby
+    /// took over that was behind.
+    ComesBackOlder,
+    /// From its beginning to its end there is space for less than 64 MiB.
+    Full,
+    /// From its beginning to its end nothing behind the store answers.
+    Slow,
+    /// From its beginning to its end another program holds a lock that commits need.
+    Locked,
+}
+
+/// Answers of a store that is held up must come within this time.
+const LONGEST_ANSWER: Duration = Duration::from_secs(60);
+
+/// A store that came back older gives no position of its lost history to another commit: guards with one do
+/// not hold, and watches from one, also those that run, end with [`StoreError::Diverged`].
+pub async fn a_store_that_comes_back_older_says_so(harness: &dyn StoreHarness) {
+    let what = Disturbance::ComesBackOlder;
+    let first = harness.open("older").await;
+    let capabilities = first.capabilities();
+    let kept = must_put(&*first, "k", "kept").await;
+    must_put(&*first, "untouched", "kept").await;
+    harness.begin(what, "older").await;
+    let mut watch = first.watch("", kept).await.expect("watch");
+    let id = CommitId::random();
+    for n in 1..=4 {
+        must_put(&*first, "k", &format!("lost {n}")).await;
+    }
+    let lost = must_commit(&*first, Txn::of(vec![put("k", "lost 5")]).named(id)).await;
+    while next(&mut watch).await.position != lost {}
+    if !capabilities.shared {
+        first.close().await.expect("close");
+    }
+    harness.end(what, "older").await;
+    let second = harness.open("older").await;
+    // As many commits as were lost, and then some: the new history reaches and passes the old one.
+    let mut now = Position::ZERO;
+    for n in 1..=7 {
+        now = patiently(|| second.commit(Txn::of(vec![put("k", &format!("new {n}"))]))).await;
+        let all = if capabilities.shared { vec![&first, &second] } else { vec![&second] };
+        for store in all {
+            let guarded = Txn::of(vec![put("k", "wrong")]).guarded(Guard::Version(key("k"), lost));
+            let refused = refusal(&**store, guarded).await;
+            assert!(
+                matches!(refused, CommitError::Conflict { .. }),
+                "the position of a lost commit must not hold: {refused:?}"
+            );
+        }
+    }
+    assert_eq!(value_of(&*second, "k").await.as_deref(), Some("new 7"));
+    must_diverge(&*second, lost, "a lost history").await;
+    if capabilities.shared {
+        must_diverge(&*first, lost, "a lost history").await;
+        must_end_with_divergence(watch, lost).await;
+    }
+    if capabilities.outcomes {
+        let found = second.outcome(id, kept.revision).await;
+        assert!(!matches!(found, Ok(Some(_))), "a lost commit must not be found: {found:?}");
+    }
+    // What is there goes on.
+    let Entry { version, .. } = second.get(&key("untouched")).await.expect("get").expect("kept");
+    let change =
+        Txn::of(vec![put("untouched", "changed")]).guarded(Guard::Version(key("untouched"), version));
+    let mut watch = second.watch("", now).await.expect("watch");
+    let changed = must_commit(&*second, change).await;
+    assert_eq!(next(&mut watch).await.position, changed);
+}
+
+async fn must_end_with_divergence(mut watch: Watch, lost: Position) {
+    match watch.next().await {
+        Some(Err(StoreError::Diverged { .. })) => {}
+        other => {
+            panic!("a watch that delivered {lost} of a lost history must end with Diverged, not {other:?}")
+        }
+    }
+}
+
+/// A full store names that, keeps what it acknowledged, and goes on when there is space (where it stopped, it
+/// does when it is opened again).
+pub async fn a_full_store_says_so_and_loses_nothing(harness: &dyn StoreHarness) {
+    const VALUE_BYTES: usize = 64 << 10;
+    const TRIES: usize = (64 << 20) / VALUE_BYTES + 1;
+    let store = harness.open("full").await;
+    must_put(&*store, "before", "kept").await;
+    harness.begin(Disturbance::Full, "full").await;
+    let name = |n: usize| format!("fill/{n:04}");
+    let fill = |n: usize| Txn::of(vec![Write::put(key(&name(n)), vec![b'x'; VALUE_BYTES])]);
+    let (mut acknowledged, mut failure) = (0, None);
+    while acknowledged < TRIES && failure.is_none() {
+        match store.commit(fill(acknowledged)).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => failure = Some(error),
+        }
+    }
+    let failure = failure.expect("a store without space must not acknowledge");
+    let said = with_causes(&failure);
+    assert!(
+        ["full", "space", "memory"].iter().any(|word| said.contains(word)),
+        "a full store must say that it is full: {said}"
+    );
+    // Deleting may be refused, and must not do harm.
+    let _ = store.commit(Txn::of(vec![Write::delete(key("before"))])).await;
+    let deleted = store.get(&key("before")).await;
+    harness.end(Disturbance::Full, "full").await;
+    let store = match harness.reopens() {
+        true => {
+            let _ = store.close().await;
+            harness.open("full").await
+        }
+        false => store,
+    };
+    for n in 0..acknowledged {
+        let at = key(&name(n));
+        let entry = patiently(|| store.get(&at)).await;
+        let whole = entry.is_some_and(|entry| entry.value.len() == VALUE_BYTES);
+        assert!(whole, "{} was acknowledged", name(n));
+    }
+    if let Ok(None) = deleted {
+        assert_eq!(value_of(&*store, "before").await, None, "a deletion that was visible must last");
+    }
+    patiently(|| store.commit(fill(acknowledged))).await;
+}
+
+/// A store that is held up, by `what`, answers within a minute that it is; what it refused did not happen, and
+/// what it does not know is settled afterwards.
+pub async fn a_store_that_is_held_up_answers_in_time(harness: &dyn StoreHarness, what: Disturbance) {
+    let store = harness.open("held_up").await;
+    let before = must_put(&*store, "k", "before").await.revision;
+    harness.begin(what, "held_up").await;
+    let id = CommitId::random();
+    let commit = store.commit(Txn::of(vec![put("k", "meanwhile")]).named(id));
+    let answer = tokio::time::timeout(LONGEST_ANSWER, commit).await;
+    harness.end(what, "held_up").await;
+    let answer = answer.unwrap_or_else(|_| panic!("{what:?}: no answer within {LONGEST_ANSWER:?}"));
+    let happened = match answer {
+        Ok(_) => true,
+        Err(CommitError::Store(error)) if error.outcome_unknown() && store.capabilities().outcomes => {
+            patiently(|| store.outcome(id, before)).await.is_some()
+        }
+        Err(CommitError::Store(error)) if error.is_retryable() && !error.outcome_unknown() => false,
+        Err(CommitError::Contention { .. }) => false,
+        Err(error) => panic!("{what:?}: must be told as something that passes: {error:?}"),
+    };
+    patiently(|| store.commit(Txn::of(vec![put("after", "")]))).await;
+    let expected = if happened { "meanwhile" } else { "before" };
+    assert_eq!(value_of(&*store, "k").await.as_deref(), Some(expected), "{what:?}");
+}
+
+/// The answer, once what passes has passed.
+async fn patiently<T, E, F>(mut call: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+    CommitError: From<E>,
+{
+    loop {
+        match call().await.map_err(CommitError::from) {
+            Ok(answer) => return answer,
+            Err(CommitError::Contention { .. }) => {}
+            Err(CommitError::Store(error)) if error.is_retryable() => {}
+            Err(error) => panic!("a failure that does not pass: {}", with_causes(&error)),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The error of a commit that must not be applied.
+async fn refusal(store: &dyn StateStore, txn: Txn) -> CommitError {
+    loop {
+        match store.commit(txn.clone()).await {
+            Ok(position) => panic!("it was applied at {position:?}"),
+            Err(CommitError::Store(error)) if error.is_retryable() && !error.outcome_unknown() => {}
+            Err(error) => return error,
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn with_causes(error: &CommitError) -> String {
+    let first: &dyn std::error::Error = error;
+    let chain = std::iter::successors(Some(first), |error| error.source());
+    chain.map(|error| error.to_string().to_lowercase()).collect::<Vec<_>>().join(": ")
+}
+
+/// Every case for a disturbance that the harness makes.
+pub(super) async fn run(harness: &dyn StoreHarness, what: Disturbance) {
+    match what {
+        Disturbance::ComesBackOlder => a_store_that_comes_back_older_says_so(harness).await,
+        Disturbance::Full => a_full_store_says_so_and_loses_nothing(harness).await,
+        Disturbance::Slow | Disturbance::Locked => {
+            a_store_that_is_held_up_answers_in_time(harness, what).await;
+        }
+    }
+}

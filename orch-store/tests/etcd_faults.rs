@@ -1,0 +1,112 @@
+//! The etcd store on servers that come back older, are full, or stop.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+mod common;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use orch_core::{
+    store::{Guard, StateStore, StoreError},
+    testkit::store::{
+        Disturbance, StoreHarness, a_full_store_says_so_and_loses_nothing,
+        a_store_that_comes_back_older_says_so, a_store_that_is_held_up_answers_in_time,
+    },
+};
+use orch_store::etcd::{EtcdStore, EtcdStoreConfig};
+use tokio::sync::Mutex;
+
+use common::{etcd_server::EtcdServer, key, put};
+
+/// One server, and the stores on it.
+struct OneServer(Mutex<EtcdServer>);
+
+impl OneServer {
+    async fn start(options: &[&str]) -> Self {
+        Self(Mutex::new(EtcdServer::start(options).await))
+    }
+
+    async fn store(&self, name: &str) -> Arc<EtcdStore> {
+        let config = EtcdStoreConfig::new([self.0.lock().await.member()]);
+        Arc::new(EtcdStore::open(EtcdStoreConfig { namespace: name.into(), ..config }).await.unwrap())
+    }
+}
+
+#[async_trait]
+impl StoreHarness for OneServer {
+    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
+        self.store(name).await
+    }
+
+    fn reopens(&self) -> bool {
+        true
+    }
+
+    async fn begin(&self, what: Disturbance, _: &str) {
+        let server = self.0.lock().await;
+        match what {
+            Disturbance::ComesBackOlder => server.save(),
+            Disturbance::Slow => server.signal("-STOP"),
+            // It has a small quota.
+            _ => {}
+        }
+    }
+
+    async fn end(&self, what: Disturbance, _: &str) {
+        let mut server = self.0.lock().await;
+        match what {
+            Disturbance::ComesBackOlder => server.restore().await,
+            Disturbance::Slow => server.signal("-CONT"),
+            _ => {
+                // The newest is left: nothing of it was deleted, so what frees space is a larger quota.
+                server.ctl(&["alarm", "disarm"]);
+                server.ctl(&["del", "--prefix", "filler/"]);
+                let status = server.ctl(&["get", "--prefix", "full/head", "--write-out", "fields"]);
+                let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
+                server.make_room(revision.unwrap().parse().unwrap());
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_restored_from_a_snapshot_says_so() {
+    a_store_that_comes_back_older_says_so(&OneServer::start(&[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_is_not_waited_for_without_end() {
+    let harness = OneServer::start(&[]).await;
+    a_store_that_is_held_up_answers_in_time(&harness, Disturbance::Slow).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_beyond_its_quota_is_said_to_be_full() {
+    let harness = OneServer::start(&["--quota-backend-bytes", "16777216"]).await;
+    let value = "x".repeat(1 << 20);
+    for n in 0..4 {
+        harness.0.lock().await.ctl(&["put", &format!("filler/{n}"), &value[..100_000]]);
+    }
+    a_full_store_says_so_and_loses_nothing(&harness).await;
+}
+
+/// A process that was away while the cluster was restored, and while others committed as much as was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_commit_after_a_restore_is_decided_on_the_new_history() {
+    let harness = OneServer::start(&[]).await;
+    let away = harness.store("away").await;
+    away.commit(put("k", "kept")).await.unwrap();
+    harness.begin(Disturbance::ComesBackOlder, "away").await;
+    let lost = away.commit(put("k", "lost")).await.unwrap();
+    harness.end(Disturbance::ComesBackOlder, "away").await;
+    // This one has seen nothing, and does not know that anything is lost.
+    let other = harness.store("away").await;
+    let new = other.commit(put("k", "new")).await.unwrap();
+    assert_eq!(new, lost, "the same revision is given out again, to a process that cannot know better");
+    let refused = away.commit(put("k", "wrong").guarded(Guard::Version(key("k"), lost))).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let entry = other.get(&key("k")).await.unwrap().unwrap();
+    assert_eq!(entry.value, "new");
+    let watch = other.watch("", new).await.map(drop);
+    assert!(matches!(watch, Err(StoreError::Diverged { .. })), "{watch:?}");
+}
