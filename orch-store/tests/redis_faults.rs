@@ -5,9 +5,17 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use futures_util::StreamExt;
-use orch_core::store::{CommitError, Position, Revision, StateStore, StoreError, Txn, Write};
+use orch_core::{
+    store::{CommitError, Position, Revision, StateStore, StoreError, Txn, Write},
+    testkit::store::{
+        Disturbance, StoreHarness, a_full_store_says_so_and_loses_nothing,
+        a_store_that_comes_back_older_says_so, a_store_that_is_held_up_answers_in_time,
+    },
+};
 use orch_store::redis::{RedisStore, RedisStoreConfig};
+use tokio::sync::Mutex;
 
 use common::{full, key, put, redis_server::RedisServer};
 
@@ -44,6 +52,8 @@ async fn a_damaged_namespace_is_named_and_nothing_is_written() {
         (&["HDEL {orch}:values a"], "hold different records"),
         (&["DEL {orch}:versions"], "hold different records"),
         (&["DEL {orch}:meta"], "{orch}:meta is missing"),
+        (&["HSET {orch}:meta revision many"], "{orch}:meta has no positions"),
+        (&["DEL {orch}:void", "SET {orch}:void other"], "{orch}:void: WRONGTYPE"),
         (&[added], "{orch}:log goes on after revision 2"),
         // A later revision was there once: the stream remembers it.
         (&[added, "XDEL {orch}:log 7-0"], "{orch}:log: ERR The ID specified in XADD"),
@@ -60,6 +70,10 @@ async fn a_damaged_namespace_is_named_and_nothing_is_written() {
         let text = full(&error);
         assert!(matches!(error, StoreError::Corrupt(_)) && text.contains(says), "{damage:?}: {text}");
         assert_eq!(server.dump().await, before, "{damage:?}: nothing is written");
+        // What nobody asked about may be readable; nothing else than damage is told.
+        for error in [store.head().await.err(), store.scan("", None, 10).await.err()].into_iter().flatten() {
+            assert!(matches!(error, StoreError::Corrupt(_)), "{damage:?}: {error:?}");
+        }
     }
 }
 
@@ -171,4 +185,61 @@ async fn the_log_is_bounded_in_bytes() {
     };
     let rest = usize::try_from(200 - oldest.revision.0).unwrap();
     assert_eq!(store.watch("", oldest).await.unwrap().take(rest).count().await, rest);
+}
+
+/// One server, and the stores on it.
+struct OneServer(Mutex<RedisServer>);
+
+impl OneServer {
+    async fn start() -> Self {
+        Self(Mutex::new(RedisServer::start(&[]).await))
+    }
+}
+
+#[async_trait]
+impl StoreHarness for OneServer {
+    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
+        let config = RedisStoreConfig::from_url(&self.0.lock().await.url()).unwrap();
+        Arc::new(RedisStore::open(RedisStoreConfig { namespace: name.into(), ..config }).await.unwrap())
+    }
+
+    fn reopens(&self) -> bool {
+        true
+    }
+
+    async fn begin(&self, what: Disturbance, _: &str) {
+        let server = self.0.lock().await;
+        match what {
+            Disturbance::ComesBackOlder => server.run(&["SAVE"]).await,
+            Disturbance::Slow => server.signal("-STOP"),
+            _ => server.run(&["CONFIG SET maxmemory 16mb"]).await,
+        }
+    }
+
+    async fn end(&self, what: Disturbance, _: &str) {
+        let mut server = self.0.lock().await;
+        match what {
+            Disturbance::ComesBackOlder => {
+                server.kill();
+                server.start_again().await;
+            }
+            Disturbance::Slow => server.signal("-CONT"),
+            _ => server.run(&["CONFIG SET maxmemory 0"]).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_back_with_an_older_snapshot_says_so() {
+    a_store_that_comes_back_older_says_so(&OneServer::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_is_not_waited_for_without_end() {
+    a_store_that_is_held_up_answers_in_time(&OneServer::start().await, Disturbance::Slow).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_memory_is_said_to_be_full() {
+    a_full_store_says_so_and_loses_nothing(&OneServer::start().await).await;
 }

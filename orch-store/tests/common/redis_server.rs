@@ -49,6 +49,12 @@ impl RedisServer {
         }
     }
 
+    /// Stops and continues the process.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
     /// Runs commands, whose words are separated by blanks. A no-break space is a blank within a word, and a
     /// word of nothing else is empty.
     pub(crate) async fn run(&self, commands: &[&str]) {

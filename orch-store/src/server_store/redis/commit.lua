@@ -15,13 +15,16 @@ local function ask(command, key, ...)
 end
 -- Positions are a revision, a colon and the id of its commit. Earlier versions wrote revisions alone.
 local function revision_of(position)
-    return tonumber(string.match(position or '0', '^%d+'))
+    return tonumber(string.match(position or '0', '^%d+') or '')
 end
 local known = ask('HMGET', meta, 'revision', 'oldest', 'format')
 if tonumber(known[3] or '2') > 2 then
     return redis.error_reply('NEWER ' .. known[3])
 end
 local head, oldest = revision_of(known[1]), revision_of(known[2])
+if not head or not oldest then
+    return redis.error_reply('DAMAGED ' .. meta .. ' has no positions')
+end
 local records = ask('ZCARD', index)
 if ask('HLEN', values) ~= records or ask('HLEN', versions) ~= records then
     return redis.error_reply('DAMAGED ' .. values .. ', ' .. versions .. ' and ' .. index .. ' hold different records')

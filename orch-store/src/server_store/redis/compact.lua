@@ -7,8 +7,11 @@ if tonumber(known[3] or '2') > 2 then
     return redis.error_reply('NEWER ' .. known[3])
 end
 local newest = known[1] or '0'
-local head = tonumber(string.match(newest, '^%d+'))
-local oldest = tonumber(string.match(known[2] or '0', '^%d+'))
+local head = tonumber(string.match(newest, '^%d+') or '')
+local oldest = tonumber(string.match(known[2] or '0', '^%d+') or '')
+if not head or not oldest then
+    return redis.error_reply('DAMAGED ' .. meta .. ' has no positions')
+end
 local function forget(wanted)
     local id = string.format('%.0f-0', wanted)
     local entry = redis.call('XRANGE', log, id, id)[1]

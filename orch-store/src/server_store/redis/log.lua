@@ -11,9 +11,12 @@ if not known[1] and (redis.call('EXISTS', KEYS[1], KEYS[3]) > 0) then
 end
 local newest, oldest = known[1] or '0', known[2] or '0'
 local function revision_of(position)
-    return tonumber(string.match(position, '^%d+'))
+    return tonumber(string.match(position, '^%d+') or '')
 end
 local head, after = revision_of(newest), revision_of(ARGV[1])
+if not head or not revision_of(oldest) then
+    return redis.error_reply('DAMAGED ' .. KEYS[2] .. ' has no positions')
+end
 local left, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 local begin, entries = '', {}
 if after == head then

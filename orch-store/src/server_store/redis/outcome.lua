@@ -10,8 +10,11 @@ local known = redis.call('HMGET', meta, 'revision', 'oldest', 'format')
 if tonumber(known[3] or '2') > 2 then
     return redis.error_reply('NEWER ' .. known[3])
 end
-local head = tonumber(string.match(known[1] or '0', '^%d+'))
-local oldest = tonumber(string.match(known[2] or '0', '^%d+'))
+local head = tonumber(string.match(known[1] or '0', '^%d+') or '')
+local oldest = tonumber(string.match(known[2] or '0', '^%d+') or '')
+if not head or not oldest then
+    return redis.error_reply('DAMAGED ' .. meta .. ' has no positions')
+end
 if after < oldest then
     after, gap = oldest, true
 end
