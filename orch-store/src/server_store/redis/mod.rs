@@ -130,7 +130,7 @@ impl RedisStore {
             permits: QueuePermits::new(config.queue_bytes),
             trimmed: AtomicU64::new(0),
             // Others may have left it too large.
-            appended: AtomicU64::new(config.history_bytes),
+            appended: AtomicU64::new(config.history_bytes / 16 + 1),
             durability,
             config,
         })
@@ -154,9 +154,6 @@ impl RedisStore {
         if let Err(error) = self.server.compact(before.unwrap_or(Revision::ZERO), most).await {
             if before.is_some() {
                 self.trimmed.store(trimmed, Ordering::Relaxed);
-            }
-            if look {
-                self.appended.fetch_add(appended, Ordering::Relaxed);
             }
             tracing::warn!(%error, "the log could not be trimmed; it is tried again");
         }
