@@ -97,7 +97,7 @@ async fn seen(store: &Arc<dyn StateStore>, watch: &mut Watch, times: u64) -> Dur
 }
 
 async fn watch(store: &Arc<dyn StateStore>) -> Watch {
-    let from = store.revision().await.expect("the store answers");
+    let from = store.head().await.expect("the store answers");
     store.watch("watched/", from).await.expect("a watch")
 }
 

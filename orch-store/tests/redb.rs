@@ -8,7 +8,7 @@ use std::{marker::PhantomData, num::NonZeroU64, path::Path, sync::Arc, time::Dur
 use async_trait::async_trait;
 use orch_core::{
     store::{StateStore, StoreError},
-    testkit::store::{StoreHarness, run_all},
+    testkit::store::{Disturbance, StoreHarness, run_all},
 };
 use orch_store::redb::{RedbStore, RedbStoreConfig, SyncPolicy};
 
@@ -24,6 +24,37 @@ impl FileBackend for Redb {
         let mut config = RedbStoreConfig::new(dir);
         config.history_revisions = history.unwrap_or(config.history_revisions);
         Ok(Arc::new(RedbStore::open(config).await?))
+    }
+
+    const DISTURBANCES: &'static [Disturbance] = &[Disturbance::ComesBackOlder];
+
+    /// Nothing is being written.
+    fn back_up(from: &Path, to: &Path) {
+        std::fs::create_dir(to).unwrap();
+        std::fs::copy(from.join(Self::FILE), to.join(Self::FILE)).unwrap();
+    }
+
+    /// The tables of that format.
+    fn make_format_1(file: &Path) {
+        let records = redb::TableDefinition::<&str, (u64, &[u8])>::new("records");
+        let log = redb::TableDefinition::<u64, &[u8]>::new("log");
+        let meta = redb::TableDefinition::<&str, u64>::new("meta");
+        let database = redb::Database::create(file).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut records = transaction.open_table(records).unwrap();
+            records.insert("a", (2, &b"2"[..])).unwrap();
+            records.insert("b", (3, &b"3"[..])).unwrap();
+            // The key's length, the key, the value's length and one, the value; no value for a deletion.
+            let mut log = transaction.open_table(log).unwrap();
+            log.insert(2, &b"\x01\0a\x02\0\0\x002"[..]).unwrap();
+            log.insert(3, &b"\x01\0b\x02\0\0\x003\x01\0c\0\0\0\0"[..]).unwrap();
+            let mut meta = transaction.open_table(meta).unwrap();
+            for (name, number) in [("format", 1), ("revision", 3), ("oldest", 1)] {
+                meta.insert(name, number).unwrap();
+            }
+        }
+        transaction.commit().unwrap();
     }
 
     fn damaged(good: &[u8]) -> Vec<(&'static str, Vec<u8>)> {

@@ -3,12 +3,17 @@
 
 mod common;
 
-use std::{marker::PhantomData, num::NonZeroU64, path::Path, sync::Arc};
+use std::{
+    marker::PhantomData,
+    num::NonZeroU64,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use orch_core::{
     store::{CommitError, StateStore, StoreError},
-    testkit::store::run_all,
+    testkit::store::{Disturbance, run_all},
 };
 use orch_store::sqlite::{SqliteStore, SqliteStoreConfig};
 
@@ -19,6 +24,9 @@ use common::{
 
 struct Sqlite;
 
+/// The program that holds a lock.
+static OTHER: Mutex<Option<rusqlite::Connection>> = Mutex::new(None);
+
 #[async_trait]
 impl FileBackend for Sqlite {
     const FILE: &'static str = "orch.sqlite";
@@ -27,6 +35,29 @@ impl FileBackend for Sqlite {
         let mut config = SqliteStoreConfig::new(dir);
         config.history_revisions = history.unwrap_or(config.history_revisions);
         Ok(Arc::new(SqliteStore::open(config).await?))
+    }
+
+    const DISTURBANCES: &'static [Disturbance] = &[Disturbance::ComesBackOlder, Disturbance::Locked];
+
+    fn back_up(from: &Path, to: &Path) {
+        std::fs::create_dir(to).unwrap();
+        let into = format!("VACUUM INTO '{}'", to.join(Self::FILE).display());
+        rusqlite::Connection::open(from.join(Self::FILE)).unwrap().execute_batch(&into).unwrap();
+    }
+
+    /// Another program writes, and takes its time.
+    fn begin(_: Disturbance, dir: &Path) {
+        let other = rusqlite::Connection::open(dir.join(Self::FILE)).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        OTHER.lock().unwrap().replace(other);
+    }
+
+    fn end(_: Disturbance, _: &Path) {
+        OTHER.lock().unwrap().take();
+    }
+
+    fn make_format_1(file: &Path) {
+        make(file, include_str!("formats/sqlite-1.sql"));
     }
 
     fn damaged(good: &[u8]) -> Vec<(&'static str, Vec<u8>)> {

@@ -1,5 +1,7 @@
-//! Keys are readable paths: `tasks/<id>`, `nodes/<id>`. They must be file names too, because one backend is a
-//! Git repository.
+//! Keys are readable paths: `tasks/<id>`, `nodes/<id>`. Their parts must be file names too, with room for what a
+//! backend adds, because one backend is a Git repository. A key may go on where another one ends (`a` and
+//! `a/b`): a backend with files tells their files and directories apart. Scans are in the order of the bytes
+//! of whole keys, in which `a-` is before `a/b`.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
@@ -19,8 +21,11 @@ impl Key {
     /// The longest key in bytes.
     pub const MAX_LEN: usize = 512;
 
-    /// Parses a key: at most 512 bytes; parts are not empty, not `.` or `..`, and have no control characters
-    /// and no backslash.
+    /// The longest part of a key in bytes: 55 less than file systems take.
+    pub const PART_MAX_LEN: usize = 200;
+
+    /// Parses a key: at most 512 bytes; parts have at most 200 bytes each, are not empty, not `.` or `..`, and
+    /// have no control characters and no backslash.
     ///
     /// # Errors
     /// Says which rule the text breaks.
@@ -48,6 +53,9 @@ fn broken_rule(text: &str) -> Option<&'static str> {
     }
     if text.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Some("a part is empty, '.' or '..'");
+    }
+    if text.split('/').any(|part| part.len() > Key::PART_MAX_LEN) {
+        return Some("a part is longer than 200 bytes");
     }
     None
 }
@@ -83,10 +91,12 @@ mod tests {
 
     #[test]
     fn keys_are_safe_paths() {
-        for bad in ["", "/", "a/", "/a", "a//b", ".", "a/../b", "a/.", "a\nb", "a\\b", &"x".repeat(513)] {
+        for bad in ["", "/", "a/", "/a", "a//b", ".", "a/../b", "a/.", "a\nb", "a\\b", &"x".repeat(201)] {
             assert!(Key::new(bad).is_err(), "{bad:?}");
         }
-        for good in ["a", "tasks/1", "a.b/c", "...", "ä/ö", "a b"] {
+        let longest = format!("{0}/{0}/{1}", "x".repeat(200), "y".repeat(110));
+        assert!(Key::new(format!("{longest}z")).is_err(), "513 bytes");
+        for good in ["a", "tasks/1", "a.b/c", "...", "ä/ö", "a b", &longest] {
             assert_eq!(Key::new(good).unwrap().as_str(), good);
         }
     }

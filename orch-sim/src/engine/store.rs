@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use orch_core::store::{
-    CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreCapabilities, StoreError, Txn,
-    Watch,
+    CommitError, CommitId, Entry, Key, MemoryStore, Page, Position, Revision, StateStore, StoreCapabilities,
+    StoreError, Txn, Watch,
 };
 
 /// Delays the member's watch of others' writes, and its scans.
@@ -67,11 +67,11 @@ impl StateStore for LaggingStore {
         self.shared.scan(prefix, after, limit).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         self.shared.commit(txn).await
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         let (watch, lag) = (self.shared.watch(prefix, from).await?, self.lag.clone());
         Ok(watch
             .then(move |batch| {
@@ -84,8 +84,12 @@ impl StateStore for LaggingStore {
             .boxed())
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.shared.revision().await
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.shared.head().await
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.shared.outcome(id, since).await
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {

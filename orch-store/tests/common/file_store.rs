@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
-    store::{Position, Revision, StateStore, StoreError},
-    testkit::store::StoreHarness,
+    store::{Guard, Incarnation, Position, Revision, StateStore, StoreError, WatchBatch, Write},
+    testkit::store::{Disturbance, StoreHarness},
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -31,6 +31,25 @@ pub(crate) trait FileBackend: Send + Sync + 'static {
     /// Damaged contents, each made from that of a good file.
     fn damaged(good: &[u8]) -> Vec<(&'static str, Vec<u8>)>;
 
+    /// Faults that can be made.
+    const DISTURBANCES: &'static [Disturbance];
+
+    /// Copies a store that is open to a new directory, as its users would.
+    fn back_up(from: &Path, to: &Path);
+
+    /// Begins and ends a fault other than a restored backup.
+    fn begin(what: Disturbance, dir: &Path) {
+        unreachable!("{what:?} is not declared for {}", dir.display())
+    }
+
+    fn end(what: Disturbance, dir: &Path) {
+        unreachable!("{what:?} is not declared for {}", dir.display())
+    }
+
+    /// Makes a file of format 1: `a` of revision 2 with the value `2`, `b` of 3 with `3`, and a log of the
+    /// revisions 2 and 3, of which the latter also deleted `c`.
+    fn make_format_1(file: &Path);
+
     /// Makes a file of format 99, and one of another program.
     fn make_newer(file: &Path);
     fn make_foreign(file: &Path);
@@ -47,6 +66,34 @@ impl<B: FileBackend> StoreHarness for Below<B> {
 
     fn reopens(&self) -> bool {
         true
+    }
+
+    fn disturbances(&self) -> &[Disturbance] {
+        B::DISTURBANCES
+    }
+
+    async fn begin(&self, what: Disturbance, name: &str) {
+        match what {
+            Disturbance::ComesBackOlder => B::back_up(&self.0.join(name), &self.backup(name)),
+            what => B::begin(what, &self.0.join(name)),
+        }
+    }
+
+    async fn end(&self, what: Disturbance, name: &str) {
+        let dir = self.0.join(name);
+        match what {
+            Disturbance::ComesBackOlder => {
+                fs::remove_dir_all(&dir).unwrap();
+                fs::rename(self.backup(name), dir).unwrap();
+            }
+            what => B::end(what, &dir),
+        }
+    }
+}
+
+impl<B> Below<B> {
+    fn backup(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.backup"))
     }
 }
 
@@ -78,6 +125,16 @@ macro_rules! file_store_suite {
         #[tokio::test]
         async fn a_damaged_file_is_named_and_left_alone() {
             common::file_store::a_damaged_file_is_named_and_left_alone::<$backend>().await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn a_file_of_format_1_is_brought_up_to_date() {
+            common::file_store::a_file_of_format_1_is_brought_up_to_date::<$backend>().await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn a_flipped_bit_is_no_value() {
+            common::file_store::a_flipped_bit_is_no_value::<$backend>().await;
         }
 
         #[tokio::test]
@@ -220,6 +277,63 @@ pub(crate) async fn a_damaged_file_is_named_and_left_alone<B: FileBackend>() {
     fs::write(&file, good).unwrap();
     let store = open::<B>(dir.path()).await;
     assert_eq!(store.head().await.unwrap().revision, Revision(100));
+}
+
+pub(crate) async fn a_file_of_format_1_is_brought_up_to_date<B: FileBackend>() {
+    let dir = tempfile::tempdir().unwrap();
+    B::make_format_1(&dir.path().join(B::FILE));
+    let at = |revision| Position::new(Revision(revision), Incarnation(0));
+    let write =
+        |name, value: Option<&str>| Write { key: key(name), value: value.map(|v| v.to_owned().into()) };
+    let expected = [
+        WatchBatch { position: at(2), writes: vec![write("a", Some("2"))] },
+        WatchBatch { position: at(3), writes: vec![write("b", Some("3")), write("c", None)] },
+    ];
+    // The second time it is up to date.
+    for round in 0..2 {
+        let store = open::<B>(dir.path()).await;
+        let a = store.get(&key("a")).await.unwrap().unwrap();
+        assert_eq!((&a.value[..], a.version), (&b"2"[..], at(2)), "round {round}");
+        assert_eq!(store.head().await.unwrap(), at(3));
+        let history: Vec<_> =
+            store.watch("", at(1)).await.unwrap().take(2).map(Result::unwrap).collect().await;
+        assert_eq!(history, expected);
+        let early = store.watch("", Position::ZERO).await.err();
+        assert!(matches!(early, Some(StoreError::Compacted { oldest }) if oldest == at(1)), "{early:?}");
+        store.close().await.unwrap();
+    }
+    let store = open::<B>(dir.path()).await;
+    let next = put("a", "4").guarded(Guard::Version(key("a"), at(2)));
+    let written = store.commit(next).await.unwrap();
+    assert!(written.revision == Revision(4) && written.incarnation != Incarnation(0), "{written:?}");
+    store.compact(Revision(2)).await.unwrap();
+    assert_eq!(store.watch("", at(2)).await.unwrap().take(2).count().await, 2);
+}
+
+pub(crate) async fn a_flipped_bit_is_no_value<B: FileBackend>() {
+    const VALUE: &str = "a value that is nowhere else in the file, and long enough to be one piece";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(B::FILE);
+    let store = open::<B>(dir.path()).await;
+    store.commit(put("good", "1")).await.unwrap();
+    store.commit(put("bad", VALUE)).await.unwrap();
+    store.close().await.unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    let places: Vec<_> =
+        (0..bytes.len() - VALUE.len()).filter(|at| bytes[*at..].starts_with(VALUE.as_bytes())).collect();
+    assert!(places.len() >= 2, "the record, and the log");
+    places.iter().for_each(|at| bytes[at + 7] ^= 1);
+    fs::write(&file, bytes).unwrap();
+    let store = open::<B>(dir.path()).await;
+    assert_eq!(store.get(&key("good")).await.unwrap().unwrap().value, "1");
+    let watched: Vec<_> = store.watch("", Position::ZERO).await.unwrap().collect().await;
+    let read = store.get(&key("bad")).await.map(drop);
+    let scanned = store.scan("", None, 10).await.map(drop);
+    for damaged in [read, scanned, watched.into_iter().last().unwrap().map(drop)] {
+        let Err(error @ StoreError::Corrupt(_)) = damaged else { panic!("{damaged:?}") };
+        let text = error.to_string();
+        assert!(text.contains("content that was written") && text.contains("backup"), "{text}");
+    }
 }
 
 pub(crate) async fn a_newer_format_and_a_foreign_database_are_refused<B: FileBackend>() {

@@ -81,7 +81,7 @@ impl PbftConsensus {
             Durability::Memory if config.directory.is_some() => {
                 Err(PbftConfigError::DirectoryWithoutDurability)
             }
-            Durability::Group | Durability::Sync if config.directory.is_none() => {
+            Durability::Group | Durability::Sync | Durability::Replicated if config.directory.is_none() => {
                 Err(PbftConfigError::NoDirectory)
             }
             _ => Self::build(config, signer, transport, None),

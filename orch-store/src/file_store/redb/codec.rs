@@ -41,7 +41,7 @@ mod tests {
         let writes = vec![
             Write::put(key("a/ä"), "value"),
             Write::put(key("b"), ""),
-            Write::delete(key(&"c".repeat(512))),
+            Write::delete(key(&["c".repeat(170), "d".repeat(170), "e".repeat(170)].join("/"))),
         ];
         let bytes = encode(&writes);
         assert_eq!(decode(&bytes), Ok(writes));
