@@ -94,11 +94,16 @@ async fn what_is_declared_of_a_transaction_fits_and_more_is_refused_before() {
     let _turn = turn(false).await;
     let store = open(&cluster()).await;
     let limits = store.capabilities();
-    let full_txn = (0..limits.max_txn_writes)
-        .map(|n| orch_core::store::Write::put(key(&format!("{n}/{}", ["x"; 3].map(|x| x.repeat(166)).join("/"))), vec![7; 10_000]));
+    let full_txn = (0..limits.max_txn_writes).map(|n| {
+        orch_core::store::Write::put(
+            key(&format!("{n}/{}", ["x"; 3].map(|x| x.repeat(166)).join("/"))),
+            vec![7; 10_000],
+        )
+    });
     let mut txn = orch_core::store::Txn::of(full_txn.collect());
-    txn.guards =
-        (0..limits.max_txn_writes).map(|n| Guard::Absent(key(&format!("{n}/{}", ["x"; 3].map(|x| x.repeat(166)).join("/"))))).collect();
+    txn.guards = (0..limits.max_txn_writes)
+        .map(|n| Guard::Absent(key(&format!("{n}/{}", ["x"; 3].map(|x| x.repeat(166)).join("/")))))
+        .collect();
     store.commit(txn.clone()).await.unwrap();
     txn.writes.iter_mut().for_each(|write| write.value = Some(vec![7; 20_000].into()));
     let error = store.commit(txn).await.unwrap_err().to_string();

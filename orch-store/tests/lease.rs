@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use orch_core::store::{CommitError, Key, MemoryStore, Revision, StateStore, Txn, Write};
+use orch_core::{
+    store::{CommitError, Guard, Key, MemoryStore, Revision, StateStore, Txn, Write},
+    testkit::RewindableStore,
+};
 use orch_store::{
     layers::{self, Chaos},
     lease::{Lease, LeaseConfig},
@@ -123,4 +126,38 @@ async fn many_on_a_bad_store_take_turns_and_never_hold_it_together() {
 #[tokio::test]
 async fn a_name_must_be_a_key() {
     assert!(LeaseConfig::new("", "me").is_err() && LeaseConfig::new("a/../b", "me").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_a_store_has_lost_guards_nothing() {
+    let rewindable = RewindableStore::default();
+    let store: Arc<dyn StateStore> = Arc::new(rewindable.clone());
+    store.commit(work()).await.unwrap();
+    let backup = rewindable.backup();
+    let first = take(&store, "one").await;
+    rewindable.restore(&backup);
+    // With the number of the commit that took it before.
+    let second = take(&store, "two").await;
+    let (Guard::Version(_, lost), Guard::Version(_, taken)) = (first.guard(), second.guard()) else {
+        panic!("a lease guards by a version")
+    };
+    assert!(lost.revision == taken.revision && lost != taken);
+    let late = store.commit(work().guarded(first.guard())).await;
+    assert!(matches!(late, Err(CommitError::Conflict { .. })), "{late:?}");
+    store.commit(work().guarded(second.guard())).await.unwrap();
+    timeout(DURATION, first.lost()).await.expect("its next renewal finds that out");
+    assert!(!first.is_held() && second.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_slept_through_its_end_does_not_think_that_it_holds() {
+    let store = store();
+    let lease = take(&store, "one").await;
+    assert!(lease.is_held());
+    let sleeps = std::pin::pin!(tokio::time::advance(DURATION));
+    // The clock has gone on; nothing else has run since.
+    assert!(futures_util::poll!(sleeps).is_pending());
+    assert!(!lease.is_held());
+    sleep(DURATION).await;
+    assert!(!lease.is_held(), "nor later");
 }

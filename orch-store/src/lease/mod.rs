@@ -205,6 +205,10 @@ async fn renew(taken: Taken, config: LeaseConfig, held: watch::Sender<Option<Ins
     loop {
         sleep_until((end - config.duration / 2).max(Instant::now())).await;
         let asked = Instant::now();
+        if asked >= end {
+            // This process slept: others may have counted it out, and what it did meanwhile was not guarded.
+            break;
+        }
         match timeout_at(end, taken.hold.renew()).await {
             Ok(Ok(true)) => {
                 end = asked + config.duration * 2 / 3;

@@ -185,7 +185,8 @@ async fn count(store: Arc<dyn StateStore>, times: usize) -> Vec<(Revision, u64)>
 /// Keys that are prefixes of each other, long, or in any script stay apart.
 pub async fn hostile_keys_stay_apart(harness: &dyn StoreHarness) {
     let store = harness.open("hostile").await;
-    let long = "x".repeat(Key::MAX_LEN);
+    let part = "x".repeat(Key::PART_MAX_LEN);
+    let long = format!("{part}/{part}/{}", "y".repeat(Key::MAX_LEN - 2 * part.len() - 2));
     let nested = "y/".repeat(255) + "yy";
     let hostile = [
         "k",
@@ -212,6 +213,7 @@ pub async fn hostile_keys_stay_apart(harness: &dyn StoreHarness) {
         "con",
         ".git",
         "HEAD",
+        &part,
         &long,
         &long[1..],
         &nested,
