@@ -9,7 +9,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
-    store::{Durability, Revision, StateStore, StoreError},
+    store::{Durability, Position, Revision, StateStore, StoreError},
     testkit::store::run_all,
 };
 use orch_store::redis::{RedisStore, RedisStoreConfig};
@@ -214,9 +214,9 @@ async fn certificates_say_who_is_who() {
     };
     let identity = format!("cert={files}/client.pem&key={files}/client.key");
     let store = at(&format!("ca={files}/ca.pem&{identity}")).await.unwrap();
-    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
     let revision = store.commit(put("a", "1")).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap().revision, revision, "notifications arrive encrypted too");
+    assert_eq!(watch.next().await.unwrap().unwrap().position, revision, "notifications arrive encrypted too");
 
     for (parameters, says) in [
         (identity.clone(), "the other's certificate"),

@@ -172,7 +172,7 @@ async fn a_crash_while_the_store_is_made_leaves_a_directory_that_can_be_opened()
     let mut names: Vec<_> =
         std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["orch.lock", "orch.sqlite"]);
+    assert_eq!(names, ["orch.lock", "orch.sqlite", "orch.sqlite.reserve"]);
 }
 
 #[tokio::test]

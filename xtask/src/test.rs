@@ -139,7 +139,17 @@ fn run_tests(options: &Options, variables: &[(&'static str, String)]) -> Result 
 }
 
 /// Tests of orch-store that need a server.
-const SERVED: [&str; 5] = ["engine", "etcd", "postgres", "postgres_faults", "redis"];
+const SERVED: [&str; 9] = [
+    "engine",
+    "etcd",
+    "etcd_faults",
+    "etcd_lease",
+    "postgres",
+    "postgres_faults",
+    "redis",
+    "redis_faults",
+    "redis_histories",
+];
 
 /// Integration tests of a package but these.
 fn tests_of(package: &str, left_out: &[&str]) -> Result<Vec<String>> {

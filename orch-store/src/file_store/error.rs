@@ -20,8 +20,8 @@ pub(crate) enum Cause {
     #[error("{}: the disk did not take the change; make sure that it works and has free space, then open the store again", path.display())]
     Write { path: PathBuf, source: EngineError },
     #[error(
-        "{}: the disk is full, or what this user may store there: free some space (8 MiB are enough to delete records), then \
-         open the store again", path.display()
+        "{}: the disk is full, or what this user may store there: free some space, then open the store again; 8 MiB are enough \
+         to delete records, and were given back if there was a file ending in .reserve", path.display()
     )]
     Full { path: PathBuf, source: EngineError },
     #[error("{}: cannot be read", path.display())]
@@ -38,6 +38,13 @@ impl Cause {
         let (path, source) = (path.into(), source.into());
         if is_full(&*source) { Self::Full { path, source } } else { Self::Write { path, source } }
     }
+}
+
+/// True if a store found no space.
+#[cfg(any(feature = "redb", feature = "sqlite"))]
+pub(crate) fn is_full_disk(error: &StoreError) -> bool {
+    let StoreError::Backend { source, .. } = error else { return false };
+    matches!(source.downcast_ref(), Some(Cause::Full { .. }))
 }
 
 /// True if a write found no space.
@@ -57,7 +64,9 @@ pub(crate) fn backend(
 }
 
 pub(crate) fn opening(store: &'static str, path: &Path, source: io::Error) -> StoreError {
-    backend(store, "opening", false, Cause::Open { path: path.into(), source })
+    let full = is_full(&source);
+    let cause = if full { Cause::write(path, source) } else { Cause::Open { path: path.into(), source } };
+    backend(store, "opening", false, cause)
 }
 
 pub(crate) fn locked(path: &Path) -> StoreError {

@@ -13,6 +13,8 @@ pub(crate) mod open;
 pub mod redb;
 #[cfg(any(feature = "crdt", feature = "redb"))]
 pub(crate) mod redb_file;
+#[cfg(any(feature = "redb", feature = "sqlite"))]
+mod reserve;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub(crate) mod status;

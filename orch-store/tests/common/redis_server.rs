@@ -1,7 +1,6 @@
 //! A Redis server of one test, which may damage, fill and kill it.
 
 use std::{
-    fs,
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
 };
@@ -50,12 +49,14 @@ impl RedisServer {
         }
     }
 
-    /// Removes a file of its data, while it does not run.
-    pub(crate) fn forget(&self, name: &str) {
-        fs::remove_file(self.dir.path().join(name)).unwrap();
+    /// Stops and continues the process.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// Runs commands, whose words are separated by blanks.
+    /// Runs commands, whose words are separated by blanks. A no-break space is a blank within a word, and a
+    /// word of nothing else is empty.
     pub(crate) async fn run(&self, commands: &[&str]) {
         for command in commands {
             self.query::<redis::Value>(command).await;
@@ -66,7 +67,7 @@ impl RedisServer {
         let mut words = command.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
         words.for_each(|word| {
-            command.arg(word);
+            command.arg(if word == "\u{a0}" { String::new() } else { word.replace('\u{a0}', " ") });
         });
         command.query_async(&mut self.connection().await).await.unwrap()
     }
@@ -90,7 +91,8 @@ impl RedisServer {
         stats.lines().filter(|line| line.starts_with("cmdstat_evalsha")).filter_map(calls).sum()
     }
 
-    async fn connection(&self) -> redis::aio::MultiplexedConnection {
+    /// A connection past the store.
+    pub(crate) async fn connection(&self) -> redis::aio::MultiplexedConnection {
         redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 }

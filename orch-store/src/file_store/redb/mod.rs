@@ -3,6 +3,9 @@
 //! Acknowledged commits survive a power cut. A commit that fails on the disk is reported with
 //! [`StoreError::outcome_unknown`], and the store stops there: every further call fails with that error, and
 //! opening it again shows what is on the disk. Nothing that was acknowledged before is lost by that.
+//!
+//! On a full disk not even a delete could be written. So 8 MiB are kept in `state.redb.reserve`, which is
+//! removed when the disk is full, and made again when the store is opened and there is space.
 
 mod codec;
 mod compact;
@@ -27,7 +30,7 @@ use super::{
     engine::Engine as _,
     error::opening,
     open::{blocking, is_there, prepare_dir},
-    redb_file,
+    redb_file, reserve,
     store::{Settings, start},
 };
 
@@ -56,14 +59,17 @@ impl FileStore<RedbEngine> {
                 let create = || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path);
                 redb_file::open(&path, create)
             };
-            let mut database = open()?;
+            let mut database = open().inspect_err(|failure| reserve::release_for(&path, failure))?;
             if let Err(error) = compact::shrink(&path, &mut database) {
                 tracing::warn!(path = %path.display(), %error, "the file keeps more space than it needs");
                 // What failed once is not used again.
                 drop(database);
                 database = open()?;
             }
-            Self::start_on(&config, &path, database)
+            let opened = Self::start_on(&config, &path, database);
+            let store = opened.inspect_err(|failure| reserve::release_for(&path, failure))?;
+            reserve::keep(&path);
+            Ok(store)
         })
         .await
     }

@@ -27,9 +27,6 @@ pub(super) fn make(path: &Path) -> Result<(), StoreError> {
         .map_err(|error| backend(RedbEngine::NAME, "opening", false, Cause::write(path, below(error))))?;
     drop(database);
     match files::create(path, &image.bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-            Err(backend(RedbEngine::NAME, "opening", false, Cause::write(path, error)))
-        }
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(opening(RedbEngine::NAME, path, error))
         }

@@ -55,6 +55,8 @@ impl RedbFile {
         };
         result.map_err(|source| {
             let failure = self.status.write_error(operation, error::below(source));
+            #[cfg(feature = "redb")]
+            super::reserve::release_for(self.status.path(), &failure);
             self.fail(failure.clone());
             failure
         })

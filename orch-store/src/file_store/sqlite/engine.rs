@@ -19,6 +19,7 @@ use super::{
         engine::{Batch, Engine, LogBounds},
         error::{corrupt, newer_format, opening},
         open::prepare_file,
+        reserve,
         status::{FileStatus, StoreFile},
     },
     batch::SqliteBatch,
@@ -289,6 +290,7 @@ impl Engine for SqliteEngine {
                 rusqlite::Error::StatementChangedRows(_) => error::overtaken(path),
                 source => self.status.write_error("committing", error::below(source)),
             };
+            reserve::release_for(path, &failure);
             self.fail(failure.clone());
             failure
         })

@@ -13,12 +13,15 @@
 //! The file is in WAL mode and synced before each acknowledgement (`synchronous=FULL`), so that acknowledged
 //! commits survive a power cut. Commits that wait together share one sync. One process at a time writes: it
 //! holds a lock on `orch.lock` beside the file and on the directory, and a second one is answered
-//! [`StoreError::Locked`]. One that writes all the same stops the first with that error, at its next commit and
-//! before that writes anything. The directory has to be on a disk of this machine.
+//! [`StoreError::Locked`]. One that writes all the same stops the first with that error, at its next commit
+//! and before that writes anything. The directory has to be on a disk of this machine.
 //!
 //! A program that looks may hold up commits while it holds a lock on the file; after ten seconds they are
 //! refused, retryable, with nothing written. An empty file is damage: a new store gets its name when it is
 //! complete.
+//!
+//! On a full disk not even a delete could be written. So 8 MiB are kept in `orch.sqlite.reserve`, which is
+//! removed when the disk is full, and made again when the store is opened and there is space.
 //!
 //! A commit that fails on the disk is reported with [`StoreError::outcome_unknown`], and the store stops
 //! there: it answers every further call with the failure, and opening it again shows what is on the disk.
@@ -41,6 +44,7 @@ use super::{
     engine::Engine as _,
     error::opening,
     open::{blocking, is_there, prepare_dir},
+    reserve,
     store::{Settings, start},
 };
 
@@ -66,7 +70,9 @@ impl FileStore<SqliteEngine> {
             if !is_there(SqliteEngine::NAME, &path)? {
                 SqliteEngine::make(&path)?;
             }
-            let (engine, bounds) = SqliteEngine::open(&path, lock, config.readers.get())?;
+            let opened = SqliteEngine::open(&path, lock, config.readers.get());
+            let (engine, bounds) = opened.inspect_err(|failure| reserve::release_for(&path, failure))?;
+            reserve::keep(&path);
             let capabilities = StoreCapabilities::new(SqliteEngine::NAME)
                 .compare_and_swap(true)
                 .outcomes(true)

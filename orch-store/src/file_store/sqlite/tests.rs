@@ -15,6 +15,8 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     store.commit(put("kept", b"1".to_vec())).await.unwrap();
     let watch = store.watch("", orch_core::store::Position::ZERO).await.unwrap();
     store.writer.file().limit_pages(64);
+    let reserve = dir.path().join("orch.sqlite.reserve");
+    assert!(reserve.exists());
 
     let mut last = store.head().await.unwrap();
     let failure = loop {
@@ -28,6 +30,7 @@ async fn a_full_disk_stops_the_store_and_loses_nothing_acknowledged() {
     let cause = std::error::Error::source(&failure).unwrap().to_string();
     assert!(cause.contains("orch.sqlite") && cause.contains("open the store again"), "{cause}");
     assert!(cause.contains("the disk is full"), "{cause}");
+    assert!(!reserve.exists(), "records can be deleted when the store is opened again");
     let Err(CommitError::Store(after)) = store.commit(put("after", Vec::new())).await else {
         panic!("a failed store must stop")
     };

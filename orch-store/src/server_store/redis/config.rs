@@ -21,8 +21,9 @@ pub struct RedisStoreConfig {
     /// Revisions that are kept at least for watches. Some eighth more may be there: the log is trimmed in
     /// steps.
     pub history_revisions: NonZeroU64,
-    /// Memory that the log of those revisions may take on the server, in bytes: it is trimmed beyond, in steps
-    /// of an eighth, also when fewer revisions are left then. Each process may add a sixteenth before it looks.
+    /// Memory that the log of those revisions may take on the server, in bytes: it is trimmed beyond, in
+    /// steps of an eighth, also when fewer revisions are left then. Each process may add a sixteenth before
+    /// it looks.
     pub history_bytes: u64,
     /// The largest value in bytes.
     pub max_value_bytes: usize,

@@ -9,7 +9,9 @@ use redis::{
     aio::{MultiplexedConnection, PubSub},
 };
 use tokio::{
+    net::TcpStream,
     sync::Mutex,
+    task::AbortHandle,
     time::{Duration, Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -22,8 +24,14 @@ use super::{
 
 pub(super) struct Connection {
     connector: Arc<Connector>,
-    /// With the moment when it was made.
-    current: Mutex<Option<(Instant, MultiplexedConnection)>>,
+    current: Mutex<Option<Current>>,
+}
+
+struct Current {
+    made: Instant,
+    commands: MultiplexedConnection,
+    /// Task that writes and reads; `None` where it is the client's own.
+    driver: Option<AbortHandle>,
 }
 
 impl Connection {
@@ -35,17 +43,21 @@ impl Connection {
     /// A handle to the connection, which is made if there is none.
     pub(super) async fn get(&self) -> Result<MultiplexedConnection, RedisError> {
         let mut current = self.current.lock().await;
-        if let Some((_, connection)) = &*current {
-            return Ok(connection.clone());
+        // On one that has ended since, a commit would fail as if it might have arrived.
+        let ended = |driver: &AbortHandle| driver.is_finished();
+        if let Some(Current { commands, driver, .. }) = &*current
+            && !driver.as_ref().is_some_and(ended)
+        {
+            return Ok(commands.clone());
         }
-        let connection = self.connector.commands().await?;
-        Ok(current.insert((Instant::now(), connection)).1.clone())
+        let (commands, driver) = self.connector.commands().await?;
+        Ok(current.insert(Current { made: Instant::now(), commands, driver }).commands.clone())
     }
 
     /// A call that began at `asked` failed: the next one gets a new connection, unless there is one since.
     pub(super) async fn lose(&self, asked: Instant) {
         let mut current = self.current.lock().await;
-        if current.as_ref().is_some_and(|(made, _)| *made <= asked) {
+        if current.as_ref().is_some_and(|current| current.made <= asked) {
             current.take();
         }
     }
@@ -70,29 +82,46 @@ impl Connector {
 
     /// For requests and their answers. A server that throws records away is refused: that may have been set
     /// since the last connection.
-    async fn commands(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut connection = self.connect().await?;
+    async fn commands(&self) -> Result<(MultiplexedConnection, Option<AbortHandle>), RedisError> {
+        let (mut connection, driver) = self.connect().await?;
         match eviction_policy(&mut connection).await? {
             Some(policy) if policy.starts_with("allkeys") => Err(error::evicts(&policy)),
-            _ => Ok(connection),
+            _ => Ok((connection, driver)),
         }
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(&self) -> Result<(MultiplexedConnection, Option<AbortHandle>), RedisError> {
         let settings = AsyncConnectionConfig::new();
         let settings =
             settings.set_connection_timeout(Some(self.timeout)).set_response_timeout(Some(self.timeout));
-        let Some(connector) = &self.tls else {
-            return self.client.get_multiplexed_async_connection_with_config(&settings).await;
+        let info = self.client.get_connection_info();
+        let (redis, address) = (info.redis_settings(), info.addr());
+        let (connection, driver) = match (&self.tls, address) {
+            (None, ConnectionAddr::Tcp(host, port)) => {
+                let made = async {
+                    let stream = TcpStream::connect((&**host, *port)).await?;
+                    stream.set_nodelay(true)?;
+                    MultiplexedConnection::new_with_config(redis, stream, settings).await
+                };
+                let (connection, driver) = self.in_time(made).await?;
+                (connection, tokio::spawn(driver))
+            }
+            (None, _) => {
+                return Ok((
+                    self.client.get_multiplexed_async_connection_with_config(&settings).await?,
+                    None,
+                ));
+            }
+            (Some(connector), _) => {
+                let made = self.encrypted(connector, async |stream| {
+                    MultiplexedConnection::new_with_config(redis, stream, settings).await
+                });
+                let (connection, driver) = made.await?;
+                (connection, tokio::spawn(driver))
+            }
         };
-        let made = self.encrypted(connector, async |stream| {
-            let info = self.client.get_connection_info().redis_settings();
-            MultiplexedConnection::new_with_config(info, stream, settings).await
-        });
-        let (connection, working) = made.await?;
-        // It ends with the last handle.
-        tokio::spawn(working);
-        Ok(connection)
+        // The driver ends with the last handle.
+        Ok((connection, Some(driver.abort_handle())))
     }
 
     /// For messages of the server.
@@ -115,10 +144,12 @@ impl Connector {
         let ConnectionAddr::Tcp(host, port) = self.client.get_connection_info().addr() else {
             return Err(io::Error::other("only connections over a network are encrypted").into());
         };
-        let made = async { log_in(tls::connect(connector, host, *port).await?).await };
-        timeout(self.timeout, made)
-            .await
-            .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+        self.in_time(async { log_in(tls::connect(connector, host, *port).await?).await }).await
+    }
+
+    async fn in_time<T>(&self, made: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+        let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        timeout(self.timeout, made).await.unwrap_or_else(late)
     }
 }
 

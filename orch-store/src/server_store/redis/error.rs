@@ -45,6 +45,7 @@ pub(super) fn command(operation: &'static str, source: RedisError) -> StoreError
         (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => corrupt(&source),
         (_, Some("DAMAGED")) => corrupt(source.detail().unwrap_or_default()),
         (_, Some("LOST")) => lost_log(source.detail().unwrap_or_default()),
+        (_, Some("NEWER")) => newer_format(source.detail().unwrap_or_default()),
         (_, Some("WRONGTYPE")) => corrupt(&source),
         (_, Some("OOM")) => backend(operation, true, Cause::Full { source }),
         _ => backend(operation, is_passing(&source), Cause::Server { source }),
@@ -98,6 +99,12 @@ pub(super) fn corrupt(reason: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!(
         "the namespace is damaged or not a store of orch ({reason}); it was left as it is: restore it from a backup, or \
          name another namespace to begin with an empty store"
+    ))
+}
+
+fn newer_format(found: &str) -> StoreError {
+    StoreError::Corrupt(format!(
+        "the namespace was written by a newer version (format {found}, this version reads up to 2); use that version"
     ))
 }
 

@@ -11,23 +11,30 @@
 //!
 //! A replica that takes over (Sentinel, Redis Cluster) may miss the newest acknowledged commits, whatever is
 //! declared: Redis does not wait for replicas. So this is a store for caches, sessions and queues whose
-//! content can be made again. A server that was restarted with an older state is noticed, and watches end
-//! with an error.
+//! content can be made again. A server that came back with an older state is noticed, also when it has had
+//! new commits since: watches end with [`StoreError::Diverged`], and guards on lost commits do not hold.
 //!
-//! With the namespace `orch`, `{orch}:values` is a hash of the records, `{orch}:versions` of the revisions
-//! that wrote them, `{orch}:index` holds their keys in order, `{orch}:log` is a stream with one entry for
-//! each revision, and `{orch}:meta` the newest revision and where the log begins. Each call is one script,
-//! which Redis runs alone: that is the order of commits.
+//! With the namespace `orch`, `{orch}:values` is a hash of the records, `{orch}:versions` of the commits that
+//! wrote them (`7:` and an id: each commit is its own incarnation), `{orch}:index` holds their keys in order,
+//! `{orch}:log` is a stream with one entry for each revision, `{orch}:meta` the newest commit and where the
+//! log begins, and `{orch}:void` the ids of commits that were settled as not applied, the newest 1,024. Each
+//! call is one script, which Redis runs alone: that is the order of commits.
+//!
+//! Earlier versions wrote revisions without an id. What they left is used as it is, and the first commit
+//! makes the namespace one of this format. From then on a process of an earlier version that still runs is
+//! refused and writes nothing, because the newest commit is no number that its script could add to. Stop
+//! those processes before, so that they do not fail.
 //!
 //! Scripts are not rolled back, so that of a commit asks for all that can fail before it writes: types of the
 //! keys, as many values as versions, a log that reaches from where it begins to the newest revision. What is
 //! damaged is answered with [`StoreError::Corrupt`], and nothing is written. A log that lost revisions ends
-//! watches with [`StoreError::Compacted`]; commits go on once the store is compacted up to its newest revision.
+//! watches with [`StoreError::Compacted`]; commits go on once the store is compacted up to its newest
+//! revision.
 //!
-//! A server that throws records away when its memory is full (`maxmemory-policy allkeys-…`) is refused with
-//! each new connection; the `volatile-…` policies leave our keys alone, which never expire. One whose memory
-//! is full refuses puts, retryable, and nothing is written; deletes and compaction go on and free memory. The
-//! log takes part of it: [`RedisStoreConfig::history_bytes`].
+//! A server that throws records away when its memory is full (`maxmemory-policy allkeys-...`) is refused
+//! with each new connection; the `volatile-...` policies leave our keys alone, which never expire. One whose
+//! memory is full refuses puts, retryable, and nothing is written; deletes and compaction go on and free
+//! memory. The log takes part of it: [`RedisStoreConfig::history_bytes`].
 //!
 //! A commit whose connection is lost before the answer is reported with [`StoreError::outcome_unknown`].
 //! Reads are tried again. Connections are encrypted where the URL begins with `rediss:`. Without that keep
@@ -36,6 +43,7 @@
 mod config;
 mod connection;
 mod error;
+mod position;
 mod tls;
 
 use std::{
@@ -50,8 +58,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use orch_core::store::{
-    CommitError, Durability, Entry, Guard, Key, Page, Revision, StateStore, StoreCapabilities, StoreError,
-    Txn, Watch, WatchBatch, Write,
+    CommitError, CommitId, Durability, Entry, Guard, Key, Page, Position, Revision, StateStore,
+    StoreCapabilities, StoreError, Txn, Watch, WatchBatch, Write,
 };
 use redis::{RedisError, Script};
 use tokio::time::{Duration, Instant};
@@ -60,6 +68,7 @@ pub use self::config::{RedisServer, RedisStoreConfig};
 use self::{
     connection::{Connection, Connector, setting},
     error::Cause,
+    position::{commit_in, position_in, text_of},
 };
 use crate::{
     permits::QueuePermits,
@@ -76,6 +85,12 @@ const TXN_BYTES: usize = 128 << 20;
 
 /// Bytes of the log that are read at once.
 const LOG_BYTES: usize = 16 << 20;
+
+/// Revisions of the log that are looked at for a commit at once.
+const OUTCOME_REVISIONS: usize = 1_024;
+
+/// Usual time of a notification, and of the read that follows.
+const WATCH_LATENCY: Duration = Duration::from_millis(5);
 
 /// The longest delay between attempts.
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
@@ -115,14 +130,14 @@ impl RedisStore {
             permits: QueuePermits::new(config.queue_bytes),
             trimmed: AtomicU64::new(0),
             // Others may have left it too large.
-            appended: AtomicU64::new(config.history_bytes),
+            appended: AtomicU64::new(config.history_bytes / 16 + 1),
             durability,
             config,
         })
     }
 
-    /// Forgets the oldest revisions when there are an eighth more than wanted, and when this process has added
-    /// `size` bytes to many others and the log has become too large.
+    /// Forgets the oldest revisions when there are an eighth more than wanted, and when this process has
+    /// added `size` bytes to many others and the log has become too large.
     async fn trim(&self, head: Revision, size: usize) {
         let trimmed = self.trimmed.load(Ordering::Relaxed);
         let before = trim_to(Revision(trimmed), head, self.config.history_revisions).filter(|before| {
@@ -140,9 +155,6 @@ impl RedisStore {
             if before.is_some() {
                 self.trimmed.store(trimmed, Ordering::Relaxed);
             }
-            if look {
-                self.appended.fetch_add(appended, Ordering::Relaxed);
-            }
             tracing::warn!(%error, "the log could not be trimmed; it is tried again");
         }
     }
@@ -156,6 +168,8 @@ impl StateStore for RedisStore {
             .compare_and_swap(true)
             .shared(true)
             .durability(self.durability)
+            .watch_latency(WATCH_LATENCY)
+            .outcomes(true)
             .max_value_bytes(self.config.max_value_bytes)
             .max_txn_writes(self.config.max_txn_writes)
     }
@@ -165,12 +179,12 @@ impl StateStore for RedisStore {
         let read = |server: Arc<Server>| async move {
             let mut both = redis::pipe();
             both.atomic().hget(&server.values, key.as_str()).hget(&server.versions, key.as_str());
-            both.query_async::<(Option<Vec<u8>>, Option<u64>)>(&mut server.connection.get().await?).await
+            both.query_async::<(Option<Vec<u8>>, Option<Bytes>)>(&mut server.connection.get().await?).await
         };
         match self.server.read("reading", read).await? {
             (None, None) => Ok(None),
             (Some(value), Some(version)) => {
-                Ok(Some(Entry { key: key.clone(), value: value.into(), version: Revision(version) }))
+                Ok(Some(Entry { key: key.clone(), value: value.into(), version: position_in(&version)? }))
             }
             _ => Err(error::corrupt(format!("{key} has no version, or no value"))),
         }
@@ -192,19 +206,19 @@ impl StateStore for RedisStore {
             scan.invoke_async::<Vec<Bytes>>(&mut server.connection.get().await?).await
         };
         let mut found = self.server.read("scanning", read).await?.into_iter();
-        let revision = revision_in(found.next().as_ref())?;
+        let mut next = || found.next().ok_or_else(|| error::corrupt("a page ends in the middle of a record"));
+        let position = position_in(&next()?)?;
         let mut entries = Vec::new();
-        while let Some(key) = found.next() {
-            let value =
-                found.next().ok_or_else(|| error::corrupt("a page ends in the middle of a record"))?;
-            entries.push(Entry { key: key_in(&key)?, value, version: revision_in(found.next().as_ref())? });
+        while let Ok(key) = next() {
+            let (key, value) = (key_in(&key)?, next()?);
+            entries.push(Entry { key, value, version: position_in(&next()?)? });
         }
         let more = entries.len() > limit;
         entries.truncate(limit);
-        Ok(Page { revision, entries, more })
+        Ok(Page { position, entries, more })
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         txn.check(&self.capabilities())?;
         self.watches.check_open()?;
         let size = txn.size_bytes();
@@ -213,9 +227,11 @@ impl StateStore for RedisStore {
             return Err(StoreError::TooLarge { store: error::NAME, what, size, max: TXN_BYTES }.into());
         }
         let _permits = self.permits.acquire(size).await?;
-        let Txn { guards, writes } = txn;
-        let answer = self.server.commit(&guards, Txn::of(writes)).await?;
+        let Txn { id, guards, writes } = txn;
+        let id = id.unwrap_or_else(CommitId::random);
+        let answer = self.server.commit(id, &guards, Txn::of(writes)).await?;
         match answer[..] {
+            [0, 0] => Err(StoreError::Settled { id }.into()),
             [0, failed] => {
                 let guard =
                     usize::try_from(failed).ok().and_then(|number| guards.get(number.checked_sub(1)?));
@@ -225,19 +241,34 @@ impl StateStore for RedisStore {
             [revision] => {
                 self.watches.wake();
                 self.trim(Revision(revision), size).await;
-                Ok(Revision(revision))
+                Ok(Position::of(Revision(revision), id))
             }
             _ => Err(error::corrupt("the answer to a commit cannot be read").into()),
         }
     }
 
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.watches.watch(prefix, from).await
     }
 
-    async fn revision(&self) -> Result<Revision, StoreError> {
+    async fn head(&self) -> Result<Position, StoreError> {
         self.watches.check_open()?;
-        Ok(Log(Arc::clone(&self.server)).read(Revision::ZERO, 0).await?.head)
+        Ok(Log(Arc::clone(&self.server)).read(Position::ZERO, 0).await?.head)
+    }
+
+    async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
+        self.watches.check_open()?;
+        let (mut after, mut gap) = (since.0, 0);
+        loop {
+            let (found, at, gap_so_far) = self.server.outcome(id, after, gap).await?;
+            let revision = || at.parse().map_err(|_| error::corrupt("a revision of the log is no number"));
+            match found.as_str() {
+                "found" => return Ok(Some(Position::of(Revision(revision()?), id))),
+                "void" => return Ok(None),
+                "gap" => return Err(StoreError::Compacted { oldest: position_in(at.as_bytes())? }),
+                _ => (after, gap) = (revision()?, gap_so_far),
+            }
+        }
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
@@ -268,6 +299,8 @@ struct Server {
     index: String,
     log: String,
     meta: String,
+    /// Ids of commits that were settled as not applied.
+    void: String,
     channel: String,
     retry_deadline: Duration,
 }
@@ -278,6 +311,7 @@ struct Scripts {
     delete: Script,
     scan: Script,
     log: Script,
+    outcome: Script,
     compact: Script,
 }
 
@@ -294,6 +328,7 @@ impl Server {
                 delete: Script::new(&COMMIT.replacen("#!lua", "#!lua flags=allow-oom", 1)),
                 scan: Script::new(include_str!("scan.lua")),
                 log: Script::new(include_str!("log.lua")),
+                outcome: Script::new(include_str!("outcome.lua")),
                 compact: Script::new(include_str!("compact.lua")),
             },
             values: key("values"),
@@ -301,6 +336,7 @@ impl Server {
             index: key("index"),
             log: key("log"),
             meta: key("meta"),
+            void: key("void"),
             channel: key("news"),
             retry_deadline: config.retry_deadline,
         }
@@ -330,17 +366,17 @@ impl Server {
         }
     }
 
-    async fn commit(&self, guards: &[Guard], writes: Txn) -> Result<Vec<u64>, StoreError> {
+    async fn commit(&self, id: CommitId, guards: &[Guard], writes: Txn) -> Result<Vec<u64>, StoreError> {
         let deletes = !writes.writes.is_empty() && writes.writes.iter().all(|write| write.value.is_none());
         let script = if deletes { &self.scripts.delete } else { &self.scripts.commit };
         let mut commit = script.prepare_invoke();
         commit.key(&self.values).key(&self.versions).key(&self.index).key(&self.log).key(&self.meta);
-        commit.arg(&self.channel).arg(guards.len());
+        commit.key(&self.void).arg(&self.channel).arg(id.to_string()).arg(guards.len());
         for guard in guards {
             commit.arg(guard.key().as_str());
             match guard {
                 Guard::Absent(_) => commit.arg(""),
-                Guard::Version(_, version) => commit.arg(version.0),
+                Guard::Version(_, version) => commit.arg(text_of(*version)),
             };
         }
         for (key, value) in writes.into_net_writes() {
@@ -370,6 +406,22 @@ impl Server {
         }
     }
 
+    /// The word, the revision or position, and the gap that `outcome.lua` says.
+    async fn outcome(
+        self: &Arc<Self>,
+        id: CommitId,
+        after: u64,
+        gap: u8,
+    ) -> Result<(String, String, u8), StoreError> {
+        let outcome = |server: Arc<Self>| async move {
+            let mut outcome = server.scripts.outcome.prepare_invoke();
+            outcome.key(&server.log).key(&server.meta).key(&server.void);
+            outcome.arg(id.to_string()).arg(after).arg(OUTCOME_REVISIONS).arg(gap);
+            outcome.invoke_async(&mut server.connection.get().await?).await
+        };
+        self.read("settling a commit", outcome).await
+    }
+
     /// Forgets the log up to `before`, and more when it takes more than `most` bytes of memory.
     async fn compact(self: &Arc<Self>, before: Revision, most: Option<u64>) -> Result<(), StoreError> {
         let compact = |server: Arc<Self>| async move {
@@ -396,38 +448,51 @@ impl Server {
 /// An entry of a stream: its name, and its fields with their values.
 type LogEntry = (String, Vec<Bytes>);
 
+/// The oldest position, the newest, that where reading begins (empty for none), and what follows.
+type LogAnswer = (Bytes, Bytes, Bytes, Vec<LogEntry>);
+
 /// The stream of revisions.
 struct Log(Arc<Server>);
 
 #[async_trait]
 impl SharedLog for Log {
-    async fn read(&self, after: Revision, limit: usize) -> Result<LogChunk, StoreError> {
+    async fn read(&self, after: Position, limit: usize) -> Result<LogChunk, StoreError> {
+        let from = &text_of(after);
         let read = |server: Arc<Server>| async move {
             let mut log = server.scripts.log.prepare_invoke();
-            log.key(&server.log).key(&server.meta).key(&server.index).arg(after.0).arg(limit).arg(LOG_BYTES);
-            log.invoke_async::<(u64, u64, Vec<LogEntry>)>(&mut server.connection.get().await?).await
+            log.key(&server.log).key(&server.meta).key(&server.index).arg(from).arg(limit).arg(LOG_BYTES);
+            log.invoke_async::<LogAnswer>(&mut server.connection.get().await?).await
         };
-        let (oldest, head, entries) = self.0.read("reading the log", read).await?;
-        let mut chunk = LogChunk { oldest: Revision(oldest), head: Revision(head), batches: Vec::new() };
-        for (expected, (id, fields)) in (after.0 + 1..).zip(entries) {
+        let (oldest, head, start, entries) = self.0.read("reading the log", read).await?;
+        let (oldest, head) = (position_in(&oldest)?, position_in(&head)?);
+        let start = if start.is_empty() { None } else { Some(position_in(&start)?) };
+        let inside = oldest.revision < after.revision && after.revision < head.revision;
+        if start.is_none() && inside {
+            // Somebody deleted it: it cannot be told whether it was this one.
+            return Ok(LogChunk { oldest: head, head, start, batches: Vec::new() });
+        }
+        let mut chunk = LogChunk { oldest, head, start, batches: Vec::new() };
+        for (expected, (id, fields)) in (after.revision.0 + 1..).zip(entries) {
             if id.strip_suffix("-0").and_then(|revision| revision.parse().ok()) != Some(expected) {
                 // Somebody deleted the one before.
                 break;
             }
-            let writes = writes_of(&fields)?;
-            chunk.batches.push(WatchBatch { revision: Revision(expected), writes });
+            let (commit, writes) = commit_in(&fields)?;
+            let position = Position::new(Revision(expected), commit);
+            chunk.batches.push(WatchBatch { position, writes: writes_of(writes)? });
         }
         Ok(chunk)
     }
 }
 
-/// `put KEY` with a value, `delete KEY` with nothing; the first field is for people.
+/// `put KEY` with a value, `delete KEY` with nothing.
 fn writes_of(fields: &[Bytes]) -> Result<Vec<Write>, StoreError> {
-    let pairs = fields.chunks_exact(2).skip(1);
-    let writes = pairs.map(|pair| match (pair[0].strip_prefix(b"put "), pair[0].strip_prefix(b"delete ")) {
-        (Some(key), _) => Ok(Write::put(key_in(key)?, pair[1].clone())),
-        (_, Some(key)) => Ok(Write::delete(key_in(key)?)),
-        _ => Err(error::corrupt("an entry of the log is neither put nor delete")),
+    let writes = fields.chunks_exact(2).map(|pair| {
+        match (pair[0].strip_prefix(b"put "), pair[0].strip_prefix(b"delete ")) {
+            (Some(key), _) => Ok(Write::put(key_in(key)?, pair[1].clone())),
+            (_, Some(key)) => Ok(Write::delete(key_in(key)?)),
+            _ => Err(error::corrupt("an entry of the log is neither put nor delete")),
+        }
     });
     writes.collect()
 }
@@ -465,10 +530,4 @@ async fn listen(
 fn key_in(bytes: &[u8]) -> Result<Key, StoreError> {
     let text = std::str::from_utf8(bytes).map_err(error::corrupt)?;
     Key::new(text).map_err(error::corrupt)
-}
-
-fn revision_in(bytes: Option<&Bytes>) -> Result<Revision, StoreError> {
-    let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
-    let number = text.and_then(|text| text.parse().ok());
-    number.map(Revision).ok_or_else(|| error::corrupt("a revision is not a number"))
 }

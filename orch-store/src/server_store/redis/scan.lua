@@ -1,8 +1,12 @@
 #!lua flags=no-writes
 -- KEYS: values, versions, index, meta. ARGV: the range as ZRANGEBYLEX takes it, and the most records.
--- Returns the revision, then key, value and version of each record.
+-- Returns the position, then key, value and version of each record.
 local found = redis.call('ZRANGEBYLEX', KEYS[3], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
-local revision = redis.call('HGET', KEYS[4], 'revision')
+local known = redis.call('HMGET', KEYS[4], 'revision', 'format')
+local revision = known[1]
+if tonumber(known[2] or '2') > 2 then
+    return redis.error_reply('NEWER ' .. known[2])
+end
 if not revision and #found > 0 then
     return redis.error_reply('DAMAGED ' .. KEYS[4] .. ' is missing')
 end
