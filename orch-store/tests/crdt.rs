@@ -96,6 +96,11 @@ async fn a_store_of_another_group_or_kind_is_refused() {
     assert!(matches!(CrdtStore::open(good, author(1)).await, Err(StoreError::Locked(_))));
     first.close().await.unwrap();
 
+    let lost = tempfile::tempdir().unwrap();
+    std::fs::write(lost.path().join("crdt.redb"), "").unwrap();
+    let error = CrdtStore::open(config(lost.path().into(), &[1]), author(1)).await.unwrap_err();
+    assert!(error.to_string().contains("empty, which a new store never is"), "{error}");
+
     let foreign = tempfile::tempdir().unwrap();
     let database = redb::Database::create(foreign.path().join("crdt.redb")).unwrap();
     let transaction = database.begin_write().unwrap();

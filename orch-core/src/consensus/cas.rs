@@ -273,7 +273,7 @@ impl Replica {
     /// is a lost race, and will not come later.
     async fn commit(&mut self, txn: Txn) -> Result<Position, CommitError> {
         const TRIES: u32 = 3;
-        let id = CommitId((self.environment.random() as u64).max(1));
+        let id = CommitId::drawn(self.environment.random());
         let (since, settles) = (self.applied.revision, self.store.capabilities().outcomes);
         let lost = match self.store.commit(txn.named(id)).await {
             Err(CommitError::Store(error)) if error.outcome_unknown() && settles => error,

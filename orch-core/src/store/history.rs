@@ -291,6 +291,15 @@ impl Log {
     }
 }
 
+/// The log on the disk does not have what follows.
+fn hole(after: Position) -> StoreError {
+    let missing = after.revision.next();
+    StoreError::Corrupt(format!(
+        "revision {missing} is missing in the log of the store, which is damaged; restore the store from a backup, or scan \
+         again and watch from there"
+    ))
+}
+
 fn bytes_of(writes: &[Write]) -> usize {
     writes.iter().map(Write::size_bytes).sum()
 }
@@ -341,8 +350,15 @@ impl Watcher {
             self.take(*position, writes);
         }
         if let (None, Some(source)) = (in_memory, self.source.clone()) {
+            let before = self.after.revision;
             for batch in source.read_revisions(self.after, CHUNK).await? {
+                if batch.position.revision != self.after.revision.next() {
+                    return Err(hole(self.after));
+                }
                 self.take(batch.position, &batch.writes);
+            }
+            if self.after.revision == before {
+                return Err(hole(self.after));
             }
         }
         Ok(())
@@ -354,6 +370,38 @@ impl Watcher {
             writes.iter().filter(|write| write.key.as_str().starts_with(&*self.prefix)).cloned().collect();
         if !writes.is_empty() {
             self.ready.push_back(WatchBatch { position, writes });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(revision: u64) -> Position {
+        Position::new(Revision(revision), Incarnation(revision))
+    }
+
+    /// A log on a disk with these revisions.
+    struct Disk(&'static [u64]);
+
+    #[async_trait]
+    impl HistorySource for Disk {
+        async fn read_revisions(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError> {
+            let there = self.0.iter().filter(|revision| **revision > after.revision.0).take(limit);
+            Ok(there.map(|revision| WatchBatch { position: at(*revision), writes: Vec::new() }).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hole_in_the_log_ends_a_watch_of_the_past() {
+        for (there, missing) in [(&[1, 2, 4, 5][..], "revision 3"), (&[], "revision 1")] {
+            let history = Arc::new(History::new(Position::ZERO, at(5), HistoryBounds::default()));
+            let watch =
+                history.watch(Some(Arc::new(Disk(there))), "", Position::ZERO).expect("not too early");
+            let seen: Vec<_> = watch.collect().await;
+            let [Err(StoreError::Corrupt(text))] = &seen[..] else { panic!("{seen:?}") };
+            assert!(text.contains(missing), "{text}");
         }
     }
 }

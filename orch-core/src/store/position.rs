@@ -86,8 +86,16 @@ impl CommitId {
     /// A random one. Not a secret: it is unlikely to come twice, and may be guessed.
     #[must_use]
     pub fn random() -> Self {
-        // Each state has keys of its own. Zero is left to commits that have none.
-        Self(RandomState::new().hash_one(()).max(1))
+        // Each state has keys of its own.
+        Self::drawn(RandomState::new().hash_one(()).into())
+    }
+
+    /// One from a number that was drawn elsewhere.
+    #[must_use]
+    pub const fn drawn(number: u128) -> Self {
+        let folded = (number as u64) ^ ((number >> 64) as u64);
+        // Zero is left to commits that have none.
+        Self(if folded == 0 { 1 } else { folded })
     }
 }
 

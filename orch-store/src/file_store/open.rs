@@ -30,7 +30,7 @@ pub(crate) fn prepare_dir(dir: &Path) -> io::Result<()> {
 
 /// Makes the file, empty, where it is missing. Nobody but its owner may read it. Its name is durable then:
 /// without that a power cut may take it, and with it all that is synced into the file.
-#[cfg(any(feature = "crdt", feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 pub(crate) fn prepare_file(file: &Path) -> io::Result<()> {
     match files::private().write(true).create_new(true).open(file) {
         Ok(_) => files::sync_dir(files::directory_of(file)),
@@ -41,7 +41,6 @@ pub(crate) fn prepare_file(file: &Path) -> io::Result<()> {
 
 /// True if `store` has its file already. One without content is damage and not a new store: that gets its
 /// name once it has content.
-#[cfg(any(feature = "redb", feature = "sqlite"))]
 pub(crate) fn is_there(store: &'static str, file: &Path) -> Result<bool, StoreError> {
     use super::error::{corrupt, opening};
     match std::fs::metadata(file) {

@@ -40,7 +40,7 @@ use super::{
 use crate::{
     file_store::{
         error::{corrupt, newer_format, opening},
-        open::{blocking, prepare_dir, prepare_file},
+        open::{blocking, is_there, prepare_dir},
         redb_file::{self, RedbFile, error::reading},
         writer_thread::WriterThread,
     },
@@ -113,8 +113,10 @@ impl CrdtStore {
     ) -> Result<(Self, Outgoing), StoreError> {
         blocking(move || {
             let path = config.dir.join(FILE);
-            let prepared = prepare_dir(&config.dir).and_then(|()| prepare_file(&path));
-            prepared.map_err(|error| opening(redb_file::NAME, &path, error))?;
+            prepare_dir(&config.dir).map_err(|error| opening(redb_file::NAME, &path, error))?;
+            if !is_there(redb_file::NAME, &path)? {
+                redb_file::new_file::make(&path, |_| Ok(()))?;
+            }
             let create = || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path);
             let database = redb_file::open(&path, create)?;
             Self::start(config, key, &path, database)

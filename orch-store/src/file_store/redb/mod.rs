@@ -12,7 +12,6 @@ mod compact;
 mod config;
 mod engine;
 mod migrate;
-mod new_file;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +20,7 @@ use std::path::Path;
 use orch_core::store::{Durability, StoreCapabilities, StoreError};
 use redb::Database;
 
+use self::engine::create_tables;
 pub use self::{
     config::{RedbStoreConfig, SyncPolicy},
     engine::RedbEngine,
@@ -53,7 +53,7 @@ impl FileStore<RedbEngine> {
             let path = config.dir.join(FILE);
             prepare_dir(&config.dir).map_err(|error| opening(RedbEngine::NAME, &path, error))?;
             if !is_there(RedbEngine::NAME, &path)? {
-                new_file::make(&path)?;
+                redb_file::new_file::make(&path, |database| create_tables(database).map(drop))?;
             }
             let open = || {
                 let create = || redb::Builder::new().set_cache_size(config.cache_bytes).create(&path);

@@ -1,6 +1,7 @@
 //! A redb file that is open until its store closes or fails: that of the redb store, and of the signed store.
 
 pub(crate) mod error;
+pub(crate) mod new_file;
 #[cfg(test)]
 pub(crate) mod sim_disk;
 

@@ -10,26 +10,20 @@ use std::{
 use orch_base::files;
 use orch_core::store::StoreError;
 
-use super::{
-    super::error::{Cause, backend, opening},
-    engine::{RedbEngine, create_tables},
-};
-use crate::file_store::{
-    engine::Engine as _,
-    redb_file::{self, error::below},
-};
+use super::{NAME, error::below};
+use crate::file_store::error::{Cause, backend, opening};
 
-/// Makes the file with the tables of an empty store, unless somebody else does at the same time.
-pub(super) fn make(path: &Path) -> Result<(), StoreError> {
+/// Makes the file with what `fill` puts into it, unless somebody else does at the same time.
+pub(crate) fn make(
+    path: &Path,
+    fill: impl FnOnce(&redb::Database) -> Result<(), redb::Error>,
+) -> Result<(), StoreError> {
     let image = Image::default();
-    let database = redb_file::open(path, || redb::Builder::new().create_with_backend(image.clone()))?;
-    create_tables(&database)
-        .map_err(|error| backend(RedbEngine::NAME, "opening", false, Cause::write(path, below(error))))?;
+    let database = super::open(path, || redb::Builder::new().create_with_backend(image.clone()))?;
+    fill(&database).map_err(|error| backend(NAME, "opening", false, Cause::write(path, below(error))))?;
     drop(database);
     match files::create(path, &image.bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(opening(RedbEngine::NAME, path, error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(opening(NAME, path, error)),
         _ => Ok(()),
     }
 }
