@@ -58,9 +58,9 @@ pub struct ClusterConfig {
     /// Number of members that must suspect a node before it is lost: 1 where members may only crash, f + 1
     /// where f of them may be Byzantine.
     pub suspicions_needed: usize,
-    /// Number of nodes lost one after the other, without an attempt that ended by itself in between, that ends
-    /// a task that would otherwise be retried: a task that crashes its nodes must not take down the whole
-    /// cluster.
+    /// Number of nodes lost one after the other, without an attempt that ended by itself in between, that
+    /// ends a task that would otherwise be retried: a task that crashes its nodes must not take down the
+    /// whole cluster.
     pub node_losses_max: u32,
     /// Run time of an attempt after which the lost nodes before it, and the failures of a task that is always
     /// restarted, are forgotten, in milliseconds.

@@ -25,8 +25,8 @@ pub enum StoreError {
         /// Newest position of the store.
         head: Position,
     },
-    /// The transaction was settled as not applied ([`StateStore::outcome`](super::StateStore::outcome)) before
-    /// it arrived. Nothing was written.
+    /// The transaction was settled as not applied ([`StateStore::outcome`](super::StateStore::outcome))
+    /// before it arrived. Nothing was written.
     #[error(
         "the transaction {id} was settled as not applied before it arrived; make it again under a new name"
     )]

@@ -1,7 +1,7 @@
-//! Keys are readable paths: `tasks/<id>`, `nodes/<id>`. Their parts must be file names too, with room for what a
-//! backend adds, because one backend is a Git repository. A key may go on where another one ends (`a` and
-//! `a/b`): a backend with files tells their files and directories apart. Scans are in the order of the bytes
-//! of whole keys, in which `a-` is before `a/b`.
+//! Keys are readable paths: `tasks/<id>`, `nodes/<id>`. Their parts must be file names too, with room for
+//! what a backend adds, because one backend is a Git repository. A key may go on where another one ends (`a`
+//! and `a/b`): a backend with files tells their files and directories apart. Scans are in the order of the
+//! bytes of whole keys, in which `a-` is before `a/b`.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
@@ -24,8 +24,8 @@ impl Key {
     /// The longest part of a key in bytes: 55 less than file systems take.
     pub const PART_MAX_LEN: usize = 200;
 
-    /// Parses a key: at most 512 bytes; parts have at most 200 bytes each, are not empty, not `.` or `..`, and
-    /// have no control characters and no backslash.
+    /// Parses a key: at most 512 bytes; parts have at most 200 bytes each, are not empty, not `.` or `..`,
+    /// and have no control characters and no backslash.
     ///
     /// # Errors
     /// Says which rule the text breaks.

@@ -41,8 +41,8 @@ pub(crate) use txn_chunks::chunked_txns;
 /// - show a reader that starts after the answer at least that transaction (where [`ReadLevel::Latest`] is
 ///   declared);
 /// - deliver to each watch every change under its prefix after `from`, once, in order of revisions, or end it
-///   with [`StoreError::Compacted`], [`StoreError::Diverged`] or another error. Silence is not allowed to hide
-///   a gap, nor a history that went back.
+///   with [`StoreError::Compacted`], [`StoreError::Diverged`] or another error. Silence is not allowed to
+///   hide a gap, nor a history that went back.
 ///
 /// Dropping a future of any method leaves the store consistent; a dropped `commit` may or may not have
 /// happened.

@@ -92,10 +92,10 @@ impl CommitId {
 
     /// One from a number that was drawn elsewhere.
     #[must_use]
-    pub const fn drawn(number: u128) -> Self {
-        let folded = (number as u64) ^ ((number >> 64) as u64);
+    pub fn drawn(number: u128) -> Self {
+        let half = u64::try_from(number & u128::from(u64::MAX)).unwrap_or_default();
         // Zero is left to commits that have none.
-        Self(if folded == 0 { 1 } else { folded })
+        Self(half.max(1))
     }
 }
 

@@ -10,7 +10,7 @@ use orch_core::{
     consensus::LocalConsensus,
     model::{CommandId, IncarnationId, NodeId, Session, TaskId},
     state::{ClusterConfig, TaskStatus},
-    store::{CommitError, Entry, Key, MemoryStore, Page, Revision, StateStore, StoreError, Txn},
+    store::{CommitError, Entry, Key, MemoryStore, Page, Position, StateStore, StoreError, Txn},
     testkit::{Layered, SimulatedRuntime, StoreLayer},
 };
 use orch_net::http::{
@@ -198,7 +198,7 @@ impl StoreLayer for FullStore {
         self.inner.scan(prefix, after, limit).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
         self.check()?;
         self.inner.commit(txn).await
     }

@@ -40,7 +40,8 @@ impl EtcdServer {
         self.ctl(&["snapshot", "save", snapshot.to_str().unwrap()]);
     }
 
-    /// Kills it, and starts it with what was saved: with the same name, token and addresses, as from a backup.
+    /// Kills it, and starts it with what was saved: with the same name, token and addresses, as from a
+    /// backup.
     pub(crate) async fn restore(&mut self) {
         self.kill();
         self.restored += 1;

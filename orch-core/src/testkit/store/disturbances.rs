@@ -136,8 +136,8 @@ pub async fn a_full_store_says_so_and_loses_nothing(harness: &dyn StoreHarness) 
     patiently(|| store.commit(fill(acknowledged))).await;
 }
 
-/// A store that is held up, by `what`, answers within a minute that it is; what it refused did not happen, and
-/// what it does not know is settled afterwards.
+/// A store that is held up, by `what`, answers within a minute that it is; what it refused did not happen,
+/// and what it does not know is settled afterwards.
 pub async fn a_store_that_is_held_up_answers_in_time(harness: &dyn StoreHarness, what: Disturbance) {
     let store = harness.open("held_up").await;
     let before = must_put(&*store, "k", "before").await.revision;

@@ -4,8 +4,8 @@
 //! A record `tasks/1` is the key `orch/records/tasks/1` (with the namespace `orch`), so that `etcdctl get
 //! --prefix orch/records/` shows them all. Other keys are the store's own: `orch/head`, which each commit
 //! writes with its id and whose revision is the store's; `orch/oldest`, which says where watches may start;
-//! `orch/incarnation`, the identity of the store's history; and below `orch/settled/`, for an hour, the ids of
-//! commits that were asked for and did not happen.
+//! `orch/incarnation`, the identity of the store's history; and below `orch/settled/`, for an hour, the ids
+//! of commits that were asked for and did not happen.
 //!
 //! A cluster that is restored from a snapshot gives out revisions again. It is noticed by the next process
 //! that has seen more of it: on each new connection a head that was seen is looked for in the cluster's
@@ -365,8 +365,8 @@ impl StateStore for EtcdStore {
 }
 
 impl EtcdStore {
-    /// The transaction of a commit: guards, then that the history is the known one, and that it was not settled
-    /// before. If it fails, it answers with what each of these looked at.
+    /// The transaction of a commit: guards, then that the history is the known one, and that it was not
+    /// settled before. If it fails, it answers with what each of these looked at.
     fn request(
         &self,
         guards: &[Guard],
