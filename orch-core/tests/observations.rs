@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use orch_core::{
@@ -135,6 +135,10 @@ async fn compositions_that_cannot_work_are_refused() {
     let durable = Handle::of(&memory(), |declared| declared.durability(Durability::Sync));
     let why = refused(Orchestrator::builder().observations(durable)).await;
     assert!(why.contains("decisions would be in memory"), "{why}");
+    let late = Handle::of(&memory(), |declared| declared.shared(true).watch_latency(Duration::from_secs(10)));
+    let consensus = Arc::new(StoreConsensus::new(late.clone()));
+    let why = refused(Orchestrator::builder().store(late).consensus(consensus)).await;
+    assert!(why.contains("set EngineConfig::node_timeout to 20s or more"), "{why}");
 }
 
 #[tokio::test]

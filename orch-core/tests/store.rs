@@ -13,7 +13,10 @@ use orch_core::{
     store::{Key, MemoryStore, MemoryStoreConfig, Position, StateStore, StoreError, Txn, Write},
     testkit::{
         Backup, RewindableStore,
-        store::{Disturbance, StoreHarness, a_store_that_comes_back_older_says_so, run_all},
+        store::{
+            Disturbance, StoreHarness, a_store_that_comes_back_older_says_so,
+            deciders_go_on_after_a_store_came_back_older, run_all,
+        },
     },
 };
 
@@ -74,6 +77,7 @@ impl StoreHarness for Rewindable {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_store_that_comes_back_older_says_so() {
     a_store_that_comes_back_older_says_so(&Rewindable::default()).await;
+    deciders_go_on_after_a_store_came_back_older(&Rewindable::default()).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use orch_core::{
     testkit::store::{
         Disturbance, StoreHarness, a_full_store_says_so_and_loses_nothing,
         a_store_that_comes_back_older_says_so, a_store_that_is_held_up_answers_in_time,
+        deciders_go_on_after_a_store_came_back_older,
     },
 };
 use orch_store::etcd::{EtcdStore, EtcdStoreConfig};
@@ -72,6 +73,11 @@ impl StoreHarness for OneServer {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_restored_from_a_snapshot_says_so() {
     a_store_that_comes_back_older_says_so(&OneServer::start(&[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_go_on_with_a_restored_snapshot() {
+    deciders_go_on_after_a_store_came_back_older(&OneServer::start(&[]).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use orch_core::{
     testkit::store::{
         Disturbance, StoreHarness, a_full_store_says_so_and_loses_nothing,
         a_store_that_comes_back_older_says_so, a_store_that_is_held_up_answers_in_time,
+        deciders_go_on_after_a_store_came_back_older,
     },
 };
 use orch_store::redis::{RedisStore, RedisStoreConfig};
@@ -232,6 +233,11 @@ impl StoreHarness for OneServer {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_back_with_an_older_snapshot_says_so() {
     a_store_that_comes_back_older_says_so(&OneServer::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_go_on_with_an_older_snapshot() {
+    deciders_go_on_after_a_store_came_back_older(&OneServer::start().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ use crate::store::{CommitError, Key, Position, StateStore, StoreError, Txn, Watc
 
 pub use disturbances::{
     Disturbance, a_full_store_says_so_and_loses_nothing, a_store_that_comes_back_older_says_so,
-    a_store_that_is_held_up_answers_in_time,
+    a_store_that_is_held_up_answers_in_time, deciders_go_on_after_a_store_came_back_older,
 };
 pub use linear::{a_disturbance_loses_nothing, compare_and_swap_is_linearizable};
 pub use positions::{outcomes_are_settled, positions_of_another_history_are_refused};

@@ -7,7 +7,7 @@ use orch_core::{
     store::StateStore,
     testkit::store::{
         Disturbance, StoreHarness, a_store_that_comes_back_older_says_so,
-        a_store_that_is_held_up_answers_in_time,
+        a_store_that_is_held_up_answers_in_time, deciders_go_on_after_a_store_came_back_older,
     },
 };
 use orch_store::postgres::PostgresStoreConfig;
@@ -69,6 +69,13 @@ async fn a_standby_that_was_behind_takes_over() {
     let pair = Pair::start(Standby::Asynchronous).await;
     let config = PostgresStoreConfig::from_url(&pair.url()).unwrap();
     a_store_that_comes_back_older_says_so(&Disturbed { config, by: By::Takeover(pair) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_go_on_where_a_standby_that_was_behind_takes_over() {
+    let pair = Pair::start(Standby::Asynchronous).await;
+    let config = PostgresStoreConfig::from_url(&pair.url()).unwrap();
+    deciders_go_on_after_a_store_came_back_older(&Disturbed { config, by: By::Takeover(pair) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -223,6 +223,7 @@ impl Builder {
         let shares_store = capabilities.shares_store();
         let digest_key = if shares_store { Some(self.check_member(&*consensus)?) } else { None };
         self.check_observations(&*consensus)?;
+        self.check_watch_latency(&*consensus)?;
         let apart = self.observations.is_some();
         let given = apart || self.store.is_some();
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::default()));
@@ -370,6 +371,23 @@ impl Builder {
             ),
             false => Ok(key),
         }
+    }
+
+    /// Checks that members which share a store hear of each other through it before nodes count as lost.
+    fn check_watch_latency(&self, consensus: &dyn Consensus) -> Result<()> {
+        let capabilities = match &self.store {
+            Some(store) if consensus.capabilities().shares_store() => store.capabilities(),
+            _ => return Ok(()),
+        };
+        let (needed, timeout) = (capabilities.watch_latency * 2, self.engine.node_timeout);
+        if needed <= timeout {
+            return Ok(());
+        }
+        Err(Error::Composition(format!(
+            "the {} store tells members of each other's changes after {:?} or so, and nodes count as lost after a silence of \
+             {timeout:?}; set EngineConfig::node_timeout to {needed:?} or more",
+            capabilities.name, capabilities.watch_latency
+        )))
     }
 
     /// Checks that a store of observations of its own can do what is asked of it.

@@ -265,3 +265,41 @@ fn take_part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     *rest = tail;
     Some(part)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StateStore as _;
+
+    fn part(bytes: &[u8]) -> Vec<u8> {
+        [&(bytes.len() as u64).to_be_bytes()[..], bytes].concat()
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_format_1_is_restored_and_made_anew_in_format_2() {
+        let stamped = [&7u64.to_be_bytes()[..], b"value"].concat();
+        let numbers = [9u64, 5_000].map(u64::to_be_bytes).concat();
+        let old = [numbers, part(b"k"), part(&stamped)].concat();
+        let view: Arc<RwLock<Arc<MemoryStore>>> = Arc::default();
+        let mut machine = KvMachine::new(view.clone());
+        machine.restore(&old).unwrap();
+        let at = |revision| Position::new(Revision(revision), Incarnation(0));
+        assert_eq!((machine.recent.head(), machine.time), (at(9), Timestamp::from_millis(5_000)));
+        let store = view.read().clone();
+        let entry = store.get(&Key::new("k").unwrap()).await.unwrap().unwrap();
+        assert_eq!((&entry.value[..], entry.version), (&b"value"[..], at(7)));
+
+        machine.settled.insert(CommitId(3));
+        machine.recent.push(Incarnation(4));
+        let snapshot = machine.snapshot();
+        let mut again = KvMachine::new(Arc::default());
+        again.restore(&snapshot).unwrap();
+        assert_eq!(again.digest(), machine.digest());
+        assert!(again.settled.check(Some(CommitId(3))).is_err());
+        assert_eq!(again.recent, machine.recent);
+        for cut in [3, 12, 40, snapshot.len() - 1] {
+            assert!(again.restore(&snapshot[..cut]).is_err(), "cut at {cut}");
+        }
+        assert_eq!(again.digest(), machine.digest(), "what cannot be read changes nothing");
+    }
+}

@@ -1,12 +1,16 @@
 //! Stores whose servers, disks and neighbours misbehave.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 
 use super::{StoreHarness, key, must_commit, must_put, next, positions::must_diverge, put, value_of};
-use crate::store::{
-    CommitError, CommitId, Entry, Guard, Position, StateStore, StoreError, Txn, Watch, Write,
+use crate::{
+    consensus::{Consensus, StoreConsensus},
+    store::{
+        CommitError, CommitId, Entry, Guard, Position, ReplicatedStore, StateStore, StoreError, Txn, Watch,
+        Write,
+    },
 };
 
 /// Fault of what is behind a store. A harness begins and ends it ([`StoreHarness::begin`]).
@@ -79,6 +83,75 @@ pub async fn a_store_that_comes_back_older_says_so(harness: &dyn StoreHarness) {
     let mut watch = second.watch("", now).await.expect("watch");
     let changed = must_commit(&*second, change).await;
     assert_eq!(next(&mut watch).await.position, changed);
+}
+
+/// Two members that decide over a store which comes back older ([`StoreConsensus`]) go on from what is there,
+/// agree, and say that something is lost; what was decided after the loss stays.
+pub async fn deciders_go_on_after_a_store_came_back_older(harness: &dyn StoreHarness) {
+    let what = Disturbance::ComesBackOlder;
+    let (one, two) = (Decider::start(harness, "one").await, Decider::start(harness, "two").await);
+    one.put("kept").await;
+    two.put("kept too").await;
+    harness.begin(what, "deciders").await;
+    for n in 0..5 {
+        one.put(&format!("lost {n}")).await;
+    }
+    let before = one.all().await;
+    assert_eq!(before.len(), 7);
+    harness.end(what, "deciders").await;
+    // As many as were lost, and more, by the member that may have seen less.
+    for n in 0..7 {
+        two.put(&format!("after {n}")).await;
+        one.put(&format!("beside {n}")).await;
+    }
+    let late = Decider::start(harness, "late").await;
+    let all = late.all().await;
+    assert_eq!([one.all().await, two.all().await], [all.clone(), all.clone()], "the members disagree");
+    for n in 0..7 {
+        for name in [format!("after {n}"), format!("beside {n}")] {
+            assert!(all.contains(&name), "{name:?} was acknowledged after the loss: {all:?}");
+        }
+    }
+    assert!(!all.contains(&String::from("lost 0")), "the harness did not take the store back: {all:?}");
+    let lost = one.consensus.status().lost_history;
+    assert!(lost.is_some_and(|lost| lost.times >= 1), "the loss must be told: {lost:?}");
+    assert_eq!(late.consensus.status().lost_history, None, "who has seen nothing has lost nothing");
+    for decider in [one, two, late] {
+        decider.consensus.shutdown().await;
+    }
+}
+
+/// A member that decides over the store called `deciders`.
+struct Decider {
+    consensus: Arc<StoreConsensus>,
+    records: ReplicatedStore,
+}
+
+impl Decider {
+    async fn start(harness: &dyn StoreHarness, name: &str) -> Self {
+        let consensus = Arc::new(StoreConsensus::named(harness.open("deciders").await, name));
+        let group: Arc<dyn Consensus> = Arc::<StoreConsensus>::clone(&consensus);
+        let records = ReplicatedStore::start(group).await.expect("a member must start");
+        Self { consensus, records }
+    }
+
+    /// Puts a record that nobody else puts, again where the first time was lost or is not known.
+    async fn put(&self, name: &str) {
+        let write = || Txn::of(vec![put(name, "")]);
+        loop {
+            match self.records.commit(write()).await {
+                Ok(_) => return,
+                Err(CommitError::Store(error)) if error.is_retryable() || error.outcome_unknown() => {}
+                Err(error) => panic!("a failure that does not pass: {}", with_causes(&error)),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn all(&self) -> Vec<String> {
+        let page = patiently(|| self.records.scan("", None, 100)).await;
+        page.entries.iter().map(|entry| entry.key.to_string()).collect()
+    }
 }
 
 async fn must_end_with_divergence(mut watch: Watch, lost: Position) {
@@ -199,7 +272,12 @@ fn with_causes(error: &CommitError) -> String {
 /// Every case for a disturbance that the harness makes.
 pub(super) async fn run(harness: &dyn StoreHarness, what: Disturbance) {
     match what {
-        Disturbance::ComesBackOlder => a_store_that_comes_back_older_says_so(harness).await,
+        Disturbance::ComesBackOlder => {
+            a_store_that_comes_back_older_says_so(harness).await;
+            if harness.open("older").await.capabilities().shared {
+                deciders_go_on_after_a_store_came_back_older(harness).await;
+            }
+        }
         Disturbance::Full => a_full_store_says_so_and_loses_nothing(harness).await,
         Disturbance::Slow | Disturbance::Locked => {
             a_store_that_is_held_up_answers_in_time(harness, what).await;
