@@ -61,11 +61,11 @@ impl EtcdServer {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// Frees what was deleted, and lets it write again.
-    pub(crate) fn make_room(&self, revision: u64) {
-        self.ctl(&["compact", "--physical", &revision.to_string()]);
-        self.ctl(&["defrag"]);
-        self.ctl(&["alarm", "disarm"]);
+    /// Kills it, and starts it with other options.
+    pub(crate) async fn restart(&mut self, options: &[&str]) {
+        self.kill();
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self.start_again().await;
     }
 
     /// `etcdctl` on this server.

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
     store::{Guard, Incarnation, Position, Revision, StateStore, StoreError, WatchBatch, Write},
-    testkit::store::{Disturbance, StoreHarness},
+    testkit::store::{Disturbance, StoreHarness, a_full_store_says_so_and_loses_nothing},
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -130,6 +130,12 @@ macro_rules! file_store_suite {
         #[tokio::test(flavor = "multi_thread")]
         async fn a_file_of_format_1_is_brought_up_to_date() {
             common::file_store::a_file_of_format_1_is_brought_up_to_date::<$backend>().await;
+        }
+
+        #[cfg(target_os = "linux")]
+        #[tokio::test(flavor = "multi_thread")]
+        async fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
+            common::file_store::a_full_disk_is_told::<$backend>().await;
         }
 
         #[tokio::test(flavor = "multi_thread")]
@@ -308,6 +314,36 @@ pub(crate) async fn a_file_of_format_1_is_brought_up_to_date<B: FileBackend>() {
     assert!(written.revision == Revision(4) && written.incarnation != Incarnation(0), "{written:?}");
     store.compact(Revision(2)).await.unwrap();
     assert_eq!(store.watch("", at(2)).await.unwrap().take(2).count().await, 2);
+}
+
+/// Stores on a disk of their own.
+#[cfg(target_os = "linux")]
+struct OnSmallDisk<B>(super::small_disk::SmallDisk, std::marker::PhantomData<B>);
+
+#[cfg(target_os = "linux")]
+#[async_trait]
+impl<B: FileBackend> StoreHarness for OnSmallDisk<B> {
+    async fn open(&self, name: &str) -> Arc<dyn StateStore> {
+        B::open(&self.0.path().join(name), None).await.unwrap()
+    }
+
+    fn reopens(&self) -> bool {
+        true
+    }
+
+    async fn begin(&self, _: Disturbance, _: &str) {
+        self.0.fill();
+    }
+
+    async fn end(&self, _: Disturbance, _: &str) {
+        self.0.make_room();
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) async fn a_full_disk_is_told<B: FileBackend>() {
+    let disk = super::small_disk::SmallDisk::mount();
+    a_full_store_says_so_and_loses_nothing(&OnSmallDisk(disk, std::marker::PhantomData::<B>)).await;
 }
 
 pub(crate) async fn a_flipped_bit_is_no_value<B: FileBackend>() {

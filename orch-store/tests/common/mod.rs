@@ -13,6 +13,8 @@ pub(crate) mod file_store;
 #[cfg(feature = "redis")]
 pub(crate) mod redis_server;
 pub(crate) mod server_store;
+#[cfg(target_os = "linux")]
+pub(crate) mod small_disk;
 
 use std::{
     fs::File,

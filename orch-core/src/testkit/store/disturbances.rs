@@ -8,8 +8,8 @@ use super::{StoreHarness, key, must_commit, must_put, next, positions::must_dive
 use crate::{
     consensus::{Consensus, StoreConsensus},
     store::{
-        CommitError, CommitId, Entry, Guard, Position, ReplicatedStore, StateStore, StoreError, Txn, Watch,
-        Write,
+        CommitError, CommitId, Entry, Guard, Position, ReplicatedStore, StateStore, StoreCapabilities,
+        StoreError, Txn, Watch, Write,
     },
 };
 
@@ -34,6 +34,11 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 /// A store that came back older gives no position of its lost history to another commit: guards with one do
 /// not hold, and watches from one, also those that run, end with [`StoreError::Diverged`].
 pub async fn a_store_that_comes_back_older_says_so(harness: &dyn StoreHarness) {
+    come_back_older(harness).await;
+}
+
+/// The capabilities of the store.
+async fn come_back_older(harness: &dyn StoreHarness) -> StoreCapabilities {
     let what = Disturbance::ComesBackOlder;
     let first = harness.open("older").await;
     let capabilities = first.capabilities();
@@ -83,6 +88,7 @@ pub async fn a_store_that_comes_back_older_says_so(harness: &dyn StoreHarness) {
     let mut watch = second.watch("", now).await.expect("watch");
     let changed = must_commit(&*second, change).await;
     assert_eq!(next(&mut watch).await.position, changed);
+    capabilities
 }
 
 /// Two members that decide over a store which comes back older ([`StoreConsensus`]) go on from what is there,
@@ -273,8 +279,7 @@ fn with_causes(error: &CommitError) -> String {
 pub(super) async fn run(harness: &dyn StoreHarness, what: Disturbance) {
     match what {
         Disturbance::ComesBackOlder => {
-            a_store_that_comes_back_older_says_so(harness).await;
-            if harness.open("older").await.capabilities().shared {
+            if come_back_older(harness).await.shared {
                 deciders_go_on_after_a_store_came_back_older(harness).await;
             }
         }
