@@ -35,7 +35,7 @@ fn claim(name: &str) -> Txn {
     put("lease", name).guarded(Guard::Absent(key("lease")))
 }
 
-/// What A wrote is lost, and B goes on from an older state for `commits` commits.
+/// Loss of what A wrote: B goes on from an older state for `commits` commits.
 async fn what_was_lost_is_not_taken_for_what_came_after(options: &[&str], saved: bool, commits: usize) {
     let mut server = RedisServer::start(options).await;
     let a = open(&server).await;

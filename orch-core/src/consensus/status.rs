@@ -137,7 +137,7 @@ pub struct LostHistory {
     pub times: u64,
 }
 
-/// What happened, for people.
+/// Sentence for people.
 impl fmt::Display for LostHistory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { expected, found, times } = self;
