@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use orch_core::{
-    store::{Key, MemoryStore, MemoryStoreConfig, Position, StateStore, StoreError, Txn, Write},
+    store::{CommitId, Key, MemoryStore, MemoryStoreConfig, Position, StateStore, StoreError, Txn, Write},
     testkit::{
         Backup, RewindableStore,
         store::{
@@ -101,4 +101,19 @@ async fn a_watch_that_fell_out_of_the_history_is_told_to_scan_again() {
     assert!(matches!(store.watch("", Position::ZERO).await.map(|_| ()), Err(StoreError::Compacted { .. })));
     let mut watch = store.watch("", oldest).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap().position, positions[1]);
+}
+
+#[tokio::test]
+async fn an_outcome_is_found_before_a_revision_of_a_lost_history() {
+    let store = MemoryStore::default();
+    let put = || Txn::of(vec![Write::put(Key::new("k").unwrap(), "")]);
+    let older = store.fork();
+    store.commit(put()).await.unwrap();
+    let since = store.commit(put()).await.unwrap().revision;
+    let id = CommitId::random();
+    let applied = older.commit(put().named(id)).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(older.outcome(id, since).await.unwrap(), Some(applied), "also when it has been passed");
+        older.commit(put()).await.unwrap();
+    }
 }

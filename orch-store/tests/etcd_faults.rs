@@ -6,8 +6,9 @@ mod common;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::StreamExt as _;
 use orch_core::{
-    store::{Guard, StateStore, StoreError},
+    store::{CommitId, Guard, Position, StateStore, StoreError},
     testkit::store::{
         Disturbance, StoreHarness, a_full_store_says_so_and_loses_nothing,
         a_store_that_comes_back_older_says_so, a_store_that_is_held_up_answers_in_time,
@@ -88,6 +89,23 @@ async fn a_server_beyond_its_quota_is_said_to_be_full() {
     a_full_store_says_so_and_loses_nothing(&harness).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_keys_were_deleted_begins_anew() {
+    let harness = OneServer::start(&[]).await;
+    let store = harness.store("deleted").await;
+    let lost = store.commit(put("k", "lost")).await.unwrap();
+    {
+        let mut server = harness.0.lock().await;
+        server.ctl(&["del", "--prefix", "deleted/"]);
+        server.restart(&[]).await;
+    }
+    assert!(store.get(&key("k")).await.unwrap().is_none());
+    let new = store.commit(put("k", "new")).await.unwrap();
+    assert!(new.incarnation != lost.incarnation, "{new:?}");
+    let watch = store.watch("", lost).await.map(drop);
+    assert!(matches!(watch, Err(StoreError::Diverged { .. })), "{watch:?}");
+}
+
 /// A process that was away while the cluster was restored, and while others committed as much as was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_commit_after_a_restore_is_decided_on_the_new_history() {
@@ -107,4 +125,55 @@ async fn the_first_commit_after_a_restore_is_decided_on_the_new_history() {
     assert_eq!(entry.value, "new");
     let watch = other.watch("", new).await.map(drop);
     assert!(matches!(watch, Err(StoreError::Diverged { .. })), "{watch:?}");
+}
+
+/// Whoever knew the old one goes on without being started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_replaced_by_an_empty_one_is_used_again() {
+    let harness = OneServer::start(&[]).await;
+    let store = harness.store("replaced").await;
+    let lost = store.commit(put("k", "lost")).await.unwrap();
+    harness.0.lock().await.replace().await;
+    assert_eq!(store.head().await.unwrap(), Position::ZERO);
+    let watch = store.watch("", lost).await.map(drop);
+    assert!(matches!(watch, Err(StoreError::Diverged { .. })), "{watch:?}");
+    store.commit(put("k", "new")).await.unwrap();
+}
+
+/// Its history has the incarnations of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_begin_before_a_restore_of_long_ago() {
+    let harness = OneServer::start(&[]).await;
+    let store = harness.store("twice").await;
+    store.commit(put("k", "first")).await.unwrap();
+    for _ in 0..2 {
+        harness.begin(Disturbance::ComesBackOlder, "twice").await;
+        store.commit(put("k", "lost")).await.unwrap();
+        harness.end(Disturbance::ComesBackOlder, "twice").await;
+        // More than a member sends at once.
+        let many = (0..1500).map(|n| store.commit(put(&format!("n/{n}"), "new")));
+        let done = futures_util::stream::iter(many).buffer_unordered(64).collect::<Vec<_>>().await;
+        assert!(done.iter().all(Result::is_ok));
+    }
+    let head = store.head().await.unwrap();
+    let mut watch = store.watch("", Position::ZERO).await.unwrap();
+    while watch.next().await.unwrap().unwrap().position != head {}
+    assert_eq!(store.head().await.unwrap(), head, "the incarnation is the newest one still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_is_found_before_a_revision_of_a_lost_history() {
+    let harness = OneServer::start(&[]).await;
+    let store = harness.store("since").await;
+    store.commit(put("k", "kept")).await.unwrap();
+    harness.begin(Disturbance::ComesBackOlder, "since").await;
+    let mut since = store.head().await.unwrap();
+    for _ in 0..5 {
+        since = store.commit(put("k", "lost")).await.unwrap();
+    }
+    harness.end(Disturbance::ComesBackOlder, "since").await;
+    let id = CommitId::random();
+    let applied = store.commit(put("k", "new").named(id)).await.unwrap();
+    assert!(applied.revision < since.revision);
+    assert_eq!(store.outcome(id, since.revision).await.unwrap(), Some(applied));
 }

@@ -120,7 +120,8 @@ async fn an_outcome_is_found_in_a_long_log_and_settled_ids_are_bounded() {
     }
     let position = store.commit(put("k", "named").named(id)).await.unwrap();
     assert_eq!(store.outcome(id, Revision::ZERO).await.unwrap(), Some(position));
-    assert_eq!(store.outcome(id, position.revision).await.unwrap(), None, "it is not among later ones");
+    // What was known before may be of a longer history that was lost.
+    assert_eq!(store.outcome(id, position.revision).await.unwrap(), Some(position));
     for _ in 0..1_100 {
         assert_eq!(store.outcome(CommitId::random(), position.revision).await.unwrap(), None);
     }
@@ -216,4 +217,18 @@ async fn a_namespace_of_a_newer_format_is_refused() {
     assert!(newer(&store.compact(Revision(1)).await.unwrap_err()));
     let config = RedisStoreConfig::from_url(&server.url()).unwrap();
     assert!(newer(&RedisStore::open(config).await.unwrap_err()));
+}
+
+#[tokio::test]
+async fn an_outcome_is_found_before_a_revision_of_a_lost_history() {
+    let mut server = RedisServer::start(&[]).await;
+    let store = open(&server).await;
+    store.commit(put("k", "lost")).await.unwrap();
+    let since = store.commit(put("k", "lost")).await.unwrap().revision;
+    server.kill();
+    server.start_again().await;
+    let id = CommitId::random();
+    let applied = commit(&store, put("k", "new").named(id)).await;
+    assert!(applied.revision < since);
+    assert_eq!(store.outcome(id, since).await.unwrap(), Some(applied));
 }

@@ -34,7 +34,7 @@ pub trait StateStoreExt: StateStore {
     /// let store = MemoryStore::new(MemoryStoreConfig { max_txn_writes: 10, ..Default::default() });
     /// let write = |number: u32| Write::put(Key::new(format!("tasks/{number}")).unwrap(), "");
     /// store.write_all((0..25).map(write).collect()).await.unwrap();
-    /// assert_eq!(store.revision().await.unwrap(), Revision(3));
+    /// assert_eq!(store.head().await.unwrap().revision, Revision(3));
     /// # });
     /// ```
     ///

@@ -147,15 +147,14 @@ impl History {
         self.log().at(revision)
     }
 
-    /// The position of the commit with this incarnation among the revisions after `since`.
+    /// The position of the commit with this incarnation.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] when not all of these are in memory, and it is not among the others.
+    /// [`StoreError::Compacted`] when it is not in memory, and not all after `since` are.
     pub fn find(&self, incarnation: Incarnation, since: Revision) -> Result<Option<Position>, StoreError> {
         let log = self.log();
         let start = log.oldest(false);
-        let mut after = log.positions().filter(|position| position.revision > since);
-        match after.find(|position| position.incarnation == incarnation) {
+        match log.positions().find(|position| position.incarnation == incarnation) {
             None if since < start.revision => Err(StoreError::Compacted { oldest: start }),
             found => Ok(found),
         }

@@ -164,7 +164,8 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
 
     /// Settles the commit `id` of [`Txn::named`], whose answer was [`StoreError::outcome_unknown`]. Its
     /// position where it was applied; `None` when it was not, and then it never will be: a request that is
-    /// still on its way is refused when it arrives. `since` is a revision that was there before the commit.
+    /// still on its way is refused when it arrives. `since` is a revision that was known before the commit:
+    /// it says how far back the history has to be kept for a certain answer. It may be of a lost history.
     ///
     /// ```
     /// # orch_core::block_on(async {
@@ -213,7 +214,7 @@ pub trait StateStore: Send + Sync + fmt::Debug + 'static {
     /// # use orch_core::store::*;
     /// let store = MemoryStore::default();
     /// store.close().await.unwrap();
-    /// assert!(matches!(store.revision().await, Err(StoreError::Closed)));
+    /// assert!(matches!(store.head().await, Err(StoreError::Closed)));
     /// store.close().await.unwrap();
     /// # });
     /// ```

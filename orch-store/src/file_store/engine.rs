@@ -30,10 +30,10 @@ pub(super) trait Engine: StoreFile {
     /// `after`.
     fn read_log(&self, after: Position, limit: usize) -> Result<Vec<WatchBatch>, StoreError>;
 
-    /// The position with this incarnation among the revisions after `since`.
+    /// The position in the log with this incarnation.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] when the log begins later, and it is not in it.
+    /// [`StoreError::Compacted`] when it is not in the log, which begins after `since`.
     fn find(&self, incarnation: Incarnation, since: Revision) -> Result<Option<Position>, StoreError>;
 
     /// Runs `work` in one transaction on a log with these `bounds`, and commits it with the bounds that it

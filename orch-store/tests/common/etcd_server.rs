@@ -55,6 +55,13 @@ impl EtcdServer {
         self.start_again().await;
     }
 
+    /// Kills it, and starts it without data.
+    pub(crate) async fn replace(&mut self) {
+        self.kill();
+        self.restored += 1;
+        self.start_again().await;
+    }
+
     /// Stops and continues the process.
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.process.as_ref().unwrap().id().to_string();

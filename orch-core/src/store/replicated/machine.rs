@@ -90,8 +90,7 @@ impl KvMachine {
 
     /// Decides what became of the transaction `id`, which was made after `since`.
     fn settle(&mut self, id: CommitId, since: Revision) -> Decision {
-        let mut after = self.recent.iter().filter(|position| position.revision > since);
-        if let Some(found) = after.find(|position| position.incarnation == Incarnation(id.0)) {
+        if let Some(found) = self.recent.iter().find(|position| position.incarnation == Incarnation(id.0)) {
             return without_changes(&Outcome::Found(found));
         }
         if since < self.recent.start().revision {

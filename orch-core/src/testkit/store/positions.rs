@@ -3,7 +3,9 @@
 use futures_util::StreamExt as _;
 
 use super::{StoreHarness, key, must_commit, must_put, put};
-use crate::store::{CommitError, CommitId, Guard, Incarnation, Position, StateStore, StoreError, Txn};
+use crate::store::{
+    CommitError, CommitId, Guard, Incarnation, Position, Revision, StateStore, StoreError, Txn,
+};
 
 /// A position of another history is taken for none of this one: guards with it do not hold, and watches do
 /// not start from it, nor from one that is yet to come.
@@ -44,6 +46,10 @@ pub async fn outcomes_are_settled(harness: &dyn StoreHarness) {
     for (id, position) in [(ids[0], first), (ids[1], empty)] {
         let found = store.outcome(id, before).await.expect("outcome");
         assert_eq!(found, Some(position), "a commit must be found by its name");
+        // What was known before it may be of a longer history that was lost.
+        let longer = Revision(last.revision.0 + 1000);
+        let found = store.outcome(id, longer).await.expect("outcome");
+        assert_eq!(found, Some(position), "a commit must be found wherever it is");
     }
     if store.capabilities().compare_and_swap {
         let refused = named(ids[2], "3").guarded(Guard::Absent(key("k")));

@@ -139,7 +139,7 @@ impl Engine for RedbEngine {
         self.file.read(|database| {
             let transaction = database.begin_read()?;
             let LogBounds { oldest, .. } = bounds_of(&transaction.open_table(META)?)?;
-            for found in transaction.open_table(LOG)?.range(since.0.saturating_add(1)..)? {
+            for found in transaction.open_table(LOG)?.iter()? {
                 let (revision, entry) = found?;
                 if entry.value().0 == incarnation.0 {
                     return Ok(Ok(Some(Position::new(Revision(revision.value()), incarnation))));

@@ -224,11 +224,9 @@ impl Engine for SqliteEngine {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
             let LogBounds { oldest, .. } = bounds_of(&snapshot)?;
-            let mut query = snapshot.prepare_cached(
-                "SELECT revision FROM commits WHERE revision > ? AND incarnation = ? LIMIT 1",
-            )?;
-            let since_number = number(since);
-            let found = query.query_row([since_number, signed(incarnation)], |row| revision_of(row, 0));
+            let mut query =
+                snapshot.prepare_cached("SELECT revision FROM commits WHERE incarnation = ? LIMIT 1")?;
+            let found = query.query_row([signed(incarnation)], |row| revision_of(row, 0));
             Ok(match found.optional()? {
                 Some(revision) => Ok(Some(Position::new(revision, incarnation))),
                 None if since < oldest.revision => Err(StoreError::Compacted { oldest }),

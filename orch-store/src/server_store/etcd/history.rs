@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use super::{
     call::Caller,
-    wire::{self, Compare, PutRequest, RangeRequest, Request, Response},
+    wire::{self, Compare, PutRequest, RangeRequest, Request},
 };
 
 /// Known history.
@@ -61,9 +61,19 @@ impl History {
         }
     }
 
-    /// That the store still has the known incarnation.
-    pub(super) fn unchanged(&self) -> Compare {
-        Compare::has_value(self.incarnation.clone(), text(self.current()))
+    /// The revision after the newest known head; zero, which is from now on for a watch, if none is known.
+    pub(super) fn next_revision(&self) -> i64 {
+        self.known.lock().head.as_ref().map_or(0, |(revision, _)| revision + 1)
+    }
+
+    /// The newest known head is too old to be looked for.
+    pub(super) fn forget_head(&self) {
+        self.known.lock().head = None;
+    }
+
+    /// That the store still has this incarnation.
+    pub(super) fn unchanged(&self, since: Incarnation) -> Compare {
+        Compare::has_value(self.incarnation.clone(), text(since))
     }
 
     /// Compares what is known with what is at the other end of a new connection. The store gets an
@@ -88,34 +98,33 @@ impl History {
             }
             None => false,
         };
-        let CommitId(drawn) = CommitId::random();
-        let (compare, drawn) = match went_back {
-            true => {
-                (Compare::has_value(self.incarnation.clone(), text(known.incarnation)), Incarnation(drawn))
+        let there: wire::RangeResponse =
+            caller().unary(wire::RANGE, super::one(self.incarnation.clone())).await?;
+        let mut there = there.kvs.into_iter().next();
+        let is_lost = |kv: &wire::KeyValue| went_back && read(&kv.value) == Some(known.incarnation);
+        // Asked for first: a cluster without space refuses a request that may write, and can be read.
+        if there.as_ref().is_none_or(is_lost) {
+            let CommitId(drawn) = CommitId::random();
+            let drawn = Incarnation(drawn);
+            let since = there.map_or(0, |kv| kv.mod_revision);
+            let draw = wire::TxnRequest {
+                compare: vec![Compare::unchanged_since(self.incarnation.clone(), since)],
+                success: vec![Request::Put(PutRequest::new(self.incarnation.clone(), text(drawn))).into()],
+                failure: vec![Request::Range(super::one(self.incarnation.clone())).into()],
+            };
+            let answer: wire::TxnResponse = caller().unary(wire::TXN, draw).await?;
+            if answer.succeeded {
+                if went_back {
+                    tracing::error!(
+                        "the cluster was restored from an older copy, or replaced: what was acknowledged in between is lost"
+                    );
+                }
+                self.reach(drawn);
+                return Ok(());
             }
-            false => (Compare::unchanged_since(self.incarnation.clone(), 0), Incarnation(drawn)),
-        };
-        let draw = wire::TxnRequest {
-            compare: vec![compare],
-            success: vec![Request::Put(PutRequest::new(self.incarnation.clone(), text(drawn))).into()],
-            failure: vec![Request::Range(super::one(self.incarnation.clone())).into()],
-        };
-        let answer: wire::TxnResponse = caller().unary(wire::TXN, draw).await?;
-        if answer.succeeded {
-            if went_back {
-                tracing::error!(
-                    "the cluster was restored from an older copy, or replaced: what was acknowledged in between is lost"
-                );
-            }
-            self.reach(drawn);
-            return Ok(());
+            there = super::ranges_of(answer).next().and_then(|range| range.kvs.into_iter().next());
         }
-        let found = answer.responses.into_iter().find_map(|op| match op.response {
-            Some(Response::Range(range)) => range.kvs.into_iter().next(),
-            None => None,
-        });
-        let found = found.as_ref().and_then(|kv| read(&kv.value));
-        let found = found.ok_or_else(|| {
+        let found = there.and_then(|kv| read(&kv.value)).ok_or_else(|| {
             let key = String::from_utf8_lossy(&self.incarnation).into_owned();
             Status::data_loss(format!("{key} is not an incarnation; delete it"))
         })?;

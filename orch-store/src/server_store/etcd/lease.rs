@@ -63,7 +63,7 @@ async fn try_take(store: Arc<EtcdStore>, config: LeaseConfig) -> Result<Option<T
         compare: vec![
             Compare::unchanged_since(alive.clone(), 0),
             Compare::unchanged_since(holder.clone(), previous),
-            history.unchanged(),
+            history.unchanged(incarnation),
         ],
         success: [
             PutRequest { lease: granted.id, ..PutRequest::new(alive, mark.clone()) },

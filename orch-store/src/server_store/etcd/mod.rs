@@ -255,7 +255,7 @@ impl StateStore for EtcdStore {
             if let Some(guard) = guards.iter().find(foreign) {
                 return Err(CommitError::Conflict { key: guard.key().clone() });
             }
-            let request = self.request(&guards, named, writes.clone());
+            let request = self.request(&guards, incarnation, named, writes.clone());
             let answer = self.members.change(request).await?;
             if answer.succeeded {
                 let header =
@@ -307,30 +307,21 @@ impl StateStore for EtcdStore {
     }
 
     async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
-        let mut after = number(since);
-        loop {
-            let bounds = self.bounds().await?;
-            if after < bounds.oldest {
-                return Err(StoreError::Compacted { oldest: position(bounds.oldest, bounds.incarnation) });
+        self.check_open()?;
+        let grant = wire::LeaseGrantRequest { ttl: SETTLED_SECONDS };
+        let granted: wire::LeaseGrantResponse = self.members.ask(SETTLING, wire::LEASE_GRANT, grant).await?;
+        let settled = PutRequest { lease: granted.id, ..PutRequest::new(self.settled(id), "") };
+        let settle =
+            wire::TxnRequest { success: vec![Request::Put(settled).into()], ..wire::TxnRequest::default() };
+        let _: wire::TxnResponse = self.members.ask(SETTLING, wire::TXN, settle).await?;
+        // What is still on its way is refused from here on, so that it does not come after the head of now.
+        // All that is kept is looked at, because `since` may be of a lost history.
+        let bounds = self.bounds().await?;
+        match self.find(id, bounds.oldest, &bounds).await? {
+            None if number(since) < bounds.oldest => {
+                Err(StoreError::Compacted { oldest: position(bounds.oldest, bounds.incarnation) })
             }
-            if let Some(found) = self.find(id, after, &bounds).await? {
-                return Ok(Some(position(found, bounds.incarnation)));
-            }
-            let grant = wire::LeaseGrantRequest { ttl: SETTLED_SECONDS };
-            let granted: wire::LeaseGrantResponse =
-                self.members.ask(SETTLING, wire::LEASE_GRANT, grant).await?;
-            let settled = PutRequest { lease: granted.id, ..PutRequest::new(self.settled(id), "") };
-            // If nothing came since, this comes before all that is still on its way.
-            let settle = wire::TxnRequest {
-                compare: vec![Compare::unchanged_since(self.members.history.head.clone(), bounds.head)],
-                success: vec![Request::Put(settled).into()],
-                failure: Vec::new(),
-            };
-            let answer: wire::TxnResponse = self.members.ask(SETTLING, wire::TXN, settle).await?;
-            if answer.succeeded {
-                return Ok(None);
-            }
-            after = after.max(bounds.head);
+            found => Ok(found.map(|found| position(found, bounds.incarnation))),
         }
     }
 
@@ -370,6 +361,7 @@ impl EtcdStore {
     fn request(
         &self,
         guards: &[Guard],
+        incarnation: Incarnation,
         named: Option<CommitId>,
         success: Vec<wire::RequestOp>,
     ) -> wire::TxnRequest {
@@ -389,7 +381,7 @@ impl EtcdStore {
             .collect();
         let keys_only = |key| RangeRequest { keys_only: true, ..one(key) };
         let mut failure: Vec<_> = guards.iter().map(|guard| keys_only(self.at(guard.key()))).collect();
-        compare.push(history.unchanged());
+        compare.push(history.unchanged(incarnation));
         failure.push(one(history.incarnation.clone()));
         if let Some(id) = named {
             compare.push(Compare::unchanged_since(self.settled(id), 0));

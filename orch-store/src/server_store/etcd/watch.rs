@@ -113,7 +113,8 @@ impl Watching {
             }),
         };
         [
-            create(HISTORY, &history.head, end.into(), self.range.start),
+            // From the newest head that is known on: before it are the incarnations of long ago.
+            create(HISTORY, &history.head, end.into(), history.next_revision()),
             create(RANGE, &self.range.key, self.range.end.clone(), self.range.start),
         ]
     }
@@ -157,6 +158,13 @@ impl Watching {
     /// Remembers how far the history went, and ends when it was found to have gone back.
     fn take_history(&mut self, response: wire::WatchResponse) -> Result<(), StoreError> {
         let history = &self.members.history;
+        if response.compact_revision > 0 {
+            // The known head is older than what is kept: the stream begins again, with what comes from now
+            // on.
+            history.forget_head();
+            self.inbound = None;
+            return self.check_history();
+        }
         for kv in response.events.into_iter().filter_map(|event| event.kv) {
             if kv.key == history.head {
                 history.observe(self.range.incarnation, kv.mod_revision, kv.value);

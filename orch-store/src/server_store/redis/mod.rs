@@ -258,7 +258,7 @@ impl StateStore for RedisStore {
 
     async fn outcome(&self, id: CommitId, since: Revision) -> Result<Option<Position>, StoreError> {
         self.watches.check_open()?;
-        let (mut after, mut gap) = (since.0, 0);
+        let (mut after, mut gap) = (since.0, 2);
         loop {
             let (found, at, gap_so_far) = self.server.outcome(id, after, gap).await?;
             let revision = || at.parse().map_err(|_| error::corrupt("a revision of the log is no number"));

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- KEYS: log, meta, void. ARGV: the id of a commit, the revision after which it may be, the most revisions to look at, and 1 if
--- some were not looked at before.
+-- KEYS: log, meta, void. ARGV: the id of a commit, the revision after which it may be, the most revisions to look at, and 2 for
+-- the first step, later 1 if some were not looked at before, else 0.
 -- Returns a word, a text and a number: 'found' and its revision; 'void' for one that is not there and was settled as void; 'gap'
 -- and the oldest position for one that is not among the revisions that are left; or 'more' with the revision to go on after and
 -- 1 or 0 for that.
@@ -15,7 +15,10 @@ local oldest = tonumber(string.match(known[2] or '0', '^%d+') or '')
 if not head or not oldest then
     return redis.error_reply('DAMAGED ' .. meta .. ' has no positions')
 end
-if after < oldest then
+if ARGV[4] == '2' then
+    -- The first step: all that is left is looked at, because the revision may be of a lost history.
+    after, gap = oldest, after < oldest
+elseif after < oldest then
     after, gap = oldest, true
 end
 while after < head do
