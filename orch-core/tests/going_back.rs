@@ -4,14 +4,15 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use async_trait::async_trait;
 use futures_util::future::join_all;
 use orch_core::{
     consensus::{Consensus, StoreConsensus},
-    store::{Guard, Key, ReplicatedStore, StateStore, Txn, Write},
-    testkit::RewindableStore,
+    store::{CommitError, Entry, Guard, Key, Position, ReplicatedStore, StateStore, StoreError, Txn, Write},
+    testkit::{Layered, RewindableStore, StoreLayer},
 };
 
 fn key(text: &str) -> Key {
@@ -74,6 +75,68 @@ async fn a_store_that_came_back_older_is_read_again_and_said_to_have_lost_decisi
     let late = member(&store, "late").await;
     assert_eq!(late.all().await, expected);
     assert_eq!(late.consensus.status().lost_history, None, "who has seen nothing has lost nothing");
+}
+
+#[tokio::test]
+async fn a_loss_is_said_also_when_others_have_decided_more_since() {
+    let store = RewindableStore::default();
+    let away = Arc::new(Layered(Away { below: store.clone(), gone: AtomicBool::new(false) }));
+    let consensus = Arc::new(StoreConsensus::named(away.clone(), "away"));
+    let records = ReplicatedStore::start(Arc::clone(&consensus) as Arc<dyn Consensus>).await.unwrap();
+    let away_member = Member { consensus, records };
+    let backup = store.backup();
+    away_member.put("lost", "1").await;
+    away.0.gone.store(true, Ordering::SeqCst);
+    store.restore(&backup);
+    let other = member(&store, "other").await;
+    for n in 0..5 {
+        other.put("new", &n.to_string()).await;
+    }
+    // It fails, and forgets what it knew but for the head.
+    away_member.records.commit(Txn::of(vec![Write::put(key("late"), "1")])).await.unwrap_err();
+    away.0.gone.store(false, Ordering::SeqCst);
+    away_member.put("back", "1").await;
+    assert_eq!(away_member.all().await, other.all().await);
+    let lost = away_member.consensus.status().lost_history.expect("it is said");
+    assert_eq!(lost.times, 1, "and once");
+}
+
+/// Connection of one member to the store, which may fail.
+#[derive(Debug)]
+struct Away {
+    below: RewindableStore,
+    gone: AtomicBool,
+}
+
+impl Away {
+    fn check(&self) -> Result<(), StoreError> {
+        match self.gone.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unsupported { store: "away", what: "a call" }),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl StoreLayer for Away {
+    fn below(&self) -> &dyn StateStore {
+        &self.below
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.check()?;
+        self.below.get(key).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Position, CommitError> {
+        self.check()?;
+        self.below.commit(txn).await
+    }
+
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.check()?;
+        self.below.head().await
+    }
 }
 
 /// Members put records of their own while the store goes back again and again. What was acknowledged for a

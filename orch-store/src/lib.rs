@@ -14,6 +14,8 @@ mod file_store;
 pub mod layers;
 #[cfg(feature = "lease")]
 pub mod lease;
+#[cfg(any(feature = "postgres", feature = "redb", feature = "redis", feature = "sqlite"))]
+mod log_start;
 #[cfg(any(feature = "crdt", feature = "postgres", feature = "redb", feature = "redis", feature = "sqlite"))]
 mod permits;
 #[cfg(any(feature = "etcd", feature = "postgres", feature = "redis", feature = "sqlite"))]

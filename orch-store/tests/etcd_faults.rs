@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use orch_core::{
-    store::{CommitId, Guard, Position, StateStore, StoreError},
+    store::{CommitError, CommitId, Guard, Position, StateStore, StoreError},
     testkit::store::{
         Disturbance, StoreHarness, a_full_store_says_so_and_loses_nothing,
         a_store_that_comes_back_older_says_so, a_store_that_is_held_up_answers_in_time,
@@ -119,8 +119,15 @@ async fn the_first_commit_after_a_restore_is_decided_on_the_new_history() {
     let other = harness.store("away").await;
     let new = other.commit(put("k", "new")).await.unwrap();
     assert_eq!(new, lost, "the same revision is given out again, to a process that cannot know better");
-    let refused = away.commit(put("k", "wrong").guarded(Guard::Version(key("k"), lost))).await;
-    assert!(refused.is_err(), "{refused:?}");
+    let wrong = || put("k", "wrong").guarded(Guard::Version(key("k"), lost));
+    let refused = loop {
+        match away.commit(wrong()).await {
+            // Its connection is lost with the server.
+            Err(CommitError::Store(error)) if error.is_retryable() => {}
+            answer => break answer,
+        }
+    };
+    assert!(matches!(refused, Err(CommitError::Conflict { .. })), "{refused:?}");
     let entry = other.get(&key("k")).await.unwrap().unwrap();
     assert_eq!(entry.value, "new");
     let watch = other.watch("", new).await.map(drop);

@@ -326,19 +326,27 @@ impl Replica {
     async fn follow(&mut self, next: Option<Result<WatchBatch, StoreError>>) -> Result<(), ConsensusError> {
         match next {
             Some(Ok(batch)) => self.apply(&batch).await,
-            Some(Err(StoreError::Compacted { .. })) => self.reload().await,
-            Some(Err(StoreError::Diverged { expected, head })) => {
-                self.history_lost(expected.revision, head.revision);
-                // Said once.
-                self.seen = None;
-                self.reload().await
-            }
+            Some(Err(error)) if error.is_stale_position() => self.reload().await,
             Some(Err(error)) => Err(error.into()),
             None => Err(StoreError::Closed.into()),
         }
     }
 
-    /// Nothing is decided on what is known here: every decision is guarded by the head, whose position no
+    /// True if the last known head is not in the history of the store, whose head is `last` now.
+    async fn has_lost_history(&mut self, last: Option<&Head>) -> Result<bool, ConsensusError> {
+        let Some(seen) = &self.seen else { return Ok(false) };
+        if last.is_none_or(|last| last.replaces(seen)) {
+            return Ok(true);
+        }
+        // Others may have decided more than is known here since, in either history.
+        match self.store.watch(head_key().as_str(), seen.version()).await {
+            Ok(_) | Err(StoreError::Compacted { .. }) => Ok(false),
+            Err(StoreError::Diverged { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Nothing is decided on what was known here: every decision is guarded by the head, whose position no
     /// commit of the other history has.
     fn history_lost(&self, expected: Revision, found: Revision) {
         error!(
@@ -357,8 +365,6 @@ impl Replica {
         if let Some(Some(value)) = head.map(|write| &write.value) {
             let head = Head::read(batch.position, value)?;
             if !head.follows(self.head.as_ref()) {
-                self.history_lost(self.applied.revision, head.version().revision);
-                self.seen = None;
                 return self.reload().await;
             }
             self.machine.absorb(batch.position.revision, &batch.writes)?;
@@ -408,12 +414,11 @@ impl Replica {
             }
             let there = records.into_iter().filter(|(_, value)| value.is_some());
             let records: Vec<Write> = there.map(|(key, value)| Write { key, value }).collect();
-            if let Some(seen) = &self.seen
-                && last.as_ref().is_none_or(|last| last.replaces(seen))
-            {
+            let lost = self.has_lost_history(last.as_ref()).await?;
+            self.machine.load(until.revision, &records)?;
+            if let (true, Some(seen)) = (lost, &self.seen) {
                 self.history_lost(seen.version().revision, until.revision);
             }
-            self.machine.load(until.revision, &records)?;
             self.clock.reach(self.machine.time());
             self.seen.clone_from(&last);
             (self.watch, self.head, self.applied) = (watch, last, at);

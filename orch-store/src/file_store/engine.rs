@@ -7,6 +7,7 @@ use orch_core::store::{
 };
 
 use super::status::StoreFile;
+use crate::log_start;
 
 /// Tables of records and log in one file. Everything here blocks. Reads see what was committed, and neither
 /// wait for the writer nor hold it up.
@@ -90,13 +91,7 @@ impl LogBounds {
 
     /// Refuses positions that a log with these bounds does not have. `found` is what it has at the revision.
     pub(super) fn check(self, after: Position, found: Option<Position>) -> Result<(), StoreError> {
-        if after.revision < self.oldest.revision {
-            return Err(StoreError::Compacted { oldest: self.oldest });
-        }
-        match found == Some(after) {
-            true => Ok(()),
-            false => Err(StoreError::Diverged { expected: after, head: self.head }),
-        }
+        log_start::check(after, found, self.oldest, self.head)
     }
 }
 

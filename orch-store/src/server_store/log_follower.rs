@@ -13,6 +13,8 @@ use orch_core::store::{History, HistoryBounds, HistorySource, Position, StoreErr
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinHandle};
 
+use crate::log_start;
+
 /// Revisions that are read at once.
 const CHUNK: usize = 256;
 
@@ -40,13 +42,7 @@ pub(crate) struct LogChunk {
 impl LogChunk {
     /// Refuses what was not read from `after` on.
     fn check(&self, after: Position) -> Result<(), StoreError> {
-        if after.revision < self.oldest.revision {
-            return Err(StoreError::Compacted { oldest: self.oldest });
-        }
-        match self.start == Some(after) {
-            true => Ok(()),
-            false => Err(StoreError::Diverged { expected: after, head: self.head }),
-        }
+        log_start::check(after, self.start, self.oldest, self.head)
     }
 }
 
@@ -145,7 +141,12 @@ impl LogFollower {
     pub(crate) async fn watch(&self, prefix: &str, from: Position) -> Result<Watch, StoreError> {
         self.catch_up().await?;
         let past: Arc<dyn HistorySource> = Arc::new(Past(Arc::clone(&self.log)));
-        let watch = self.history().watch(Some(past), prefix, from);
+        let history = self.history();
+        if history.at(from.revision).is_none() {
+            // Only the server knows whether that is in its history.
+            read(&*self.log, from, 1).await?.check(from)?;
+        }
+        let watch = history.watch(Some(past), prefix, from);
         // What came since the log was read may have been overlooked while nobody watched.
         self.wake();
         watch
@@ -380,10 +381,7 @@ mod tests {
             assert!(seen[..3].iter().all(Result::is_ok), "what was known before is delivered: {seen:?}");
             let Some(Err(StoreError::Diverged { expected, .. })) = seen.get(3) else { panic!("{seen:?}") };
             assert_eq!(*expected, at(3));
-            let again = match follower.watch("", at(3)).await {
-                Ok(mut watch) => watch.next().await.expect("it ends with an error").map(drop),
-                Err(error) => Err(error),
-            };
+            let again = follower.watch("", at(3)).await.map(drop);
             assert!(matches!(again, Err(StoreError::Diverged { .. })), "{again:?}");
         }
     }
@@ -405,8 +403,7 @@ mod tests {
 
         // A process that starts now has nothing of it in memory.
         let follower = LogFollower::start(Arc::clone(&server) as _).await.unwrap();
-        let watch = follower.watch("", at(1)).await.unwrap();
-        assert!(compacted(watch.collect::<Vec<_>>().await.pop().and_then(Result::err)));
+        assert!(compacted(follower.watch("", at(1)).await.err()));
         assert!(server.reads.load(Ordering::Relaxed) < 10, "a log that makes no progress is left alone");
     }
 }

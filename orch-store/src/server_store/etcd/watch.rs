@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use orch_base::backoff::Backoff;
-use orch_core::store::{Incarnation, Key, Position, StoreError, Watch, WatchBatch, Write};
+use orch_core::store::{Incarnation, Key, StoreError, Watch, WatchBatch, Write};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -83,8 +83,11 @@ impl Watching {
             if let Some(batch) = self.ready.pop_front() {
                 return Ok(batch);
             }
+            if self.has_diverged() {
+                return Err(self.diverged().await);
+            }
             match self.receive().await {
-                Ok(response) if response.watch_id == HISTORY => self.take_history(response)?,
+                Ok(response) if response.watch_id == HISTORY => self.take_history(response),
                 Ok(response) => self.take(response)?,
                 Err(status) if self.is_denied(&status) => return Err(error::refused("watching", status)),
                 Err(status) => {
@@ -155,15 +158,15 @@ impl Watching {
         }
     }
 
-    /// Remembers how far the history went, and ends when it was found to have gone back.
-    fn take_history(&mut self, response: wire::WatchResponse) -> Result<(), StoreError> {
+    /// Remembers how far the history went, or that it went back.
+    fn take_history(&mut self, response: wire::WatchResponse) {
         let history = &self.members.history;
         if response.compact_revision > 0 {
             // The known head is older than what is kept: the stream begins again, with what comes from now
             // on.
             history.forget_head();
             self.inbound = None;
-            return self.check_history();
+            return;
         }
         for kv in response.events.into_iter().filter_map(|event| event.kv) {
             if kv.key == history.head {
@@ -172,21 +175,30 @@ impl Watching {
                 history.reach(incarnation);
             }
         }
-        self.check_history()
     }
 
-    fn check_history(&self) -> Result<(), StoreError> {
-        let (expected, current) = (self.range.incarnation, self.members.history.current());
-        if expected == current {
-            return Ok(());
-        }
-        // The newest position of the other history is not known here; whoever scans learns it.
-        let expected = super::position(self.range.start - 1, expected);
-        Err(StoreError::Diverged { expected, head: Position::new(expected.revision, current) })
+    /// True if the store has another history than the one that is watched.
+    fn has_diverged(&self) -> bool {
+        self.range.incarnation != self.members.history.current()
+    }
+
+    async fn diverged(&self) -> StoreError {
+        let history = &self.members.history;
+        let head = super::one(history.head.clone());
+        let found: Result<wire::RangeResponse, _> = self.members.ask("watching", wire::RANGE, head).await;
+        let found = match found {
+            Ok(found) => found.kvs.first().map_or(0, |kv| kv.mod_revision),
+            Err(error) => return error,
+        };
+        let expected = super::position(self.range.start - 1, self.range.incarnation);
+        StoreError::Diverged { expected, head: super::position(found, history.current()) }
     }
 
     fn take(&mut self, response: wire::WatchResponse) -> Result<(), StoreError> {
-        self.check_history()?;
+        if self.has_diverged() {
+            // The next step ends the watch.
+            return Ok(());
+        }
         if response.compact_revision > 0 {
             let oldest = super::position(response.compact_revision, self.range.incarnation);
             return Err(StoreError::Compacted { oldest });
